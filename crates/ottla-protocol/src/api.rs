@@ -1,0 +1,93 @@
+//! The APIs this crate speaks: key, name, versions, first flexible version.
+
+use std::fmt;
+
+use crate::wire::{Version, Wire};
+
+/// The number of an API. Unknown numbers are carried, not refused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ApiKey(pub i16);
+
+/// What is known of an API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Api {
+    /// Its key.
+    pub key: ApiKey,
+    /// Its name, as Kafka writes it.
+    pub name: &'static str,
+    /// The lowest version this crate reads and writes.
+    pub min: i16,
+    /// The highest version this crate reads and writes.
+    pub max: i16,
+    /// The first flexible version (KIP-482); above `max` when there is none.
+    pub flexible: i16,
+}
+
+/// A request, and what answers it.
+pub trait Request: Wire {
+    /// Its API.
+    const KEY: ApiKey;
+    /// What answers it.
+    type Response: Wire;
+}
+
+macro_rules! apis {
+    ($($(#[$doc:meta])* $konst:ident $name:ident = $key:literal, $min:literal..=$max:literal, flexible $flex:literal;)*) => {
+        #[allow(missing_docs)]
+        impl ApiKey {
+            $( $(#[$doc])* pub const $konst: ApiKey = ApiKey($key); )*
+        }
+        /// Every API of this crate, in order of key.
+        pub const APIS: &[Api] = &[
+            $( Api { key: ApiKey($key), name: stringify!($name), min: $min, max: $max, flexible: $flex }, )*
+        ];
+    };
+}
+
+apis! {
+    PRODUCE Produce = 0, 3..=13, flexible 9;
+    FETCH Fetch = 1, 4..=18, flexible 12;
+    LIST_OFFSETS ListOffsets = 2, 1..=10, flexible 6;
+    METADATA Metadata = 3, 0..=13, flexible 9;
+    FIND_COORDINATOR FindCoordinator = 10, 0..=6, flexible 3;
+    SASL_HANDSHAKE SaslHandshake = 17, 0..=1, flexible 2;
+    API_VERSIONS ApiVersions = 18, 0..=5, flexible 3;
+    CREATE_TOPICS CreateTopics = 19, 2..=7, flexible 5;
+    DELETE_TOPICS DeleteTopics = 20, 1..=6, flexible 4;
+    INIT_PRODUCER_ID InitProducerId = 22, 0..=6, flexible 2;
+    OFFSET_FOR_LEADER_EPOCH OffsetForLeaderEpoch = 23, 2..=4, flexible 4;
+    ADD_PARTITIONS_TO_TXN AddPartitionsToTxn = 24, 0..=3, flexible 3;
+    END_TXN EndTxn = 26, 0..=5, flexible 3;
+    DESCRIBE_CONFIGS DescribeConfigs = 32, 1..=4, flexible 4;
+    SASL_AUTHENTICATE SaslAuthenticate = 36, 0..=2, flexible 2;
+    CREATE_PARTITIONS CreatePartitions = 37, 0..=3, flexible 2;
+    DESCRIBE_CLUSTER DescribeCluster = 60, 0..=2, flexible 0;
+    GET_TELEMETRY_SUBSCRIPTIONS GetTelemetrySubscriptions = 71, 0..=0, flexible 0;
+    PUSH_TELEMETRY PushTelemetry = 72, 0..=0, flexible 0;
+}
+
+impl ApiKey {
+    /// What is known of it, if anything.
+    pub fn api(self) -> Option<&'static Api> {
+        APIS.iter().find(|a| a.key == self)
+    }
+
+    /// Its name, or "unknown".
+    pub fn name(self) -> &'static str {
+        self.api().map_or("unknown", |a| a.name)
+    }
+
+    /// The version to read or write its messages at; flexible or not as the API has it.
+    pub fn version(self, number: i16) -> Version {
+        Version {
+            number,
+            flexible: self.api().is_some_and(|a| number >= a.flexible),
+        }
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.name(), self.0)
+    }
+}

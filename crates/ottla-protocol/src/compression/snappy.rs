@@ -1,0 +1,74 @@
+//! Snappy in xerial's stream framing: a 16-byte header, then length-prefixed blocks of 32 KiB. Raw snappy
+//! without the framing is read too, as librdkafka and old clients wrote it.
+
+use std::io;
+
+use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
+
+const MAGIC: &[u8; 8] = &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
+const HEADER: usize = 16;
+const BLOCK: usize = 32 * 1024;
+
+pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&1i32.to_be_bytes());
+    out.extend_from_slice(&1i32.to_be_bytes());
+    let mut encoder = Encoder::new();
+    for block in input.chunks(BLOCK) {
+        let at = out.len();
+        out.resize(at + 4 + max_compress_len(block.len()), 0);
+        let n = encoder
+            .compress(block, &mut out[at + 4..])
+            .map_err(io::Error::other)?;
+        out[at..at + 4].copy_from_slice(&(n as i32).to_be_bytes());
+        out.truncate(at + 4 + n);
+    }
+    Ok(())
+}
+
+pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    if !input.starts_with(MAGIC) || input.len() < HEADER {
+        block(input, &mut out, limit)?;
+        return Ok(out);
+    }
+    let mut rest = &input[HEADER..];
+    while !rest.is_empty() {
+        let (size, tail) = rest
+            .split_at_checked(4)
+            .ok_or_else(|| io::Error::other("half a block length"))?;
+        let size = u32::from_be_bytes([size[0], size[1], size[2], size[3]]) as usize;
+        let (bytes, tail) = tail.split_at_checked(size).ok_or_else(|| {
+            io::Error::other(format!(
+                "a block of {size} bytes with {} behind it",
+                tail.len()
+            ))
+        })?;
+        block(bytes, &mut out, limit)?;
+        rest = tail;
+    }
+    Ok(out)
+}
+
+fn block(input: &[u8], out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
+    let size = decompress_len(input).map_err(io::Error::other)?;
+    let at = out.len();
+    if size > limit - at.min(limit) {
+        return Err(io::Error::other(format!(
+            "more than {limit} bytes when decompressed"
+        )));
+    }
+    // A byte of snappy gives at most 64 (a copy of two bytes or three): a larger claim is a lie, and is
+    // refused before memory is taken for it.
+    if size > input.len().saturating_mul(64) {
+        return Err(io::Error::other(format!(
+            "{} bytes claim to hold {size}",
+            input.len()
+        )));
+    }
+    out.resize(at + size, 0);
+    Decoder::new()
+        .decompress(input, &mut out[at..])
+        .map_err(io::Error::other)?;
+    Ok(())
+}

@@ -1,0 +1,188 @@
+use super::*;
+use crate::wire::Gen;
+
+fn text(g: &mut Gen, n: usize) -> Vec<u8> {
+    (0..n)
+        .map(|i| {
+            if i % 7 < 4 {
+                b'a' + (i % 5) as u8
+            } else {
+                g.word() as u8
+            }
+        })
+        .collect()
+}
+
+fn available() -> impl Iterator<Item = Codec> {
+    Codec::ALL
+        .into_iter()
+        .filter(|c| Compressor::new(*c, c.default_level()).is_ok())
+}
+
+#[test]
+fn every_codec_round_trips_every_size() {
+    let mut g = Gen::new(1);
+    for codec in available() {
+        let mut compressor = Compressor::new(codec, codec.default_level()).unwrap();
+        for n in [
+            0,
+            1,
+            2,
+            61,
+            1000,
+            32 * 1024,
+            32 * 1024 + 1,
+            64 * 1024,
+            65 * 1024,
+            300_000,
+        ] {
+            let input = text(&mut g, n);
+            let mut out = b"kept".to_vec();
+            compressor.compress(&input, &mut out).unwrap();
+            assert_eq!(&out[..4], b"kept", "{codec}");
+            assert_eq!(
+                decompress(codec, &out[4..], n).as_ref(),
+                Ok(&input),
+                "{codec} {n}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_level_is_read_back_or_refused_with_its_feature() {
+    let input = text(&mut Gen::new(2), 20_000);
+    for (codec, levels) in [
+        (Codec::Gzip, (1..=9).chain([-1]).collect::<Vec<_>>()),
+        (Codec::Lz4, (1..=17).collect()),
+        (Codec::Zstd, vec![-131_072, -5, 1, 3, 12, 19, 22]),
+    ] {
+        for level in levels {
+            match Compressor::new(codec, level) {
+                Ok(mut c) => {
+                    let mut out = Vec::new();
+                    c.compress(&input, &mut out).unwrap();
+                    assert_eq!(
+                        decompress(codec, &out, 20_000).as_ref(),
+                        Ok(&input),
+                        "{codec} {level}"
+                    );
+                }
+                Err(e) => assert!(!e.feature.is_empty(), "{e}"),
+            }
+        }
+    }
+    #[cfg(not(feature = "lz4-hc"))]
+    assert!(
+        Compressor::new(Codec::Lz4, 3)
+            .unwrap_err()
+            .to_string()
+            .contains("lz4-hc")
+    );
+}
+
+#[test]
+fn a_bomb_stops_at_the_bound() {
+    let zeros = vec![0; 8 << 20];
+    for codec in available() {
+        let mut out = Vec::new();
+        Compressor::new(codec, codec.default_level())
+            .unwrap()
+            .compress(&zeros, &mut out)
+            .unwrap();
+        let e = decompress(codec, &out, 1 << 20).unwrap_err().to_string();
+        assert!(e.contains("more than 1048576"), "{codec}: {e}");
+    }
+    // A snappy block that claims four gigabytes in nine bytes is refused before any memory is taken.
+    #[cfg(feature = "snappy")]
+    {
+        let claim = [0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0];
+        assert!(decompress(Codec::Snappy, &claim, usize::MAX).is_err());
+    }
+}
+
+#[test]
+fn damage_and_truncation_are_errors_never_panics() {
+    let mut g = Gen::new(3);
+    let input = text(&mut g, 3000);
+    for codec in available().skip(1) {
+        let mut good = Vec::new();
+        Compressor::new(codec, codec.default_level())
+            .unwrap()
+            .compress(&input, &mut good)
+            .unwrap();
+        for cut in 0..good.len() {
+            if let Ok(out) = decompress(codec, &good[..cut], 4000) {
+                assert!(out.len() <= input.len(), "{codec} cut at {cut}");
+            }
+        }
+        for _ in 0..2000 {
+            let mut bad = good.clone();
+            let at = g.below(bad.len() as u64) as usize;
+            bad[at] ^= 1 << g.below(8);
+            let _ = decompress(codec, &bad, 4000);
+        }
+    }
+}
+
+#[cfg(feature = "snappy")]
+#[test]
+fn b2_snappy_framing_and_raw() {
+    let mut out = Vec::new();
+    let input = vec![b'x'; 70_000];
+    Compressor::new(Codec::Snappy, 0)
+        .unwrap()
+        .compress(&input, &mut out)
+        .unwrap();
+    assert_eq!(out[..16], *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01");
+    let raw = snap::raw::Encoder::new().compress_vec(&input).unwrap();
+    assert_eq!(decompress(Codec::Snappy, &raw, 70_000), Ok(input));
+}
+
+#[cfg(feature = "lz4")]
+#[test]
+fn b2_lz4_header_end_mark_and_foreign_frames() {
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+    use std::io::Write;
+    let input = text(&mut Gen::new(4), 200_000);
+    let mut out = Vec::new();
+    Compressor::new(Codec::Lz4, 9)
+        .unwrap()
+        .compress(&input, &mut out)
+        .unwrap();
+    assert_eq!(out[..7], [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82]);
+    assert_eq!(out[out.len() - 4..], [0; 4]);
+    for size in [
+        BlockSize::Max64KB,
+        BlockSize::Max256KB,
+        BlockSize::Max1MB,
+        BlockSize::Max4MB,
+    ] {
+        let info = FrameInfo::new()
+            .block_size(size)
+            .block_mode(BlockMode::Linked)
+            .content_size(Some(input.len() as u64))
+            .content_checksum(true)
+            .block_checksums(true);
+        let mut e = FrameEncoder::with_frame_info(info, Vec::new());
+        e.write_all(&input).unwrap();
+        let foreign = e.finish().unwrap();
+        assert_eq!(
+            decompress(Codec::Lz4, &foreign, 200_000).as_ref(),
+            Ok(&input),
+            "{size:?}"
+        );
+    }
+}
+
+#[cfg(all(feature = "gzip", feature = "zstd"))]
+#[test]
+fn b2_concatenated_members_and_frames() {
+    for codec in [Codec::Gzip, Codec::Zstd] {
+        let mut out = Vec::new();
+        let mut c = Compressor::new(codec, codec.default_level()).unwrap();
+        c.compress(b"one", &mut out).unwrap();
+        c.compress(b"two", &mut out).unwrap();
+        assert_eq!(decompress(codec, &out, 10).unwrap(), b"onetwo", "{codec}");
+    }
+}

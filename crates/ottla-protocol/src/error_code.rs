@@ -1,0 +1,272 @@
+//! Kafka's error codes: names, which may be retried, which call for fresh metadata, and what each means to
+//! somebody who produces records.
+
+use std::fmt;
+
+/// An error code from the wire; 0 is none. Codes this crate does not know are carried as they are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ErrorCode(pub i16);
+
+struct Row {
+    code: i16,
+    name: &'static str,
+    retriable: bool,
+    metadata: bool,
+    meaning: &'static str,
+}
+
+macro_rules! codes {
+    ($($name:ident = $code:literal $(, $retriable:ident $($metadata:ident)?)? $(; $meaning:literal)? |)*) => {
+        #[allow(missing_docs)]
+        impl ErrorCode {
+            $( pub const $name: ErrorCode = ErrorCode($code); )*
+        }
+        const ROWS: &[Row] = &[$( Row {
+            code: $code,
+            name: stringify!($name),
+            retriable: codes!(@flag $($retriable)?),
+            metadata: codes!(@flag $($($metadata)?)?),
+            meaning: codes!(@text $($meaning)?),
+        }, )*];
+    };
+    (@flag) => { false };
+    (@flag $any:ident) => { true };
+    (@text) => { "" };
+    (@text $meaning:literal) => { $meaning };
+}
+
+codes! {
+    UNKNOWN_SERVER_ERROR = -1; "the broker failed in a way it does not name; its log says more" |
+    OFFSET_OUT_OF_RANGE = 1 |
+    CORRUPT_MESSAGE = 2, R; "the batch was damaged on its way, or a record breaks a rule of the topic" |
+    UNKNOWN_TOPIC_OR_PARTITION = 3, R M; "the topic or partition does not exist on this broker; create it, or check the name" |
+    INVALID_FETCH_SIZE = 4 |
+    LEADER_NOT_AVAILABLE = 5, R M; "the partition has no leader just now" |
+    NOT_LEADER_OR_FOLLOWER = 6, R M; "the broker does not lead the partition any more" |
+    REQUEST_TIMED_OUT = 7, R; "the broker did not get enough replicas to answer in time" |
+    BROKER_NOT_AVAILABLE = 8 |
+    REPLICA_NOT_AVAILABLE = 9, R M; "a replica is not available" |
+    MESSAGE_TOO_LARGE = 10; "the batch is larger than the topic's max.message.bytes; lower batch.size or raise that limit" |
+    STALE_CONTROLLER_EPOCH = 11 |
+    OFFSET_METADATA_TOO_LARGE = 12 |
+    NETWORK_EXCEPTION = 13, R M; "the connection was lost before the answer came" |
+    COORDINATOR_LOAD_IN_PROGRESS = 14, R; "the coordinator is still loading" |
+    COORDINATOR_NOT_AVAILABLE = 15, R; "the coordinator is not available" |
+    NOT_COORDINATOR = 16, R; "the broker is not the coordinator" |
+    INVALID_TOPIC_EXCEPTION = 17; "the topic name is not one Kafka allows, or the topic cannot be written to" |
+    RECORD_LIST_TOO_LARGE = 18; "the batch is larger than the broker's segment.bytes; lower batch.size" |
+    NOT_ENOUGH_REPLICAS = 19, R; "fewer replicas are in sync than min.insync.replicas asks for" |
+    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20, R; "the batch was written, but to fewer replicas than min.insync.replicas asks for" |
+    INVALID_REQUIRED_ACKS = 21; "acks must be -1, 0 or 1" |
+    ILLEGAL_GENERATION = 22 |
+    INCONSISTENT_GROUP_PROTOCOL = 23 |
+    INVALID_GROUP_ID = 24 |
+    UNKNOWN_MEMBER_ID = 25 |
+    INVALID_SESSION_TIMEOUT = 26 |
+    REBALANCE_IN_PROGRESS = 27 |
+    INVALID_COMMIT_OFFSET_SIZE = 28 |
+    TOPIC_AUTHORIZATION_FAILED = 29; "this principal may not write to the topic; grant WRITE on it" |
+    GROUP_AUTHORIZATION_FAILED = 30 |
+    CLUSTER_AUTHORIZATION_FAILED = 31; "this principal may not do this on the cluster; grant IDEMPOTENT_WRITE" |
+    INVALID_TIMESTAMP = 32; "a record's timestamp lies too far from the broker's clock" |
+    UNSUPPORTED_SASL_MECHANISM = 33; "the broker does not offer this SASL mechanism" |
+    ILLEGAL_SASL_STATE = 34; "the SASL exchange was out of step" |
+    UNSUPPORTED_VERSION = 35; "the broker does not know this version of the API" |
+    TOPIC_ALREADY_EXISTS = 36 |
+    INVALID_PARTITIONS = 37 |
+    INVALID_REPLICATION_FACTOR = 38 |
+    INVALID_REPLICA_ASSIGNMENT = 39 |
+    INVALID_CONFIG = 40 |
+    NOT_CONTROLLER = 41, R |
+    INVALID_REQUEST = 42; "the broker could not make sense of the request" |
+    UNSUPPORTED_FOR_MESSAGE_FORMAT = 43; "the topic's message format cannot hold such records" |
+    POLICY_VIOLATION = 44; "a policy of the broker forbids it" |
+    OUT_OF_ORDER_SEQUENCE_NUMBER = 45; "a batch before this one is missing from the partition's log" |
+    DUPLICATE_SEQUENCE_NUMBER = 46; "the broker has these records already" |
+    INVALID_PRODUCER_EPOCH = 47; "another producer has taken over with a newer epoch" |
+    INVALID_TXN_STATE = 48 |
+    INVALID_PRODUCER_ID_MAPPING = 49 |
+    INVALID_TRANSACTION_TIMEOUT = 50 |
+    CONCURRENT_TRANSACTIONS = 51, R |
+    TRANSACTION_COORDINATOR_FENCED = 52 |
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53; "this principal may not use the transactional id" |
+    SECURITY_DISABLED = 54 |
+    OPERATION_NOT_ATTEMPTED = 55 |
+    KAFKA_STORAGE_ERROR = 56, R M; "the broker's disk failed under the partition" |
+    LOG_DIR_NOT_FOUND = 57 |
+    SASL_AUTHENTICATION_FAILED = 58; "the broker refused the credentials" |
+    UNKNOWN_PRODUCER_ID = 59; "the broker no longer knows this producer on the partition" |
+    REASSIGNMENT_IN_PROGRESS = 60 |
+    DELEGATION_TOKEN_AUTH_DISABLED = 61 |
+    DELEGATION_TOKEN_NOT_FOUND = 62 |
+    DELEGATION_TOKEN_OWNER_MISMATCH = 63 |
+    DELEGATION_TOKEN_REQUEST_NOT_ALLOWED = 64 |
+    DELEGATION_TOKEN_AUTHORIZATION_FAILED = 65 |
+    DELEGATION_TOKEN_EXPIRED = 66 |
+    INVALID_PRINCIPAL_TYPE = 67 |
+    NON_EMPTY_GROUP = 68 |
+    GROUP_ID_NOT_FOUND = 69 |
+    FETCH_SESSION_ID_NOT_FOUND = 70, R |
+    INVALID_FETCH_SESSION_EPOCH = 71, R |
+    LISTENER_NOT_FOUND = 72, R M |
+    TOPIC_DELETION_DISABLED = 73 |
+    FENCED_LEADER_EPOCH = 74, R M |
+    UNKNOWN_LEADER_EPOCH = 75, R |
+    UNSUPPORTED_COMPRESSION_TYPE = 76; "the broker or this version of Produce does not know the codec" |
+    STALE_BROKER_EPOCH = 77 |
+    OFFSET_NOT_AVAILABLE = 78, R |
+    MEMBER_ID_REQUIRED = 79 |
+    PREFERRED_LEADER_NOT_AVAILABLE = 80, R |
+    GROUP_MAX_SIZE_REACHED = 81 |
+    FENCED_INSTANCE_ID = 82 |
+    ELIGIBLE_LEADERS_NOT_AVAILABLE = 83, R |
+    ELECTION_NOT_NEEDED = 84, R |
+    NO_REASSIGNMENT_IN_PROGRESS = 85 |
+    GROUP_SUBSCRIBED_TO_TOPIC = 86 |
+    INVALID_RECORD = 87; "a record was refused by the broker's checks" |
+    UNSTABLE_OFFSET_COMMIT = 88, R |
+    THROTTLING_QUOTA_EXCEEDED = 89, R; "a quota was exceeded" |
+    PRODUCER_FENCED = 90; "another producer with the same transactional id has taken over" |
+    RESOURCE_NOT_FOUND = 91 |
+    DUPLICATE_RESOURCE = 92 |
+    UNACCEPTABLE_CREDENTIAL = 93 |
+    INCONSISTENT_VOTER_SET = 94 |
+    INVALID_UPDATE_VERSION = 95 |
+    FEATURE_UPDATE_FAILED = 96 |
+    PRINCIPAL_DESERIALIZATION_FAILURE = 97 |
+    SNAPSHOT_NOT_FOUND = 98 |
+    POSITION_OUT_OF_RANGE = 99 |
+    UNKNOWN_TOPIC_ID = 100, R M; "the topic id is not known on this broker; the topic may have been re-created" |
+    DUPLICATE_BROKER_REGISTRATION = 101 |
+    BROKER_ID_NOT_REGISTERED = 102 |
+    INCONSISTENT_TOPIC_ID = 103, R M; "the topic id does not match the topic's name" |
+    INCONSISTENT_CLUSTER_ID = 104 |
+    TRANSACTIONAL_ID_NOT_FOUND = 105 |
+    FETCH_SESSION_TOPIC_ID_ERROR = 106, R |
+    INELIGIBLE_REPLICA = 107 |
+    NEW_LEADER_ELECTED = 108 |
+    OFFSET_MOVED_TO_TIERED_STORAGE = 109 |
+    FENCED_MEMBER_EPOCH = 110 |
+    UNRELEASED_INSTANCE_ID = 111 |
+    UNSUPPORTED_ASSIGNOR = 112 |
+    STALE_MEMBER_EPOCH = 113 |
+    MISMATCHED_ENDPOINT_TYPE = 114 |
+    UNSUPPORTED_ENDPOINT_TYPE = 115 |
+    UNKNOWN_CONTROLLER_ID = 116 |
+    UNKNOWN_SUBSCRIPTION_ID = 117 |
+    TELEMETRY_TOO_LARGE = 118 |
+    INVALID_REGISTRATION = 119 |
+    TRANSACTION_ABORTABLE = 120 |
+    INVALID_RECORD_STATE = 121 |
+    SHARE_SESSION_NOT_FOUND = 122, R |
+    INVALID_SHARE_SESSION_EPOCH = 123, R |
+    FENCED_STATE_EPOCH = 124 |
+    INVALID_VOTER_KEY = 125 |
+    DUPLICATE_VOTER = 126 |
+    VOTER_NOT_FOUND = 127 |
+    INVALID_REGULAR_EXPRESSION = 128 |
+    REBOOTSTRAP_REQUIRED = 129; "the client should go back to its bootstrap servers" |
+    STREAMS_INVALID_TOPOLOGY = 130 |
+    STREAMS_INVALID_TOPOLOGY_EPOCH = 131 |
+    STREAMS_TOPOLOGY_FENCED = 132 |
+    SHARE_SESSION_LIMIT_REACHED = 133, R |
+}
+
+impl ErrorCode {
+    /// No error.
+    pub const NONE: ErrorCode = ErrorCode(0);
+
+    fn row(self) -> Option<&'static Row> {
+        ROWS.iter().find(|r| r.code == self.0)
+    }
+
+    /// Whether this is no error.
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether this crate knows the code.
+    pub fn is_known(self) -> bool {
+        self.is_none() || self.row().is_some()
+    }
+
+    /// Kafka's name for it, if this crate knows it.
+    pub fn name(self) -> Option<&'static str> {
+        if self.is_none() {
+            Some("NONE")
+        } else {
+            self.row().map(|r| r.name)
+        }
+    }
+
+    /// Whether the same request may succeed later. Of an unknown code: no.
+    pub fn is_retriable(self) -> bool {
+        self.row().is_some_and(|r| r.retriable)
+    }
+
+    /// Whether what is known of leaders and topics is out of date.
+    pub fn refreshes_metadata(self) -> bool {
+        self.row().is_some_and(|r| r.metadata)
+    }
+
+    /// What it means to somebody who produces records; empty where that is not this crate's to say.
+    pub fn meaning(self) -> &'static str {
+        self.row().map_or("", |r| r.meaning)
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "error code {}", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.name().unwrap_or("?"), self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b6_retriable_and_metadata_flags() {
+        let retriable = [
+            2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 72, 74, 75, 89, 100, 103,
+        ];
+        let metadata = [3, 5, 6, 9, 13, 56, 72, 74, 100, 103];
+        let final_ones = [
+            -1, 10, 17, 18, 21, 29, 30, 31, 32, 33, 34, 35, 42, 43, 44, 45, 46, 47, 48, 49, 50, 53,
+            58, 59, 76, 87, 90, 120, 129,
+        ];
+        for code in retriable {
+            assert!(ErrorCode(code).is_retriable(), "{:?}", ErrorCode(code));
+            assert_eq!(
+                ErrorCode(code).refreshes_metadata(),
+                metadata.contains(&code),
+                "{:?}",
+                ErrorCode(code)
+            );
+        }
+        for code in final_ones {
+            assert!(!ErrorCode(code).is_retriable(), "{:?}", ErrorCode(code));
+            assert!(ErrorCode(code).is_known(), "{code}");
+        }
+    }
+
+    #[test]
+    fn codes_from_the_future_are_carried_by_number() {
+        let code = ErrorCode(4321);
+        assert!(!code.is_known() && !code.is_retriable());
+        assert_eq!(code.to_string(), "error code 4321");
+        assert_eq!(
+            ErrorCode::NOT_LEADER_OR_FOLLOWER.to_string(),
+            "NOT_LEADER_OR_FOLLOWER"
+        );
+    }
+}

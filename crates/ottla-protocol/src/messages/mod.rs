@@ -1,0 +1,48 @@
+//! Requests and responses, one file an API.
+
+macro_rules! request {
+    ($req:ident => $resp:ident, $key:ident) => {
+        impl crate::api::Request for $req {
+            const KEY: crate::api::ApiKey = crate::api::ApiKey::$key;
+            type Response = $resp;
+        }
+    };
+}
+
+mod produce;
+mod fetch;
+mod list_offsets;
+mod metadata;
+mod find_coordinator;
+mod sasl_handshake;
+mod api_versions;
+mod create_topics;
+mod delete_topics;
+mod init_producer_id;
+mod offset_for_leader_epoch;
+mod add_partitions_to_txn;
+mod end_txn;
+mod describe_configs;
+mod sasl_authenticate;
+mod create_partitions;
+mod describe_cluster;
+mod telemetry;
+
+pub use add_partitions_to_txn::*;
+pub use api_versions::*;
+pub use create_partitions::*;
+pub use create_topics::*;
+pub use delete_topics::*;
+pub use describe_cluster::*;
+pub use describe_configs::*;
+pub use end_txn::*;
+pub use fetch::*;
+pub use find_coordinator::*;
+pub use init_producer_id::*;
+pub use list_offsets::*;
+pub use metadata::*;
+pub use offset_for_leader_epoch::*;
+pub use produce::*;
+pub use sasl_authenticate::*;
+pub use sasl_handshake::*;
+pub use telemetry::*;

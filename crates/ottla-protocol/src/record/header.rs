@@ -1,0 +1,72 @@
+//! The 61 bytes in front of a batch's records. Made apart from them, so that a new sequence or epoch
+//! writes a new header and never touches a byte of records.
+
+/// Bytes of a batch header.
+pub const HEADER_LEN: usize = 61;
+
+/// Bytes of the header that the checksum leaves out: base offset, length, leader epoch, magic, checksum.
+const CRC_FROM: usize = 21;
+
+/// Bits of a batch's attributes.
+pub mod attributes {
+    /// The codec.
+    pub const CODEC: i16 = 0x07;
+    /// Timestamps are the broker's.
+    pub const LOG_APPEND_TIME: i16 = 0x08;
+    /// Part of a transaction.
+    pub const TRANSACTIONAL: i16 = 0x10;
+    /// A marker, not records.
+    pub const CONTROL: i16 = 0x20;
+}
+
+/// What a batch header says, but for its length and checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// The first record's offset; 0 from a producer.
+    pub base_offset: i64,
+    /// The leader's epoch when it was appended; −1 from a producer.
+    pub partition_leader_epoch: i32,
+    /// Codec and flags, see [`attributes`].
+    pub attributes: i16,
+    /// The last record's offset less the first's.
+    pub last_offset_delta: i32,
+    /// The first record's timestamp, in milliseconds since the epoch.
+    pub base_timestamp: i64,
+    /// The greatest timestamp.
+    pub max_timestamp: i64,
+    /// The producer's id (KIP-98), −1 for none.
+    pub producer_id: i64,
+    /// Its epoch, −1 for none.
+    pub producer_epoch: i16,
+    /// The first record's sequence number, −1 for none.
+    pub base_sequence: i32,
+    /// How many records.
+    pub record_count: i32,
+}
+
+impl BatchHeader {
+    /// The header in front of `records`, with length and checksum (CRC32C over bytes 21 to the end).
+    pub fn encode(&self, records: &[u8]) -> [u8; HEADER_LEN] {
+        let mut h = [0; HEADER_LEN];
+        h[..8].copy_from_slice(&self.base_offset.to_be_bytes());
+        h[8..12].copy_from_slice(&((HEADER_LEN - 12 + records.len()) as i32).to_be_bytes());
+        h[12..16].copy_from_slice(&self.partition_leader_epoch.to_be_bytes());
+        h[16] = 2;
+        h[21..23].copy_from_slice(&self.attributes.to_be_bytes());
+        h[23..27].copy_from_slice(&self.last_offset_delta.to_be_bytes());
+        h[27..35].copy_from_slice(&self.base_timestamp.to_be_bytes());
+        h[35..43].copy_from_slice(&self.max_timestamp.to_be_bytes());
+        h[43..51].copy_from_slice(&self.producer_id.to_be_bytes());
+        h[51..53].copy_from_slice(&self.producer_epoch.to_be_bytes());
+        h[53..57].copy_from_slice(&self.base_sequence.to_be_bytes());
+        h[57..61].copy_from_slice(&self.record_count.to_be_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&h[CRC_FROM..]), records);
+        h[17..21].copy_from_slice(&crc.to_be_bytes());
+        h
+    }
+}
+
+/// The checksum of a whole batch's bytes from 21 on.
+pub(super) fn checksum(batch: &[u8]) -> u32 {
+    crc32c::crc32c(batch.get(CRC_FROM..).unwrap_or_default())
+}

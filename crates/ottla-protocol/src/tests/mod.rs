@@ -1,0 +1,16 @@
+//! The crate as a whole: golden bytes, a second opinion on every message, and bounds on what decoders do.
+
+mod bounded;
+mod golden;
+mod second_opinion;
+
+fn unhex(hex: &str) -> Vec<u8> {
+    (0..hex.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

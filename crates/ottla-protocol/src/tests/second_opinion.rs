@@ -1,0 +1,92 @@
+//! Every message at every version: our bytes are read and written back the same by the crate
+//! `kafka-protocol`, and read back the same by us.
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages as theirs;
+use kafka_protocol::protocol::{Decodable, Encodable};
+use proptest::prelude::*;
+
+use super::hex;
+use crate::api::Request;
+use crate::messages::*;
+use crate::wire::{Gen, Reader, Wire, Writer};
+
+fn round_trip<T: Wire + PartialEq + std::fmt::Debug>(
+    key: crate::ApiKey,
+    version: i16,
+    seed: u64,
+) -> Bytes {
+    let v = key.version(version);
+    let message = T::arbitrary(&mut Gen::new(seed), v);
+    let mut w = Writer::new();
+    message.encode(&mut w, v);
+    let bytes = Bytes::from(w.finish().unwrap());
+    let mut r = Reader::new(&bytes);
+    assert_eq!(T::decode(&mut r, v).unwrap(), message, "{key:?} v{version}");
+    r.finish().unwrap();
+    bytes
+}
+
+fn same<X: Encodable + Decodable>(bytes: &Bytes, version: i16, what: &str) {
+    let mut input = bytes.clone();
+    let read = X::decode(&mut input, version)
+        .unwrap_or_else(|e| panic!("{what} v{version}: {e}\n{}", hex(bytes)));
+    assert!(
+        input.is_empty(),
+        "{what} v{version}: {} bytes left",
+        input.len()
+    );
+    let mut written = BytesMut::new();
+    read.encode(&mut written, version).unwrap();
+    assert_eq!(hex(&written), hex(bytes), "{what} v{version}");
+}
+
+macro_rules! opinions {
+    ($($req:ident, $resp:ident, up to $max:literal;)*) => {
+        fn compare(seed: u64) {
+            $( {
+                let key = <$req as Request>::KEY;
+                let api = key.api().unwrap();
+                for version in api.min..=api.max {
+                    let request = round_trip::<$req>(key, version, seed);
+                    let response = round_trip::<$resp>(key, version, seed ^ 1);
+                    if version <= $max {
+                        same::<theirs::$req>(&request, version, stringify!($req));
+                        same::<theirs::$resp>(&response, version, stringify!($resp));
+                    }
+                }
+            } )*
+        }
+    };
+}
+
+// `up to`: the highest version of the API that `kafka-protocol` 0.18 writes.
+opinions! {
+    ProduceRequest, ProduceResponse, up to 13;
+    FetchRequest, FetchResponse, up to 18;
+    ListOffsetsRequest, ListOffsetsResponse, up to 10;
+    MetadataRequest, MetadataResponse, up to 13;
+    FindCoordinatorRequest, FindCoordinatorResponse, up to 6;
+    SaslHandshakeRequest, SaslHandshakeResponse, up to 1;
+    ApiVersionsRequest, ApiVersionsResponse, up to 4;
+    CreateTopicsRequest, CreateTopicsResponse, up to 7;
+    DeleteTopicsRequest, DeleteTopicsResponse, up to 6;
+    InitProducerIdRequest, InitProducerIdResponse, up to 5;
+    OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, up to 4;
+    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, up to 3;
+    EndTxnRequest, EndTxnResponse, up to 5;
+    DescribeConfigsRequest, DescribeConfigsResponse, up to 4;
+    SaslAuthenticateRequest, SaslAuthenticateResponse, up to 2;
+    CreatePartitionsRequest, CreatePartitionsResponse, up to 3;
+    DescribeClusterRequest, DescribeClusterResponse, up to 2;
+    GetTelemetrySubscriptionsRequest, GetTelemetrySubscriptionsResponse, up to 0;
+    PushTelemetryRequest, PushTelemetryResponse, up to 0;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn every_message_at_every_version_reads_the_same_to_both(seed: u64) {
+        compare(seed);
+    }
+}

@@ -1,0 +1,144 @@
+//! `message!`: a structure's fields with their version ranges, declared once, used to write and to read.
+
+/// Declares a structure of the protocol.
+///
+/// `name: Type [versions]`, then, each where it applies, `nullable [versions]` (the field is an `Option`
+/// and null is allowed only there), `tag N` (a tagged field, KIP-482) and `= default` (what the field is
+/// when the version does not carry it).
+macro_rules! message {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $(
+                $(#[$fmeta:meta])*
+                $field:ident : $ty:ty [$versions:expr]
+                $(nullable [$null:expr])? $(tag $tag:literal)? $(= $default:expr)? ;
+            )*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct $name {
+            $( $(#[$fmeta])* pub $field: $ty, )*
+            /// Tagged fields this crate does not know, kept as they came.
+            pub unknown_tags: Vec<$crate::wire::RawTag>,
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                $name {
+                    $( $field: $crate::wire::message!(@default $($default)?), )*
+                    unknown_tags: Vec::new(),
+                }
+            }
+        }
+
+        impl $crate::wire::Wire for $name {
+            #[allow(unused_variables)]
+            fn encode(&self, w: &mut $crate::wire::Writer, v: $crate::wire::Version) {
+                $( $crate::wire::message!(@plain [$($tag)?] {
+                    if v.within(&($versions)) {
+                        if $crate::wire::Wire::is_null(&self.$field)
+                            && !$crate::wire::message!(@nullable v $([$null])?)
+                        {
+                            w.fail($crate::error::EncodeError::NullNotAllowed {
+                                field: concat!(stringify!($name), ".", stringify!($field)),
+                                version: v.number,
+                            });
+                        }
+                        $crate::wire::Wire::encode(&self.$field, w, v);
+                    }
+                }); )*
+                if v.flexible {
+                    #[allow(unused_mut)]
+                    let mut known: Vec<(u32, Vec<u8>)> = Vec::new();
+                    $( $crate::wire::message!(@tagged [$($tag)?] t {
+                        let default: $ty = $crate::wire::message!(@default $($default)?);
+                        if v.within(&($versions)) && self.$field != default {
+                            let mut one = $crate::wire::Writer::new();
+                            $crate::wire::Wire::encode(&self.$field, &mut one, v);
+                            match one.finish() {
+                                Ok(bytes) => known.push((t, bytes)),
+                                Err(e) => w.fail(e),
+                            }
+                        }
+                    }); )*
+                    $crate::wire::put_tags(w, known, &self.unknown_tags);
+                }
+            }
+
+            #[allow(unused_variables, unused_mut)]
+            fn decode(
+                r: &mut $crate::wire::Reader<'_>,
+                v: $crate::wire::Version,
+            ) -> Result<Self, $crate::error::DecodeError> {
+                let mut this = Self::default();
+                $( $crate::wire::message!(@plain [$($tag)?] {
+                    if v.within(&($versions)) {
+                        let at = r.offset();
+                        this.$field = $crate::wire::Wire::decode(r, v)
+                            .map_err(|e| e.within(stringify!($name), stringify!($field)))?;
+                        if $crate::wire::Wire::is_null(&this.$field)
+                            && !$crate::wire::message!(@nullable v $([$null])?)
+                        {
+                            return Err($crate::error::DecodeError::new(
+                                $crate::error::DecodeErrorKind::UnexpectedNull, at,
+                            ).within(stringify!($name), stringify!($field)));
+                        }
+                    }
+                }); )*
+                if v.flexible {
+                    let mut unknown = Vec::new();
+                    $crate::wire::get_tags(r, &mut unknown, |tag, r| {
+                        $( $crate::wire::message!(@tagged [$($tag)?] t {
+                            if tag == t && v.within(&($versions)) {
+                                this.$field = $crate::wire::Wire::decode(r, v)
+                                    .map_err(|e| e.within(stringify!($name), stringify!($field)))?;
+                                return Ok(true);
+                            }
+                        }); )*
+                        Ok(false)
+                    }).map_err(|e| e.within(stringify!($name), "tagged fields"))?;
+                    this.unknown_tags = unknown;
+                }
+                Ok(this)
+            }
+
+            #[cfg(any(test, fuzzing, feature = "arbitrary"))]
+            #[allow(unused_variables, unused_mut)]
+            fn arbitrary(g: &mut $crate::wire::Gen, v: $crate::wire::Version) -> Self {
+                let mut this = Self::default();
+                $( if v.within(&($versions)) {
+                    loop {
+                        this.$field = $crate::wire::Wire::arbitrary(g, v);
+                        if !$crate::wire::Wire::is_null(&this.$field)
+                            || $crate::wire::message!(@nullable v $([$null])?)
+                        {
+                            break;
+                        }
+                    }
+                } )*
+                if v.flexible && g.below(8) == 0 {
+                    this.unknown_tags.push($crate::wire::RawTag {
+                        tag: 1000 + g.below(1000) as u32,
+                        bytes: g.bytes(),
+                    });
+                }
+                this
+            }
+        }
+    };
+
+    (@default) => { Default::default() };
+    (@default $default:expr) => { $default };
+    (@nullable $v:ident) => { false };
+    (@nullable $v:ident [$null:expr]) => { $v.within(&($null)) };
+    (@plain [] $body:block) => { $body };
+    (@plain [$tag:literal] $body:block) => {};
+    (@tagged [] $t:ident $body:block) => {};
+    (@tagged [$tag:literal] $t:ident $body:block) => {
+        #[allow(unused_braces)]
+        { let $t: u32 = $tag; $body }
+    };
+}
+pub(crate) use message;

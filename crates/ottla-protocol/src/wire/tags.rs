@@ -1,0 +1,56 @@
+//! The tagged fields that end every structure of a flexible version (KIP-482).
+
+use super::{RawTag, Reader, Writer};
+use crate::error::{DecodeError, DecodeErrorKind as Kind};
+
+/// Writes known and unknown tagged fields in ascending order of their number.
+pub(crate) fn put_tags(w: &mut Writer, known: Vec<(u32, Vec<u8>)>, unknown: &[RawTag]) {
+    w.unsigned_varint((known.len() + unknown.len()) as u32);
+    if known.is_empty() && unknown.is_empty() {
+        return;
+    }
+    let mut all: Vec<(u32, &[u8])> = known.iter().map(|(t, b)| (*t, b.as_slice())).collect();
+    all.extend(unknown.iter().map(|t| (t.tag, t.bytes.as_ref())));
+    all.sort_by_key(|(tag, _)| *tag);
+    for (tag, bytes) in all {
+        w.unsigned_varint(tag);
+        w.unsigned_varint(bytes.len() as u32);
+        w.raw(bytes);
+    }
+}
+
+/// Reads tagged fields: `known` takes those it knows (and answers true), the rest are kept.
+pub(crate) fn get_tags(
+    r: &mut Reader<'_>,
+    unknown: &mut Vec<RawTag>,
+    mut known: impl FnMut(u32, &mut Reader<'_>) -> Result<bool, DecodeError>,
+) -> Result<(), DecodeError> {
+    let count = r.unsigned_varint()?;
+    // A tagged field takes at least two bytes: number and size.
+    if count as usize > r.left() / 2 {
+        return Err(r.error(Kind::CountExceedsBytes {
+            count: u64::from(count),
+            left: r.left(),
+        }));
+    }
+    let mut last = None;
+    for _ in 0..count {
+        let tag = r.unsigned_varint()?;
+        if last.is_some_and(|last| tag <= last) {
+            return Err(r.error(Kind::TagOrder(tag)));
+        }
+        last = Some(tag);
+        let size = r.unsigned_varint()? as usize;
+        let mut sub = r.sub(size)?;
+        if known(tag, &mut sub)? {
+            sub.finish()?;
+        } else {
+            let left = sub.left();
+            unknown.push(RawTag {
+                tag,
+                bytes: sub.take_bytes(left)?,
+            });
+        }
+    }
+    Ok(())
+}
