@@ -1,1 +1,62 @@
-//! x
+//! A Kafka producer in pure Rust: never loses or misplaces a record, says where each record's time went, and
+//! is made to be the fastest there is.
+//!
+//! It follows the producer that Kafka's own engineers drew and keeps its names. Records are accepted by
+//! [`Producer::send`], gathered in batches, and sent by one thread of the producer's own; the end of each
+//! reaches its [`Delivery`], a callback, or a handler for the whole producer.
+//!
+//! ```no_run
+//! use ottla::{Producer, Record};
+//!
+//! # fn main() -> Result<(), ottla::Error> {
+//! let producer = Producer::builder()
+//!     .bootstrap_servers("localhost:9092")
+//!     .compression("lz4")
+//!     .build()?;
+//! let delivery = producer.send(Record::to("orders").key(b"customer-7").value(b"3 apples"))?;
+//! let written = delivery.wait()?;
+//! println!("{}-{} at {:?}", written.topic(), written.partition(), written.offset());
+//! producer.close(std::time::Duration::from_secs(10))?;
+//! # Ok(()) }
+//! ```
+//!
+//! In async code [`Producer::send_async`] waits without blocking, and a [`Delivery`] is a future; no runtime
+//! is required, any will do.
+//!
+//! # Memory
+//!
+//! Records occupy at most `buffer.memory` from `send` to their end; callers wait beyond that. Not counted,
+//! each with its own bound: receive buffers (one answer and 64 KiB a connection), metadata, codec contexts (8),
+//! and the [`Delivery`] values the caller keeps.
+//!
+//! # Features
+//!
+//! `gzip`, `snappy`, `lz4`, `zstd` (all on by default): codecs. `lz4-hc`: lz4 levels other than 9.
+//! `unstable-sim`: the seam, for simulations; no promises.
+
+#![forbid(unsafe_code)]
+
+mod time;
+mod sync;
+mod collections;
+mod error;
+mod metrics;
+mod config;
+mod cluster;
+mod producer;
+mod accumulator;
+mod sender;
+mod client;
+mod network;
+#[cfg(any(test, feature = "unstable-sim"))]
+pub mod sim;
+
+pub use accumulator::completion::{BatchReport, Delivery, RecordMetadata};
+pub use client::Health;
+pub use config::{Origin, Properties, markdown as configuration_markdown};
+pub use error::{Certainty, Error, ErrorKind, SendError};
+pub use metrics::Totals;
+pub use producer::{
+    BigEndian, BoxError, Header, Interceptor, Nullable, PartitionInfo, Plain, Producer,
+    ProducerBuilder, Record, RecordDraft, Serializer, TrySendError, TypedProducer, With,
+};

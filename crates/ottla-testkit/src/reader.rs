@@ -1,0 +1,64 @@
+//! What the Java consumer (`java/Reader.java`) says of a topic.
+
+use std::io::{self, Read};
+
+/// A record, as Java's consumer sees it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadRecord {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+fn int(r: &mut impl Read) -> io::Result<i32> {
+    let mut b = [0; 4];
+    r.read_exact(&mut b)?;
+    Ok(i32::from_be_bytes(b))
+}
+
+fn long(r: &mut impl Read) -> io::Result<i64> {
+    let mut b = [0; 8];
+    r.read_exact(&mut b)?;
+    Ok(i64::from_be_bytes(b))
+}
+
+fn field(r: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let Ok(n) = usize::try_from(int(r)?) else {
+        return Ok(None);
+    };
+    let mut b = vec![0; n];
+    r.read_exact(&mut b)?;
+    Ok(Some(b))
+}
+
+/// All records in the reader's output.
+pub(crate) fn records(mut bytes: &[u8]) -> io::Result<Vec<ReadRecord>> {
+    let (mut out, r) = (Vec::new(), &mut bytes);
+    while !r.is_empty() {
+        let (partition, offset, timestamp) = (int(r)?, long(r)?, long(r)?);
+        let (key, value) = (field(r)?, field(r)?);
+        let mut headers = Vec::new();
+        for _ in 0..int(r)? {
+            let name = field(r)?.unwrap_or_default();
+            headers.push((String::from_utf8_lossy(&name).into_owned(), field(r)?));
+        }
+        out.push(ReadRecord {
+            partition,
+            offset,
+            timestamp,
+            key,
+            value,
+            headers,
+        });
+    }
+    Ok(out)
+}

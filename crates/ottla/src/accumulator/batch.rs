@@ -1,0 +1,226 @@
+//! A batch changes its type, not a flag: [`OpenBatch`] takes records, [`ClosedBatch`] is frozen for ever,
+//! [`StampedBatch`] has a producer id, epoch, sequence and checksum in a header kept beside the records.
+//!
+//! There is no way back to `&mut` records: a buffer cannot be written again while a socket may still read
+//! it, whatever happens to the batch (the bug of KAFKA-19012 does not compile here).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ottla_protocol::Uuid;
+use ottla_protocol::compression::{Codec, Compressor};
+use ottla_protocol::record::{BatchHeader, HEADER_LEN};
+
+use super::buffer_pool::PooledBuf;
+use super::completion::{Ends, Outcome};
+use super::partition::Partition;
+use crate::error::{Certainty, Error};
+use crate::producer::Prepared;
+use crate::time::Tick;
+
+/// What is known of a batch from its first record on.
+#[derive(Debug, Clone)]
+pub(crate) struct Meta {
+    pub(crate) partition: Arc<Partition>,
+    /// Unique in the producer, rising.
+    pub(crate) number: u64,
+    pub(crate) created: Tick,
+    pub(crate) base_timestamp: i64,
+    pub(crate) max_timestamp: i64,
+    pub(crate) count: i32,
+}
+
+/// Takes records.
+#[derive(Debug)]
+pub(crate) struct OpenBatch {
+    buf: PooledBuf,
+    pub(crate) meta: Meta,
+    pub(crate) ends: Ends,
+    /// Bytes of records it takes, its first record aside.
+    limit: usize,
+}
+
+impl OpenBatch {
+    pub(crate) fn new(buf: PooledBuf, meta: Meta, ends: Ends, batch_size: usize) -> OpenBatch {
+        OpenBatch {
+            buf,
+            meta,
+            ends,
+            limit: batch_size.saturating_sub(HEADER_LEN),
+        }
+    }
+
+    /// Whether a record of this size still fits; the first always does.
+    #[inline]
+    pub(crate) fn fits(&self, record: &Prepared<'_>) -> bool {
+        let delta = record.timestamp.wrapping_sub(self.meta.base_timestamp);
+        self.meta.count == 0
+            || self.buf.bytes.len() + record.body.len(self.meta.count, delta) <= self.limit
+    }
+
+    /// Whether nothing more will fit.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.meta.count > 0 && self.buf.bytes.len() >= self.limit
+    }
+
+    /// Encodes a record that [`fits`](Self::fits); the bytes it took.
+    #[inline]
+    pub(crate) fn append(&mut self, record: &Prepared<'_>) -> usize {
+        let meta = &mut self.meta;
+        let delta = record.timestamp.wrapping_sub(meta.base_timestamp);
+        let before = self.buf.bytes.len();
+        record.body.encode(&mut self.buf.bytes, meta.count, delta);
+        meta.count += 1;
+        meta.max_timestamp = meta.max_timestamp.max(record.timestamp);
+        self.buf.bytes.len() - before
+    }
+
+    /// Freezes the records, compressed where a codec is given. Output that is no smaller than the records is
+    /// thrown away and they go as they are.
+    pub(crate) fn close(mut self, compressor: Option<&mut Encoder>) -> ClosedBatch {
+        let mut attributes = 0;
+        if let Some(e) = compressor
+            && e.pack(&self.buf.bytes)
+        {
+            self.buf.bytes.clear();
+            self.buf.bytes.extend_from_slice(&e.scratch);
+            attributes = e.compressor.codec() as i16;
+        }
+        ClosedBatch {
+            records: Bytes::from_owner(self.buf),
+            attributes,
+            meta: self.meta,
+            ends: Some(self.ends),
+            known: Certainty::NotWritten,
+            attempts: 0,
+            last_error: None,
+        }
+    }
+}
+
+/// A codec's state and the room it works in; a bounded set of them is shared by whoever closes batches.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    compressor: Compressor,
+    scratch: Vec<u8>,
+}
+
+impl Encoder {
+    pub(crate) fn new(compressor: Compressor) -> Encoder {
+        Encoder {
+            compressor,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Compresses into the scratch room; whether that made it smaller.
+    fn pack(&mut self, records: &[u8]) -> bool {
+        if self.compressor.codec() == Codec::None {
+            return false;
+        }
+        self.scratch.clear();
+        match self.compressor.compress(records, &mut self.scratch) {
+            Ok(()) => self.scratch.len() < records.len(),
+            Err(e) => {
+                tracing::warn!("a batch goes uncompressed: {e}");
+                false
+            }
+        }
+    }
+}
+
+/// Records that no one can change any more, and what has become of them so far.
+#[derive(Debug)]
+pub(crate) struct ClosedBatch {
+    records: Bytes,
+    attributes: i16,
+    pub(crate) meta: Meta,
+    /// Taken when the batch is settled, which may be before its bytes are let go.
+    ends: Option<Ends>,
+    /// Only grows.
+    pub(crate) known: Certainty,
+    /// Requests that carried it.
+    pub(crate) attempts: u32,
+    pub(crate) last_error: Option<Error>,
+}
+
+impl ClosedBatch {
+    /// Bytes on the wire.
+    pub(crate) fn wire_len(&self) -> usize {
+        HEADER_LEN + self.records.len()
+    }
+
+    /// Tells everyone who waits, unless they were told.
+    pub(crate) fn settle(&mut self, outcome: Outcome) {
+        if let Some(ends) = self.ends.take() {
+            ends.settle(outcome);
+        }
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ends.is_none()
+    }
+
+    /// Gives it a place in the producer's order.
+    pub(crate) fn stamp(self, stamp: Stamp) -> StampedBatch {
+        let m = &self.meta;
+        let header = BatchHeader {
+            base_offset: 0,
+            partition_leader_epoch: -1,
+            attributes: self.attributes,
+            last_offset_delta: m.count - 1,
+            base_timestamp: m.base_timestamp,
+            max_timestamp: m.max_timestamp,
+            producer_id: stamp.producer_id,
+            producer_epoch: stamp.epoch,
+            base_sequence: stamp.sequence,
+            record_count: m.count,
+        }
+        .encode(&self.records);
+        StampedBatch {
+            closed: self,
+            stamp,
+            header,
+        }
+    }
+}
+
+/// Who sent it, and which of theirs it is; all −1 without idempotence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) producer_id: i64,
+    pub(crate) epoch: i16,
+    pub(crate) sequence: i32,
+    /// The topic's id when it was stamped; a topic of another id is another log.
+    pub(crate) topic_id: Uuid,
+}
+
+impl Stamp {
+    pub(crate) const NONE: Stamp = Stamp {
+        producer_id: -1,
+        epoch: -1,
+        sequence: -1,
+        topic_id: Uuid::ZERO,
+    };
+}
+
+/// Ready for the wire.
+#[derive(Debug)]
+pub(crate) struct StampedBatch {
+    pub(crate) closed: ClosedBatch,
+    pub(crate) stamp: Stamp,
+    header: [u8; HEADER_LEN],
+}
+
+impl StampedBatch {
+    /// The 61 bytes and the records; the latter share the batch's memory and keep it alive.
+    pub(crate) fn wire(&self) -> (&[u8; HEADER_LEN], Bytes) {
+        (&self.header, self.closed.records.clone())
+    }
+
+    /// Takes the place in the order away again; the records are as they were.
+    pub(crate) fn unstamp(self) -> ClosedBatch {
+        self.closed
+    }
+}

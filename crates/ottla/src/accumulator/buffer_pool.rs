@@ -1,0 +1,369 @@
+//! `buffer.memory`: handed out first come first served, in pieces as it comes free, never taken.
+//!
+//! Callers ask through [`BufferPool::allocate`]; whoever drops a [`PooledBuf`] serves the head of the line,
+//! piece by piece, and goes on to the next. A waiting or granted future that is dropped gives back and hands
+//! on. Nothing on the sender's thread ever waits here.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use crate::error::{Error, ErrorKind};
+use crate::sync::{Mutex, assert_unlocked};
+
+/// The pool.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct BufferPool {
+    state: Mutex<State>,
+    total: u64,
+    poolable: usize,
+    /// Waiters, for whoever wants to know without the lock.
+    queued: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Memory in no buffer; below zero while a debt is open.
+    unallocated: i64,
+    /// Buffers of exactly the poolable size. A queue: a stack's top lines bounce between cores.
+    free: VecDeque<Vec<u8>>,
+    waiters: VecDeque<Waiter>,
+    granted: Vec<(u64, u64, Option<Vec<u8>>)>,
+    closed: bool,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    need: u64,
+    gathered: u64,
+    waker: Waker,
+}
+
+/// A buffer and what was accounted for it; dropping it gives that back.
+#[derive(Debug)]
+pub(crate) struct PooledBuf {
+    pub(crate) bytes: Vec<u8>,
+    charge: u64,
+    pool: Arc<BufferPool>,
+}
+
+impl AsRef<[u8]> for PooledBuf {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for PooledBuf {
+    fn drop(&mut self) {
+        self.pool
+            .give_back(self.charge, std::mem::take(&mut self.bytes));
+    }
+}
+
+impl BufferPool {
+    pub(crate) fn new(total: u64, poolable: usize) -> Arc<BufferPool> {
+        let state = State {
+            unallocated: i64::try_from(total).unwrap_or(i64::MAX),
+            ..State::default()
+        };
+        Arc::new(BufferPool {
+            state: Mutex::new(state),
+            total,
+            poolable,
+            queued: AtomicUsize::new(0),
+        })
+    }
+
+    /// A buffer of this size if it can be had without waiting and nobody waits already.
+    pub(crate) fn try_allocate(self: &Arc<Self>, size: usize) -> Result<Option<PooledBuf>, Error> {
+        self.refuse_if_hopeless(size)?;
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Error::closed());
+        }
+        if !state.waiters.is_empty() {
+            return Ok(None);
+        }
+        let mut dropped = Vec::new();
+        let buffer = if size == self.poolable {
+            state.free.pop_front()
+        } else {
+            None
+        };
+        if buffer.is_none() {
+            state.free_up(size as u64, self.poolable, &mut dropped);
+            if state.unallocated < size as i64 {
+                return Ok(None);
+            }
+            state.unallocated -= size as i64;
+        }
+        drop(state);
+        drop(dropped);
+        self.buffer(size as u64, buffer).map(Some)
+    }
+
+    /// A buffer of this size, in its turn.
+    pub(crate) fn allocate(self: &Arc<Self>, size: usize) -> Allocate {
+        Allocate {
+            pool: self.clone(),
+            size,
+            id: None,
+            ticket: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// More than the pool has in all can never be had: say so at once, with both numbers.
+    fn refuse_if_hopeless(&self, size: usize) -> Result<(), Error> {
+        if size as u64 <= self.total {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::RecordTooLarge,
+            format!(
+                "a buffer of {size} bytes is more than buffer.memory ({}) in all",
+                self.total
+            ),
+        ))
+    }
+
+    /// The memory itself, once it is accounted for; a failure to get it gives the account back.
+    fn buffer(self: &Arc<Self>, charge: u64, reused: Option<Vec<u8>>) -> Result<PooledBuf, Error> {
+        let bytes = reused.unwrap_or_default();
+        let mut buf = PooledBuf {
+            bytes,
+            charge,
+            pool: self.clone(),
+        };
+        if buf.bytes.capacity() < charge as usize
+            && let Err(e) = buf.bytes.try_reserve_exact(charge as usize)
+        {
+            return Err(
+                Error::new(ErrorKind::BufferExhausted, "the machine is out of memory").caused_by(e),
+            );
+        }
+        Ok(buf)
+    }
+
+    fn give_back(&self, charge: u64, mut bytes: Vec<u8>) {
+        let mut wakers = Vec::new();
+        let mut dropped = Vec::new();
+        {
+            let mut state = self.state.lock();
+            if charge == self.poolable as u64 && bytes.capacity() == self.poolable && charge > 0 {
+                bytes.clear();
+                state.free.push_back(bytes);
+            } else {
+                state.unallocated += charge as i64;
+                dropped.push(bytes);
+            }
+            self.serve(&mut state, &mut wakers, &mut dropped);
+        }
+        wake(wakers);
+    }
+
+    /// Fills the head of the line, completes it, goes on to the next.
+    fn serve(&self, state: &mut State, wakers: &mut Vec<Waker>, dropped: &mut Vec<Vec<u8>>) {
+        while let Some(need) = state.waiters.front().map(|w| w.need - w.gathered) {
+            let untouched = state.waiters.front().is_some_and(|w| w.gathered == 0);
+            let mut buffer = None;
+            if untouched && need == self.poolable as u64 {
+                buffer = state.free.pop_front();
+            }
+            if buffer.is_none() {
+                state.free_up(need, self.poolable, dropped);
+                let piece = need.min(u64::try_from(state.unallocated).unwrap_or(0));
+                state.unallocated -= piece as i64;
+                let Some(head) = state.waiters.front_mut() else {
+                    break;
+                };
+                head.gathered += piece;
+                if head.gathered < head.need {
+                    break;
+                }
+            }
+            if let Some(w) = state.waiters.pop_front() {
+                state.granted.push((w.id, w.need, buffer));
+                wakers.push(w.waker);
+            }
+        }
+        self.queued.store(state.waiters.len(), Ordering::Relaxed);
+    }
+
+    /// Ends a wait: what was gathered or granted goes back, and to whoever is next.
+    fn cancel(&self, id: u64) {
+        let mut wakers = Vec::new();
+        let mut dropped = Vec::new();
+        {
+            let mut state = self.state.lock();
+            if let Some(at) = state.waiters.iter().position(|w| w.id == id) {
+                if let Some(w) = state.waiters.remove(at) {
+                    state.unallocated += w.gathered as i64;
+                    dropped.push(Vec::new());
+                    // The waker is foreign code: it goes with the others, after the lock.
+                    wakers.push(w.waker);
+                }
+            } else if let Some(at) = state.granted.iter().position(|g| g.0 == id) {
+                let (_, charge, buffer) = state.granted.swap_remove(at);
+                match buffer {
+                    Some(b) => state.free.push_back(b),
+                    None => state.unallocated += charge as i64,
+                }
+            }
+            self.serve(&mut state, &mut wakers, &mut dropped);
+        }
+        wake(wakers);
+    }
+
+    /// Takes back a grant that its future did not collect by its deadline.
+    pub(crate) fn revoke(&self, ticket: u64) {
+        if ticket != 0 {
+            self.cancel(ticket);
+        }
+    }
+
+    /// No more memory is handed out; everyone who waits is told.
+    pub(crate) fn close(&self) {
+        let wakers: Vec<Waker> = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            let gathered: u64 = state.waiters.iter().map(|w| w.gathered).sum();
+            state.unallocated += gathered as i64;
+            self.queued.store(0, Ordering::Relaxed);
+            state.waiters.drain(..).map(|w| w.waker).collect()
+        };
+        wake(wakers);
+    }
+
+    /// Callers in the line.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Memory in no buffer that is in use; 0 while a debt is open.
+    pub(crate) fn available(&self) -> u64 {
+        let state = self.state.lock();
+        let free = state.free.len() as u64 * self.poolable as u64;
+        u64::try_from(state.unallocated.saturating_add(free as i64)).unwrap_or(0)
+    }
+
+    /// Memory in no buffer at all.
+    #[cfg(test)]
+    pub(crate) fn unallocated(&self) -> i64 {
+        self.state.lock().unallocated
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+impl State {
+    /// Turns free buffers back into plain memory until `need` is there.
+    fn free_up(&mut self, need: u64, poolable: usize, dropped: &mut Vec<Vec<u8>>) {
+        while self.unallocated < need as i64 {
+            let Some(buffer) = self.free.pop_back() else {
+                break;
+            };
+            self.unallocated += poolable as i64;
+            dropped.push(buffer);
+        }
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    assert_unlocked();
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// A place in the line.
+#[derive(Debug)]
+pub(crate) struct Allocate {
+    pool: Arc<BufferPool>,
+    size: usize,
+    id: Option<u64>,
+    /// The id, for whoever may have to revoke the grant; 0 while there is none.
+    ticket: Arc<AtomicU64>,
+}
+
+impl Allocate {
+    pub(crate) fn ticket(&self) -> Arc<AtomicU64> {
+        self.ticket.clone()
+    }
+}
+
+impl Future for Allocate {
+    type Output = Result<PooledBuf, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(id) = this.id else {
+            if let Some(buf) = this.pool.try_allocate(this.size)? {
+                return Poll::Ready(Ok(buf));
+            }
+            let mut state = this.pool.state.lock();
+            if state.closed {
+                return Poll::Ready(Err(Error::closed()));
+            }
+            state.next_id += 1;
+            let id = state.next_id;
+            this.id = Some(id);
+            this.ticket.store(id, Ordering::Relaxed);
+            let (need, waker) = (this.size as u64, cx.waker().clone());
+            state.waiters.push_back(Waiter {
+                id,
+                need,
+                gathered: 0,
+                waker,
+            });
+            // Memory may have come free between the attempt and the lock.
+            let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
+            this.pool.serve(&mut state, &mut wakers, &mut dropped);
+            drop(state);
+            wake(wakers);
+            return Poll::Pending;
+        };
+        let mut old = None;
+        let mut state = this.pool.state.lock();
+        if let Some(at) = state.granted.iter().position(|g| g.0 == id) {
+            let (_, charge, buffer) = state.granted.swap_remove(at);
+            drop(state);
+            this.id = None;
+            return Poll::Ready(this.pool.buffer(charge, buffer));
+        }
+        if state.closed {
+            return Poll::Ready(Err(Error::closed()));
+        }
+        let place = state.waiters.iter_mut().find(|w| w.id == id);
+        let revoked = place.is_none();
+        if let Some(w) = place
+            && !w.waker.will_wake(cx.waker())
+        {
+            old = Some(std::mem::replace(&mut w.waker, cx.waker().clone()));
+        }
+        drop(state);
+        drop(old);
+        if revoked {
+            return Poll::Ready(Err(Error::new(
+                ErrorKind::BufferExhausted,
+                "memory came too late",
+            )));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Allocate {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.pool.cancel(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! Who is connected and who is not and why, for whoever wants to tell a person.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::sync::Mutex;
+
+/// A moment's view of a producer's connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Brokers that can be spoken to, as people write them.
+    pub connected: Vec<String>,
+    /// Brokers that were tried and why that failed, latest reason each.
+    pub failing: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedHealth(Arc<Mutex<Health>>);
+
+impl SharedHealth {
+    pub(crate) fn connected(&self, name: &str) {
+        let mut h = self.0.lock();
+        h.failing.remove(name);
+        h.connected.push(name.to_owned());
+    }
+
+    pub(crate) fn failed(&self, name: &str, why: &str) {
+        let mut h = self.0.lock();
+        h.connected.retain(|c| c != name);
+        h.failing.insert(name.to_owned(), why.to_owned());
+    }
+
+    pub(crate) fn closed(&self, name: &str) {
+        let mut h = self.0.lock();
+        h.connected.retain(|c| c != name);
+        h.failing.remove(name);
+    }
+
+    pub(crate) fn get(&self) -> Health {
+        self.0.lock().clone()
+    }
+
+    /// One sentence on why nothing is connected; `None` if something is.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        let h = self.0.lock();
+        if !h.connected.is_empty() {
+            return None;
+        }
+        let all: Vec<String> = h
+            .failing
+            .iter()
+            .map(|(who, why)| format!("{who}: {why}"))
+            .collect();
+        (!all.is_empty()).then(|| format!("no broker can be reached ({})", all.join("; ")))
+    }
+}

@@ -1,0 +1,143 @@
+//! Requests on one connection that have no answer yet, oldest first.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use ottla_protocol::ApiKey;
+
+use crate::time::Tick;
+
+/// What a request is for; decides who handles its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// ApiVersions, at this version: the client's own.
+    Versions(i16),
+    /// Metadata: the client's own.
+    Metadata,
+    /// A producer id, for the sender.
+    ProducerId,
+    /// Batches, for the sender, which files them under the correlation id.
+    Produce,
+}
+
+/// A request without its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct InFlight {
+    pub(crate) correlation: i32,
+    pub(crate) api: ApiKey,
+    pub(crate) version: i16,
+    pub(crate) purpose: Purpose,
+    pub(crate) sent: Tick,
+    /// Whether the socket took its last byte.
+    pub(crate) whole: bool,
+    /// False with `acks=0`: it is over when its last byte is out.
+    pub(crate) answered: bool,
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) node: i32,
+    pub(crate) request: InFlight,
+    /// The answer without its length (empty where none was expected), or why there will be none.
+    pub(crate) result: Result<Bytes, Lost>,
+}
+
+/// A connection ended before the answer came.
+#[derive(Debug, Clone)]
+pub(crate) struct Lost {
+    /// Broker, address and cause, in words.
+    pub(crate) why: String,
+}
+
+/// One node's requests.
+#[derive(Debug, Default)]
+pub(crate) struct InFlightRequests(VecDeque<InFlight>);
+
+impl InFlightRequests {
+    pub(crate) fn add(&mut self, request: InFlight) {
+        self.0.push_back(request);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The newest request's last byte is out; it ends here if nobody answers it.
+    pub(crate) fn sent(&mut self) -> Option<InFlight> {
+        let newest = self.0.back_mut()?;
+        newest.whole = true;
+        if newest.answered {
+            None
+        } else {
+            self.0.pop_back()
+        }
+    }
+
+    /// The oldest, if this answer is its own.
+    pub(crate) fn complete(&mut self, correlation: i32) -> Result<InFlight, Option<i32>> {
+        match self.0.front() {
+            Some(oldest) if oldest.correlation == correlation => self.0.pop_front().ok_or(None),
+            other => Err(other.map(|o| o.correlation)),
+        }
+    }
+
+    /// When the oldest was sent.
+    pub(crate) fn oldest(&self) -> Option<Tick> {
+        self.0.front().map(|r| r.sent)
+    }
+
+    /// All, oldest first.
+    pub(crate) fn clear(&mut self) -> Vec<InFlight> {
+        self.0.drain(..).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(correlation: i32, answered: bool) -> InFlight {
+        let (api, purpose) = (ApiKey::PRODUCE, Purpose::Produce);
+        InFlight {
+            correlation,
+            api,
+            version: 9,
+            purpose,
+            sent: Tick(correlation as u64),
+            whole: false,
+            answered,
+        }
+    }
+
+    #[test]
+    fn if1_answers_are_first_in_first_out_and_clear_is_oldest_first() {
+        let mut f = InFlightRequests::default();
+        (1..=3).for_each(|c| f.add(request(c, true)));
+        assert_eq!(f.oldest(), Some(Tick(1)));
+        assert_eq!(
+            f.complete(2).unwrap_err(),
+            Some(1),
+            "an answer out of turn is not matched"
+        );
+        assert_eq!(f.complete(1).unwrap().correlation, 1);
+        assert!(f.sent().is_none());
+        let rest = f.clear();
+        assert_eq!(
+            rest.iter()
+                .map(|r| (r.correlation, r.whole))
+                .collect::<Vec<_>>(),
+            [(2, false), (3, true)]
+        );
+        assert_eq!(f.len(), 0);
+        assert_eq!(f.complete(1).unwrap_err(), None);
+    }
+
+    #[test]
+    fn sn43_without_an_answer_a_request_ends_when_it_is_out() {
+        let mut f = InFlightRequests::default();
+        f.add(request(1, false));
+        assert!(f.sent().is_some_and(|r| r.whole));
+        assert_eq!(f.len(), 0);
+    }
+}

@@ -1,0 +1,270 @@
+//! Which topics are wanted, when to ask again, and the snapshot the answers make.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ottla_protocol::ErrorCode;
+use ottla_protocol::messages::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
+
+use crate::cluster::Cluster;
+use crate::time::{Tick, backoff};
+
+/// Ages and backoffs of metadata.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MetadataSettings {
+    pub(crate) max_age: Duration,
+    pub(crate) max_idle: Duration,
+    pub(crate) backoff: Duration,
+    pub(crate) backoff_max: Duration,
+}
+
+/// What an answer brought.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// A new snapshot is there.
+    pub(crate) updated: bool,
+    /// Topics with an error.
+    pub(crate) errors: Vec<(String, ErrorCode)>,
+}
+
+/// The state of what is known.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    settings: MetadataSettings,
+    pub(crate) cluster: Arc<Cluster>,
+    /// Topics somebody produces to, and when they last did.
+    wanted: BTreeMap<Arc<str>, Tick>,
+    need: bool,
+    /// Somebody asked for news while a request was under way: its answer may be too old.
+    asked_again: bool,
+    in_progress: bool,
+    pub(crate) last_success: Option<Tick>,
+    /// Since when news was wanted without any coming.
+    pub(crate) wanting_since: Option<Tick>,
+    not_before: Tick,
+    /// Failures or identical answers in a row.
+    in_vain: u32,
+}
+
+impl Metadata {
+    pub(crate) fn new(settings: MetadataSettings) -> Metadata {
+        Metadata {
+            settings,
+            cluster: Arc::default(),
+            wanted: BTreeMap::new(),
+            need: true,
+            asked_again: false,
+            in_progress: false,
+            last_success: None,
+            wanting_since: None,
+            not_before: Tick(0),
+            in_vain: 0,
+        }
+    }
+
+    /// Somebody produces to this topic; a new one is asked for at once.
+    pub(crate) fn want(&mut self, topic: &Arc<str>, now: Tick) {
+        if self.wanted.insert(topic.clone(), now).is_none() {
+            self.not_before = now.min(self.not_before);
+            self.in_vain = 0;
+            self.request(now);
+        } else if !self.cluster.topics.contains_key(topic) {
+            self.request(now);
+        }
+    }
+
+    /// Something shows that what is known is out of date.
+    pub(crate) fn request(&mut self, now: Tick) {
+        self.need = true;
+        self.asked_again = self.in_progress;
+        self.wanting_since.get_or_insert(now);
+    }
+
+    /// When the next request is due; never while one is under way.
+    pub(crate) fn due(&self) -> Tick {
+        if self.in_progress {
+            return Tick::NEVER;
+        }
+        let aged = self
+            .last_success
+            .map_or(Tick(0), |at| at.after(self.settings.max_age));
+        let due = if self.need { Tick(0) } else { aged };
+        due.max(self.not_before)
+    }
+
+    /// The request, for the topics that are wanted; idle ones are forgotten first.
+    pub(crate) fn begin(&mut self, now: Tick) -> MetadataRequest {
+        let max_idle = self.settings.max_idle;
+        self.wanted.retain(|_, used| used.after(max_idle) > now);
+        self.in_progress = true;
+        self.asked_again = false;
+        let topics = self.wanted.keys().map(|name| MetadataRequestTopic {
+            name: Some(name.to_string()),
+            ..Default::default()
+        });
+        MetadataRequest {
+            topics: Some(topics.collect()),
+            ..Default::default()
+        }
+    }
+
+    /// No answer, or one that says nothing.
+    pub(crate) fn failed(&mut self, now: Tick, random: u64) {
+        self.in_progress = false;
+        self.need = true;
+        self.wait(now, random);
+    }
+
+    fn wait(&mut self, now: Tick, random: u64) {
+        let wait = backoff(
+            self.settings.backoff,
+            self.settings.backoff_max,
+            self.in_vain,
+            random,
+        );
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.not_before = now.after(wait);
+    }
+
+    /// An answer. One without brokers is a failure (NC18).
+    pub(crate) fn update(&mut self, answer: &MetadataResponse, now: Tick, random: u64) -> News {
+        if answer.brokers.is_empty() {
+            self.failed(now, random);
+            return News::default();
+        }
+        let mut errors = Vec::new();
+        let wanted = &self.wanted;
+        let next = self.cluster.updated(
+            answer,
+            |name| wanted.contains_key(name),
+            |name, code| errors.push((name.to_owned(), code)),
+        );
+        self.in_progress = false;
+        self.need = self.asked_again;
+        self.last_success = Some(now);
+        if !self.need {
+            self.wanting_since = None;
+        }
+        // A second identical answer means that asking again at once is no use (MD3).
+        if next.topics != self.cluster.topics || next.nodes != self.cluster.nodes {
+            self.in_vain = 0;
+        }
+        self.wait(now, random);
+        self.cluster = Arc::new(next);
+        // A topic that is being created is asked for again until it is there, in turn with the backoff.
+        if errors.iter().any(|(_, code)| code.is_retriable()) {
+            self.need = true;
+            self.wanting_since.get_or_insert(now);
+        }
+        News {
+            updated: true,
+            errors,
+        }
+    }
+
+    /// Back to the beginning: nothing of the cluster's nodes is believed any more (KIP-899).
+    pub(crate) fn forget_nodes(&mut self, now: Tick) {
+        let (id, topics) = (self.cluster.id.clone(), self.cluster.topics.clone());
+        self.cluster = Arc::new(Cluster {
+            id,
+            topics,
+            ..Cluster::default()
+        });
+        self.need = true;
+        self.in_progress = false;
+        self.not_before = Tick(0);
+        self.wanting_since = Some(now);
+    }
+
+    /// A topic that cannot be had is not asked for again until somebody wants it anew.
+    pub(crate) fn give_up(&mut self, topic: &str) {
+        self.wanted.remove(topic);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ottla_protocol::messages::MetadataResponseBroker;
+
+    fn metadata() -> Metadata {
+        Metadata::new(MetadataSettings {
+            max_age: Duration::from_secs(300),
+            max_idle: Duration::from_secs(60),
+            backoff: Duration::from_millis(100),
+            backoff_max: Duration::from_millis(1000),
+        })
+    }
+
+    fn answer() -> MetadataResponse {
+        let broker = MetadataResponseBroker {
+            node_id: 1,
+            host: "h".into(),
+            port: 1,
+            ..Default::default()
+        };
+        MetadataResponse {
+            brokers: vec![broker],
+            ..Default::default()
+        }
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn md1_due_at_once_then_when_aged_or_asked_for_after_the_backoff() {
+        let mut m = metadata();
+        assert_eq!(m.due(), Tick(0));
+        m.begin(Tick(0));
+        assert_eq!(m.due(), Tick::NEVER);
+        m.update(&answer(), Tick(0), 0);
+        assert_eq!(m.due(), Tick(300 * SECOND));
+        m.request(Tick(0));
+        assert_eq!(m.due(), Tick(80_000_000));
+    }
+
+    #[test]
+    fn md2_md3_failures_and_identical_answers_back_off() {
+        let mut m = metadata();
+        let mut dues = Vec::new();
+        for _ in 0..5 {
+            m.begin(Tick(0));
+            m.update(&answer(), Tick(0), 0);
+            m.request(Tick(0));
+            dues.push(m.due().0 / 1_000_000);
+        }
+        assert_eq!(dues, [80, 160, 320, 640, 800]);
+    }
+
+    #[test]
+    fn md8_a_request_made_meanwhile_is_not_answered_by_the_older_answer() {
+        let mut m = metadata();
+        m.begin(Tick(0));
+        m.want(&"t".into(), Tick(0));
+        m.update(&answer(), Tick(1), 0);
+        assert!(m.due() < Tick(SECOND));
+    }
+
+    #[test]
+    fn md14_a_new_topic_overrides_the_backoff_and_md15_an_idle_one_is_forgotten() {
+        let mut m = metadata();
+        m.begin(Tick(0));
+        m.failed(Tick(0), 0);
+        assert!(m.due() > Tick(0));
+        m.want(&"t".into(), Tick(5));
+        assert_eq!(m.due(), Tick(5));
+        let asked = m.begin(Tick(5)).topics.unwrap();
+        assert_eq!(asked.len(), 1);
+        m.update(&answer(), Tick(6), 0);
+        assert_eq!(m.begin(Tick(70 * SECOND)).topics.unwrap().len(), 0);
+    }
+
+    #[test]
+    fn nc18_an_answer_without_brokers_is_a_failure() {
+        let mut m = metadata();
+        m.begin(Tick(0));
+        assert!(!m.update(&MetadataResponse::default(), Tick(0), 0).updated);
+        assert!(m.last_success.is_none());
+    }
+}

@@ -1,0 +1,229 @@
+//! One broker's connection:
+//!
+//! ```text
+//! Idle ──► Resolving ──► Connecting ──► CheckingVersions ──► Ready
+//!   ▲           │             │                 │              │
+//!   └───────────┴─────────────┴── (backoff) ────┴──────────────┘
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ottla_protocol::ApiKey;
+
+use super::in_flight::InFlightRequests;
+use crate::collections::HashMap;
+use crate::network::io::ChannelKey;
+use crate::time::{Tick, backoff};
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// None; not tried before then.
+    Idle(Tick),
+    /// The name is being looked up.
+    Resolving,
+    /// TCP is being set up, at most until then.
+    Connecting(ChannelKey, Tick),
+    /// ApiVersions was asked, with the same deadline.
+    CheckingVersions(ChannelKey, Tick),
+    /// Requests may go.
+    Ready(ChannelKey),
+}
+
+/// Backoffs and time-outs of connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectSettings {
+    pub(crate) backoff: Duration,
+    pub(crate) backoff_max: Duration,
+    pub(crate) setup: Duration,
+    pub(crate) setup_max: Duration,
+}
+
+/// A broker and its connection.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) id: i32,
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
+    pub(crate) state: State,
+    pub(crate) in_flight: InFlightRequests,
+    pub(crate) versions: HashMap<ApiKey, (i16, i16)>,
+    pub(crate) throttled_until: Tick,
+    /// Addresses of the last lookup, not yet tried ones last.
+    addresses: Vec<SocketAddr>,
+    failures: u32,
+    setup_failures: u32,
+    pub(crate) last_attempt: Tick,
+}
+
+impl Broker {
+    pub(crate) fn new(id: i32, host: Arc<str>, port: u16) -> Broker {
+        Broker {
+            id,
+            host,
+            port,
+            state: State::Idle(Tick(0)),
+            in_flight: InFlightRequests::default(),
+            versions: HashMap::default(),
+            throttled_until: Tick(0),
+            addresses: Vec::new(),
+            failures: 0,
+            setup_failures: 0,
+            last_attempt: Tick(0),
+        }
+    }
+
+    /// How people write it.
+    pub(crate) fn name(&self) -> String {
+        if self.id < 0 {
+            format!("{}:{}", self.host, self.port)
+        } else {
+            format!("broker {} at {}:{}", self.id, self.host, self.port)
+        }
+    }
+
+    pub(crate) fn channel(&self) -> Option<ChannelKey> {
+        match self.state {
+            State::Idle(_) | State::Resolving => None,
+            State::Connecting(c, _) | State::CheckingVersions(c, _) | State::Ready(c) => Some(c),
+        }
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready(_))
+    }
+
+    pub(crate) fn is_connecting(&self) -> bool {
+        !matches!(self.state, State::Idle(_) | State::Ready(_))
+    }
+
+    pub(crate) fn can_connect(&self, now: Tick) -> bool {
+        matches!(self.state, State::Idle(until) if until <= now)
+    }
+
+    /// Until when a connection under way may take.
+    pub(crate) fn setup_deadline(&self) -> Option<Tick> {
+        match self.state {
+            State::Connecting(_, until) | State::CheckingVersions(_, until) => Some(until),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn resolved(&mut self, mut addresses: Vec<SocketAddr>) {
+        // Taken from the back.
+        addresses.reverse();
+        self.addresses = addresses;
+        self.state = State::Idle(Tick(0));
+    }
+
+    /// The next address to try; `None` asks for a lookup.
+    pub(crate) fn next_address(&mut self) -> Option<SocketAddr> {
+        self.addresses.pop()
+    }
+
+    pub(crate) fn connecting(
+        &mut self,
+        channel: ChannelKey,
+        s: &ConnectSettings,
+        now: Tick,
+        random: u64,
+    ) {
+        let setup = backoff(s.setup, s.setup_max, self.setup_failures, random);
+        self.state = State::Connecting(channel, now.after(setup));
+    }
+
+    /// It may be used; backoffs start anew.
+    pub(crate) fn ready(&mut self, channel: ChannelKey) {
+        self.state = State::Ready(channel);
+        self.failures = 0;
+        self.setup_failures = 0;
+    }
+
+    /// It is gone, or never came to be.
+    pub(crate) fn disconnected(&mut self, s: &ConnectSettings, now: Tick, random: u64) {
+        match self.state {
+            // A lost connection is looked up anew: the broker may have moved (NC12).
+            State::Ready(_) => self.addresses.clear(),
+            State::Connecting(..) => self.setup_failures += 1,
+            _ => {}
+        }
+        let wait = backoff(s.backoff, s.backoff_max, self.failures, random);
+        self.failures += 1;
+        self.state = State::Idle(now.after(wait));
+        self.throttled_until = Tick(0);
+    }
+
+    /// The highest version both sides have in `min..=max`; everything where the broker did not say.
+    pub(crate) fn pick(&self, api: ApiKey, min: i16, max: i16) -> Option<i16> {
+        let (low, high) = *self.versions.get(&api)?;
+        let version = max.min(high);
+        (version >= min && version >= low).then_some(version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> ConnectSettings {
+        ConnectSettings {
+            backoff: Duration::from_millis(50),
+            backoff_max: Duration::from_millis(1000),
+            setup: Duration::from_secs(10),
+            setup_max: Duration::from_secs(30),
+        }
+    }
+
+    #[test]
+    fn nc12_addresses_are_tried_in_turn_and_looked_up_anew_after_a_loss() {
+        let (s, a) = (settings(), |n: u8| SocketAddr::from(([127, 0, 0, n], 9092)));
+        let mut b = Broker::new(1, "h".into(), 9092);
+        assert_eq!(b.next_address(), None);
+        b.resolved(vec![a(1), a(2), a(3)]);
+        assert_eq!(b.next_address(), Some(a(1)));
+        b.connecting(1, &s, Tick(0), 0);
+        b.disconnected(&s, Tick(0), 0);
+        assert_eq!(b.next_address(), Some(a(2)), "the next of the same lookup");
+        b.connecting(2, &s, Tick(0), 0);
+        b.ready(2);
+        b.disconnected(&s, Tick(0), 0);
+        assert_eq!(b.next_address(), None, "an established connection was lost");
+    }
+
+    #[test]
+    fn cs2_the_reconnect_backoff_grows_to_its_cap_until_ready() {
+        let s = settings();
+        let mut b = Broker::new(1, "h".into(), 9092);
+        let mut delays = Vec::new();
+        for i in 0..20 {
+            b.state = State::CheckingVersions(i, Tick(0));
+            b.disconnected(&s, Tick(0), u64::MAX / 2);
+            let State::Idle(until) = b.state else {
+                panic!()
+            };
+            delays.push(until.0 / 1_000_000);
+        }
+        // Half way between -20 % and +20 %, to within a millisecond of rounding.
+        assert!(
+            delays[0].abs_diff(50) <= 1
+                && delays[1].abs_diff(100) <= 1
+                && delays[3].abs_diff(400) <= 1
+        );
+        assert!(delays.iter().all(|d| *d <= 1000));
+        b.ready(1);
+        b.disconnected(&s, Tick(0), u64::MAX / 2);
+        assert!(matches!(b.state, State::Idle(t) if t.0 < 60_000_000));
+    }
+
+    #[test]
+    fn versions_are_the_highest_that_both_have() {
+        let mut b = Broker::new(1, "h".into(), 9092);
+        assert_eq!(b.pick(ApiKey::PRODUCE, 3, 13), None);
+        b.versions.insert(ApiKey::PRODUCE, (0, 9));
+        assert_eq!(b.pick(ApiKey::PRODUCE, 3, 13), Some(9));
+        assert_eq!(b.pick(ApiKey::PRODUCE, 3, 8), Some(8));
+        assert_eq!(b.pick(ApiKey::PRODUCE, 10, 13), None);
+    }
+}

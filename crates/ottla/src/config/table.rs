@@ -1,0 +1,320 @@
+//! Every setting, once: name, type, default, range, what becomes of it here. Parsing, the nearest name of a
+//! typing error, and `docs/CONFIGURATION.md` all come from this table.
+
+use Fate::{Honoured, Idle, Refused};
+use Type::{Bool, Choice, Int, List, Long, Password, Real, Text};
+
+/// A setting.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Type,
+    /// As Kafka prints it; `None` where there is none.
+    pub(crate) default: Option<&'static str>,
+    pub(crate) fate: Fate,
+    pub(crate) about: &'static str,
+}
+
+/// A setting's type and range.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Type {
+    /// 32 bits, in this range.
+    Int(i64, i64),
+    /// 64 bits, at least this.
+    Long(i64),
+    /// `true` or `false`.
+    Bool,
+    /// One of these, to the letter.
+    Choice(&'static [&'static str]),
+    /// Any text.
+    Text,
+    /// Text that is never shown.
+    Password,
+    /// Separated by commas.
+    List,
+    /// A number in this range.
+    Real(f64, f64),
+}
+
+/// What becomes of a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It does what it says.
+    Honoured,
+    /// It has no meaning here; accepted, with a notice.
+    Idle,
+    /// It would change what is delivered, to whom or how safely, and cannot be honoured yet. Its default is
+    /// accepted.
+    Refused,
+}
+
+const MAX: i64 = i32::MAX as i64;
+
+macro_rules! settings {
+    ($($fate:ident $name:literal $kind:expr, $default:expr, $about:literal;)*) => {
+        pub(crate) const SETTINGS: &[Setting] = &[
+            $( Setting { name: $name, kind: $kind, default: $default, fate: $fate, about: $about }, )*
+        ];
+    };
+}
+
+settings! {
+    Honoured "bootstrap.servers" List, None, "Brokers to ask first, as host:port, separated by commas. Required.";
+    Honoured "acks" Choice(&["all", "-1", "0", "1"]), Some("all"), "Who must have a record before it counts as acknowledged: `all` replicas in sync, the leader (`1`), nobody (`0`: handed to the socket).";
+    Honoured "batch.size" Int(0, MAX), Some("16384"), "Bytes of a batch; records of one partition wait in it until it is full or `linger.ms` is over. 0 sends each record alone.";
+    Honoured "buffer.memory" Long(0), Some("33554432"), "Bytes that unacknowledged records may occupy in all; `send` waits when they are used up.";
+    Honoured "client.id" Text, Some(""), "Names this client in the broker's logs, metrics and quotas. Empty: `producer-N`.";
+    Honoured "client.dns.lookup" Choice(&["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]), Some("use_all_dns_ips"), "All addresses of a name are tried in turn (KIP-602). The canonical form is only known to this build as its default.";
+    Honoured "compression.type" Choice(&["none", "gzip", "snappy", "lz4", "zstd"]), Some("none"), "The codec of batches.";
+    Honoured "compression.gzip.level" Int(-1, 9), Some("-1"), "1 (fast) to 9 (small); -1 is the library's default.";
+    Honoured "compression.lz4.level" Int(1, 17), Some("9"), "9 is the fast encoder; any other level needs the feature `lz4-hc`.";
+    Honoured "compression.zstd.level" Int(-131_072, 22), Some("3"), "Negative (fast) to 22 (small).";
+    Honoured "connections.max.idle.ms" Long(i64::MIN), Some("540000"), "A connection unused for so long is closed; negative never.";
+    Honoured "delivery.timeout.ms" Int(0, MAX), Some("120000"), "Milliseconds from a batch's first record to its end, acknowledged or failed; at least `linger.ms` + `request.timeout.ms`.";
+    Honoured "enable.idempotence" Bool, Some("true"), "Each record is written once and in order, whatever is sent again (KIP-98). Needs `acks=all`, `retries` above 0 and at most 5 requests in flight.";
+    Honoured "linger.ms" Long(0), Some("5"), "Milliseconds that a batch waits for more records.";
+    Honoured "max.block.ms" Long(0), Some("60000"), "Milliseconds that `send` and `partitions_for` may wait, for metadata and memory together.";
+    Honoured "max.in.flight.requests.per.connection" Int(1, MAX), Some("5"), "Requests on a connection without an answer. Above 1 and without idempotence, what is sent again may be overtaken.";
+    Honoured "max.request.size" Int(0, MAX), Some("1048576"), "Bytes of a request, and of a record before compression.";
+    Honoured "receive.message.max.bytes" Int(1000, MAX), Some("100000000"), "Bytes of an answer; a longer one closes its connection (librdkafka's name).";
+    Honoured "metadata.max.age.ms" Long(0), Some("300000"), "Milliseconds after which topics and leaders are asked for again.";
+    Honoured "metadata.max.idle.ms" Long(5000), Some("300000"), "Milliseconds after which a topic that nobody produces to is forgotten.";
+    Honoured "metadata.recovery.strategy" Choice(&["rebootstrap", "none", "REBOOTSTRAP", "NONE"]), Some("rebootstrap"), "What to do when no known broker answers any more (KIP-899).";
+    Honoured "metadata.recovery.rebootstrap.trigger.ms" Long(0), Some("300000"), "Milliseconds without any metadata before the bootstrap servers are asked again (KIP-1102).";
+    Honoured "partitioner.ignore.keys" Bool, Some("false"), "Records with a key are spread like those without.";
+    Honoured "partitioner.class" Text, None, "Unset, or `RoundRobinPartitioner` (with or without Kafka's package).";
+    Honoured "receive.buffer.bytes" Int(-1, MAX), Some("32768"), "The socket's receive buffer (SO_RCVBUF); -1 leaves it to the system.";
+    Honoured "send.buffer.bytes" Int(-1, MAX), Some("131072"), "The socket's send buffer (SO_SNDBUF); -1 leaves it to the system.";
+    Honoured "reconnect.backoff.ms" Long(0), Some("50"), "Milliseconds before a broker is tried again, the first time.";
+    Honoured "reconnect.backoff.max.ms" Long(0), Some("1000"), "The most it grows to.";
+    Honoured "request.timeout.ms" Int(0, MAX), Some("30000"), "Milliseconds a broker has to answer; then the connection is closed and its requests fail over.";
+    Honoured "retries" Int(0, MAX), Some("2147483647"), "Times a batch is sent again; `delivery.timeout.ms` is the better bound.";
+    Honoured "retry.backoff.ms" Long(0), Some("100"), "Milliseconds before something is tried again, the first time.";
+    Honoured "retry.backoff.max.ms" Long(0), Some("1000"), "The most it grows to (KIP-580).";
+    Honoured "socket.connection.setup.timeout.ms" Long(0), Some("10000"), "Milliseconds a connection has to be set up, the first time (KIP-601).";
+    Honoured "socket.connection.setup.timeout.max.ms" Long(0), Some("30000"), "The most it grows to.";
+    Honoured "security.protocol" Choice(&["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]), Some("PLAINTEXT"), "Only `PLAINTEXT` so far; any other is refused.";
+
+    Refused "transactional.id" Text, None, "Transactions are not there yet.";
+    Refused "transaction.two.phase.commit.enable" Bool, Some("false"), "Transactions are not there yet.";
+    Refused "partitioner.availability.timeout.ms" Long(0), Some("0"), "Slow brokers are not yet avoided.";
+    Refused "partitioner.rack.aware" Bool, Some("false"), "Racks are not yet looked at.";
+    Refused "interceptor.classes" List, Some(""), "A Java class cannot run here; give `Interceptor`s to the builder.";
+    Refused "config.providers" List, Some(""), "A Java class cannot run here; put the values in.";
+    Refused "bootstrap.resolve.timeout.ms" Long(0), Some("0"), "Bootstrap names are looked up again until they resolve; there is no limit to set yet.";
+
+    Idle "key.serializer" Text, None, "A Java class. Records are bytes here; typed ones have `Serializer`.";
+    Idle "value.serializer" Text, None, "A Java class. Records are bytes here; typed ones have `Serializer`.";
+    Idle "partitioner.adaptive.partitioning.enable" Bool, Some("true"), "The sticky choice is uniform, not yet by queue length.";
+    Idle "linger.awaited" Bool, Some("true"), "Ours: whether an awaited delivery shortens its batch's linger. Not yet: awaited records linger like others.";
+    Idle "buffer.memory.allocation.strategy" Choice(&["full", "incremental"]), Some("full"), "Internal to Java's producer.";
+    Idle "client.rack" Text, Some(""), "Only of use to rack-aware partitioning.";
+    Idle "enable.metrics.push" Bool, Some("true"), "Metrics are not pushed to the broker (KIP-714).";
+    Idle "metadata.cluster.check.enable" Bool, Some("true"), "Brokers are not told which cluster is meant.";
+    Idle "metric.reporters" List, Some("org.apache.kafka.common.metrics.JmxReporter"), "Java classes.";
+    Idle "auto.include.jmx.reporter" Bool, Some("true"), "There is no JMX here.";
+    Idle "metrics.num.samples" Int(1, MAX), Some("2"), "No sampled sensors yet.";
+    Idle "metrics.recording.level" Choice(&["INFO", "DEBUG", "TRACE"]), Some("INFO"), "No sampled sensors yet.";
+    Idle "metrics.sample.window.ms" Long(0), Some("30000"), "No sampled sensors yet.";
+    Idle "security.providers" Text, None, "Java classes.";
+    Idle "transaction.timeout.ms" Int(0, MAX), Some("60000"), "Of no meaning without `transactional.id`.";
+
+    Idle "ssl.protocol" Text, Some("TLSv1.3"), "Of no meaning without TLS.";
+    Idle "ssl.enabled.protocols" List, Some("TLSv1.2,TLSv1.3"), "Of no meaning without TLS.";
+    Idle "ssl.cipher.suites" List, Some(""), "Of no meaning without TLS.";
+    Idle "ssl.endpoint.identification.algorithm" Text, Some("https"), "Of no meaning without TLS.";
+    Idle "ssl.keystore.location" Text, None, "Of no meaning without TLS.";
+    Idle "ssl.keystore.password" Password, None, "Of no meaning without TLS.";
+    Idle "ssl.keystore.certificate.chain" Password, None, "Of no meaning without TLS.";
+    Idle "ssl.keystore.key" Password, None, "Of no meaning without TLS.";
+    Idle "ssl.keystore.type" Text, Some("JKS"), "Of no meaning without TLS.";
+    Idle "ssl.key.password" Password, None, "Of no meaning without TLS.";
+    Idle "ssl.truststore.location" Text, None, "Of no meaning without TLS.";
+    Idle "ssl.truststore.password" Password, None, "Of no meaning without TLS.";
+    Idle "ssl.truststore.certificates" Password, None, "Of no meaning without TLS.";
+    Idle "ssl.truststore.type" Text, Some("JKS"), "Of no meaning without TLS.";
+    Idle "ssl.provider" Text, None, "A JVM provider.";
+    Idle "ssl.keymanager.algorithm" Text, Some("SunX509"), "A JVM algorithm.";
+    Idle "ssl.trustmanager.algorithm" Text, Some("PKIX"), "A JVM algorithm.";
+    Idle "ssl.engine.factory.class" Text, None, "A Java class.";
+    Idle "ssl.secure.random.implementation" Text, None, "A JVM provider.";
+
+    Idle "sasl.mechanism" Text, Some("GSSAPI"), "Of no meaning without SASL.";
+    Idle "sasl.username" Password, None, "Of no meaning without SASL (librdkafka's name).";
+    Idle "sasl.password" Password, None, "Of no meaning without SASL (librdkafka's name).";
+    Idle "sasl.jaas.config" Password, None, "Of no meaning without SASL.";
+    Idle "sasl.client.callback.handler.class" Text, None, "A Java class.";
+    Idle "sasl.login.class" Text, None, "A Java class.";
+    Idle "sasl.login.callback.handler.class" Text, None, "A Java class.";
+    Idle "sasl.kerberos.service.name" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.kerberos.kinit.cmd" Text, Some("/usr/bin/kinit"), "Of no meaning without SASL.";
+    Idle "sasl.kerberos.min.time.before.relogin" Long(0), Some("60000"), "Of no meaning without SASL.";
+    Idle "sasl.kerberos.ticket.renew.jitter" Real(0.0, 1.0), Some("0.05"), "Of no meaning without SASL.";
+    Idle "sasl.kerberos.ticket.renew.window.factor" Real(0.0, 1.0), Some("0.8"), "Of no meaning without SASL.";
+    Idle "sasl.login.connect.timeout.ms" Int(0, MAX), None, "Of no meaning without SASL.";
+    Idle "sasl.login.read.timeout.ms" Int(0, MAX), None, "Of no meaning without SASL.";
+    Idle "sasl.login.refresh.buffer.seconds" Int(0, 3600), Some("300"), "Of no meaning without SASL.";
+    Idle "sasl.login.refresh.min.period.seconds" Int(0, 900), Some("60"), "Of no meaning without SASL.";
+    Idle "sasl.login.refresh.window.factor" Real(0.5, 1.0), Some("0.8"), "Of no meaning without SASL.";
+    Idle "sasl.login.refresh.window.jitter" Real(0.0, 0.25), Some("0.05"), "Of no meaning without SASL.";
+    Idle "sasl.login.retry.backoff.ms" Long(0), Some("100"), "Of no meaning without SASL.";
+    Idle "sasl.login.retry.backoff.max.ms" Long(0), Some("10000"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.token.endpoint.url" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.scope" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.client.credentials.client.id" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.client.credentials.client.secret" Password, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.jwks.endpoint.url" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.file" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.private.key.file" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.private.key.passphrase" Password, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.template.file" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.claim.aud" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.claim.iss" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.claim.sub" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.algorithm" Choice(&["ES256", "RS256"]), Some("RS256"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.claim.exp.seconds" Int(0, 86400), Some("300"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.claim.nbf.seconds" Int(0, 3600), Some("60"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.assertion.claim.jti.include" Bool, Some("false"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.clock.skew.seconds" Int(0, MAX), Some("30"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.header.urlencode" Bool, Some("false"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.scope.claim.name" Text, Some("scope"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.sub.claim.name" Text, Some("sub"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.jwks.endpoint.refresh.ms" Long(0), Some("3600000"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.jwks.endpoint.retry.backoff.ms" Long(0), Some("100"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.jwks.endpoint.retry.backoff.max.ms" Long(0), Some("10000"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.expected.audience" List, Some(""), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.expected.issuer" Text, None, "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.allow.unverified.audience" Bool, Some("false"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.allow.unverified.issuer" Bool, Some("false"), "Of no meaning without SASL.";
+    Idle "sasl.oauthbearer.jwt.retriever.class" Text, Some("org.apache.kafka.common.security.oauthbearer.DefaultJwtRetriever"), "A Java class.";
+    Idle "sasl.oauthbearer.jwt.validator.class" Text, Some("org.apache.kafka.common.security.oauthbearer.DefaultJwtValidator"), "A Java class.";
+}
+
+/// A setting by its name.
+pub(crate) fn find(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.name == name)
+}
+
+/// The name that takes the fewest edits to reach from `name`, if that is not too many.
+pub(crate) fn nearest(name: &str) -> Option<&'static str> {
+    let all = SETTINGS
+        .iter()
+        .map(|s| s.name)
+        .chain(super::aliases::names());
+    let best = all.map(|n| (distance(name, n), n)).min()?;
+    (best.0 <= 2 + name.len() / 4).then_some(best.1)
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The text of `docs/CONFIGURATION.md`.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Configuration\n\nWritten by `cargo xtask docs` from the table in `crates/ottla/src/config/table.rs`; \
+         a test compares the two.\n\nNames, types, defaults and ranges are Kafka's. librdkafka's names are taken \
+         for what they mean. An unknown name is an error that names the nearest.\n",
+    );
+    for (fate, title, about) in [
+        (Honoured, "Honoured", "They do what they say."),
+        (
+            Refused,
+            "Refused",
+            "Their default is accepted. Any other value would change what is delivered, to whom or how \
+             safely, and cannot be honoured yet: it is an error.",
+        ),
+        (
+            Idle,
+            "Idle",
+            "Accepted, with one notice: they have no meaning here, or not yet.",
+        ),
+    ] {
+        out +=
+            &format!("\n## {title}\n\n{about}\n\n| name | type | default | |\n|---|---|---|---|\n");
+        for s in SETTINGS.iter().filter(|s| s.fate == fate) {
+            let default = match s.default {
+                Some("") => "empty".to_owned(),
+                Some(d) => format!("`{d}`"),
+                None => "none".to_owned(),
+            };
+            out += &format!(
+                "| `{}` | {} | {default} | {} |\n",
+                s.name,
+                s.kind.describe(),
+                s.about
+            );
+        }
+    }
+    out += "\n## librdkafka's names\n\n| name | taken as |\n|---|---|\n";
+    for (name, meaning) in super::aliases::table() {
+        out += &format!("| `{name}` | {meaning} |\n");
+    }
+    out
+}
+
+impl Type {
+    /// In words.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Type::Int(min, MAX) => format!("int, {min} or more"),
+            Type::Int(min, max) => format!("int, {min} to {max}"),
+            Type::Long(i64::MIN) => "long".to_owned(),
+            Type::Long(min) => format!("long, {min} or more"),
+            Type::Bool => "true or false".to_owned(),
+            Type::Choice(all) => all.join(", "),
+            Type::Text => "text".to_owned(),
+            Type::Password => "secret".to_owned(),
+            Type::List => "list".to_owned(),
+            Type::Real(min, max) => format!("number, {min} to {max}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_default_is_in_its_own_range() {
+        for (i, s) in SETTINGS.iter().enumerate() {
+            assert!(
+                SETTINGS[..i].iter().all(|o| o.name != s.name),
+                "{} twice",
+                s.name
+            );
+            if let Some(default) = s.default {
+                crate::config::parse::check(s, default).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_close_or_none() {
+        assert_eq!(nearest("linger.msec"), Some("linger.ms"));
+        assert_eq!(nearest("boostrap.servers"), Some("bootstrap.servers"));
+        assert_eq!(nearest("weather.in.prague"), None);
+    }
+
+    #[test]
+    fn the_document_is_written_from_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIGURATION.md");
+        let there = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            there == markdown(),
+            "docs/CONFIGURATION.md is stale: run `cargo xtask docs`"
+        );
+    }
+}

@@ -1,0 +1,347 @@
+//! The machine itself: sockets over mio, name resolution and long work on helper threads, the clocks, the
+//! bell. The one place in this crate that reads a clock, parks, or begins a thread.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::task::{Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use parking_lot::{Condvar, Mutex};
+use socket2::SockRef;
+
+use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
+use crate::time::{Bell, Env, Tick};
+
+/// The real clocks.
+#[derive(Debug)]
+pub(crate) struct RealEnv {
+    start: Instant,
+    random: AtomicU64,
+}
+
+impl RealEnv {
+    pub(crate) fn new() -> RealEnv {
+        // The standard library's hasher keys are the machine's randomness.
+        let seed = std::hash::RandomState::new().build_hasher().finish();
+        RealEnv {
+            start: Instant::now(),
+            random: AtomicU64::new(seed),
+        }
+    }
+}
+
+struct ThreadWaker(Thread);
+
+impl Wake for ThreadWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+impl Env for RealEnv {
+    fn now(&self) -> Tick {
+        // One second in, so that an earlier moment can be told from none.
+        Tick(self.start.elapsed().as_nanos() as u64 + 1_000_000_000)
+    }
+
+    fn wall_ms(&self) -> i64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() as i64)
+    }
+
+    fn random(&self) -> u64 {
+        let mut z = self
+            .random
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn unparker(&self) -> Waker {
+        Waker::from(Arc::new(ThreadWaker(thread::current())))
+    }
+
+    fn park(&self, until: Option<Tick>) {
+        match until {
+            Some(until) => thread::park_timeout(until.since(self.now())),
+            None => thread::park(),
+        }
+    }
+}
+
+const BELL: Token = Token(usize::MAX);
+
+/// Sockets over mio.
+pub(crate) struct RealIo {
+    poll: Poll,
+    events: Events,
+    waker: Arc<mio::Waker>,
+    helpers: Arc<Helpers>,
+    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    buffers: SocketBuffers,
+}
+
+/// Sizes of a socket's own buffers in bytes; `None` leaves them to the system.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SocketBuffers {
+    pub(crate) send: Option<usize>,
+    pub(crate) receive: Option<usize>,
+}
+
+struct RealBell(Arc<mio::Waker>);
+
+impl Bell for RealBell {
+    fn ring(&self) {
+        if let Err(e) = self.0.wake() {
+            tracing::error!("the sender could not be woken: {e}");
+        }
+    }
+}
+
+impl RealIo {
+    pub(crate) fn new(buffers: SocketBuffers) -> io::Result<RealIo> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(mio::Waker::new(poll.registry(), BELL)?);
+        Ok(RealIo {
+            poll,
+            events: Events::with_capacity(256),
+            waker,
+            helpers: Arc::new(Helpers::default()),
+            answers: mpsc::channel(),
+            buffers,
+        })
+    }
+}
+
+fn token(key: ChannelKey) -> Token {
+    Token(key as usize)
+}
+
+impl Stream for TcpStream {
+    fn finish_connect(&mut self) -> io::Result<()> {
+        if let Some(e) = self.take_error()? {
+            return Err(e);
+        }
+        match self.peer_addr() {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, into)
+    }
+
+    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        Write::write_vectored(self, from)
+    }
+}
+
+impl Io for RealIo {
+    type Stream = TcpStream;
+
+    fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(&stream);
+        socket.set_keepalive(true)?;
+        if let Some(size) = self.buffers.send {
+            socket.set_send_buffer_size(size)?;
+        }
+        if let Some(size) = self.buffers.receive {
+            socket.set_recv_buffer_size(size)?;
+        }
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut stream, token(key), both)?;
+        Ok(stream)
+    }
+
+    fn want_write(&mut self, key: ChannelKey, stream: &mut TcpStream, on: bool) -> io::Result<()> {
+        let write = if on {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        self.poll.registry().reregister(stream, token(key), write)
+    }
+
+    fn close(&mut self, _: ChannelKey, mut stream: TcpStream) {
+        // Closing the descriptor removes it as well; an error here changes nothing.
+        let _ = self.poll.registry().deregister(&mut stream);
+    }
+
+    fn poll(
+        &mut self,
+        ready: &mut Vec<Ready>,
+        answers: &mut Vec<Answer>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            other => other?,
+        }
+        for event in self.events.iter().filter(|e| e.token() != BELL) {
+            let ended = event.is_error() || event.is_read_closed() || event.is_write_closed();
+            ready.push(Ready {
+                key: event.token().0 as u64,
+                readable: event.is_readable() || ended,
+                writable: event.is_writable() || ended,
+            });
+        }
+        answers.extend(self.answers.1.try_iter());
+        Ok(())
+    }
+
+    fn start(&mut self, job: Job) {
+        match job {
+            Job::Work(work) => self.helpers.run(Kind::Work, work),
+            Job::Resolve { key, host, port } => {
+                let (sender, waker) = (self.answers.0.clone(), self.waker.clone());
+                self.helpers.run(
+                    Kind::Resolve,
+                    Box::new(move || {
+                        let _ = sender.send(Answer::Resolved {
+                            key,
+                            result: resolve(&host, port),
+                        });
+                        RealBell(waker).ring();
+                    }),
+                );
+            }
+        }
+    }
+
+    fn bell(&self) -> Arc<dyn Bell> {
+        Arc::new(RealBell(self.waker.clone()))
+    }
+}
+
+impl Drop for RealIo {
+    fn drop(&mut self) {
+        self.helpers.end();
+    }
+}
+
+fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found: Vec<_> = (host, port).to_socket_addrs()?.collect();
+    if found.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ));
+    }
+    Ok(found)
+}
+
+/// Which line a job stands in: a name that takes its time must not hold up compression.
+#[derive(Clone, Copy)]
+enum Kind {
+    Work = 0,
+    Resolve = 1,
+}
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// Threads that begin when there is work and end with the producer.
+#[derive(Default)]
+struct Helpers {
+    lines: [Line; 2],
+}
+
+#[derive(Default)]
+struct Line {
+    state: Mutex<LineState>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct LineState {
+    tasks: VecDeque<Task>,
+    threads: usize,
+    idle: usize,
+    ended: bool,
+}
+
+impl Helpers {
+    fn run(self: &Arc<Self>, kind: Kind, task: Task) {
+        let most = match kind {
+            Kind::Work => thread::available_parallelism().map_or(1, |n| (n.get() - 1).clamp(1, 4)),
+            Kind::Resolve => 2,
+        };
+        let line = &self.lines[kind as usize];
+        let mut state = line.state.lock();
+        state.tasks.push_back(task);
+        if state.idle == 0 && state.threads < most {
+            state.threads += 1;
+            let this = self.clone();
+            let name = ["ottla-helper", "ottla-resolver"][kind as usize];
+            let begun = thread::Builder::new()
+                .name(name.into())
+                .spawn(move || this.lines[kind as usize].work());
+            if begun.is_err() {
+                state.threads -= 1;
+                // Without a thread the work is done here rather than not at all.
+                if state.threads == 0
+                    && let Some(task) = state.tasks.pop_back()
+                {
+                    drop(state);
+                    task();
+                    return;
+                }
+            }
+        }
+        drop(state);
+        line.more.notify_one();
+    }
+
+    fn end(&self) {
+        for line in &self.lines {
+            line.state.lock().ended = true;
+            line.more.notify_all();
+        }
+    }
+}
+
+impl Line {
+    fn work(&self) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(task) = state.tasks.pop_front() {
+                drop(state);
+                // A task that panics must not take its helper along.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
+                state = self.state.lock();
+            } else if state.ended {
+                return;
+            } else {
+                state.idle += 1;
+                self.more.wait(&mut state);
+                state.idle -= 1;
+            }
+        }
+    }
+}
+
+/// The sender's thread: one small function around a value.
+pub(crate) fn spawn(
+    name: String,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(run)
+}

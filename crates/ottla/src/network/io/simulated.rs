@@ -1,0 +1,543 @@
+//! A virtual machine: one clock, sockets that split and stall at will and end after any byte, name lookups,
+//! all drawn from a seed. Shared by unit tests and `ottla-sim`; nothing in it blocks.
+//!
+//! Whoever drives it stands on the other side: takes what clients sent, answers, moves the clock.
+#![allow(clippy::disallowed_types)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
+use crate::time::{Bell, Env, Tick};
+
+/// What the network does to bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Faults {
+    /// The most nanoseconds a segment is under way.
+    pub delay_ns: u64,
+    /// The most bytes one read or write moves; 0 for as many as there are.
+    pub split: usize,
+    /// One in this many writes finds no room; 0 for none.
+    pub stall: u64,
+    /// One in this many segments is the connection's last; 0 for none.
+    pub cut: u64,
+}
+
+impl Faults {
+    /// None at all.
+    pub const NONE: Faults = Faults {
+        delay_ns: 0,
+        split: 0,
+        stall: 0,
+        cut: 0,
+    };
+}
+
+/// Where bytes that were written stand until they are read.
+#[derive(Debug, Default)]
+struct Pipe {
+    segments: VecDeque<(Tick, Vec<u8>)>,
+    /// The end comes then.
+    ends: Option<Tick>,
+}
+
+impl Pipe {
+    fn push(&mut self, at: Tick, bytes: Vec<u8>) {
+        // Bytes never overtake one another.
+        let at = self.segments.back().map_or(at, |last| last.0.max(at));
+        self.segments.push_back((at, bytes));
+    }
+
+    fn next(&self) -> Option<Tick> {
+        self.segments.front().map(|s| s.0).or(self.ends)
+    }
+
+    fn take(&mut self, into: &mut [u8], now: Tick) -> Option<usize> {
+        let (at, bytes) = self.segments.front_mut()?;
+        if *at > now {
+            return None;
+        }
+        let n = bytes.len().min(into.len());
+        into[..n].copy_from_slice(&bytes[..n]);
+        bytes.drain(..n);
+        if bytes.is_empty() {
+            self.segments.pop_front();
+        }
+        Some(n)
+    }
+
+    fn ended(&self, now: Tick) -> bool {
+        self.segments.is_empty() && self.ends.is_some_and(|at| at <= now)
+    }
+}
+
+#[derive(Debug)]
+struct Conn {
+    to: SocketAddr,
+    key: ChannelKey,
+    made: Tick,
+    refused: bool,
+    up: Pipe,
+    down: Pipe,
+    /// Room in the socket comes back then.
+    stalled: Option<Tick>,
+    /// Edges not reported yet.
+    edge: (bool, bool),
+    reported_made: bool,
+    closed_by_client: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    now: Tick,
+    wall_offset: i64,
+    random: u64,
+    faults: Faults,
+    conns: BTreeMap<u64, Conn>,
+    next_conn: u64,
+    listening: Vec<SocketAddr>,
+    names: BTreeMap<String, Vec<SocketAddr>>,
+    lookups: Vec<(Tick, u64, String, u16)>,
+    rung: bool,
+    losses: u64,
+}
+
+impl State {
+    fn word(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        n > 0 && self.word().is_multiple_of(n)
+    }
+
+    fn arrival(&mut self) -> Tick {
+        let delay = self.faults.delay_ns;
+        Tick(self.now.0 + if delay == 0 { 0 } else { self.word() % delay })
+    }
+
+    fn split(&mut self, n: usize) -> usize {
+        match self.faults.split {
+            0 => n,
+            most => n.min(1 + (self.word() % most as u64) as usize),
+        }
+    }
+}
+
+/// The virtual machine; clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Machine(Arc<Mutex<State>>);
+
+/// What a client did, as the other side sees it.
+#[derive(Debug)]
+pub enum Arrived {
+    /// It sent these bytes.
+    Bytes(Vec<u8>),
+    /// It is gone.
+    Closed,
+}
+
+impl Machine {
+    /// A machine at time one second, with this seed.
+    pub fn new(seed: u64, faults: Faults) -> Machine {
+        Machine(Arc::new(Mutex::new(State {
+            now: Tick(1_000_000_000),
+            wall_offset: 1_700_000_000_000,
+            random: seed,
+            faults,
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            listening: Vec::new(),
+            names: BTreeMap::new(),
+            lookups: Vec::new(),
+            rung: false,
+            losses: 0,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Now.
+    pub fn now(&self) -> Tick {
+        self.state().now
+    }
+
+    /// A random word from the machine's seed.
+    pub fn random(&self) -> u64 {
+        self.state().word()
+    }
+
+    /// Changes what the network does from here on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// Something listens there.
+    pub fn listen(&self, at: SocketAddr) {
+        self.state().listening.push(at);
+    }
+
+    /// Nothing listens there any more; connections stay.
+    pub fn unlisten(&self, at: SocketAddr) {
+        self.state().listening.retain(|a| *a != at);
+    }
+
+    /// A name.
+    pub fn name(&self, host: &str, addresses: Vec<SocketAddr>) {
+        self.state().names.insert(host.into(), addresses);
+    }
+
+    /// Connections lost to faults so far.
+    pub fn losses(&self) -> u64 {
+        self.state().losses
+    }
+
+    /// When something happens next, if nobody does anything: arrivals, lookups, room.
+    pub fn next_event(&self) -> Option<Tick> {
+        let s = self.state();
+        let conns = s.conns.values().flat_map(|c| {
+            let made = (!c.reported_made).then_some(c.made);
+            [made, c.stalled, c.down.next(), c.up.next()]
+                .into_iter()
+                .flatten()
+        });
+        conns.chain(s.lookups.iter().map(|l| l.0)).min()
+    }
+
+    /// Moves the clock on.
+    pub fn advance(&self, to: Tick) {
+        let mut s = self.state();
+        s.now = s.now.max(to);
+    }
+
+    /// Moves the calendar.
+    pub fn jump_wall(&self, by_ms: i64) {
+        self.state().wall_offset += by_ms;
+    }
+
+    /// Whether the sender's poll would return at once.
+    pub fn would_wake(&self) -> bool {
+        let mut s = self.state();
+        collect_edges(&mut s);
+        let now = s.now;
+        s.rung
+            || s.conns.values().any(|c| c.edge != (false, false))
+            || s.lookups.iter().any(|l| l.0 <= now)
+    }
+
+    /// What arrived at the other side, by connection.
+    pub fn arrived(&self) -> Vec<(u64, SocketAddr, Arrived)> {
+        let mut s = self.state();
+        let now = s.now;
+        let mut out = Vec::new();
+        let mut gone = Vec::new();
+        for (id, c) in &mut s.conns {
+            while let Some((at, _)) = c.up.segments.front() {
+                if *at > now {
+                    break;
+                }
+                if let Some((_, bytes)) = c.up.segments.pop_front() {
+                    out.push((*id, c.to, Arrived::Bytes(bytes)));
+                }
+            }
+            if c.up.ended(now) {
+                c.up.ends = None;
+                out.push((*id, c.to, Arrived::Closed));
+                if c.closed_by_client {
+                    gone.push(*id);
+                }
+            }
+        }
+        for id in gone {
+            s.conns.remove(&id);
+        }
+        out
+    }
+
+    /// The other side answers.
+    pub fn answer(&self, conn: u64, bytes: Vec<u8>, after: Duration) {
+        let mut s = self.state();
+        let at = s.arrival().after(after);
+        let cut = s.faults.cut;
+        let lost = s.one_in(cut);
+        let keep = if lost {
+            s.word() as usize % (bytes.len() + 1)
+        } else {
+            bytes.len()
+        };
+        let Some(c) = s.conns.get_mut(&conn) else {
+            return;
+        };
+        if c.down.ends.is_some() {
+            return;
+        }
+        if keep > 0 {
+            c.down.push(at, bytes[..keep].to_vec());
+        }
+        if lost {
+            end(c, at);
+            s.losses += 1;
+        }
+    }
+
+    /// The other side closes.
+    pub fn close(&self, conn: u64) {
+        let mut s = self.state();
+        let now = s.now;
+        if let Some(c) = s.conns.get_mut(&conn) {
+            end(c, now);
+        }
+    }
+}
+
+fn end(c: &mut Conn, at: Tick) {
+    c.down.ends.get_or_insert(at);
+    c.up.ends.get_or_insert(at);
+}
+
+fn collect_edges(s: &mut State) {
+    let now = s.now;
+    for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
+        if !c.reported_made && c.made <= now {
+            c.reported_made = true;
+            c.edge.1 = true;
+        }
+        if c.stalled.is_some_and(|at| at <= now) {
+            c.stalled = None;
+            c.edge.1 = true;
+        }
+        if c.down.next().is_some_and(|at| at <= now) {
+            c.edge.0 = true;
+        }
+    }
+}
+
+impl Env for Machine {
+    fn now(&self) -> Tick {
+        Machine::now(self)
+    }
+
+    fn wall_ms(&self) -> i64 {
+        let s = self.state();
+        s.wall_offset + (s.now.0 / 1_000_000) as i64
+    }
+
+    fn random(&self) -> u64 {
+        Machine::random(self)
+    }
+
+    fn unparker(&self) -> Waker {
+        Waker::noop().clone()
+    }
+
+    fn park(&self, _: Option<Tick>) {
+        panic!("simulated callers are tasks: they use the async forms");
+    }
+}
+
+struct MachineBell(Machine);
+
+impl Bell for MachineBell {
+    fn ring(&self) {
+        self.0.state().rung = true;
+    }
+}
+
+/// A client's end of a virtual connection.
+#[derive(Debug)]
+pub struct SimStream {
+    machine: Machine,
+    conn: u64,
+}
+
+impl Stream for SimStream {
+    fn finish_connect(&mut self) -> io::Result<()> {
+        let s = self.machine.state();
+        match s.conns.get(&self.conn) {
+            Some(c) if c.refused => Err(io::ErrorKind::ConnectionRefused.into()),
+            Some(c) if c.made <= s.now => Ok(()),
+            Some(_) => Err(io::ErrorKind::WouldBlock.into()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut s = self.machine.state();
+        let most = s.split(into.len());
+        let now = s.now;
+        let Some(c) = s.conns.get_mut(&self.conn) else {
+            return Ok(0);
+        };
+        match c.down.take(&mut into[..most], now) {
+            Some(n) => Ok(n),
+            None if c.down.ended(now) => Ok(0),
+            None => {
+                c.edge.0 = false;
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+        }
+    }
+
+    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut s = self.machine.state();
+        let total: usize = from.iter().map(|b| b.len()).sum();
+        let (stall, cut) = (s.faults.stall, s.faults.cut);
+        let stalls = s.one_in(stall);
+        let lost = s.one_in(cut);
+        let take = s.split(total);
+        let at = s.arrival();
+        let now = s.now;
+        let Some(c) = s.conns.get_mut(&self.conn) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        if c.up.ends.is_some_and(|at| at <= now) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if c.stalled.is_some() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if stalls {
+            c.stalled = Some(now.after(Duration::from_micros(500)));
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut bytes: Vec<u8> = from
+            .iter()
+            .flat_map(|b| b.iter().copied())
+            .take(take)
+            .collect();
+        let n = bytes.len();
+        if lost {
+            // The socket took them; how many of them arrive is another matter.
+            let keep = s.word() as usize % (n + 1);
+            bytes.truncate(keep);
+        }
+        let Some(c) = s.conns.get_mut(&self.conn) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        if !bytes.is_empty() {
+            c.up.push(at, bytes);
+        }
+        if lost {
+            let at = c.up.segments.back().map_or(at, |last| last.0);
+            end(c, at);
+            s.losses += 1;
+        }
+        Ok(n)
+    }
+}
+
+impl Io for Machine {
+    type Stream = SimStream;
+
+    fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<SimStream> {
+        let mut s = self.state();
+        let made = s.arrival();
+        let refused = !s.listening.contains(&to);
+        s.next_conn += 1;
+        let conn = s.next_conn;
+        let (up, down) = Default::default();
+        s.conns.insert(
+            conn,
+            Conn {
+                to,
+                key,
+                made,
+                refused,
+                up,
+                down,
+                stalled: None,
+                edge: (false, false),
+                reported_made: false,
+                closed_by_client: false,
+            },
+        );
+        drop(s);
+        Ok(SimStream {
+            machine: self.clone(),
+            conn,
+        })
+    }
+
+    fn want_write(&mut self, _: ChannelKey, stream: &mut SimStream, on: bool) -> io::Result<()> {
+        let mut s = self.state();
+        if let Some(c) = s.conns.get_mut(&stream.conn)
+            && on
+            && c.stalled.is_none()
+        {
+            c.edge.1 = true;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, _: ChannelKey, stream: SimStream) {
+        let mut s = self.state();
+        let at = s.arrival();
+        if let Some(c) = s.conns.get_mut(&stream.conn) {
+            c.closed_by_client = true;
+            c.stalled = None;
+            c.down = Pipe::default();
+            c.reported_made = true;
+            let at = c.up.segments.back().map_or(at, |last| last.0.max(at));
+            c.up.ends = Some(c.up.ends.map_or(at, |e| e.min(at)));
+        }
+    }
+
+    fn poll(
+        &mut self,
+        ready: &mut Vec<Ready>,
+        answers: &mut Vec<Answer>,
+        _: Option<Duration>,
+    ) -> io::Result<()> {
+        let mut s = self.state();
+        s.rung = false;
+        collect_edges(&mut s);
+        for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
+            let (readable, writable) = std::mem::take(&mut c.edge);
+            if readable || writable {
+                ready.push(Ready {
+                    key: c.key,
+                    readable,
+                    writable,
+                });
+            }
+        }
+        let now = s.now;
+        let due: Vec<_> = s.lookups.iter().filter(|l| l.0 <= now).cloned().collect();
+        s.lookups.retain(|l| l.0 > now);
+        for (_, key, host, port) in due {
+            let found = match (host.parse(), s.names.get(&host)) {
+                (Ok(ip), _) => Ok(vec![SocketAddr::new(ip, port)]),
+                (_, Some(found)) => Ok(found.clone()),
+                _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
+            };
+            answers.push(Answer::Resolved { key, result: found });
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, job: Job) {
+        match job {
+            Job::Resolve { key, host, port } => {
+                let mut s = self.state();
+                let at = s.arrival();
+                s.lookups.push((at, key, host, port));
+            }
+            // Done at once: what it does is deterministic, and it tells by the mailbox.
+            Job::Work(work) => work(),
+        }
+    }
+
+    fn bell(&self) -> Arc<dyn Bell> {
+        Arc::new(MachineBell(self.clone()))
+    }
+}

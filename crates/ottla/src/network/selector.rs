@@ -1,0 +1,227 @@
+//! Drives all connections: connects, writes what waits, reads what came, hands on at most one frame a
+//! connection and poll, closes what idles.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::channel::{Channel, Why};
+use super::io::{Answer, ChannelKey, Io, Job, Ready};
+use crate::collections::HashMap;
+use crate::metrics::{Counters, add};
+use crate::time::{Bell, Tick};
+
+/// What a poll brought.
+#[derive(Debug, Default)]
+pub(crate) struct Polled {
+    pub(crate) connected: Vec<ChannelKey>,
+    /// Sends whose last byte the socket took.
+    pub(crate) sent: Vec<ChannelKey>,
+    pub(crate) received: Vec<(ChannelKey, Bytes)>,
+    pub(crate) disconnected: Vec<(ChannelKey, Why)>,
+    pub(crate) answers: Vec<Answer>,
+}
+
+/// All connections.
+pub(crate) struct Selector<I: Io> {
+    io: I,
+    channels: HashMap<ChannelKey, Channel<I::Stream>>,
+    /// Last use, for idle expiry.
+    used: HashMap<ChannelKey, Tick>,
+    /// Channels that can make progress without a new edge.
+    pending: BTreeSet<ChannelKey>,
+    next_key: ChannelKey,
+    ready: Vec<Ready>,
+    scratch: Vec<u8>,
+    frame_limit: usize,
+    max_idle: Option<Duration>,
+    counters: Arc<Counters>,
+    /// Failures found outside a poll, reported by the next.
+    failed: Vec<(ChannelKey, Why)>,
+    sent: Vec<ChannelKey>,
+}
+
+impl<I: Io> Selector<I> {
+    pub(crate) fn new(
+        io: I,
+        frame_limit: usize,
+        max_idle: Option<Duration>,
+        counters: Arc<Counters>,
+    ) -> Selector<I> {
+        Selector {
+            io,
+            channels: HashMap::default(),
+            used: HashMap::default(),
+            pending: BTreeSet::new(),
+            next_key: 0,
+            ready: Vec::new(),
+            scratch: vec![0; 64 * 1024],
+            frame_limit,
+            max_idle,
+            counters,
+            failed: Vec::new(),
+            sent: Vec::new(),
+        }
+    }
+
+    pub(crate) fn bell(&self) -> Arc<dyn Bell> {
+        self.io.bell()
+    }
+
+    pub(crate) fn start(&mut self, job: Job) {
+        self.io.start(job);
+    }
+
+    /// The seam itself, for simulations to look at.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn io(&mut self) -> &mut I {
+        &mut self.io
+    }
+
+    /// Begins to connect.
+    pub(crate) fn connect(&mut self, to: SocketAddr, now: Tick) -> std::io::Result<ChannelKey> {
+        self.next_key += 1;
+        let key = self.next_key;
+        let stream = self.io.connect(key, to)?;
+        self.channels
+            .insert(key, Channel::new(key, stream, self.frame_limit));
+        self.used.insert(key, now);
+        add(&self.counters.connection_creation_total, 1);
+        Ok(key)
+    }
+
+    /// Whether a new send may be given.
+    pub(crate) fn can_send(&self, key: ChannelKey) -> bool {
+        self.channels
+            .get(&key)
+            .is_some_and(|c| c.is_connected() && !c.is_sending())
+    }
+
+    /// Takes a send and writes at once what the socket will have; the next poll tells the rest.
+    pub(crate) fn send(&mut self, key: ChannelKey, pieces: Vec<Bytes>, now: Tick) {
+        let Some(channel) = self.channels.get_mut(&key) else {
+            return;
+        };
+        channel.send(pieces);
+        self.used.insert(key, now);
+        match channel.write(&mut self.io) {
+            Ok((_, true)) => self.sent.push(key),
+            Ok((_, false)) => {}
+            Err(why) => self.failed.push((key, why)),
+        }
+    }
+
+    /// Closes without a word.
+    pub(crate) fn close(&mut self, key: ChannelKey) {
+        self.pending.remove(&key);
+        self.used.remove(&key);
+        self.sent.retain(|k| *k != key);
+        self.failed.retain(|f| f.0 != key);
+        if let Some(channel) = self.channels.remove(&key) {
+            self.io.close(key, channel.into_stream());
+            add(&self.counters.connection_close_total, 1);
+        }
+    }
+
+    /// Waits until something happens or until the time-out, and does it.
+    pub(crate) fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        now: impl Fn() -> Tick,
+    ) -> std::io::Result<Polled> {
+        let mut out = Polled {
+            sent: std::mem::take(&mut self.sent),
+            ..Polled::default()
+        };
+        out.disconnected.append(&mut self.failed);
+        let idle = self.idle_left(now());
+        let timeout = match () {
+            () if !out.sent.is_empty() || !out.disconnected.is_empty() => Some(Duration::ZERO),
+            () if !self.pending.is_empty() => Some(Duration::ZERO),
+            () => [timeout, idle].into_iter().flatten().min(),
+        };
+        self.io.poll(&mut self.ready, &mut out.answers, timeout)?;
+        let now = now();
+        let mut turn = std::mem::take(&mut self.pending);
+        for ready in self.ready.drain(..) {
+            if let Some(channel) = self.channels.get_mut(&ready.key) {
+                channel.is_ready(ready.readable, ready.writable);
+                turn.insert(ready.key);
+            }
+        }
+        for key in turn {
+            if let Err(why) = self.progress(key, now, &mut out) {
+                out.disconnected.push((key, why));
+            }
+        }
+        self.expire_idle(now, &mut out);
+        for (key, _) in &out.disconnected {
+            self.close(*key);
+        }
+        Ok(out)
+    }
+
+    fn progress(&mut self, key: ChannelKey, now: Tick, out: &mut Polled) -> Result<(), Why> {
+        let Some(channel) = self.channels.get_mut(&key) else {
+            return Ok(());
+        };
+        let mut moved = 0;
+        if channel.connect(&mut self.io)? {
+            out.connected.push(key);
+            moved += 1;
+        }
+        if !channel.is_connected() {
+            return Ok(());
+        }
+        if channel.is_sending() {
+            // A write that fails may have an answer before it in the socket: read first, then say so.
+            match channel.write(&mut self.io) {
+                Ok((n, done)) => {
+                    moved += n;
+                    if done {
+                        out.sent.push(key);
+                    }
+                }
+                Err(why) => {
+                    channel.read(&mut self.scratch);
+                    if let Ok(Some(frame)) = channel.receive() {
+                        out.received.push((key, frame));
+                    }
+                    return Err(why);
+                }
+            }
+        }
+        moved += channel.read(&mut self.scratch);
+        if let Some(frame) = channel.receive()? {
+            moved += 1;
+            out.received.push((key, frame));
+        }
+        if channel.has_more() {
+            self.pending.insert(key);
+        }
+        if moved > 0 {
+            self.used.insert(key, now);
+        }
+        Ok(())
+    }
+
+    fn idle_left(&self, now: Tick) -> Option<Duration> {
+        let max = self.max_idle?;
+        self.used
+            .values()
+            .min()
+            .map(|oldest| oldest.after(max).since(now))
+    }
+
+    fn expire_idle(&mut self, now: Tick, out: &mut Polled) {
+        let Some(max) = self.max_idle else { return };
+        for (key, used) in &self.used {
+            if used.after(max) <= now && !out.disconnected.iter().any(|d| d.0 == *key) {
+                out.disconnected.push((*key, Why::Idle));
+            }
+        }
+    }
+}

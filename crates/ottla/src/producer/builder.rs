@@ -1,0 +1,232 @@
+//! The typed builder; every other setting by its name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Producer;
+use super::handle::Handle;
+use super::interceptor::{Interceptor, Interceptors};
+use crate::accumulator::completion::{BatchReport, Callers, Handler, Listeners};
+use crate::accumulator::{Accumulator, Settings};
+use crate::client::metadata::MetadataSettings;
+use crate::client::nodes::ConnectSettings;
+use crate::client::{ClientSettings, NetworkClient, SharedHealth};
+use crate::config::{Origin, ProducerConfig, Properties};
+use crate::error::{Error, ErrorKind};
+use crate::metrics::Counters;
+use crate::network::io::Io;
+use crate::network::io::real::{RealEnv, RealIo, SocketBuffers, spawn};
+use crate::network::selector::Selector;
+use crate::sender::{Sender, SenderSettings, thread};
+use crate::sync::Mutex;
+use crate::time::Env;
+
+/// Configures a [`Producer`]. Made by [`Producer::builder`].
+///
+/// The first wrong value is remembered and reported by [`build`](Self::build).
+#[derive(Default)]
+#[must_use]
+pub struct ProducerBuilder {
+    properties: Properties,
+    error: Option<Error>,
+    interceptors: Vec<Box<dyn Interceptor>>,
+    handler: Option<Handler>,
+}
+
+impl std::fmt::Debug for ProducerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProducerBuilder")
+            .field("properties", &self.properties)
+            .finish_non_exhaustive()
+    }
+}
+
+macro_rules! typed {
+    ($($(#[$doc:meta])* $method:ident($ty:ty) $name:literal $value:ident => $text:expr;)*) => {$(
+        $(#[$doc])*
+        pub fn $method(self, $value: $ty) -> Self {
+            self.set($name, &$text)
+        }
+    )*};
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new() -> ProducerBuilder {
+        ProducerBuilder::default()
+    }
+
+    /// Any setting by its name, Kafka's or librdkafka's; see `docs/CONFIGURATION.md`.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        if let Err(e) = self.properties.set(name, value, &Origin::Builder) {
+            self.error.get_or_insert(e);
+        }
+        self
+    }
+
+    /// Settings that were gathered elsewhere, from a file or a command line. They replace those set so far.
+    pub fn properties(mut self, properties: Properties) -> Self {
+        self.properties = properties;
+        self
+    }
+
+    typed! {
+        /// Brokers to ask first: `host:port`, separated by commas.
+        bootstrap_servers(&str) "bootstrap.servers" v => v.to_owned();
+        /// Names this client to brokers.
+        client_id(&str) "client.id" v => v.to_owned();
+        /// How long a batch waits for more records; whole milliseconds.
+        linger(Duration) "linger.ms" v => v.as_millis().to_string();
+        /// Bytes of a batch.
+        batch_size(usize) "batch.size" v => v.to_string();
+        /// Bytes that unacknowledged records may occupy in all.
+        buffer_memory(u64) "buffer.memory" v => v.to_string();
+        /// How long `send` may wait for metadata and memory together.
+        max_block(Duration) "max.block.ms" v => v.as_millis().to_string();
+        /// From a batch's first record to its end.
+        delivery_timeout(Duration) "delivery.timeout.ms" v => v.as_millis().to_string();
+        /// How long a broker has to answer.
+        request_timeout(Duration) "request.timeout.ms" v => v.as_millis().to_string();
+        /// The codec: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+        compression(&str) "compression.type" v => v.to_owned();
+        /// Whether each record is written once and in order, whatever is sent again.
+        idempotence(bool) "enable.idempotence" v => v.to_string();
+        /// Who must have a record: `all`, `1` or `0`.
+        acks(&str) "acks" v => v.to_owned();
+    }
+
+    /// Adds an interceptor behind those there are.
+    pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
+        self.interceptors.push(Box::new(interceptor));
+        self
+    }
+
+    /// A handler for the end of every batch, called once each with its records' tokens, on the producer's
+    /// thread, where nothing may wait. The cheapest way to hear of every record.
+    pub fn delivery_handler(
+        mut self,
+        handler: impl Fn(&BatchReport<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.handler = Some(Box::new(handler));
+        self
+    }
+
+    /// Builds the producer and starts its thread. Brokers are connected to in the background: that none can be
+    /// reached is told by `send`, and by [`Producer::health`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`], naming the settings; [`ErrorKind::Internal`] when the system gives no poll or
+    /// no thread.
+    pub fn build(mut self) -> Result<Producer, Error> {
+        if let Some(e) = self.error.take() {
+            return Err(e);
+        }
+        for notice in self.properties.notices() {
+            tracing::info!("{notice}");
+        }
+        let config = ProducerConfig::new(&self.properties)?;
+        let os =
+            |e: std::io::Error| Error::new(ErrorKind::Internal, format!("the system refuses: {e}"));
+        let env = Arc::new(RealEnv::new());
+        let buffers = SocketBuffers {
+            send: config.send_buffer,
+            receive: config.receive_buffer,
+        };
+        let io = RealIo::new(buffers).map_err(os)?;
+        let name = format!("ottla-{}", config.client_id);
+        let (handle, sender) = self.assemble(config, env, io);
+        let joined = spawn(name, move || thread::run(sender)).map_err(os)?;
+        *handle.thread.lock() = Some(joined);
+        Ok(Producer { handle })
+    }
+
+    /// Puts the parts together over any machine.
+    pub(crate) fn assemble<I: Io>(
+        self,
+        config: ProducerConfig,
+        env: Arc<dyn Env>,
+        io: I,
+    ) -> (Arc<Handle>, Sender<I>) {
+        let counters = Arc::<Counters>::default();
+        let listeners = Arc::new(Listeners {
+            handler: self.handler,
+            interceptors: Interceptors::new(self.interceptors),
+            counters: counters.clone(),
+        });
+        let settings = Settings {
+            batch_size: config.batch_size,
+            linger: config.linger,
+            delivery_timeout: config.delivery_timeout,
+            buffer_memory: config.buffer_memory,
+            codec: config.codec,
+            level: config.level,
+            spread: config.spread,
+        };
+        let callers = Callers::new(env.clone());
+        let acc = Accumulator::new(settings, env.clone(), callers, listeners);
+        let health = SharedHealth::default();
+        let idle = config.connections_max_idle;
+        let selector = Selector::new(io, config.receive_max, idle, counters.clone());
+        let client = NetworkClient::new(client_settings(&config), env, selector, health.clone());
+        let sender_settings = SenderSettings {
+            acks: config.acks,
+            idempotent: config.idempotent,
+            max_in_flight: config.max_in_flight,
+            max_request_size: config.max_request_size,
+            retries: config.retries,
+            retry_backoff: config.retry_backoff.0,
+            retry_backoff_max: config.retry_backoff.1,
+            request_timeout: config.request_timeout,
+            delivery_timeout: config.delivery_timeout,
+        };
+        let sender = Sender::new(
+            sender_settings,
+            acc.clone(),
+            client,
+            health.clone(),
+            counters.clone(),
+        );
+        let handle = Handle {
+            client_id: config.client_id,
+            acc,
+            health,
+            counters,
+            max_request_size: config.max_request_size,
+            max_block: config.max_block,
+            delivery_timeout: config.delivery_timeout,
+            thread: Mutex::new(None),
+            pid: std::process::id(),
+        };
+        (Arc::new(handle), sender)
+    }
+
+    /// The configuration alone, for simulations.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn config(&mut self) -> Result<ProducerConfig, Error> {
+        match self.error.take() {
+            Some(e) => Err(e),
+            None => ProducerConfig::new(&self.properties),
+        }
+    }
+}
+
+fn client_settings(config: &ProducerConfig) -> ClientSettings {
+    ClientSettings {
+        client_id: config.client_id.clone(),
+        bootstrap: config.bootstrap.clone(),
+        max_in_flight: config.max_in_flight,
+        request_timeout: config.request_timeout,
+        connect: ConnectSettings {
+            backoff: config.reconnect_backoff.0,
+            backoff_max: config.reconnect_backoff.1,
+            setup: config.setup_timeout.0,
+            setup_max: config.setup_timeout.1,
+        },
+        metadata: MetadataSettings {
+            max_age: config.metadata_max_age,
+            max_idle: config.metadata_max_idle,
+            backoff: config.retry_backoff.0,
+            backoff_max: config.retry_backoff.1,
+        },
+        rebootstrap: config.rebootstrap,
+    }
+}

@@ -1,0 +1,361 @@
+//! What all clones of a producer share, and how a caller waits for metadata and memory.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Record;
+use crate::accumulator::Accumulator;
+use crate::accumulator::buffer_pool::{Allocate, PooledBuf};
+use crate::accumulator::mailbox::Event;
+use crate::accumulator::topics::Topic;
+use crate::accumulator::waits::CallerWait;
+use crate::client::SharedHealth;
+use crate::error::{Error, ErrorKind};
+use crate::metrics::Counters;
+use crate::sync::Mutex;
+use crate::time::Tick;
+
+/// Shared by all clones.
+pub(crate) struct Handle {
+    pub(crate) client_id: String,
+    pub(crate) acc: Arc<Accumulator>,
+    pub(crate) health: SharedHealth,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) max_request_size: usize,
+    pub(crate) max_block: Duration,
+    pub(crate) delivery_timeout: Duration,
+    pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) pid: u32,
+}
+
+/// The longest that dropping a producer waits.
+const DROP_WAIT: Duration = Duration::from_secs(5);
+
+impl Handle {
+    /// A forked child has the memory of a producer and none of its threads.
+    pub(super) fn check_fork(&self) -> Result<(), Error> {
+        if std::process::id() == self.pid {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Forked,
+            "this producer belongs to the process before fork; make a new one",
+        ))
+    }
+
+    /// When a caller that begins now has waited for `max.block.ms`.
+    pub(super) fn deadline(&self) -> Tick {
+        self.acc.env.now().after(self.max_block)
+    }
+
+    pub(super) fn begin_close(&self, timeout: Duration) {
+        self.acc.closed.store(true, Ordering::Relaxed);
+        let by = self.acc.env.now().after(timeout);
+        self.acc.topics.report_all(&Error::closed());
+        self.acc.pool.close();
+        self.acc.post(Event::Close(by), Tick(0));
+    }
+
+    pub(super) fn close(&self, timeout: Duration) -> Result<(), Error> {
+        self.check_fork()?;
+        let inside = self.acc.callers.inside_callback();
+        self.begin_close(if inside { Duration::ZERO } else { timeout });
+        if inside {
+            return Ok(());
+        }
+        let thread = self.thread.lock().take();
+        match thread.map(JoinHandle::join) {
+            Some(Err(_)) => Err(Error::new(
+                ErrorKind::Internal,
+                "the producer's thread panicked",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Inside a callback, where the sender runs, nothing may wait: the answer of `try_send`.
+    fn may_wait(&self, kind: ErrorKind, what: &str) -> Result<(), Error> {
+        if self.acc.callers.inside_callback() {
+            return Err(Error::new(
+                kind,
+                format!("{what}, and a callback cannot wait for it"),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn topic_blocking(&self, name: &str, by: Tick) -> Result<Arc<Topic>, Error> {
+        self.topic_for_blocking(&Record::to(name), by)
+    }
+
+    pub(super) async fn topic_async(&self, name: &str, by: Tick) -> Result<Arc<Topic>, Error> {
+        self.topic_for_async(&Record::to(name), by).await
+    }
+
+    pub(super) fn topic_for_blocking(
+        &self,
+        record: &Record<'_>,
+        by: Tick,
+    ) -> Result<Arc<Topic>, Error> {
+        let wait = self.wait_for_topic(record, by)?;
+        if self.topic_now(record.topic, record.partition).is_none() {
+            self.may_wait(
+                ErrorKind::NoMetadata,
+                &format!("topic {} is not known yet", record.topic),
+            )?;
+        }
+        match self.acc.callers.block_on(wait, Some(by)) {
+            Ok(result) => result,
+            Err(wait) => Err(wait.too_late()),
+        }
+    }
+
+    pub(super) async fn topic_for_async(
+        &self,
+        record: &Record<'_>,
+        by: Tick,
+    ) -> Result<Arc<Topic>, Error> {
+        let wait = self.wait_for_topic(record, by)?;
+        self.acc.post(Event::Caller(by, wait.wait.clone()), by);
+        wait.await
+    }
+
+    fn wait_for_topic<'h>(
+        &'h self,
+        record: &Record<'_>,
+        by: Tick,
+    ) -> Result<WaitForTopic<'h>, Error> {
+        valid_topic(record.topic)?;
+        let name: Arc<str> = record.topic.into();
+        let wait = CallerWait::new(Arc::default());
+        let partition = record.partition;
+        Ok(WaitForTopic {
+            handle: self,
+            name,
+            partition,
+            by,
+            asked: false,
+            round: None,
+            wait,
+            last: None,
+        })
+    }
+
+    pub(super) fn memory_blocking(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
+        self.may_wait(ErrorKind::Full, "buffer.memory is used up")?;
+        let wait = self.wait_for_memory(size, by);
+        match self.acc.callers.block_on(wait, Some(by)) {
+            Ok(result) => result,
+            Err(_) => Err(self.exhausted(size)),
+        }
+    }
+
+    pub(super) async fn memory_async(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
+        if let Some(buf) = self.acc.pool.try_allocate(size)? {
+            return Ok(buf);
+        }
+        let wait = self.wait_for_memory(size, by);
+        self.acc.post(Event::Caller(by, wait.wait.clone()), by);
+        wait.await
+    }
+
+    fn wait_for_memory(&self, size: usize, by: Tick) -> WaitForMemory<'_> {
+        let allocate = self.acc.pool.allocate(size);
+        let wait = CallerWait::new(allocate.ticket());
+        WaitForMemory {
+            handle: self,
+            allocate,
+            by,
+            size,
+            wait,
+            told: false,
+        }
+    }
+
+    fn exhausted(&self, size: usize) -> Error {
+        let why = self.health.complaint().unwrap_or_else(|| {
+            "the brokers take records more slowly than they come; raise buffer.memory or max.block.ms".into()
+        });
+        let ms = self.max_block.as_millis();
+        Error::new(
+            ErrorKind::BufferExhausted,
+            format!(
+                "no {size} bytes of buffer.memory ({}) came free within max.block.ms ({ms} ms): {why}",
+                self.acc.pool.total()
+            ),
+        )
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            // The thread is the parent's: joining it here would wait for ever.
+            std::mem::forget(self.thread.lock().take());
+            return;
+        }
+        if self.acc.is_closed() && self.thread.lock().is_none() {
+            return;
+        }
+        let wait = self.delivery_timeout.min(DROP_WAIT);
+        let unwinding = std::thread::panicking();
+        if unwinding || self.acc.callers.inside_callback() {
+            self.begin_close(if unwinding { Duration::ZERO } else { wait });
+            return;
+        }
+        let used = self.acc.pool.total() - self.acc.pool.available();
+        if used > 0 {
+            tracing::warn!(
+                client = self.client_id,
+                bytes = used,
+                "producer dropped with records under way; waiting at most {} ms for them",
+                wait.as_millis()
+            );
+        }
+        let _ = self.close(wait);
+    }
+}
+
+/// Kafka's rule for topic names: 1 to 249 of letters, digits, `.`, `_`, `-`, and neither `.` nor `..`.
+pub(super) fn valid_topic(name: &str) -> Result<(), Error> {
+    let bad = |why: &str| {
+        Err(Error::new(
+            ErrorKind::InvalidTopic,
+            format!("the topic name {name:?} {why}"),
+        ))
+    };
+    if name.is_empty() {
+        return bad("is empty");
+    }
+    if name.len() > 249 {
+        return bad("is longer than 249 characters");
+    }
+    if name == "." || name == ".." {
+        return bad("is not allowed");
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if let Some(c) = name.chars().find(|c| !legal(*c)) {
+        return bad(&format!(
+            "contains {c:?}; only letters, digits, '.', '_' and '-' are allowed"
+        ));
+    }
+    Ok(())
+}
+
+/// Waits until a topic's partitions are known.
+struct WaitForTopic<'h> {
+    handle: &'h Handle,
+    name: Arc<str>,
+    partition: Option<i32>,
+    by: Tick,
+    asked: bool,
+    /// News before this round is none.
+    round: Option<u64>,
+    wait: Arc<CallerWait>,
+    last: Option<Error>,
+}
+
+impl WaitForTopic<'_> {
+    fn too_late(&self) -> Error {
+        let ms = self.handle.max_block.as_millis();
+        let what = match (self.partition, self.handle.acc.topics.get(&self.name)) {
+            (Some(p), Some(topic)) => {
+                let n = topic.partitions.load().len();
+                let message = format!(
+                    "topic {} has no partition {p}, only 0 to {}, and none came within max.block.ms ({ms} ms)",
+                    self.name,
+                    n.saturating_sub(1)
+                );
+                return Error::new(ErrorKind::MetadataTimeout, message);
+            }
+            _ => format!(
+                "no metadata for topic {} within max.block.ms ({ms} ms)",
+                self.name
+            ),
+        };
+        let why = match (&self.last, self.handle.health.complaint()) {
+            (_, Some(complaint)) => complaint,
+            (Some(e), None) => e.to_string(),
+            (None, None) => "the brokers did not answer".to_owned(),
+        };
+        let e = Error::new(ErrorKind::MetadataTimeout, format!("{what}: {why}"));
+        match &self.last {
+            Some(cause) => e.caused_by(cause.clone()),
+            None => e,
+        }
+    }
+}
+
+impl Future for WaitForTopic<'_> {
+    type Output = Result<Arc<Topic>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let acc = &this.handle.acc;
+        this.wait.listen(cx.waker());
+        let (round, last) = acc.topics.listen(&this.name, cx.waker());
+        if acc.is_closed() {
+            let message = "the producer was closed while send was in progress";
+            return Poll::Ready(Err(Error::new(ErrorKind::Closed, message)));
+        }
+        if let Some(topic) = this.handle.topic_now(&this.name, this.partition) {
+            return Poll::Ready(Ok(topic));
+        }
+        // News from before this caller came is not an answer to it.
+        let first = *this.round.get_or_insert(round);
+        if round > first {
+            if let Some(e) = &last
+                && !e.is_retriable()
+            {
+                return Poll::Ready(Err(e.clone()));
+            }
+            this.last = last;
+        }
+        if !std::mem::replace(&mut this.asked, true) {
+            acc.post(Event::Topic(this.name.clone()), Tick(0));
+        }
+        if acc.env.now() >= this.by {
+            return Poll::Ready(Err(this.too_late()));
+        }
+        Poll::Pending
+    }
+}
+
+/// Waits for memory, in its turn.
+struct WaitForMemory<'h> {
+    handle: &'h Handle,
+    allocate: Allocate,
+    by: Tick,
+    size: usize,
+    wait: Arc<CallerWait>,
+    told: bool,
+}
+
+impl Future for WaitForMemory<'_> {
+    type Output = Result<PooledBuf, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.wait.listen(cx.waker());
+        match Pin::new(&mut this.allocate).poll(cx) {
+            Poll::Ready(Err(e)) if e.kind() == ErrorKind::BufferExhausted => {
+                Poll::Ready(Err(this.handle.exhausted(this.size)))
+            }
+            Poll::Ready(result) => Poll::Ready(result),
+            Poll::Pending if this.handle.acc.env.now() >= this.by => {
+                Poll::Ready(Err(this.handle.exhausted(this.size)))
+            }
+            Poll::Pending => {
+                // Lingering batches hold memory: the sender is to let them go (once it is in the line).
+                if !std::mem::replace(&mut this.told, true) {
+                    this.handle.acc.post(Event::Starved, Tick(0));
+                }
+                Poll::Pending
+            }
+        }
+    }
+}

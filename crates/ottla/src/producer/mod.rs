@@ -1,0 +1,183 @@
+//! What an application touches: the builder, the producer and its calls. Each call that can wait has a
+//! blocking and an async form.
+
+mod builder;
+mod handle;
+mod interceptor;
+mod record;
+mod send;
+mod serializer;
+
+pub use builder::ProducerBuilder;
+pub(crate) use handle::Handle;
+pub(crate) use interceptor::Interceptors;
+pub use interceptor::{BoxError, Interceptor, RecordDraft};
+pub(crate) use record::Prepared;
+pub use record::{Header, Record};
+pub use send::TrySendError;
+pub use serializer::{BigEndian, Nullable, Plain, Serializer, TypedProducer, With};
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::accumulator::completion::Delivery;
+use crate::accumulator::mailbox::Event;
+use crate::accumulator::waits::{Flush, Flushed};
+use crate::client::Health;
+use crate::error::{Error, SendError};
+use crate::metrics::Totals;
+use crate::time::Tick;
+
+/// A Kafka producer. Cheap to clone; clones share everything, and may be used from any thread.
+///
+/// Records are accepted by [`send`](Producer::send), gathered into batches, and sent by one thread of the
+/// producer's own. Dropping the last clone closes it: see [`close`](Producer::close).
+///
+/// ```no_run
+/// use ottla::{Producer, Record};
+/// # fn main() -> Result<(), ottla::Error> {
+/// let producer = Producer::builder().bootstrap_servers("localhost:9092").build()?;
+/// let delivery = producer.send(Record::to("orders").key(b"customer-7").value(b"3 apples"))?;
+/// println!("at offset {:?}", delivery.wait()?.offset());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Producer({})", self.handle.client_id)
+    }
+}
+
+/// A partition of a topic, as [`Producer::partitions_for`] tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionInfo {
+    /// Its number.
+    pub partition: i32,
+    /// The node that leads it, if any does.
+    pub leader: Option<i32>,
+}
+
+impl Producer {
+    /// Begins to configure one.
+    pub fn builder() -> ProducerBuilder {
+        ProducerBuilder::new()
+    }
+
+    #[cfg_attr(not(feature = "unstable-sim"), allow(dead_code))]
+    pub(crate) fn from_handle(handle: Arc<Handle>) -> Producer {
+        Producer { handle }
+    }
+
+    /// Sends every record accepted so far, without waiting for `linger.ms`, and blocks until each has ended,
+    /// one way or the other. Records accepted meanwhile are not waited for. At most about
+    /// `delivery.timeout.ms`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldDeadlock`](crate::ErrorKind::WouldDeadlock) inside a callback.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.handle.check_fork()?;
+        let callers = &self.handle.acc.callers;
+        callers.may_wait("Producer::flush")?;
+        let _ = callers.block_on(self.begin_flush(), None);
+        Ok(())
+    }
+
+    /// As [`flush`](Self::flush), without blocking. Dropping the future leaves the batches due at once, and
+    /// nothing else behind.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub async fn flush_async(&self) -> Result<(), Error> {
+        self.handle.check_fork()?;
+        self.handle.acc.callers.may_wait("Producer::flush_async")?;
+        self.begin_flush().await;
+        Ok(())
+    }
+
+    fn begin_flush(&self) -> Flushed {
+        let flush = Arc::<Flush>::default();
+        self.handle.acc.post(Event::Flush(flush.clone()), Tick(0));
+        Flushed(flush)
+    }
+
+    /// The partitions of a topic; blocks for at most `max.block.ms` where it is not known yet.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send) where the topic is at fault.
+    pub fn partitions_for(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
+        let topic = self.handle.topic_blocking(topic, self.handle.deadline())?;
+        Ok(partitions(&topic))
+    }
+
+    /// As [`partitions_for`](Self::partitions_for), without blocking. Dropping the future leaves the topic
+    /// asked for, and nothing else behind.
+    ///
+    /// # Errors
+    /// As [`partitions_for`](Self::partitions_for).
+    pub async fn partitions_for_async(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
+        let topic = self
+            .handle
+            .topic_async(topic, self.handle.deadline())
+            .await?;
+        Ok(partitions(&topic))
+    }
+
+    /// Bytes of `buffer.memory` that no record occupies.
+    pub fn available_memory(&self) -> u64 {
+        self.handle.acc.pool.available()
+    }
+
+    /// Totals since the producer was built.
+    pub fn totals(&self) -> Totals {
+        self.handle.counters.totals()
+    }
+
+    /// Who is connected, and who is not and why.
+    pub fn health(&self) -> Health {
+        self.handle.health.get()
+    }
+
+    /// Stops accepting records, sends what was accepted, and blocks until each has ended or the time is over;
+    /// what is left then fails as [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing again is
+    /// harmless. Inside a callback it acts as with a time-out of zero, and does not wait.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if the producer's thread cannot be joined.
+    pub fn close(&self, timeout: Duration) -> Result<(), Error> {
+        self.handle.close(timeout)
+    }
+
+    /// As [`close`](Self::close), without blocking. Dropping the future leaves the producer closing.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub async fn close_async(&self, timeout: Duration) -> Result<(), Error> {
+        self.handle.begin_close(timeout);
+        // The flush is answered when everything is settled, or when the sender ends.
+        self.begin_flush().await;
+        Ok(())
+    }
+
+    /// Whether it has been closed.
+    pub fn is_closed(&self) -> bool {
+        self.handle.acc.closed.load(Ordering::Relaxed)
+    }
+}
+
+fn partitions(topic: &crate::accumulator::topics::Topic) -> Vec<PartitionInfo> {
+    let info = |p: &Arc<crate::accumulator::partition::Partition>| {
+        let leader = p.leader.load(Ordering::Relaxed);
+        PartitionInfo {
+            partition: p.index,
+            leader: (leader != -1).then_some(leader),
+        }
+    };
+    topic.partitions.load().iter().map(info).collect()
+}

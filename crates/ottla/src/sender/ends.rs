@@ -1,0 +1,257 @@
+//! How batches end other than by an answer: their time is over, the producer closes, a flush is complete.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Sender;
+use super::sequences::Id;
+use crate::accumulator::batch::ClosedBatch;
+use crate::accumulator::completion::Outcome;
+use crate::accumulator::drain::Expired;
+use crate::accumulator::partition::Slot;
+use crate::accumulator::waits::Flush;
+use crate::collections::HashSet;
+use crate::error::{Certainty, Error, ErrorKind};
+use crate::network::io::Io;
+use crate::time::Tick;
+
+/// A flush, and the batches it waits for.
+pub(super) struct FlushWait {
+    pub(super) flush: Arc<Flush>,
+    pub(super) pending: HashSet<u64>,
+}
+
+impl<I: Io> Sender<I> {
+    /// A batch is settled: flushes hear of it.
+    pub(super) fn settled(&mut self, number: u64) {
+        for f in &mut self.flushes {
+            f.pending.remove(&number);
+        }
+    }
+
+    pub(super) fn finish_flushes(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let (done, rest) = std::mem::take(&mut self.flushes)
+            .into_iter()
+            .partition(|f| f.pending.is_empty());
+        self.flushes = rest;
+        let done: Vec<FlushWait> = done;
+        done.iter().for_each(|f| f.flush.finish());
+    }
+
+    /// Fails a batch's records, saying what is known of them.
+    pub(super) fn fail(&mut self, mut batch: ClosedBatch, why: &Error) {
+        let number = batch.meta.number;
+        let known = batch.known;
+        let error = if known == why.certainty() {
+            why.clone()
+        } else {
+            let e = Error::new(why.kind(), why.to_string())
+                .certain(known)
+                .caused_by(why.clone());
+            if why.is_fatal() { e.fatal() } else { e }
+        };
+        batch.settle(Outcome::Failed(error));
+        self.settled(number);
+    }
+
+    /// What a batch says whose time is over.
+    fn too_late(&self, batch: &ClosedBatch, in_flight: bool) -> Error {
+        let p = &batch.meta.partition;
+        let ms = self.settings.delivery_timeout.as_millis();
+        let cluster = self.client.cluster();
+        let why = match (
+            &batch.last_error,
+            self.health.complaint(),
+            &self.sequences.id,
+        ) {
+            _ if in_flight => format!(
+                "its request to the broker has no answer after {} attempts",
+                batch.attempts
+            ),
+            (Some(e), _, _) => format!("{} attempts, the last error: {e}", batch.attempts),
+            (None, Some(complaint), _) => complaint,
+            (None, None, _) if cluster.leader(&p.topic, p.index).node == -1 => {
+                "the partition has no leader".to_owned()
+            }
+            (None, None, Id::Wanted(_) | Id::Asked) => "no producer id came".to_owned(),
+            _ => "it was never its turn; the broker may be too slow for the load".to_owned(),
+        };
+        let message = format!(
+            "{}-{}: not acknowledged within delivery.timeout.ms ({ms} ms): {why}",
+            p.topic, p.index
+        );
+        let e = Error::new(ErrorKind::DeliveryTimeout, message);
+        match &batch.last_error {
+            Some(cause) => e.caused_by(cause.clone()),
+            None => e,
+        }
+    }
+
+    /// 6. Batches whose time is over fail; when the next one's will be. Those in flight are told now, and
+    /// their bytes stay where they are until the answer comes or the connection dies.
+    pub(super) fn expire(&mut self, now: Tick) -> Tick {
+        let (expired, next) = self.active.expire(&self.acc, now);
+        for e in expired {
+            let batch = match e {
+                Expired::Unsent(batch) => batch,
+                Expired::Sent(batch) => {
+                    self.sequences.broke(&batch);
+                    batch.unstamp()
+                }
+            };
+            let why = self.too_late(&batch, false);
+            self.fail(batch, &why);
+        }
+        let mut next = next.unwrap_or(Tick::NEVER);
+        let timeout = self.settings.delivery_timeout;
+        let mut late = Vec::new();
+        for f in self.in_flight.values_mut() {
+            for b in f.batches.iter_mut().filter(|b| !b.closed.is_settled()) {
+                let due = b.closed.meta.created.after(timeout);
+                if due > now {
+                    next = next.min(due);
+                    continue;
+                }
+                late.push(b.closed.meta.number);
+            }
+        }
+        if !late.is_empty() {
+            self.expire_in_flight(&late);
+        }
+        next
+    }
+
+    fn expire_in_flight(&mut self, late: &[u64]) {
+        let mut in_flight = std::mem::take(&mut self.in_flight);
+        for f in in_flight.values_mut() {
+            for b in f
+                .batches
+                .iter_mut()
+                .filter(|b| late.contains(&b.closed.meta.number))
+            {
+                // The request is at least partly out; what of it arrived is not known.
+                let e = self
+                    .too_late(&b.closed, true)
+                    .certain(Certainty::PossiblyWritten);
+                b.closed.known = Certainty::PossiblyWritten;
+                let number = b.closed.meta.number;
+                b.closed.settle(Outcome::Failed(e));
+                self.settled(number);
+            }
+        }
+        self.in_flight = in_flight;
+    }
+
+    /// Partitions whose order broke start a new one, once the network holds nothing of theirs: what is known
+    /// not to be in their logs is sent again under it, the rest fails as possibly written.
+    pub(super) fn mend_orders(&mut self, now: Tick) {
+        if let Id::Refused(e) = &self.sequences.id {
+            let e = e.clone();
+            self.fail_unsent(&e);
+        }
+        let cluster = self.client.cluster();
+        let moved: Vec<_> = self.active.iter().cloned().collect();
+        let broken = self.sequences.mend(now);
+        for p in moved {
+            let id = cluster.topics.get(&p.topic).map(|t| t.id);
+            let mut failed = Vec::new();
+            {
+                let mut queue = p.queue.lock();
+                if !matches!(queue.line.front(), Some(Slot::Retry(..))) {
+                    continue;
+                }
+                let line = std::mem::take(&mut queue.line);
+                for slot in line {
+                    match slot {
+                        // A topic of another id is another log: nothing possibly written goes there.
+                        Slot::Retry(b, _)
+                            if broken.contains(&p.key)
+                                || id.is_some_and(|id| id != b.stamp.topic_id) =>
+                        {
+                            if b.closed.known == Certainty::NotWritten {
+                                queue.line.push_back(Slot::Closed(b.unstamp()));
+                            } else {
+                                failed.push(b);
+                            }
+                        }
+                        other => queue.line.push_back(other),
+                    }
+                }
+            }
+            for b in failed {
+                let why = b
+                    .closed
+                    .last_error
+                    .clone()
+                    .unwrap_or_else(|| Error::new(ErrorKind::Network, "its answer was lost"));
+                self.sequences.broke(&b);
+                self.fail(b.unstamp(), &why);
+            }
+        }
+    }
+
+    /// Fails everything that is not in flight.
+    pub(super) fn fail_unsent(&mut self, why: &Error) {
+        for e in self.active.take_all() {
+            match e {
+                Expired::Unsent(batch) => self.fail(batch, why),
+                Expired::Sent(batch) => {
+                    self.sequences.broke(&batch);
+                    self.fail(batch.unstamp(), why);
+                }
+            }
+        }
+    }
+
+    /// Ends when nothing is left, or when the time to close is over; until when it can wait.
+    pub(super) fn maybe_stop(&mut self, now: Tick) -> Tick {
+        let Some(by) = self.closing else {
+            return Tick::NEVER;
+        };
+        if self.active.iter().next().is_none() && self.in_flight.is_empty() {
+            self.stop(&Error::closed());
+        } else if by <= now {
+            self.stop(&Error::new(
+                ErrorKind::Closed,
+                "the producer was closed before the record was acknowledged",
+            ));
+        }
+        by
+    }
+
+    /// Everything ends, with this reason where it has no other.
+    pub(crate) fn stop(&mut self, why: &Error) {
+        self.read_mail(self.env.now());
+        self.fail_unsent(why);
+        let in_flight = std::mem::take(&mut self.in_flight);
+        let mut lost = 0;
+        for mut b in in_flight.into_values().flat_map(|f| f.batches) {
+            b.closed.known = Certainty::PossiblyWritten;
+            lost += b.closed.meta.count;
+            self.fail(b.unstamp(), why);
+        }
+        if lost > 0 {
+            tracing::warn!(records = lost, "closed while records were in flight");
+        }
+        self.acc.closed.store(true, Ordering::Relaxed);
+        self.acc
+            .mailbox
+            .close()
+            .into_iter()
+            .for_each(|e| self.acc.undeliverable(e));
+        // Once more: what was appended between the first sweep and the closing of the mailbox.
+        self.fail_unsent(why);
+        self.acc.pool.close();
+        self.acc.topics.report_all(&Error::closed());
+        std::mem::take(&mut self.flushes)
+            .iter()
+            .for_each(|f| f.flush.finish());
+        std::mem::take(&mut self.deadlines)
+            .values()
+            .for_each(|w| w.fire());
+        self.stopped = true;
+    }
+}

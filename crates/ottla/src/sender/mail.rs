@@ -1,0 +1,92 @@
+//! What callers post, and what metadata brings them.
+
+use std::sync::Arc;
+
+use super::Sender;
+use super::ends::FlushWait;
+use crate::accumulator::mailbox::Event;
+use crate::accumulator::waits::Flush;
+use crate::error::Error;
+use crate::network::io::Io;
+use crate::time::Tick;
+
+/// Deadlines below this many are not worth tidying.
+const DEADLINES_FEW: usize = 1024;
+
+impl<I: Io> Sender<I> {
+    pub(super) fn read_mail(&mut self, now: Tick) {
+        self.acc.mailbox.awake();
+        let mut mail = std::mem::take(&mut self.mail);
+        self.acc.mailbox.take(&mut mail);
+        for event in mail.drain(..) {
+            match event {
+                Event::Opened(p) | Event::Full(p) => self.active.insert(p),
+                Event::Starved => {}
+                Event::Topic(name) => self.client.want_topic(&name, now),
+                Event::Caller(due, wait) => {
+                    self.deadline_number += 1;
+                    self.deadlines.insert((due, self.deadline_number), wait);
+                }
+                Event::Flush(flush) => self.begin_flush(flush),
+                Event::Close(by) => {
+                    self.closing = Some(self.closing.map_or(by, |b| b.min(by)));
+                }
+            }
+        }
+        self.mail = mail;
+    }
+
+    /// Callers whose time is over are woken, and what they were granted but did not fetch is handed on.
+    pub(super) fn fire_deadlines(&mut self, now: Tick) -> Tick {
+        if self.deadlines.len() > DEADLINES_FEW
+            && self.deadline_number.is_multiple_of(DEADLINES_FEW as u64)
+        {
+            // Most callers are long served; only those who still wait hold on to theirs.
+            self.deadlines.retain(|_, wait| Arc::strong_count(wait) > 1);
+        }
+        while let Some(first) = self.deadlines.first_entry() {
+            if first.key().0 > now {
+                return first.key().0;
+            }
+            let wait = first.remove();
+            self.acc
+                .pool
+                .revoke(wait.ticket.load(std::sync::atomic::Ordering::Relaxed));
+            wait.fire();
+        }
+        Tick::NEVER
+    }
+
+    /// A flush waits for every batch there is now, and for no later one.
+    fn begin_flush(&mut self, flush: Arc<Flush>) {
+        let mut pending: crate::collections::HashSet<u64> = (self.in_flight.values())
+            .flat_map(|f| &f.batches)
+            .filter(|b| !b.closed.is_settled())
+            .map(|b| b.closed.meta.number)
+            .collect();
+        for p in self.active.iter() {
+            let queue = p.queue.lock();
+            pending.extend(queue.line.iter().map(|s| s.number()));
+            pending.extend(queue.open.iter().map(|b| b.meta.number));
+        }
+        self.flush_to = self
+            .flush_to
+            .max(pending.iter().copied().max().unwrap_or(0));
+        self.flushes.push(FlushWait { flush, pending });
+    }
+
+    /// New topics for callers, and errors for those who wait for one.
+    pub(super) fn on_news(&mut self) {
+        let news = self.client.take_news();
+        if news.updated {
+            self.acc.topics.publish(&self.client.cluster());
+        }
+        for (name, code) in news.errors {
+            let e = Error::broker(code, None, &format!("topic {name}"));
+            if !e.is_retriable() {
+                self.client.give_up_topic(&name);
+            }
+            self.acc.topics.report(&name, &e);
+        }
+    }
+}

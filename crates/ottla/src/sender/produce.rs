@@ -1,0 +1,126 @@
+//! One ProduceRequest a node: its frame, in which the batches' bytes are referenced and not copied, and its
+//! answer, matched to what was asked.
+
+use bytes::Bytes;
+use ottla_protocol::header::{RequestHeader, decode_response};
+use ottla_protocol::messages::{PartitionProduceResponse, ProduceRequest, ProduceResponse};
+use ottla_protocol::{ApiKey, DecodeError, Uuid, Writer};
+
+use crate::accumulator::batch::StampedBatch;
+
+/// What every request of a producer says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestSettings {
+    pub(crate) acks: i16,
+    pub(crate) timeout_ms: i32,
+}
+
+/// The first version that names topics by id.
+pub(super) const BY_ID: i16 = 13;
+
+/// The request's frame as pieces: heads that are made here, records that are only referenced.
+pub(crate) fn frame(
+    version: i16,
+    correlation: i32,
+    client_id: &str,
+    settings: RequestSettings,
+    batches: &[StampedBatch],
+) -> Vec<Bytes> {
+    let flexible = ApiKey::PRODUCE.version(version).flexible;
+    let mut w = Writer::from_vec(Vec::with_capacity(128 + batches.len() * 96));
+    w.i32(0);
+    RequestHeader {
+        api: ApiKey::PRODUCE,
+        version,
+        correlation_id: correlation,
+        client_id: Some(client_id.to_owned()),
+        unknown_tags: Vec::new(),
+    }
+    .encode(&mut w);
+    w.length(None, flexible, true);
+    w.i16(settings.acks);
+    w.i32(settings.timeout_ms);
+    let topics: Vec<&[StampedBatch]> = batches
+        .chunk_by(|a, b| a.closed.meta.partition.topic == b.closed.meta.partition.topic)
+        .collect();
+    w.count(Some(topics.len()), flexible);
+    let mut cuts: Vec<(usize, Bytes)> = Vec::with_capacity(batches.len());
+    for topic in topics {
+        let name = &topic[0].closed.meta.partition.topic;
+        if version >= BY_ID {
+            w.raw(&topic[0].stamp.topic_id.0);
+        } else {
+            w.length(Some(name.len()), flexible, true);
+            w.raw(name.as_bytes());
+        }
+        w.count(Some(topic.len()), flexible);
+        for batch in topic {
+            let (header, records) = batch.wire();
+            w.i32(batch.closed.meta.partition.index);
+            w.length(Some(header.len() + records.len()), flexible, false);
+            w.raw(header);
+            cuts.push((w.len(), records));
+            if flexible {
+                w.unsigned_varint(0);
+            }
+        }
+        if flexible {
+            w.unsigned_varint(0);
+        }
+    }
+    if flexible {
+        w.unsigned_varint(0);
+    }
+    pieces(w, cuts)
+}
+
+fn pieces(w: Writer, cuts: Vec<(usize, Bytes)>) -> Vec<Bytes> {
+    // Names were checked when the topics became known: nothing here is too long for its length.
+    let mut heads = w.finish().unwrap_or_default();
+    let size = heads.len() - 4 + cuts.iter().map(|c| c.1.len()).sum::<usize>();
+    heads[..4].copy_from_slice(&(size as i32).to_be_bytes());
+    let heads = Bytes::from(heads);
+    let (mut out, mut from) = (Vec::with_capacity(2 * cuts.len() + 1), 0);
+    for (at, records) in cuts {
+        out.push(heads.slice(from..at));
+        out.push(records);
+        from = at;
+    }
+    out.push(heads.slice(from..));
+    out
+}
+
+/// An answer, read.
+pub(crate) struct Answer(ProduceResponse);
+
+impl Answer {
+    pub(crate) fn read(frame: &Bytes, version: i16) -> Result<Answer, DecodeError> {
+        decode_response::<ProduceRequest>(frame, version).map(Answer)
+    }
+
+    pub(crate) fn throttle_ms(&self) -> i32 {
+        self.0.throttle_time_ms
+    }
+
+    /// What it says of a batch; a second entry for the same partition is ignored.
+    pub(crate) fn of(
+        &self,
+        batch: &StampedBatch,
+        version: i16,
+    ) -> Option<&PartitionProduceResponse> {
+        let partition = &batch.closed.meta.partition;
+        let named = |name: &str, id: Uuid| {
+            if version >= BY_ID {
+                id == batch.stamp.topic_id
+            } else {
+                name == &*partition.topic
+            }
+        };
+        self.0
+            .responses
+            .iter()
+            .filter(|t| named(&t.name, t.topic_id))
+            .flat_map(|t| &t.partition_responses)
+            .find(|p| p.index == partition.index)
+    }
+}

@@ -1,0 +1,45 @@
+//! The seam for simulations: a producer over a virtual machine, its sender driven by hand. No promise of any
+//! kind is made about this module.
+
+use std::sync::Arc;
+
+pub use crate::network::io::simulated::{Arrived, Faults, Machine};
+pub use crate::time::{Env, Tick};
+
+use crate::error::Error;
+use crate::producer::{Producer, ProducerBuilder};
+use crate::sender::Sender;
+
+/// A sender that somebody else drives.
+pub struct SimSender(Sender<Machine>);
+
+impl std::fmt::Debug for SimSender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SimSender")
+    }
+}
+
+/// A producer on a virtual machine, and its sender.
+///
+/// # Errors
+/// Those of [`ProducerBuilder::build`].
+pub fn build(
+    mut builder: ProducerBuilder,
+    machine: &Machine,
+) -> Result<(Producer, SimSender), Error> {
+    let config = builder.config()?;
+    let (handle, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone());
+    Ok((Producer::from_handle(handle), SimSender(sender)))
+}
+
+impl SimSender {
+    /// Everything up to the wait; until when that may take.
+    pub fn prepare(&mut self) -> Tick {
+        self.0.prepare()
+    }
+
+    /// Sees to what has happened since. False once everything is over.
+    pub fn complete(&mut self) -> bool {
+        self.0.complete(Tick(0))
+    }
+}
