@@ -1,1 +1,25 @@
-//! x
+//! A small Kafka broker for development and tests: a core without I/O on the network (frames in, frames out,
+//! time given), segment files in Kafka's own format, and a TCP front.
+//!
+//! ```
+//! let broker = ottla_broker::EmbeddedBroker::start()?;
+//! println!("clients begin at {}", broker.bootstrap());
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! It is one node, it has no groups and no transactions, and what it does not serve it does not advertise.
+//! Nothing in it is meant for production.
+
+#![forbid(unsafe_code)]
+
+mod core;
+mod api;
+mod append;
+mod producers;
+mod topics;
+mod log;
+mod tcp;
+
+pub use crate::core::{Config, Core, Fault, Local, Now, Reply};
+pub use crate::log::Batch;
+pub use crate::tcp::{EmbeddedBroker, EmbeddedBrokerBuilder};

@@ -99,10 +99,6 @@ impl<I: Io> NetworkClient<I> {
         self.selector.start(job);
     }
 
-    #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn io(&mut self) -> &mut I {
-        self.selector.io()
-    }
 
     pub(crate) fn cluster(&self) -> Arc<Cluster> {
         self.metadata.cluster.clone()

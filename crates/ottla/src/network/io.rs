@@ -7,7 +7,7 @@
 
 pub(crate) mod real;
 #[cfg(any(test, feature = "unstable-sim"))]
-pub mod simulated;
+pub(crate) mod simulated;
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;

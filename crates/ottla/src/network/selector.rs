@@ -75,11 +75,6 @@ impl<I: Io> Selector<I> {
         self.io.start(job);
     }
 
-    /// The seam itself, for simulations to look at.
-    #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn io(&mut self) -> &mut I {
-        &mut self.io
-    }
 
     /// Begins to connect.
     pub(crate) fn connect(&mut self, to: SocketAddr, now: Tick) -> std::io::Result<ChannelKey> {

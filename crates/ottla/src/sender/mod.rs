@@ -330,8 +330,4 @@ impl<I: Io> Sender<I> {
             .insert(correlation, InFlight { node, batches });
     }
 
-    #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn io(&mut self) -> &mut I {
-        self.client.io()
-    }
 }

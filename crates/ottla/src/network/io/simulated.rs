@@ -89,6 +89,8 @@ struct Conn {
     edge: (bool, bool),
     reported_made: bool,
     closed_by_client: bool,
+    /// The other side knows that nothing more comes.
+    end_seen: bool,
 }
 
 #[derive(Debug)]
@@ -250,12 +252,12 @@ impl Machine {
                     out.push((*id, c.to, Arrived::Bytes(bytes)));
                 }
             }
-            if c.up.ended(now) {
-                c.up.ends = None;
+            let over = c.up.ended(now);
+            if over && c.closed_by_client {
+                gone.push(*id);
+            }
+            if over && !std::mem::replace(&mut c.end_seen, true) {
                 out.push((*id, c.to, Arrived::Closed));
-                if c.closed_by_client {
-                    gone.push(*id);
-                }
             }
         }
         for id in gone {
@@ -295,6 +297,8 @@ impl Machine {
         let mut s = self.state();
         let now = s.now;
         if let Some(c) = s.conns.get_mut(&conn) {
+            // What is still under way to it, it never sees.
+            c.up.segments.clear();
             end(c, now);
         }
     }
@@ -424,7 +428,8 @@ impl Stream for SimStream {
         let Some(c) = s.conns.get_mut(&self.conn) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        if !bytes.is_empty() {
+        // Behind a loss the socket takes bytes for a while that go nowhere.
+        if !bytes.is_empty() && c.up.ends.is_none() {
             c.up.push(at, bytes);
         }
         if lost {
@@ -459,6 +464,7 @@ impl Io for Machine {
                 edge: (false, false),
                 reported_made: false,
                 closed_by_client: false,
+                end_seen: false,
             },
         );
         drop(s);

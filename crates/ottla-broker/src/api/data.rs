@@ -1,0 +1,272 @@
+//! Produce, Fetch, ListOffsets, OffsetForLeaderEpoch: records in and out.
+
+use ottla_protocol::messages::*;
+use ottla_protocol::record::BatchView;
+use ottla_protocol::{DecodeError, ErrorCode};
+
+use crate::append::{Appended, Refusal, append};
+use crate::core::{Core, Ctx, Fault, Now, Reply};
+use crate::log::Log;
+use crate::topics::Partition;
+
+/// The bound on what is decompressed to look a timestamp up.
+const LOOKUP_MAX: usize = 256 << 20;
+
+pub(crate) fn produce(core: &mut Core, ctx: &Ctx<'_>, request: ProduceRequest) -> Result<Reply, DecodeError> {
+    let version = ctx.header.version;
+    let mut failed = None;
+    let mut responses = Vec::new();
+    for t in request.topic_data {
+        let name = if version >= 13 { core.topics.by_id(t.topic_id).map(str::to_owned) } else { Some(t.name.clone()) };
+        let mut partition_responses = Vec::new();
+        for p in t.partition_data {
+            let result = match &name {
+                None => Err(refusal(ErrorCode::UNKNOWN_TOPIC_ID)),
+                Some(_) if !(-1..=1).contains(&request.acks) => {
+                    Err(refusal(ErrorCode::INVALID_REQUIRED_ACKS))
+                }
+                Some(name) => one(core, name, &p, (request.acks, version), ctx.now),
+            };
+            if let Err(e) = &result {
+                failed.get_or_insert(e.code);
+            }
+            partition_responses.push(answer(p.index, result));
+        }
+        let (name, topic_id) = (t.name, t.topic_id);
+        responses.push(TopicProduceResponse { name, topic_id, partition_responses, ..Default::default() });
+    }
+    if request.acks == 0 {
+        // Nobody listens: the only way to tell of an error is to hang up.
+        return Ok(match failed {
+            Some(code) => Reply::Close(format!("acks=0 and {code}")),
+            None => Reply::Silence,
+        });
+    }
+    Ok(ctx.reply::<ProduceRequest>(&ProduceResponse { responses, ..Default::default() }))
+}
+
+fn refusal(code: ErrorCode) -> Refusal {
+    Refusal { code, message: None, records: Vec::new() }
+}
+
+fn one(
+    core: &mut Core,
+    name: &str,
+    p: &PartitionProduceData,
+    (acks, version): (i16, i16),
+    now: Now,
+) -> Result<Appended, Refusal> {
+    let fault = core.fault(name, p.index);
+    if let Some(Fault::Refuse(code)) = fault {
+        return Err(refusal(code));
+    }
+    let topic = core.topics.all.get_mut(name);
+    let topic = topic.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
+    let config = topic.config.clone();
+    let partition = usize::try_from(p.index).ok().and_then(|i| topic.partitions.get_mut(i));
+    let partition = partition.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
+    if acks == -1 && config.min_insync > 1 {
+        return Err(refusal(ErrorCode::NOT_ENOUGH_REPLICAS));
+    }
+    let records = p.records.as_deref().unwrap_or_default();
+    let appended = append(partition, &config, records, version, now)?;
+    match fault {
+        Some(Fault::AppendedBut(code)) => Err(refusal(code)),
+        _ => Ok(appended),
+    }
+}
+
+fn answer(index: i32, result: Result<Appended, Refusal>) -> PartitionProduceResponse {
+    match result {
+        Ok(a) => PartitionProduceResponse {
+            index,
+            base_offset: a.base_offset,
+            log_append_time_ms: a.append_time.unwrap_or(-1),
+            log_start_offset: 0,
+            ..Default::default()
+        },
+        Err(e) => PartitionProduceResponse {
+            index,
+            error_code: e.code.0,
+            base_offset: -1,
+            error_message: e.message,
+            record_errors: (e.records.into_iter())
+                .map(|(batch_index, message)| BatchIndexAndErrorMessage {
+                    batch_index,
+                    batch_index_error_message: Some(message),
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        },
+    }
+}
+
+/// Fetch: whole batches, or a wait until there are enough.
+pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply {
+    let version = ctx.header.version;
+    if request.session_id != 0 {
+        let error_code = ErrorCode::FETCH_SESSION_ID_NOT_FOUND.0;
+        return ctx.reply::<FetchRequest>(&FetchResponse { error_code, ..Default::default() });
+    }
+    let max = usize::try_from(request.max_bytes).unwrap_or(0);
+    let (mut sum, mut failed, mut responses) = (0usize, false, Vec::new());
+    for t in request.topics {
+        let name = if version >= 13 { core.topics.by_id(t.topic_id) } else { Some(t.topic.as_str()) };
+        let mut partitions = Vec::new();
+        for p in &t.partitions {
+            let data = match name.map(|n| find(core, n, p.partition)) {
+                None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
+                Some(found) => found.and_then(|found| read(found, p, max.saturating_sub(sum), sum == 0)),
+            };
+            failed |= data.is_err();
+            partitions.push(fetched(p.partition, data));
+            sum += partitions.last().and_then(|p| p.records.as_ref()).map_or(0, |r| r.len());
+        }
+        let (topic, topic_id) = (t.topic, t.topic_id);
+        responses.push(FetchableTopicResponse { topic, topic_id, partitions, ..Default::default() });
+    }
+    let until = ctx.arrived_ms + u64::try_from(request.max_wait_ms).unwrap_or(0);
+    let enough = sum >= usize::try_from(request.min_bytes).unwrap_or(0);
+    if !enough && !failed && ctx.now.mono_ms < until {
+        return Reply::Wait(until);
+    }
+    ctx.reply::<FetchRequest>(&FetchResponse { responses, ..Default::default() })
+}
+
+fn find<'c>(core: &'c Core, topic: &str, partition: i32) -> Result<&'c Partition, ErrorCode> {
+    let topic = core.topics.all.get(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let partition = usize::try_from(partition).ok().and_then(|i| topic.partitions.get(i));
+    partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+}
+
+fn check_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
+    match theirs {
+        -1 => Ok(()),
+        e if e < p.leader_epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
+        e if e > p.leader_epoch => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
+        _ => Ok(()),
+    }
+}
+
+fn read(p: &Partition, asked: &FetchPartition, max: usize, first: bool) -> Result<(Vec<u8>, i64), ErrorCode> {
+    check_epoch(p, asked.current_leader_epoch)?;
+    if !(p.log.start()..=p.log.end()).contains(&asked.fetch_offset) {
+        return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
+    }
+    let max = max.min(usize::try_from(asked.partition_max_bytes).unwrap_or(0));
+    let records = p.log.read(asked.fetch_offset, max, first).map_err(|e| {
+        tracing::error!(partition = p.name(), "read failed: {e}");
+        ErrorCode::KAFKA_STORAGE_ERROR
+    })?;
+    Ok((records, p.log.end()))
+}
+
+fn fetched(partition_index: i32, data: Result<(Vec<u8>, i64), ErrorCode>) -> PartitionData {
+    match data {
+        Ok((records, end)) => PartitionData {
+            partition_index,
+            high_watermark: end,
+            last_stable_offset: end,
+            log_start_offset: 0,
+            aborted_transactions: Some(Vec::new()),
+            records: Some(records.into()),
+            ..Default::default()
+        },
+        Err(code) => PartitionData {
+            partition_index,
+            error_code: code.0,
+            high_watermark: -1,
+            records: Some(bytes::Bytes::new()),
+            ..Default::default()
+        },
+    }
+}
+
+pub(crate) fn list_offsets(core: &Core, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let topics = request.topics.into_iter().map(|t| {
+        let partitions = t.partitions.iter().map(|p| {
+            let found = find(core, &t.name, p.partition_index).and_then(|found| {
+                check_epoch(found, p.current_leader_epoch)?;
+                let (offset, timestamp) = look_up(&found.log, p.timestamp)?;
+                Ok((offset, timestamp, found.leader_epoch))
+            });
+            let (code, (offset, timestamp, epoch)) = match found {
+                Ok(found) => (ErrorCode::NONE, found),
+                Err(code) => (code, (-1, -1, -1)),
+            };
+            ListOffsetsPartitionResponse {
+                partition_index: p.partition_index,
+                error_code: code.0,
+                timestamp,
+                offset,
+                leader_epoch: if offset >= 0 { epoch } else { -1 },
+                ..Default::default()
+            }
+        });
+        let partitions = partitions.collect();
+        ListOffsetsTopicResponse { name: t.name, partitions, ..Default::default() }
+    });
+    ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
+}
+
+/// Offset and timestamp for a question; −1 and −1 for none.
+fn look_up(log: &Log, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
+    let storage = |_| ErrorCode::KAFKA_STORAGE_ERROR;
+    let batch = match timestamp {
+        // Earliest; earliest in local storage is the same here.
+        -2 | -4 => return Ok((log.start(), -1)),
+        -1 => return Ok((log.end(), -1)),
+        -3 => log.greatest().map_err(storage)?,
+        // Latest in remote storage, of which there is none, and whatever else is below zero.
+        t if t < 0 => return Ok((-1, -1)),
+        t => log.at_or_after(t).map_err(storage)?,
+    };
+    let Some(batch) = batch else { return Ok((-1, -1)) };
+    let corrupt = |_| ErrorCode::CORRUPT_MESSAGE;
+    let view = BatchView::parse(&batch.bytes).map_err(corrupt)?;
+    let greatest = view.header().max_timestamp;
+    let records = view.records(LOOKUP_MAX).map_err(corrupt)?;
+    let mut found = None;
+    records
+        .each(|r| {
+            let hit = if timestamp == -3 { r.timestamp == greatest } else { r.timestamp >= timestamp };
+            if hit && found.is_none() {
+                found = Some((r.offset, r.timestamp));
+            }
+            Ok(())
+        })
+        .map_err(corrupt)?;
+    Ok(found.unwrap_or((-1, -1)))
+}
+
+pub(crate) fn offset_for_leader_epoch(
+    core: &Core,
+    request: OffsetForLeaderEpochRequest,
+) -> OffsetForLeaderEpochResponse {
+    let topics = request.topics.into_iter().map(|t| {
+        let partitions = t.partitions.iter().map(|p| {
+            let found = find(core, &t.topic, p.partition).and_then(|found| {
+                check_epoch(found, p.current_leader_epoch)?;
+                Ok((found.leader_epoch, found.log.end()))
+            });
+            let (code, leader_epoch, end_offset) = match found {
+                // There has been one epoch: it ends where the log does.
+                Ok((epoch, end)) if p.leader_epoch == epoch => (ErrorCode::NONE, epoch, end),
+                Ok(_) => (ErrorCode::NONE, -1, -1),
+                Err(code) => (code, -1, -1),
+            };
+            EpochEndOffset {
+                error_code: code.0,
+                partition: p.partition,
+                leader_epoch,
+                end_offset,
+                ..Default::default()
+            }
+        });
+        let partitions = partitions.collect();
+        OffsetForLeaderTopicResult { topic: t.topic, partitions, ..Default::default() }
+    });
+    OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() }
+}
+

@@ -1,0 +1,180 @@
+//! ApiVersions, Metadata, DescribeCluster, FindCoordinator, InitProducerId: who is here and what they speak.
+
+use ottla_protocol::header::{decode_request, response_frame};
+use ottla_protocol::messages::*;
+use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader};
+
+use crate::core::{Core, Ctx, NODE, Reply};
+use crate::topics::{Topic, valid_name};
+
+/// A range of versions that is served.
+pub(crate) struct Served {
+    key: ApiKey,
+    pub(crate) min: i16,
+    pub(crate) max: i16,
+}
+
+const SERVED: &[Served] = &[
+    Served { key: ApiKey::PRODUCE, min: 3, max: 13 },
+    Served { key: ApiKey::FETCH, min: 4, max: 17 },
+    Served { key: ApiKey::LIST_OFFSETS, min: 1, max: 10 },
+    Served { key: ApiKey::METADATA, min: 0, max: 13 },
+    Served { key: ApiKey::FIND_COORDINATOR, min: 0, max: 6 },
+    Served { key: ApiKey::API_VERSIONS, min: 0, max: 4 },
+    Served { key: ApiKey::CREATE_TOPICS, min: 2, max: 7 },
+    Served { key: ApiKey::DELETE_TOPICS, min: 1, max: 6 },
+    Served { key: ApiKey::INIT_PRODUCER_ID, min: 0, max: 5 },
+    Served { key: ApiKey::OFFSET_FOR_LEADER_EPOCH, min: 2, max: 4 },
+    Served { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
+    Served { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
+    Served { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
+];
+
+/// The versions of an API that are served.
+pub(crate) fn served(key: ApiKey) -> Option<&'static Served> {
+    SERVED.iter().find(|s| s.key == key)
+}
+
+fn advertised() -> Vec<ApiVersion> {
+    let one = |s: &Served| ApiVersion {
+        api_key: s.key.0,
+        // Produce 0 to 2 are advertised and not served, as Kafka does: librdkafka looks at the lowest
+        // (KAFKA-18659).
+        min_version: if s.key == ApiKey::PRODUCE { 0 } else { s.min },
+        max_version: s.max,
+        ..Default::default()
+    };
+    SERVED.iter().map(one).collect()
+}
+
+pub(crate) fn versions(r: &mut Reader<'_>, version: i16) -> Result<ApiVersionsResponse, DecodeError> {
+    decode_request::<ApiVersionsRequest>(r, version)?;
+    Ok(ApiVersionsResponse { api_keys: advertised(), ..Default::default() })
+}
+
+/// The answer to a version of ApiVersions that is not known: version 0, naming what is (KIP-511).
+pub(crate) fn versions_refused(correlation_id: i32) -> Reply {
+    let range = ApiVersion { api_key: 18, min_version: 0, max_version: 4, ..Default::default() };
+    let body = ApiVersionsResponse {
+        error_code: ErrorCode::UNSUPPORTED_VERSION.0,
+        api_keys: vec![range],
+        ..Default::default()
+    };
+    match response_frame(ApiKey::API_VERSIONS, 0, correlation_id, &body) {
+        Ok(frame) => Reply::Frame(frame),
+        Err(e) => Reply::Close(e.to_string()),
+    }
+}
+
+pub(crate) fn metadata(core: &mut Core, ctx: &Ctx<'_>, request: MetadataRequest) -> MetadataResponse {
+    let (host, port) = ctx.advertised(&core.config);
+    let all = match &request.topics {
+        None => true,
+        Some(topics) => topics.is_empty() && ctx.header.version == 0,
+    };
+    let topics = if all {
+        core.topics.all.iter().map(|(name, topic)| describe(name, topic)).collect()
+    } else {
+        let create = request.allow_auto_topic_creation || ctx.header.version < 4;
+        request.topics.unwrap_or_default().into_iter().map(|t| asked(core, ctx, t, create)).collect()
+    };
+    MetadataResponse {
+        brokers: vec![MetadataResponseBroker { node_id: NODE, host, port, ..Default::default() }],
+        cluster_id: Some(core.cluster_id.clone()),
+        controller_id: NODE,
+        topics,
+        ..Default::default()
+    }
+}
+
+fn asked(core: &mut Core, ctx: &Ctx<'_>, asked: MetadataRequestTopic, create: bool) -> MetadataResponseTopic {
+    let Some(name) = asked.name else {
+        return match core.topics.by_id(asked.topic_id).map(str::to_owned) {
+            Some(name) => describe(&name, &core.topics.all[&name]),
+            None => MetadataResponseTopic {
+                error_code: ErrorCode::UNKNOWN_TOPIC_ID.0,
+                name: None,
+                topic_id: asked.topic_id,
+                ..Default::default()
+            },
+        };
+    };
+    let error = |code: ErrorCode| MetadataResponseTopic {
+        error_code: code.0,
+        name: Some(name.clone()),
+        ..Default::default()
+    };
+    if !valid_name(&name) {
+        return error(ErrorCode::INVALID_TOPIC_EXCEPTION);
+    }
+    if !core.topics.all.contains_key(&name) && create && core.config.auto_create {
+        let partitions = core.config.default_partitions;
+        if let Err((code, message)) = core.create_topic(&name, partitions, ctx.now) {
+            tracing::warn!(topic = name, "not created: {message}");
+            return error(code);
+        }
+    }
+    match core.topics.all.get(&name) {
+        Some(topic) => describe(&name, topic),
+        None => error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
+    }
+}
+
+fn describe(name: &str, topic: &Topic) -> MetadataResponseTopic {
+    let partitions = topic.partitions.iter().enumerate().map(|(i, p)| MetadataResponsePartition {
+        partition_index: i as i32,
+        leader_id: NODE,
+        leader_epoch: p.leader_epoch,
+        replica_nodes: vec![NODE],
+        isr_nodes: vec![NODE],
+        ..Default::default()
+    });
+    MetadataResponseTopic {
+        name: Some(name.to_owned()),
+        topic_id: topic.id,
+        partitions: partitions.collect(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn describe_cluster(core: &Core, ctx: &Ctx<'_>) -> DescribeClusterResponse {
+    let (host, port) = ctx.advertised(&core.config);
+    DescribeClusterResponse {
+        cluster_id: core.cluster_id.clone(),
+        controller_id: NODE,
+        brokers: vec![DescribeClusterBroker { broker_id: NODE, host, port, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+const NO_GROUPS: &str = "this broker has no consumer groups yet: use --partition";
+
+pub(crate) fn find_coordinator(request: FindCoordinatorRequest) -> FindCoordinatorResponse {
+    let code = ErrorCode::UNSUPPORTED_VERSION.0;
+    let each = request.coordinator_keys.into_iter().map(|key| Coordinator {
+        key,
+        node_id: -1,
+        port: -1,
+        error_code: code,
+        error_message: Some(NO_GROUPS.to_owned()),
+        ..Default::default()
+    });
+    FindCoordinatorResponse {
+        error_code: code,
+        error_message: Some(NO_GROUPS.to_owned()),
+        node_id: -1,
+        port: -1,
+        coordinators: each.collect(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn init_producer_id(core: &mut Core, request: &InitProducerIdRequest) -> InitProducerIdResponse {
+    if request.transactional_id.is_some() {
+        let error_code = ErrorCode::INVALID_REQUEST.0;
+        return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
+    }
+    let producer_id = core.next_producer_id;
+    core.next_producer_id += 1;
+    InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() }
+}

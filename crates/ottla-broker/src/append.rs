@@ -1,0 +1,152 @@
+//! May this batch be appended? Kafka's checks, in Kafka's order.
+
+use std::borrow::Cow;
+
+use ottla_protocol::ErrorCode;
+use ottla_protocol::compression::Codec;
+use ottla_protocol::record::{BatchHeader, BatchView, HEADER_LEN, HeaderView, attributes};
+
+use crate::core::Now;
+use crate::producers::Place;
+use crate::topics::{Partition, TopicConfig};
+
+/// A batch was not appended.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: Option<String>,
+    /// Records at fault, by index.
+    pub(crate) records: Vec<(i32, String)>,
+}
+
+/// A batch is in the log.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    pub(crate) base_offset: i64,
+    /// The broker's time, where the topic takes it.
+    pub(crate) append_time: Option<i64>,
+}
+
+fn refuse(code: ErrorCode, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: Some(message.into()), records: Vec::new() }
+}
+
+/// The most a batch may decompress to.
+const DECOMPRESSED_MAX: usize = 256 << 20;
+/// How far a record's timestamp may lie ahead of the broker's clock (message.timestamp.after.max.ms).
+const AHEAD_MS: i64 = 60 * 60 * 1000;
+
+/// Appends `records`, which came with a Produce of this version.
+pub(crate) fn append(
+    partition: &mut Partition,
+    config: &TopicConfig,
+    records: &[u8],
+    version: i16,
+    now: Now,
+) -> Result<Appended, Refusal> {
+    let batch = BatchView::parse(records)
+        .map_err(|e| refuse(ErrorCode::INVALID_RECORD, format!("not a batch of magic 2: {e}")))?;
+    if batch.bytes().len() != records.len() {
+        let message = "a Produce request has exactly one batch a partition";
+        return Err(refuse(ErrorCode::INVALID_RECORD, message));
+    }
+    check(&batch, config, version, now)?;
+    let header = batch.header();
+    if header.producer_id >= 0 {
+        match partition.producers.place(header, now.wall_ms) {
+            Place::Next => {}
+            Place::Duplicate(base_offset) => return Ok(Appended { base_offset, append_time: None }),
+            Place::Refused(code) => {
+                let message = format!(
+                    "producer {} epoch {} sequence {} on {}",
+                    header.producer_id, header.producer_epoch, header.base_sequence, partition.name()
+                );
+                return Err(refuse(code, message));
+            }
+        }
+    }
+    let (bytes, append_time) = stamped(&batch, config, now);
+    let view = HeaderView::parse(&bytes)
+        .map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
+    let base_offset = partition.log.append(&bytes, &view, partition.leader_epoch).map_err(|e| {
+        tracing::error!(partition = partition.name(), "append failed: {e}");
+        refuse(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
+    })?;
+    partition.producers.appended(header, base_offset, now.wall_ms);
+    Ok(Appended { base_offset, append_time })
+}
+
+fn check(batch: &BatchView<'_>, config: &TopicConfig, version: i16, now: Now) -> Result<(), Refusal> {
+    let header = batch.header();
+    let codec = batch.codec().map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
+    if codec == Codec::Zstd && version < 7 {
+        let message = "zstd needs Produce version 7";
+        return Err(refuse(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message));
+    }
+    if header.base_offset != 0 {
+        return Err(refuse(ErrorCode::INVALID_RECORD, "the base offset is not 0"));
+    }
+    if batch.bytes().len() > config.max_message_bytes {
+        return Err(Refusal { code: ErrorCode::MESSAGE_TOO_LARGE, message: None, records: Vec::new() });
+    }
+    batch.verify().map_err(|e| refuse(ErrorCode::CORRUPT_MESSAGE, e.to_string()))?;
+    if batch.is_control() {
+        return Err(refuse(ErrorCode::INVALID_RECORD, "clients may not write control batches"));
+    }
+    if header.last_offset_delta.checked_add(1) != Some(header.record_count) {
+        return Err(refuse(ErrorCode::INVALID_RECORD, "the last offset delta does not match the count"));
+    }
+    if header.producer_id >= 0 && header.base_sequence < 0 {
+        return Err(refuse(ErrorCode::INVALID_RECORD, "a producer id without a sequence"));
+    }
+    check_records(batch, header, config, now)
+}
+
+fn check_records(
+    batch: &BatchView<'_>,
+    header: &BatchHeader,
+    config: &TopicConfig,
+    now: Now,
+) -> Result<(), Refusal> {
+    let invalid = |e: ottla_protocol::DecodeError| refuse(ErrorCode::INVALID_RECORD, e.to_string());
+    let records = batch.records(DECOMPRESSED_MAX).map_err(invalid)?;
+    let (mut late, mut keyless, mut index, mut misplaced) = (Vec::new(), Vec::new(), 0, false);
+    records
+        .each(|r| {
+            misplaced |= r.offset != header.base_offset + i64::from(index);
+            if r.timestamp - now.wall_ms > AHEAD_MS && !config.log_append_time {
+                late.push((index, format!("the timestamp {} is too far ahead", r.timestamp)));
+            }
+            if config.compacted && r.key.is_none() {
+                keyless.push((index, "a compacted topic takes no record without a key".to_owned()));
+            }
+            index += 1;
+            Ok(())
+        })
+        .map_err(invalid)?;
+    if misplaced {
+        return Err(refuse(ErrorCode::INVALID_RECORD, "offset deltas are not 0, 1, 2, …"));
+    }
+    let message = Some("one or more records were refused".to_owned());
+    if !keyless.is_empty() {
+        return Err(Refusal { code: ErrorCode::INVALID_RECORD, message, records: keyless });
+    }
+    if !late.is_empty() {
+        return Err(Refusal { code: ErrorCode::INVALID_TIMESTAMP, message, records: late });
+    }
+    Ok(())
+}
+
+/// The bytes for the log: the broker's time where the topic takes it, with a new checksum.
+fn stamped<'b>(batch: &BatchView<'b>, config: &TopicConfig, now: Now) -> (Cow<'b, [u8]>, Option<i64>) {
+    if !config.log_append_time {
+        return (Cow::Borrowed(batch.bytes()), None);
+    }
+    let mut header = *batch.header();
+    header.attributes |= attributes::LOG_APPEND_TIME;
+    header.max_timestamp = now.wall_ms;
+    let records = &batch.bytes()[HEADER_LEN..];
+    let mut out = header.encode(records).to_vec();
+    out.extend_from_slice(records);
+    (Cow::Owned(out), Some(now.wall_ms))
+}

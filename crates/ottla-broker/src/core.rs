@@ -1,0 +1,289 @@
+//! The broker without the network: frames in, frames out, time given. The TCP front and the simulation drive
+//! the same core.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use ottla_protocol::header::{RequestHeader, decode_request, response_frame};
+use ottla_protocol::messages::*;
+use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader, Request, Uuid};
+
+use crate::api;
+use crate::log::Batch;
+use crate::topics::Topics;
+
+/// What a broker is made with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where logs are kept; memory if `None`.
+    pub data_dir: Option<PathBuf>,
+    /// The address clients are told; the one they came in by if `None`.
+    pub advertise: Option<(String, u16)>,
+    /// Partitions of a topic that is made because somebody asked for it.
+    pub default_partitions: i32,
+    /// Whether asking for a topic makes it.
+    pub auto_create: bool,
+    /// Seeds ids.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { data_dir: None, advertise: None, default_partitions: 1, auto_create: true, seed: 0 }
+    }
+}
+
+/// The time, as the driver has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds on a clock that only goes forward.
+    pub mono_ms: u64,
+    /// Milliseconds since the epoch.
+    pub wall_ms: i64,
+}
+
+/// The address a client came in by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Host.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// What becomes of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// This answer.
+    Frame(Vec<u8>),
+    /// No answer at all (`acks=0`).
+    Silence,
+    /// Not yet: to be handed in again when something was appended, or then.
+    Wait(u64),
+    /// The connection ends, for this reason.
+    Close(String),
+}
+
+/// A fault to be played on a partition of a Produce request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not appended; this error.
+    Refuse(ErrorCode),
+    /// Appended; this error all the same.
+    AppendedBut(ErrorCode),
+}
+
+type FaultRule = Box<dyn FnMut(&str, i32) -> Option<Fault> + Send>;
+
+/// The broker.
+pub struct Core {
+    pub(crate) config: Config,
+    pub(crate) topics: Topics,
+    pub(crate) cluster_id: String,
+    pub(crate) next_producer_id: i64,
+    random: u64,
+    fault: Option<FaultRule>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Core({} topics)", self.topics.all.len())
+    }
+}
+
+/// This node's id.
+pub(crate) const NODE: i32 = 1;
+/// The first producer id.
+const FIRST_PRODUCER_ID: i64 = 1000;
+
+impl Core {
+    /// A broker over what its directory holds.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or written.
+    pub fn new(config: Config, now: Now) -> io::Result<Core> {
+        let topics = Topics::open(config.data_dir.clone(), now.wall_ms)?;
+        let partitions = topics.all.values().flat_map(|t| &t.partitions);
+        let greatest = partitions.filter_map(|p| p.producers.greatest()).max();
+        let mut core = Core {
+            random: config.seed,
+            config,
+            topics,
+            cluster_id: String::new(),
+            next_producer_id: greatest.map_or(FIRST_PRODUCER_ID, |id| id + 1),
+            fault: None,
+        };
+        core.cluster_id = core.read_cluster_id()?;
+        Ok(core)
+    }
+
+    fn read_cluster_id(&mut self) -> io::Result<String> {
+        let fresh = self.uuid().to_string();
+        let Some(dir) = &self.config.data_dir else { return Ok(fresh) };
+        let path = dir.join("meta.properties");
+        if let Ok(text) = std::fs::read_to_string(&path)
+            && let Some(id) = text.lines().find_map(|l| l.strip_prefix("cluster.id="))
+        {
+            return Ok(id.to_owned());
+        }
+        std::fs::write(path, format!("version=1\nnode.id={NODE}\ncluster.id={fresh}\n"))?;
+        Ok(fresh)
+    }
+
+    fn word(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn uuid(&mut self) -> Uuid {
+        Uuid::from_random(self.word(), self.word())
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// Kafka's error code and a sentence.
+    pub fn create_topic(&mut self, name: &str, partitions: i32, now: Now) -> Result<(), (ErrorCode, String)> {
+        self.create_topic_with(name, partitions, &[], now)
+    }
+
+    /// Makes a topic with settings.
+    ///
+    /// # Errors
+    /// Kafka's error code and a sentence.
+    pub fn create_topic_with(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        settings: &[(&str, &str)],
+        now: Now,
+    ) -> Result<(), (ErrorCode, String)> {
+        let settings: BTreeMap<String, String> =
+            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let id = self.uuid();
+        self.topics.create(name, partitions, settings, (id, now.wall_ms), false)
+    }
+
+    /// Asks this rule before each partition of each Produce request.
+    pub fn set_fault(&mut self, rule: impl FnMut(&str, i32) -> Option<Fault> + Send + 'static) {
+        self.fault = Some(Box::new(rule));
+    }
+
+    /// No more faults.
+    pub fn clear_fault(&mut self) {
+        self.fault = None;
+    }
+
+    pub(crate) fn fault(&mut self, topic: &str, partition: i32) -> Option<Fault> {
+        self.fault.as_mut()?(topic, partition)
+    }
+
+    /// Every batch of a partition; empty if there is no such partition.
+    ///
+    /// # Errors
+    /// When its file cannot be read.
+    pub fn batches(&self, topic: &str, partition: i32) -> io::Result<Vec<Batch>> {
+        let partition = usize::try_from(partition).ok();
+        let found = self.topics.all.get(topic).zip(partition).and_then(|(t, p)| t.partitions.get(p));
+        found.map_or(Ok(Vec::new()), |p| p.log.batches())
+    }
+
+    /// Handles a request frame (without its length) that arrived then. The same frame may be handed in
+    /// again after [`Reply::Wait`].
+    pub fn handle(&mut self, frame: &Bytes, local: &Local, arrived_ms: u64, now: Now) -> Reply {
+        let mut r = Reader::new(frame);
+        let header = match RequestHeader::decode(&mut r) {
+            Ok(header) => header,
+            Err(e) => return Reply::Close(format!("not a Kafka request: {e}")),
+        };
+        let Some(served) = api::served(header.api) else {
+            return Reply::Close(format!("{:?} is not served here", header.api));
+        };
+        if !(served.min..=served.max).contains(&header.version) {
+            if header.api == ApiKey::API_VERSIONS {
+                return api::versions_refused(header.correlation_id);
+            }
+            return Reply::Close(format!("version {} of {:?} is not served here", header.version, header.api));
+        }
+        let ctx = Ctx { header: &header, local, arrived_ms, now };
+        match self.dispatch(&ctx, &mut r) {
+            Ok(reply) => reply,
+            Err(e) => Reply::Close(format!("a request that cannot be read: {e}")),
+        }
+    }
+
+    fn dispatch(&mut self, ctx: &Ctx<'_>, r: &mut Reader<'_>) -> Result<Reply, DecodeError> {
+        let v = ctx.header.version;
+        Ok(match ctx.header.api {
+            ApiKey::API_VERSIONS => ctx.reply::<ApiVersionsRequest>(&api::versions(r, v)?),
+            ApiKey::PRODUCE => return api::produce(self, ctx, decode_request(r, v)?),
+            ApiKey::FETCH => api::fetch(self, ctx, decode_request(r, v)?),
+            ApiKey::LIST_OFFSETS => {
+                ctx.reply::<ListOffsetsRequest>(&api::list_offsets(self, decode_request(r, v)?))
+            }
+            ApiKey::METADATA => {
+                let request = decode_request(r, v)?;
+                ctx.reply::<MetadataRequest>(&api::metadata(self, ctx, request))
+            }
+            ApiKey::INIT_PRODUCER_ID => {
+                ctx.reply::<InitProducerIdRequest>(&api::init_producer_id(self, &decode_request(r, v)?))
+            }
+            ApiKey::OFFSET_FOR_LEADER_EPOCH => ctx.reply::<OffsetForLeaderEpochRequest>(
+                &api::offset_for_leader_epoch(self, decode_request(r, v)?),
+            ),
+            ApiKey::FIND_COORDINATOR => {
+                ctx.reply::<FindCoordinatorRequest>(&api::find_coordinator(decode_request(r, v)?))
+            }
+            ApiKey::CREATE_TOPICS => {
+                let request = decode_request(r, v)?;
+                ctx.reply::<CreateTopicsRequest>(&api::create_topics(self, request, ctx.now))
+            }
+            ApiKey::DELETE_TOPICS => {
+                ctx.reply::<DeleteTopicsRequest>(&api::delete_topics(self, decode_request(r, v)?))
+            }
+            ApiKey::CREATE_PARTITIONS => {
+                let request = decode_request(r, v)?;
+                ctx.reply::<CreatePartitionsRequest>(&api::create_partitions(self, request, ctx.now))
+            }
+            ApiKey::DESCRIBE_CONFIGS => {
+                ctx.reply::<DescribeConfigsRequest>(&api::describe_configs(self, decode_request(r, v)?))
+            }
+            ApiKey::DESCRIBE_CLUSTER => {
+                decode_request::<DescribeClusterRequest>(r, v)?;
+                ctx.reply::<DescribeClusterRequest>(&api::describe_cluster(self, ctx))
+            }
+            other => Reply::Close(format!("{other:?} is not served here")),
+        })
+    }
+}
+
+/// A request's circumstances.
+pub(crate) struct Ctx<'a> {
+    pub(crate) header: &'a RequestHeader,
+    pub(crate) local: &'a Local,
+    pub(crate) arrived_ms: u64,
+    pub(crate) now: Now,
+}
+
+impl Ctx<'_> {
+    pub(crate) fn reply<R: Request>(&self, body: &R::Response) -> Reply {
+        match response_frame(R::KEY, self.header.version, self.header.correlation_id, body) {
+            Ok(frame) => Reply::Frame(frame),
+            Err(e) => Reply::Close(format!("an answer that cannot be written: {e}")),
+        }
+    }
+
+    /// Where clients are to go.
+    pub(crate) fn advertised(&self, config: &Config) -> (String, i32) {
+        match &config.advertise {
+            Some((host, port)) => (host.clone(), i32::from(*port)),
+            None => (self.local.host.clone(), i32::from(self.local.port)),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! One segment: a file named by its first offset in twenty digits, or memory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use ottla_protocol::record::{Batches, HeaderView};
+
+use super::Entry;
+
+/// A segment and the place of each of its batches.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) base: i64,
+    store: Store,
+    entries: Vec<Entry>,
+    size: u64,
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory(Vec<u8>),
+    File(File, PathBuf),
+}
+
+impl Segment {
+    pub(super) fn memory(base: i64) -> Segment {
+        Segment { base, store: Store::Memory(Vec::new()), entries: Vec::new(), size: 0 }
+    }
+
+    pub(super) fn create(dir: &Path, base: i64) -> io::Result<Segment> {
+        let path = dir.join(format!("{base:020}.log"));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        Ok(Segment { base, store: Store::File(file, path), entries: Vec::new(), size: 0 })
+    }
+
+    /// The segment behind this one.
+    pub(super) fn next(&self, base: i64) -> io::Result<Segment> {
+        match &self.store {
+            Store::Memory(_) => Ok(Segment::memory(base)),
+            Store::File(_, path) => Segment::create(path.parent().unwrap_or(Path::new(".")), base),
+        }
+    }
+
+    /// A directory's segments, in order.
+    pub(super) fn list(dir: &Path) -> io::Result<Vec<Segment>> {
+        let mut bases = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            if let Some(base) = name.strip_suffix(".log").filter(|b| b.len() == 20) {
+                bases.extend(base.parse::<i64>());
+            }
+        }
+        bases.sort_unstable();
+        bases.into_iter().map(|base| Segment::create(dir, base)).collect()
+    }
+
+    /// Reads the file from its start; cuts it at the first bad batch and says whether it did.
+    pub(super) fn recover(&mut self, mut each: impl FnMut(&HeaderView, i64)) -> io::Result<bool> {
+        let Store::File(file, path) = &mut self.store else { return Ok(false) };
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        let (mut at, mut expected) = (0u64, self.base);
+        for batch in Batches::new(&bytes) {
+            let Ok(batch) = batch else { break };
+            let (base, len) = (batch.header().base_offset, batch.bytes().len());
+            let sound = batch.verify().is_ok() && base == expected && batch.header().last_offset_delta >= 0;
+            let Ok(header) = HeaderView::parse(batch.bytes()) else { break };
+            if !sound {
+                break;
+            }
+            let last = base + i64::from(header.header.last_offset_delta);
+            let max_timestamp = header.header.max_timestamp;
+            self.entries.push(Entry { base, last, max_timestamp, position: at, len: len as u32 });
+            each(&header, base);
+            at += len as u64;
+            expected = last + 1;
+        }
+        self.size = at;
+        let cut = at < bytes.len() as u64;
+        if cut {
+            let lost = bytes.len() as u64 - at;
+            tracing::warn!(file = %path.display(), at, lost, "log cut at a bad batch");
+            file.set_len(at)?;
+        }
+        Ok(cut)
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8], base: i64, last: i64, max_timestamp: i64) -> io::Result<()> {
+        match &mut self.store {
+            Store::Memory(all) => all.extend_from_slice(bytes),
+            Store::File(file, _) => {
+                file.seek(SeekFrom::Start(self.size))?;
+                if let Err(e) = file.write_all(bytes) {
+                    // Half a batch must not stand there.
+                    let _ = file.set_len(self.size);
+                    return Err(e);
+                }
+            }
+        }
+        self.entries.push(Entry { base, last, max_timestamp, position: self.size, len: bytes.len() as u32 });
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    pub(super) fn read(&self, e: &Entry, out: &mut Vec<u8>) -> io::Result<()> {
+        let (from, len) = (e.position, e.len as usize);
+        match &self.store {
+            Store::Memory(all) => out.extend_from_slice(&all[from as usize..from as usize + len]),
+            Store::File(file, _) => {
+                let (mut file, at) = (file, out.len());
+                file.seek(SeekFrom::Start(from))?;
+                out.resize(at + len, 0);
+                file.read_exact(&mut out[at..])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(self) -> io::Result<()> {
+        match self.store {
+            Store::Memory(_) => Ok(()),
+            Store::File(_, path) => fs::remove_file(path),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The TCP front: a thread a connection, one request at a time each, all over one core.
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+
+use crate::core::{Config, Core, Local, Now, Reply};
+
+/// The largest request that is read (Kafka's `socket.request.max.bytes`).
+const REQUEST_MAX: usize = 100 << 20;
+
+/// Says how an [`EmbeddedBroker`] is to be.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct EmbeddedBrokerBuilder {
+    config: Config,
+    listen: String,
+    topics: Vec<(String, i32)>,
+}
+
+impl EmbeddedBrokerBuilder {
+    /// The address to listen on; `127.0.0.1` and a port the system picks by default.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = address.into();
+        self
+    }
+
+    /// The address clients are told; by default the one they came in by.
+    pub fn advertise(mut self, host: impl Into<String>, port: u16) -> Self {
+        self.config.advertise = Some((host.into(), port));
+        self
+    }
+
+    /// Keeps logs in this directory, in Kafka's format; in memory by default.
+    pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.config.data_dir = Some(dir.into());
+        self
+    }
+
+    /// A topic to have from the start (kept as it is where the directory has it already).
+    pub fn topic(mut self, name: impl Into<String>, partitions: i32) -> Self {
+        self.topics.push((name.into(), partitions));
+        self
+    }
+
+    /// Partitions of topics that are made because somebody asks for them.
+    pub fn default_partitions(mut self, partitions: i32) -> Self {
+        self.config.default_partitions = partitions;
+        self
+    }
+
+    /// Whether asking for a topic makes it.
+    pub fn auto_create(mut self, on: bool) -> Self {
+        self.config.auto_create = on;
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on, the directory cannot be used, or a topic cannot be made.
+    pub fn start(mut self) -> io::Result<EmbeddedBroker> {
+        let start = Instant::now();
+        let now = clock(start);
+        self.config.seed = now.wall_ms as u64 ^ (u64::from(std::process::id()) << 40);
+        let mut core = Core::new(self.config, now)?;
+        for (name, partitions) in self.topics {
+            match core.create_topic(&name, partitions, now) {
+                Ok(()) => {}
+                Err((code, _)) if code == ottla_protocol::ErrorCode::TOPIC_ALREADY_EXISTS => {}
+                Err((code, message)) => return Err(io::Error::other(format!("{code}: {message}"))),
+            }
+        }
+        let listener = TcpListener::bind(&self.listen)?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            core: Mutex::new(core),
+            appended: Condvar::new(),
+            start,
+            ended: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
+        let accepting = shared.clone();
+        let thread =
+            thread::Builder::new().name("broker".into()).spawn(move || accept(&listener, &accepting))?;
+        Ok(EmbeddedBroker { shared, address, thread: Some(thread) })
+    }
+}
+
+/// A broker in this process. Dropping it ends it: connections close, threads are joined.
+#[derive(Debug)]
+pub struct EmbeddedBroker {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    core: Mutex<Core>,
+    /// Something was appended, or everything ends.
+    appended: Condvar,
+    start: Instant,
+    ended: AtomicBool,
+    connections: Mutex<BTreeMap<u64, (TcpStream, JoinHandle<()>)>>,
+}
+
+fn clock(start: Instant) -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    Now { mono_ms: start.elapsed().as_millis() as u64, wall_ms: wall }
+}
+
+impl EmbeddedBroker {
+    /// A broker in memory, on a port the system picks.
+    ///
+    /// # Errors
+    /// When there is no port to be had.
+    pub fn start() -> io::Result<EmbeddedBroker> {
+        EmbeddedBroker::builder().start()
+    }
+
+    /// Says how it is to be.
+    pub fn builder() -> EmbeddedBrokerBuilder {
+        let config = Config::default();
+        EmbeddedBrokerBuilder { config, listen: "127.0.0.1:0".into(), topics: Vec::new() }
+    }
+
+    /// Where clients begin.
+    pub fn bootstrap(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Looks at the core, or changes it: topics, faults, logs.
+    pub fn with_core<T>(&self, f: impl FnOnce(&mut Core, Now) -> T) -> T {
+        f(&mut self.shared.core.lock(), clock(self.shared.start))
+    }
+
+    /// Closes every connection; clients may come again.
+    pub fn drop_connections(&self) {
+        for (stream, _) in self.shared.connections.lock().values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for EmbeddedBroker {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        // Wakes the accept.
+        let mut to = self.address;
+        if to.ip().is_unspecified() {
+            to.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        let _ = TcpStream::connect_timeout(&to, Duration::from_secs(1));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        let connections = std::mem::take(&mut *self.shared.connections.lock());
+        // Under the core's lock, so that no waiter is between its look and its wait.
+        let core = self.shared.core.lock();
+        self.shared.appended.notify_all();
+        drop(core);
+        for (stream, thread) in connections.into_values() {
+            let _ = stream.shutdown(Shutdown::Both);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut id = 0;
+    for stream in listener.incoming() {
+        if shared.ended.load(Ordering::SeqCst) {
+            return;
+        }
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(e) => {
+                // Out of descriptors, most likely: others may close in the meantime.
+                tracing::warn!("accept failed: {e}");
+                thread::sleep(Duration::from_millis(50));
+                continue;
+            }
+        };
+        id += 1;
+        if let Err(e) = begin(id, stream, shared) {
+            tracing::warn!("a connection was not served: {e}");
+        }
+    }
+}
+
+fn begin(id: u64, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (kept, mine) = (stream.try_clone()?, shared.clone());
+    let mut connections = shared.connections.lock();
+    let thread = thread::Builder::new().name(format!("broker-{id}")).spawn(move || {
+        if let Err(e) = serve(stream, &mine) {
+            tracing::debug!(connection = id, "closed: {e}");
+        }
+        // While ending, whoever ends joins this thread and wants to find it there.
+        if !mine.ended.load(Ordering::SeqCst) {
+            mine.connections.lock().remove(&id);
+        }
+    })?;
+    connections.insert(id, (kept, thread));
+    Ok(())
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let address = stream.local_addr()?;
+    let local = Local { host: address.ip().to_string(), port: address.port() };
+    let mut reader = io::BufReader::with_capacity(64 * 1024, stream.try_clone()?);
+    loop {
+        let mut size = [0; 4];
+        reader.read_exact(&mut size)?;
+        let size = i32::from_be_bytes(size);
+        let size = usize::try_from(size).ok().filter(|n| *n <= REQUEST_MAX);
+        let size = size.ok_or_else(|| io::Error::other("not a Kafka request: its size is nonsense"))?;
+        // Read as it comes, so that a claim alone takes no memory.
+        let mut frame = Vec::new();
+        io::Read::by_ref(&mut reader).take(size as u64).read_to_end(&mut frame)?;
+        if frame.len() < size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match answer(&Bytes::from(frame), &local, shared)? {
+            Some(frame) => stream.write_all(&frame)?,
+            None => continue,
+        }
+    }
+}
+
+/// Hands a request in until there is an answer.
+fn answer(frame: &Bytes, local: &Local, shared: &Shared) -> io::Result<Option<Vec<u8>>> {
+    let arrived = clock(shared.start).mono_ms;
+    let mut core = shared.core.lock();
+    loop {
+        let now = clock(shared.start);
+        match core.handle(frame, local, arrived, now) {
+            Reply::Frame(out) => {
+                shared.appended.notify_all();
+                return Ok(Some(out));
+            }
+            Reply::Silence => {
+                shared.appended.notify_all();
+                return Ok(None);
+            }
+            Reply::Close(why) => return Err(io::Error::other(why)),
+            Reply::Wait(until) => {
+                if shared.ended.load(Ordering::SeqCst) {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                let wait = Duration::from_millis(until.saturating_sub(now.mono_ms).max(1));
+                shared.appended.wait_for(&mut core, wait);
+            }
+        }
+    }
+}

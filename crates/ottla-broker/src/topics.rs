@@ -1,0 +1,267 @@
+//! Topics and partitions, and where they stand on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ottla_protocol::{ErrorCode, Uuid};
+
+use crate::log::Log;
+use crate::producers::Producers;
+
+/// One partition.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    name: String,
+    pub(crate) leader_epoch: i32,
+    pub(crate) log: Log,
+    pub(crate) producers: Producers,
+}
+
+impl Partition {
+    /// `topic-partition`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// One topic.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    pub(crate) id: Uuid,
+    pub(crate) partitions: Vec<Partition>,
+    pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) config: TopicConfig,
+}
+
+/// The settings of a topic that decide something here.
+#[derive(Debug, Clone)]
+pub(crate) struct TopicConfig {
+    pub(crate) max_message_bytes: usize,
+    pub(crate) min_insync: i32,
+    pub(crate) compacted: bool,
+    pub(crate) log_append_time: bool,
+    segment_bytes: u64,
+}
+
+/// Settings a topic can be given, with Kafka's defaults. Those about cleaning are kept and shown; nothing is
+/// ever cleaned here.
+pub(crate) const SETTINGS: &[(&str, &str)] = &[
+    ("cleanup.policy", "delete"),
+    ("compression.type", "producer"),
+    ("delete.retention.ms", "86400000"),
+    ("file.delete.delay.ms", "60000"),
+    ("flush.messages", "9223372036854775807"),
+    ("flush.ms", "9223372036854775807"),
+    ("max.compaction.lag.ms", "9223372036854775807"),
+    ("max.message.bytes", "1048588"),
+    ("message.timestamp.type", "CreateTime"),
+    ("min.cleanable.dirty.ratio", "0.5"),
+    ("min.compaction.lag.ms", "0"),
+    ("min.insync.replicas", "1"),
+    ("retention.bytes", "-1"),
+    ("retention.ms", "604800000"),
+    ("segment.bytes", "1073741824"),
+    ("segment.ms", "604800000"),
+];
+
+impl TopicConfig {
+    /// What the settings mean; or which is wrong.
+    pub(crate) fn new(settings: &BTreeMap<String, String>) -> Result<TopicConfig, String> {
+        let get = |name: &str| {
+            let default = SETTINGS.iter().find(|s| s.0 == name).map_or("", |s| s.1);
+            settings.get(name).map_or(default, String::as_str).to_owned()
+        };
+        for (name, value) in settings {
+            if !SETTINGS.iter().any(|s| s.0 == name) {
+                return Err(format!("Unknown topic config name: {name}"));
+            }
+            let numeric = SETTINGS.iter().any(|s| s.0 == name && s.1.parse::<f64>().is_ok());
+            if numeric && value.parse::<f64>().is_err() {
+                return Err(format!("Invalid value {value} for configuration {name}"));
+            }
+        }
+        let number = |name: &str| get(name).parse::<i64>().unwrap_or_default();
+        Ok(TopicConfig {
+            max_message_bytes: usize::try_from(number("max.message.bytes")).unwrap_or_default(),
+            min_insync: number("min.insync.replicas") as i32,
+            compacted: get("cleanup.policy").split(',').any(|p| p.trim() == "compact"),
+            log_append_time: get("message.timestamp.type") == "LogAppendTime",
+            segment_bytes: u64::try_from(number("segment.bytes")).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// All topics, in memory or under a directory.
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    pub(crate) all: BTreeMap<String, Topic>,
+    dir: Option<PathBuf>,
+}
+
+/// Kafka's rule for topic names.
+pub(crate) fn valid_name(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// Partitions a topic may have here.
+const PARTITIONS_MAX: i32 = 10_000;
+
+impl Topics {
+    /// What a directory holds, recovered; nothing without one.
+    pub(crate) fn open(dir: Option<PathBuf>, now_ms: i64) -> io::Result<Topics> {
+        let mut topics = Topics { all: BTreeMap::new(), dir };
+        let Some(dir) = topics.dir.clone() else { return Ok(topics) };
+        fs::create_dir_all(&dir)?;
+        let mut found: BTreeMap<String, i32> = BTreeMap::new();
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some((topic, n)) = name.rsplit_once('-') else { continue };
+            let (Ok(n), true) = (n.parse::<i32>(), entry.path().join("partition.metadata").exists()) else {
+                continue;
+            };
+            let count = found.entry(topic.to_owned()).or_default();
+            *count = (*count).max(n + 1);
+        }
+        for (name, count) in found {
+            let settings = read_settings(&dir, &name)?;
+            let id = read_id(&dir.join(format!("{name}-0")))?;
+            let config = TopicConfig::new(&settings).map_err(io::Error::other)?;
+            let mut topic = Topic { id, partitions: Vec::new(), settings, config };
+            topics.grow(&name, &mut topic, count, now_ms)?;
+            topics.all.insert(name, topic);
+        }
+        Ok(topics)
+    }
+
+    fn grow(&self, name: &str, topic: &mut Topic, to: i32, now_ms: i64) -> io::Result<()> {
+        for n in topic.partitions.len() as i32..to {
+            let full = format!("{name}-{n}");
+            let mut producers = Producers::default();
+            let log = match &self.dir {
+                None => Log::in_memory(),
+                Some(dir) => {
+                    let dir = dir.join(&full);
+                    fs::create_dir_all(&dir)?;
+                    fs::write(dir.join("partition.metadata"), format!("version: 0\ntopic_id: {}", topic.id))?;
+                    Log::open(&dir, topic.config.segment_bytes, |header, base| {
+                        producers.appended(&header.header, base, now_ms);
+                    })?
+                }
+            };
+            topic.partitions.push(Partition { name: full, leader_epoch: 0, log, producers });
+        }
+        Ok(())
+    }
+
+    /// Makes a topic.
+    pub(crate) fn create(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        settings: BTreeMap<String, String>,
+        (id, now_ms): (Uuid, i64),
+        validate_only: bool,
+    ) -> Result<(), (ErrorCode, String)> {
+        if !valid_name(name) {
+            return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, format!("{name:?} is not a topic name")));
+        }
+        if self.all.contains_key(name) {
+            return Err((ErrorCode::TOPIC_ALREADY_EXISTS, format!("Topic '{name}' already exists.")));
+        }
+        if !(1..=PARTITIONS_MAX).contains(&partitions) {
+            let message = format!("partitions must be 1 to {PARTITIONS_MAX}, not {partitions}");
+            return Err((ErrorCode::INVALID_PARTITIONS, message));
+        }
+        let config = TopicConfig::new(&settings).map_err(|e| (ErrorCode::INVALID_CONFIG, e))?;
+        if validate_only {
+            return Ok(());
+        }
+        let mut topic = Topic { id, partitions: Vec::new(), settings, config };
+        let made = self.grow(name, &mut topic, partitions, now_ms);
+        let made = made.and_then(|()| self.write_settings(name, &topic));
+        made.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
+        self.all.insert(name.to_owned(), topic);
+        Ok(())
+    }
+
+    /// Gives a topic more partitions.
+    pub(crate) fn widen(
+        &mut self,
+        name: &str,
+        to: i32,
+        now_ms: i64,
+        validate_only: bool,
+    ) -> Result<(), (ErrorCode, String)> {
+        let Some(mut topic) = self.all.remove(name) else {
+            return Err((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "This topic does not exist.".to_owned()));
+        };
+        let has = topic.partitions.len() as i32;
+        let result = if to <= has || to > PARTITIONS_MAX {
+            let message = format!("the topic has {has} partitions; {to} is not more, or too many");
+            Err((ErrorCode::INVALID_PARTITIONS, message))
+        } else if validate_only {
+            Ok(())
+        } else {
+            let grown = self.grow(name, &mut topic, to, now_ms);
+            grown.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))
+        };
+        self.all.insert(name.to_owned(), topic);
+        result
+    }
+
+    /// Deletes a topic.
+    pub(crate) fn delete(&mut self, name: &str) -> Result<(), (ErrorCode, String)> {
+        let Some(topic) = self.all.remove(name) else {
+            return Err((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "This topic does not exist.".to_owned()));
+        };
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let remove = |path: PathBuf| if path.exists() { fs::remove_dir_all(path) } else { Ok(()) };
+        for p in &topic.partitions {
+            remove(dir.join(p.name())).map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
+        }
+        let _ = fs::remove_file(settings_path(dir, name));
+        Ok(())
+    }
+
+    pub(crate) fn by_id(&self, id: Uuid) -> Option<&str> {
+        self.all.iter().find(|(_, t)| t.id == id).map(|(name, _)| name.as_str())
+    }
+
+    fn write_settings(&self, name: &str, topic: &Topic) -> io::Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let path = settings_path(dir, name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let lines: Vec<String> = topic.settings.iter().map(|(k, v)| format!("{k}={v}\n")).collect();
+        fs::write(path, lines.concat())
+    }
+}
+
+fn settings_path(dir: &Path, topic: &str) -> PathBuf {
+    dir.join("topic-settings").join(topic)
+}
+
+fn read_settings(dir: &Path, topic: &str) -> io::Result<BTreeMap<String, String>> {
+    match fs::read_to_string(settings_path(dir, topic)) {
+        Ok(text) => Ok(text
+            .lines()
+            .filter_map(|l| l.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(e) => Err(e),
+    }
+}
+
+fn read_id(dir: &Path) -> io::Result<Uuid> {
+    let text = fs::read_to_string(dir.join("partition.metadata"))?;
+    let id = text.lines().find_map(|l| l.strip_prefix("topic_id: ")).and_then(|t| Uuid::parse(t.trim()));
+    id.ok_or_else(|| io::Error::other(format!("{}: no topic id", dir.display())))
+}
