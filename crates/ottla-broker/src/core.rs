@@ -32,7 +32,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { data_dir: None, advertise: None, default_partitions: 1, auto_create: true, seed: 0 }
+        Config {
+            data_dir: None,
+            advertise: None,
+            default_partitions: 1,
+            auto_create: true,
+            seed: 0,
+        }
     }
 }
 
@@ -122,14 +128,19 @@ impl Core {
 
     fn read_cluster_id(&mut self) -> io::Result<String> {
         let fresh = self.uuid().to_string();
-        let Some(dir) = &self.config.data_dir else { return Ok(fresh) };
+        let Some(dir) = &self.config.data_dir else {
+            return Ok(fresh);
+        };
         let path = dir.join("meta.properties");
         if let Ok(text) = std::fs::read_to_string(&path)
             && let Some(id) = text.lines().find_map(|l| l.strip_prefix("cluster.id="))
         {
             return Ok(id.to_owned());
         }
-        std::fs::write(path, format!("version=1\nnode.id={NODE}\ncluster.id={fresh}\n"))?;
+        std::fs::write(
+            path,
+            format!("version=1\nnode.id={NODE}\ncluster.id={fresh}\n"),
+        )?;
         Ok(fresh)
     }
 
@@ -149,7 +160,12 @@ impl Core {
     ///
     /// # Errors
     /// Kafka's error code and a sentence.
-    pub fn create_topic(&mut self, name: &str, partitions: i32, now: Now) -> Result<(), (ErrorCode, String)> {
+    pub fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        now: Now,
+    ) -> Result<(), (ErrorCode, String)> {
         self.create_topic_with(name, partitions, &[], now)
     }
 
@@ -164,10 +180,13 @@ impl Core {
         settings: &[(&str, &str)],
         now: Now,
     ) -> Result<(), (ErrorCode, String)> {
-        let settings: BTreeMap<String, String> =
-            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let settings: BTreeMap<String, String> = settings
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         let id = self.uuid();
-        self.topics.create(name, partitions, settings, (id, now.wall_ms), false)
+        self.topics
+            .create(name, partitions, settings, (id, now.wall_ms), false)
     }
 
     /// Asks this rule before each partition of each Produce request.
@@ -190,7 +209,12 @@ impl Core {
     /// When its file cannot be read.
     pub fn batches(&self, topic: &str, partition: i32) -> io::Result<Vec<Batch>> {
         let partition = usize::try_from(partition).ok();
-        let found = self.topics.all.get(topic).zip(partition).and_then(|(t, p)| t.partitions.get(p));
+        let found = self
+            .topics
+            .all
+            .get(topic)
+            .zip(partition)
+            .and_then(|(t, p)| t.partitions.get(p));
         found.map_or(Ok(Vec::new()), |p| p.log.batches())
     }
 
@@ -209,9 +233,17 @@ impl Core {
             if header.api == ApiKey::API_VERSIONS {
                 return api::versions_refused(header.correlation_id);
             }
-            return Reply::Close(format!("version {} of {:?} is not served here", header.version, header.api));
+            return Reply::Close(format!(
+                "version {} of {:?} is not served here",
+                header.version, header.api
+            ));
         }
-        let ctx = Ctx { header: &header, local, arrived_ms, now };
+        let ctx = Ctx {
+            header: &header,
+            local,
+            arrived_ms,
+            now,
+        };
         match self.dispatch(&ctx, &mut r) {
             Ok(reply) => reply,
             Err(e) => Reply::Close(format!("a request that cannot be read: {e}")),
@@ -231,9 +263,10 @@ impl Core {
                 let request = decode_request(r, v)?;
                 ctx.reply::<MetadataRequest>(&api::metadata(self, ctx, request))
             }
-            ApiKey::INIT_PRODUCER_ID => {
-                ctx.reply::<InitProducerIdRequest>(&api::init_producer_id(self, &decode_request(r, v)?))
-            }
+            ApiKey::INIT_PRODUCER_ID => ctx.reply::<InitProducerIdRequest>(&api::init_producer_id(
+                self,
+                &decode_request(r, v)?,
+            )),
             ApiKey::OFFSET_FOR_LEADER_EPOCH => ctx.reply::<OffsetForLeaderEpochRequest>(
                 &api::offset_for_leader_epoch(self, decode_request(r, v)?),
             ),
@@ -249,11 +282,13 @@ impl Core {
             }
             ApiKey::CREATE_PARTITIONS => {
                 let request = decode_request(r, v)?;
-                ctx.reply::<CreatePartitionsRequest>(&api::create_partitions(self, request, ctx.now))
+                ctx.reply::<CreatePartitionsRequest>(&api::create_partitions(
+                    self, request, ctx.now,
+                ))
             }
-            ApiKey::DESCRIBE_CONFIGS => {
-                ctx.reply::<DescribeConfigsRequest>(&api::describe_configs(self, decode_request(r, v)?))
-            }
+            ApiKey::DESCRIBE_CONFIGS => ctx.reply::<DescribeConfigsRequest>(
+                &api::describe_configs(self, decode_request(r, v)?),
+            ),
             ApiKey::DESCRIBE_CLUSTER => {
                 decode_request::<DescribeClusterRequest>(r, v)?;
                 ctx.reply::<DescribeClusterRequest>(&api::describe_cluster(self, ctx))
@@ -273,7 +308,12 @@ pub(crate) struct Ctx<'a> {
 
 impl Ctx<'_> {
     pub(crate) fn reply<R: Request>(&self, body: &R::Response) -> Reply {
-        match response_frame(R::KEY, self.header.version, self.header.correlation_id, body) {
+        match response_frame(
+            R::KEY,
+            self.header.version,
+            self.header.correlation_id,
+            body,
+        ) {
             Ok(frame) => Reply::Frame(frame),
             Err(e) => Reply::Close(format!("an answer that cannot be written: {e}")),
         }

@@ -46,7 +46,10 @@ fn last_sequence(h: &BatchHeader) -> i32 {
 impl Producers {
     /// Where a batch with a producer id belongs.
     pub(crate) fn place(&self, h: &BatchHeader, now_ms: i64) -> Place {
-        let known = self.0.get(&h.producer_id).filter(|p| p.last_seen_ms + EXPIRY_MS > now_ms);
+        let known = self
+            .0
+            .get(&h.producer_id)
+            .filter(|p| p.last_seen_ms + EXPIRY_MS > now_ms);
         let Some(p) = known else {
             // Of a producer that is not known, any first sequence is accepted.
             return Place::Next;
@@ -56,13 +59,24 @@ impl Producers {
         }
         if h.producer_epoch > p.epoch {
             let fresh = h.base_sequence == 0;
-            return if fresh { Place::Next } else { Place::Refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) };
+            return if fresh {
+                Place::Next
+            } else {
+                Place::Refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
+            };
         }
         let last = last_sequence(h);
-        if let Some(b) = p.batches.iter().find(|b| (b.first, b.last) == (h.base_sequence, last)) {
+        if let Some(b) = p
+            .batches
+            .iter()
+            .find(|b| (b.first, b.last) == (h.base_sequence, last))
+        {
             return Place::Duplicate(b.base_offset);
         }
-        let expected = p.batches.back().map(|b| (i64::from(b.last) + 1).rem_euclid(1 << 31) as i32);
+        let expected = p
+            .batches
+            .back()
+            .map(|b| (i64::from(b.last) + 1).rem_euclid(1 << 31) as i32);
         match expected {
             Some(next) if next != h.base_sequence => {
                 Place::Refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
@@ -76,7 +90,11 @@ impl Producers {
         if h.producer_id < 0 {
             return;
         }
-        let fresh = || Producer { epoch: h.producer_epoch, batches: VecDeque::new(), last_seen_ms: now_ms };
+        let fresh = || Producer {
+            epoch: h.producer_epoch,
+            batches: VecDeque::new(),
+            last_seen_ms: now_ms,
+        };
         let p = self.0.entry(h.producer_id).or_insert_with(fresh);
         if p.epoch != h.producer_epoch {
             *p = fresh();
@@ -85,7 +103,11 @@ impl Producers {
         if p.batches.len() == REMEMBERED {
             p.batches.pop_front();
         }
-        p.batches.push_back(Remembered { first: h.base_sequence, last: last_sequence(h), base_offset });
+        p.batches.push_back(Remembered {
+            first: h.base_sequence,
+            last: last_sequence(h),
+            base_offset,
+        });
     }
 
     /// The greatest producer id seen, so that none is given twice.
@@ -117,17 +139,36 @@ mod tests {
     fn b7_sequences() {
         let mut p = Producers::default();
         let out_of_order = Place::Refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
-        assert_eq!(p.place(&header(0, 40, 3), 0), Place::Next, "no state: any first sequence");
+        assert_eq!(
+            p.place(&header(0, 40, 3), 0),
+            Place::Next,
+            "no state: any first sequence"
+        );
         p.appended(&header(0, 40, 3), 100, 0);
         assert_eq!(p.place(&header(0, 40, 3), 0), Place::Duplicate(100));
-        assert_eq!(p.place(&header(0, 40, 2), 0), out_of_order, "a duplicate only by both ends");
+        assert_eq!(
+            p.place(&header(0, 40, 2), 0),
+            out_of_order,
+            "a duplicate only by both ends"
+        );
         assert_eq!(p.place(&header(0, 44, 1), 0), out_of_order);
         assert_eq!(p.place(&header(0, 43, 1), 0), Place::Next);
-        assert_eq!(p.place(&header(1, 43, 1), 0), out_of_order, "a new epoch starts at 0");
+        assert_eq!(
+            p.place(&header(1, 43, 1), 0),
+            out_of_order,
+            "a new epoch starts at 0"
+        );
         assert_eq!(p.place(&header(1, 0, 1), 0), Place::Next);
         p.appended(&header(1, 0, 1), 103, 0);
-        assert_eq!(p.place(&header(0, 43, 1), 0), Place::Refused(ErrorCode::INVALID_PRODUCER_EPOCH));
-        assert_eq!(p.place(&header(1, 9, 1), EXPIRY_MS), Place::Next, "forgotten after a day");
+        assert_eq!(
+            p.place(&header(0, 43, 1), 0),
+            Place::Refused(ErrorCode::INVALID_PRODUCER_EPOCH)
+        );
+        assert_eq!(
+            p.place(&header(1, 9, 1), EXPIRY_MS),
+            Place::Next,
+            "forgotten after a day"
+        );
     }
 
     #[test]
@@ -139,6 +180,10 @@ mod tests {
             p.appended(&header(0, i, 1), i64::from(i) + 1, 0);
         }
         assert_eq!(p.place(&header(0, 0, 1), 0), Place::Duplicate(1));
-        assert_ne!(p.place(&header(0, i32::MAX, 1), 0), Place::Duplicate(0), "the sixth is forgotten");
+        assert_ne!(
+            p.place(&header(0, i32::MAX, 1), 0),
+            Place::Duplicate(0),
+            "the sixth is forgotten"
+        );
     }
 }

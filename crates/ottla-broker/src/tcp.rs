@@ -90,9 +90,14 @@ impl EmbeddedBrokerBuilder {
             connections: Mutex::default(),
         });
         let accepting = shared.clone();
-        let thread =
-            thread::Builder::new().name("broker".into()).spawn(move || accept(&listener, &accepting))?;
-        Ok(EmbeddedBroker { shared, address, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("broker".into())
+            .spawn(move || accept(&listener, &accepting))?;
+        Ok(EmbeddedBroker {
+            shared,
+            address,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -115,8 +120,13 @@ struct Shared {
 }
 
 fn clock(start: Instant) -> Now {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-    Now { mono_ms: start.elapsed().as_millis() as u64, wall_ms: wall }
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64);
+    Now {
+        mono_ms: start.elapsed().as_millis() as u64,
+        wall_ms: wall,
+    }
 }
 
 impl EmbeddedBroker {
@@ -131,7 +141,11 @@ impl EmbeddedBroker {
     /// Says how it is to be.
     pub fn builder() -> EmbeddedBrokerBuilder {
         let config = Config::default();
-        EmbeddedBrokerBuilder { config, listen: "127.0.0.1:0".into(), topics: Vec::new() }
+        EmbeddedBrokerBuilder {
+            config,
+            listen: "127.0.0.1:0".into(),
+            topics: Vec::new(),
+        }
     }
 
     /// Where clients begin.
@@ -202,32 +216,40 @@ fn begin(id: u64, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (kept, mine) = (stream.try_clone()?, shared.clone());
     let mut connections = shared.connections.lock();
-    let thread = thread::Builder::new().name(format!("broker-{id}")).spawn(move || {
-        if let Err(e) = serve(stream, &mine) {
-            tracing::debug!(connection = id, "closed: {e}");
-        }
-        // While ending, whoever ends joins this thread and wants to find it there.
-        if !mine.ended.load(Ordering::SeqCst) {
-            mine.connections.lock().remove(&id);
-        }
-    })?;
+    let thread = thread::Builder::new()
+        .name(format!("broker-{id}"))
+        .spawn(move || {
+            if let Err(e) = serve(stream, &mine) {
+                tracing::debug!(connection = id, "closed: {e}");
+            }
+            // While ending, whoever ends joins this thread and wants to find it there.
+            if !mine.ended.load(Ordering::SeqCst) {
+                mine.connections.lock().remove(&id);
+            }
+        })?;
     connections.insert(id, (kept, thread));
     Ok(())
 }
 
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let address = stream.local_addr()?;
-    let local = Local { host: address.ip().to_string(), port: address.port() };
+    let local = Local {
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
     let mut reader = io::BufReader::with_capacity(64 * 1024, stream.try_clone()?);
     loop {
         let mut size = [0; 4];
         reader.read_exact(&mut size)?;
         let size = i32::from_be_bytes(size);
         let size = usize::try_from(size).ok().filter(|n| *n <= REQUEST_MAX);
-        let size = size.ok_or_else(|| io::Error::other("not a Kafka request: its size is nonsense"))?;
+        let size =
+            size.ok_or_else(|| io::Error::other("not a Kafka request: its size is nonsense"))?;
         // Read as it comes, so that a claim alone takes no memory.
         let mut frame = Vec::new();
-        io::Read::by_ref(&mut reader).take(size as u64).read_to_end(&mut frame)?;
+        io::Read::by_ref(&mut reader)
+            .take(size as u64)
+            .read_to_end(&mut frame)?;
         if frame.len() < size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

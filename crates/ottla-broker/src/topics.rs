@@ -71,13 +71,18 @@ impl TopicConfig {
     pub(crate) fn new(settings: &BTreeMap<String, String>) -> Result<TopicConfig, String> {
         let get = |name: &str| {
             let default = SETTINGS.iter().find(|s| s.0 == name).map_or("", |s| s.1);
-            settings.get(name).map_or(default, String::as_str).to_owned()
+            settings
+                .get(name)
+                .map_or(default, String::as_str)
+                .to_owned()
         };
         for (name, value) in settings {
             if !SETTINGS.iter().any(|s| s.0 == name) {
                 return Err(format!("Unknown topic config name: {name}"));
             }
-            let numeric = SETTINGS.iter().any(|s| s.0 == name && s.1.parse::<f64>().is_ok());
+            let numeric = SETTINGS
+                .iter()
+                .any(|s| s.0 == name && s.1.parse::<f64>().is_ok());
             if numeric && value.parse::<f64>().is_err() {
                 return Err(format!("Invalid value {value} for configuration {name}"));
             }
@@ -86,7 +91,9 @@ impl TopicConfig {
         Ok(TopicConfig {
             max_message_bytes: usize::try_from(number("max.message.bytes")).unwrap_or_default(),
             min_insync: number("min.insync.replicas") as i32,
-            compacted: get("cleanup.policy").split(',').any(|p| p.trim() == "compact"),
+            compacted: get("cleanup.policy")
+                .split(',')
+                .any(|p| p.trim() == "compact"),
             log_append_time: get("message.timestamp.type") == "LogAppendTime",
             segment_bytes: u64::try_from(number("segment.bytes")).unwrap_or(u64::MAX),
         })
@@ -105,7 +112,9 @@ pub(crate) fn valid_name(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && name != "."
         && name != ".."
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// Partitions a topic may have here.
@@ -114,15 +123,25 @@ const PARTITIONS_MAX: i32 = 10_000;
 impl Topics {
     /// What a directory holds, recovered; nothing without one.
     pub(crate) fn open(dir: Option<PathBuf>, now_ms: i64) -> io::Result<Topics> {
-        let mut topics = Topics { all: BTreeMap::new(), dir };
-        let Some(dir) = topics.dir.clone() else { return Ok(topics) };
+        let mut topics = Topics {
+            all: BTreeMap::new(),
+            dir,
+        };
+        let Some(dir) = topics.dir.clone() else {
+            return Ok(topics);
+        };
         fs::create_dir_all(&dir)?;
         let mut found: BTreeMap<String, i32> = BTreeMap::new();
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some((topic, n)) = name.rsplit_once('-') else { continue };
-            let (Ok(n), true) = (n.parse::<i32>(), entry.path().join("partition.metadata").exists()) else {
+            let Some((topic, n)) = name.rsplit_once('-') else {
+                continue;
+            };
+            let (Ok(n), true) = (
+                n.parse::<i32>(),
+                entry.path().join("partition.metadata").exists(),
+            ) else {
                 continue;
             };
             let count = found.entry(topic.to_owned()).or_default();
@@ -132,7 +151,12 @@ impl Topics {
             let settings = read_settings(&dir, &name)?;
             let id = read_id(&dir.join(format!("{name}-0")))?;
             let config = TopicConfig::new(&settings).map_err(io::Error::other)?;
-            let mut topic = Topic { id, partitions: Vec::new(), settings, config };
+            let mut topic = Topic {
+                id,
+                partitions: Vec::new(),
+                settings,
+                config,
+            };
             topics.grow(&name, &mut topic, count, now_ms)?;
             topics.all.insert(name, topic);
         }
@@ -148,13 +172,21 @@ impl Topics {
                 Some(dir) => {
                     let dir = dir.join(&full);
                     fs::create_dir_all(&dir)?;
-                    fs::write(dir.join("partition.metadata"), format!("version: 0\ntopic_id: {}", topic.id))?;
+                    fs::write(
+                        dir.join("partition.metadata"),
+                        format!("version: 0\ntopic_id: {}", topic.id),
+                    )?;
                     Log::open(&dir, topic.config.segment_bytes, |header, base| {
                         producers.appended(&header.header, base, now_ms);
                     })?
                 }
             };
-            topic.partitions.push(Partition { name: full, leader_epoch: 0, log, producers });
+            topic.partitions.push(Partition {
+                name: full,
+                leader_epoch: 0,
+                log,
+                producers,
+            });
         }
         Ok(())
     }
@@ -169,10 +201,16 @@ impl Topics {
         validate_only: bool,
     ) -> Result<(), (ErrorCode, String)> {
         if !valid_name(name) {
-            return Err((ErrorCode::INVALID_TOPIC_EXCEPTION, format!("{name:?} is not a topic name")));
+            return Err((
+                ErrorCode::INVALID_TOPIC_EXCEPTION,
+                format!("{name:?} is not a topic name"),
+            ));
         }
         if self.all.contains_key(name) {
-            return Err((ErrorCode::TOPIC_ALREADY_EXISTS, format!("Topic '{name}' already exists.")));
+            return Err((
+                ErrorCode::TOPIC_ALREADY_EXISTS,
+                format!("Topic '{name}' already exists."),
+            ));
         }
         if !(1..=PARTITIONS_MAX).contains(&partitions) {
             let message = format!("partitions must be 1 to {PARTITIONS_MAX}, not {partitions}");
@@ -182,7 +220,12 @@ impl Topics {
         if validate_only {
             return Ok(());
         }
-        let mut topic = Topic { id, partitions: Vec::new(), settings, config };
+        let mut topic = Topic {
+            id,
+            partitions: Vec::new(),
+            settings,
+            config,
+        };
         let made = self.grow(name, &mut topic, partitions, now_ms);
         let made = made.and_then(|()| self.write_settings(name, &topic));
         made.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
@@ -199,7 +242,10 @@ impl Topics {
         validate_only: bool,
     ) -> Result<(), (ErrorCode, String)> {
         let Some(mut topic) = self.all.remove(name) else {
-            return Err((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "This topic does not exist.".to_owned()));
+            return Err((
+                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+                "This topic does not exist.".to_owned(),
+            ));
         };
         let has = topic.partitions.len() as i32;
         let result = if to <= has || to > PARTITIONS_MAX {
@@ -218,19 +264,32 @@ impl Topics {
     /// Deletes a topic.
     pub(crate) fn delete(&mut self, name: &str) -> Result<(), (ErrorCode, String)> {
         let Some(topic) = self.all.remove(name) else {
-            return Err((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "This topic does not exist.".to_owned()));
+            return Err((
+                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
+                "This topic does not exist.".to_owned(),
+            ));
         };
         let Some(dir) = &self.dir else { return Ok(()) };
-        let remove = |path: PathBuf| if path.exists() { fs::remove_dir_all(path) } else { Ok(()) };
+        let remove = |path: PathBuf| {
+            if path.exists() {
+                fs::remove_dir_all(path)
+            } else {
+                Ok(())
+            }
+        };
         for p in &topic.partitions {
-            remove(dir.join(p.name())).map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
+            remove(dir.join(p.name()))
+                .map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
         }
         let _ = fs::remove_file(settings_path(dir, name));
         Ok(())
     }
 
     pub(crate) fn by_id(&self, id: Uuid) -> Option<&str> {
-        self.all.iter().find(|(_, t)| t.id == id).map(|(name, _)| name.as_str())
+        self.all
+            .iter()
+            .find(|(_, t)| t.id == id)
+            .map(|(name, _)| name.as_str())
     }
 
     fn write_settings(&self, name: &str, topic: &Topic) -> io::Result<()> {
@@ -239,7 +298,11 @@ impl Topics {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let lines: Vec<String> = topic.settings.iter().map(|(k, v)| format!("{k}={v}\n")).collect();
+        let lines: Vec<String> = topic
+            .settings
+            .iter()
+            .map(|(k, v)| format!("{k}={v}\n"))
+            .collect();
         fs::write(path, lines.concat())
     }
 }
@@ -262,6 +325,9 @@ fn read_settings(dir: &Path, topic: &str) -> io::Result<BTreeMap<String, String>
 
 fn read_id(dir: &Path) -> io::Result<Uuid> {
     let text = fs::read_to_string(dir.join("partition.metadata"))?;
-    let id = text.lines().find_map(|l| l.strip_prefix("topic_id: ")).and_then(|t| Uuid::parse(t.trim()));
+    let id = text
+        .lines()
+        .find_map(|l| l.strip_prefix("topic_id: "))
+        .and_then(|t| Uuid::parse(t.trim()));
     id.ok_or_else(|| io::Error::other(format!("{}: no topic id", dir.display())))
 }

@@ -64,7 +64,10 @@ pub(crate) fn judge(
 ) -> Result<(), String> {
     let logs = read(logs)?;
     if memory_left != s.buffer_memory {
-        return Err(format!("memory: {memory_left} of {} came back", s.buffer_memory));
+        return Err(format!(
+            "memory: {memory_left} of {} came back",
+            s.buffer_memory
+        ));
     }
     if let Some(late) = history.late_callers.first() {
         return Err(late.clone());
@@ -81,17 +84,27 @@ pub(crate) fn judge(
     only_what_was_sent(history, &logs)
 }
 
-fn read(logs: &BTreeMap<i32, Vec<ottla_broker::Batch>>) -> Result<BTreeMap<i32, Vec<Logged>>, String> {
+fn read(
+    logs: &BTreeMap<i32, Vec<ottla_broker::Batch>>,
+) -> Result<BTreeMap<i32, Vec<Logged>>, String> {
     let mut out = BTreeMap::new();
     for (partition, batches) in logs {
         let list: &mut Vec<Logged> = out.entry(*partition).or_default();
         for bytes in batches.iter().map(|b| &b.bytes) {
             for view in Batches::new(bytes) {
-                let view = view.map_err(|e| format!("the log of {partition} cannot be read: {e}"))?;
+                let view =
+                    view.map_err(|e| format!("the log of {partition} cannot be read: {e}"))?;
                 let records = view.records(1 << 30).map_err(|e| e.to_string())?;
                 for r in records.collect().map_err(|e| e.to_string())? {
-                    let (key, value) = (r.key.map(<[u8]>::to_vec), r.value.unwrap_or_default().to_vec());
-                    list.push(Logged { offset: r.offset, key, value });
+                    let (key, value) = (
+                        r.key.map(<[u8]>::to_vec),
+                        r.value.unwrap_or_default().to_vec(),
+                    );
+                    list.push(Logged {
+                        offset: r.offset,
+                        key,
+                        value,
+                    });
                 }
             }
         }
@@ -105,11 +118,19 @@ fn one(
     ended: Option<&Ended>,
     logs: &BTreeMap<i32, Vec<Logged>>,
 ) -> Result<(), String> {
-    let who = format!("record {} of caller {} on {}", sent.n, sent.caller, sent.partition);
-    let Some(ended) = ended else { return Err(format!("{who} never ended")) };
+    let who = format!(
+        "record {} of caller {} on {}",
+        sent.n, sent.caller, sent.partition
+    );
+    let Some(ended) = ended else {
+        return Err(format!("{who} never ended"));
+    };
     let latest = sent.accepted.0 + (s.delivery_ms + 1) * 1_000_000;
     if ended.at.0 > latest {
-        return Err(format!("{who} ended at {:?}, accepted at {:?}", ended.at, sent.accepted));
+        return Err(format!(
+            "{who} ended at {:?}, accepted at {:?}",
+            ended.at, sent.accepted
+        ));
     }
     let log = logs.get(&sent.partition).map_or(&[][..], Vec::as_slice);
     let found: Vec<&Logged> = log.iter().filter(|l| l.value == sent.value).collect();
@@ -144,7 +165,10 @@ fn nothing_twice(logs: &BTreeMap<i32, Vec<Logged>>) -> Result<(), String> {
         let mut seen = std::collections::BTreeSet::new();
         for l in log {
             if !seen.insert(&l.value) {
-                return Err(format!("a record is twice in the log of {partition}, again at {}", l.offset));
+                return Err(format!(
+                    "a record is twice in the log of {partition}, again at {}",
+                    l.offset
+                ));
             }
         }
     }
@@ -152,19 +176,29 @@ fn nothing_twice(logs: &BTreeMap<i32, Vec<Logged>>) -> Result<(), String> {
 }
 
 /// Of each caller and partition, what is in the log for the first time stands in the order of append.
-fn in_order(s: &Scenario, history: &History, logs: &BTreeMap<i32, Vec<Logged>>) -> Result<(), String> {
+fn in_order(
+    s: &Scenario,
+    history: &History,
+    logs: &BTreeMap<i32, Vec<Logged>>,
+) -> Result<(), String> {
     for (partition, log) in logs {
         for caller in 0..s.callers {
             let mut last = None;
             let mut first_seen = std::collections::BTreeSet::new();
             for l in log {
-                let of = history.records.iter().find(|(r, _)| r.caller == caller && r.value == l.value);
+                let of = history
+                    .records
+                    .iter()
+                    .find(|(r, _)| r.caller == caller && r.value == l.value);
                 let Some((r, _)) = of else { continue };
                 if !first_seen.insert(r.n) {
                     continue;
                 }
                 if last.is_some_and(|last| r.n < last) {
-                    return Err(format!("caller {caller} on {partition}: {} stands behind {last:?}", r.n));
+                    return Err(format!(
+                        "caller {caller} on {partition}: {} stands behind {last:?}",
+                        r.n
+                    ));
                 }
                 last = Some(r.n);
             }
@@ -177,11 +211,20 @@ fn only_what_was_sent(history: &History, logs: &BTreeMap<i32, Vec<Logged>>) -> R
     for (partition, log) in logs {
         for (i, l) in log.iter().enumerate() {
             if l.offset != i as i64 {
-                return Err(format!("the log of {partition} has offset {} at place {i}", l.offset));
+                return Err(format!(
+                    "the log of {partition} has offset {} at place {i}",
+                    l.offset
+                ));
             }
-            let known = history.records.iter().any(|(r, _)| r.partition == *partition && r.value == l.value);
+            let known = history
+                .records
+                .iter()
+                .any(|(r, _)| r.partition == *partition && r.value == l.value);
             if !known {
-                return Err(format!("offset {} of {partition} was never sent there", l.offset));
+                return Err(format!(
+                    "offset {} of {partition} was never sent there",
+                    l.offset
+                ));
             }
         }
     }

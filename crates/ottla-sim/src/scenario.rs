@@ -59,7 +59,11 @@ impl Scenario {
         let linger_ms = pick(g, &[0, 1, 5, 50]);
         Scenario {
             seed,
-            acks: if idempotent { "all" } else { pick(g, &["all", "1", "0"]) },
+            acks: if idempotent {
+                "all"
+            } else {
+                pick(g, &["all", "1", "0"])
+            },
             idempotent,
             in_flight: 1 + g.below(5),
             linger_ms,
@@ -92,7 +96,10 @@ impl Scenario {
             .acks(self.acks)
             .idempotence(self.idempotent)
             .compression(self.codec)
-            .set("max.in.flight.requests.per.connection", &self.in_flight.to_string())
+            .set(
+                "max.in.flight.requests.per.connection",
+                &self.in_flight.to_string(),
+            )
             .set("linger.ms", &self.linger_ms.to_string())
             .set("batch.size", &self.batch_size.to_string())
             .set("buffer.memory", &self.buffer_memory.to_string())

@@ -14,7 +14,10 @@ fn seeds_hold() {
         total.losses += report.losses;
     }
     // The faults were really there, and so was the work.
-    assert!(total.acknowledged > 10_000 && total.failed > 100 && total.losses > 100, "{total:?}");
+    assert!(
+        total.acknowledged > 10_000 && total.failed > 100 && total.losses > 100,
+        "{total:?}"
+    );
 }
 
 #[test]

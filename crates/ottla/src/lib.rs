@@ -39,7 +39,10 @@
 mod time;
 mod sync;
 mod collections;
-#[cfg_attr(not(any(test, feature = "unstable-sim")), allow(dead_code, unreachable_pub))]
+#[cfg_attr(
+    not(any(test, feature = "unstable-sim")),
+    allow(dead_code, unreachable_pub)
+)]
 mod plants;
 mod error;
 mod metrics;

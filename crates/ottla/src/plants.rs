@@ -21,7 +21,10 @@ static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0
 /// Plants one bug, or none.
 #[cfg(ottla_plants)]
 pub fn plant(which: Option<Plant>) {
-    PLANTED.store(which.map_or(0, |p| p as u8), std::sync::atomic::Ordering::SeqCst);
+    PLANTED.store(
+        which.map_or(0, |p| p as u8),
+        std::sync::atomic::Ordering::SeqCst,
+    );
 }
 
 #[cfg(ottla_plants)]

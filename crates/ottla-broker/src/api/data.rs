@@ -12,12 +12,20 @@ use crate::topics::Partition;
 /// The bound on what is decompressed to look a timestamp up.
 const LOOKUP_MAX: usize = 256 << 20;
 
-pub(crate) fn produce(core: &mut Core, ctx: &Ctx<'_>, request: ProduceRequest) -> Result<Reply, DecodeError> {
+pub(crate) fn produce(
+    core: &mut Core,
+    ctx: &Ctx<'_>,
+    request: ProduceRequest,
+) -> Result<Reply, DecodeError> {
     let version = ctx.header.version;
     let mut failed = None;
     let mut responses = Vec::new();
     for t in request.topic_data {
-        let name = if version >= 13 { core.topics.by_id(t.topic_id).map(str::to_owned) } else { Some(t.name.clone()) };
+        let name = if version >= 13 {
+            core.topics.by_id(t.topic_id).map(str::to_owned)
+        } else {
+            Some(t.name.clone())
+        };
         let mut partition_responses = Vec::new();
         for p in t.partition_data {
             let result = match &name {
@@ -33,7 +41,12 @@ pub(crate) fn produce(core: &mut Core, ctx: &Ctx<'_>, request: ProduceRequest) -
             partition_responses.push(answer(p.index, result));
         }
         let (name, topic_id) = (t.name, t.topic_id);
-        responses.push(TopicProduceResponse { name, topic_id, partition_responses, ..Default::default() });
+        responses.push(TopicProduceResponse {
+            name,
+            topic_id,
+            partition_responses,
+            ..Default::default()
+        });
     }
     if request.acks == 0 {
         // Nobody listens: the only way to tell of an error is to hang up.
@@ -42,11 +55,18 @@ pub(crate) fn produce(core: &mut Core, ctx: &Ctx<'_>, request: ProduceRequest) -
             None => Reply::Silence,
         });
     }
-    Ok(ctx.reply::<ProduceRequest>(&ProduceResponse { responses, ..Default::default() }))
+    Ok(ctx.reply::<ProduceRequest>(&ProduceResponse {
+        responses,
+        ..Default::default()
+    }))
 }
 
 fn refusal(code: ErrorCode) -> Refusal {
-    Refusal { code, message: None, records: Vec::new() }
+    Refusal {
+        code,
+        message: None,
+        records: Vec::new(),
+    }
 }
 
 fn one(
@@ -63,7 +83,9 @@ fn one(
     let topic = core.topics.all.get_mut(name);
     let topic = topic.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
     let config = topic.config.clone();
-    let partition = usize::try_from(p.index).ok().and_then(|i| topic.partitions.get_mut(i));
+    let partition = usize::try_from(p.index)
+        .ok()
+        .and_then(|i| topic.partitions.get_mut(i));
     let partition = partition.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
     if acks == -1 && config.min_insync > 1 {
         return Err(refusal(ErrorCode::NOT_ENOUGH_REPLICAS));
@@ -107,36 +129,62 @@ pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply 
     let version = ctx.header.version;
     if request.session_id != 0 {
         let error_code = ErrorCode::FETCH_SESSION_ID_NOT_FOUND.0;
-        return ctx.reply::<FetchRequest>(&FetchResponse { error_code, ..Default::default() });
+        return ctx.reply::<FetchRequest>(&FetchResponse {
+            error_code,
+            ..Default::default()
+        });
     }
     let max = usize::try_from(request.max_bytes).unwrap_or(0);
     let (mut sum, mut failed, mut responses) = (0usize, false, Vec::new());
     for t in request.topics {
-        let name = if version >= 13 { core.topics.by_id(t.topic_id) } else { Some(t.topic.as_str()) };
+        let name = if version >= 13 {
+            core.topics.by_id(t.topic_id)
+        } else {
+            Some(t.topic.as_str())
+        };
         let mut partitions = Vec::new();
         for p in &t.partitions {
             let data = match name.map(|n| find(core, n, p.partition)) {
                 None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
-                Some(found) => found.and_then(|found| read(found, p, max.saturating_sub(sum), sum == 0)),
+                Some(found) => {
+                    found.and_then(|found| read(found, p, max.saturating_sub(sum), sum == 0))
+                }
             };
             failed |= data.is_err();
             partitions.push(fetched(p.partition, data));
-            sum += partitions.last().and_then(|p| p.records.as_ref()).map_or(0, |r| r.len());
+            sum += partitions
+                .last()
+                .and_then(|p| p.records.as_ref())
+                .map_or(0, |r| r.len());
         }
         let (topic, topic_id) = (t.topic, t.topic_id);
-        responses.push(FetchableTopicResponse { topic, topic_id, partitions, ..Default::default() });
+        responses.push(FetchableTopicResponse {
+            topic,
+            topic_id,
+            partitions,
+            ..Default::default()
+        });
     }
     let until = ctx.arrived_ms + u64::try_from(request.max_wait_ms).unwrap_or(0);
     let enough = sum >= usize::try_from(request.min_bytes).unwrap_or(0);
     if !enough && !failed && ctx.now.mono_ms < until {
         return Reply::Wait(until);
     }
-    ctx.reply::<FetchRequest>(&FetchResponse { responses, ..Default::default() })
+    ctx.reply::<FetchRequest>(&FetchResponse {
+        responses,
+        ..Default::default()
+    })
 }
 
 fn find<'c>(core: &'c Core, topic: &str, partition: i32) -> Result<&'c Partition, ErrorCode> {
-    let topic = core.topics.all.get(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let partition = usize::try_from(partition).ok().and_then(|i| topic.partitions.get(i));
+    let topic = core
+        .topics
+        .all
+        .get(topic)
+        .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let partition = usize::try_from(partition)
+        .ok()
+        .and_then(|i| topic.partitions.get(i));
     partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
 }
 
@@ -149,7 +197,12 @@ fn check_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
     }
 }
 
-fn read(p: &Partition, asked: &FetchPartition, max: usize, first: bool) -> Result<(Vec<u8>, i64), ErrorCode> {
+fn read(
+    p: &Partition,
+    asked: &FetchPartition,
+    max: usize,
+    first: bool,
+) -> Result<(Vec<u8>, i64), ErrorCode> {
     check_epoch(p, asked.current_leader_epoch)?;
     if !(p.log.start()..=p.log.end()).contains(&asked.fetch_offset) {
         return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
@@ -205,9 +258,16 @@ pub(crate) fn list_offsets(core: &Core, request: ListOffsetsRequest) -> ListOffs
             }
         });
         let partitions = partitions.collect();
-        ListOffsetsTopicResponse { name: t.name, partitions, ..Default::default() }
+        ListOffsetsTopicResponse {
+            name: t.name,
+            partitions,
+            ..Default::default()
+        }
     });
-    ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
+    ListOffsetsResponse {
+        topics: topics.collect(),
+        ..Default::default()
+    }
 }
 
 /// Offset and timestamp for a question; −1 and −1 for none.
@@ -222,7 +282,9 @@ fn look_up(log: &Log, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
         t if t < 0 => return Ok((-1, -1)),
         t => log.at_or_after(t).map_err(storage)?,
     };
-    let Some(batch) = batch else { return Ok((-1, -1)) };
+    let Some(batch) = batch else {
+        return Ok((-1, -1));
+    };
     let corrupt = |_| ErrorCode::CORRUPT_MESSAGE;
     let view = BatchView::parse(&batch.bytes).map_err(corrupt)?;
     let greatest = view.header().max_timestamp;
@@ -230,7 +292,11 @@ fn look_up(log: &Log, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
     let mut found = None;
     records
         .each(|r| {
-            let hit = if timestamp == -3 { r.timestamp == greatest } else { r.timestamp >= timestamp };
+            let hit = if timestamp == -3 {
+                r.timestamp == greatest
+            } else {
+                r.timestamp >= timestamp
+            };
             if hit && found.is_none() {
                 found = Some((r.offset, r.timestamp));
             }
@@ -265,8 +331,14 @@ pub(crate) fn offset_for_leader_epoch(
             }
         });
         let partitions = partitions.collect();
-        OffsetForLeaderTopicResult { topic: t.topic, partitions, ..Default::default() }
+        OffsetForLeaderTopicResult {
+            topic: t.topic,
+            partitions,
+            ..Default::default()
+        }
     });
-    OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() }
+    OffsetForLeaderEpochResponse {
+        topics: topics.collect(),
+        ..Default::default()
+    }
 }
-

@@ -15,19 +15,71 @@ pub(crate) struct Served {
 }
 
 const SERVED: &[Served] = &[
-    Served { key: ApiKey::PRODUCE, min: 3, max: 13 },
-    Served { key: ApiKey::FETCH, min: 4, max: 17 },
-    Served { key: ApiKey::LIST_OFFSETS, min: 1, max: 10 },
-    Served { key: ApiKey::METADATA, min: 0, max: 13 },
-    Served { key: ApiKey::FIND_COORDINATOR, min: 0, max: 6 },
-    Served { key: ApiKey::API_VERSIONS, min: 0, max: 4 },
-    Served { key: ApiKey::CREATE_TOPICS, min: 2, max: 7 },
-    Served { key: ApiKey::DELETE_TOPICS, min: 1, max: 6 },
-    Served { key: ApiKey::INIT_PRODUCER_ID, min: 0, max: 5 },
-    Served { key: ApiKey::OFFSET_FOR_LEADER_EPOCH, min: 2, max: 4 },
-    Served { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
-    Served { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
-    Served { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
+    Served {
+        key: ApiKey::PRODUCE,
+        min: 3,
+        max: 13,
+    },
+    Served {
+        key: ApiKey::FETCH,
+        min: 4,
+        max: 17,
+    },
+    Served {
+        key: ApiKey::LIST_OFFSETS,
+        min: 1,
+        max: 10,
+    },
+    Served {
+        key: ApiKey::METADATA,
+        min: 0,
+        max: 13,
+    },
+    Served {
+        key: ApiKey::FIND_COORDINATOR,
+        min: 0,
+        max: 6,
+    },
+    Served {
+        key: ApiKey::API_VERSIONS,
+        min: 0,
+        max: 4,
+    },
+    Served {
+        key: ApiKey::CREATE_TOPICS,
+        min: 2,
+        max: 7,
+    },
+    Served {
+        key: ApiKey::DELETE_TOPICS,
+        min: 1,
+        max: 6,
+    },
+    Served {
+        key: ApiKey::INIT_PRODUCER_ID,
+        min: 0,
+        max: 5,
+    },
+    Served {
+        key: ApiKey::OFFSET_FOR_LEADER_EPOCH,
+        min: 2,
+        max: 4,
+    },
+    Served {
+        key: ApiKey::DESCRIBE_CONFIGS,
+        min: 1,
+        max: 4,
+    },
+    Served {
+        key: ApiKey::CREATE_PARTITIONS,
+        min: 0,
+        max: 3,
+    },
+    Served {
+        key: ApiKey::DESCRIBE_CLUSTER,
+        min: 0,
+        max: 1,
+    },
 ];
 
 /// The versions of an API that are served.
@@ -47,14 +99,25 @@ fn advertised() -> Vec<ApiVersion> {
     SERVED.iter().map(one).collect()
 }
 
-pub(crate) fn versions(r: &mut Reader<'_>, version: i16) -> Result<ApiVersionsResponse, DecodeError> {
+pub(crate) fn versions(
+    r: &mut Reader<'_>,
+    version: i16,
+) -> Result<ApiVersionsResponse, DecodeError> {
     decode_request::<ApiVersionsRequest>(r, version)?;
-    Ok(ApiVersionsResponse { api_keys: advertised(), ..Default::default() })
+    Ok(ApiVersionsResponse {
+        api_keys: advertised(),
+        ..Default::default()
+    })
 }
 
 /// The answer to a version of ApiVersions that is not known: version 0, naming what is (KIP-511).
 pub(crate) fn versions_refused(correlation_id: i32) -> Reply {
-    let range = ApiVersion { api_key: 18, min_version: 0, max_version: 4, ..Default::default() };
+    let range = ApiVersion {
+        api_key: 18,
+        min_version: 0,
+        max_version: 4,
+        ..Default::default()
+    };
     let body = ApiVersionsResponse {
         error_code: ErrorCode::UNSUPPORTED_VERSION.0,
         api_keys: vec![range],
@@ -66,20 +129,38 @@ pub(crate) fn versions_refused(correlation_id: i32) -> Reply {
     }
 }
 
-pub(crate) fn metadata(core: &mut Core, ctx: &Ctx<'_>, request: MetadataRequest) -> MetadataResponse {
+pub(crate) fn metadata(
+    core: &mut Core,
+    ctx: &Ctx<'_>,
+    request: MetadataRequest,
+) -> MetadataResponse {
     let (host, port) = ctx.advertised(&core.config);
     let all = match &request.topics {
         None => true,
         Some(topics) => topics.is_empty() && ctx.header.version == 0,
     };
     let topics = if all {
-        core.topics.all.iter().map(|(name, topic)| describe(name, topic)).collect()
+        core.topics
+            .all
+            .iter()
+            .map(|(name, topic)| describe(name, topic))
+            .collect()
     } else {
         let create = request.allow_auto_topic_creation || ctx.header.version < 4;
-        request.topics.unwrap_or_default().into_iter().map(|t| asked(core, ctx, t, create)).collect()
+        request
+            .topics
+            .unwrap_or_default()
+            .into_iter()
+            .map(|t| asked(core, ctx, t, create))
+            .collect()
     };
     MetadataResponse {
-        brokers: vec![MetadataResponseBroker { node_id: NODE, host, port, ..Default::default() }],
+        brokers: vec![MetadataResponseBroker {
+            node_id: NODE,
+            host,
+            port,
+            ..Default::default()
+        }],
         cluster_id: Some(core.cluster_id.clone()),
         controller_id: NODE,
         topics,
@@ -87,7 +168,12 @@ pub(crate) fn metadata(core: &mut Core, ctx: &Ctx<'_>, request: MetadataRequest)
     }
 }
 
-fn asked(core: &mut Core, ctx: &Ctx<'_>, asked: MetadataRequestTopic, create: bool) -> MetadataResponseTopic {
+fn asked(
+    core: &mut Core,
+    ctx: &Ctx<'_>,
+    asked: MetadataRequestTopic,
+    create: bool,
+) -> MetadataResponseTopic {
     let Some(name) = asked.name else {
         return match core.topics.by_id(asked.topic_id).map(str::to_owned) {
             Some(name) => describe(&name, &core.topics.all[&name]),
@@ -121,14 +207,18 @@ fn asked(core: &mut Core, ctx: &Ctx<'_>, asked: MetadataRequestTopic, create: bo
 }
 
 fn describe(name: &str, topic: &Topic) -> MetadataResponseTopic {
-    let partitions = topic.partitions.iter().enumerate().map(|(i, p)| MetadataResponsePartition {
-        partition_index: i as i32,
-        leader_id: NODE,
-        leader_epoch: p.leader_epoch,
-        replica_nodes: vec![NODE],
-        isr_nodes: vec![NODE],
-        ..Default::default()
-    });
+    let partitions = topic
+        .partitions
+        .iter()
+        .enumerate()
+        .map(|(i, p)| MetadataResponsePartition {
+            partition_index: i as i32,
+            leader_id: NODE,
+            leader_epoch: p.leader_epoch,
+            replica_nodes: vec![NODE],
+            isr_nodes: vec![NODE],
+            ..Default::default()
+        });
     MetadataResponseTopic {
         name: Some(name.to_owned()),
         topic_id: topic.id,
@@ -142,7 +232,12 @@ pub(crate) fn describe_cluster(core: &Core, ctx: &Ctx<'_>) -> DescribeClusterRes
     DescribeClusterResponse {
         cluster_id: core.cluster_id.clone(),
         controller_id: NODE,
-        brokers: vec![DescribeClusterBroker { broker_id: NODE, host, port, ..Default::default() }],
+        brokers: vec![DescribeClusterBroker {
+            broker_id: NODE,
+            host,
+            port,
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
@@ -169,12 +264,23 @@ pub(crate) fn find_coordinator(request: FindCoordinatorRequest) -> FindCoordinat
     }
 }
 
-pub(crate) fn init_producer_id(core: &mut Core, request: &InitProducerIdRequest) -> InitProducerIdResponse {
+pub(crate) fn init_producer_id(
+    core: &mut Core,
+    request: &InitProducerIdRequest,
+) -> InitProducerIdResponse {
     if request.transactional_id.is_some() {
         let error_code = ErrorCode::INVALID_REQUEST.0;
-        return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
+        return InitProducerIdResponse {
+            error_code,
+            producer_epoch: -1,
+            ..Default::default()
+        };
     }
     let producer_id = core.next_producer_id;
     core.next_producer_id += 1;
-    InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() }
+    InitProducerIdResponse {
+        producer_id,
+        producer_epoch: 0,
+        ..Default::default()
+    }
 }

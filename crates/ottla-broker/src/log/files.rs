@@ -25,13 +25,28 @@ enum Store {
 
 impl Segment {
     pub(super) fn memory(base: i64) -> Segment {
-        Segment { base, store: Store::Memory(Vec::new()), entries: Vec::new(), size: 0 }
+        Segment {
+            base,
+            store: Store::Memory(Vec::new()),
+            entries: Vec::new(),
+            size: 0,
+        }
     }
 
     pub(super) fn create(dir: &Path, base: i64) -> io::Result<Segment> {
         let path = dir.join(format!("{base:020}.log"));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        Ok(Segment { base, store: Store::File(file, path), entries: Vec::new(), size: 0 })
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        Ok(Segment {
+            base,
+            store: Store::File(file, path),
+            entries: Vec::new(),
+            size: 0,
+        })
     }
 
     /// The segment behind this one.
@@ -53,12 +68,17 @@ impl Segment {
             }
         }
         bases.sort_unstable();
-        bases.into_iter().map(|base| Segment::create(dir, base)).collect()
+        bases
+            .into_iter()
+            .map(|base| Segment::create(dir, base))
+            .collect()
     }
 
     /// Reads the file from its start; cuts it at the first bad batch and says whether it did.
     pub(super) fn recover(&mut self, mut each: impl FnMut(&HeaderView, i64)) -> io::Result<bool> {
-        let Store::File(file, path) = &mut self.store else { return Ok(false) };
+        let Store::File(file, path) = &mut self.store else {
+            return Ok(false);
+        };
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0))?;
         file.read_to_end(&mut bytes)?;
@@ -66,14 +86,23 @@ impl Segment {
         for batch in Batches::new(&bytes) {
             let Ok(batch) = batch else { break };
             let (base, len) = (batch.header().base_offset, batch.bytes().len());
-            let sound = batch.verify().is_ok() && base == expected && batch.header().last_offset_delta >= 0;
-            let Ok(header) = HeaderView::parse(batch.bytes()) else { break };
+            let sound =
+                batch.verify().is_ok() && base == expected && batch.header().last_offset_delta >= 0;
+            let Ok(header) = HeaderView::parse(batch.bytes()) else {
+                break;
+            };
             if !sound {
                 break;
             }
             let last = base + i64::from(header.header.last_offset_delta);
             let max_timestamp = header.header.max_timestamp;
-            self.entries.push(Entry { base, last, max_timestamp, position: at, len: len as u32 });
+            self.entries.push(Entry {
+                base,
+                last,
+                max_timestamp,
+                position: at,
+                len: len as u32,
+            });
             each(&header, base);
             at += len as u64;
             expected = last + 1;
@@ -96,7 +125,13 @@ impl Segment {
         &self.entries
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8], base: i64, last: i64, max_timestamp: i64) -> io::Result<()> {
+    pub(super) fn append(
+        &mut self,
+        bytes: &[u8],
+        base: i64,
+        last: i64,
+        max_timestamp: i64,
+    ) -> io::Result<()> {
         match &mut self.store {
             Store::Memory(all) => all.extend_from_slice(bytes),
             Store::File(file, _) => {
@@ -108,7 +143,13 @@ impl Segment {
                 }
             }
         }
-        self.entries.push(Entry { base, last, max_timestamp, position: self.size, len: bytes.len() as u32 });
+        self.entries.push(Entry {
+            base,
+            last,
+            max_timestamp,
+            position: self.size,
+            len: bytes.len() as u32,
+        });
         self.size += bytes.len() as u64;
         Ok(())
     }

@@ -328,6 +328,8 @@ pub struct BatchReport<'a> {
     pub tokens: &'a [u64],
     /// The first record's offset (`None` when not told); the others follow it. Or why not.
     pub result: Result<Option<i64>, &'a Error>,
+    /// The broker's time in milliseconds since the epoch, where the topic takes log-append time.
+    pub append_time: Option<i64>,
     /// Records with a reason of their own, by index in `tokens`.
     pub own: &'a [(u32, Error)],
 }
@@ -427,10 +429,10 @@ impl Ends {
             }
         }
         if let Some(handler) = &listeners.handler {
-            let (result, own) = match &outcome {
-                Outcome::Written { base, .. } => (Ok(*base), &[][..]),
-                Outcome::Failed(e) => (Err(e), &[][..]),
-                Outcome::PerRecord { others, own } => (Err(others), &own[..]),
+            let (result, append_time, own) = match &outcome {
+                Outcome::Written { base, append_time } => (Ok(*base), *append_time, &[][..]),
+                Outcome::Failed(e) => (Err(e), None, &[][..]),
+                Outcome::PerRecord { others, own } => (Err(others), None, &own[..]),
             };
             let (topic, partition, tokens) = (&*done.topic, done.partition, &self.tokens[..]);
             let report = BatchReport {
@@ -438,6 +440,7 @@ impl Ends {
                 partition,
                 tokens,
                 result,
+                append_time,
                 own,
             };
             done.callers

@@ -99,7 +99,6 @@ impl<I: Io> NetworkClient<I> {
         self.selector.start(job);
     }
 
-
     pub(crate) fn cluster(&self) -> Arc<Cluster> {
         self.metadata.cluster.clone()
     }

@@ -75,7 +75,6 @@ impl<I: Io> Selector<I> {
         self.io.start(job);
     }
 
-
     /// Begins to connect.
     pub(crate) fn connect(&mut self, to: SocketAddr, now: Tick) -> std::io::Result<ChannelKey> {
         self.next_key += 1;

@@ -96,7 +96,9 @@ impl<I: Io> Sender<I> {
                 why
             }),
             Err(_) if plant!(AckAfterLoss) => {
-                batches.into_iter().for_each(|b| self.written(b, None, None));
+                batches
+                    .into_iter()
+                    .for_each(|b| self.written(b, None, None));
                 return;
             }
             Err(lost) => Err(lost.why.clone()),

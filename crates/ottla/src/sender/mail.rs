@@ -45,10 +45,15 @@ impl<I: Io> Sender<I> {
             self.deadlines.retain(|_, wait| Arc::strong_count(wait) > 1);
         }
         while let Some(first) = self.deadlines.first_entry() {
-            if first.key().0 > now {
+            // A caller that was served has let go of its side: nothing is due for it.
+            let served = Arc::strong_count(first.get()) == 1;
+            if first.key().0 > now && !served {
                 return first.key().0;
             }
             let wait = first.remove();
+            if served {
+                continue;
+            }
             self.acc
                 .pool
                 .revoke(wait.ticket.load(std::sync::atomic::Ordering::Relaxed));

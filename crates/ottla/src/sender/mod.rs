@@ -329,5 +329,4 @@ impl<I: Io> Sender<I> {
         self.in_flight
             .insert(correlation, InFlight { node, batches });
     }
-
 }

@@ -198,8 +198,11 @@ impl Order for Sequences {
         };
         let Some(line) = line else { return true };
         // A batch that is sent again goes alone, so that those behind it cannot arrive before it; a new
-        // order begins when the old one is out of the network.
+        // order begins when the old one is out of the network. The first batch of an order goes alone too: a
+        // broker that knows nothing of the producer accepts any first sequence, and so would take the second
+        // batch where the first was refused (Java's producer has that hole).
         let alone = retry
+            || line.acked_to.is_none()
             || self.one_at_a_time
             || (line.id, line.epoch) != (id, epoch)
             || line.topic_id != self.topic_id(&partition.topic);
@@ -260,6 +263,10 @@ mod tests {
         assert!(s.may_drain(&p, false));
         let line = s.line(7);
         (line.id, line.epoch) = (1, 0);
+        s.sent(7);
+        assert!(!s.may_drain(&p, false), "the first of an order goes alone");
+        s.returned(7);
+        s.line(7).acked_to = Some(1);
         for _ in 0..5 {
             assert!(s.may_drain(&p, false));
             s.sent(7);

@@ -1,0 +1,203 @@
+//! The command line as it is typed: one table for parsing, help, man page and completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "ottla",
+    version,
+    about = "Records into Kafka",
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send records, one a line, from files or standard input.
+    #[command(after_help = PRODUCE_NOTES)]
+    Produce(Box<ProduceArgs>),
+    /// Run a small broker for development and tests.
+    Broker(BrokerArgs),
+    /// Print shell completions.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page.
+    Man,
+}
+
+const PRODUCE_NOTES: &str = "\
+Options are those of kafka-console-producer, and kcat's short ones. An option beats a property, a property \
+beats a file. Options that are not given leave the producer's own defaults.
+
+Reader properties: parse.key=false, key.separator=\\t, parse.headers=false, headers.delimiter=\\t, \
+headers.separator=, headers.key.separator=: ignore.error=false, null.marker (unset). A line is \
+h1:v1,h2:v2<headers.delimiter>key<key.separator>value.
+
+Input is bytes: a line ends at \\n, one \\r before it is dropped, anything else passes.
+
+Status: 0 if every record was acknowledged (with acks=0: handed to the socket), 1 if some were not, 2 for \
+wrong usage or settings.";
+
+#[derive(Debug, Args, Default)]
+pub(crate) struct ProduceArgs {
+    /// Files to read, in order; standard input if none, or for `-`.
+    pub(crate) files: Vec<PathBuf>,
+
+    /// The topic.
+    #[arg(short = 't', long)]
+    pub(crate) topic: String,
+    /// Brokers to ask first: host:port, separated by commas.
+    #[arg(
+        short = 'b',
+        long,
+        value_name = "H:P,…",
+        visible_alias = "broker-list",
+        conflicts_with = "embedded"
+    )]
+    pub(crate) bootstrap_server: Option<String>,
+    /// Produce into a broker of this process's own.
+    #[arg(long)]
+    pub(crate) embedded: bool,
+    /// Where the embedded broker keeps its log, in Kafka's format; a temporary place if not given.
+    #[arg(long, value_name = "DIR", requires = "embedded")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Wait for each record's acknowledgement before the next is sent.
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// The codec; gzip if no value is given.
+    #[arg(short = 'z', long, value_name = "CODEC", num_args = 0..=1, default_missing_value = "gzip")]
+    pub(crate) compression_codec: Option<String>,
+    /// Bytes of a batch (batch.size).
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) batch_size: Option<String>,
+    /// Times a batch is sent again (retries).
+    #[arg(long, value_name = "N")]
+    pub(crate) message_send_max_retries: Option<String>,
+    /// Milliseconds before something is tried again (retry.backoff.ms).
+    #[arg(long, value_name = "MS")]
+    pub(crate) retry_backoff_ms: Option<String>,
+    /// Milliseconds a batch waits for more records (linger.ms).
+    #[arg(long, value_name = "MS")]
+    pub(crate) timeout: Option<String>,
+    /// Who must have a record: all, -1, 1 or 0 (acks).
+    #[arg(long, value_name = "ACKS", allow_hyphen_values = true)]
+    pub(crate) request_required_acks: Option<String>,
+    /// Milliseconds a broker has to answer (request.timeout.ms).
+    #[arg(long, value_name = "MS")]
+    pub(crate) request_timeout_ms: Option<String>,
+    /// Milliseconds after which metadata is asked for again (metadata.max.age.ms).
+    #[arg(long, value_name = "MS")]
+    pub(crate) metadata_expiry_ms: Option<String>,
+    /// Milliseconds that sending may wait for metadata and memory (max.block.ms).
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_block_ms: Option<String>,
+    /// Bytes that unacknowledged records may occupy (buffer.memory).
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_memory_bytes: Option<String>,
+    /// Deprecated: the same as --batch-size, which it overrides.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_partition_memory_bytes: Option<String>,
+    /// Bytes of the socket's send buffer (send.buffer.bytes).
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) socket_buffer_size: Option<String>,
+
+    /// The reader of lines; only Kafka's own is there.
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) line_reader: Option<String>,
+    /// A property of the reader, key=value; may be given several times.
+    #[arg(long, value_name = "K=V")]
+    pub(crate) reader_property: Vec<String>,
+    /// The same, by its older name.
+    #[arg(long, value_name = "K=V")]
+    pub(crate) property: Vec<String>,
+    /// A file of reader properties.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reader_config: Option<PathBuf>,
+    /// A producer setting, key=value, by Kafka's or librdkafka's name; may be given several times.
+    #[arg(short = 'X', long = "command-property", value_name = "K=V")]
+    pub(crate) command_property: Vec<String>,
+    /// Deprecated: the same as --command-property.
+    #[arg(long, value_name = "K=V")]
+    pub(crate) producer_property: Vec<String>,
+    /// A file of producer settings, in Java's properties format.
+    #[arg(short = 'F', long, value_name = "FILE")]
+    pub(crate) command_config: Option<PathBuf>,
+    /// Deprecated: the same as --command-config.
+    #[arg(long = "producer.config", value_name = "FILE")]
+    pub(crate) producer_config: Option<PathBuf>,
+
+    /// The partition of every record; -1 leaves it to the partitioner.
+    #[arg(short = 'p', value_name = "N", allow_hyphen_values = true)]
+    pub(crate) partition: Option<i32>,
+    /// What separates records, instead of a line's end; \n, \t, \0 and \xHH are understood.
+    #[arg(short = 'D', value_name = "DELIM")]
+    pub(crate) delimiter: Option<String>,
+    /// What separates key from value; a record without it has no key.
+    #[arg(short = 'K', value_name = "DELIM")]
+    pub(crate) key_delimiter: Option<String>,
+    /// The key of every record.
+    #[arg(short = 'k', value_name = "KEY", conflicts_with = "key_delimiter")]
+    pub(crate) key: Option<String>,
+    /// A header of every record, name=value; may be given several times.
+    #[arg(short = 'H', value_name = "NAME=VALUE")]
+    pub(crate) header: Vec<String>,
+    /// Stop after so many records.
+    #[arg(short = 'c', value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Empty keys and values are null.
+    #[arg(short = 'Z')]
+    pub(crate) null_empty: bool,
+    /// Files are split by the delimiter: what happens anyway, taken for kcat's sake.
+    #[arg(short = 'l')]
+    pub(crate) lines: bool,
+
+    /// Print one JSON object a record on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Connection and metadata events on standard error.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    /// Everything on standard error.
+    #[arg(short = 'd', long)]
+    pub(crate) debug: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BrokerArgs {
+    /// The address to listen on; port 0 lets the system pick.
+    #[arg(long, value_name = "H:P", default_value = "127.0.0.1:9092")]
+    pub(crate) listen: String,
+    /// The address clients are told; the one they came in by if not given.
+    #[arg(long, value_name = "H:P")]
+    pub(crate) advertise: Option<String>,
+    /// Where logs are kept, in Kafka's format; memory if not given.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// A topic to have from the start; may be given several times.
+    #[arg(long, value_name = "NAME:PARTITIONS")]
+    pub(crate) topic: Vec<String>,
+    /// Connection events on standard error.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    /// Everything on standard error.
+    #[arg(short = 'd', long)]
+    pub(crate) debug: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_table_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,44 @@
+//! `ottla broker`: the development broker, until a signal ends it.
+
+use std::io::Write;
+
+use ottla_broker::EmbeddedBroker;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::BrokerArgs;
+use crate::{OK, Stop};
+
+pub(crate) fn run(args: BrokerArgs) -> Result<u8, Stop> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(|e| Stop::usage(format!("no signals: {e}")))?;
+    let mut builder = EmbeddedBroker::builder().listen(&args.listen);
+    if let Some(dir) = &args.data_dir {
+        builder = builder.data_dir(dir);
+    }
+    if let Some(advertise) = &args.advertise {
+        let parts = advertise
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        let (host, port) = parts
+            .ok_or_else(|| Stop::usage(format!("--advertise {advertise} is not host:port")))?;
+        builder = builder.advertise(host.trim_matches(['[', ']']), port);
+    }
+    for topic in &args.topic {
+        let (name, partitions) = match topic.split_once(':') {
+            Some((name, n)) => (name, n.parse::<i32>().ok().filter(|n| *n > 0)),
+            None => (topic.as_str(), Some(1)),
+        };
+        let partitions = partitions
+            .ok_or_else(|| Stop::usage(format!("--topic {topic} is not NAME:PARTITIONS")))?;
+        builder = builder.topic(name, partitions);
+    }
+    let broker = builder
+        .start()
+        .map_err(|e| Stop::usage(format!("the broker does not start on {}: {e}", args.listen)))?;
+    println!("{}", broker.bootstrap());
+    let _ = std::io::stdout().flush();
+    signals.forever().next();
+    drop(broker);
+    Ok(OK)
+}

@@ -1,0 +1,445 @@
+//! Input as bytes: cut into records at a delimiter, each taken apart into headers, key and value.
+
+use std::io::{self, BufRead, Read};
+
+use crate::Stop;
+use crate::args::ProduceArgs;
+use crate::settings::{pair, read};
+
+/// How a line is taken apart.
+#[derive(Debug, Clone)]
+pub(crate) struct LineFormat {
+    delimiter: Vec<u8>,
+    parse_key: bool,
+    key_separator: Vec<u8>,
+    /// kcat's `-K`: a line without the separator is a value.
+    lenient_key: bool,
+    parse_headers: bool,
+    headers_delimiter: Vec<u8>,
+    headers_separator: Vec<u8>,
+    headers_key_separator: Vec<u8>,
+    ignore_error: bool,
+    null_marker: Option<Vec<u8>>,
+    null_empty: bool,
+    key: Option<Vec<u8>>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// A record, borrowed from its line.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parsed<'l> {
+    pub(crate) key: Option<&'l [u8]>,
+    pub(crate) value: Option<&'l [u8]>,
+    pub(crate) headers: Vec<(&'l str, Option<&'l [u8]>)>,
+}
+
+/// `\n`, `\t`, `\0`, `\\` and `\xHH`.
+fn unescape(text: &str) -> Result<Vec<u8>, Stop> {
+    let (mut out, mut chars) = (Vec::new(), text.chars());
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.extend(c.encode_utf8(&mut [0; 4]).bytes());
+            continue;
+        }
+        out.push(match chars.next() {
+            Some('n') => b'\n',
+            Some('r') => b'\r',
+            Some('t') => b'\t',
+            Some('0') => 0,
+            Some('\\') => b'\\',
+            Some('x') => {
+                let hex: String = chars.by_ref().take(2).collect();
+                u8::from_str_radix(&hex, 16)
+                    .map_err(|_| Stop::usage(format!("{text:?}: \\x wants two hex digits")))?
+            }
+            _ => {
+                return Err(Stop::usage(format!(
+                    "{text:?} has an escape that is not known"
+                )));
+            }
+        });
+    }
+    if out.is_empty() {
+        Err(Stop::usage("a delimiter cannot be empty"))
+    } else {
+        Ok(out)
+    }
+}
+
+impl LineFormat {
+    pub(crate) fn new(args: &ProduceArgs) -> Result<LineFormat, Stop> {
+        let mut f = LineFormat {
+            delimiter: args
+                .delimiter
+                .as_deref()
+                .map_or(Ok(b"\n".to_vec()), unescape)?,
+            parse_key: false,
+            key_separator: b"\t".to_vec(),
+            lenient_key: false,
+            parse_headers: false,
+            headers_delimiter: b"\t".to_vec(),
+            headers_separator: b",".to_vec(),
+            headers_key_separator: b":".to_vec(),
+            ignore_error: false,
+            null_marker: None,
+            null_empty: args.null_empty,
+            key: args.key.as_ref().map(|k| k.clone().into_bytes()),
+            headers: Vec::new(),
+        };
+        if let Some(class) = &args.line_reader
+            && !class.ends_with("LineMessageReader")
+        {
+            return Err(Stop::usage(format!(
+                "--line-reader {class}: a Java class cannot run here"
+            )));
+        }
+        if let Some(path) = &args.reader_config {
+            for line in read(path)?
+                .lines()
+                .map(str::trim)
+                .filter(|l| !l.is_empty() && !l.starts_with('#'))
+            {
+                f.set(line)?;
+            }
+        }
+        for property in args.property.iter().chain(&args.reader_property) {
+            f.set(property)?;
+        }
+        if let Some(k) = &args.key_delimiter {
+            (f.parse_key, f.lenient_key, f.key_separator) = (true, true, unescape(k)?);
+        }
+        for header in &args.header {
+            let (name, value) = header
+                .split_once('=')
+                .map_or((header.as_str(), None), |(n, v)| (n, Some(v)));
+            f.headers
+                .push((name.to_owned(), value.map(|v| v.as_bytes().to_vec())));
+        }
+        f.check()?;
+        Ok(f)
+    }
+
+    fn set(&mut self, property: &str) -> Result<(), Stop> {
+        let (name, value) = pair(property)?;
+        let flag = || match value.trim() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(Stop::usage(format!(
+                "reader property {name}={other} is not true or false"
+            ))),
+        };
+        let text = || {
+            if value.is_empty() {
+                Err(Stop::usage(format!("reader property {name} is empty")))
+            } else {
+                Ok(value.as_bytes().to_vec())
+            }
+        };
+        match name.trim() {
+            "parse.key" => self.parse_key = flag()?,
+            "key.separator" => self.key_separator = text()?,
+            "parse.headers" => self.parse_headers = flag()?,
+            "headers.delimiter" => self.headers_delimiter = text()?,
+            "headers.separator" => self.headers_separator = text()?,
+            "headers.key.separator" => self.headers_key_separator = text()?,
+            "ignore.error" => self.ignore_error = flag()?,
+            "null.marker" => self.null_marker = Some(text()?),
+            other => return Err(Stop::usage(format!("unknown reader property {other}"))),
+        }
+        Ok(())
+    }
+
+    /// Separators and marker must be told apart.
+    fn check(&self) -> Result<(), Stop> {
+        let mut used: Vec<(&str, &[u8])> = Vec::new();
+        if self.parse_headers {
+            used.push(("headers.separator", &self.headers_separator));
+            used.push(("headers.key.separator", &self.headers_key_separator));
+        }
+        if self.parse_headers && self.parse_key {
+            // The two stand in different places and may be the same, as by default.
+            if self.headers_delimiter != self.key_separator {
+                used.push(("headers.delimiter", &self.headers_delimiter));
+            }
+            used.push(("key.separator", &self.key_separator));
+        }
+        if let Some(marker) = &self.null_marker {
+            used.push(("null.marker", marker));
+        }
+        for (i, (name, text)) in used.iter().enumerate() {
+            if let Some((other, _)) = used[..i].iter().find(|(_, t)| t == text) {
+                return Err(Stop::usage(format!("{other} and {name} must differ")));
+            }
+        }
+        Ok(())
+    }
+
+    fn null(&self, text: &'_ [u8]) -> bool {
+        self.null_marker.as_deref() == Some(text) || (self.null_empty && text.is_empty())
+    }
+
+    fn nullable<'l>(&self, text: &'l [u8]) -> Option<&'l [u8]> {
+        (!self.null(text)).then_some(text)
+    }
+
+    /// Takes line `number` apart.
+    pub(crate) fn parse<'l>(&'l self, line: &'l [u8], number: u64) -> Result<Parsed<'l>, String> {
+        let mut headers: Vec<(&str, Option<&[u8]>)> = self
+            .headers
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_deref()))
+            .collect();
+        let shown = || String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+        let mut rest = line;
+        if self.parse_headers {
+            match cut(rest, &self.headers_delimiter) {
+                Some((text, tail)) => {
+                    rest = tail;
+                    if !self.null_marker.as_deref().is_some_and(|m| m == text) {
+                        self.parse_headers(text, number, &mut headers)?;
+                    }
+                }
+                None if self.ignore_error => {}
+                None => {
+                    return Err(format!(
+                        "No header delimiter found on line number {number}: '{}'",
+                        shown()
+                    ));
+                }
+            }
+        }
+        let mut key = self.key.as_deref();
+        if self.parse_key {
+            match cut(rest, &self.key_separator) {
+                Some((text, tail)) => {
+                    key = self.nullable(text);
+                    rest = tail;
+                }
+                None if self.lenient_key || self.ignore_error => key = None,
+                None => {
+                    return Err(format!(
+                        "No key separator found on line number {number}: '{}'",
+                        shown()
+                    ));
+                }
+            }
+        }
+        Ok(Parsed {
+            key,
+            value: self.nullable(rest),
+            headers,
+        })
+    }
+
+    fn parse_headers<'l>(
+        &self,
+        text: &'l [u8],
+        number: u64,
+        into: &mut Vec<(&'l str, Option<&'l [u8]>)>,
+    ) -> Result<(), String> {
+        let mut rest = Some(text);
+        while let Some(all) = rest {
+            let (one, tail) =
+                cut(all, &self.headers_separator).map_or((all, None), |(o, t)| (o, Some(t)));
+            rest = tail;
+            let (name, value) = match cut(one, &self.headers_key_separator) {
+                Some((name, value)) => (name, self.nullable(value)),
+                None if self.ignore_error => (one, None),
+                None => {
+                    let one = String::from_utf8_lossy(one);
+                    return Err(format!(
+                        "No header key separator found in pair '{one}' on line number {number}"
+                    ));
+                }
+            };
+            if self.null_marker.as_deref() == Some(name) {
+                return Err(format!(
+                    "Header keys should not be equal to the null marker on line number {number}"
+                ));
+            }
+            let name = std::str::from_utf8(name)
+                .map_err(|_| format!("a header's name on line number {number} is not UTF-8"))?;
+            into.push((name, value));
+        }
+        Ok(())
+    }
+}
+
+fn cut<'l>(text: &'l [u8], at: &[u8]) -> Option<(&'l [u8], &'l [u8])> {
+    let place = text.windows(at.len()).position(|w| w == at)?;
+    Some((&text[..place], &text[place + at.len()..]))
+}
+
+/// What the next line is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It is in the buffer.
+    Line,
+    /// It is longer than the limit, and was passed over.
+    TooLong,
+    /// There is none.
+    End,
+}
+
+/// Reads the next record's bytes into `line`, without delimiter; never more than `limit` and some.
+pub(crate) fn next_line(
+    from: &mut impl BufRead,
+    format: &LineFormat,
+    limit: usize,
+    line: &mut Vec<u8>,
+) -> io::Result<Next> {
+    line.clear();
+    let delimiter = &format.delimiter;
+    let last = delimiter[delimiter.len() - 1];
+    let (mut any, mut too_long) = (false, false);
+    loop {
+        let room = (limit + delimiter.len() + 1).saturating_sub(line.len()) as u64;
+        let n = from.by_ref().take(room).read_until(last, line)?;
+        any |= n > 0;
+        if line.ends_with(delimiter) {
+            line.truncate(line.len() - delimiter.len());
+            if delimiter == b"\n" && line.last() == Some(&b'\r') {
+                line.pop();
+            }
+            return Ok(if too_long { Next::TooLong } else { Next::Line });
+        }
+        if n == 0 && room > 0 {
+            return Ok(match (any, too_long) {
+                (true, true) => Next::TooLong,
+                (true, false) => Next::Line,
+                _ => Next::End,
+            });
+        }
+        if line.len() > limit + delimiter.len() {
+            // Only the tail matters from here: it may be half a delimiter.
+            too_long = true;
+            line.drain(..line.len() + 1 - delimiter.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn format(f: impl FnOnce(&mut ProduceArgs)) -> LineFormat {
+        let mut args = ProduceArgs::default();
+        f(&mut args);
+        LineFormat::new(&args).unwrap_or_else(|e| panic!("{}", e.message))
+    }
+
+    fn lines(input: &[u8], limit: usize, format: &LineFormat) -> Vec<Option<Vec<u8>>> {
+        let (mut from, mut line, mut out) = (
+            io::BufReader::with_capacity(3, input),
+            Vec::new(),
+            Vec::new(),
+        );
+        loop {
+            match next_line(&mut from, format, limit, &mut line).unwrap() {
+                Next::Line => out.push(Some(line.clone())),
+                Next::TooLong => out.push(None),
+                Next::End => return out,
+            }
+        }
+    }
+
+    #[test]
+    fn lines_end_at_newline_one_cr_is_dropped_and_anything_else_passes() {
+        let f = format(|_| {});
+        let some = |s: &[u8]| Some(s.to_vec());
+        assert_eq!(
+            lines(b"a\r\n\n\xff\xfe\x00b\nc\r\r\nlast", 100, &f),
+            [
+                some(b"a"),
+                some(b""),
+                some(b"\xff\xfe\x00b"),
+                some(b"c\r"),
+                some(b"last")
+            ]
+        );
+        assert_eq!(lines(b"", 100, &f), []);
+        assert_eq!(lines(b"0123456789x\nab\n", 5, &f), [None, some(b"ab")]);
+        assert_eq!(lines(b"0123456789", 5, &f), [None]);
+        let f = format(|a| a.delimiter = Some("--".into()));
+        assert_eq!(
+            lines(b"a-b--c---d", 100, &f),
+            [some(b"a-b"), some(b"c"), some(b"-d")]
+        );
+        assert_eq!(lines(b"0123456789--ab--", 5, &f), [None, some(b"ab")]);
+    }
+
+    #[test]
+    fn e3_keys_headers_and_the_null_marker() {
+        let f = format(|a| {
+            a.property = ["parse.key=true", "parse.headers=true", "null.marker=NULL"]
+                .map(String::from)
+                .to_vec();
+        });
+        let p = f.parse(b"h1:v1,h2:NULL\tkey\tvalue\tmore", 1).unwrap();
+        assert_eq!(p.headers, [("h1", Some(&b"v1"[..])), ("h2", None)]);
+        assert_eq!(
+            (p.key, p.value),
+            (Some(&b"key"[..]), Some(&b"value\tmore"[..]))
+        );
+        let p = f.parse(b"NULL\tNULL\tNULL", 1).unwrap();
+        assert_eq!(
+            p,
+            Parsed {
+                key: None,
+                value: None,
+                headers: vec![]
+            }
+        );
+        let e = f.parse(b"h:v\tno key", 7).unwrap_err();
+        assert_eq!(e, "No key separator found on line number 7: 'h:v\tno key'");
+        assert!(
+            f.parse(b"NULL:v\tk\tv", 1)
+                .unwrap_err()
+                .contains("null marker")
+        );
+        assert!(
+            f.parse(b"h1\tk\tv", 1)
+                .unwrap_err()
+                .contains("No header key separator")
+        );
+        let f = format(|a| {
+            a.property = ["parse.key=true", "ignore.error=true"]
+                .map(String::from)
+                .to_vec()
+        });
+        assert_eq!(f.parse(b"no key", 1).unwrap().value, Some(&b"no key"[..]));
+        let same = ["parse.headers=true", "headers.separator=:"]
+            .map(String::from)
+            .to_vec();
+        assert!(
+            LineFormat::new(&ProduceArgs {
+                property: same,
+                ..Default::default()
+            })
+            .is_err()
+        );
+        let unknown = vec!["parse.kee=true".to_owned()];
+        assert!(
+            LineFormat::new(&ProduceArgs {
+                property: unknown,
+                ..Default::default()
+            })
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn e4_keys_headers_and_empty_as_null() {
+        let f = format(|a| {
+            a.key_delimiter = Some(":".into());
+            a.null_empty = true;
+            a.header = vec!["a=1".into(), "b".into()];
+        });
+        let p = f.parse(b"k:", 1).unwrap();
+        assert_eq!((p.key, p.value), (Some(&b"k"[..]), None));
+        assert_eq!(p.headers, [("a", Some(&b"1"[..])), ("b", None)]);
+        assert_eq!(f.parse(b"only a value", 1).unwrap().key, None);
+        let f = format(|a| a.key = Some("fixed".into()));
+        assert_eq!(f.parse(b"v", 1).unwrap().key, Some(&b"fixed"[..]));
+    }
+}

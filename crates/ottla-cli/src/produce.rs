@@ -1,0 +1,333 @@
+//! `ottla produce`: lines in, records out, a summary at the end.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use ottla::{Header, Producer, Properties, Record};
+use ottla_broker::EmbeddedBroker;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::args::ProduceArgs;
+use crate::input::{LineFormat, Next, next_line};
+use crate::report::Stats;
+use crate::{FAILED, OK, Stop, settings};
+
+/// When it is told that nothing is connected.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(crate) fn run(args: ProduceArgs) -> Result<u8, Stop> {
+    let format = LineFormat::new(&args)?;
+    // Checked before a broker is started or a byte is sent.
+    let inputs = args
+        .files
+        .iter()
+        .map(|f| open(f))
+        .collect::<Result<Vec<_>, _>>()?;
+    settings::producer(&args, Some("127.0.0.1:1").filter(|_| args.embedded))?;
+    let (broker, _temporary) = embedded(&args)?;
+    let address = broker.as_ref().map(EmbeddedBroker::bootstrap);
+    let properties = settings::producer(&args, address.as_deref())?;
+    for notice in properties.notices() {
+        eprintln!("note: {notice}");
+    }
+    let session = Arc::new(Session::new(&args, properties)?);
+    session.watch_signals()?;
+    session.watch_connection();
+    let outcome = session.send_all(inputs, &format);
+    let status = session.finish();
+    if let (Some(_), Some(dir)) = (&broker, &args.data_dir) {
+        eprintln!("the log is in {}", dir.display());
+    }
+    drop(broker);
+    outcome.map(|()| status)
+}
+
+fn embedded(
+    args: &ProduceArgs,
+) -> Result<(Option<EmbeddedBroker>, Option<tempfile::TempDir>), Stop> {
+    if !args.embedded {
+        return Ok((None, None));
+    }
+    let temporary = match &args.data_dir {
+        Some(_) => None,
+        None => Some(
+            tempfile::tempdir().map_err(|e| Stop::usage(format!("no temporary directory: {e}")))?,
+        ),
+    };
+    let dir = args
+        .data_dir
+        .as_deref()
+        .or(temporary.as_ref().map(tempfile::TempDir::path));
+    let mut builder = EmbeddedBroker::builder();
+    if let Some(dir) = dir {
+        builder = builder.data_dir(dir);
+    }
+    let broker = builder
+        .start()
+        .map_err(|e| Stop::usage(format!("the embedded broker does not start: {e}")))?;
+    Ok((Some(broker), temporary))
+}
+
+/// An input, and how long it is if that is known.
+type Input = (Box<dyn BufRead>, Option<u64>);
+
+fn open(path: &Path) -> Result<Input, Stop> {
+    if path == Path::new("-") {
+        return Ok((
+            Box::new(BufReader::with_capacity(256 * 1024, io::stdin())),
+            None,
+        ));
+    }
+    let file = File::open(path).map_err(|e| Stop::usage(format!("{}: {e}", path.display())))?;
+    let meta = file
+        .metadata()
+        .map_err(|e| Stop::usage(format!("{}: {e}", path.display())))?;
+    if meta.is_dir() {
+        return Err(Stop::usage(format!("{}: is a directory", path.display())));
+    }
+    let length = meta.is_file().then_some(meta.len());
+    Ok((Box::new(BufReader::with_capacity(256 * 1024, file)), length))
+}
+
+/// One run, shared with the threads that watch it.
+struct Session {
+    producer: Producer,
+    stats: Arc<Stats>,
+    topic: String,
+    partition: Option<i32>,
+    count: u64,
+    sync: bool,
+    acks_zero: bool,
+    line_max: usize,
+    close_within: Duration,
+    interrupted: AtomicBool,
+    lines: AtomicU64,
+    over: AtomicBool,
+    bar: ProgressBar,
+}
+
+impl Session {
+    fn new(args: &ProduceArgs, properties: Properties) -> Result<Session, Stop> {
+        let number = |name: &str, default: u64| {
+            properties
+                .get(name)
+                .and_then(|v| v.trim().parse().ok())
+                .unwrap_or(default)
+        };
+        let line_max = number("max.request.size", 1_048_576) as usize;
+        let close_within =
+            Duration::from_millis(number("delivery.timeout.ms", 120_000)) + Duration::from_secs(5);
+        let acks_zero = properties.get("acks") == Some("0");
+        let stats = Arc::new(Stats::new(args.json));
+        let heard = stats.clone();
+        let producer = Producer::builder()
+            .properties(properties)
+            .delivery_handler(move |report| heard.hear(report))
+            .build()
+            .map_err(|e| Stop::usage(e.to_string()))?;
+        Ok(Session {
+            producer,
+            stats,
+            topic: args.topic.clone(),
+            partition: args.partition.filter(|p| *p >= 0),
+            count: args.count.unwrap_or(u64::MAX),
+            sync: args.sync,
+            acks_zero,
+            line_max,
+            close_within,
+            interrupted: AtomicBool::new(false),
+            lines: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+        })
+    }
+
+    /// The first signal flushes and reports; the second quits.
+    fn watch_signals(self: &Arc<Self>) -> Result<(), Stop> {
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM]).map_err(|e| Stop::usage(format!("no signals: {e}")))?;
+        let session = self.clone();
+        thread::spawn(move || {
+            let mut seen = signals.forever();
+            if seen.next().is_none() {
+                return;
+            }
+            // Reading may block for ever, so the end is made here.
+            session.interrupted.store(true, Ordering::SeqCst);
+            thread::spawn(move || {
+                eprintln!("interrupted: sending what was read (once more quits)");
+                std::process::exit(i32::from(session.finish()));
+            });
+            if seen.next().is_some() {
+                std::process::exit(130);
+            }
+        });
+        Ok(())
+    }
+
+    /// If nothing is connected after a while, says once to whom and why not.
+    fn watch_connection(self: &Arc<Self>) {
+        let session = Arc::downgrade(self);
+        thread::spawn(move || {
+            thread::sleep(PATIENCE);
+            let Some(session) = session.upgrade() else {
+                return;
+            };
+            let health = session.producer.health();
+            let idle = health.connected.is_empty() && session.stats.acknowledged() == 0;
+            if idle && !session.over.load(Ordering::SeqCst) {
+                let all: Vec<String> = health
+                    .failing
+                    .iter()
+                    .map(|(who, why)| format!("{who}: {why}"))
+                    .collect();
+                let why = if all.is_empty() {
+                    "no answer yet".to_owned()
+                } else {
+                    all.join("; ")
+                };
+                eprintln!(
+                    "not connected after {} s, still trying: {why}",
+                    PATIENCE.as_secs()
+                );
+            }
+        });
+    }
+
+    fn send_all(&self, mut inputs: Vec<Input>, format: &LineFormat) -> Result<(), Stop> {
+        if inputs.is_empty() {
+            inputs.push(open(Path::new("-"))?);
+        }
+        self.begin_bar(&inputs);
+        let prompt = io::stdin().is_terminal() && inputs.len() == 1 && inputs[0].1.is_none();
+        let mut line = Vec::new();
+        for (from, _) in &mut inputs {
+            loop {
+                if self.interrupted.load(Ordering::SeqCst) {
+                    wait_for_the_end();
+                }
+                if self.lines.load(Ordering::Relaxed) >= self.count {
+                    return Ok(());
+                }
+                if prompt {
+                    eprint!(">");
+                    let _ = io::stderr().flush();
+                }
+                let next = next_line(from, format, self.line_max, &mut line);
+                let next = next.map_err(|e| Stop::failed(format!("reading stopped: {e}")))?;
+                if next == Next::End {
+                    break;
+                }
+                let number = self.lines.fetch_add(1, Ordering::Relaxed) + 1;
+                self.bar.inc(line.len() as u64 + 1);
+                if next == Next::TooLong {
+                    let why = format!(
+                        "line {number} is longer than max.request.size ({})",
+                        self.line_max
+                    );
+                    self.stats.unreadable(&self.topic, &why);
+                    continue;
+                }
+                self.send_line(&line, number, format)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_line(&self, line: &[u8], number: u64, format: &LineFormat) -> Result<(), Stop> {
+        let parsed = match format.parse(line, number) {
+            Ok(parsed) => parsed,
+            Err(why) => {
+                self.stats.unreadable(&self.topic, &why);
+                return Err(Stop::failed(format!("{why}; reading stopped there")));
+            }
+        };
+        let headers: Vec<Header<'_>> = parsed
+            .headers
+            .iter()
+            .map(|(key, value)| Header { key, value: *value })
+            .collect();
+        let token = self.stats.token();
+        let mut record = Record::to(&self.topic)
+            .maybe_key(parsed.key)
+            .maybe_value(parsed.value)
+            .headers(&headers)
+            .timestamp(self.stats.timestamp(token))
+            .token(token);
+        if let Some(partition) = self.partition {
+            record = record.partition(partition);
+        }
+        match self.producer.send(record) {
+            Ok(delivery) => {
+                self.stats.add_bytes(line.len());
+                if self.sync {
+                    // The handler has counted it, however it ended.
+                    let _ = delivery.wait();
+                }
+                Ok(())
+            }
+            Err(_) if self.interrupted.load(Ordering::SeqCst) => wait_for_the_end(),
+            Err(e) => {
+                self.stats.refused(&self.topic, &e);
+                use ottla::ErrorKind as K;
+                // What is wrong with one record may not be with the next; what is wrong with the topic or the
+                // cluster is.
+                match e.kind() {
+                    K::RecordTooLarge | K::InvalidRecord | K::Serialization => Ok(()),
+                    _ => Err(Stop::failed(format!(
+                        "{e}; reading stopped at line {number}"
+                    ))),
+                }
+            }
+        }
+    }
+
+    fn begin_bar(&self, inputs: &[Input]) {
+        if !io::stderr().is_terminal() {
+            return;
+        }
+        self.bar
+            .set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        let template = match inputs.iter().map(|i| i.1).sum::<Option<u64>>() {
+            Some(total) => {
+                self.bar.set_length(total);
+                "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+            }
+            None => "{spinner} {bytes} {bytes_per_sec}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
+    }
+
+    /// Sends what was accepted, tells what became of it; the status. Whoever comes second waits for the first.
+    fn finish(&self) -> u8 {
+        if self.over.swap(true, Ordering::SeqCst) {
+            wait_for_the_end();
+        }
+        if let Err(e) = self.producer.close(self.close_within) {
+            eprintln!("ottla: {e}");
+        }
+        self.bar.finish_and_clear();
+        eprint!("{}", self.stats.summary(self.acks_zero));
+        if self.stats.all_acknowledged() {
+            OK
+        } else {
+            FAILED
+        }
+    }
+}
+
+/// Another thread ends the process.
+fn wait_for_the_end() -> ! {
+    loop {
+        thread::park();
+    }
+}

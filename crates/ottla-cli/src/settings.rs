@@ -1,0 +1,96 @@
+//! The command line as it is meant: producer settings by their names.
+
+use std::fs;
+use std::path::Path;
+
+use ottla::{Origin, Properties};
+
+use crate::Stop;
+use crate::args::ProduceArgs;
+
+pub(crate) fn read(path: &Path) -> Result<String, Stop> {
+    fs::read_to_string(path).map_err(|e| Stop::usage(format!("{}: {e}", path.display())))
+}
+
+/// `key=value`.
+pub(crate) fn pair(text: &str) -> Result<(&str, &str), Stop> {
+    text.split_once('=')
+        .ok_or_else(|| Stop::usage(format!("{text:?} is not key=value")))
+}
+
+/// Files first, then properties, then options: later ones win.
+pub(crate) fn producer(args: &ProduceArgs, embedded: Option<&str>) -> Result<Properties, Stop> {
+    let mut p = Properties::new();
+    let wrong = |e: ottla::Error| Stop::usage(e.to_string());
+    p.set("client.id", "console-producer", &Origin::CommandLine)
+        .map_err(wrong)?;
+    p.load_environment(std::env::vars()).map_err(wrong)?;
+    deprecated(args);
+    for path in args.command_config.iter().chain(&args.producer_config) {
+        p.load(&read(path)?, &path.display().to_string())
+            .map_err(wrong)?;
+    }
+    let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(wrong);
+    for property in args.command_property.iter().chain(&args.producer_property) {
+        let (name, value) = pair(property)?;
+        set(name, value)?;
+    }
+    for (name, value) in [
+        (
+            "bootstrap.servers",
+            args.bootstrap_server.as_deref().or(embedded),
+        ),
+        ("compression.type", args.compression_codec.as_deref()),
+        (
+            "batch.size",
+            args.max_partition_memory_bytes
+                .as_deref()
+                .or(args.batch_size.as_deref()),
+        ),
+        ("retries", args.message_send_max_retries.as_deref()),
+        ("retry.backoff.ms", args.retry_backoff_ms.as_deref()),
+        ("linger.ms", args.timeout.as_deref()),
+        ("acks", args.request_required_acks.as_deref()),
+        ("request.timeout.ms", args.request_timeout_ms.as_deref()),
+        ("metadata.max.age.ms", args.metadata_expiry_ms.as_deref()),
+        ("max.block.ms", args.max_block_ms.as_deref()),
+        ("buffer.memory", args.max_memory_bytes.as_deref()),
+        ("send.buffer.bytes", args.socket_buffer_size.as_deref()),
+    ] {
+        if let Some(value) = value {
+            set(name, value)?;
+        }
+    }
+    if p.get("bootstrap.servers").is_none() {
+        return Err(Stop::usage(
+            "where to? give --bootstrap-server host:port, or --embedded for a broker of its own",
+        ));
+    }
+    Ok(p)
+}
+
+fn deprecated(args: &ProduceArgs) {
+    let used = [
+        (
+            "--max-partition-memory-bytes",
+            args.max_partition_memory_bytes.is_some(),
+            "--batch-size",
+        ),
+        (
+            "--producer-property",
+            !args.producer_property.is_empty(),
+            "--command-property",
+        ),
+        (
+            "--producer.config",
+            args.producer_config.is_some(),
+            "--command-config",
+        ),
+        ("--property", !args.property.is_empty(), "--reader-property"),
+    ];
+    for (old, used, new) in used {
+        if used {
+            eprintln!("Warning: {old} is deprecated; use {new} instead.");
+        }
+    }
+}
