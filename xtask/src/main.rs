@@ -1,12 +1,232 @@
-//! x
-fn main() {
-    let jars = ottla_testkit::Jars::get().expect("jdk");
-    let kafka = ottla_testkit::Kafka::start(&jars, "");
-    kafka.create_topic("orders", 3, &[]);
-    println!("{}", kafka.bootstrap);
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).unwrap();
-    for r in kafka.read("orders") {
-        println!("{r:?}");
+//! `cargo xtask test`: everything CI checks, one command. Also `kafka` (a real Kafka to try things on), `sim`
+//! (many seeds) and `docs` (pages that are written from code).
+#![allow(clippy::disallowed_methods)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use ottla_testkit::{Jars, Kafka};
+
+const USAGE: &str = "\
+cargo xtask test               everything CI checks
+cargo xtask kafka              a real Kafka 4.3.1, until Enter
+cargo xtask sim --seeds N [--from S]   simulate many seeds, optimised
+cargo xtask docs               write docs/CONFIGURATION.md from the table in code";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    c.args(args).current_dir(root());
+    c
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match args.first().map(String::as_str) {
+        Some("test") => test(),
+        Some("kafka") => kafka(),
+        Some("sim") => sim(&args[1..]),
+        Some("docs") => docs(),
+        _ => Err(USAGE.to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Runs a step; how long it took.
+fn step(name: &str, mut command: Command) -> Result<(), String> {
+    let start = Instant::now();
+    eprintln!("\n==== {name}");
+    let status = command.status().map_err(|e| format!("{name}: {e}"))?;
+    if !status.success() {
+        return Err(format!("{name} failed: {command:?}"));
+    }
+    eprintln!("==== {name}: {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Counts of a test run, summed over its binaries.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Tally {
+    /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn add(&mut self, line: &str) {
+        let Some(rest) = line.trim().strip_prefix("test result: ") else {
+            return;
+        };
+        for part in rest.split(['.', ';']).map(str::trim) {
+            let Some((n, what)) = part.split_once(' ') else {
+                continue;
+            };
+            let Ok(n) = n.parse::<u64>() else { continue };
+            match what {
+                "passed" => self.passed += n,
+                "failed" => self.failed += n,
+                "ignored" => self.skipped += n,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs tests, shows what they print, counts.
+fn tests(name: &str, mut command: Command, tally: &mut Tally) -> Result<(), String> {
+    let start = Instant::now();
+    eprintln!("\n==== {name}");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("{name}: {e}"))?;
+    let mut out = std::io::stdout();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            tally.add(&line);
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    let status = child.wait().map_err(|e| format!("{name}: {e}"))?;
+    eprintln!("==== {name}: {:.0} s", start.elapsed().as_secs_f64());
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{name} failed"))
+    }
+}
+
+fn test() -> Result<(), String> {
+    let start = Instant::now();
+    // Said before anything takes its time, and a failure at once where CI must have it.
+    let jars = Jars::get();
+    let ran = checks();
+    let skipped = if jars.is_none() {
+        "; the real-Kafka tests were SKIPPED (no JDK or no Maven)"
+    } else {
+        ""
+    };
+    let (tally, result) = match ran {
+        Ok(tally) => (tally, Ok(())),
+        Err((tally, e)) => (tally, Err(e)),
+    };
+    println!(
+        "\nall checks: {:.0} s{skipped}",
+        start.elapsed().as_secs_f64()
+    );
+    println!(
+        "{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
+    result
+}
+
+fn checks() -> Result<Tally, (Tally, String)> {
+    let mut tally = Tally::default();
+    let lint = ["--", "-D", "warnings"];
+    let steps: [(&str, Command); 6] = [
+        ("format", cargo(&["fmt", "--all", "--", "--check"])),
+        (
+            "clippy",
+            cargo(&[&["clippy", "--workspace", "--all-targets"], &lint[..]].concat()),
+        ),
+        (
+            "clippy, every feature",
+            cargo(
+                &[
+                    &[
+                        "clippy",
+                        "-p",
+                        "ottla",
+                        "-p",
+                        "ottla-protocol",
+                        "--all-features",
+                    ],
+                    &lint[..],
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "ottla with default features",
+            cargo(&["check", "-p", "ottla"]),
+        ),
+        (
+            "ottla with no features",
+            cargo(&["check", "-p", "ottla", "--no-default-features"]),
+        ),
+        ("docs", {
+            let mut c = cargo(&["doc", "--workspace", "--no-deps"]);
+            c.env("RUSTDOCFLAGS", "-D warnings");
+            c
+        }),
+    ];
+    for (name, command) in steps {
+        if let Err(e) = step(name, command) {
+            return Err((tally, e));
+        }
+    }
+    let mut plants = cargo(&[
+        "test",
+        "-p",
+        "ottla-sim",
+        "--target-dir",
+        "target/plants",
+        "planted",
+        "--",
+        "--nocapture",
+    ]);
+    plants.env("RUSTFLAGS", "--cfg ottla_plants");
+    for (name, command) in [
+        ("planted bugs", plants),
+        ("tests", cargo(&["test", "--workspace"])),
+    ] {
+        if let Err(e) = tests(name, command, &mut tally) {
+            tally.failed = tally.failed.max(1);
+            return Err((tally, e));
+        }
+    }
+    Ok(tally)
+}
+
+fn kafka() -> Result<(), String> {
+    let jars = Jars::get().ok_or("no JDK or no Maven")?;
+    let kafka = Kafka::start(&jars, "");
+    println!("{}", kafka.bootstrap);
+    eprintln!(
+        "Kafka 4.3.1, process {}, files in {}; Enter ends it",
+        kafka.pid(),
+        kafka.dir.display()
+    );
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+fn sim(args: &[String]) -> Result<(), String> {
+    let mut command = cargo(&["run", "--release", "-p", "ottla-sim", "--"]);
+    command.args(args);
+    step("simulation", command)
+}
+
+fn docs() -> Result<(), String> {
+    let path = root().join("docs/CONFIGURATION.md");
+    std::fs::write(&path, ottla::configuration_markdown())
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    println!("wrote {}", path.display());
+    Ok(())
 }

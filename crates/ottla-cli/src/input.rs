@@ -195,7 +195,7 @@ impl LineFormat {
             match cut(rest, &self.headers_delimiter) {
                 Some((text, tail)) => {
                     rest = tail;
-                    if !self.null_marker.as_deref().is_some_and(|m| m == text) {
+                    if self.null_marker.as_deref() != Some(text) {
                         self.parse_headers(text, number, &mut headers)?;
                     }
                 }
@@ -405,7 +405,7 @@ mod tests {
         let f = format(|a| {
             a.property = ["parse.key=true", "ignore.error=true"]
                 .map(String::from)
-                .to_vec()
+                .to_vec();
         });
         assert_eq!(f.parse(b"no key", 1).unwrap().value, Some(&b"no key"[..]));
         let same = ["parse.headers=true", "headers.separator=:"]

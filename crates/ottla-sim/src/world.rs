@@ -364,10 +364,13 @@ fn fault(g: &mut Gen) -> Fault {
 
 /// When each record ended, as the producer-wide handler heard it: a caller may look later.
 #[derive(Clone, Default)]
-struct Ends(Arc<Mutex<BTreeMap<u64, (Tick, bool, u32)>>>);
+struct Ends(Arc<Mutex<Heard>>);
+
+/// By token: when, whether it was acknowledged, how often.
+type Heard = BTreeMap<u64, (Tick, bool, u32)>;
 
 impl Ends {
-    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, (Tick, bool, u32)>> {
+    fn all(&self) -> std::sync::MutexGuard<'_, Heard> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -62,6 +62,6 @@ pub use config::{Origin, Properties, markdown as configuration_markdown};
 pub use error::{Certainty, Error, ErrorKind, SendError};
 pub use metrics::Totals;
 pub use producer::{
-    BigEndian, BoxError, Header, Interceptor, Nullable, PartitionInfo, Plain, Producer,
-    ProducerBuilder, Record, RecordDraft, Serializer, TrySendError, TypedProducer, With,
+    BigEndian, BoxError, Header, HeaderDraft, Interceptor, Nullable, PartitionInfo, Plain,
+    Producer, ProducerBuilder, Record, RecordDraft, Serializer, TrySendError, TypedProducer, With,
 };

@@ -139,7 +139,8 @@ impl Log {
             let from = entries.partition_point(|e| e.last < offset);
             for e in &entries[from..] {
                 let fits = out.len() + e.len as usize <= max;
-                if !fits && !(first && out.is_empty()) {
+                let alone = first && out.is_empty();
+                if !fits && !alone {
                     return Ok(out);
                 }
                 segment.read(e, &mut out)?;

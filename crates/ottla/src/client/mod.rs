@@ -213,7 +213,7 @@ impl<I: Io> NetworkClient<I> {
             let (host, port) = (b.host.to_string(), b.port);
             tracing::debug!(broker = node, host, port, "looking up");
             self.selector.start(Job::Resolve {
-                key: node as i64 as u64,
+                key: i64::from(node) as u64,
                 host,
                 port,
             });

@@ -45,7 +45,7 @@ macro_rules! typed {
     ($($(#[$doc:meta])* $method:ident($ty:ty) $name:literal $value:ident => $text:expr;)*) => {$(
         $(#[$doc])*
         pub fn $method(self, $value: $ty) -> Self {
-            self.set($name, &$text)
+            self.set($name, $text.as_ref())
         }
     )*};
 }
@@ -71,9 +71,9 @@ impl ProducerBuilder {
 
     typed! {
         /// Brokers to ask first: `host:port`, separated by commas.
-        bootstrap_servers(&str) "bootstrap.servers" v => v.to_owned();
+        bootstrap_servers(&str) "bootstrap.servers" v => v;
         /// Names this client to brokers.
-        client_id(&str) "client.id" v => v.to_owned();
+        client_id(&str) "client.id" v => v;
         /// How long a batch waits for more records; whole milliseconds.
         linger(Duration) "linger.ms" v => v.as_millis().to_string();
         /// Bytes of a batch.
@@ -87,11 +87,11 @@ impl ProducerBuilder {
         /// How long a broker has to answer.
         request_timeout(Duration) "request.timeout.ms" v => v.as_millis().to_string();
         /// The codec: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
-        compression(&str) "compression.type" v => v.to_owned();
+        compression(&str) "compression.type" v => v;
         /// Whether each record is written once and in order, whatever is sent again.
         idempotence(bool) "enable.idempotence" v => v.to_string();
         /// Who must have a record: `all`, `1` or `0`.
-        acks(&str) "acks" v => v.to_owned();
+        acks(&str) "acks" v => v;
     }
 
     /// Adds an interceptor behind those there are.

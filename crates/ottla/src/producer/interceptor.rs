@@ -11,6 +11,9 @@ use crate::metrics::{Counters, add};
 /// A failure of an interceptor or a serializer.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A header that interceptors may change: a name, and bytes or null.
+pub type HeaderDraft<'a> = (Cow<'a, str>, Option<Cow<'a, [u8]>>);
+
 /// A record that interceptors may change.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -24,7 +27,7 @@ pub struct RecordDraft<'a> {
     /// The value.
     pub value: Option<Cow<'a, [u8]>>,
     /// The headers, in order.
-    pub headers: Vec<(Cow<'a, str>, Option<Cow<'a, [u8]>>)>,
+    pub headers: Vec<HeaderDraft<'a>>,
     /// Milliseconds since the epoch, if they were given.
     pub timestamp: Option<i64>,
 }

@@ -11,7 +11,7 @@ mod serializer;
 pub use builder::ProducerBuilder;
 pub(crate) use handle::Handle;
 pub(crate) use interceptor::Interceptors;
-pub use interceptor::{BoxError, Interceptor, RecordDraft};
+pub use interceptor::{BoxError, HeaderDraft, Interceptor, RecordDraft};
 pub(crate) use record::Prepared;
 pub use record::{Header, Record};
 pub use send::TrySendError;

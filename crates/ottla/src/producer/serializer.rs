@@ -70,6 +70,9 @@ where
     }
 }
 
+/// What a serializer made; `None` for null.
+type Bytes = Option<Vec<u8>>;
+
 /// A producer of typed records. Made by [`Producer::typed`].
 #[derive(Debug, Clone)]
 pub struct TypedProducer<KS, VS> {
@@ -152,7 +155,7 @@ impl<KS, VS> TypedProducer<KS, VS> {
         topic: &str,
         key: &K,
         value: &V,
-    ) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), Error>
+    ) -> Result<(Bytes, Bytes), Error>
     where
         KS: Serializer<K>,
         VS: Serializer<V>,
@@ -168,7 +171,7 @@ fn one<T: ?Sized>(
     what: &str,
     topic: &str,
     value: &T,
-) -> Result<Option<Vec<u8>>, Error> {
+) -> Result<Bytes, Error> {
     let mut out = Vec::new();
     match s.serialize(topic, value, &mut out) {
         Ok(true) => Ok(Some(out)),

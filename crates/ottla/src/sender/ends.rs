@@ -90,7 +90,7 @@ impl<I: Io> Sender<I> {
         }
     }
 
-    /// 6. Batches whose time is over fail; when the next one's will be. Those in flight are told now, and
+    /// Step 6: batches whose time is over fail; when the next one's will be. Those in flight are told now, and
     /// their bytes stay where they are until the answer comes or the connection dies.
     pub(super) fn expire(&mut self, now: Tick) -> Tick {
         let (expired, next) = self.active.expire(&self.acc, now);

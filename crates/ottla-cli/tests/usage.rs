@@ -1,0 +1,342 @@
+//! Wrong input, each with its message and its status; no broker but the embedded one is needed.
+#![allow(missing_docs, clippy::disallowed_methods)]
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Output;
+use std::thread;
+
+use assert_cmd::Command;
+
+fn ottla(args: &[&str], input: &[u8]) -> Output {
+    let mut c = Command::cargo_bin("ottla").expect("the binary is built");
+    c.args(args)
+        .write_stdin(input)
+        .timeout(std::time::Duration::from_secs(60));
+    c.output().expect("it runs")
+}
+
+fn fails(args: &[&str], input: &[u8], status: i32, wants: &[&str]) {
+    let out = ottla(args, input);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(status), "{args:?}: {stderr}");
+    for want in wants {
+        assert!(
+            stderr.contains(want),
+            "{args:?} does not say {want:?}:\n{stderr}"
+        );
+    }
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+const EMBEDDED: [&str; 4] = ["produce", "--embedded", "-t", "t"];
+
+fn embedded<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    EMBEDDED
+        .iter()
+        .copied()
+        .chain(more.iter().copied())
+        .collect()
+}
+
+#[test]
+fn no_such_file_is_wrong_usage_before_anything_is_sent() {
+    fails(
+        &embedded(&["/no/such/file"]),
+        b"",
+        2,
+        &["/no/such/file", "No such file"],
+    );
+    fails(&embedded(&["/"]), b"", 2, &["is a directory"]);
+}
+
+#[test]
+fn settings_that_are_unknown_wrong_or_in_conflict() {
+    fails(
+        &embedded(&["-X", "lingr.ms=5"]),
+        b"",
+        2,
+        &["unknown setting lingr.ms", "linger.ms?"],
+    );
+    fails(
+        &embedded(&["-X", "linger.ms=soon"]),
+        b"",
+        2,
+        &["linger.ms=soon", "long, 0 or more"],
+    );
+    let conflict = [
+        "-X",
+        "enable.idempotence=true",
+        "--request-required-acks",
+        "1",
+    ];
+    fails(
+        &embedded(&conflict),
+        b"",
+        2,
+        &["enable.idempotence=true conflicts with acks=1"],
+    );
+    fails(
+        &embedded(&["-X", "security.protocol=SSL"]),
+        b"",
+        2,
+        &["security.protocol=SSL"],
+    );
+    fails(
+        &embedded(&["-X", "group.id=g"]),
+        b"",
+        2,
+        &["another client"],
+    );
+    fails(
+        &embedded(&["--property", "parse.kee=true"]),
+        b"",
+        2,
+        &["unknown reader property"],
+    );
+    fails(
+        &["produce", "-t", "t"],
+        b"",
+        2,
+        &["--bootstrap-server", "--embedded"],
+    );
+    fails(&["produce", "--embedded"], b"", 2, &["--topic"]);
+    fails(
+        &["produce", "-b", "nowhere", "-t", "t"],
+        b"",
+        2,
+        &["no port"],
+    );
+    fails(
+        &embedded(&["--no-such-option"]),
+        b"",
+        2,
+        &["--no-such-option"],
+    );
+}
+
+#[test]
+fn a_broker_that_is_not_there() {
+    let args = [
+        "produce",
+        "-b",
+        "127.0.0.1:1",
+        "-t",
+        "t",
+        "--max-block-ms",
+        "2500",
+    ];
+    let wants = [
+        "not connected after 2 s",
+        "127.0.0.1:1: Connection refused",
+        "max.block.ms (2500 ms)",
+    ];
+    fails(&args, b"x\n", 1, &wants);
+}
+
+#[test]
+fn a_name_that_does_not_resolve() {
+    let args = [
+        "produce",
+        "-b",
+        "no-such-host.invalid:9092",
+        "-t",
+        "t",
+        "--max-block-ms",
+        "1500",
+    ];
+    fails(
+        &args,
+        b"x\n",
+        1,
+        &["no-such-host.invalid cannot be resolved"],
+    );
+}
+
+#[test]
+fn a_topic_name_that_kafka_refuses() {
+    let args = ["produce", "--embedded", "-t", "a b"];
+    fails(&args, b"x\n", 1, &["topic name \"a b\"", "only letters"]);
+}
+
+#[test]
+fn a_record_over_the_limit_fails_alone() {
+    let mut input = b"first\n".to_vec();
+    input.extend(vec![b'x'; 3_000_000]);
+    input.extend(b"\nlast\n");
+    fails(
+        &embedded(&[]),
+        &input,
+        1,
+        &[
+            "2 records acknowledged",
+            "line 2 is longer than max.request.size",
+        ],
+    );
+    let nearly = [vec![b'x'; 1_048_570], b"\nlast\n".to_vec()].concat();
+    fails(
+        &embedded(&[]),
+        &nearly,
+        1,
+        &[
+            "1 records acknowledged",
+            "larger than max.request.size (1048576)",
+        ],
+    );
+}
+
+#[test]
+fn a_line_without_its_key_stops_there_and_what_was_read_is_sent() {
+    let args = embedded(&["--property", "parse.key=true"]);
+    fails(
+        &args,
+        b"k\tv\nnokey\n",
+        1,
+        &[
+            "1 records acknowledged",
+            "No key separator found on line number 2: 'nokey'",
+        ],
+    );
+}
+
+#[test]
+fn an_http_server_at_the_bootstrap_address_is_told_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let args = [
+        "produce",
+        "-b",
+        &address,
+        "-t",
+        "t",
+        "--max-block-ms",
+        "1500",
+    ];
+    fails(&args, b"x\n", 1, &["HTTP server, not a Kafka broker"]);
+}
+
+#[test]
+fn a_peer_that_answers_nonsense_or_hangs_up_is_an_error_not_a_hang() {
+    for answer in [
+        &b""[..],
+        b"\xff\xff\xff\xff",
+        b"\x7f\xff\xff\xff....",
+        b"\x00\x00\x00\x02\x00\x00",
+        b"\x15\x03\x01\x00\x02\x02\x16",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let _ = stream.read(&mut [0; 1024]);
+                let _ = stream.write_all(answer);
+            }
+        });
+        let args = [
+            "produce",
+            "-b",
+            &address,
+            "-t",
+            "t",
+            "--max-block-ms",
+            "800",
+        ];
+        fails(&args, b"x\n", 1, &["no broker can be reached", &address]);
+    }
+}
+
+#[test]
+fn all_is_well_with_status_0_and_json_tells_each_record() {
+    let out = ottla(
+        &embedded(&["--json", "-K", ":", "-Z", "-H", "h=1"]),
+        b"a:1\nb:\nc\n",
+    );
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(stdout.lines().count(), 3, "{stdout}");
+    assert!(
+        stdout
+            .lines()
+            .all(|l| l.contains("\"offset\":") && l.contains("\"timestamp\":")),
+        "{stdout}"
+    );
+    assert!(String::from_utf8_lossy(&out.stderr).contains("3 records acknowledged"));
+}
+
+#[test]
+fn acks_0_says_what_it_is() {
+    let out = ottla(&embedded(&["--request-required-acks", "0"]), b"a\nb\n");
+    assert!(out.status.success());
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("2 records handed to the socket (acks=0")
+    );
+}
+
+#[test]
+fn count_sync_and_every_codec() {
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let out = ottla(&embedded(&["-z", codec, "-c", "2", "--sync"]), b"a\nb\nc\n");
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(
+            out.status.success() && stderr.contains("2 records acknowledged"),
+            "{codec}: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn help_man_and_completions_come_from_the_same_table() {
+    let help = ottla(&["produce", "--help"], b"");
+    let man = ottla(&["man"], b"");
+    let bash = ottla(&["completions", "bash"], b"");
+    for out in [&help, &man, &bash] {
+        let text = String::from_utf8_lossy(&out.stdout).replace('\\', "");
+        assert!(
+            out.status.success() && text.contains("--compression-codec"),
+            "{text}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_flushes_what_was_read_and_reports() {
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
+        .args(embedded(&["--timeout", "60000", "--json"]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"one\ntwo\n").unwrap();
+    stdin.flush().unwrap();
+    thread::sleep(std::time::Duration::from_millis(700));
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let out = child.wait_with_output().unwrap();
+    drop(stdin);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("2 records acknowledged"), "{stderr}");
+    assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 2);
+}
