@@ -275,6 +275,37 @@ fn all_is_well_with_status_0_and_json_tells_each_record() {
     assert!(String::from_utf8_lossy(&out.stderr).contains("3 records acknowledged"));
 }
 
+/// README's first command, as it stands there.
+#[test]
+fn the_readmes_first_command_does_what_it_says() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let line = readme
+        .lines()
+        .find_map(|l| l.strip_prefix("$ cargo run --release -- "))
+        .unwrap();
+    let dir = root
+        .join("target")
+        .join(format!("readme-{}", std::process::id()));
+    let file = root.join("LICENSE");
+    let args: Vec<String> = line
+        .split(' ')
+        .map(|a| match a {
+            "target/lines" => dir.display().to_string(),
+            "LICENSE" => file.display().to_string(),
+            other => other.to_owned(),
+        })
+        .collect();
+    let out = ottla(&args.iter().map(String::as_str).collect::<Vec<_>>(), b"");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        out.status.success() && stderr.contains("201 records acknowledged, 10646 bytes"),
+        "{stderr}"
+    );
+    assert!(dir.join("lines-0/00000000000000000000.log").exists());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 #[test]
 fn acks_0_says_what_it_is() {
     let out = ottla(&embedded(&["--request-required-acks", "0"]), b"a\nb\n");

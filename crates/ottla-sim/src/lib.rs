@@ -15,3 +15,8 @@ pub use world::{Report, run, run_scenario};
 
 #[cfg(test)]
 mod tests;
+
+/// The README's programs compile; here, where both crates they use are at hand.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -20,6 +20,16 @@ fn seeds_hold() {
     );
 }
 
+/// Seeds that once found a bug. 356, 758, 1371, 1453: the second batch of a partition stood before the first,
+/// since a broker that knows nothing of a producer takes any first sequence. 268, 425: the sender woke for the
+/// deadlines of callers long served.
+#[test]
+fn seeds_that_found_bugs() {
+    for seed in [268, 356, 425, 758, 1371, 1453] {
+        run(seed).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
 #[test]
 fn a_seed_replays_to_the_nanosecond() {
     for seed in [3, 77, 1234] {

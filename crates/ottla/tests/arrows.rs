@@ -1,0 +1,152 @@
+//! The arrows between modules, as ARCHITECTURE.md draws them: every path expression in `src` is walked, and
+//! one that points the wrong way fails with its file.
+#![allow(missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use syn::visit::Visit;
+
+/// Modules anyone may use.
+const LEAVES: [&str; 7] = [
+    "time",
+    "sync",
+    "collections",
+    "error",
+    "metrics",
+    "config",
+    "plants",
+];
+
+/// Who may use whom, beyond the leaves and itself. `producer::builder` puts all parts together, and with it
+/// `producer` may name them; what else of it may is narrowed below.
+fn allowed(module: &str) -> &'static [&'static str] {
+    match module {
+        "producer" => &["accumulator", "cluster", "client", "network", "sender"],
+        "accumulator" => &["cluster", "producer"],
+        "sender" => &["accumulator", "client", "cluster", "network"],
+        "client" => &["cluster", "network"],
+        "config" => &["accumulator"],
+        "sim" => &["producer", "network", "sender"],
+        _ => &[],
+    }
+}
+
+/// Where an arrow is narrower than the whole module.
+fn narrowed(file: &str, from: &str, to: &str, path: &str) -> bool {
+    match (from, to) {
+        // A record as it was measured, and who listens to its end.
+        ("accumulator", "producer") => {
+            path.starts_with("producer::Prepared") || path.starts_with("producer::Interceptors")
+        }
+        // What a setting means.
+        ("config", "accumulator") => path.starts_with("accumulator::partitioner"),
+        ("producer", "network" | "sender") => file.ends_with("builder.rs"),
+        ("client" | "sender", "network") => !path.contains("::real"),
+        _ => true,
+    }
+}
+
+struct Paths(Vec<String>);
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let all: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
+        if all.len() > 1 && all[0] == "crate" {
+            self.0.push(all[1..].join("::"));
+        }
+        syn::visit::visit_path(self, path);
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        flatten(&item.tree, String::new(), &mut self.0);
+    }
+}
+
+fn flatten(tree: &syn::UseTree, before: String, out: &mut Vec<String>) {
+    let join = |name: &str| {
+        if before.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{before}::{name}")
+        }
+    };
+    match tree {
+        syn::UseTree::Path(p) => flatten(&p.tree, join(&p.ident.to_string()), out),
+        syn::UseTree::Group(g) => g.items.iter().for_each(|t| flatten(t, before.clone(), out)),
+        syn::UseTree::Name(n) => push(join(&n.ident.to_string()), out),
+        syn::UseTree::Rename(r) => push(join(&r.ident.to_string()), out),
+        syn::UseTree::Glob(_) => push(before, out),
+    }
+}
+
+fn push(path: String, out: &mut Vec<String>) {
+    if let Some(rest) = path.strip_prefix("crate::") {
+        out.push(rest.to_owned());
+    }
+}
+
+fn files(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_path_points_the_way_the_design_draws_it() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&src, &mut all);
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for file in all {
+        let inside = file.strip_prefix(&src).unwrap();
+        let name = inside.to_str().unwrap();
+        let module = inside
+            .iter()
+            .next()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned();
+        if module == "lib" {
+            continue;
+        }
+        let mut paths = Paths(Vec::new());
+        paths.visit_file(&syn::parse_file(&fs::read_to_string(&file).unwrap()).unwrap());
+        for path in paths.0 {
+            seen += 1;
+            let to = path.split("::").next().unwrap();
+            let fine = to == module
+                || LEAVES.contains(&to)
+                || (allowed(&module).contains(&to) && narrowed(name, &module, to, &path));
+            // Public names re-exported at the crate's root are anybody's.
+            let public = to.chars().next().is_some_and(char::is_uppercase);
+            if !fine && !public {
+                wrong.push(format!("{name}: {module} uses crate::{path}"));
+            }
+        }
+    }
+    assert!(seen > 100, "the walk found only {seen} paths");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_source_file_is_longer_than_its_idea() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut all = Vec::new();
+    for part in ["crates", "xtask"] {
+        files(&root.join(part), &mut all);
+    }
+    let long: Vec<String> = (all.into_iter())
+        .map(|f| (fs::read_to_string(&f).unwrap().lines().count(), f))
+        .filter(|(lines, _)| *lines > 600)
+        .map(|(lines, f)| format!("{}: {lines} lines", f.display()))
+        .collect();
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
