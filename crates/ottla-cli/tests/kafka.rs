@@ -14,9 +14,9 @@ use ottla_testkit::{Jars, Kafka, ReadRecord, target_dir};
 
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
-/// Records of the mixed test, all codecs together; `OTTLA_MIXED=1000000` for the long run.
+/// Records of the mixed test, all codecs together; `TEST_MIXED_RECORDS=1000000` for the long run.
 fn mixed_records() -> u64 {
-    std::env::var("OTTLA_MIXED")
+    std::env::var("TEST_MIXED_RECORDS")
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(20_000)
@@ -167,7 +167,8 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
 fn mixed_records_come_back_from_the_real_kafka() {
     let Some(kafka) = kafka() else { return };
     for codec in CODECS {
-        kafka.create_topic(&format!("mixed-{codec}"), 4, &[]);
+        // The records' timestamps are of 2023: without this Kafka may delete them as they come.
+        kafka.create_topic(&format!("mixed-{codec}"), 4, &["retention.ms=-1"]);
         round_trip(&kafka.jars, &kafka.bootstrap, codec, mixed_records() / 5);
     }
     a_topic_that_is_not_there_and_one_that_is_auto_created(&kafka);

@@ -42,9 +42,9 @@ fn a_seed_replays_to_the_nanosecond() {
 #[test]
 fn planted_bugs_are_found() {
     for plant in ottla::sim::PLANTS {
-        ottla::sim::plant(Some(plant));
+        ottla::sim::put_back(Some(plant));
         let found = (0..2000).find(|seed| run(*seed).is_err());
-        ottla::sim::plant(None);
+        ottla::sim::put_back(None);
         let found = found.unwrap_or_else(|| panic!("{plant:?} was not found in 2000 seeds"));
         println!("{plant:?}: found by seed {found}");
     }

@@ -20,7 +20,7 @@ static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0
 
 /// Plants one bug, or none.
 #[cfg(ottla_plants)]
-pub fn plant(which: Option<Plant>) {
+pub fn put_back(which: Option<Plant>) {
     PLANTED.store(
         which.map_or(0, |p| p as u8),
         std::sync::atomic::Ordering::SeqCst,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 pub use crate::network::io::simulated::{Arrived, Faults, Machine, SimStream};
 pub use crate::network::io::{Answer, ChannelKey, Io, Job, Ready, Stream};
 #[cfg(ottla_plants)]
-pub use crate::plants::plant;
+pub use crate::plants::put_back;
 pub use crate::plants::{PLANTS, Plant};
 pub use crate::time::{Bell, Env, Tick};
 
