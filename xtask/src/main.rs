@@ -88,10 +88,7 @@ impl Tally {
 fn tests(name: &str, mut command: Command, tally: &mut Tally) -> Result<(), String> {
     let start = Instant::now();
     eprintln!("\n==== {name}");
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("{name}: {e}"))?;
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("{name}: {e}"))?;
     let mut out = std::io::stdout();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
@@ -101,11 +98,7 @@ fn tests(name: &str, mut command: Command, tally: &mut Tally) -> Result<(), Stri
     }
     let status = child.wait().map_err(|e| format!("{name}: {e}"))?;
     eprintln!("==== {name}: {:.0} s", start.elapsed().as_secs_f64());
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{name} failed"))
-    }
+    if status.success() { Ok(()) } else { Err(format!("{name} failed")) }
 }
 
 fn test() -> Result<(), String> {
@@ -122,14 +115,8 @@ fn test() -> Result<(), String> {
         Ok(tally) => (tally, Ok(())),
         Err((tally, e)) => (tally, Err(e)),
     };
-    println!(
-        "\nall checks: {:.0} s{skipped}",
-        start.elapsed().as_secs_f64()
-    );
-    println!(
-        "{} passed, {} failed, {} skipped",
-        tally.passed, tally.failed, tally.skipped
-    );
+    println!("\nall checks: {:.0} s{skipped}", start.elapsed().as_secs_f64());
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     result
 }
 
@@ -138,35 +125,16 @@ fn checks() -> Result<Tally, (Tally, String)> {
     let lint = ["--", "-D", "warnings"];
     let steps: [(&str, Command); 6] = [
         ("format", cargo(&["fmt", "--all", "--", "--check"])),
-        (
-            "clippy",
-            cargo(&[&["clippy", "--workspace", "--all-targets"], &lint[..]].concat()),
-        ),
+        ("clippy", cargo(&[&["clippy", "--workspace", "--all-targets"], &lint[..]].concat())),
         (
             "clippy, every feature",
             cargo(
-                &[
-                    &[
-                        "clippy",
-                        "-p",
-                        "ottla",
-                        "-p",
-                        "ottla-protocol",
-                        "--all-features",
-                    ],
-                    &lint[..],
-                ]
-                .concat(),
+                &[&["clippy", "-p", "ottla", "-p", "ottla-protocol", "--all-features"], &lint[..]]
+                    .concat(),
             ),
         ),
-        (
-            "ottla with default features",
-            cargo(&["check", "-p", "ottla"]),
-        ),
-        (
-            "ottla with no features",
-            cargo(&["check", "-p", "ottla", "--no-default-features"]),
-        ),
+        ("ottla with default features", cargo(&["check", "-p", "ottla"])),
+        ("ottla with no features", cargo(&["check", "-p", "ottla", "--no-default-features"])),
         ("docs", {
             let mut c = cargo(&["doc", "--workspace", "--no-deps"]);
             c.env("RUSTDOCFLAGS", "-D warnings");
@@ -189,10 +157,7 @@ fn checks() -> Result<Tally, (Tally, String)> {
         "--nocapture",
     ]);
     plants.env("RUSTFLAGS", "--cfg ottla_plants");
-    for (name, command) in [
-        ("planted bugs", plants),
-        ("tests", cargo(&["test", "--workspace"])),
-    ] {
+    for (name, command) in [("planted bugs", plants), ("tests", cargo(&["test", "--workspace"]))] {
         if let Err(e) = tests(name, command, &mut tally) {
             tally.failed = tally.failed.max(1);
             return Err((tally, e));
@@ -211,9 +176,7 @@ fn kafka() -> Result<(), String> {
         kafka.dir.display()
     );
     let mut line = String::new();
-    std::io::stdin()
-        .read_line(&mut line)
-        .map_err(|e| e.to_string())?;
+    std::io::stdin().read_line(&mut line).map_err(|e| e.to_string())?;
     Ok(())
 }
 

@@ -28,11 +28,7 @@ pub(crate) struct Appended {
 }
 
 fn refuse(code: ErrorCode, message: impl Into<String>) -> Refusal {
-    Refusal {
-        code,
-        message: Some(message.into()),
-        records: Vec::new(),
-    }
+    Refusal { code, message: Some(message.into()), records: Vec::new() }
 }
 
 /// The most a batch may decompress to.
@@ -48,12 +44,8 @@ pub(crate) fn append(
     version: i16,
     now: Now,
 ) -> Result<Appended, Refusal> {
-    let batch = BatchView::parse(records).map_err(|e| {
-        refuse(
-            ErrorCode::INVALID_RECORD,
-            format!("not a batch of magic 2: {e}"),
-        )
-    })?;
+    let batch = BatchView::parse(records)
+        .map_err(|e| refuse(ErrorCode::INVALID_RECORD, format!("not a batch of magic 2: {e}")))?;
     if batch.bytes().len() != records.len() {
         let message = "a Produce request has exactly one batch a partition";
         return Err(refuse(ErrorCode::INVALID_RECORD, message));
@@ -64,10 +56,7 @@ pub(crate) fn append(
         match partition.producers.place(header, now.wall_ms) {
             Place::Next => {}
             Place::Duplicate(base_offset) => {
-                return Ok(Appended {
-                    base_offset,
-                    append_time: None,
-                });
+                return Ok(Appended { base_offset, append_time: None });
             }
             Place::Refused(code) => {
                 let message = format!(
@@ -84,20 +73,12 @@ pub(crate) fn append(
     let (bytes, append_time) = stamped(&batch, config, now);
     let view =
         HeaderView::parse(&bytes).map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
-    let base_offset = partition
-        .log
-        .append(&bytes, &view, partition.leader_epoch)
-        .map_err(|e| {
-            tracing::error!(partition = partition.name(), "append failed: {e}");
-            refuse(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
-        })?;
-    partition
-        .producers
-        .appended(header, base_offset, now.wall_ms);
-    Ok(Appended {
-        base_offset,
-        append_time,
-    })
+    let base_offset = partition.log.append(&bytes, &view, partition.leader_epoch).map_err(|e| {
+        tracing::error!(partition = partition.name(), "append failed: {e}");
+        refuse(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
+    })?;
+    partition.producers.appended(header, base_offset, now.wall_ms);
+    Ok(Appended { base_offset, append_time })
 }
 
 fn check(
@@ -107,18 +88,13 @@ fn check(
     now: Now,
 ) -> Result<(), Refusal> {
     let header = batch.header();
-    let codec = batch
-        .codec()
-        .map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
+    let codec = batch.codec().map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
     if codec == Codec::Zstd && version < 7 {
         let message = "zstd needs Produce version 7";
         return Err(refuse(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message));
     }
     if header.base_offset != 0 {
-        return Err(refuse(
-            ErrorCode::INVALID_RECORD,
-            "the base offset is not 0",
-        ));
+        return Err(refuse(ErrorCode::INVALID_RECORD, "the base offset is not 0"));
     }
     if batch.bytes().len() > config.max_message_bytes {
         return Err(Refusal {
@@ -127,14 +103,12 @@ fn check(
             records: Vec::new(),
         });
     }
-    batch
-        .verify()
-        .map_err(|e| refuse(ErrorCode::CORRUPT_MESSAGE, e.to_string()))?;
+    batch.verify().map_err(|e| refuse(ErrorCode::CORRUPT_MESSAGE, e.to_string()))?;
     if batch.is_control() {
-        return Err(refuse(
-            ErrorCode::INVALID_RECORD,
-            "clients may not write control batches",
-        ));
+        return Err(refuse(ErrorCode::INVALID_RECORD, "clients may not write control batches"));
+    }
+    if header.attributes & attributes::LOG_APPEND_TIME != 0 {
+        return Err(refuse(ErrorCode::INVALID_TIMESTAMP, "log-append time is the broker's to set"));
     }
     if header.last_offset_delta.checked_add(1) != Some(header.record_count) {
         return Err(refuse(
@@ -143,10 +117,7 @@ fn check(
         ));
     }
     if header.producer_id >= 0 && header.base_sequence < 0 {
-        return Err(refuse(
-            ErrorCode::INVALID_RECORD,
-            "a producer id without a sequence",
-        ));
+        return Err(refuse(ErrorCode::INVALID_RECORD, "a producer id without a sequence"));
     }
     check_records(batch, header, config, now)
 }
@@ -164,43 +135,24 @@ fn check_records(
         .each(|r| {
             misplaced |= r.offset != header.base_offset + i64::from(index);
             if r.timestamp - now.wall_ms > AHEAD_MS && !config.log_append_time {
-                late.push((
-                    index,
-                    format!("the timestamp {} is too far ahead", r.timestamp),
-                ));
+                late.push((index, format!("the timestamp {} is too far ahead", r.timestamp)));
             }
             if config.compacted && r.key.is_none() {
-                keyless.push((
-                    index,
-                    "a compacted topic takes no record without a key".to_owned(),
-                ));
+                keyless.push((index, "a compacted topic takes no record without a key".to_owned()));
             }
             index += 1;
             Ok(())
         })
         .map_err(invalid)?;
     if misplaced {
-        return Err(refuse(
-            ErrorCode::INVALID_RECORD,
-            "offset deltas are not 0, 1, 2, …",
-        ));
+        return Err(refuse(ErrorCode::INVALID_RECORD, "offset deltas are not 0, 1, 2, …"));
     }
     let message = Some("one or more records were refused".to_owned());
-    if !keyless.is_empty() {
-        return Err(Refusal {
-            code: ErrorCode::INVALID_RECORD,
-            message,
-            records: keyless,
-        });
-    }
-    if !late.is_empty() {
-        return Err(Refusal {
-            code: ErrorCode::INVALID_TIMESTAMP,
-            message,
-            records: late,
-        });
-    }
-    Ok(())
+    let code =
+        if late.is_empty() { ErrorCode::INVALID_RECORD } else { ErrorCode::INVALID_TIMESTAMP };
+    let mut records = [late, keyless].concat();
+    records.sort_by_key(|r| r.0);
+    if records.is_empty() { Ok(()) } else { Err(Refusal { code, message, records }) }
 }
 
 /// The bytes for the log: the broker's time where the topic takes it, with a new checksum.

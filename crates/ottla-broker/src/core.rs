@@ -102,8 +102,6 @@ impl std::fmt::Debug for Core {
 
 /// This node's id.
 pub(crate) const NODE: i32 = 1;
-/// The first producer id.
-const FIRST_PRODUCER_ID: i64 = 1000;
 
 impl Core {
     /// A broker over what its directory holds.
@@ -119,7 +117,8 @@ impl Core {
             config,
             topics,
             cluster_id: String::new(),
-            next_producer_id: greatest.map_or(FIRST_PRODUCER_ID, |id| id + 1),
+            // Behind every id seen, and behind those given before a restart that nobody has written with yet.
+            next_producer_id: greatest.map_or(0, |id| id + 1).max(now.wall_ms),
             fault: None,
         };
         core.cluster_id = core.read_cluster_id()?;
@@ -137,10 +136,7 @@ impl Core {
         {
             return Ok(id.to_owned());
         }
-        std::fs::write(
-            path,
-            format!("version=1\nnode.id={NODE}\ncluster.id={fresh}\n"),
-        )?;
+        std::fs::write(path, format!("version=1\nnode.id={NODE}\ncluster.id={fresh}\n"))?;
         Ok(fresh)
     }
 
@@ -180,13 +176,10 @@ impl Core {
         settings: &[(&str, &str)],
         now: Now,
     ) -> Result<(), (ErrorCode, String)> {
-        let settings: BTreeMap<String, String> = settings
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
+        let settings: BTreeMap<String, String> =
+            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let id = self.uuid();
-        self.topics
-            .create(name, partitions, settings, (id, now.wall_ms), false)
+        self.topics.create(name, partitions, settings, (id, now.wall_ms), false)
     }
 
     /// Asks this rule before each partition of each Produce request.
@@ -209,12 +202,8 @@ impl Core {
     /// When its file cannot be read.
     pub fn batches(&self, topic: &str, partition: i32) -> io::Result<Vec<Batch>> {
         let partition = usize::try_from(partition).ok();
-        let found = self
-            .topics
-            .all
-            .get(topic)
-            .zip(partition)
-            .and_then(|(t, p)| t.partitions.get(p));
+        let found =
+            self.topics.all.get(topic).zip(partition).and_then(|(t, p)| t.partitions.get(p));
         found.map_or(Ok(Vec::new()), |p| p.log.batches())
     }
 
@@ -238,12 +227,7 @@ impl Core {
                 header.version, header.api
             ));
         }
-        let ctx = Ctx {
-            header: &header,
-            local,
-            arrived_ms,
-            now,
-        };
+        let ctx = Ctx { header: &header, local, arrived_ms, now };
         match self.dispatch(&ctx, &mut r) {
             Ok(reply) => reply,
             Err(e) => Reply::Close(format!("a request that cannot be read: {e}")),
@@ -308,12 +292,7 @@ pub(crate) struct Ctx<'a> {
 
 impl Ctx<'_> {
     pub(crate) fn reply<R: Request>(&self, body: &R::Response) -> Reply {
-        match response_frame(
-            R::KEY,
-            self.header.version,
-            self.header.correlation_id,
-            body,
-        ) {
+        match response_frame(R::KEY, self.header.version, self.header.correlation_id, body) {
             Ok(frame) => Reply::Frame(frame),
             Err(e) => Reply::Close(format!("an answer that cannot be written: {e}")),
         }

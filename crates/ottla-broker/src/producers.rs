@@ -46,10 +46,7 @@ fn last_sequence(h: &BatchHeader) -> i32 {
 impl Producers {
     /// Where a batch with a producer id belongs.
     pub(crate) fn place(&self, h: &BatchHeader, now_ms: i64) -> Place {
-        let known = self
-            .0
-            .get(&h.producer_id)
-            .filter(|p| p.last_seen_ms + EXPIRY_MS > now_ms);
+        let known = self.0.get(&h.producer_id).filter(|p| p.last_seen_ms + EXPIRY_MS > now_ms);
         let Some(p) = known else {
             // Of a producer that is not known, any first sequence is accepted.
             return Place::Next;
@@ -66,17 +63,10 @@ impl Producers {
             };
         }
         let last = last_sequence(h);
-        if let Some(b) = p
-            .batches
-            .iter()
-            .find(|b| (b.first, b.last) == (h.base_sequence, last))
-        {
+        if let Some(b) = p.batches.iter().find(|b| (b.first, b.last) == (h.base_sequence, last)) {
             return Place::Duplicate(b.base_offset);
         }
-        let expected = p
-            .batches
-            .back()
-            .map(|b| (i64::from(b.last) + 1).rem_euclid(1 << 31) as i32);
+        let expected = p.batches.back().map(|b| (i64::from(b.last) + 1).rem_euclid(1 << 31) as i32);
         match expected {
             Some(next) if next != h.base_sequence => {
                 Place::Refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
@@ -90,11 +80,8 @@ impl Producers {
         if h.producer_id < 0 {
             return;
         }
-        let fresh = || Producer {
-            epoch: h.producer_epoch,
-            batches: VecDeque::new(),
-            last_seen_ms: now_ms,
-        };
+        let fresh =
+            || Producer { epoch: h.producer_epoch, batches: VecDeque::new(), last_seen_ms: now_ms };
         let p = self.0.entry(h.producer_id).or_insert_with(fresh);
         if p.epoch != h.producer_epoch {
             *p = fresh();
@@ -139,36 +126,20 @@ mod tests {
     fn b7_sequences() {
         let mut p = Producers::default();
         let out_of_order = Place::Refused(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
-        assert_eq!(
-            p.place(&header(0, 40, 3), 0),
-            Place::Next,
-            "no state: any first sequence"
-        );
+        assert_eq!(p.place(&header(0, 40, 3), 0), Place::Next, "no state: any first sequence");
         p.appended(&header(0, 40, 3), 100, 0);
         assert_eq!(p.place(&header(0, 40, 3), 0), Place::Duplicate(100));
-        assert_eq!(
-            p.place(&header(0, 40, 2), 0),
-            out_of_order,
-            "a duplicate only by both ends"
-        );
+        assert_eq!(p.place(&header(0, 40, 2), 0), out_of_order, "a duplicate only by both ends");
         assert_eq!(p.place(&header(0, 44, 1), 0), out_of_order);
         assert_eq!(p.place(&header(0, 43, 1), 0), Place::Next);
-        assert_eq!(
-            p.place(&header(1, 43, 1), 0),
-            out_of_order,
-            "a new epoch starts at 0"
-        );
+        assert_eq!(p.place(&header(1, 43, 1), 0), out_of_order, "a new epoch starts at 0");
         assert_eq!(p.place(&header(1, 0, 1), 0), Place::Next);
         p.appended(&header(1, 0, 1), 103, 0);
         assert_eq!(
             p.place(&header(0, 43, 1), 0),
             Place::Refused(ErrorCode::INVALID_PRODUCER_EPOCH)
         );
-        assert_eq!(
-            p.place(&header(1, 9, 1), EXPIRY_MS),
-            Place::Next,
-            "forgotten after a day"
-        );
+        assert_eq!(p.place(&header(1, 9, 1), EXPIRY_MS), Place::Next, "forgotten after a day");
     }
 
     #[test]

@@ -93,11 +93,7 @@ impl EmbeddedBrokerBuilder {
         let thread = thread::Builder::new()
             .name("broker".into())
             .spawn(move || accept(&listener, &accepting))?;
-        Ok(EmbeddedBroker {
-            shared,
-            address,
-            thread: Some(thread),
-        })
+        Ok(EmbeddedBroker { shared, address, thread: Some(thread) })
     }
 }
 
@@ -120,13 +116,8 @@ struct Shared {
 }
 
 fn clock(start: Instant) -> Now {
-    let wall = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as i64);
-    Now {
-        mono_ms: start.elapsed().as_millis() as u64,
-        wall_ms: wall,
-    }
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    Now { mono_ms: start.elapsed().as_millis() as u64, wall_ms: wall }
 }
 
 impl EmbeddedBroker {
@@ -141,11 +132,7 @@ impl EmbeddedBroker {
     /// Says how it is to be.
     pub fn builder() -> EmbeddedBrokerBuilder {
         let config = Config::default();
-        EmbeddedBrokerBuilder {
-            config,
-            listen: "127.0.0.1:0".into(),
-            topics: Vec::new(),
-        }
+        EmbeddedBrokerBuilder { config, listen: "127.0.0.1:0".into(), topics: Vec::new() }
     }
 
     /// Where clients begin.
@@ -214,29 +201,25 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 fn begin(id: u64, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    tracing::info!(connection = id, peer = ?stream.peer_addr().ok(), "accepted");
     let (kept, mine) = (stream.try_clone()?, shared.clone());
     let mut connections = shared.connections.lock();
-    let thread = thread::Builder::new()
-        .name(format!("broker-{id}"))
-        .spawn(move || {
-            if let Err(e) = serve(stream, &mine) {
-                tracing::debug!(connection = id, "closed: {e}");
-            }
-            // While ending, whoever ends joins this thread and wants to find it there.
-            if !mine.ended.load(Ordering::SeqCst) {
-                mine.connections.lock().remove(&id);
-            }
-        })?;
+    let thread = thread::Builder::new().name(format!("broker-{id}")).spawn(move || {
+        if let Err(e) = serve(stream, &mine) {
+            tracing::info!(connection = id, "closed: {e}");
+        }
+        // While ending, whoever ends joins this thread and wants to find it there.
+        if !mine.ended.load(Ordering::SeqCst) {
+            mine.connections.lock().remove(&id);
+        }
+    })?;
     connections.insert(id, (kept, thread));
     Ok(())
 }
 
 fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let address = stream.local_addr()?;
-    let local = Local {
-        host: address.ip().to_string(),
-        port: address.port(),
-    };
+    let local = Local { host: address.ip().to_string(), port: address.port() };
     let mut reader = io::BufReader::with_capacity(64 * 1024, stream.try_clone()?);
     loop {
         let mut size = [0; 4];
@@ -247,9 +230,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             size.ok_or_else(|| io::Error::other("not a Kafka request: its size is nonsense"))?;
         // Read as it comes, so that a claim alone takes no memory.
         let mut frame = Vec::new();
-        io::Read::by_ref(&mut reader)
-            .take(size as u64)
-            .read_to_end(&mut frame)?;
+        io::Read::by_ref(&mut reader).take(size as u64).read_to_end(&mut frame)?;
         if frame.len() < size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -1,7 +1,7 @@
 //! Topics and partitions, and where they stand on disk.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -71,18 +71,13 @@ impl TopicConfig {
     pub(crate) fn new(settings: &BTreeMap<String, String>) -> Result<TopicConfig, String> {
         let get = |name: &str| {
             let default = SETTINGS.iter().find(|s| s.0 == name).map_or("", |s| s.1);
-            settings
-                .get(name)
-                .map_or(default, String::as_str)
-                .to_owned()
+            settings.get(name).map_or(default, String::as_str).to_owned()
         };
         for (name, value) in settings {
             if !SETTINGS.iter().any(|s| s.0 == name) {
                 return Err(format!("Unknown topic config name: {name}"));
             }
-            let numeric = SETTINGS
-                .iter()
-                .any(|s| s.0 == name && s.1.parse::<f64>().is_ok());
+            let numeric = SETTINGS.iter().any(|s| s.0 == name && s.1.parse::<f64>().is_ok());
             if numeric && value.parse::<f64>().is_err() {
                 return Err(format!("Invalid value {value} for configuration {name}"));
             }
@@ -91,9 +86,7 @@ impl TopicConfig {
         Ok(TopicConfig {
             max_message_bytes: usize::try_from(number("max.message.bytes")).unwrap_or_default(),
             min_insync: number("min.insync.replicas") as i32,
-            compacted: get("cleanup.policy")
-                .split(',')
-                .any(|p| p.trim() == "compact"),
+            compacted: get("cleanup.policy").split(',').any(|p| p.trim() == "compact"),
             log_append_time: get("message.timestamp.type") == "LogAppendTime",
             segment_bytes: u64::try_from(number("segment.bytes")).unwrap_or(u64::MAX),
         })
@@ -105,6 +98,8 @@ impl TopicConfig {
 pub(crate) struct Topics {
     pub(crate) all: BTreeMap<String, Topic>,
     dir: Option<PathBuf>,
+    /// Held while the directory is used: two brokers over one log would ruin it.
+    lock: Option<File>,
 }
 
 /// Kafka's rule for topic names.
@@ -112,9 +107,7 @@ pub(crate) fn valid_name(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && name != "."
         && name != ".."
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// Partitions a topic may have here.
@@ -123,14 +116,19 @@ const PARTITIONS_MAX: i32 = 10_000;
 impl Topics {
     /// What a directory holds, recovered; nothing without one.
     pub(crate) fn open(dir: Option<PathBuf>, now_ms: i64) -> io::Result<Topics> {
-        let mut topics = Topics {
-            all: BTreeMap::new(),
-            dir,
-        };
+        let mut topics = Topics { all: BTreeMap::new(), dir, lock: None };
         let Some(dir) = topics.dir.clone() else {
             return Ok(topics);
         };
         fs::create_dir_all(&dir)?;
+        let lock = File::create(dir.join(".lock"))?;
+        if let Err(e) = lock.try_lock() {
+            return Err(io::Error::other(format!(
+                "{}: another broker uses it ({e})",
+                dir.display()
+            )));
+        }
+        topics.lock = Some(lock);
         let mut found: BTreeMap<String, i32> = BTreeMap::new();
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
@@ -138,10 +136,9 @@ impl Topics {
             let Some((topic, n)) = name.rsplit_once('-') else {
                 continue;
             };
-            let (Ok(n), true) = (
-                n.parse::<i32>(),
-                entry.path().join("partition.metadata").exists(),
-            ) else {
+            let (Ok(n), true) =
+                (n.parse::<i32>(), entry.path().join("partition.metadata").exists())
+            else {
                 continue;
             };
             let count = found.entry(topic.to_owned()).or_default();
@@ -149,14 +146,15 @@ impl Topics {
         }
         for (name, count) in found {
             let settings = read_settings(&dir, &name)?;
-            let id = read_id(&dir.join(format!("{name}-0")))?;
-            let config = TopicConfig::new(&settings).map_err(io::Error::other)?;
-            let mut topic = Topic {
-                id,
-                partitions: Vec::new(),
-                settings,
-                config,
+            let id = match read_id(&dir.join(format!("{name}-0"))) {
+                Ok(id) => id,
+                Err(e) => {
+                    tracing::warn!(topic = name, "passed over: {e}");
+                    continue;
+                }
             };
+            let config = TopicConfig::new(&settings).map_err(io::Error::other)?;
+            let mut topic = Topic { id, partitions: Vec::new(), settings, config };
             topics.grow(&name, &mut topic, count, now_ms)?;
             topics.all.insert(name, topic);
         }
@@ -172,21 +170,14 @@ impl Topics {
                 Some(dir) => {
                     let dir = dir.join(&full);
                     fs::create_dir_all(&dir)?;
-                    fs::write(
-                        dir.join("partition.metadata"),
-                        format!("version: 0\ntopic_id: {}", topic.id),
-                    )?;
+                    let text = format!("version: 0\ntopic_id: {}", topic.id);
+                    write_once(&dir.join("partition.metadata"), &text)?;
                     Log::open(&dir, topic.config.segment_bytes, |header, base| {
                         producers.appended(&header.header, base, now_ms);
                     })?
                 }
             };
-            topic.partitions.push(Partition {
-                name: full,
-                leader_epoch: 0,
-                log,
-                producers,
-            });
+            topic.partitions.push(Partition { name: full, leader_epoch: 0, log, producers });
         }
         Ok(())
     }
@@ -220,12 +211,7 @@ impl Topics {
         if validate_only {
             return Ok(());
         }
-        let mut topic = Topic {
-            id,
-            partitions: Vec::new(),
-            settings,
-            config,
-        };
+        let mut topic = Topic { id, partitions: Vec::new(), settings, config };
         let made = self.grow(name, &mut topic, partitions, now_ms);
         let made = made.and_then(|()| self.write_settings(name, &topic));
         made.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
@@ -271,13 +257,10 @@ impl Topics {
         };
         let Some(dir) = &self.dir else { return Ok(()) };
         let remove = |path: PathBuf| {
-            if path.exists() {
-                fs::remove_dir_all(path)
-            } else {
-                Ok(())
-            }
+            if path.exists() { fs::remove_dir_all(path) } else { Ok(()) }
         };
-        for p in &topic.partitions {
+        // The first partition last: a topic that is half deleted is still one that can be opened.
+        for p in topic.partitions.iter().rev() {
             remove(dir.join(p.name()))
                 .map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
         }
@@ -286,10 +269,7 @@ impl Topics {
     }
 
     pub(crate) fn by_id(&self, id: Uuid) -> Option<&str> {
-        self.all
-            .iter()
-            .find(|(_, t)| t.id == id)
-            .map(|(name, _)| name.as_str())
+        self.all.iter().find(|(_, t)| t.id == id).map(|(name, _)| name.as_str())
     }
 
     fn write_settings(&self, name: &str, topic: &Topic) -> io::Result<()> {
@@ -298,13 +278,19 @@ impl Topics {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        let lines: Vec<String> = topic
-            .settings
-            .iter()
-            .map(|(k, v)| format!("{k}={v}\n"))
-            .collect();
+        let lines: Vec<String> = topic.settings.iter().map(|(k, v)| format!("{k}={v}\n")).collect();
         fs::write(path, lines.concat())
     }
+}
+
+/// Writes a file that is not there yet, whole or not at all.
+fn write_once(path: &Path, text: &str) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let half = path.with_extension("half");
+    fs::write(&half, text)?;
+    fs::rename(half, path)
 }
 
 fn settings_path(dir: &Path, topic: &str) -> PathBuf {
@@ -325,9 +311,7 @@ fn read_settings(dir: &Path, topic: &str) -> io::Result<BTreeMap<String, String>
 
 fn read_id(dir: &Path) -> io::Result<Uuid> {
     let text = fs::read_to_string(dir.join("partition.metadata"))?;
-    let id = text
-        .lines()
-        .find_map(|l| l.strip_prefix("topic_id: "))
-        .and_then(|t| Uuid::parse(t.trim()));
+    let id =
+        text.lines().find_map(|l| l.strip_prefix("topic_id: ")).and_then(|t| Uuid::parse(t.trim()));
     id.ok_or_else(|| io::Error::other(format!("{}: no topic id", dir.display())))
 }

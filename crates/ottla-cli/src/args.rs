@@ -5,12 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "ottla",
-    version,
-    about = "Records into Kafka",
-    max_term_width = 100
-)]
+#[command(name = "ottla", version, about = "Records into Kafka", max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -143,8 +138,8 @@ pub(crate) struct ProduceArgs {
     /// What separates key from value; a record without it has no key.
     #[arg(short = 'K', value_name = "DELIM")]
     pub(crate) key_delimiter: Option<String>,
-    /// The key of every record.
-    #[arg(short = 'k', value_name = "KEY", conflicts_with = "key_delimiter")]
+    /// The key of every record; with -K, of those that have none.
+    #[arg(short = 'k', value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// A header of every record, name=value; may be given several times.
     #[arg(short = 'H', value_name = "NAME=VALUE")]

@@ -53,26 +53,37 @@ fn unescape(text: &str) -> Result<Vec<u8>, Stop> {
                     .map_err(|_| Stop::usage(format!("{text:?}: \\x wants two hex digits")))?
             }
             _ => {
-                return Err(Stop::usage(format!(
-                    "{text:?} has an escape that is not known"
-                )));
+                return Err(Stop::usage(format!("{text:?} has an escape that is not known")));
             }
         });
     }
-    if out.is_empty() {
-        Err(Stop::usage("a delimiter cannot be empty"))
-    } else {
-        Ok(out)
+    if out.is_empty() { Err(Stop::usage("a delimiter cannot be empty")) } else { Ok(out) }
+}
+
+/// Kafka takes this one as a regular expression. Plain characters and escaped ones mean themselves; anything
+/// that would mean more is refused rather than taken for something else.
+fn literal(name: &str, text: &[u8]) -> Result<Vec<u8>, Stop> {
+    let (mut out, mut escaped) = (Vec::new(), false);
+    for &b in text {
+        let special = b"[](){}*+?^$|.\\".contains(&b);
+        if escaped && !special || !escaped && special && b != b'\\' {
+            let shown = String::from_utf8_lossy(text);
+            return Err(Stop::usage(format!(
+                "{name}={shown} is a regular expression; only plain text is understood"
+            )));
+        }
+        escaped = !escaped && b == b'\\';
+        if !escaped {
+            out.push(b);
+        }
     }
+    Ok(out)
 }
 
 impl LineFormat {
     pub(crate) fn new(args: &ProduceArgs) -> Result<LineFormat, Stop> {
         let mut f = LineFormat {
-            delimiter: args
-                .delimiter
-                .as_deref()
-                .map_or(Ok(b"\n".to_vec()), unescape)?,
+            delimiter: args.delimiter.as_deref().map_or(Ok(b"\n".to_vec()), unescape)?,
             parse_key: false,
             key_separator: b"\t".to_vec(),
             lenient_key: false,
@@ -94,39 +105,33 @@ impl LineFormat {
             )));
         }
         if let Some(path) = &args.reader_config {
-            for line in read(path)?
-                .lines()
-                .map(str::trim)
-                .filter(|l| !l.is_empty() && !l.starts_with('#'))
-            {
-                f.set(line)?;
+            for (name, value) in ottla::parse_properties(&read(path)?) {
+                f.set(&name, &value)?;
             }
         }
         for property in args.property.iter().chain(&args.reader_property) {
-            f.set(property)?;
+            let (name, value) = pair(property)?;
+            f.set(name, value)?;
         }
         if let Some(k) = &args.key_delimiter {
             (f.parse_key, f.lenient_key, f.key_separator) = (true, true, unescape(k)?);
         }
         for header in &args.header {
-            let (name, value) = header
-                .split_once('=')
-                .map_or((header.as_str(), None), |(n, v)| (n, Some(v)));
-            f.headers
-                .push((name.to_owned(), value.map(|v| v.as_bytes().to_vec())));
+            let (name, value) =
+                header.split_once('=').map_or((header.as_str(), None), |(n, v)| (n, Some(v)));
+            f.headers.push((name.to_owned(), value.map(|v| v.as_bytes().to_vec())));
         }
         f.check()?;
         Ok(f)
     }
 
-    fn set(&mut self, property: &str) -> Result<(), Stop> {
-        let (name, value) = pair(property)?;
-        let flag = || match value.trim() {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), Stop> {
+        let flag = || match value.trim().to_ascii_lowercase().as_str() {
             "true" => Ok(true),
             "false" => Ok(false),
-            other => Err(Stop::usage(format!(
-                "reader property {name}={other} is not true or false"
-            ))),
+            other => {
+                Err(Stop::usage(format!("reader property {name}={other} is not true or false")))
+            }
         };
         let text = || {
             if value.is_empty() {
@@ -140,7 +145,7 @@ impl LineFormat {
             "key.separator" => self.key_separator = text()?,
             "parse.headers" => self.parse_headers = flag()?,
             "headers.delimiter" => self.headers_delimiter = text()?,
-            "headers.separator" => self.headers_separator = text()?,
+            "headers.separator" => self.headers_separator = literal(name, &text()?)?,
             "headers.key.separator" => self.headers_key_separator = text()?,
             "ignore.error" => self.ignore_error = flag()?,
             "null.marker" => self.null_marker = Some(text()?),
@@ -149,26 +154,23 @@ impl LineFormat {
         Ok(())
     }
 
-    /// Separators and marker must be told apart.
+    /// Separators and marker must be told apart: Kafka's own comparisons.
     fn check(&self) -> Result<(), Stop> {
-        let mut used: Vec<(&str, &[u8])> = Vec::new();
-        if self.parse_headers {
-            used.push(("headers.separator", &self.headers_separator));
-            used.push(("headers.key.separator", &self.headers_key_separator));
-        }
-        if self.parse_headers && self.parse_key {
-            // The two stand in different places and may be the same, as by default.
-            if self.headers_delimiter != self.key_separator {
-                used.push(("headers.delimiter", &self.headers_delimiter));
-            }
-            used.push(("key.separator", &self.key_separator));
-        }
-        if let Some(marker) = &self.null_marker {
-            used.push(("null.marker", marker));
-        }
-        for (i, (name, text)) in used.iter().enumerate() {
-            if let Some((other, _)) = used[..i].iter().find(|(_, t)| t == text) {
-                return Err(Stop::usage(format!("{other} and {name} must differ")));
+        let delimiter = ("headers.delimiter", Some(&self.headers_delimiter));
+        let separator = ("headers.separator", Some(&self.headers_separator));
+        let key_separator = ("headers.key.separator", Some(&self.headers_key_separator));
+        let marker = ("null.marker", self.null_marker.as_ref());
+        for (one, other) in [
+            (delimiter, separator),
+            (delimiter, key_separator),
+            (separator, key_separator),
+            (marker, ("key.separator", Some(&self.key_separator))),
+            (marker, separator),
+            (marker, delimiter),
+            (marker, key_separator),
+        ] {
+            if one.1.is_some() && one.1 == other.1 {
+                return Err(Stop::usage(format!("{} and {} may not be equal", one.0, other.0)));
             }
         }
         Ok(())
@@ -184,11 +186,8 @@ impl LineFormat {
 
     /// Takes line `number` apart.
     pub(crate) fn parse<'l>(&'l self, line: &'l [u8], number: u64) -> Result<Parsed<'l>, String> {
-        let mut headers: Vec<(&str, Option<&[u8]>)> = self
-            .headers
-            .iter()
-            .map(|(n, v)| (n.as_str(), v.as_deref()))
-            .collect();
+        let mut headers: Vec<(&str, Option<&[u8]>)> =
+            self.headers.iter().map(|(n, v)| (n.as_str(), v.as_deref())).collect();
         let shown = || String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
         let mut rest = line;
         if self.parse_headers {
@@ -202,7 +201,7 @@ impl LineFormat {
                 None if self.ignore_error => {}
                 None => {
                     return Err(format!(
-                        "No header delimiter found on line number {number}: '{}'",
+                        "No headers delimiter found on line number {number}: '{}'",
                         shown()
                     ));
                 }
@@ -212,10 +211,12 @@ impl LineFormat {
         if self.parse_key {
             match cut(rest, &self.key_separator) {
                 Some((text, tail)) => {
-                    key = self.nullable(text);
+                    // kcat's -k stands in where -K finds nothing.
+                    key = self.nullable(text).or(key.filter(|_| self.lenient_key));
                     rest = tail;
                 }
-                None if self.lenient_key || self.ignore_error => key = None,
+                None if self.lenient_key => {}
+                None if self.ignore_error => key = None,
                 None => {
                     return Err(format!(
                         "No key separator found on line number {number}: '{}'",
@@ -224,11 +225,7 @@ impl LineFormat {
                 }
             }
         }
-        Ok(Parsed {
-            key,
-            value: self.nullable(rest),
-            headers,
-        })
+        Ok(Parsed { key, value: self.nullable(rest), headers })
     }
 
     fn parse_headers<'l>(
@@ -242,6 +239,10 @@ impl LineFormat {
             let (one, tail) =
                 cut(all, &self.headers_separator).map_or((all, None), |(o, t)| (o, Some(t)));
             rest = tail;
+            if one.is_empty() && rest.is_none() {
+                // Java's split drops an empty pair at the end.
+                break;
+            }
             let (name, value) = match cut(one, &self.headers_key_separator) {
                 Some((name, value)) => (name, self.nullable(value)),
                 None if self.ignore_error => (one, None),
@@ -329,11 +330,8 @@ mod tests {
     }
 
     fn lines(input: &[u8], limit: usize, format: &LineFormat) -> Vec<Option<Vec<u8>>> {
-        let (mut from, mut line, mut out) = (
-            io::BufReader::with_capacity(3, input),
-            Vec::new(),
-            Vec::new(),
-        );
+        let (mut from, mut line, mut out) =
+            (io::BufReader::with_capacity(3, input), Vec::new(), Vec::new());
         loop {
             match next_line(&mut from, format, limit, &mut line).unwrap() {
                 Next::Line => out.push(Some(line.clone())),
@@ -349,22 +347,13 @@ mod tests {
         let some = |s: &[u8]| Some(s.to_vec());
         assert_eq!(
             lines(b"a\r\n\n\xff\xfe\x00b\nc\r\r\nlast", 100, &f),
-            [
-                some(b"a"),
-                some(b""),
-                some(b"\xff\xfe\x00b"),
-                some(b"c\r"),
-                some(b"last")
-            ]
+            [some(b"a"), some(b""), some(b"\xff\xfe\x00b"), some(b"c\r"), some(b"last")]
         );
         assert_eq!(lines(b"", 100, &f), []);
         assert_eq!(lines(b"0123456789x\nab\n", 5, &f), [None, some(b"ab")]);
         assert_eq!(lines(b"0123456789", 5, &f), [None]);
         let f = format(|a| a.delimiter = Some("--".into()));
-        assert_eq!(
-            lines(b"a-b--c---d", 100, &f),
-            [some(b"a-b"), some(b"c"), some(b"-d")]
-        );
+        assert_eq!(lines(b"a-b--c---d", 100, &f), [some(b"a-b"), some(b"c"), some(b"-d")]);
         assert_eq!(lines(b"0123456789--ab--", 5, &f), [None, some(b"ab")]);
     }
 
@@ -377,55 +366,39 @@ mod tests {
         });
         let p = f.parse(b"h1:v1,h2:NULL\tkey\tvalue\tmore", 1).unwrap();
         assert_eq!(p.headers, [("h1", Some(&b"v1"[..])), ("h2", None)]);
-        assert_eq!(
-            (p.key, p.value),
-            (Some(&b"key"[..]), Some(&b"value\tmore"[..]))
-        );
+        assert_eq!((p.key, p.value), (Some(&b"key"[..]), Some(&b"value\tmore"[..])));
         let p = f.parse(b"NULL\tNULL\tNULL", 1).unwrap();
-        assert_eq!(
-            p,
-            Parsed {
-                key: None,
-                value: None,
-                headers: vec![]
-            }
-        );
+        assert_eq!(p, Parsed { key: None, value: None, headers: vec![] });
         let e = f.parse(b"h:v\tno key", 7).unwrap_err();
         assert_eq!(e, "No key separator found on line number 7: 'h:v\tno key'");
-        assert!(
-            f.parse(b"NULL:v\tk\tv", 1)
-                .unwrap_err()
-                .contains("null marker")
-        );
-        assert!(
-            f.parse(b"h1\tk\tv", 1)
-                .unwrap_err()
-                .contains("No header key separator")
-        );
+        assert!(f.parse(b"NULL:v\tk\tv", 1).unwrap_err().contains("null marker"));
+        assert!(f.parse(b"h1\tk\tv", 1).unwrap_err().contains("No header key separator"));
         let f = format(|a| {
-            a.property = ["parse.key=true", "ignore.error=true"]
-                .map(String::from)
-                .to_vec();
+            a.property = ["parse.key=true", "ignore.error=true"].map(String::from).to_vec();
         });
         assert_eq!(f.parse(b"no key", 1).unwrap().value, Some(&b"no key"[..]));
-        let same = ["parse.headers=true", "headers.separator=:"]
-            .map(String::from)
-            .to_vec();
-        assert!(
-            LineFormat::new(&ProduceArgs {
-                property: same,
-                ..Default::default()
-            })
-            .is_err()
-        );
+        for same in
+            ["headers.separator=:", "headers.delimiter=,", "null.marker=:", "headers.separator=."]
+        {
+            let property = vec![same.to_owned()];
+            assert!(
+                LineFormat::new(&ProduceArgs { property, ..Default::default() }).is_err(),
+                "{same}"
+            );
+        }
+        let f = format(|a| {
+            let all = [
+                "parse.headers=true",
+                "parse.key=TRUE",
+                "key.separator=:",
+                "headers.separator=\\|",
+            ];
+            a.property = all.map(String::from).to_vec();
+        });
+        let p = f.parse(b"a:1|b:2|\tk:v", 1).unwrap();
+        assert_eq!((p.headers.len(), p.key, p.value), (2, Some(&b"k"[..]), Some(&b"v"[..])));
         let unknown = vec!["parse.kee=true".to_owned()];
-        assert!(
-            LineFormat::new(&ProduceArgs {
-                property: unknown,
-                ..Default::default()
-            })
-            .is_err()
-        );
+        assert!(LineFormat::new(&ProduceArgs { property: unknown, ..Default::default() }).is_err());
     }
 
     #[test]
@@ -439,6 +412,12 @@ mod tests {
         assert_eq!((p.key, p.value), (Some(&b"k"[..]), None));
         assert_eq!(p.headers, [("a", Some(&b"1"[..])), ("b", None)]);
         assert_eq!(f.parse(b"only a value", 1).unwrap().key, None);
+        let f = format(|a| {
+            a.key_delimiter = Some(":".into());
+            a.key = Some("other".into());
+        });
+        assert_eq!(f.parse(b"k:v", 1).unwrap().key, Some(&b"k"[..]));
+        assert_eq!(f.parse(b"v", 1).unwrap().key, Some(&b"other"[..]));
         let f = format(|a| a.key = Some("fixed".into()));
         assert_eq!(f.parse(b"v", 1).unwrap().key, Some(&b"fixed"[..]));
     }

@@ -33,17 +33,11 @@ pub(crate) struct Stop {
 
 impl Stop {
     pub(crate) fn usage(message: impl Into<String>) -> Stop {
-        Stop {
-            status: USAGE,
-            message: message.into(),
-        }
+        Stop { status: USAGE, message: message.into() }
     }
 
     pub(crate) fn failed(message: impl Into<String>) -> Stop {
-        Stop {
-            status: FAILED,
-            message: message.into(),
-        }
+        Stop { status: FAILED, message: message.into() }
     }
 }
 
@@ -79,18 +73,9 @@ fn man() -> Result<u8, Stop> {
     let mut command = Cli::command();
     command.build();
     let mut pages = vec![command.clone()];
-    pages.extend(
-        command
-            .get_subcommands()
-            .filter(|c| c.get_name() != "help")
-            .cloned(),
-    );
+    pages.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
     for page in pages {
-        if clap_mangen::Man::new(page)
-            .render(&mut out)
-            .and_then(|()| out.flush())
-            .is_err()
-        {
+        if clap_mangen::Man::new(page).render(&mut out).and_then(|()| out.flush()).is_err() {
             break;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -25,19 +25,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: ProduceArgs) -> Result<u8, Stop> {
     let format = LineFormat::new(&args)?;
     // Checked before a broker is started or a byte is sent.
-    let inputs = args
-        .files
-        .iter()
-        .map(|f| open(f))
-        .collect::<Result<Vec<_>, _>>()?;
+    let inputs = args.files.iter().map(|f| look(f)).collect::<Result<Vec<_>, _>>()?;
+    ottla::valid_topic(&args.topic).map_err(|e| Stop::usage(e.to_string()))?;
     settings::producer(&args, Some("127.0.0.1:1").filter(|_| args.embedded))?;
-    let (broker, _temporary) = embedded(&args)?;
+    let (broker, temporary) = embedded(&args)?;
     let address = broker.as_ref().map(EmbeddedBroker::bootstrap);
     let properties = settings::producer(&args, address.as_deref())?;
     for notice in properties.notices() {
         eprintln!("note: {notice}");
     }
-    let session = Arc::new(Session::new(&args, properties)?);
+    let temporary_log = temporary.as_ref().map(|t| t.path().to_owned());
+    let session = Arc::new(Session::new(&args, properties, temporary_log)?);
     session.watch_signals()?;
     session.watch_connection();
     let outcome = session.send_all(inputs, &format);
@@ -61,10 +59,7 @@ fn embedded(
             tempfile::tempdir().map_err(|e| Stop::usage(format!("no temporary directory: {e}")))?,
         ),
     };
-    let dir = args
-        .data_dir
-        .as_deref()
-        .or(temporary.as_ref().map(tempfile::TempDir::path));
+    let dir = args.data_dir.as_deref().or(temporary.as_ref().map(tempfile::TempDir::path));
     let mut builder = EmbeddedBroker::builder();
     if let Some(dir) = dir {
         builder = builder.data_dir(dir);
@@ -75,25 +70,28 @@ fn embedded(
     Ok((Some(broker), temporary))
 }
 
-/// An input, and how long it is if that is known.
-type Input = (Box<dyn BufRead>, Option<u64>);
+/// An input that is there, and how long it is if that is known.
+type Input = (PathBuf, Option<u64>);
 
-fn open(path: &Path) -> Result<Input, Stop> {
+/// Whether a file can be read; it is opened in its turn, so that there may be many.
+fn look(path: &Path) -> Result<Input, Stop> {
     if path == Path::new("-") {
-        return Ok((
-            Box::new(BufReader::with_capacity(256 * 1024, io::stdin())),
-            None,
-        ));
+        return Ok((path.to_owned(), None));
     }
-    let file = File::open(path).map_err(|e| Stop::usage(format!("{}: {e}", path.display())))?;
-    let meta = file
-        .metadata()
-        .map_err(|e| Stop::usage(format!("{}: {e}", path.display())))?;
+    let meta = File::open(path).and_then(|f| f.metadata());
+    let meta = meta.map_err(|e| Stop::usage(format!("{}: {e}", path.display())))?;
     if meta.is_dir() {
         return Err(Stop::usage(format!("{}: is a directory", path.display())));
     }
-    let length = meta.is_file().then_some(meta.len());
-    Ok((Box::new(BufReader::with_capacity(256 * 1024, file)), length))
+    Ok((path.to_owned(), meta.is_file().then_some(meta.len())))
+}
+
+fn open(path: &Path) -> Result<Box<dyn BufRead>, Stop> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufReader::with_capacity(256 * 1024, io::stdin())));
+    }
+    let file = File::open(path).map_err(|e| Stop::failed(format!("{}: {e}", path.display())))?;
+    Ok(Box::new(BufReader::with_capacity(256 * 1024, file)))
 }
 
 /// One run, shared with the threads that watch it.
@@ -108,23 +106,30 @@ struct Session {
     line_max: usize,
     close_within: Duration,
     interrupted: AtomicBool,
+    /// A line is between reading and acceptance.
+    sending: AtomicBool,
     lines: AtomicU64,
     over: AtomicBool,
     bar: ProgressBar,
+    bootstrap: String,
+    /// The embedded broker's log, where it is not to be kept.
+    temporary_log: Option<PathBuf>,
 }
 
 impl Session {
-    fn new(args: &ProduceArgs, properties: Properties) -> Result<Session, Stop> {
+    fn new(
+        args: &ProduceArgs,
+        properties: Properties,
+        temporary_log: Option<PathBuf>,
+    ) -> Result<Session, Stop> {
         let number = |name: &str, default: u64| {
-            properties
-                .get(name)
-                .and_then(|v| v.trim().parse().ok())
-                .unwrap_or(default)
+            properties.get(name).and_then(|v| v.trim().parse().ok()).unwrap_or(default)
         };
         let line_max = number("max.request.size", 1_048_576) as usize;
         let close_within =
             Duration::from_millis(number("delivery.timeout.ms", 120_000)) + Duration::from_secs(5);
         let acks_zero = properties.get("acks") == Some("0");
+        let bootstrap = properties.get("bootstrap.servers").unwrap_or_default().to_owned();
         let stats = Arc::new(Stats::new(args.json));
         let heard = stats.clone();
         let producer = Producer::builder()
@@ -143,9 +148,12 @@ impl Session {
             line_max,
             close_within,
             interrupted: AtomicBool::new(false),
+            sending: AtomicBool::new(false),
             lines: AtomicU64::new(0),
             over: AtomicBool::new(false),
             bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+            bootstrap,
+            temporary_log,
         })
     }
 
@@ -161,15 +169,29 @@ impl Session {
             }
             // Reading may block for ever, so the end is made here.
             session.interrupted.store(true, Ordering::SeqCst);
+            let ending = session.clone();
             thread::spawn(move || {
                 eprintln!("interrupted: sending what was read (once more quits)");
-                std::process::exit(i32::from(session.finish()));
+                // A line that was read is sent like the others, however long that waits.
+                while ending.sending.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                let status = ending.finish();
+                ending.quit(i32::from(status));
             });
             if seen.next().is_some() {
-                std::process::exit(130);
+                session.quit(130);
             }
         });
         Ok(())
+    }
+
+    /// Ends the process from a thread that is not the first.
+    fn quit(&self, status: i32) -> ! {
+        if let Some(dir) = &self.temporary_log {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        std::process::exit(status);
     }
 
     /// If nothing is connected after a while, says once to whom and why not.
@@ -183,32 +205,28 @@ impl Session {
             let health = session.producer.health();
             let idle = health.connected.is_empty() && session.stats.acknowledged() == 0;
             if idle && !session.over.load(Ordering::SeqCst) {
-                let all: Vec<String> = health
-                    .failing
-                    .iter()
-                    .map(|(who, why)| format!("{who}: {why}"))
-                    .collect();
+                let all: Vec<String> =
+                    health.failing.iter().map(|(who, why)| format!("{who}: {why}")).collect();
                 let why = if all.is_empty() {
-                    "no answer yet".to_owned()
+                    format!("{}: no answer yet", session.bootstrap)
                 } else {
                     all.join("; ")
                 };
-                eprintln!(
-                    "not connected after {} s, still trying: {why}",
-                    PATIENCE.as_secs()
-                );
+                eprintln!("not connected after {} s, still trying: {why}", PATIENCE.as_secs());
             }
         });
     }
 
     fn send_all(&self, mut inputs: Vec<Input>, format: &LineFormat) -> Result<(), Stop> {
         if inputs.is_empty() {
-            inputs.push(open(Path::new("-"))?);
+            inputs.push(look(Path::new("-"))?);
         }
         self.begin_bar(&inputs);
-        let prompt = io::stdin().is_terminal() && inputs.len() == 1 && inputs[0].1.is_none();
+        let prompt =
+            io::stdin().is_terminal() && inputs.len() == 1 && inputs[0].0 == Path::new("-");
         let mut line = Vec::new();
-        for (from, _) in &mut inputs {
+        for (path, _) in inputs {
+            let mut from = open(&path)?;
             loop {
                 if self.interrupted.load(Ordering::SeqCst) {
                     wait_for_the_end();
@@ -220,7 +238,7 @@ impl Session {
                     eprint!(">");
                     let _ = io::stderr().flush();
                 }
-                let next = next_line(from, format, self.line_max, &mut line);
+                let next = next_line(&mut from, format, self.line_max, &mut line);
                 let next = next.map_err(|e| Stop::failed(format!("reading stopped: {e}")))?;
                 if next == Next::End {
                     break;
@@ -235,7 +253,10 @@ impl Session {
                     self.stats.unreadable(&self.topic, &why);
                     continue;
                 }
-                self.send_line(&line, number, format)?;
+                self.sending.store(true, Ordering::SeqCst);
+                let sent = self.send_line(&line, number, format);
+                self.sending.store(false, Ordering::SeqCst);
+                sent?;
             }
         }
         Ok(())
@@ -249,11 +270,8 @@ impl Session {
                 return Err(Stop::failed(format!("{why}; reading stopped there")));
             }
         };
-        let headers: Vec<Header<'_>> = parsed
-            .headers
-            .iter()
-            .map(|(key, value)| Header { key, value: *value })
-            .collect();
+        let headers: Vec<Header<'_>> =
+            parsed.headers.iter().map(|(key, value)| Header { key, value: *value }).collect();
         let token = self.stats.token();
         let mut record = Record::to(&self.topic)
             .maybe_key(parsed.key)
@@ -273,17 +291,17 @@ impl Session {
                 }
                 Ok(())
             }
-            Err(_) if self.interrupted.load(Ordering::SeqCst) => wait_for_the_end(),
             Err(e) => {
                 self.stats.refused(&self.topic, &e);
                 use ottla::ErrorKind as K;
                 // What is wrong with one record may not be with the next; what is wrong with the topic or the
                 // cluster is.
                 match e.kind() {
-                    K::RecordTooLarge | K::InvalidRecord | K::Serialization => Ok(()),
-                    _ => Err(Stop::failed(format!(
-                        "{e}; reading stopped at line {number}"
-                    ))),
+                    K::RecordTooLarge
+                    | K::InvalidRecord
+                    | K::Serialization
+                    | K::BufferExhausted => Ok(()),
+                    _ => Err(Stop::failed(format!("{e}; reading stopped at line {number}"))),
                 }
             }
         }
@@ -293,8 +311,7 @@ impl Session {
         if !io::stderr().is_terminal() {
             return;
         }
-        self.bar
-            .set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let template = match inputs.iter().map(|i| i.1).sum::<Option<u64>>() {
             Some(total) => {
                 self.bar.set_length(total);
@@ -317,11 +334,7 @@ impl Session {
         }
         self.bar.finish_and_clear();
         eprint!("{}", self.stats.summary(self.acks_zero));
-        if self.stats.all_acknowledged() {
-            OK
-        } else {
-            FAILED
-        }
+        if self.stats.all_acknowledged() { OK } else { FAILED }
     }
 }
 

@@ -33,9 +33,8 @@ impl Stats {
     pub(crate) fn new(json: bool) -> Stats {
         // 1 µs to an hour, three digits; the bounds are constants that the crate takes.
         let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("constant bounds");
-        let start_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_millis() as i64);
+        let start_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         Stats {
             start: Instant::now(),
             start_ms,
@@ -78,9 +77,7 @@ impl Stats {
             match (r.result, own) {
                 (Ok(base), _) => {
                     inner.acknowledged += 1;
-                    inner
-                        .latency_us
-                        .saturating_record(now.saturating_sub(*token).max(1));
+                    inner.latency_us.saturating_record(now.saturating_sub(*token).max(1));
                     inner.print(&serde_json::json!({
                         "topic": r.topic,
                         "partition": r.partition,
@@ -91,6 +88,8 @@ impl Stats {
                 (Err(e), own) => inner.fail(r.topic, Some(r.partition), own.unwrap_or(e)),
             }
         }
+        // Once a batch: a reader of an endless run sees each as it ends.
+        inner.flush();
     }
 
     /// A record that was not even accepted.
@@ -135,10 +134,8 @@ impl Stats {
             inner.failed,
         );
         if inner.possibly > 0 {
-            out += &format!(
-                "{} of the failed may have been written all the same\n",
-                inner.possibly
-            );
+            out +=
+                &format!("{} of the failed may have been written all the same\n", inner.possibly);
         }
         for (reason, n) in &inner.reasons {
             out += &format!("  {n} × {reason}\n");
@@ -151,14 +148,7 @@ impl Inner {
     fn count(&mut self, reason: String) {
         self.failed += 1;
         let known = self.reasons.contains_key(&reason) || self.reasons.len() < REASONS_MAX;
-        *self
-            .reasons
-            .entry(if known {
-                reason
-            } else {
-                "other reasons".into()
-            })
-            .or_default() += 1;
+        *self.reasons.entry(if known { reason } else { "other reasons".into() }).or_default() += 1;
     }
 
     fn fail(&mut self, topic: &str, partition: Option<i32>, e: &Error) {

@@ -14,39 +14,32 @@ pub(crate) fn read(path: &Path) -> Result<String, Stop> {
 
 /// `key=value`.
 pub(crate) fn pair(text: &str) -> Result<(&str, &str), Stop> {
-    text.split_once('=')
-        .ok_or_else(|| Stop::usage(format!("{text:?} is not key=value")))
+    text.split_once('=').ok_or_else(|| Stop::usage(format!("{text:?} is not key=value")))
 }
 
 /// Files first, then properties, then options: later ones win.
 pub(crate) fn producer(args: &ProduceArgs, embedded: Option<&str>) -> Result<Properties, Stop> {
     let mut p = Properties::new();
     let wrong = |e: ottla::Error| Stop::usage(e.to_string());
-    p.set("client.id", "console-producer", &Origin::CommandLine)
-        .map_err(wrong)?;
-    p.load_environment(std::env::vars()).map_err(wrong)?;
+    p.set("client.id", "console-producer", &Origin::CommandLine).map_err(wrong)?;
+    // A variable that is not Unicode is none of ours.
+    let variables = std::env::vars_os()
+        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    p.load_environment(variables).map_err(wrong)?;
     deprecated(args);
     for path in args.command_config.iter().chain(&args.producer_config) {
-        p.load(&read(path)?, &path.display().to_string())
-            .map_err(wrong)?;
+        p.load(&read(path)?, &path.display().to_string()).map_err(wrong)?;
     }
     let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(wrong);
     for property in args.command_property.iter().chain(&args.producer_property) {
         let (name, value) = pair(property)?;
-        set(name, value)?;
+        // kcat's way to name a topic's setting.
+        set(name.strip_prefix("topic.").unwrap_or(name), value)?;
     }
     for (name, value) in [
-        (
-            "bootstrap.servers",
-            args.bootstrap_server.as_deref().or(embedded),
-        ),
+        ("bootstrap.servers", args.bootstrap_server.as_deref().or(embedded)),
         ("compression.type", args.compression_codec.as_deref()),
-        (
-            "batch.size",
-            args.max_partition_memory_bytes
-                .as_deref()
-                .or(args.batch_size.as_deref()),
-        ),
+        ("batch.size", args.max_partition_memory_bytes.as_deref().or(args.batch_size.as_deref())),
         ("retries", args.message_send_max_retries.as_deref()),
         ("retry.backoff.ms", args.retry_backoff_ms.as_deref()),
         ("linger.ms", args.timeout.as_deref()),
@@ -71,21 +64,9 @@ pub(crate) fn producer(args: &ProduceArgs, embedded: Option<&str>) -> Result<Pro
 
 fn deprecated(args: &ProduceArgs) {
     let used = [
-        (
-            "--max-partition-memory-bytes",
-            args.max_partition_memory_bytes.is_some(),
-            "--batch-size",
-        ),
-        (
-            "--producer-property",
-            !args.producer_property.is_empty(),
-            "--command-property",
-        ),
-        (
-            "--producer.config",
-            args.producer_config.is_some(),
-            "--command-config",
-        ),
+        ("--max-partition-memory-bytes", args.max_partition_memory_bytes.is_some(), "--batch-size"),
+        ("--producer-property", !args.producer_property.is_empty(), "--command-property"),
+        ("--producer.config", args.producer_config.is_some(), "--command-config"),
         ("--property", !args.property.is_empty(), "--reader-property"),
     ];
     for (old, used, new) in used {

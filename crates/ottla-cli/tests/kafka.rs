@@ -16,10 +16,7 @@ const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 /// Records of the mixed test, all codecs together; `TEST_MIXED_RECORDS=1000000` for the long run.
 fn mixed_records() -> u64 {
-    std::env::var("TEST_MIXED_RECORDS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(20_000)
+    std::env::var("TEST_MIXED_RECORDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
 }
 
 fn jars() -> Option<&'static Jars> {
@@ -32,12 +29,7 @@ fn kafka() -> Option<Kafka> {
     Some(Kafka::start(jars()?, ""))
 }
 
-type Owned = (
-    Option<Vec<u8>>,
-    Option<Vec<u8>>,
-    Vec<(String, Option<Vec<u8>>)>,
-    i64,
-);
+type Owned = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>, i64);
 
 /// A record: sizes log-uniform around 150 bytes, one in a thousand of 10 to 100 KB, some empty, null keys and
 /// values, headers.
@@ -52,36 +44,26 @@ fn mixed(g: &mut Gen, n: u64) -> Owned {
     };
     let key = (g.below(10) >= 3).then(|| format!("key-{}", g.below(500)).into_bytes());
     let mut value = format!("{n}/").into_bytes();
-    value.extend((value.len()..size).map(|i| {
-        if i % 3 == 0 {
-            g.word() as u8
-        } else {
-            b'a' + (i % 17) as u8
-        }
-    }));
+    value.extend(
+        (value.len()..size).map(
+            |i| {
+                if i % 3 == 0 { g.word() as u8 } else { b'a' + (i % 17) as u8 }
+            },
+        ),
+    );
     if size == 0 {
         value.clear();
     }
     let value = (g.below(50) != 0).then_some(value);
     let headers = (0..if g.below(5) == 0 { 1 + g.below(3) } else { 0 })
-        .map(|i| {
-            (
-                format!("h{}", i / 2),
-                (g.below(4) != 0).then(|| g.bytes().to_vec()),
-            )
-        })
+        .map(|i| (format!("h{}", i / 2), (g.below(4) != 0).then(|| g.bytes().to_vec())))
         .collect();
     (key, value, headers, 1_700_000_000_000 + n as i64)
 }
 
 fn send(producer: &Producer, topic: &str, r: &Owned) -> Delivery {
     let headers: Vec<Header<'_>> =
-        r.2.iter()
-            .map(|(key, value)| Header {
-                key,
-                value: value.as_deref(),
-            })
-            .collect();
+        r.2.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect();
     let record = Record::to(topic)
         .maybe_key(r.0.as_deref())
         .maybe_value(r.1.as_deref())
@@ -94,11 +76,8 @@ fn send(producer: &Producer, topic: &str, r: &Owned) -> Delivery {
 /// delivery said, per key in order.
 fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
     let topic = format!("mixed-{codec}");
-    let producer = Producer::builder()
-        .bootstrap_servers(bootstrap)
-        .compression(codec)
-        .build()
-        .unwrap();
+    let producer =
+        Producer::builder().bootstrap_servers(bootstrap).compression(codec).build().unwrap();
     let mut g = Gen::new(count ^ codec.len() as u64);
     let mut expected: BTreeMap<(i32, i64), Owned> = BTreeMap::new();
     let mut pending: Vec<(Owned, Delivery)> = Vec::new();
@@ -107,10 +86,7 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
             let m = delivery.wait().unwrap();
             assert_eq!(m.timestamp(), record.3);
             let place = (m.partition(), m.offset().expect("an offset"));
-            assert!(
-                expected.insert(place, record).is_none(),
-                "two records at {place:?}"
-            );
+            assert!(expected.insert(place, record).is_none(), "two records at {place:?}");
         }
     };
     for n in 0..count {
@@ -123,34 +99,16 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
     }
     settle(&mut pending, &mut expected);
     producer.close(std::time::Duration::from_secs(30)).unwrap();
-    assert_eq!(
-        producer.available_memory(),
-        33_554_432,
-        "all memory is back"
-    );
+    assert_eq!(producer.available_memory(), 33_554_432, "all memory is back");
     let read = jars.read(bootstrap, &topic);
     assert_eq!(read.len() as u64, count, "{codec}");
     let mut last: BTreeMap<Vec<u8>, (i32, i64)> = BTreeMap::new();
     let mut in_order = read.iter().collect::<Vec<_>>();
     in_order.sort_by_key(|r| (r.partition, r.offset));
     for r in in_order {
-        let sent = expected
-            .remove(&(r.partition, r.offset))
-            .expect("a record nobody sent there");
-        let ReadRecord {
-            key,
-            value,
-            headers,
-            timestamp,
-            ..
-        } = r.clone();
-        assert_eq!(
-            (key, value, headers, timestamp),
-            sent,
-            "{codec} {}-{}",
-            r.partition,
-            r.offset
-        );
+        let sent = expected.remove(&(r.partition, r.offset)).expect("a record nobody sent there");
+        let ReadRecord { key, value, headers, timestamp, .. } = r.clone();
+        assert_eq!((key, value, headers, timestamp), sent, "{codec} {}-{}", r.partition, r.offset);
         if let Some(key) = &r.key {
             let before = last.insert(key.clone(), (r.partition, r.timestamp));
             // Timestamps rise with the order of send.
@@ -177,56 +135,28 @@ fn mixed_records_come_back_from_the_real_kafka() {
 
 fn a_topic_that_is_not_there_and_one_that_is_auto_created(kafka: &Kafka) {
     let wait = std::time::Duration::from_secs(5);
-    let producer = Producer::builder()
-        .bootstrap_servers(&kafka.bootstrap)
-        .max_block(wait)
-        .build()
-        .unwrap();
-    let made = producer
-        .send(Record::to("made-by-asking").value("x"))
-        .unwrap()
-        .wait()
-        .unwrap();
+    let producer =
+        Producer::builder().bootstrap_servers(&kafka.bootstrap).max_block(wait).build().unwrap();
+    let made = producer.send(Record::to("made-by-asking").value("x")).unwrap().wait().unwrap();
     assert_eq!(made.offset(), Some(0));
-    let e = producer
-        .send(Record::to("mixed-none").partition(99).value("x"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        e.contains("mixed-none has no partition 99, only 0 to 3"),
-        "{e}"
-    );
+    let e =
+        producer.send(Record::to("mixed-none").partition(99).value("x")).unwrap_err().to_string();
+    assert!(e.contains("mixed-none has no partition 99, only 0 to 3"), "{e}");
 }
 
 fn lines_through_the_command(kafka: &Kafka) {
     kafka.create_topic("lines", 3, &[]);
     let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
-        .args([
-            "produce",
-            "-b",
-            &kafka.bootstrap,
-            "-t",
-            "lines",
-            "-z",
-            "lz4",
-        ])
+        .args(["produce", "-b", &kafka.bootstrap, "-t", "lines", "-z", "lz4"])
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let lines: Vec<String> = (0..5000).map(|i| format!("line {i}")).collect();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all((lines.join("\n") + "\n").as_bytes())
-        .unwrap();
+    child.stdin.take().unwrap().write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
     let out = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
-    assert!(
-        out.status.success() && stderr.contains("5000 records acknowledged"),
-        "{stderr}"
-    );
+    assert!(out.status.success() && stderr.contains("5000 records acknowledged"), "{stderr}");
     let mut read: Vec<String> = (kafka.read("lines").into_iter())
         .map(|r| String::from_utf8(r.value.unwrap()).unwrap())
         .collect();
@@ -246,13 +176,31 @@ fn mixed_records_come_back_from_the_embedded_broker() {
     for codec in CODECS {
         round_trip(jars, &broker.bootstrap(), codec, mixed_records() / 5);
         let dump = jars.dump(&dir.join(format!("mixed-{codec}-0")));
-        assert!(
-            dump.contains("isvalid: true") && !dump.contains("isvalid: false"),
-            "{codec}"
-        );
+        assert!(dump.contains("isvalid: true") && !dump.contains("isvalid: false"), "{codec}");
         assert!(dump.contains(&format!("compresscodec: {codec}")), "{codec}");
     }
     drop(broker);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Show 1: README's command puts a file's lines into a log that Kafka's own tool reads whole.
+#[test]
+fn the_embedded_log_is_kafkas_own_format() {
+    let Some(jars) = jars() else { return };
+    let dir = target_dir().join(format!("lines-{}", std::process::id()));
+    let licence = concat!(env!("CARGO_MANIFEST_DIR"), "/../../LICENSE");
+    let done = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
+        .args(["produce", "--embedded", "--topic", "lines", licence, "--data-dir"])
+        .arg(&dir)
+        .stderr(Stdio::null())
+        .status();
+    assert!(done.unwrap().success());
+    let dump = jars.dump(&dir.join("lines-0"));
+    assert!(dump.contains("isvalid: true") && !dump.contains("isvalid: false"), "{dump}");
+    let payloads: Vec<&str> =
+        dump.lines().filter_map(|l| Some(l.split_once(" payload: ")?.1)).collect();
+    let text = std::fs::read_to_string(licence).unwrap();
+    assert_eq!(payloads, text.lines().collect::<Vec<_>>());
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
@@ -286,14 +234,7 @@ fn kafkas_own_tools_work_against_the_embedded_broker() {
         let mut producer = jars
             .command(
                 "org.apache.kafka.tools.ConsoleProducer",
-                &[
-                    "--bootstrap-server",
-                    &server,
-                    "--topic",
-                    "tooled",
-                    "--compression-codec",
-                    codec,
-                ],
+                &["--bootstrap-server", &server, "--topic", "tooled", "--compression-codec", codec],
             )
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -309,19 +250,10 @@ fn kafkas_own_tools_work_against_the_embedded_broker() {
     }
     let offsets = jars.run(
         "org.apache.kafka.tools.GetOffsetShell",
-        &[
-            "--bootstrap-server",
-            &server,
-            "--topic",
-            "tooled",
-            "--time",
-            "-1",
-        ],
+        &["--bootstrap-server", &server, "--topic", "tooled", "--time", "-1"],
     );
-    let total: u32 = offsets
-        .lines()
-        .filter_map(|l| l.rsplit(':').next()?.trim().parse::<u32>().ok())
-        .sum();
+    let total: u32 =
+        offsets.lines().filter_map(|l| l.rsplit(':').next()?.trim().parse::<u32>().ok()).sum();
     assert_eq!(total, 15, "{offsets}");
     let mut seen = String::new();
     for partition in ["0", "1"] {
@@ -354,14 +286,7 @@ fn a_log_survives_sigkill_and_half_a_batch_is_cut() {
     let dir = target_dir().join(format!("killed-{}", std::process::id()));
     let start = || {
         let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
-            .args([
-                "broker",
-                "--listen",
-                "127.0.0.1:0",
-                "--topic",
-                "kept:1",
-                "--data-dir",
-            ])
+            .args(["broker", "--listen", "127.0.0.1:0", "--topic", "kept:1", "--data-dir"])
             .arg(&dir)
             .stdout(Stdio::piped())
             .spawn()
@@ -372,16 +297,9 @@ fn a_log_survives_sigkill_and_half_a_batch_is_cut() {
         (child, line.trim().to_owned())
     };
     let (mut child, server) = start();
-    let producer = Producer::builder()
-        .bootstrap_servers(&server)
-        .build()
-        .unwrap();
+    let producer = Producer::builder().bootstrap_servers(&server).build().unwrap();
     for i in 0..100 {
-        producer
-            .send(Record::to("kept").value(&format!("{i}")))
-            .unwrap()
-            .wait()
-            .unwrap();
+        producer.send(Record::to("kept").value(&format!("{i}"))).unwrap().wait().unwrap();
     }
     child.kill().unwrap();
     child.wait().unwrap();
@@ -394,20 +312,11 @@ fn a_log_survives_sigkill_and_half_a_batch_is_cut() {
     drop(file);
     let (mut child, server) = start();
     let read = jars.read(&server, "kept");
-    let values: Vec<String> = read
-        .iter()
-        .map(|r| String::from_utf8(r.value.clone().unwrap()).unwrap())
-        .collect();
+    let values: Vec<String> =
+        read.iter().map(|r| String::from_utf8(r.value.clone().unwrap()).unwrap()).collect();
     assert_eq!(values, (0..100).map(|i| i.to_string()).collect::<Vec<_>>());
-    let producer = Producer::builder()
-        .bootstrap_servers(&server)
-        .build()
-        .unwrap();
-    let next = producer
-        .send(Record::to("kept").value("next"))
-        .unwrap()
-        .wait()
-        .unwrap();
+    let producer = Producer::builder().bootstrap_servers(&server).build().unwrap();
+    let next = producer.send(Record::to("kept").value("next")).unwrap().wait().unwrap();
     assert_eq!(next.offset(), Some(100));
     child.kill().unwrap();
     child.wait().unwrap();

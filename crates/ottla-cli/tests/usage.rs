@@ -10,9 +10,7 @@ use assert_cmd::Command;
 
 fn ottla(args: &[&str], input: &[u8]) -> Output {
     let mut c = Command::cargo_bin("ottla").expect("the binary is built");
-    c.args(args)
-        .write_stdin(input)
-        .timeout(std::time::Duration::from_secs(60));
+    c.args(args).write_stdin(input).timeout(std::time::Duration::from_secs(60));
     c.output().expect("it runs")
 }
 
@@ -21,10 +19,7 @@ fn fails(args: &[&str], input: &[u8], status: i32, wants: &[&str]) {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(status), "{args:?}: {stderr}");
     for want in wants {
-        assert!(
-            stderr.contains(want),
-            "{args:?} does not say {want:?}:\n{stderr}"
-        );
+        assert!(stderr.contains(want), "{args:?} does not say {want:?}:\n{stderr}");
     }
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
@@ -32,131 +27,48 @@ fn fails(args: &[&str], input: &[u8], status: i32, wants: &[&str]) {
 const EMBEDDED: [&str; 4] = ["produce", "--embedded", "-t", "t"];
 
 fn embedded<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    EMBEDDED
-        .iter()
-        .copied()
-        .chain(more.iter().copied())
-        .collect()
+    EMBEDDED.iter().copied().chain(more.iter().copied()).collect()
 }
 
 #[test]
 fn no_such_file_is_wrong_usage_before_anything_is_sent() {
-    fails(
-        &embedded(&["/no/such/file"]),
-        b"",
-        2,
-        &["/no/such/file", "No such file"],
-    );
+    fails(&embedded(&["/no/such/file"]), b"", 2, &["/no/such/file", "No such file"]);
     fails(&embedded(&["/"]), b"", 2, &["is a directory"]);
 }
 
 #[test]
 fn settings_that_are_unknown_wrong_or_in_conflict() {
-    fails(
-        &embedded(&["-X", "lingr.ms=5"]),
-        b"",
-        2,
-        &["unknown setting lingr.ms", "linger.ms?"],
-    );
-    fails(
-        &embedded(&["-X", "linger.ms=soon"]),
-        b"",
-        2,
-        &["linger.ms=soon", "long, 0 or more"],
-    );
-    let conflict = [
-        "-X",
-        "enable.idempotence=true",
-        "--request-required-acks",
-        "1",
-    ];
-    fails(
-        &embedded(&conflict),
-        b"",
-        2,
-        &["enable.idempotence=true conflicts with acks=1"],
-    );
-    fails(
-        &embedded(&["-X", "security.protocol=SSL"]),
-        b"",
-        2,
-        &["security.protocol=SSL"],
-    );
-    fails(
-        &embedded(&["-X", "group.id=g"]),
-        b"",
-        2,
-        &["another client"],
-    );
-    fails(
-        &embedded(&["--property", "parse.kee=true"]),
-        b"",
-        2,
-        &["unknown reader property"],
-    );
-    fails(
-        &["produce", "-t", "t"],
-        b"",
-        2,
-        &["--bootstrap-server", "--embedded"],
-    );
+    fails(&embedded(&["-X", "lingr.ms=5"]), b"", 2, &["unknown setting lingr.ms", "linger.ms?"]);
+    fails(&embedded(&["-X", "linger.ms=soon"]), b"", 2, &["linger.ms=soon", "long, 0 or more"]);
+    let conflict = ["-X", "enable.idempotence=true", "--request-required-acks", "1"];
+    fails(&embedded(&conflict), b"", 2, &["enable.idempotence=true conflicts with acks=1"]);
+    fails(&embedded(&["-X", "security.protocol=SSL"]), b"", 2, &["security.protocol=SSL"]);
+    fails(&embedded(&["-X", "group.id=g"]), b"", 2, &["another client"]);
+    fails(&embedded(&["--property", "parse.kee=true"]), b"", 2, &["unknown reader property"]);
+    fails(&["produce", "-t", "t"], b"", 2, &["--bootstrap-server", "--embedded"]);
     fails(&["produce", "--embedded"], b"", 2, &["--topic"]);
-    fails(
-        &["produce", "-b", "nowhere", "-t", "t"],
-        b"",
-        2,
-        &["no port"],
-    );
-    fails(
-        &embedded(&["--no-such-option"]),
-        b"",
-        2,
-        &["--no-such-option"],
-    );
+    fails(&["produce", "-b", "nowhere", "-t", "t"], b"", 2, &["no port"]);
+    fails(&embedded(&["--no-such-option"]), b"", 2, &["--no-such-option"]);
 }
 
 #[test]
 fn a_broker_that_is_not_there() {
-    let args = [
-        "produce",
-        "-b",
-        "127.0.0.1:1",
-        "-t",
-        "t",
-        "--max-block-ms",
-        "2500",
-    ];
-    let wants = [
-        "not connected after 2 s",
-        "127.0.0.1:1: Connection refused",
-        "max.block.ms (2500 ms)",
-    ];
+    let args = ["produce", "-b", "127.0.0.1:1", "-t", "t", "--max-block-ms", "2500"];
+    let wants =
+        ["not connected after 2 s", "127.0.0.1:1: Connection refused", "max.block.ms (2500 ms)"];
     fails(&args, b"x\n", 1, &wants);
 }
 
 #[test]
 fn a_name_that_does_not_resolve() {
-    let args = [
-        "produce",
-        "-b",
-        "no-such-host.invalid:9092",
-        "-t",
-        "t",
-        "--max-block-ms",
-        "1500",
-    ];
-    fails(
-        &args,
-        b"x\n",
-        1,
-        &["no-such-host.invalid cannot be resolved"],
-    );
+    let args = ["produce", "-b", "no-such-host.invalid:9092", "-t", "t", "--max-block-ms", "1500"];
+    fails(&args, b"x\n", 1, &["no-such-host.invalid cannot be resolved"]);
 }
 
 #[test]
 fn a_topic_name_that_kafka_refuses() {
     let args = ["produce", "--embedded", "-t", "a b"];
-    fails(&args, b"x\n", 1, &["topic name \"a b\"", "only letters"]);
+    fails(&args, b"x\n", 2, &["topic name \"a b\"", "only letters"]);
 }
 
 #[test]
@@ -168,20 +80,14 @@ fn a_record_over_the_limit_fails_alone() {
         &embedded(&[]),
         &input,
         1,
-        &[
-            "2 records acknowledged",
-            "line 2 is longer than max.request.size",
-        ],
+        &["2 records acknowledged", "line 2 is longer than max.request.size"],
     );
     let nearly = [vec![b'x'; 1_048_570], b"\nlast\n".to_vec()].concat();
     fails(
         &embedded(&[]),
         &nearly,
         1,
-        &[
-            "1 records acknowledged",
-            "larger than max.request.size (1048576)",
-        ],
+        &["1 records acknowledged", "larger than max.request.size (1048576)"],
     );
 }
 
@@ -192,10 +98,7 @@ fn a_line_without_its_key_stops_there_and_what_was_read_is_sent() {
         &args,
         b"k\tv\nnokey\n",
         1,
-        &[
-            "1 records acknowledged",
-            "No key separator found on line number 2: 'nokey'",
-        ],
+        &["1 records acknowledged", "No key separator found on line number 2: 'nokey'"],
     );
 }
 
@@ -210,15 +113,7 @@ fn an_http_server_at_the_bootstrap_address_is_told_as_such() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
         }
     });
-    let args = [
-        "produce",
-        "-b",
-        &address,
-        "-t",
-        "t",
-        "--max-block-ms",
-        "1500",
-    ];
+    let args = ["produce", "-b", &address, "-t", "t", "--max-block-ms", "1500"];
     fails(&args, b"x\n", 1, &["HTTP server, not a Kafka broker"]);
 }
 
@@ -240,36 +135,19 @@ fn a_peer_that_answers_nonsense_or_hangs_up_is_an_error_not_a_hang() {
                 let _ = stream.write_all(answer);
             }
         });
-        let args = [
-            "produce",
-            "-b",
-            &address,
-            "-t",
-            "t",
-            "--max-block-ms",
-            "800",
-        ];
+        let args = ["produce", "-b", &address, "-t", "t", "--max-block-ms", "800"];
         fails(&args, b"x\n", 1, &["no broker can be reached", &address]);
     }
 }
 
 #[test]
 fn all_is_well_with_status_0_and_json_tells_each_record() {
-    let out = ottla(
-        &embedded(&["--json", "-K", ":", "-Z", "-H", "h=1"]),
-        b"a:1\nb:\nc\n",
-    );
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let out = ottla(&embedded(&["--json", "-K", ":", "-Z", "-H", "h=1"]), b"a:1\nb:\nc\n");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let stdout = String::from_utf8(out.stdout).unwrap();
     assert_eq!(stdout.lines().count(), 3, "{stdout}");
     assert!(
-        stdout
-            .lines()
-            .all(|l| l.contains("\"offset\":") && l.contains("\"timestamp\":")),
+        stdout.lines().all(|l| l.contains("\"offset\":") && l.contains("\"timestamp\":")),
         "{stdout}"
     );
     assert!(String::from_utf8_lossy(&out.stderr).contains("3 records acknowledged"));
@@ -280,13 +158,8 @@ fn all_is_well_with_status_0_and_json_tells_each_record() {
 fn the_readmes_first_command_does_what_it_says() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let line = readme
-        .lines()
-        .find_map(|l| l.strip_prefix("$ cargo run --release -- "))
-        .unwrap();
-    let dir = root
-        .join("target")
-        .join(format!("readme-{}", std::process::id()));
+    let line = readme.lines().find_map(|l| l.strip_prefix("$ cargo run --release -- ")).unwrap();
+    let dir = root.join("target").join(format!("readme-{}", std::process::id()));
     let file = root.join("LICENSE");
     let args: Vec<String> = line
         .split(' ')
@@ -334,10 +207,7 @@ fn help_man_and_completions_come_from_the_same_table() {
     let bash = ottla(&["completions", "bash"], b"");
     for out in [&help, &man, &bash] {
         let text = String::from_utf8_lossy(&out.stdout).replace('\\', "");
-        assert!(
-            out.status.success() && text.contains("--compression-codec"),
-            "{text}"
-        );
+        assert!(out.status.success() && text.contains("--compression-codec"), "{text}");
     }
 }
 
@@ -357,17 +227,37 @@ fn a_signal_flushes_what_was_read_and_reports() {
     stdin.flush().unwrap();
     thread::sleep(std::time::Duration::from_millis(700));
     let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let out = child.wait_with_output().unwrap();
     drop(stdin);
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(0), "{stderr}");
     assert!(stderr.contains("2 records acknowledged"), "{stderr}");
     assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_signal_quits() {
+    use std::process::{Command, Stdio};
+    // A peer that never answers: the flush cannot end by itself.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
+        .args(["produce", "-b", &address, "-t", "t"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"one\n").unwrap();
+    let pid = child.id().to_string();
+    for _ in 0..2 {
+        thread::sleep(std::time::Duration::from_millis(700));
+        let _ = Command::new("kill").args(["-INT", &pid]).status();
+    }
+    let out = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("once more quits"), "{stderr}");
 }

@@ -79,10 +79,7 @@ impl ApiKey {
 
     /// The version to read or write its messages at; flexible or not as the API has it.
     pub fn version(self, number: i16) -> Version {
-        Version {
-            number,
-            flexible: self.api().is_some_and(|a| number >= a.flexible),
-        }
+        Version { number, flexible: self.api().is_some_and(|a| number >= a.flexible) }
     }
 }
 

@@ -63,12 +63,7 @@ pub enum DecodeErrorKind {
 impl DecodeError {
     /// An error at `offset`, not yet placed in a message.
     pub fn new(kind: DecodeErrorKind, offset: usize) -> DecodeError {
-        DecodeError {
-            kind,
-            message: "",
-            field: "",
-            offset,
-        }
+        DecodeError { kind, message: "", field: "", offset }
     }
 
     /// Names the message and field, unless an inner structure already did.
@@ -108,10 +103,7 @@ impl fmt::Display for DecodeErrorKind {
             K::TagOrder(t) => write!(f, "tagged field {t} twice or out of order"),
             K::InvalidBatch(what) => f.write_str(what),
             K::ChecksumMismatch { stated, computed } => {
-                write!(
-                    f,
-                    "checksum {computed:08x} where the batch states {stated:08x}"
-                )
+                write!(f, "checksum {computed:08x} where the batch states {stated:08x}")
             }
             K::Compression(what) => f.write_str(what),
         }

@@ -192,11 +192,7 @@ impl ErrorCode {
 
     /// Kafka's name for it, if this crate knows it.
     pub fn name(self) -> Option<&'static str> {
-        if self.is_none() {
-            Some("NONE")
-        } else {
-            self.row().map(|r| r.name)
-        }
+        if self.is_none() { Some("NONE") } else { self.row().map(|r| r.name) }
     }
 
     /// Whether the same request may succeed later. Of an unknown code: no.
@@ -236,9 +232,8 @@ mod tests {
 
     #[test]
     fn b6_retriable_and_metadata_flags() {
-        let retriable = [
-            2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 72, 74, 75, 89, 100, 103,
-        ];
+        let retriable =
+            [2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 72, 74, 75, 89, 100, 103];
         let metadata = [3, 5, 6, 9, 13, 56, 72, 74, 100, 103];
         let final_ones = [
             -1, 10, 17, 18, 21, 29, 30, 31, 32, 33, 34, 35, 42, 43, 44, 45, 46, 47, 48, 49, 50, 53,
@@ -264,9 +259,6 @@ mod tests {
         let code = ErrorCode(4321);
         assert!(!code.is_known() && !code.is_retriable());
         assert_eq!(code.to_string(), "error code 4321");
-        assert_eq!(
-            ErrorCode::NOT_LEADER_OR_FOLLOWER.to_string(),
-            "NOT_LEADER_OR_FOLLOWER"
-        );
+        assert_eq!(ErrorCode::NOT_LEADER_OR_FOLLOWER.to_string(), "NOT_LEADER_OR_FOLLOWER");
     }
 }

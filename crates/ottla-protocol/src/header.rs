@@ -21,10 +21,7 @@ pub struct RequestHeader {
     pub unknown_tags: Vec<RawTag>,
 }
 
-const OLD: Version = Version {
-    number: 1,
-    flexible: false,
-};
+const OLD: Version = Version { number: 1, flexible: false };
 
 impl RequestHeader {
     /// Appends it.
@@ -49,13 +46,7 @@ impl RequestHeader {
         if api.version(version).flexible {
             get_tags(r, &mut unknown_tags, |_, _| Ok(false)).map_err(place("tagged fields"))?;
         }
-        Ok(RequestHeader {
-            api,
-            version,
-            correlation_id,
-            client_id,
-            unknown_tags,
-        })
+        Ok(RequestHeader { api, version, correlation_id, client_id, unknown_tags })
     }
 }
 
@@ -114,9 +105,7 @@ fn frame(fill: impl FnOnce(&mut Writer)) -> Result<Vec<u8>, EncodeError> {
 
 /// The correlation id at the front of a response (without its length).
 pub fn correlation_id(frame: &Bytes) -> Result<i32, DecodeError> {
-    Reader::new(frame)
-        .i32()
-        .map_err(|e| e.within("ResponseHeader", "correlation_id"))
+    Reader::new(frame).i32().map_err(|e| e.within("ResponseHeader", "correlation_id"))
 }
 
 /// Reads a response (without its length) to a request of type `R`; nothing may follow it.
@@ -126,30 +115,27 @@ pub fn decode_response<R: Request>(
 ) -> Result<R::Response, DecodeError> {
     let mut r = Reader::new(frame);
     let place = |e: DecodeError| e.within("ResponseHeader", "tagged fields");
-    r.i32()
-        .map_err(|e| e.within("ResponseHeader", "correlation_id"))?;
+    r.i32().map_err(|e| e.within("ResponseHeader", "correlation_id"))?;
     if response_header_flexible(R::KEY, version) {
         get_tags(&mut r, &mut Vec::new(), |_, _| Ok(false)).map_err(place)?;
     }
     let body = decode_at(&mut r, R::KEY, version)?;
-    r.finish()
-        .map_err(|e| e.within(R::KEY.name(), "end of response"))?;
+    r.finish().map_err(|e| e.within(R::KEY.name(), "end of response"))?;
     Ok(body)
 }
 
 /// Reads the body of a request whose header was read from `r`; nothing may follow it.
 pub fn decode_request<R: Request>(r: &mut Reader<'_>, version: i16) -> Result<R, DecodeError> {
     let body = decode_at(r, R::KEY, version)?;
-    r.finish()
-        .map_err(|e| e.within(R::KEY.name(), "end of request"))?;
+    r.finish().map_err(|e| e.within(R::KEY.name(), "end of request"))?;
     Ok(body)
 }
 
 fn decode_at<T: Wire>(r: &mut Reader<'_>, key: ApiKey, version: i16) -> Result<T, DecodeError> {
     match key.api() {
         Some(api) if (api.min..=api.max).contains(&version) => T::decode(r, key.version(version)),
-        _ => Err(r
-            .error(DecodeErrorKind::UnsupportedVersion(version))
-            .within(key.name(), "version")),
+        _ => {
+            Err(r.error(DecodeErrorKind::UnsupportedVersion(version)).within(key.name(), "version"))
+        }
     }
 }

@@ -36,11 +36,7 @@ impl Uuid {
         for (i, c) in text.bytes().enumerate() {
             let six = ALPHABET.iter().position(|&a| a == c)? as u128;
             // The last character carries only the top two of its six bits.
-            acc = if i < 21 {
-                (acc << 6) | six
-            } else {
-                (acc << 2) | (six >> 4)
-            };
+            acc = if i < 21 { (acc << 6) | six } else { (acc << 2) | (six >> 4) };
         }
         Some(Uuid(acc.to_be_bytes()))
     }
@@ -51,11 +47,7 @@ impl fmt::Display for Uuid {
         let n = u128::from_be_bytes(self.0);
         let mut out = [0u8; 22];
         for (i, o) in out.iter_mut().enumerate() {
-            let six = if i < 21 {
-                (n >> (122 - 6 * i)) & 63
-            } else {
-                (n & 3) << 4
-            };
+            let six = if i < 21 { (n >> (122 - 6 * i)) & 63 } else { (n & 3) << 4 };
             *o = ALPHABET[six as usize];
         }
         f.write_str(std::str::from_utf8(&out).unwrap_or_default())

@@ -35,18 +35,12 @@ pub(crate) struct Executor {
 
 impl Executor {
     pub(crate) fn new() -> Executor {
-        Executor {
-            tasks: Vec::new(),
-            timers: Timers::default(),
-        }
+        Executor { tasks: Vec::new(), timers: Timers::default() }
     }
 
     pub(crate) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
         let woken = Arc::new(Flag(AtomicBool::new(true)));
-        self.tasks.push(Some(Task {
-            future: Box::pin(future),
-            woken,
-        }));
+        self.tasks.push(Some(Task { future: Box::pin(future), woken }));
     }
 
     /// Runs whoever is woken, until nobody is; true if anybody ran.
@@ -62,12 +56,7 @@ impl Executor {
                 }
                 progress = true;
                 let waker = Waker::from(task.woken.clone());
-                if task
-                    .future
-                    .as_mut()
-                    .poll(&mut Context::from_waker(&waker))
-                    .is_ready()
-                {
+                if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                     *slot = None;
                 }
             }
@@ -104,11 +93,7 @@ impl Timers {
 
     /// Sleeps until then.
     pub(crate) fn until(&self, machine: &Machine, at: Tick) -> Sleep {
-        Sleep {
-            timers: self.clone(),
-            machine: machine.clone(),
-            at,
-        }
+        Sleep { timers: self.clone(), machine: machine.clone(), at }
     }
 }
 

@@ -64,10 +64,7 @@ pub(crate) fn judge(
 ) -> Result<(), String> {
     let logs = read(logs)?;
     if memory_left != s.buffer_memory {
-        return Err(format!(
-            "memory: {memory_left} of {} came back",
-            s.buffer_memory
-        ));
+        return Err(format!("memory: {memory_left} of {} came back", s.buffer_memory));
     }
     if let Some(late) = history.late_callers.first() {
         return Err(late.clone());
@@ -96,15 +93,9 @@ fn read(
                     view.map_err(|e| format!("the log of {partition} cannot be read: {e}"))?;
                 let records = view.records(1 << 30).map_err(|e| e.to_string())?;
                 for r in records.collect().map_err(|e| e.to_string())? {
-                    let (key, value) = (
-                        r.key.map(<[u8]>::to_vec),
-                        r.value.unwrap_or_default().to_vec(),
-                    );
-                    list.push(Logged {
-                        offset: r.offset,
-                        key,
-                        value,
-                    });
+                    let (key, value) =
+                        (r.key.map(<[u8]>::to_vec), r.value.unwrap_or_default().to_vec());
+                    list.push(Logged { offset: r.offset, key, value });
                 }
             }
         }
@@ -118,19 +109,13 @@ fn one(
     ended: Option<&Ended>,
     logs: &BTreeMap<i32, Vec<Logged>>,
 ) -> Result<(), String> {
-    let who = format!(
-        "record {} of caller {} on {}",
-        sent.n, sent.caller, sent.partition
-    );
+    let who = format!("record {} of caller {} on {}", sent.n, sent.caller, sent.partition);
     let Some(ended) = ended else {
         return Err(format!("{who} never ended"));
     };
     let latest = sent.accepted.0 + (s.delivery_ms + 1) * 1_000_000;
     if ended.at.0 > latest {
-        return Err(format!(
-            "{who} ended at {:?}, accepted at {:?}",
-            ended.at, sent.accepted
-        ));
+        return Err(format!("{who} ended at {:?}, accepted at {:?}", ended.at, sent.accepted));
     }
     let log = logs.get(&sent.partition).map_or(&[][..], Vec::as_slice);
     let found: Vec<&Logged> = log.iter().filter(|l| l.value == sent.value).collect();
@@ -186,10 +171,8 @@ fn in_order(
             let mut last = None;
             let mut first_seen = std::collections::BTreeSet::new();
             for l in log {
-                let of = history
-                    .records
-                    .iter()
-                    .find(|(r, _)| r.caller == caller && r.value == l.value);
+                let of =
+                    history.records.iter().find(|(r, _)| r.caller == caller && r.value == l.value);
                 let Some((r, _)) = of else { continue };
                 if !first_seen.insert(r.n) {
                     continue;
@@ -211,20 +194,14 @@ fn only_what_was_sent(history: &History, logs: &BTreeMap<i32, Vec<Logged>>) -> R
     for (partition, log) in logs {
         for (i, l) in log.iter().enumerate() {
             if l.offset != i as i64 {
-                return Err(format!(
-                    "the log of {partition} has offset {} at place {i}",
-                    l.offset
-                ));
+                return Err(format!("the log of {partition} has offset {} at place {i}", l.offset));
             }
             let known = history
                 .records
                 .iter()
                 .any(|(r, _)| r.partition == *partition && r.value == l.value);
             if !known {
-                return Err(format!(
-                    "offset {} of {partition} was never sent there",
-                    l.offset
-                ));
+                return Err(format!("offset {} of {partition} was never sent there", l.offset));
             }
         }
     }

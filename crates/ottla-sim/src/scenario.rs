@@ -59,11 +59,7 @@ impl Scenario {
         let linger_ms = pick(g, &[0, 1, 5, 50]);
         Scenario {
             seed,
-            acks: if idempotent {
-                "all"
-            } else {
-                pick(g, &["all", "1", "0"])
-            },
+            acks: if idempotent { "all" } else { pick(g, &["all", "1", "0"]) },
             idempotent,
             in_flight: 1 + g.below(5),
             linger_ms,
@@ -96,10 +92,7 @@ impl Scenario {
             .acks(self.acks)
             .idempotence(self.idempotent)
             .compression(self.codec)
-            .set(
-                "max.in.flight.requests.per.connection",
-                &self.in_flight.to_string(),
-            )
+            .set("max.in.flight.requests.per.connection", &self.in_flight.to_string())
             .set("linger.ms", &self.linger_ms.to_string())
             .set("batch.size", &self.batch_size.to_string())
             .set("buffer.memory", &self.buffer_memory.to_string())

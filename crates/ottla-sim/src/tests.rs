@@ -14,10 +14,7 @@ fn seeds_hold() {
         total.losses += report.losses;
     }
     // The faults were really there, and so was the work.
-    assert!(
-        total.acknowledged > 10_000 && total.failed > 100 && total.losses > 100,
-        "{total:?}"
-    );
+    assert!(total.acknowledged > 10_000 && total.failed > 100 && total.losses > 100, "{total:?}");
 }
 
 /// Seeds that once found a bug. 356, 758, 1371, 1453: the second batch of a partition stood before the first,

@@ -63,10 +63,7 @@ pub fn run(seed: u64) -> Result<Report, String> {
 /// What the oracle says.
 pub fn run_scenario(s: &Scenario) -> Result<Report, String> {
     World::new(s)?.run().map_err(|e| {
-        format!(
-            "seed {}: {e}\nreplay: cargo run -p ottla-sim -- {}\n{s:?}",
-            s.seed, s.seed
-        )
+        format!("seed {}: {e}\nreplay: cargo run -p ottla-sim -- {}\n{s:?}", s.seed, s.seed)
     })
 }
 
@@ -100,17 +97,14 @@ impl<'s> World<'s> {
         let mut config = Config::default();
         config.seed = s.seed;
         let mut core = Core::new(config, now).map_err(|e| e.to_string())?;
-        core.create_topic(TOPIC, s.partitions as i32, now)
-            .map_err(|e| e.1)?;
+        core.create_topic(TOPIC, s.partitions as i32, now).map_err(|e| e.1)?;
         if s.broker_fault > 0 {
             let (mut g, one_in) = (Gen::new(s.seed ^ 0xfa17), s.broker_fault);
             core.set_fault(move |_, _| (g.below(one_in) == 0).then(|| fault(&mut g)));
         }
         let ends = Ends::default();
         let (heard, clock) = (ends.clone(), machine.clone());
-        let builder = s
-            .builder()
-            .delivery_handler(move |report| heard.hear(report, clock.now()));
+        let builder = s.builder().delivery_handler(move |report| heard.hear(report, clock.now()));
         let (producer, mut sender) = build(builder, &machine).map_err(|e| e.to_string())?;
         let until = sender.prepare();
         let mut executor = Executor::new();
@@ -175,10 +169,7 @@ impl<'s> World<'s> {
         }
         let rounds = self.rounds - before;
         if rounds > QUIET_ROUNDS {
-            return Err(format!(
-                "{rounds} rounds in {} quiet seconds",
-                QUIET.as_secs()
-            ));
+            return Err(format!("{rounds} rounds in {} quiet seconds", QUIET.as_secs()));
         }
         Ok(())
     }
@@ -207,12 +198,7 @@ impl<'s> World<'s> {
         }
         let sender = if self.over { Tick::NEVER } else { self.until };
         let events = [self.machine.next_event(), self.executor.timers.next()];
-        let next = events
-            .into_iter()
-            .flatten()
-            .chain([sender, limit])
-            .min()
-            .unwrap_or(limit);
+        let next = events.into_iter().flatten().chain([sender, limit]).min().unwrap_or(limit);
         if next == Tick::NEVER {
             return if self.executor.is_done() {
                 Ok(())
@@ -225,21 +211,13 @@ impl<'s> World<'s> {
     }
 
     fn round(&mut self, now: Tick) -> Result<(), String> {
-        self.at_once = if self.at_once.0 == now {
-            (now, self.at_once.1 + 1)
-        } else {
-            (now, 0)
-        };
+        self.at_once = if self.at_once.0 == now { (now, self.at_once.1 + 1) } else { (now, 0) };
         if self.at_once.1 > ROUNDS_AT_ONCE {
             return Err(format!("the sender spins at {now:?}"));
         }
         self.rounds += 1;
         self.over = !self.sender.complete();
-        self.until = if self.over {
-            Tick::NEVER
-        } else {
-            self.sender.prepare()
-        };
+        self.until = if self.over { Tick::NEVER } else { self.sender.prepare() };
         Ok(())
     }
 
@@ -261,33 +239,22 @@ impl<'s> World<'s> {
     }
 
     fn frames(&mut self, conn: u64) {
-        let local = Local {
-            host: "10.0.0.1".into(),
-            port: 9092,
-        };
+        let local = Local { host: "10.0.0.1".into(), port: 9092 };
         loop {
             let Some(buffer) = self.incoming.get_mut(&conn) else {
                 return;
             };
-            let Some(size) = buffer
-                .first_chunk::<4>()
-                .map(|b| i32::from_be_bytes(*b) as usize)
+            let Some(size) = buffer.first_chunk::<4>().map(|b| i32::from_be_bytes(*b) as usize)
             else {
                 return;
             };
-            assert!(
-                size < 100 << 20,
-                "the producer sent a frame of {size} bytes"
-            );
+            assert!(size < 100 << 20, "the producer sent a frame of {size} bytes");
             if buffer.len() < 4 + size {
                 return;
             }
             let frame: Vec<u8> = buffer.drain(..4 + size).skip(4).collect();
             let now = now(&self.machine);
-            match self
-                .core
-                .handle(&Bytes::from(frame), &local, now.mono_ms, now)
-            {
+            match self.core.handle(&Bytes::from(frame), &local, now.mono_ms, now) {
                 Reply::Frame(out) => self.machine.answer(conn, out, Duration::ZERO),
                 Reply::Silence | Reply::Wait(_) => {}
                 Reply::Close(_) => {
@@ -314,11 +281,9 @@ impl<'s> World<'s> {
         let acknowledged = history.records.iter().filter(|(_, e)| ok(e)).count() as u64;
         let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
         for (sent, ended) in &history.records {
-            for word in [
-                sent.accepted.0,
-                ended.as_ref().map_or(0, |e| e.at.0),
-                u64::from(ok(ended)),
-            ] {
+            for word in
+                [sent.accepted.0, ended.as_ref().map_or(0, |e| e.at.0), u64::from(ok(ended))]
+            {
                 fingerprint = (fingerprint ^ word).wrapping_mul(0x0100_0000_01b3);
             }
         }
@@ -336,10 +301,7 @@ impl<'s> World<'s> {
 }
 
 fn now(machine: &Machine) -> Now {
-    Now {
-        mono_ms: machine.now().0 / 1_000_000,
-        wall_ms: machine.wall_ms(),
-    }
+    Now { mono_ms: machine.now().0 / 1_000_000, wall_ms: machine.wall_ms() }
 }
 
 fn fault(g: &mut Gen) -> Fault {
@@ -398,9 +360,9 @@ impl Ends {
             }
         }
         match all.first_key_value() {
-            Some((token, _)) => Err(format!(
-                "an end was heard of record {token}, which was not accepted"
-            )),
+            Some((token, _)) => {
+                Err(format!("an end was heard of record {token}, which was not accepted"))
+            }
             None => Ok(()),
         }
     }
@@ -426,9 +388,7 @@ impl Caller {
         for n in 0..self.s.records {
             if g.below(3) == 0 {
                 let pause = Duration::from_micros(g.below(20_000));
-                self.timers
-                    .until(&self.machine, self.machine.now().after(pause))
-                    .await;
+                self.timers.until(&self.machine, self.machine.now().after(pause)).await;
             }
             let key = (g.below(2) == 0).then(|| g.bytes().to_vec());
             let mut value = format!("{}/{n}/", self.caller).into_bytes();
@@ -444,11 +404,7 @@ impl Caller {
             let dropped = g.below(10) == 0;
             let sending = producer.send_async(record);
             // A future that is dropped half way must leave nothing behind.
-            let result = if dropped {
-                poll_once(sending).await
-            } else {
-                Some(sending.await)
-            };
+            let result = if dropped { poll_once(sending).await } else { Some(sending.await) };
             let Some(result) = result else { continue };
             self.accepted(result, &mut pending, (n, key, value), asked);
             match g.below(12) {
@@ -471,23 +427,14 @@ impl Caller {
         let mut history = self.history.borrow_mut();
         let waited = accepted.since(asked).as_millis() as u64;
         if waited > self.s.block_ms + 1 {
-            history.late_callers.push(format!(
-                "caller {} waited {waited} ms for send",
-                self.caller
-            ));
+            history
+                .late_callers
+                .push(format!("caller {} waited {waited} ms for send", self.caller));
         }
         match result {
             Ok(delivery) => {
                 let (caller, partition) = (self.caller, delivery.partition());
-                let sent = Sent {
-                    caller,
-                    n,
-                    partition,
-                    key,
-                    value,
-                    asked,
-                    accepted,
-                };
+                let sent = Sent { caller, n, partition, key, value, asked, accepted };
                 pending.push((history.records.len(), delivery));
                 history.records.push((sent, None));
             }
@@ -498,25 +445,16 @@ impl Caller {
     async fn settle(&self, pending: &mut Vec<(usize, Delivery)>) {
         // All at once, so that each end is seen when it comes.
         std::future::poll_fn(|cx| {
-            pending.retain_mut(
-                |(index, delivery)| match std::pin::Pin::new(delivery).poll(cx) {
-                    std::task::Poll::Pending => true,
-                    std::task::Poll::Ready(result) => {
-                        let ended = Ended {
-                            at: self.machine.now(),
-                            result,
-                        };
-                        let old = self.history.borrow_mut().records[*index].1.replace(ended);
-                        assert!(old.is_none(), "a record ends once");
-                        false
-                    }
-                },
-            );
-            if pending.is_empty() {
-                std::task::Poll::Ready(())
-            } else {
-                std::task::Poll::Pending
-            }
+            pending.retain_mut(|(index, delivery)| match std::pin::Pin::new(delivery).poll(cx) {
+                std::task::Poll::Pending => true,
+                std::task::Poll::Ready(result) => {
+                    let ended = Ended { at: self.machine.now(), result };
+                    let old = self.history.borrow_mut().records[*index].1.replace(ended);
+                    assert!(old.is_none(), "a record ends once");
+                    false
+                }
+            });
+            if pending.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
     }

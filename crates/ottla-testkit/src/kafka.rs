@@ -26,11 +26,7 @@ pub struct Jars {
 }
 
 fn works(program: &str, arg: &str) -> bool {
-    let done = Command::new(program)
-        .arg(arg)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let done = Command::new(program).arg(arg).stdout(Stdio::null()).stderr(Stdio::null()).status();
     done.is_ok_and(|s| s.success())
 }
 
@@ -64,21 +60,14 @@ impl Jars {
 
     fn java(&self) -> Command {
         let mut c = Command::new("java");
-        c.args([
-            "-XX:TieredStopAtLevel=1",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
-        ]);
+        c.args(["-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]);
         c.arg("-cp").arg(self.dir.join("*")).stdin(Stdio::null());
         c
     }
 
     /// Runs one of Kafka's tools, by its class.
     pub fn tool(&self, class: &str, args: &[&str]) -> Output {
-        self.java()
-            .arg(class)
-            .args(args)
-            .output()
-            .expect("java runs")
+        self.java().arg(class).args(args).output().expect("java runs")
     }
 
     /// A tool's command, to be given input or run in the background.
@@ -94,10 +83,8 @@ impl Jars {
     /// If it does not succeed.
     pub fn run(&self, class: &str, args: &[&str]) -> String {
         let out = self.tool(class, args);
-        let (stdout, stderr) = (
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr),
-        );
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert!(out.status.success(), "{class} {args:?}\n{stdout}\n{stderr}");
         stdout.into_owned()
     }
@@ -111,17 +98,8 @@ impl Jars {
         if fs::read_to_string(&source).unwrap_or_default() != READER {
             fs::write(&source, READER).expect("reader");
         }
-        let out = self
-            .java()
-            .arg(&source)
-            .args([bootstrap, topic])
-            .output()
-            .expect("java runs");
-        assert!(
-            out.status.success(),
-            "reader: {}",
-            String::from_utf8_lossy(&out.stderr)
-        );
+        let out = self.java().arg(&source).args([bootstrap, topic]).output().expect("java runs");
+        assert!(out.status.success(), "reader: {}", String::from_utf8_lossy(&out.stderr));
         records(&out.stdout).expect("the reader writes whole records")
     }
 
@@ -150,18 +128,11 @@ fn fetch(root: &Path, dir: &Path) {
         .args(["-q", "-B", "-f"])
         .arg(&pom)
         .arg("dependency:copy-dependencies")
-        .arg(format!(
-            "-DoutputDirectory={}",
-            fs::canonicalize(dir).expect("jar dir").display()
-        ))
+        .arg(format!("-DoutputDirectory={}", fs::canonicalize(dir).expect("jar dir").display()))
         .arg("-DincludeScope=runtime")
         .output()
         .expect("mvn runs");
-    assert!(
-        out.status.success(),
-        "mvn: {}",
-        String::from_utf8_lossy(&out.stdout)
-    );
+    assert!(out.status.success(), "mvn: {}", String::from_utf8_lossy(&out.stdout));
 }
 
 /// Ports that were free a moment ago.
@@ -190,22 +161,14 @@ impl Kafka {
     /// If it does not come up within a minute.
     pub fn start(jars: &Jars, extra: &str) -> Kafka {
         let [port, controller] = free_ports();
-        let dir = target_dir()
-            .join("kafka")
-            .join(format!("run-{}-{port}", std::process::id()));
+        let dir = target_dir().join("kafka").join(format!("run-{}-{port}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("kafka dir");
         let config = dir.join("server.properties");
         fs::write(&config, properties(port, controller, &dir, extra)).expect("server.properties");
         let config = config.display().to_string();
-        let id = jars
-            .run("kafka.tools.StorageTool", &["random-uuid"])
-            .trim()
-            .to_owned();
-        jars.run(
-            "kafka.tools.StorageTool",
-            &["format", "-t", &id, "-c", &config],
-        );
+        let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
+        jars.run("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &config]);
         let log = File::create(dir.join("server.log")).expect("log");
         let process = jars
             .command("kafka.Kafka", &[&config])
@@ -215,12 +178,7 @@ impl Kafka {
             .spawn()
             .expect("kafka starts");
         let bootstrap = format!("127.0.0.1:{port}");
-        let mut kafka = Kafka {
-            process,
-            bootstrap,
-            dir,
-            jars: jars.clone(),
-        };
+        let mut kafka = Kafka { process, bootstrap, dir, jars: jars.clone() };
         kafka.wait();
         kafka
     }
@@ -230,12 +188,7 @@ impl Kafka {
         while Instant::now() < until {
             if TcpStream::connect(&self.bootstrap).is_ok() {
                 let list = ["--bootstrap-server", &self.bootstrap, "--list"];
-                if self
-                    .jars
-                    .tool("org.apache.kafka.tools.TopicCommand", &list)
-                    .status
-                    .success()
-                {
+                if self.jars.tool("org.apache.kafka.tools.TopicCommand", &list).status.success() {
                     return;
                 }
             }

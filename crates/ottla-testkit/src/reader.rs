@@ -51,14 +51,7 @@ pub(crate) fn records(mut bytes: &[u8]) -> io::Result<Vec<ReadRecord>> {
             let name = field(r)?.unwrap_or_default();
             headers.push((String::from_utf8_lossy(&name).into_owned(), field(r)?));
         }
-        out.push(ReadRecord {
-            partition,
-            offset,
-            timestamp,
-            key,
-            value,
-            headers,
-        });
+        out.push(ReadRecord { partition, offset, timestamp, key, value, headers });
     }
     Ok(out)
 }

@@ -8,22 +8,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let topic = args.next().unwrap_or_else(|| "orders".into());
     let producer = Producer::builder().bootstrap_servers(&servers).build()?;
     let deliveries = (0..10)
-        .map(|i| {
-            producer.send(
-                Record::to(&topic)
-                    .key(&format!("customer-{i}"))
-                    .value("3 apples"),
-            )
-        })
+        .map(|i| producer.send(Record::to(&topic).key(&format!("customer-{i}")).value("3 apples")))
         .collect::<Result<Vec<_>, _>>()?;
     for delivery in deliveries {
         let written = delivery.wait()?;
-        println!(
-            "{}-{} at {:?}",
-            written.topic(),
-            written.partition(),
-            written.offset()
-        );
+        println!("{}-{} at {:?}", written.topic(), written.partition(), written.offset());
     }
     producer.close(std::time::Duration::from_secs(10))?;
     Ok(())

@@ -1,5 +1,7 @@
 //! Maps with a hasher of a fixed seed, so that a simulated run replays; nobody else's maps are used here.
 
+#![allow(clippy::disallowed_types)]
+
 use foldhash::fast::FixedState;
 
 /// A map whose order is the same in every run.

@@ -39,10 +39,7 @@
 mod time;
 mod sync;
 mod collections;
-#[cfg_attr(
-    not(any(test, feature = "unstable-sim")),
-    allow(dead_code, unreachable_pub)
-)]
+#[cfg_attr(not(any(test, feature = "unstable-sim")), allow(dead_code, unreachable_pub))]
 mod plants;
 mod error;
 mod metrics;
@@ -58,10 +55,11 @@ pub mod sim;
 
 pub use accumulator::completion::{BatchReport, Delivery, RecordMetadata};
 pub use client::Health;
-pub use config::{Origin, Properties, markdown as configuration_markdown};
+pub use config::{Origin, Properties, markdown as configuration_markdown, parse_properties};
 pub use error::{Certainty, Error, ErrorKind, SendError};
 pub use metrics::Totals;
 pub use producer::{
     BigEndian, BoxError, Header, HeaderDraft, Interceptor, Nullable, PartitionInfo, Plain,
     Producer, ProducerBuilder, Record, RecordDraft, Serializer, TrySendError, TypedProducer, With,
+    valid_topic,
 };

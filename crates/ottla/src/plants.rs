@@ -21,10 +21,7 @@ static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0
 /// Plants one bug, or none.
 #[cfg(ottla_plants)]
 pub fn put_back(which: Option<Plant>) {
-    PLANTED.store(
-        which.map_or(0, |p| p as u8),
-        std::sync::atomic::Ordering::SeqCst,
-    );
+    PLANTED.store(which.map_or(0, |p| p as u8), std::sync::atomic::Ordering::SeqCst);
 }
 
 #[cfg(ottla_plants)]

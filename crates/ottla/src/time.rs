@@ -17,10 +17,7 @@ impl Tick {
     /// This much later; never wraps.
     #[must_use]
     pub fn after(self, d: Duration) -> Tick {
-        Tick(
-            self.0
-                .saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
-        )
+        Tick(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// Time since `earlier`; zero if that is later.
@@ -75,21 +72,14 @@ mod tests {
     #[test]
     fn backoff_doubles_within_a_fifth_and_stays_under_its_cap() {
         let (base, max) = (Duration::from_millis(100), Duration::from_millis(1000));
-        for (exponent, low, high) in [
-            (0, 80, 120),
-            (1, 160, 240),
-            (2, 320, 480),
-            (3, 640, 960),
-            (9, 800, 1000),
-        ] {
+        for (exponent, low, high) in
+            [(0, 80, 120), (1, 160, 240), (2, 320, 480), (3, 640, 960), (9, 800, 1000)]
+        {
             for random in [0, u64::MAX / 2, u64::MAX] {
                 let d = backoff(base, max, exponent, random).as_millis() as u64;
                 assert!((low..=high).contains(&d), "2^{exponent}: {d}");
             }
         }
-        assert_eq!(
-            backoff(Duration::ZERO, Duration::ZERO, 50, 7),
-            Duration::ZERO
-        );
+        assert_eq!(backoff(Duration::ZERO, Duration::ZERO, 50, 7), Duration::ZERO);
     }
 }

@@ -8,15 +8,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::Visit;
 
 /// Modules anyone may use.
-const LEAVES: [&str; 7] = [
-    "time",
-    "sync",
-    "collections",
-    "error",
-    "metrics",
-    "config",
-    "plants",
-];
+const LEAVES: [&str; 7] = ["time", "sync", "collections", "error", "metrics", "config", "plants"];
 
 /// Who may use whom, beyond the leaves and itself. `producer::builder` puts all parts together, and with it
 /// `producer` may name them; what else of it may is narrowed below.
@@ -65,11 +57,7 @@ impl<'ast> Visit<'ast> for Paths {
 
 fn flatten(tree: &syn::UseTree, before: String, out: &mut Vec<String>) {
     let join = |name: &str| {
-        if before.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{before}::{name}")
-        }
+        if before.is_empty() { name.to_owned() } else { format!("{before}::{name}") }
     };
     match tree {
         syn::UseTree::Path(p) => flatten(&p.tree, join(&p.ident.to_string()), out),
@@ -106,14 +94,8 @@ fn every_path_points_the_way_the_design_draws_it() {
     for file in all {
         let inside = file.strip_prefix(&src).unwrap();
         let name = inside.to_str().unwrap();
-        let module = inside
-            .iter()
-            .next()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .trim_end_matches(".rs")
-            .to_owned();
+        let module =
+            inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
         if module == "lib" {
             continue;
         }

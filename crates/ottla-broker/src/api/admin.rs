@@ -44,10 +44,7 @@ pub(crate) fn create_topics(
         }
         result
     });
-    CreateTopicsResponse {
-        topics: topics.collect(),
-        ..Default::default()
-    }
+    CreateTopicsResponse { topics: topics.collect(), ..Default::default() }
 }
 
 fn create(
@@ -57,10 +54,8 @@ fn create(
     validate_only: bool,
 ) -> Result<(), Refused> {
     if !matches!(t.replication_factor, -1 | 1) {
-        let message = format!(
-            "replication factor {}, and there is one broker",
-            t.replication_factor
-        );
+        let message =
+            format!("replication factor {}, and there is one broker", t.replication_factor);
         return Err((ErrorCode::INVALID_REPLICATION_FACTOR, message));
     }
     if t.assignments.iter().any(|a| a.broker_ids != [NODE]) {
@@ -72,56 +67,29 @@ fn create(
         (0, n) => n,
         (assigned, _) => assigned as i32,
     };
-    let settings = t
-        .configs
-        .into_iter()
-        .filter_map(|c| Some((c.name, c.value?)))
-        .collect();
+    let settings = t.configs.into_iter().filter_map(|c| Some((c.name, c.value?))).collect();
     let id = core.uuid();
-    core.topics.create(
-        &t.name,
-        partitions,
-        settings,
-        (id, now.wall_ms),
-        validate_only,
-    )
+    core.topics.create(&t.name, partitions, settings, (id, now.wall_ms), validate_only)
 }
 
 pub(crate) fn delete_topics(core: &mut Core, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
     let named = request
         .topic_names
         .into_iter()
-        .map(|name| DeleteTopicState {
-            name: Some(name),
-            ..Default::default()
-        });
+        .map(|name| DeleteTopicState { name: Some(name), ..Default::default() });
     let all: Vec<DeleteTopicState> = request.topics.into_iter().chain(named).collect();
     let responses = all.into_iter().map(|t| {
         let by_id = core.topics.by_id(t.topic_id).map(str::to_owned);
         let name = t.name.or(by_id);
-        let topic_id = name
-            .as_ref()
-            .and_then(|n| core.topics.all.get(n))
-            .map_or(t.topic_id, |t| t.id);
+        let topic_id =
+            name.as_ref().and_then(|n| core.topics.all.get(n)).map_or(t.topic_id, |t| t.id);
         let (error_code, error_message) = said(match &name {
             Some(name) => core.topics.delete(name),
-            None => Err((
-                ErrorCode::UNKNOWN_TOPIC_ID,
-                "This topic id does not exist.".to_owned(),
-            )),
+            None => Err((ErrorCode::UNKNOWN_TOPIC_ID, "This topic id does not exist.".to_owned())),
         });
-        DeletableTopicResult {
-            name,
-            topic_id,
-            error_code,
-            error_message,
-            ..Default::default()
-        }
+        DeletableTopicResult { name, topic_id, error_code, error_message, ..Default::default() }
     });
-    DeleteTopicsResponse {
-        responses: responses.collect(),
-        ..Default::default()
-    }
+    DeleteTopicsResponse { responses: responses.collect(), ..Default::default() }
 }
 
 pub(crate) fn create_partitions(
@@ -130,9 +98,7 @@ pub(crate) fn create_partitions(
     now: Now,
 ) -> CreatePartitionsResponse {
     let results = request.topics.into_iter().map(|t| {
-        let widened = core
-            .topics
-            .widen(&t.name, t.count, now.wall_ms, request.validate_only);
+        let widened = core.topics.widen(&t.name, t.count, now.wall_ms, request.validate_only);
         let (error_code, error_message) = said(widened);
         CreatePartitionsTopicResult {
             name: t.name,
@@ -141,19 +107,14 @@ pub(crate) fn create_partitions(
             ..Default::default()
         }
     });
-    CreatePartitionsResponse {
-        results: results.collect(),
-        ..Default::default()
-    }
+    CreatePartitionsResponse { results: results.collect(), ..Default::default() }
 }
 
 fn settings(topic: &Topic) -> impl Iterator<Item = (&'static str, String, bool)> + '_ {
-    SETTINGS
-        .iter()
-        .map(|(name, default)| match topic.settings.get(*name) {
-            Some(value) => (*name, value.clone(), true),
-            None => (*name, (*default).to_owned(), false),
-        })
+    SETTINGS.iter().map(|(name, default)| match topic.settings.get(*name) {
+        Some(value) => (*name, value.clone(), true),
+        None => (*name, (*default).to_owned(), false),
+    })
 }
 
 fn creatable((name, value, own): (&str, String, bool)) -> CreatableTopicConfigs {
@@ -200,8 +161,5 @@ pub(crate) fn describe_configs(
         }
         result
     });
-    DescribeConfigsResponse {
-        results: results.collect(),
-        ..Default::default()
-    }
+    DescribeConfigsResponse { results: results.collect(), ..Default::default() }
 }

@@ -55,18 +55,11 @@ pub(crate) fn produce(
             None => Reply::Silence,
         });
     }
-    Ok(ctx.reply::<ProduceRequest>(&ProduceResponse {
-        responses,
-        ..Default::default()
-    }))
+    Ok(ctx.reply::<ProduceRequest>(&ProduceResponse { responses, ..Default::default() }))
 }
 
 fn refusal(code: ErrorCode) -> Refusal {
-    Refusal {
-        code,
-        message: None,
-        records: Vec::new(),
-    }
+    Refusal { code, message: None, records: Vec::new() }
 }
 
 fn one(
@@ -83,9 +76,7 @@ fn one(
     let topic = core.topics.all.get_mut(name);
     let topic = topic.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
     let config = topic.config.clone();
-    let partition = usize::try_from(p.index)
-        .ok()
-        .and_then(|i| topic.partitions.get_mut(i));
+    let partition = usize::try_from(p.index).ok().and_then(|i| topic.partitions.get_mut(i));
     let partition = partition.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
     if acks == -1 && config.min_insync > 1 {
         return Err(refusal(ErrorCode::NOT_ENOUGH_REPLICAS));
@@ -129,19 +120,13 @@ pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply 
     let version = ctx.header.version;
     if request.session_id != 0 {
         let error_code = ErrorCode::FETCH_SESSION_ID_NOT_FOUND.0;
-        return ctx.reply::<FetchRequest>(&FetchResponse {
-            error_code,
-            ..Default::default()
-        });
+        return ctx.reply::<FetchRequest>(&FetchResponse { error_code, ..Default::default() });
     }
     let max = usize::try_from(request.max_bytes).unwrap_or(0);
     let (mut sum, mut failed, mut responses) = (0usize, false, Vec::new());
     for t in request.topics {
-        let name = if version >= 13 {
-            core.topics.by_id(t.topic_id)
-        } else {
-            Some(t.topic.as_str())
-        };
+        let name =
+            if version >= 13 { core.topics.by_id(t.topic_id) } else { Some(t.topic.as_str()) };
         let mut partitions = Vec::new();
         for p in &t.partitions {
             let data = match name.map(|n| find(core, n, p.partition)) {
@@ -152,10 +137,7 @@ pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply 
             };
             failed |= data.is_err();
             partitions.push(fetched(p.partition, data));
-            sum += partitions
-                .last()
-                .and_then(|p| p.records.as_ref())
-                .map_or(0, |r| r.len());
+            sum += partitions.last().and_then(|p| p.records.as_ref()).map_or(0, |r| r.len());
         }
         let (topic, topic_id) = (t.topic, t.topic_id);
         responses.push(FetchableTopicResponse {
@@ -170,21 +152,12 @@ pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply 
     if !enough && !failed && ctx.now.mono_ms < until {
         return Reply::Wait(until);
     }
-    ctx.reply::<FetchRequest>(&FetchResponse {
-        responses,
-        ..Default::default()
-    })
+    ctx.reply::<FetchRequest>(&FetchResponse { responses, ..Default::default() })
 }
 
 fn find<'c>(core: &'c Core, topic: &str, partition: i32) -> Result<&'c Partition, ErrorCode> {
-    let topic = core
-        .topics
-        .all
-        .get(topic)
-        .ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let partition = usize::try_from(partition)
-        .ok()
-        .and_then(|i| topic.partitions.get(i));
+    let topic = core.topics.all.get(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
+    let partition = usize::try_from(partition).ok().and_then(|i| topic.partitions.get(i));
     partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
 }
 
@@ -258,16 +231,9 @@ pub(crate) fn list_offsets(core: &Core, request: ListOffsetsRequest) -> ListOffs
             }
         });
         let partitions = partitions.collect();
-        ListOffsetsTopicResponse {
-            name: t.name,
-            partitions,
-            ..Default::default()
-        }
+        ListOffsetsTopicResponse { name: t.name, partitions, ..Default::default() }
     });
-    ListOffsetsResponse {
-        topics: topics.collect(),
-        ..Default::default()
-    }
+    ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
 }
 
 /// Offset and timestamp for a question; −1 and −1 for none.
@@ -292,11 +258,8 @@ fn look_up(log: &Log, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
     let mut found = None;
     records
         .each(|r| {
-            let hit = if timestamp == -3 {
-                r.timestamp == greatest
-            } else {
-                r.timestamp >= timestamp
-            };
+            let hit =
+                if timestamp == -3 { r.timestamp == greatest } else { r.timestamp >= timestamp };
             if hit && found.is_none() {
                 found = Some((r.offset, r.timestamp));
             }
@@ -331,14 +294,7 @@ pub(crate) fn offset_for_leader_epoch(
             }
         });
         let partitions = partitions.collect();
-        OffsetForLeaderTopicResult {
-            topic: t.topic,
-            partitions,
-            ..Default::default()
-        }
+        OffsetForLeaderTopicResult { topic: t.topic, partitions, ..Default::default() }
     });
-    OffsetForLeaderEpochResponse {
-        topics: topics.collect(),
-        ..Default::default()
-    }
+    OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() }
 }

@@ -15,71 +15,19 @@ pub(crate) struct Served {
 }
 
 const SERVED: &[Served] = &[
-    Served {
-        key: ApiKey::PRODUCE,
-        min: 3,
-        max: 13,
-    },
-    Served {
-        key: ApiKey::FETCH,
-        min: 4,
-        max: 17,
-    },
-    Served {
-        key: ApiKey::LIST_OFFSETS,
-        min: 1,
-        max: 10,
-    },
-    Served {
-        key: ApiKey::METADATA,
-        min: 0,
-        max: 13,
-    },
-    Served {
-        key: ApiKey::FIND_COORDINATOR,
-        min: 0,
-        max: 6,
-    },
-    Served {
-        key: ApiKey::API_VERSIONS,
-        min: 0,
-        max: 4,
-    },
-    Served {
-        key: ApiKey::CREATE_TOPICS,
-        min: 2,
-        max: 7,
-    },
-    Served {
-        key: ApiKey::DELETE_TOPICS,
-        min: 1,
-        max: 6,
-    },
-    Served {
-        key: ApiKey::INIT_PRODUCER_ID,
-        min: 0,
-        max: 5,
-    },
-    Served {
-        key: ApiKey::OFFSET_FOR_LEADER_EPOCH,
-        min: 2,
-        max: 4,
-    },
-    Served {
-        key: ApiKey::DESCRIBE_CONFIGS,
-        min: 1,
-        max: 4,
-    },
-    Served {
-        key: ApiKey::CREATE_PARTITIONS,
-        min: 0,
-        max: 3,
-    },
-    Served {
-        key: ApiKey::DESCRIBE_CLUSTER,
-        min: 0,
-        max: 1,
-    },
+    Served { key: ApiKey::PRODUCE, min: 3, max: 13 },
+    Served { key: ApiKey::FETCH, min: 4, max: 17 },
+    Served { key: ApiKey::LIST_OFFSETS, min: 1, max: 10 },
+    Served { key: ApiKey::METADATA, min: 0, max: 13 },
+    Served { key: ApiKey::FIND_COORDINATOR, min: 0, max: 6 },
+    Served { key: ApiKey::API_VERSIONS, min: 0, max: 4 },
+    Served { key: ApiKey::CREATE_TOPICS, min: 2, max: 7 },
+    Served { key: ApiKey::DELETE_TOPICS, min: 1, max: 6 },
+    Served { key: ApiKey::INIT_PRODUCER_ID, min: 0, max: 5 },
+    Served { key: ApiKey::OFFSET_FOR_LEADER_EPOCH, min: 2, max: 4 },
+    Served { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
+    Served { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
+    Served { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
 ];
 
 /// The versions of an API that are served.
@@ -104,20 +52,12 @@ pub(crate) fn versions(
     version: i16,
 ) -> Result<ApiVersionsResponse, DecodeError> {
     decode_request::<ApiVersionsRequest>(r, version)?;
-    Ok(ApiVersionsResponse {
-        api_keys: advertised(),
-        ..Default::default()
-    })
+    Ok(ApiVersionsResponse { api_keys: advertised(), ..Default::default() })
 }
 
 /// The answer to a version of ApiVersions that is not known: version 0, naming what is (KIP-511).
 pub(crate) fn versions_refused(correlation_id: i32) -> Reply {
-    let range = ApiVersion {
-        api_key: 18,
-        min_version: 0,
-        max_version: 4,
-        ..Default::default()
-    };
+    let range = ApiVersion { api_key: 18, min_version: 0, max_version: 4, ..Default::default() };
     let body = ApiVersionsResponse {
         error_code: ErrorCode::UNSUPPORTED_VERSION.0,
         api_keys: vec![range],
@@ -140,11 +80,7 @@ pub(crate) fn metadata(
         Some(topics) => topics.is_empty() && ctx.header.version == 0,
     };
     let topics = if all {
-        core.topics
-            .all
-            .iter()
-            .map(|(name, topic)| describe(name, topic))
-            .collect()
+        core.topics.all.iter().map(|(name, topic)| describe(name, topic)).collect()
     } else {
         let create = request.allow_auto_topic_creation || ctx.header.version < 4;
         request
@@ -155,12 +91,7 @@ pub(crate) fn metadata(
             .collect()
     };
     MetadataResponse {
-        brokers: vec![MetadataResponseBroker {
-            node_id: NODE,
-            host,
-            port,
-            ..Default::default()
-        }],
+        brokers: vec![MetadataResponseBroker { node_id: NODE, host, port, ..Default::default() }],
         cluster_id: Some(core.cluster_id.clone()),
         controller_id: NODE,
         topics,
@@ -207,18 +138,14 @@ fn asked(
 }
 
 fn describe(name: &str, topic: &Topic) -> MetadataResponseTopic {
-    let partitions = topic
-        .partitions
-        .iter()
-        .enumerate()
-        .map(|(i, p)| MetadataResponsePartition {
-            partition_index: i as i32,
-            leader_id: NODE,
-            leader_epoch: p.leader_epoch,
-            replica_nodes: vec![NODE],
-            isr_nodes: vec![NODE],
-            ..Default::default()
-        });
+    let partitions = topic.partitions.iter().enumerate().map(|(i, p)| MetadataResponsePartition {
+        partition_index: i as i32,
+        leader_id: NODE,
+        leader_epoch: p.leader_epoch,
+        replica_nodes: vec![NODE],
+        isr_nodes: vec![NODE],
+        ..Default::default()
+    });
     MetadataResponseTopic {
         name: Some(name.to_owned()),
         topic_id: topic.id,
@@ -232,12 +159,7 @@ pub(crate) fn describe_cluster(core: &Core, ctx: &Ctx<'_>) -> DescribeClusterRes
     DescribeClusterResponse {
         cluster_id: core.cluster_id.clone(),
         controller_id: NODE,
-        brokers: vec![DescribeClusterBroker {
-            broker_id: NODE,
-            host,
-            port,
-            ..Default::default()
-        }],
+        brokers: vec![DescribeClusterBroker { broker_id: NODE, host, port, ..Default::default() }],
         ..Default::default()
     }
 }
@@ -270,17 +192,9 @@ pub(crate) fn init_producer_id(
 ) -> InitProducerIdResponse {
     if request.transactional_id.is_some() {
         let error_code = ErrorCode::INVALID_REQUEST.0;
-        return InitProducerIdResponse {
-            error_code,
-            producer_epoch: -1,
-            ..Default::default()
-        };
+        return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
     }
     let producer_id = core.next_producer_id;
     core.next_producer_id += 1;
-    InitProducerIdResponse {
-        producer_id,
-        producer_epoch: 0,
-        ..Default::default()
-    }
+    InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() }
 }

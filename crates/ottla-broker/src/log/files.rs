@@ -25,28 +25,14 @@ enum Store {
 
 impl Segment {
     pub(super) fn memory(base: i64) -> Segment {
-        Segment {
-            base,
-            store: Store::Memory(Vec::new()),
-            entries: Vec::new(),
-            size: 0,
-        }
+        Segment { base, store: Store::Memory(Vec::new()), entries: Vec::new(), size: 0 }
     }
 
     pub(super) fn create(dir: &Path, base: i64) -> io::Result<Segment> {
         let path = dir.join(format!("{base:020}.log"));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)?;
-        Ok(Segment {
-            base,
-            store: Store::File(file, path),
-            entries: Vec::new(),
-            size: 0,
-        })
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        Ok(Segment { base, store: Store::File(file, path), entries: Vec::new(), size: 0 })
     }
 
     /// The segment behind this one.
@@ -68,10 +54,7 @@ impl Segment {
             }
         }
         bases.sort_unstable();
-        bases
-            .into_iter()
-            .map(|base| Segment::create(dir, base))
-            .collect()
+        bases.into_iter().map(|base| Segment::create(dir, base)).collect()
     }
 
     /// Reads the file from its start; cuts it at the first bad batch and says whether it did.
@@ -96,13 +79,7 @@ impl Segment {
             }
             let last = base + i64::from(header.header.last_offset_delta);
             let max_timestamp = header.header.max_timestamp;
-            self.entries.push(Entry {
-                base,
-                last,
-                max_timestamp,
-                position: at,
-                len: len as u32,
-            });
+            self.entries.push(Entry { base, last, max_timestamp, position: at, len: len as u32 });
             each(&header, base);
             at += len as u64;
             expected = last + 1;

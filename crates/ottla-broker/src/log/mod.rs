@@ -41,11 +41,7 @@ pub(crate) struct Log {
 impl Log {
     /// An empty log in memory.
     pub(crate) fn in_memory() -> Log {
-        Log {
-            segments: vec![Segment::memory(0)],
-            next: 0,
-            segment_bytes: u64::MAX,
-        }
+        Log { segments: vec![Segment::memory(0)], next: 0, segment_bytes: u64::MAX }
     }
 
     /// A log in a directory, recovered: read from its start, cut at the first bad batch.
@@ -77,11 +73,7 @@ impl Log {
         if segments.is_empty() {
             segments.push(Segment::create(dir, 0)?);
         }
-        Ok(Log {
-            segments,
-            next,
-            segment_bytes,
-        })
+        Ok(Log { segments, next, segment_bytes })
     }
 
     /// The offset behind the last record.
@@ -121,19 +113,14 @@ impl Log {
     }
 
     fn entries(&self) -> impl DoubleEndedIterator<Item = (&Segment, &Entry)> {
-        self.segments
-            .iter()
-            .flat_map(|s| s.entries().iter().map(move |e| (s, e)))
+        self.segments.iter().flat_map(|s| s.entries().iter().map(move |e| (s, e)))
     }
 
     /// Whole batches from the one that holds `offset`, at most `max` bytes; the first even if it is larger
     /// and `first` says so.
     pub(crate) fn read(&self, offset: i64, max: usize, first: bool) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
-        let at = self
-            .segments
-            .partition_point(|s| s.base <= offset)
-            .saturating_sub(1);
+        let at = self.segments.partition_point(|s| s.base <= offset).saturating_sub(1);
         for segment in &self.segments[at..] {
             let entries = segment.entries();
             let from = entries.partition_point(|e| e.last < offset);
@@ -157,10 +144,7 @@ impl Log {
         let read = |(s, e): (&Segment, &Entry)| {
             let mut bytes = Vec::new();
             s.read(e, &mut bytes)?;
-            Ok(Batch {
-                base_offset: e.base,
-                bytes: bytes.into(),
-            })
+            Ok(Batch { base_offset: e.base, bytes: bytes.into() })
         };
         self.entries().map(read).collect()
     }
@@ -182,8 +166,5 @@ impl Log {
 fn one(s: &Segment, e: &Entry) -> io::Result<Batch> {
     let mut bytes = Vec::new();
     s.read(e, &mut bytes)?;
-    Ok(Batch {
-        base_offset: e.base,
-        bytes: bytes.into(),
-    })
+    Ok(Batch { base_offset: e.base, bytes: bytes.into() })
 }

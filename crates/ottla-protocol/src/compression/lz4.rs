@@ -13,9 +13,7 @@ pub(super) fn compress(input: &[u8], level: i32, out: &mut Vec<u8>) -> std::io::
         return high(input, level, out);
     }
     let _ = level;
-    let info = FrameInfo::new()
-        .block_size(BlockSize::Max64KB)
-        .block_mode(BlockMode::Independent);
+    let info = FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
     let mut encoder = FrameEncoder::with_frame_info(info, out);
     encoder.write_all(input)?;
     encoder.finish().map_err(std::io::Error::other)?;
@@ -30,11 +28,8 @@ fn high(input: &[u8], level: i32, out: &mut Vec<u8>) -> std::io::Result<()> {
     for block in input.chunks(64 * 1024) {
         let packed = compress(block, Some(CompressionMode::HIGHCOMPRESSION(level)), false)?;
         // The top bit says "stored as it is": a block must not grow.
-        let (mark, bytes) = if packed.len() < block.len() {
-            (0, packed.as_slice())
-        } else {
-            (1 << 31, block)
-        };
+        let (mark, bytes) =
+            if packed.len() < block.len() { (0, packed.as_slice()) } else { (1 << 31, block) };
         out.extend_from_slice(&(bytes.len() as u32 | mark).to_le_bytes());
         out.extend_from_slice(bytes);
     }

@@ -35,13 +35,7 @@ pub enum Codec {
 
 impl Codec {
     /// All of them, in order of their number.
-    pub const ALL: [Codec; 5] = [
-        Codec::None,
-        Codec::Gzip,
-        Codec::Snappy,
-        Codec::Lz4,
-        Codec::Zstd,
-    ];
+    pub const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
     /// The codec of a batch with these attributes.
     pub fn from_attributes(attributes: i16) -> Option<Codec> {
@@ -140,19 +134,14 @@ impl Compressor {
                 encoder.compress(input, out)
             }
             #[allow(unreachable_patterns)]
-            other => Err(std::io::Error::other(format!(
-                "{other} is not in this build"
-            ))),
+            other => Err(std::io::Error::other(format!("{other} is not in this build"))),
         }
     }
 }
 
 #[allow(unused_variables)]
 fn check(codec: Codec, level: i32) -> Result<(), Unavailable> {
-    let missing = |feature| Unavailable {
-        what: format!("no {codec} in this build"),
-        feature,
-    };
+    let missing = |feature| Unavailable { what: format!("no {codec} in this build"), feature };
     match codec {
         #[cfg(not(feature = "gzip"))]
         Codec::Gzip => Err(missing("gzip")),
@@ -194,9 +183,7 @@ pub fn decompress(codec: Codec, input: &[u8], limit: usize) -> Result<Vec<u8>, D
 }
 
 fn over(codec: Codec, limit: usize) -> DecodeErrorKind {
-    DecodeErrorKind::Compression(format!(
-        "{codec}: more than {limit} bytes when decompressed"
-    ))
+    DecodeErrorKind::Compression(format!("{codec}: more than {limit} bytes when decompressed"))
 }
 
 /// Reads to the end of a decoder, or to one byte past the bound.
@@ -206,11 +193,7 @@ fn bounded(codec: Codec, from: impl Read, limit: usize) -> Result<Vec<u8>, Decod
     from.take(limit as u64 + 1)
         .read_to_end(&mut out)
         .map_err(|e| DecodeErrorKind::Compression(format!("{codec}: {e}")))?;
-    if out.len() > limit {
-        Err(over(codec, limit))
-    } else {
-        Ok(out)
-    }
+    if out.len() > limit { Err(over(codec, limit)) } else { Ok(out) }
 }
 
 #[cfg(test)]

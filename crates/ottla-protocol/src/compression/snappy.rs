@@ -17,9 +17,7 @@ pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     for block in input.chunks(BLOCK) {
         let at = out.len();
         out.resize(at + 4 + max_compress_len(block.len()), 0);
-        let n = encoder
-            .compress(block, &mut out[at + 4..])
-            .map_err(io::Error::other)?;
+        let n = encoder.compress(block, &mut out[at + 4..]).map_err(io::Error::other)?;
         out[at..at + 4].copy_from_slice(&(n as i32).to_be_bytes());
         out.truncate(at + 4 + n);
     }
@@ -34,15 +32,11 @@ pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     }
     let mut rest = &input[HEADER..];
     while !rest.is_empty() {
-        let (size, tail) = rest
-            .split_at_checked(4)
-            .ok_or_else(|| io::Error::other("half a block length"))?;
+        let (size, tail) =
+            rest.split_at_checked(4).ok_or_else(|| io::Error::other("half a block length"))?;
         let size = u32::from_be_bytes([size[0], size[1], size[2], size[3]]) as usize;
         let (bytes, tail) = tail.split_at_checked(size).ok_or_else(|| {
-            io::Error::other(format!(
-                "a block of {size} bytes with {} behind it",
-                tail.len()
-            ))
+            io::Error::other(format!("a block of {size} bytes with {} behind it", tail.len()))
         })?;
         block(bytes, &mut out, limit)?;
         rest = tail;
@@ -54,21 +48,14 @@ fn block(input: &[u8], out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
     let size = decompress_len(input).map_err(io::Error::other)?;
     let at = out.len();
     if size > limit - at.min(limit) {
-        return Err(io::Error::other(format!(
-            "more than {limit} bytes when decompressed"
-        )));
+        return Err(io::Error::other(format!("more than {limit} bytes when decompressed")));
     }
     // A byte of snappy gives at most 64 (a copy of two bytes or three): a larger claim is a lie, and is
     // refused before memory is taken for it.
     if size > input.len().saturating_mul(64) {
-        return Err(io::Error::other(format!(
-            "{} bytes claim to hold {size}",
-            input.len()
-        )));
+        return Err(io::Error::other(format!("{} bytes claim to hold {size}", input.len())));
     }
     out.resize(at + size, 0);
-    Decoder::new()
-        .decompress(input, &mut out[at..])
-        .map_err(io::Error::other)?;
+    Decoder::new().decompress(input, &mut out[at..]).map_err(io::Error::other)?;
     Ok(())
 }

@@ -2,21 +2,11 @@ use super::*;
 use crate::wire::Gen;
 
 fn text(g: &mut Gen, n: usize) -> Vec<u8> {
-    (0..n)
-        .map(|i| {
-            if i % 7 < 4 {
-                b'a' + (i % 5) as u8
-            } else {
-                g.word() as u8
-            }
-        })
-        .collect()
+    (0..n).map(|i| if i % 7 < 4 { b'a' + (i % 5) as u8 } else { g.word() as u8 }).collect()
 }
 
 fn available() -> impl Iterator<Item = Codec> {
-    Codec::ALL
-        .into_iter()
-        .filter(|c| Compressor::new(*c, c.default_level()).is_ok())
+    Codec::ALL.into_iter().filter(|c| Compressor::new(*c, c.default_level()).is_ok())
 }
 
 #[test]
@@ -24,27 +14,12 @@ fn every_codec_round_trips_every_size() {
     let mut g = Gen::new(1);
     for codec in available() {
         let mut compressor = Compressor::new(codec, codec.default_level()).unwrap();
-        for n in [
-            0,
-            1,
-            2,
-            61,
-            1000,
-            32 * 1024,
-            32 * 1024 + 1,
-            64 * 1024,
-            65 * 1024,
-            300_000,
-        ] {
+        for n in [0, 1, 2, 61, 1000, 32 * 1024, 32 * 1024 + 1, 64 * 1024, 65 * 1024, 300_000] {
             let input = text(&mut g, n);
             let mut out = b"kept".to_vec();
             compressor.compress(&input, &mut out).unwrap();
             assert_eq!(&out[..4], b"kept", "{codec}");
-            assert_eq!(
-                decompress(codec, &out[4..], n).as_ref(),
-                Ok(&input),
-                "{codec} {n}"
-            );
+            assert_eq!(decompress(codec, &out[4..], n).as_ref(), Ok(&input), "{codec} {n}");
         }
     }
 }
@@ -73,12 +48,7 @@ fn every_level_is_read_back_or_refused_with_its_feature() {
         }
     }
     #[cfg(not(feature = "lz4-hc"))]
-    assert!(
-        Compressor::new(Codec::Lz4, 3)
-            .unwrap_err()
-            .to_string()
-            .contains("lz4-hc")
-    );
+    assert!(Compressor::new(Codec::Lz4, 3).unwrap_err().to_string().contains("lz4-hc"));
 }
 
 #[test]
@@ -86,10 +56,7 @@ fn a_bomb_stops_at_the_bound() {
     let zeros = vec![0; 8 << 20];
     for codec in available() {
         let mut out = Vec::new();
-        Compressor::new(codec, codec.default_level())
-            .unwrap()
-            .compress(&zeros, &mut out)
-            .unwrap();
+        Compressor::new(codec, codec.default_level()).unwrap().compress(&zeros, &mut out).unwrap();
         let e = decompress(codec, &out, 1 << 20).unwrap_err().to_string();
         assert!(e.contains("more than 1048576"), "{codec}: {e}");
     }
@@ -107,10 +74,7 @@ fn damage_and_truncation_are_errors_never_panics() {
     let input = text(&mut g, 3000);
     for codec in available().skip(1) {
         let mut good = Vec::new();
-        Compressor::new(codec, codec.default_level())
-            .unwrap()
-            .compress(&input, &mut good)
-            .unwrap();
+        Compressor::new(codec, codec.default_level()).unwrap().compress(&input, &mut good).unwrap();
         for cut in 0..good.len() {
             if let Ok(out) = decompress(codec, &good[..cut], 4000) {
                 assert!(out.len() <= input.len(), "{codec} cut at {cut}");
@@ -130,10 +94,7 @@ fn damage_and_truncation_are_errors_never_panics() {
 fn b2_snappy_framing_and_raw() {
     let mut out = Vec::new();
     let input = vec![b'x'; 70_000];
-    Compressor::new(Codec::Snappy, 0)
-        .unwrap()
-        .compress(&input, &mut out)
-        .unwrap();
+    Compressor::new(Codec::Snappy, 0).unwrap().compress(&input, &mut out).unwrap();
     assert_eq!(out[..16], *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01");
     let raw = snap::raw::Encoder::new().compress_vec(&input).unwrap();
     assert_eq!(decompress(Codec::Snappy, &raw, 70_000), Ok(input));
@@ -146,18 +107,10 @@ fn b2_lz4_header_end_mark_and_foreign_frames() {
     use std::io::Write;
     let input = text(&mut Gen::new(4), 200_000);
     let mut out = Vec::new();
-    Compressor::new(Codec::Lz4, 9)
-        .unwrap()
-        .compress(&input, &mut out)
-        .unwrap();
+    Compressor::new(Codec::Lz4, 9).unwrap().compress(&input, &mut out).unwrap();
     assert_eq!(out[..7], [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82]);
     assert_eq!(out[out.len() - 4..], [0; 4]);
-    for size in [
-        BlockSize::Max64KB,
-        BlockSize::Max256KB,
-        BlockSize::Max1MB,
-        BlockSize::Max4MB,
-    ] {
+    for size in [BlockSize::Max64KB, BlockSize::Max256KB, BlockSize::Max1MB, BlockSize::Max4MB] {
         let info = FrameInfo::new()
             .block_size(size)
             .block_mode(BlockMode::Linked)
@@ -167,11 +120,7 @@ fn b2_lz4_header_end_mark_and_foreign_frames() {
         let mut e = FrameEncoder::with_frame_info(info, Vec::new());
         e.write_all(&input).unwrap();
         let foreign = e.finish().unwrap();
-        assert_eq!(
-            decompress(Codec::Lz4, &foreign, 200_000).as_ref(),
-            Ok(&input),
-            "{size:?}"
-        );
+        assert_eq!(decompress(Codec::Lz4, &foreign, 200_000).as_ref(), Ok(&input), "{size:?}");
     }
 }
 

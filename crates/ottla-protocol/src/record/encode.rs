@@ -40,13 +40,7 @@ where
             header_count += 1;
         }
         tail += len_i32(header_count);
-        RecordBody {
-            key,
-            value,
-            headers,
-            header_count,
-            tail,
-        }
+        RecordBody { key, value, headers, header_count, tail }
     }
 
     /// The most bytes a batch of this record alone can take: header, 21 bytes before the key, and the
@@ -97,9 +91,7 @@ pub fn upper_bound<'a>(
     let long = |f: Option<&[u8]>| f.is_some_and(|f| f.len() > i32::MAX as usize);
     if long(key)
         || long(value)
-        || headers
-            .clone()
-            .any(|(k, v)| long(Some(k.as_bytes())) || long(v))
+        || headers.clone().any(|(k, v)| long(Some(k.as_bytes())) || long(v))
         || headers.clone().count() > i32::MAX as usize
     {
         return None;

@@ -2,12 +2,7 @@ use crate::record::{BatchHeader, BatchView, RecordBody};
 use crate::wire::Gen;
 use proptest::prelude::*;
 
-type Owned = (
-    i64,
-    Option<Vec<u8>>,
-    Option<Vec<u8>>,
-    Vec<(String, Option<Vec<u8>>)>,
-);
+type Owned = (i64, Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
 
 fn record(g: &mut Gen) -> Owned {
     let field = |g: &mut Gen| (g.below(4) != 0).then(|| g.bytes().to_vec());

@@ -49,9 +49,7 @@ impl<'a> Iterator for Batches<'a> {
             e.offset += from;
             e
         });
-        self.at = batch
-            .as_ref()
-            .map_or(self.bytes.len(), |b| from + b.bytes.len());
+        self.at = batch.as_ref().map_or(self.bytes.len(), |b| from + b.bytes.len());
         Some(batch)
     }
 }
@@ -84,10 +82,7 @@ impl HeaderView {
     /// Reads a header from the front of `bytes`, which need hold no more than it.
     pub fn parse(bytes: &[u8]) -> Result<HeaderView, DecodeError> {
         if bytes.len() < HEADER_LEN {
-            let kind = Kind::Truncated {
-                needed: HEADER_LEN,
-                left: bytes.len(),
-            };
+            let kind = Kind::Truncated { needed: HEADER_LEN, left: bytes.len() };
             return Err(at(kind, "header", 0));
         }
         let length = i32::from_be_bytes(be(bytes, 8));
@@ -121,16 +116,10 @@ impl<'a> BatchView<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<BatchView<'a>, DecodeError> {
         let header = HeaderView::parse(bytes)?;
         if header.total > bytes.len() {
-            let kind = Kind::Truncated {
-                needed: header.total,
-                left: bytes.len(),
-            };
+            let kind = Kind::Truncated { needed: header.total, left: bytes.len() };
             return Err(at(kind, "batch_length", 8));
         }
-        Ok(BatchView {
-            bytes: &bytes[..header.total],
-            header,
-        })
+        Ok(BatchView { bytes: &bytes[..header.total], header })
     }
 
     /// Its header.
@@ -160,14 +149,7 @@ impl<'a> BatchView<'a> {
         if computed == self.header.crc {
             return Ok(());
         }
-        Err(at(
-            Kind::ChecksumMismatch {
-                stated: self.header.crc,
-                computed,
-            },
-            "crc",
-            17,
-        ))
+        Err(at(Kind::ChecksumMismatch { stated: self.header.crc, computed }, "crc", 17))
     }
 
     /// The records part, decompressed to at most `limit` bytes.
@@ -179,10 +161,7 @@ impl<'a> BatchView<'a> {
                 decompress(codec, body, limit).map_err(|kind| at(kind, "records", HEADER_LEN))?,
             ),
         };
-        Ok(Records {
-            body,
-            header: *self.header(),
-        })
+        Ok(Records { body, header: *self.header() })
     }
 }
 
@@ -198,7 +177,7 @@ pub struct Records<'a> {
 pub struct RecordView<'a> {
     /// Its offset: the batch's base plus its delta.
     pub offset: i64,
-    /// Its timestamp in milliseconds since the epoch.
+    /// Its timestamp in milliseconds since the epoch: its own, or the broker's where the batch says so.
     pub timestamp: i64,
     /// Its key.
     pub key: Option<&'a [u8]>,
@@ -225,30 +204,16 @@ impl Records<'_> {
         &'s self,
         mut f: impl FnMut(RecordView<'s>) -> Result<(), DecodeError>,
     ) -> Result<(), DecodeError> {
-        let (mut cursor, mut n) = (
-            Cursor {
-                bytes: &self.body,
-                at: 0,
-            },
-            0,
-        );
+        let (mut cursor, mut n) = (Cursor { bytes: &self.body, at: 0 }, 0);
         while cursor.at < cursor.bytes.len() {
             if n == self.header.record_count {
-                return Err(rule(
-                    "more records than the header counts",
-                    "record_count",
-                    57,
-                ));
+                return Err(rule("more records than the header counts", "record_count", 57));
             }
             f(cursor.record(&self.header)?)?;
             n += 1;
         }
         if n != self.header.record_count {
-            return Err(rule(
-                "fewer records than the header counts",
-                "record_count",
-                57,
-            ));
+            return Err(rule("fewer records than the header counts", "record_count", 57));
         }
         Ok(())
     }
@@ -334,7 +299,12 @@ impl<'a> Cursor<'a> {
         }
         Ok(RecordView {
             offset: header.base_offset.wrapping_add(i64::from(offset)),
-            timestamp: header.base_timestamp.wrapping_add(timestamp),
+            timestamp: if header.attributes & attributes::LOG_APPEND_TIME != 0 {
+                // The broker's time is one for the whole batch.
+                header.max_timestamp
+            } else {
+                header.base_timestamp.wrapping_add(timestamp)
+            },
             key,
             value,
             headers,

@@ -40,10 +40,7 @@ fn every_array_of_every_response_refuses_a_huge_count() {
 #[test]
 fn truncation_at_every_offset_is_an_error_that_names_its_place() {
     let response = MetadataResponse {
-        brokers: vec![MetadataResponseBroker {
-            host: "h".into(),
-            ..Default::default()
-        }],
+        brokers: vec![MetadataResponseBroker { host: "h".into(), ..Default::default() }],
         topics: vec![MetadataResponseTopic {
             name: Some("t".into()),
             topic_id: Uuid([7; 16]),
@@ -61,10 +58,7 @@ fn truncation_at_every_offset_is_an_error_that_names_its_place() {
         assert!(decode_response::<MetadataRequest>(&body, version).is_ok());
         for cut in 0..body.len() {
             let e = decode_response::<MetadataRequest>(&body.slice(..cut), version).unwrap_err();
-            assert!(
-                !e.message.is_empty() && !e.field.is_empty(),
-                "v{version} cut at {cut}: {e}"
-            );
+            assert!(!e.message.is_empty() && !e.field.is_empty(), "v{version} cut at {cut}: {e}");
             assert!(e.offset <= cut, "v{version} cut at {cut}: {e}");
         }
         let mut longer = body.to_vec();
@@ -106,9 +100,5 @@ fn every_decoder_survives_mutated_messages() {
         let input: Vec<u8> = (0..g.below(200)).map(|_| g.word() as u8).collect();
         fuzz::any(&input);
     }
-    assert_eq!(
-        APIS.len(),
-        19,
-        "a new API wants a line in `for_each_request!`"
-    );
+    assert_eq!(APIS.len(), 19, "a new API wants a line in `for_each_request!`");
 }

@@ -21,12 +21,7 @@ struct Rec<'a> {
 }
 
 fn rec<'a>(ts: i64, key: Option<&'a str>, value: Option<&'a str>) -> Rec<'a> {
-    Rec {
-        ts,
-        key,
-        value,
-        headers: &[],
-    }
+    Rec { ts, key, value, headers: &[] }
 }
 
 fn batch(records: &[Rec<'_>], attributes: i16, pid: i64, epoch: i16, seq: i32) -> Vec<u8> {
@@ -77,20 +72,9 @@ fn b3_g1_to_g4_are_written_byte_for_byte() {
     );
     assert_eq!(hex(&g2), G2);
     let headers: &[(&str, Option<&[u8]>)] = &[("h1", Some(b"v1")), ("h2", None)];
-    let g3 = Rec {
-        ts: 1_600_000_000_000,
-        key: Some("foo"),
-        value: Some("bar"),
-        headers,
-    };
-    assert_eq!(
-        hex(&batch(&[g3], attributes::TRANSACTIONAL, 9809, 15, 2342)),
-        G3
-    );
-    assert_eq!(
-        hex(&batch(&[rec(0, Some(""), Some(""))], 0, -1, -1, -1)),
-        G4
-    );
+    let g3 = Rec { ts: 1_600_000_000_000, key: Some("foo"), value: Some("bar"), headers };
+    assert_eq!(hex(&batch(&[g3], attributes::TRANSACTIONAL, 9809, 15, 2342)), G3);
+    assert_eq!(hex(&batch(&[rec(0, Some(""), Some(""))], 0, -1, -1, -1)), G4);
 }
 
 #[test]
@@ -100,10 +84,7 @@ fn b3_g2_and_g3_are_read_back() {
     batch.verify().unwrap();
     let records = batch.records(1000).unwrap();
     let records = records.collect().unwrap();
-    assert_eq!(
-        records.iter().map(|r| r.timestamp).collect::<Vec<_>>(),
-        [1000, 1005, 990]
-    );
+    assert_eq!(records.iter().map(|r| r.timestamp).collect::<Vec<_>>(), [1000, 1005, 990]);
     assert_eq!(records[1].key, None);
     assert_eq!(records[2].value, None);
     assert_eq!(batch.header().base_sequence, 42);
@@ -111,10 +92,7 @@ fn b3_g2_and_g3_are_read_back() {
     let batch = BatchView::parse(&bytes).unwrap();
     let records = batch.records(1000).unwrap();
     let headers = &records.collect().unwrap()[0].headers.clone();
-    assert_eq!(
-        headers,
-        &[(&b"h1"[..], Some(&b"v1"[..])), (&b"h2"[..], None)]
-    );
+    assert_eq!(headers, &[(&b"h1"[..], Some(&b"v1"[..])), (&b"h2"[..], None)]);
 }
 
 #[test]
@@ -180,9 +158,7 @@ fn b4_produce_frames() {
         hex(&produce(12, Uuid::ZERO)),
         format!("0000006b0000000c000000020001630000ffff0000753002027402000000034d{G1}000000")
     );
-    let id = Uuid([
-        1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,
-    ]);
+    let id = Uuid([1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
     assert_eq!(
         hex(&produce(13, id)),
         format!(
@@ -203,38 +179,20 @@ fn b4_other_frames() {
         ..Default::default()
     };
     assert_eq!(frame(&versions, 0, 1), "0000000b0012000000000001000163");
-    assert_eq!(
-        frame(&versions, 4, 1),
-        "0000001500120004000000010001630004782d7904312e3000"
-    );
+    assert_eq!(frame(&versions, 4, 1), "0000001500120004000000010001630004782d7904312e3000");
     assert_eq!(
         frame(&versions, 5, 1),
         "0000001a00120005000000010001630004782d7904312e3000ffffffff00"
     );
-    let topic = MetadataRequestTopic {
-        name: Some("t".into()),
-        ..Default::default()
-    };
-    let metadata = |topics| MetadataRequest {
-        topics,
-        ..Default::default()
-    };
+    let topic = MetadataRequestTopic { name: Some("t".into()), ..Default::default() };
+    let metadata = |topics| MetadataRequest { topics, ..Default::default() };
     assert_eq!(
         frame(&metadata(Some(vec![topic])), 12, 3),
         "000000230003000c00000003000163000200000000000000000000000000000000027400010000"
     );
-    assert_eq!(
-        frame(&metadata(None), 12, 3),
-        "000000100003000c000000030001630000010000"
-    );
-    assert_eq!(
-        frame(&metadata(Some(vec![])), 12, 3),
-        "000000100003000c000000030001630001010000"
-    );
-    let init = InitProducerIdRequest {
-        transaction_timeout_ms: i32::MAX,
-        ..Default::default()
-    };
+    assert_eq!(frame(&metadata(None), 12, 3), "000000100003000c000000030001630000010000");
+    assert_eq!(frame(&metadata(Some(vec![])), 12, 3), "000000100003000c000000030001630001010000");
+    let init = InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
     assert_eq!(
         frame(&init, 5, 4),
         "0000001c001600050000000400016300007fffffffffffffffffffffffffff00"
@@ -255,10 +213,7 @@ fn b4_other_frames() {
         coordinator_keys: vec!["tx".into()],
         ..Default::default()
     };
-    assert_eq!(
-        frame(&find, 6, 6),
-        "00000012000a00060000000600016300010203747800"
-    );
+    assert_eq!(frame(&find, 6, 6), "00000012000a00060000000600016300010203747800");
     let add = AddPartitionsToTxnRequest {
         transactional_id: "tx".into(),
         producer_id: 9,
@@ -281,26 +236,12 @@ fn b4_other_frames() {
         committed: true,
         ..Default::default()
     };
-    assert_eq!(
-        frame(&end, 5, 5),
-        "0000001b001a00050000000500016300037478000000000000000900010100"
-    );
-    let shake = SaslHandshakeRequest {
-        mechanism: "PLAIN".into(),
-        ..Default::default()
-    };
-    assert_eq!(
-        frame(&shake, 1, 8),
-        "0000001200110001000000080001630005504c41494e"
-    );
-    let plain = SaslAuthenticateRequest {
-        auth_bytes: Bytes::from_static(b"\0u\0p"),
-        ..Default::default()
-    };
-    assert_eq!(
-        frame(&plain, 2, 9),
-        "00000012002400020000000900016300050075007000"
-    );
+    assert_eq!(frame(&end, 5, 5), "0000001b001a00050000000500016300037478000000000000000900010100");
+    let shake = SaslHandshakeRequest { mechanism: "PLAIN".into(), ..Default::default() };
+    assert_eq!(frame(&shake, 1, 8), "0000001200110001000000080001630005504c41494e");
+    let plain =
+        SaslAuthenticateRequest { auth_bytes: Bytes::from_static(b"\0u\0p"), ..Default::default() };
+    assert_eq!(frame(&plain, 2, 9), "00000012002400020000000900016300050075007000");
 }
 
 #[test]
@@ -323,10 +264,7 @@ fn b5_crc32c_vectors() {
 #[test]
 fn b2_upper_bound_of_key_value_is_93() {
     let none = std::iter::empty();
-    assert_eq!(
-        crate::record::upper_bound(Some(b"key"), Some(b"value"), none),
-        Some(93)
-    );
+    assert_eq!(crate::record::upper_bound(Some(b"key"), Some(b"value"), none), Some(93));
 }
 
 #[test]
@@ -342,12 +280,7 @@ fn rc3_checksum_covers_bytes_21_to_the_end() {
     short[8..12].copy_from_slice(&10i32.to_be_bytes());
     assert!(BatchView::parse(&short).is_err());
     let twice = [good.clone(), good].concat();
-    assert_eq!(
-        Batches::new(&twice)
-            .map(|b| b.unwrap().bytes().len())
-            .sum::<usize>(),
-        180
-    );
+    assert_eq!(Batches::new(&twice).map(|b| b.unwrap().bytes().len()).sum::<usize>(), 180);
 }
 
 #[test]

@@ -31,11 +31,7 @@ fn same<X: Encodable + Decodable>(bytes: &Bytes, version: i16, what: &str) {
     let mut input = bytes.clone();
     let read = X::decode(&mut input, version)
         .unwrap_or_else(|e| panic!("{what} v{version}: {e}\n{}", hex(bytes)));
-    assert!(
-        input.is_empty(),
-        "{what} v{version}: {} bytes left",
-        input.len()
-    );
+    assert!(input.is_empty(), "{what} v{version}: {} bytes left", input.len());
     let mut written = BytesMut::new();
     read.encode(&mut written, version).unwrap();
     assert_eq!(hex(&written), hex(bytes), "{what} v{version}");

@@ -30,11 +30,7 @@ macro_rules! fixed {
 impl<'a> Reader<'a> {
     /// Starts at the front of `frame`.
     pub fn new(frame: &'a Bytes) -> Reader<'a> {
-        Reader {
-            frame,
-            at: 0,
-            end: frame.len(),
-        }
+        Reader { frame, at: 0, end: frame.len() }
     }
 
     /// Bytes not read yet.
@@ -58,10 +54,7 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
         if n > self.left() {
-            return Err(self.error(Kind::Truncated {
-                needed: n,
-                left: self.left(),
-            }));
+            return Err(self.error(Kind::Truncated { needed: n, left: self.left() }));
         }
         let from = self.at;
         self.at += n;
@@ -115,10 +108,7 @@ impl<'a> Reader<'a> {
             -1 => Ok(None),
             n if n < 0 => Err(DecodeError::new(Kind::NegativeLength(n), before)),
             n if n as u64 > self.left() as u64 => Err(DecodeError::new(
-                Kind::Truncated {
-                    needed: n as usize,
-                    left: self.left(),
-                },
+                Kind::Truncated { needed: n as usize, left: self.left() },
                 before,
             )),
             n => Ok(Some(n as usize)),
@@ -130,19 +120,13 @@ impl<'a> Reader<'a> {
     #[inline]
     pub fn count(&mut self, flexible: bool) -> Result<Option<usize>, DecodeError> {
         let before = self.at;
-        let n = if flexible {
-            i64::from(self.unsigned_varint()?) - 1
-        } else {
-            i64::from(self.i32()?)
-        };
+        let n =
+            if flexible { i64::from(self.unsigned_varint()?) - 1 } else { i64::from(self.i32()?) };
         match n {
             -1 => Ok(None),
             n if n < 0 => Err(DecodeError::new(Kind::NegativeLength(n), before)),
             n if n as u64 > self.left() as u64 => Err(DecodeError::new(
-                Kind::CountExceedsBytes {
-                    count: n as u64,
-                    left: self.left(),
-                },
+                Kind::CountExceedsBytes { count: n as u64, left: self.left() },
                 before,
             )),
             n => Ok(Some(n as usize)),
@@ -153,11 +137,7 @@ impl<'a> Reader<'a> {
     pub fn sub(&mut self, n: usize) -> Result<Reader<'a>, DecodeError> {
         let at = self.at;
         self.take(n)?;
-        Ok(Reader {
-            frame: self.frame,
-            at,
-            end: at + n,
-        })
+        Ok(Reader { frame: self.frame, at, end: at + n })
     }
 
     /// Refuses bytes that nothing has read.

@@ -28,10 +28,7 @@ pub(crate) fn get_tags(
     let count = r.unsigned_varint()?;
     // A tagged field takes at least two bytes: number and size.
     if count as usize > r.left() / 2 {
-        return Err(r.error(Kind::CountExceedsBytes {
-            count: u64::from(count),
-            left: r.left(),
-        }));
+        return Err(r.error(Kind::CountExceedsBytes { count: u64::from(count), left: r.left() }));
     }
     let mut last = None;
     for _ in 0..count {
@@ -46,10 +43,7 @@ pub(crate) fn get_tags(
             sub.finish()?;
         } else {
             let left = sub.left();
-            unknown.push(RawTag {
-                tag,
-                bytes: sub.take_bytes(left)?,
-            });
+            unknown.push(RawTag { tag, bytes: sub.take_bytes(left)? });
         }
     }
     Ok(())

@@ -70,9 +70,7 @@ pub fn put_i64(out: &mut Vec<u8>, v: i64) {
 #[inline]
 pub fn get_u32(bytes: &[u8]) -> Result<(u32, usize), DecodeErrorKind> {
     let (v, n) = get(bytes, 5)?;
-    u32::try_from(v)
-        .map(|v| (v, n))
-        .map_err(|_| DecodeErrorKind::VarintTooLong)
+    u32::try_from(v).map(|v| (v, n)).map_err(|_| DecodeErrorKind::VarintTooLong)
 }
 
 /// Reads an unsigned varint of at most 64 bits.
@@ -112,10 +110,7 @@ fn get(bytes: &[u8], max: usize) -> Result<(u64, usize), DecodeErrorKind> {
     if bytes.len() >= max {
         Err(DecodeErrorKind::VarintTooLong)
     } else {
-        Err(DecodeErrorKind::Truncated {
-            needed: bytes.len() + 1,
-            left: bytes.len(),
-        })
+        Err(DecodeErrorKind::Truncated { needed: bytes.len() + 1, left: bytes.len() })
     }
 }
 
@@ -149,10 +144,7 @@ mod tests {
             assert_eq!(len_i32(v), out.len());
             assert_eq!(get_i32(&out), Ok((v, out.len())));
         }
-        for (v, want) in [
-            (i64::MAX, "feffffffffffffffff01"),
-            (i64::MIN, "ffffffffffffffffff01"),
-        ] {
+        for (v, want) in [(i64::MAX, "feffffffffffffffff01"), (i64::MIN, "ffffffffffffffffff01")] {
             let mut out = Vec::new();
             put_i64(&mut out, v);
             assert_eq!(hex(&out), want, "{v}");
@@ -175,17 +167,11 @@ mod tests {
             assert_eq!(hex(&out), want, "{v}");
             assert_eq!(get_u32(&out), Ok((v, out.len())));
             for cut in 0..out.len() {
-                assert!(matches!(
-                    get_u32(&out[..cut]),
-                    Err(DecodeErrorKind::Truncated { .. })
-                ));
+                assert!(matches!(get_u32(&out[..cut]), Err(DecodeErrorKind::Truncated { .. })));
             }
         }
         assert_eq!(get_u32(&[0xff; 6]), Err(DecodeErrorKind::VarintTooLong));
-        assert_eq!(
-            get_u32(&[0xff, 0xff, 0xff, 0xff, 0x10]),
-            Err(DecodeErrorKind::VarintTooLong)
-        );
+        assert_eq!(get_u32(&[0xff, 0xff, 0xff, 0xff, 0x10]), Err(DecodeErrorKind::VarintTooLong));
         assert_eq!(get_u64(&[0xff; 11]), Err(DecodeErrorKind::VarintTooLong));
     }
 }

@@ -63,11 +63,7 @@ impl Writer {
 
     /// The length of a string (`short`) or byte string; `None` for null.
     pub fn length(&mut self, n: Option<usize>, flexible: bool, short: bool) {
-        let limit = if short && !flexible {
-            i16::MAX as usize
-        } else {
-            i32::MAX as usize - 1
-        };
+        let limit = if short && !flexible { i16::MAX as usize } else { i32::MAX as usize - 1 };
         let n = match n {
             Some(n) if n > limit => {
                 self.fail(EncodeError::TooLong { length: n });

@@ -39,9 +39,7 @@ impl Accumulator {
     ) -> Result<Append, Error> {
         let spread = self.settings.spread;
         loop {
-            let choice = choose(topic, record.partition, record.key, spread, || {
-                self.env.random()
-            })?;
+            let choice = choose(topic, record.partition, record.key, spread, || self.env.random())?;
             let (index, moves) = match choice {
                 Choice::Fixed(p) => (p, false),
                 Choice::Sticky(p) => (p, true),
@@ -56,33 +54,18 @@ impl Accumulator {
             {
                 let (delivery, bytes) = put(open, record, callback);
                 let taken = take_if_full(&mut queue);
-                self.after(
-                    topic,
-                    &partition,
-                    queue,
-                    taken,
-                    bytes,
-                    moves.then_some(index),
-                );
+                self.after(topic, &partition, queue, taken, bytes, moves.then_some(index));
                 return Ok(Append::Done(delivery));
             }
             // A full sticky partition is left before memory is asked for (KIP-794).
-            if moves
-                && is_worn(
-                    queue.sticky,
-                    self.settings.batch_size.max(1),
-                    queue.all_full(),
-                )
-            {
+            if moves && is_worn(queue.sticky, self.settings.batch_size.max(1), queue.all_full()) {
                 queue.sticky = 0;
                 drop(queue);
                 switch(topic, index, self.env.random());
                 continue;
             }
             let Some(buf) = spare.take() else {
-                return Ok(Append::NeedsBuffer(
-                    self.settings.batch_size.max(record.bound),
-                ));
+                return Ok(Append::NeedsBuffer(self.settings.batch_size.max(record.bound)));
             };
             let old = take(&mut queue);
             let mut open = self.open(buf, &partition, record);
@@ -103,14 +86,7 @@ impl Accumulator {
                 }
                 Taken(None) => old,
             };
-            self.after(
-                topic,
-                &partition,
-                queue,
-                taken,
-                bytes,
-                moves.then_some(index),
-            );
+            self.after(topic, &partition, queue, taken, bytes, moves.then_some(index));
             return Ok(Append::Done(delivery));
         }
     }
@@ -125,18 +101,8 @@ impl Accumulator {
             count: 0,
         };
         let topic = partition.topic.clone();
-        let done = Completion::new(
-            topic,
-            partition.index,
-            record.timestamp,
-            self.callers.clone(),
-        );
-        OpenBatch::new(
-            buf,
-            meta,
-            Ends::new(done, self.listeners.clone()),
-            self.settings.batch_size,
-        )
+        let done = Completion::new(topic, partition.index, record.timestamp, self.callers.clone());
+        OpenBatch::new(buf, meta, Ends::new(done, self.listeners.clone()), self.settings.batch_size)
     }
 
     /// What follows an append: the lock goes, the sender hears, a batch that was taken is closed.
@@ -152,11 +118,7 @@ impl Accumulator {
         let mut worn = false;
         if sticky.is_some() {
             queue.sticky += bytes;
-            worn = is_worn(
-                queue.sticky,
-                self.settings.batch_size.max(1),
-                queue.all_full(),
-            );
+            worn = is_worn(queue.sticky, self.settings.batch_size.max(1), queue.all_full());
             if worn {
                 queue.sticky = 0;
             }
@@ -181,11 +143,7 @@ impl Accumulator {
         let Some(index) = sticky else { return };
         let mut queue = partition.queue.lock();
         queue.sticky += bytes;
-        let worn = is_worn(
-            queue.sticky,
-            self.settings.batch_size.max(1),
-            queue.all_full(),
-        );
+        let worn = is_worn(queue.sticky, self.settings.batch_size.max(1), queue.all_full());
         if worn {
             queue.sticky = 0;
         }
@@ -208,9 +166,7 @@ impl Accumulator {
         let (partition, number) = (open.meta.partition.clone(), open.meta.number);
         let mut encoder = self.encoder();
         let closed: Result<ClosedBatch, _> =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                open.close(encoder.as_mut())
-            }));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open.close(encoder.as_mut())));
         match closed {
             Ok(closed) => {
                 partition.fill(closed);
@@ -234,30 +190,20 @@ fn put(
     callback: &mut Option<Callback>,
 ) -> (Delivery, usize) {
     let bytes = open.append(record);
-    (
-        open.ends
-            .add(record.timestamp, record.token, callback.take()),
-        bytes,
-    )
+    (open.ends.add(record.timestamp, record.token, callback.take()), bytes)
 }
 
 /// Takes the open batch out, keeping its place in the line.
 fn take(queue: &mut Queue) -> Taken {
     let open = queue.open.take();
     if let Some(open) = &open {
-        queue
-            .line
-            .push_back(Slot::Closing(open.meta.number, open.meta.created));
+        queue.line.push_back(Slot::Closing(open.meta.number, open.meta.created));
     }
     Taken(open)
 }
 
 fn take_if_full(queue: &mut Queue) -> Taken {
-    if queue.open.as_ref().is_some_and(|b| b.is_full()) {
-        take(queue)
-    } else {
-        Taken(None)
-    }
+    if queue.open.as_ref().is_some_and(|b| b.is_full()) { take(queue) } else { Taken(None) }
 }
 
 /// Takes the open batch of a partition for the sender to close.

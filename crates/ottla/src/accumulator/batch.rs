@@ -42,12 +42,7 @@ pub(crate) struct OpenBatch {
 
 impl OpenBatch {
     pub(crate) fn new(buf: PooledBuf, meta: Meta, ends: Ends, batch_size: usize) -> OpenBatch {
-        OpenBatch {
-            buf,
-            meta,
-            ends,
-            limit: batch_size.saturating_sub(HEADER_LEN),
-        }
+        OpenBatch { buf, meta, ends, limit: batch_size.saturating_sub(HEADER_LEN) }
     }
 
     /// Whether a record of this size still fits; the first always does.
@@ -62,6 +57,11 @@ impl OpenBatch {
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.meta.count > 0 && self.buf.bytes.len() >= self.limit
+    }
+
+    /// Bytes on the wire, uncompressed.
+    pub(crate) fn wire_len(&self) -> usize {
+        HEADER_LEN + self.buf.bytes.len()
     }
 
     /// Encodes a record that [`fits`](Self::fits); the bytes it took.
@@ -108,10 +108,7 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     pub(crate) fn new(compressor: Compressor) -> Encoder {
-        Encoder {
-            compressor,
-            scratch: Vec::new(),
-        }
+        Encoder { compressor, scratch: Vec::new() }
     }
 
     /// Compresses into the scratch room; whether that made it smaller.
@@ -178,11 +175,7 @@ impl ClosedBatch {
             record_count: m.count,
         }
         .encode(&self.records);
-        StampedBatch {
-            closed: self,
-            stamp,
-            header,
-        }
+        StampedBatch { closed: self, stamp, header }
     }
 }
 
@@ -197,12 +190,8 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    pub(crate) const NONE: Stamp = Stamp {
-        producer_id: -1,
-        epoch: -1,
-        sequence: -1,
-        topic_id: Uuid::ZERO,
-    };
+    pub(crate) const NONE: Stamp =
+        Stamp { producer_id: -1, epoch: -1, sequence: -1, topic_id: Uuid::ZERO };
 }
 
 /// Ready for the wire.

@@ -64,17 +64,14 @@ impl Drop for PooledBuf {
         if plant!(MemoryKept) {
             return;
         }
-        self.pool
-            .give_back(self.charge, std::mem::take(&mut self.bytes));
+        self.pool.give_back(self.charge, std::mem::take(&mut self.bytes));
     }
 }
 
 impl BufferPool {
     pub(crate) fn new(total: u64, poolable: usize) -> Arc<BufferPool> {
-        let state = State {
-            unallocated: i64::try_from(total).unwrap_or(i64::MAX),
-            ..State::default()
-        };
+        let state =
+            State { unallocated: i64::try_from(total).unwrap_or(i64::MAX), ..State::default() };
         Arc::new(BufferPool {
             state: Mutex::new(state),
             total,
@@ -94,11 +91,7 @@ impl BufferPool {
             return Ok(None);
         }
         let mut dropped = Vec::new();
-        let buffer = if size == self.poolable {
-            state.free.pop_front()
-        } else {
-            None
-        };
+        let buffer = if size == self.poolable { state.free.pop_front() } else { None };
         if buffer.is_none() {
             state.free_up(size as u64, self.poolable, &mut dropped);
             if state.unallocated < size as i64 {
@@ -113,12 +106,7 @@ impl BufferPool {
 
     /// A buffer of this size, in its turn.
     pub(crate) fn allocate(self: &Arc<Self>, size: usize) -> Allocate {
-        Allocate {
-            pool: self.clone(),
-            size,
-            id: None,
-            ticket: Arc::new(AtomicU64::new(0)),
-        }
+        Allocate { pool: self.clone(), size, id: None, ticket: Arc::new(AtomicU64::new(0)) }
     }
 
     /// More than the pool has in all can never be had: say so at once, with both numbers.
@@ -128,26 +116,19 @@ impl BufferPool {
         }
         Err(Error::new(
             ErrorKind::RecordTooLarge,
-            format!(
-                "a buffer of {size} bytes is more than buffer.memory ({}) in all",
-                self.total
-            ),
+            format!("a buffer of {size} bytes is more than buffer.memory ({}) in all", self.total),
         ))
     }
 
     /// The memory itself, once it is accounted for; a failure to get it gives the account back.
     fn buffer(self: &Arc<Self>, charge: u64, reused: Option<Vec<u8>>) -> Result<PooledBuf, Error> {
         let bytes = reused.unwrap_or_default();
-        let mut buf = PooledBuf {
-            bytes,
-            charge,
-            pool: self.clone(),
-        };
+        let mut buf = PooledBuf { bytes, charge, pool: self.clone() };
         if buf.bytes.capacity() < charge as usize
             && let Err(e) = buf.bytes.try_reserve_exact(charge as usize)
         {
             return Err(
-                Error::new(ErrorKind::BufferExhausted, "the machine is out of memory").caused_by(e),
+                Error::new(ErrorKind::BufferExhausted, "the machine is out of memory").caused_by(e)
             );
         }
         Ok(buf)
@@ -318,12 +299,7 @@ impl Future for Allocate {
             this.id = Some(id);
             this.ticket.store(id, Ordering::Relaxed);
             let (need, waker) = (this.size as u64, cx.waker().clone());
-            state.waiters.push_back(Waiter {
-                id,
-                need,
-                gathered: 0,
-                waker,
-            });
+            state.waiters.push_back(Waiter { id, need, gathered: 0, waker });
             // Memory may have come free between the attempt and the lock.
             let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
             this.pool.serve(&mut state, &mut wakers, &mut dropped);

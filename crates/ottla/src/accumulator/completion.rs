@@ -51,17 +51,11 @@ impl RecordMetadata {
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     /// In the log from this offset on (`None` when not told), with the broker's time if it gave one.
-    Written {
-        base: Option<i64>,
-        append_time: Option<i64>,
-    },
+    Written { base: Option<i64>, append_time: Option<i64> },
     /// Not acknowledged.
     Failed(Error),
     /// Not acknowledged; some records have a reason of their own (KIP-467), the others share one.
-    PerRecord {
-        others: Error,
-        own: Vec<(u32, Error)>,
-    },
+    PerRecord { others: Error, own: Vec<(u32, Error)> },
 }
 
 /// What callers and the sender share beyond batches: how to wait, and where callbacks run just now.
@@ -78,10 +72,7 @@ impl fmt::Debug for Callers {
 
 impl Callers {
     pub(crate) fn new(env: Arc<dyn Env>) -> Arc<Callers> {
-        Arc::new(Callers {
-            env,
-            in_callback: Mutex::new(None),
-        })
+        Arc::new(Callers { env, in_callback: Mutex::new(None) })
     }
 
     /// Whether this thread is inside a callback, where nothing may wait.
@@ -155,14 +146,7 @@ impl Completion {
         callers: Arc<Callers>,
     ) -> Arc<Completion> {
         let (settled, inner) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Completion {
-            settled,
-            inner,
-            topic,
-            partition,
-            base_timestamp,
-            callers,
-        })
+        Arc::new(Completion { settled, inner, topic, partition, base_timestamp, callers })
     }
 
     fn result(
@@ -182,11 +166,9 @@ impl Completion {
                 }),
             }),
             Outcome::Failed(e) => Err(e.clone()),
-            Outcome::PerRecord { others, own } => Err(own
-                .iter()
-                .find(|o| o.0 == index)
-                .map_or(others, |o| &o.1)
-                .clone()),
+            Outcome::PerRecord { others, own } => {
+                Err(own.iter().find(|o| o.0 == index).map_or(others, |o| &o.1).clone())
+            }
         })
     }
 }
@@ -205,11 +187,7 @@ pub struct Delivery {
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Delivery({}-{} #{})",
-            self.done.topic, self.done.partition, self.index
-        )
+        write!(f, "Delivery({}-{} #{})", self.done.topic, self.done.partition, self.index)
     }
 }
 
@@ -229,8 +207,7 @@ impl Delivery {
         if !self.done.settled.load(Ordering::Acquire) {
             return None;
         }
-        self.done
-            .result(&self.done.inner.lock(), self.index, self.delta)
+        self.done.result(&self.done.inner.lock(), self.index, self.delta)
     }
 
     /// Blocks until the record is acknowledged or has failed; at most about `delivery.timeout.ms`.
@@ -252,7 +229,7 @@ impl Delivery {
         }
     }
 
-    /// As [`wait`](Delivery::wait), for at most this long.
+    /// As [`wait`](Delivery::wait), blocking for at most this long.
     ///
     /// # Errors
     /// The delivery itself when the time is over first, so that it can be waited for again.
@@ -304,6 +281,8 @@ pub(crate) struct Ends {
     callbacks: Vec<(u32, i32, Callback)>,
     /// Timestamps too far from the first for a [`Delivery`] to carry the difference.
     far: Vec<(u32, i64)>,
+    /// Each record's timestamp less the first's, for interceptors alone.
+    deltas: Vec<i32>,
     done: Arc<Completion>,
     listeners: Arc<Listeners>,
     count: u32,
@@ -347,16 +326,8 @@ pub(crate) struct Listeners {
 
 impl Ends {
     pub(crate) fn new(done: Arc<Completion>, listeners: Arc<Listeners>) -> Ends {
-        let (tokens, callbacks, far) = Default::default();
-        Ends {
-            tokens,
-            callbacks,
-            far,
-            done,
-            listeners,
-            count: 0,
-            told: false,
-        }
+        let (tokens, callbacks, far, deltas) = Default::default();
+        Ends { tokens, callbacks, far, deltas, done, listeners, count: 0, told: false }
     }
 
     /// Adds a record; its delivery.
@@ -371,13 +342,12 @@ impl Ends {
         if delta == FAR {
             self.far.push((self.count, timestamp));
         }
-        let delivery = Delivery {
-            done: self.done.clone(),
-            index: self.count,
-            delta,
-        };
+        let delivery = Delivery { done: self.done.clone(), index: self.count, delta };
         if self.listeners.handler.is_some() {
             self.tokens.push(token);
+        }
+        if !self.listeners.interceptors.is_empty() {
+            self.deltas.push(delta);
         }
         if let Some(callback) = callback {
             self.callbacks.push((self.count, delivery.delta, callback));
@@ -392,10 +362,7 @@ impl Ends {
     }
 
     fn tell(&mut self, outcome: Outcome) {
-        assert!(
-            !std::mem::replace(&mut self.told, true),
-            "a batch ends once"
-        );
+        assert!(!std::mem::replace(&mut self.told, true), "a batch ends once");
         let (done, listeners) = (&self.done, &self.listeners);
         let heard = !self.callbacks.is_empty() || listeners.handler.is_some();
         let wakers = {
@@ -406,10 +373,7 @@ impl Ends {
             std::mem::take(&mut inner.wakers)
         };
         if let Outcome::Failed(e) | Outcome::PerRecord { others: e, .. } = &outcome {
-            add(
-                &listeners.counters.record_error_total,
-                u64::from(self.count),
-            );
+            add(&listeners.counters.record_error_total, u64::from(self.count));
             if !heard && wakers.is_empty() {
                 tracing::warn!(
                     topic = &*done.topic,
@@ -424,8 +388,7 @@ impl Ends {
         for (index, delta, callback) in self.callbacks.drain(..) {
             let result = done.result(&done.inner.lock(), index, delta);
             if let Some(result) = result {
-                done.callers
-                    .callback(&listeners.counters, || callback(result));
+                done.callers.callback(&listeners.counters, || callback(result));
             }
         }
         if let Some(handler) = &listeners.handler {
@@ -435,29 +398,18 @@ impl Ends {
                 Outcome::PerRecord { others, own } => (Err(others), None, &own[..]),
             };
             let (topic, partition, tokens) = (&*done.topic, done.partition, &self.tokens[..]);
-            let report = BatchReport {
-                topic,
-                partition,
-                tokens,
-                result,
-                append_time,
-                own,
-            };
-            done.callers
-                .callback(&listeners.counters, || handler(&report));
+            let report = BatchReport { topic, partition, tokens, result, append_time, own };
+            done.callers.callback(&listeners.counters, || handler(&report));
         }
         if !listeners.interceptors.is_empty() {
-            for index in 0..self.count {
-                // Deltas are kept by deliveries alone; an interceptor sees the batch's first timestamp.
-                let result = done.result(&done.inner.lock(), index, 0);
-                if let Some(result) = result {
-                    listeners.interceptors.acknowledged(
-                        &done.topic,
-                        Some(done.partition),
-                        &result,
-                        &listeners.counters,
-                    );
-                }
+            for (index, delta) in self.deltas.iter().enumerate() {
+                let result = done.result(&done.inner.lock(), index as u32, *delta);
+                let Some(result) = result else { continue };
+                let (topic, partition) = (&done.topic, Some(done.partition));
+                let counters = &listeners.counters;
+                let tell =
+                    || listeners.interceptors.acknowledged(topic, partition, &result, counters);
+                done.callers.callback(counters, tell);
             }
         }
     }

@@ -49,10 +49,7 @@ impl Active {
         now: Tick,
     ) -> Drained {
         let mut out = Drained::default();
-        let from = self
-            .drained
-            .get(&node)
-            .map_or(0, |last| last.wrapping_add(1));
+        let from = self.drained.get(&node).map_or(0, |last| last.wrapping_add(1));
         let mut size = 0;
         let round: Vec<Arc<Partition>> = (self.partitions.range(from..))
             .chain(self.partitions.range(..from))
@@ -70,7 +67,7 @@ impl Active {
                 let len = match queue.line.front() {
                     Some(Slot::Closed(b)) => b.wire_len(),
                     Some(Slot::Retry(b, _)) => b.closed.wire_len(),
-                    _ => 0,
+                    _ => queue.open.as_ref().map_or(0, |b| b.wire_len()),
                 };
                 // A first batch larger than the limit still goes, alone.
                 if size + len > max_size && !out.batches.is_empty() {
@@ -98,11 +95,7 @@ impl Active {
             out.batches.push(match taken {
                 Out::Closed(b) => order.stamp(b),
                 Out::Retry(b) => *b,
-                Out::Open(open) => {
-                    let closed = open.close(None);
-                    size += closed.wire_len();
-                    order.stamp(closed)
-                }
+                Out::Open(open) => order.stamp(open.close(None)),
             });
         }
         out
@@ -129,11 +122,7 @@ impl Active {
                     break;
                 }
                 let taken = queue.line.pop_front();
-                let open = if taken.is_none() {
-                    queue.open.take()
-                } else {
-                    None
-                };
+                let open = if taken.is_none() { queue.open.take() } else { None };
                 drop(queue);
                 match (taken, open) {
                     (Some(Slot::Closed(b)), _) => expired.push(Expired::Unsent(b)),
@@ -154,10 +143,8 @@ impl Active {
                 let mut queue = p.queue.lock();
                 queue.announced = false;
                 // A slot that is being closed stays: its closer fills it, and it is taken next time.
-                let (closing, line): (Vec<_>, Vec<_>) = queue
-                    .line
-                    .drain(..)
-                    .partition(|s| matches!(s, Slot::Closing(..)));
+                let (closing, line): (Vec<_>, Vec<_>) =
+                    queue.line.drain(..).partition(|s| matches!(s, Slot::Closing(..)));
                 queue.line.extend(closing);
                 (line, queue.open.take())
             };

@@ -51,11 +51,7 @@ struct Letters {
 
 impl Mailbox {
     pub(crate) fn new() -> Mailbox {
-        Mailbox {
-            events: Mutex::default(),
-            sleeps_to: AtomicU64::new(0),
-            bell: OnceLock::new(),
-        }
+        Mailbox { events: Mutex::default(), sleeps_to: AtomicU64::new(0), bell: OnceLock::new() }
     }
 
     pub(crate) fn hang(&self, bell: Arc<dyn Bell>) {
@@ -139,9 +135,6 @@ mod tests {
         mailbox.post(Event::Starved, Tick(0)).unwrap();
         assert_eq!(rung(), 1, "one ring is enough");
         assert_eq!(mailbox.close().len(), 3);
-        assert!(
-            mailbox.post(Event::Starved, Tick(0)).is_err(),
-            "nobody reads any more"
-        );
+        assert!(mailbox.post(Event::Starved, Tick(0)).is_err(), "nobody reads any more");
     }
 }

@@ -105,10 +105,8 @@ impl Accumulator {
     fn abandon(&self, p: &Partition) {
         let (line, open) = {
             let mut queue = p.queue.lock();
-            let (closing, line): (Vec<_>, Vec<_>) = queue
-                .line
-                .drain(..)
-                .partition(|s| matches!(s, Slot::Closing(..)));
+            let (closing, line): (Vec<_>, Vec<_>) =
+                queue.line.drain(..).partition(|s| matches!(s, Slot::Closing(..)));
             queue.line.extend(closing);
             (line, queue.open.take())
         };
@@ -128,9 +126,7 @@ impl Accumulator {
         let kept = self.encoders.lock().pop();
         // The configuration was refused if this build had no such encoder.
         kept.or_else(|| {
-            Compressor::new(self.settings.codec, self.settings.level)
-                .ok()
-                .map(Encoder::new)
+            Compressor::new(self.settings.codec, self.settings.level).ok().map(Encoder::new)
         })
     }
 

@@ -45,24 +45,15 @@ pub(crate) enum Slot {
 
 impl Partition {
     pub(crate) fn new(topic: Arc<str>, index: i32, key: u32) -> Partition {
-        Partition {
-            topic,
-            index,
-            key,
-            leader: AtomicI32::new(-1),
-            queue: Mutex::default(),
-        }
+        Partition { topic, index, key, leader: AtomicI32::new(-1), queue: Mutex::default() }
     }
 
     /// Fills the slot that was kept for this batch.
     pub(crate) fn fill(&self, batch: ClosedBatch) {
         let number = batch.meta.number;
         let mut queue = self.queue.lock();
-        let slot = queue
-            .line
-            .iter_mut()
-            .rev()
-            .find(|s| matches!(s, Slot::Closing(n, _) if *n == number));
+        let slot =
+            queue.line.iter_mut().rev().find(|s| matches!(s, Slot::Closing(n, _) if *n == number));
         if let Some(slot) = slot {
             *slot = Slot::Closed(batch);
             return;
@@ -73,10 +64,7 @@ impl Partition {
 
     /// Frees the slot of a batch that could not be closed; dropping its ends has told its records.
     pub(crate) fn vacate(&self, number: u64) {
-        self.queue
-            .lock()
-            .line
-            .retain(|s| !matches!(s, Slot::Closing(n, _) if *n == number));
+        self.queue.lock().line.retain(|s| !matches!(s, Slot::Closing(n, _) if *n == number));
     }
 }
 
@@ -120,11 +108,7 @@ impl Queue {
     /// Puts a batch back in front of everything with a later sequence.
     pub(crate) fn put_back(&mut self, batch: Box<StampedBatch>, not_before: Tick) {
         let number = batch.closed.meta.number;
-        let at = self
-            .line
-            .iter()
-            .position(|s| s.number() > number)
-            .unwrap_or(self.line.len());
+        let at = self.line.iter().position(|s| s.number() > number).unwrap_or(self.line.len());
         self.line.insert(at, Slot::Retry(batch, not_before));
     }
 }

@@ -26,10 +26,7 @@ pub(crate) struct Sticky {
 
 impl Default for Sticky {
     fn default() -> Sticky {
-        Sticky {
-            current: AtomicU32::new(UNSET),
-            turn: AtomicU32::new(0),
-        }
+        Sticky { current: AtomicU32::new(UNSET), turn: AtomicU32::new(0) }
     }
 }
 
@@ -58,11 +55,7 @@ pub(crate) fn choose(
             Ok(p) if p < partitions => Ok(Choice::Fixed(p)),
             _ => Err(Error::new(
                 ErrorKind::InvalidRecord,
-                format!(
-                    "topic {} has no partition {p}, only 0 to {}",
-                    topic.name,
-                    partitions - 1
-                ),
+                format!("topic {} has no partition {p}, only 0 to {}", topic.name, partitions - 1),
             )),
         };
     }
@@ -71,9 +64,9 @@ pub(crate) fn choose(
             let turn = topic.sticky.turn.fetch_add(1, Relaxed) as usize;
             Ok(Choice::Fixed(available(topic, turn)))
         }
-        (Spread::Default { ignore_keys: false }, Some(key)) => Ok(Choice::Fixed(
-            partition_for_key(key, partitions as u32) as usize,
-        )),
+        (Spread::Default { ignore_keys: false }, Some(key)) => {
+            Ok(Choice::Fixed(partition_for_key(key, partitions as u32) as usize))
+        }
         _ => Ok(Choice::Sticky(sticky(topic, random))),
     }
 }
@@ -83,10 +76,7 @@ fn sticky(topic: &Topic, mut random: impl FnMut() -> u64) -> usize {
     match topic.sticky.current.load(Relaxed) {
         UNSET => {
             let drawn = available(topic, random() as usize);
-            let set = topic
-                .sticky
-                .current
-                .compare_exchange(UNSET, drawn as u32, Relaxed, Relaxed);
+            let set = topic.sticky.current.compare_exchange(UNSET, drawn as u32, Relaxed, Relaxed);
             set.map_or_else(|other| other as usize, |_| drawn)
         }
         p => p as usize,
@@ -96,10 +86,7 @@ fn sticky(topic: &Topic, mut random: impl FnMut() -> u64) -> usize {
 /// Moves on from `from`, once, whoever else tries.
 pub(crate) fn switch(topic: &Topic, from: usize, random: u64) {
     let drawn = available(topic, random as usize) as u32;
-    let _ = topic
-        .sticky
-        .current
-        .compare_exchange(from as u32, drawn, Relaxed, Relaxed);
+    let _ = topic.sticky.current.compare_exchange(from as u32, drawn, Relaxed, Relaxed);
 }
 
 /// Whether the choice should move, after this many bytes: BI2's rule.
@@ -113,11 +100,7 @@ fn available(topic: &Topic, n: usize) -> usize {
     let led = |p: &&std::sync::Arc<super::partition::Partition>| p.leader.load(Relaxed) != -1;
     match partitions.iter().filter(led).count() {
         0 => n % partitions.len().max(1),
-        count => partitions
-            .iter()
-            .filter(led)
-            .nth(n % count)
-            .map_or(0, |p| p.index as usize),
+        count => partitions.iter().filter(led).nth(n % count).map_or(0, |p| p.index as usize),
     }
 }
 
@@ -130,17 +113,8 @@ mod tests {
     fn topic(leaders: &[i32]) -> std::sync::Arc<Topic> {
         let topics = Topics::default();
         let mut cluster = Cluster::default();
-        let leaders = leaders
-            .iter()
-            .map(|&node| Leader { node, epoch: 0 })
-            .collect();
-        cluster.topics.insert(
-            "t".into(),
-            TopicInfo {
-                id: Default::default(),
-                leaders,
-            },
-        );
+        let leaders = leaders.iter().map(|&node| Leader { node, epoch: 0 }).collect();
+        cluster.topics.insert("t".into(), TopicInfo { id: Default::default(), leaders });
         topics.publish(&cluster);
         topics.get("t").unwrap()
     }
@@ -164,15 +138,9 @@ mod tests {
         assert_eq!(go(None, Some(b"a"), DEFAULT).unwrap(), Choice::Fixed(1));
         assert_eq!(go(None, Some(b""), DEFAULT).unwrap(), Choice::Fixed(0));
         assert_eq!(go(Some(2), Some(b"a"), DEFAULT).unwrap(), Choice::Fixed(2));
-        assert!(matches!(
-            go(None, None, DEFAULT).unwrap(),
-            Choice::Sticky(_)
-        ));
+        assert!(matches!(go(None, None, DEFAULT).unwrap(), Choice::Sticky(_)));
         let ignoring = Spread::Default { ignore_keys: true };
-        assert!(matches!(
-            go(None, Some(b"a"), ignoring).unwrap(),
-            Choice::Sticky(_)
-        ));
+        assert!(matches!(go(None, Some(b"a"), ignoring).unwrap(), Choice::Sticky(_)));
         for wrong in [-1, 3] {
             let e = go(Some(wrong), None, DEFAULT).unwrap_err();
             assert!(e.to_string().contains("only 0 to 2"), "{e}");

@@ -116,11 +116,7 @@ pub(super) fn head(queue: &Queue, acc: &Accumulator, urge: Urge, now: Tick) -> H
         (None, Some(open)) => {
             let due = open.meta.created.after(acc.settings.linger);
             let urged = urge.exhausted || urge.closing || open.meta.number <= urge.flush;
-            if due <= now || urged {
-                Head::Sendable(false)
-            } else {
-                Head::Later(due)
-            }
+            if due <= now || urged { Head::Sendable(false) } else { Head::Later(due) }
         }
         (None, None) => Head::Nothing,
     }

@@ -96,8 +96,7 @@ impl Topics {
                         partitions: ArcSwap::default(),
                         sticky,
                     });
-                    new.get_or_insert_with(|| (*old).clone())
-                        .insert(name, topic.clone());
+                    new.get_or_insert_with(|| (*old).clone()).insert(name, topic.clone());
                     topic
                 }
             };

@@ -17,10 +17,7 @@ pub(crate) struct CallerWait {
 
 impl CallerWait {
     pub(crate) fn new(ticket: Arc<AtomicU64>) -> Arc<CallerWait> {
-        Arc::new(CallerWait {
-            waker: Mutex::default(),
-            ticket,
-        })
+        Arc::new(CallerWait { waker: Mutex::default(), ticket })
     }
 
     pub(crate) fn listen(&self, waker: &Waker) {
@@ -62,10 +59,6 @@ impl Future for Flushed {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let old = self.0.waker.lock().replace(cx.waker().clone());
         drop(old);
-        if self.0.done.load(Ordering::Acquire) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
+        if self.0.done.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 }

@@ -55,11 +55,7 @@ impl<I: Io> NetworkClient<I> {
         let Some(b) = self.broker_of(key) else { return };
         let node = b.id;
         if let Some(request) = b.in_flight.sent() {
-            self.ended.push(Done {
-                node,
-                request,
-                result: Ok(Bytes::new()),
-            });
+            self.ended.push(Done { node, request, result: Ok(Bytes::new()) });
         }
     }
 
@@ -88,11 +84,7 @@ impl<I: Io> NetworkClient<I> {
                 Purpose::Versions(version) => self.on_versions(node, version, &frame, now),
                 Purpose::Metadata => self.on_metadata(node, &request, &frame, now),
                 Purpose::Produce | Purpose::ProducerId => {
-                    self.ended.push(Done {
-                        node,
-                        request,
-                        result: Ok(frame),
-                    });
+                    self.ended.push(Done { node, request, result: Ok(frame) });
                 }
             },
         }
@@ -115,10 +107,7 @@ impl<I: Io> NetworkClient<I> {
             };
         let code = ErrorCode(answer.error_code);
         if unsupported && version > 0 {
-            let named = answer
-                .api_keys
-                .iter()
-                .find(|k| k.api_key == ApiKey::API_VERSIONS.0);
+            let named = answer.api_keys.iter().find(|k| k.api_key == ApiKey::API_VERSIONS.0);
             let next = named.map_or(0, |k| k.max_version.clamp(0, version - 1));
             return self.ask_versions(node, next, now);
         }
@@ -154,6 +143,13 @@ impl<I: Io> NetworkClient<I> {
             Ok(answer) => {
                 self.throttle(node, answer.throttle_time_ms, now);
                 let mut news = self.metadata.update(&answer, now, random);
+                tracing::info!(
+                    broker = node,
+                    brokers = answer.brokers.len(),
+                    topics = answer.topics.len(),
+                    errors = news.errors.len(),
+                    "metadata"
+                );
                 self.news.updated |= news.updated;
                 self.news.errors.append(&mut news.errors);
                 self.follow_nodes(now);
@@ -178,9 +174,7 @@ impl<I: Io> NetworkClient<I> {
             }
         }
         for n in cluster.nodes.values() {
-            self.brokers
-                .entry(n.id)
-                .or_insert_with(|| Broker::new(n.id, n.host.clone(), n.port));
+            self.brokers.entry(n.id).or_insert_with(|| Broker::new(n.id, n.host.clone(), n.port));
         }
     }
 
@@ -255,19 +249,13 @@ impl<I: Io> NetworkClient<I> {
             self.health.failed(&name, why);
             self.metadata.request(now);
         }
-        let lost = Lost {
-            why: format!("{name}: {why}"),
-        };
+        let lost = Lost { why: format!("{name}: {why}") };
         for request in requests {
             match request.purpose {
                 Purpose::Versions(_) => {}
                 Purpose::Metadata => self.metadata.failed(now, random),
                 Purpose::Produce | Purpose::ProducerId => {
-                    self.ended.push(Done {
-                        node,
-                        request,
-                        result: Err(lost.clone()),
-                    });
+                    self.ended.push(Done { node, request, result: Err(lost.clone()) });
                 }
             }
         }
@@ -281,12 +269,8 @@ impl<I: Io> NetworkClient<I> {
                     return Some((b.id, "the connection was not set up in time".to_owned()));
                 }
                 let oldest = b.in_flight.oldest()?;
-                let why = || {
-                    format!(
-                        "no answer within request.timeout.ms ({} ms)",
-                        timeout.as_millis()
-                    )
-                };
+                let why =
+                    || format!("no answer within request.timeout.ms ({} ms)", timeout.as_millis());
                 (oldest.after(timeout) <= now).then(|| (b.id, why()))
             })
             .collect();

@@ -47,11 +47,7 @@ impl SharedHealth {
         if !h.connected.is_empty() {
             return None;
         }
-        let all: Vec<String> = h
-            .failing
-            .iter()
-            .map(|(who, why)| format!("{who}: {why}"))
-            .collect();
+        let all: Vec<String> = h.failing.iter().map(|(who, why)| format!("{who}: {why}")).collect();
         (!all.is_empty()).then(|| format!("no broker can be reached ({})", all.join("; ")))
     }
 }

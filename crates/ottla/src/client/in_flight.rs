@@ -67,11 +67,7 @@ impl InFlightRequests {
     pub(crate) fn sent(&mut self) -> Option<InFlight> {
         let newest = self.0.back_mut()?;
         newest.whole = true;
-        if newest.answered {
-            None
-        } else {
-            self.0.pop_back()
-        }
+        if newest.answered { None } else { self.0.pop_back() }
     }
 
     /// The oldest, if this answer is its own.
@@ -115,18 +111,12 @@ mod tests {
         let mut f = InFlightRequests::default();
         (1..=3).for_each(|c| f.add(request(c, true)));
         assert_eq!(f.oldest(), Some(Tick(1)));
-        assert_eq!(
-            f.complete(2).unwrap_err(),
-            Some(1),
-            "an answer out of turn is not matched"
-        );
+        assert_eq!(f.complete(2).unwrap_err(), Some(1), "an answer out of turn is not matched");
         assert_eq!(f.complete(1).unwrap().correlation, 1);
         assert!(f.sent().is_none());
         let rest = f.clear();
         assert_eq!(
-            rest.iter()
-                .map(|r| (r.correlation, r.whole))
-                .collect::<Vec<_>>(),
+            rest.iter().map(|r| (r.correlation, r.whole)).collect::<Vec<_>>(),
             [(2, false), (3, true)]
         );
         assert_eq!(f.len(), 0);

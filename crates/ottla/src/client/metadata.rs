@@ -86,9 +86,7 @@ impl Metadata {
         if self.in_progress {
             return Tick::NEVER;
         }
-        let aged = self
-            .last_success
-            .map_or(Tick(0), |at| at.after(self.settings.max_age));
+        let aged = self.last_success.map_or(Tick(0), |at| at.after(self.settings.max_age));
         let due = if self.need { Tick(0) } else { aged };
         due.max(self.not_before)
     }
@@ -103,10 +101,7 @@ impl Metadata {
             name: Some(name.to_string()),
             ..Default::default()
         });
-        MetadataRequest {
-            topics: Some(topics.collect()),
-            ..Default::default()
-        }
+        MetadataRequest { topics: Some(topics.collect()), ..Default::default() }
     }
 
     /// No answer, or one that says nothing.
@@ -117,12 +112,7 @@ impl Metadata {
     }
 
     fn wait(&mut self, now: Tick, random: u64) {
-        let wait = backoff(
-            self.settings.backoff,
-            self.settings.backoff_max,
-            self.in_vain,
-            random,
-        );
+        let wait = backoff(self.settings.backoff, self.settings.backoff_max, self.in_vain, random);
         self.in_vain = self.in_vain.saturating_add(1);
         self.not_before = now.after(wait);
     }
@@ -157,20 +147,13 @@ impl Metadata {
             self.need = true;
             self.wanting_since.get_or_insert(now);
         }
-        News {
-            updated: true,
-            errors,
-        }
+        News { updated: true, errors }
     }
 
     /// Back to the beginning: nothing of the cluster's nodes is believed any more (KIP-899).
     pub(crate) fn forget_nodes(&mut self, now: Tick) {
         let (id, topics) = (self.cluster.id.clone(), self.cluster.topics.clone());
-        self.cluster = Arc::new(Cluster {
-            id,
-            topics,
-            ..Cluster::default()
-        });
+        self.cluster = Arc::new(Cluster { id, topics, ..Cluster::default() });
         self.need = true;
         self.in_progress = false;
         self.not_before = Tick(0);
@@ -198,16 +181,9 @@ mod tests {
     }
 
     fn answer() -> MetadataResponse {
-        let broker = MetadataResponseBroker {
-            node_id: 1,
-            host: "h".into(),
-            port: 1,
-            ..Default::default()
-        };
-        MetadataResponse {
-            brokers: vec![broker],
-            ..Default::default()
-        }
+        let broker =
+            MetadataResponseBroker { node_id: 1, host: "h".into(), port: 1, ..Default::default() };
+        MetadataResponse { brokers: vec![broker], ..Default::default() }
     }
 
     const SECOND: u64 = 1_000_000_000;

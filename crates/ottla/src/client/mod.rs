@@ -85,9 +85,7 @@ impl<I: Io> NetworkClient<I> {
     fn bootstrap(&mut self) {
         for (i, (host, port)) in self.settings.bootstrap.iter().enumerate() {
             let id = -1 - i as i32;
-            self.brokers
-                .entry(id)
-                .or_insert_with(|| Broker::new(id, host.as_str().into(), *port));
+            self.brokers.entry(id).or_insert_with(|| Broker::new(id, host.as_str().into(), *port));
         }
     }
 
@@ -121,16 +119,12 @@ impl<I: Io> NetworkClient<I> {
     }
 
     pub(crate) fn broker_name(&self, node: i32) -> String {
-        self.brokers
-            .get(&node)
-            .map_or_else(|| format!("broker {node}"), Broker::name)
+        self.brokers.get(&node).map_or_else(|| format!("broker {node}"), Broker::name)
     }
 
     /// Whether a request may go to `node` now.
     pub(crate) fn is_ready(&self, node: i32, now: Tick) -> bool {
-        self.brokers
-            .get(&node)
-            .is_some_and(|b| self.can_send(b, now))
+        self.brokers.get(&node).is_some_and(|b| self.can_send(b, now))
     }
 
     fn can_send(&self, b: &Broker, now: Tick) -> bool {
@@ -178,27 +172,14 @@ impl<I: Io> NetworkClient<I> {
     /// connected to. None while one is connecting: it will do (NC16).
     pub(crate) fn least_loaded(&self, now: Tick) -> Option<i32> {
         let known = |b: &&Broker| self.metadata.cluster.nodes.is_empty() || b.id >= 0;
-        let ready = self
-            .brokers
-            .values()
-            .filter(known)
-            .filter(|b| self.can_send(b, now));
+        let ready = self.brokers.values().filter(known).filter(|b| self.can_send(b, now));
         if let Some(b) = ready.min_by_key(|b| b.in_flight.len()) {
             return Some(b.id);
         }
-        if self
-            .brokers
-            .values()
-            .filter(known)
-            .any(Broker::is_connecting)
-        {
+        if self.brokers.values().filter(known).any(Broker::is_connecting) {
             return None;
         }
-        let idle = self
-            .brokers
-            .values()
-            .filter(known)
-            .filter(|b| b.can_connect(now));
+        let idle = self.brokers.values().filter(known).filter(|b| b.can_connect(now));
         idle.min_by_key(|b| b.last_attempt).map(|b| b.id)
     }
 
@@ -212,11 +193,7 @@ impl<I: Io> NetworkClient<I> {
             b.state = State::Resolving;
             let (host, port) = (b.host.to_string(), b.port);
             tracing::debug!(broker = node, host, port, "looking up");
-            self.selector.start(Job::Resolve {
-                key: i64::from(node) as u64,
-                host,
-                port,
-            });
+            self.selector.start(Job::Resolve { key: i64::from(node) as u64, host, port });
             return;
         };
         tracing::debug!(broker = node, %address, "connecting");
@@ -233,11 +210,8 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn next_correlation(&mut self) -> i32 {
-        self.correlation = if self.correlation >= CORRELATION_RESERVED {
-            1
-        } else {
-            self.correlation + 1
-        };
+        self.correlation =
+            if self.correlation >= CORRELATION_RESERVED { 1 } else { self.correlation + 1 };
         self.correlation
     }
 
@@ -277,15 +251,8 @@ impl<I: Io> NetworkClient<I> {
         let correlation = self.next_correlation();
         let pieces = make(correlation, &self.settings.client_id);
         let (api, purpose) = (ApiKey::PRODUCE, Purpose::Produce);
-        let request = InFlight {
-            correlation,
-            api,
-            version,
-            purpose,
-            sent: now,
-            whole: false,
-            answered,
-        };
+        let request =
+            InFlight { correlation, api, version, purpose, sent: now, whole: false, answered };
         self.send_pieces(node, request, pieces, now);
         correlation
     }
@@ -328,10 +295,7 @@ impl<I: Io> NetworkClient<I> {
             if self.brokers.values().any(Broker::is_connecting) {
                 return Tick::NEVER;
             }
-            let later = self
-                .brokers
-                .keys()
-                .filter_map(|node| self.connection_delay(*node, now));
+            let later = self.brokers.keys().filter_map(|node| self.connection_delay(*node, now));
             return later.filter(|at| *at > now).min().unwrap_or(Tick::NEVER);
         };
         if !self.is_ready(node, now) {
@@ -356,10 +320,7 @@ impl<I: Io> NetworkClient<I> {
             return;
         };
         if self.metadata.cluster.nodes.is_empty()
-            || self
-                .metadata
-                .wanting_since
-                .is_none_or(|since| since.after(after) > now)
+            || self.metadata.wanting_since.is_none_or(|since| since.after(after) > now)
         {
             return;
         }
@@ -377,12 +338,8 @@ impl<I: Io> NetworkClient<I> {
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         let timeout = self.settings.request_timeout;
         let brokers = self.brokers.values();
-        let each = brokers.flat_map(|b| {
-            [
-                b.setup_deadline(),
-                b.in_flight.oldest().map(|at| at.after(timeout)),
-            ]
-        });
+        let each = brokers
+            .flat_map(|b| [b.setup_deadline(), b.in_flight.oldest().map(|at| at.after(timeout))]);
         each.flatten().min()
     }
 }

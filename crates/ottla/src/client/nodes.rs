@@ -200,9 +200,7 @@ mod tests {
         for i in 0..20 {
             b.state = State::CheckingVersions(i, Tick(0));
             b.disconnected(&s, Tick(0), u64::MAX / 2);
-            let State::Idle(until) = b.state else {
-                panic!()
-            };
+            let State::Idle(until) = b.state else { panic!() };
             delays.push(until.0 / 1_000_000);
         }
         // Half way between -20 % and +20 %, to within a millisecond of rounding.

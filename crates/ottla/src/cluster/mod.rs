@@ -26,10 +26,7 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(crate) const NONE: Leader = Leader {
-        node: -1,
-        epoch: -1,
-    };
+    pub(crate) const NONE: Leader = Leader { node: -1, epoch: -1 };
 }
 
 /// A topic.
@@ -69,14 +66,7 @@ impl Cluster {
             .iter()
             .filter_map(|b| {
                 let port = u16::try_from(b.port).ok()?;
-                Some((
-                    b.node_id,
-                    Node {
-                        id: b.node_id,
-                        host: b.host.as_str().into(),
-                        port,
-                    },
-                ))
+                Some((b.node_id, Node { id: b.node_id, host: b.host.as_str().into(), port }))
             })
             .collect();
         let mut topics: HashMap<Arc<str>, TopicInfo> = self
@@ -106,11 +96,7 @@ impl Cluster {
             let info = topic_info(t, &nodes, topics.get(name));
             topics.insert(name.into(), info);
         }
-        let id = answer
-            .cluster_id
-            .as_deref()
-            .map(Into::into)
-            .or_else(|| self.id.clone());
+        let id = answer.cluster_id.as_deref().map(Into::into).or_else(|| self.id.clone());
         Cluster { id, nodes, topics }
     }
 }
@@ -135,24 +121,14 @@ fn topic_info(
             leaders.resize(index + 1, Leader::NONE);
         }
         // A node without an address cannot be spoken to: no leader, but its epoch counts (MD10).
-        let node = if nodes.contains_key(&p.leader_id) {
-            p.leader_id
-        } else {
-            -1
-        };
+        let node = if nodes.contains_key(&p.leader_id) { p.leader_id } else { -1 };
         let old = leaders[index];
         // An answer from a broker that lags behind says less than what is known (MD4).
         if p.leader_epoch == -1 || p.leader_epoch >= old.epoch {
-            leaders[index] = Leader {
-                node,
-                epoch: p.leader_epoch,
-            };
+            leaders[index] = Leader { node, epoch: p.leader_epoch };
         }
     }
-    TopicInfo {
-        id: t.topic_id,
-        leaders,
-    }
+    TopicInfo { id: t.topic_id, leaders }
 }
 
 /// Partitions of a topic that are believed; ten times what Kafka's own clusters are tested with.
@@ -193,13 +169,7 @@ mod tests {
         let c = c.updated(&answer(9, 2), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node: 1, epoch: 10 });
         let c = c.updated(&answer(11, 2), all, |_, _| {});
-        assert_eq!(
-            c.leader("t", 0),
-            Leader {
-                node: -1,
-                epoch: 11
-            }
-        );
+        assert_eq!(c.leader("t", 0), Leader { node: -1, epoch: 11 });
         assert_eq!(c.leader("t", 5), Leader::NONE);
     }
 }

@@ -28,33 +28,18 @@ const ALIASES: &[(&str, Meaning)] = &[
     ("request.required.acks", Same("acks")),
     ("compression.codec", Same("compression.type")),
     ("compression.level", Level),
-    (
-        "max.in.flight",
-        Same("max.in.flight.requests.per.connection"),
-    ),
+    ("max.in.flight", Same("max.in.flight.requests.per.connection")),
     ("socket.timeout.ms", Same("request.timeout.ms")),
     ("socket.send.buffer.bytes", Same("send.buffer.bytes")),
     ("socket.receive.buffer.bytes", Same("receive.buffer.bytes")),
-    (
-        "topic.metadata.refresh.interval.ms",
-        Same("metadata.max.age.ms"),
-    ),
+    ("topic.metadata.refresh.interval.ms", Same("metadata.max.age.ms")),
     ("sasl.mechanisms", Same("sasl.mechanism")),
-    (
-        "sasl.oauthbearer.client.id",
-        Same("sasl.oauthbearer.client.credentials.client.id"),
-    ),
-    (
-        "sasl.oauthbearer.client.secret",
-        Same("sasl.oauthbearer.client.credentials.client.secret"),
-    ),
+    ("sasl.oauthbearer.client.id", Same("sasl.oauthbearer.client.credentials.client.id")),
+    ("sasl.oauthbearer.client.secret", Same("sasl.oauthbearer.client.credentials.client.secret")),
     ("ssl.ca.location", Same("ssl.truststore.location")),
     ("ssl.ca.pem", Same("ssl.truststore.certificates")),
     ("ssl.certificate.location", Same("ssl.keystore.location")),
-    (
-        "ssl.certificate.pem",
-        Same("ssl.keystore.certificate.chain"),
-    ),
+    ("ssl.certificate.pem", Same("ssl.keystore.certificate.chain")),
     ("ssl.key.location", Same("ssl.keystore.location")),
     ("ssl.key.pem", Same("ssl.keystore.key")),
     ("partitioner", Partitioner),
@@ -71,6 +56,20 @@ const ALIASES: &[(&str, Meaning)] = &[
     ("api.version.request", Idle),
     ("api.version.request.timeout.ms", Idle),
     ("builtin.features", Idle),
+    ("api.version.fallback.ms", Idle),
+    ("queuing.strategy", Idle),
+    ("queue.buffering.backpressure.threshold", Idle),
+    ("socket.max.fails", Idle),
+    ("socket.blocking.max.ms", Idle),
+    ("message.copy.max.bytes", Idle),
+    ("ssl.crl.location", Idle),
+    ("ssl.curves.list", Idle),
+    ("ssl.sigalgs.list", Idle),
+    ("sasl.kerberos.principal", Idle),
+    ("sasl.kerberos.keytab", Idle),
+    ("sasl.oauthbearer.method", Idle),
+    ("sasl.oauthbearer.config", Idle),
+    ("max.in.flight.requests", Same("max.in.flight.requests.per.connection")),
     ("debug", Idle),
     ("log_level", Idle),
     ("log.connection.close", Idle),
@@ -171,10 +170,7 @@ pub(crate) fn is_foreign(name: &str) -> bool {
 /// The name inside Spring's: `spring.kafka.producer.batch-size` is `batch.size`. Names of other parts of
 /// Spring come back as they are.
 pub(crate) fn without_spring(name: &str) -> String {
-    for prefix in [
-        "spring.kafka.producer.properties.",
-        "spring.kafka.properties.",
-    ] {
+    for prefix in ["spring.kafka.producer.properties.", "spring.kafka.properties."] {
         if let Some(rest) = name.strip_prefix(prefix) {
             return rest.trim_matches(['[', ']']).to_owned();
         }

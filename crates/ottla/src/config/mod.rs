@@ -18,6 +18,7 @@ use ottla_protocol::compression::{Codec, Compressor};
 use crate::accumulator::partitioner::Spread;
 use crate::error::Error;
 use aliases::Meaning;
+pub use properties::parse as parse_properties;
 pub use table::markdown;
 use table::{Fate, Setting, Type, find, nearest};
 
@@ -81,11 +82,7 @@ impl Properties {
             match aliases::meaning(&name) {
                 Some(Meaning::Same(other)) => return self.set_alias(&name, other, value),
                 Some(Meaning::Kib(other)) => {
-                    let bytes = value
-                        .trim()
-                        .parse::<i64>()
-                        .ok()
-                        .and_then(|n| n.checked_mul(1024));
+                    let bytes = value.trim().parse::<i64>().ok().and_then(|n| n.checked_mul(1024));
                     let bytes = bytes
                         .ok_or_else(|| Error::config(format!("{name}={value} is not a number")))?;
                     return self.set_alias(&name, other, &bytes.to_string());
@@ -113,13 +110,9 @@ impl Properties {
             return Ok(());
         };
         // 0 is librdkafka's way to leave a socket's buffer to the system.
-        let value = if name.ends_with(".buffer.bytes") && value.trim() == "0" {
-            "-1"
-        } else {
-            value
-        };
-        self.put(setting, value)
-            .map_err(|e| Error::config(format!("{alias}: {e}")))
+        let value =
+            if name.ends_with(".buffer.bytes") && value.trim() == "0" { "-1" } else { value };
+        self.put(setting, value).map_err(|e| Error::config(format!("{alias}: {e}")))
     }
 
     fn set_partitioner(&mut self, value: &str) -> Result<(), Error> {
@@ -133,6 +126,9 @@ impl Properties {
 
     fn put(&mut self, setting: &'static Setting, value: &str) -> Result<(), Error> {
         let value = parse::check(setting, value)?;
+        if value.is_empty() && setting.name == "transactional.id" {
+            return Err(Error::config("transactional.id is empty; leave it out instead"));
+        }
         let by_default = setting.default.unwrap_or("") == value;
         match setting.fate {
             Fate::Honoured => {}
@@ -160,9 +156,7 @@ impl Properties {
             return Err(Error::config(format!("{text}, not of a producer")));
         }
         let hint = nearest(name).map_or(String::new(), |n| format!("; did you mean {n}?"));
-        Err(Error::config(format!(
-            "unknown setting {name} (from {origin}){hint}"
-        )))
+        Err(Error::config(format!("unknown setting {name} (from {origin}){hint}")))
     }
 
     fn notice(&mut self, text: String) {
@@ -271,10 +265,7 @@ static CLIENTS: AtomicU64 = AtomicU64::new(0);
 impl ProducerConfig {
     /// What the values mean together.
     pub(crate) fn new(p: &Properties) -> Result<ProducerConfig, Error> {
-        if !p
-            .text("security.protocol")
-            .eq_ignore_ascii_case("PLAINTEXT")
-        {
+        if !p.text("security.protocol").eq_ignore_ascii_case("PLAINTEXT") {
             let protocol = p.text("security.protocol");
             return Err(Error::config(format!(
                 "security.protocol={protocol} cannot be honoured: TLS and SASL are not there yet, and \
@@ -287,9 +278,7 @@ impl ProducerConfig {
         })?;
         let (acks, idempotent) = acks_and_idempotence(p)?;
         let (codec, level) = compression(p)?;
-        let linger = p
-            .ms("linger.ms")
-            .min(Duration::from_millis(i32::MAX as u64));
+        let linger = p.ms("linger.ms").min(Duration::from_millis(i32::MAX as u64));
         let request_timeout = p.ms("request.timeout.ms");
         let buffer = |name| usize::try_from(p.number(name)).ok();
         let pair = |first: &str, max: &str| {
@@ -301,10 +290,7 @@ impl ProducerConfig {
                 (low, high)
             }
         };
-        let reconnect = match (
-            p.get("reconnect.backoff.ms"),
-            p.get("reconnect.backoff.max.ms"),
-        ) {
+        let reconnect = match (p.get("reconnect.backoff.ms"), p.get("reconnect.backoff.max.ms")) {
             (Some(_), None) => (p.ms("reconnect.backoff.ms"), p.ms("reconnect.backoff.ms")),
             _ => pair("reconnect.backoff.ms", "reconnect.backoff.max.ms"),
         };
@@ -363,14 +349,8 @@ fn acks_and_idempotence(p: &Properties) -> Result<(i16, bool), Error> {
     let asked = p.get("enable.idempotence").is_some() && p.flag("enable.idempotence");
     let mut idempotent = p.flag("enable.idempotence");
     let against = [
-        (
-            acks != -1,
-            format!("acks={}; it needs acks=all", p.text("acks")),
-        ),
-        (
-            p.number("retries") == 0,
-            "retries=0; it needs to send again".to_owned(),
-        ),
+        (acks != -1, format!("acks={}; it needs acks=all", p.text("acks"))),
+        (p.number("retries") == 0, "retries=0; it needs to send again".to_owned()),
     ];
     for (speaks, what) in against {
         if idempotent && speaks {

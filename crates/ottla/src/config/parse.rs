@@ -7,18 +7,16 @@ use crate::error::Error;
 pub(crate) fn check<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
     let trimmed = value.trim();
     let ok = match s.kind {
-        Type::Int(min, max) => trimmed
-            .parse::<i64>()
-            .is_ok_and(|n| (min..=max).contains(&n)),
+        Type::Int(min, max) => trimmed.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Long(min) => trimmed.parse::<i64>().is_ok_and(|n| n >= min),
         Type::Bool => matches!(trimmed.to_ascii_lowercase().as_str(), "true" | "false"),
-        Type::Choice(all) if s.name == "security.protocol" => {
+        Type::Choice(all)
+            if matches!(s.name, "security.protocol" | "metadata.recovery.strategy") =>
+        {
             all.iter().any(|c| c.eq_ignore_ascii_case(trimmed))
         }
         Type::Choice(all) => all.contains(&trimmed),
-        Type::Real(min, max) => trimmed
-            .parse::<f64>()
-            .is_ok_and(|n| (min..=max).contains(&n)),
+        Type::Real(min, max) => trimmed.parse::<f64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Text | Type::Password => return Ok(value),
         Type::List => true,
     };
@@ -27,11 +25,7 @@ pub(crate) fn check<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
     if ok {
         return Ok(trimmed);
     }
-    Err(Error::config(format!(
-        "{}={trimmed} is not {}",
-        s.name,
-        article(&s.kind.describe())
-    )))
+    Err(Error::config(format!("{}={trimmed} is not {}", s.name, article(&s.kind.describe()))))
 }
 
 fn article(what: &str) -> String {
@@ -54,13 +48,9 @@ pub(crate) fn host_port(entry: &str) -> Result<(String, u16), Error> {
         Some(_) => return Err(bad("has a scheme that is not PLAINTEXT")),
         None => entry,
     };
-    let (host, port) = rest
-        .rsplit_once(':')
-        .ok_or_else(|| bad("has no port; write host:port"))?;
+    let (host, port) = rest.rsplit_once(':').ok_or_else(|| bad("has no port; write host:port"))?;
     let host = match host.strip_prefix('[') {
-        Some(v6) => v6
-            .strip_suffix(']')
-            .ok_or_else(|| bad("has half a pair of brackets"))?,
+        Some(v6) => v6.strip_suffix(']').ok_or_else(|| bad("has half a pair of brackets"))?,
         None if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() => {
             return Err(bad("is not a host and a port"));
         }
@@ -110,15 +100,9 @@ mod tests {
         ] {
             assert_eq!(host_port(good).unwrap(), (host.to_owned(), port), "{good}");
         }
-        for bad in [
-            "localhost",
-            "localhost:70000",
-            "localhost:0",
-            "a:1 b:2",
-            ":1",
-            "SSL://h:1",
-            "[::1:9",
-        ] {
+        for bad in
+            ["localhost", "localhost:70000", "localhost:0", "a:1 b:2", ":1", "SSL://h:1", "[::1:9"]
+        {
             assert!(host_port(bad).is_err(), "{bad}");
         }
         assert_eq!(servers(" a:1 , b:2,a:1 ").unwrap().len(), 2);

@@ -1,11 +1,8 @@
 //! Java's properties format, as `Properties.load` reads it: comments, continuations, escapes.
 
-/// Reads the text into names and values, in order.
-pub(crate) fn parse(text: &str) -> Vec<(String, String)> {
-    logical_lines(text)
-        .into_iter()
-        .map(|line| split(&line))
-        .collect()
+/// Reads text in Java's properties format into names and values, in order.
+pub fn parse(text: &str) -> Vec<(String, String)> {
+    logical_lines(text).into_iter().map(|line| split(&line)).collect()
 }
 
 /// Lines without comments and blanks; a line that ends in an odd number of backslashes goes on.

@@ -64,7 +64,7 @@ settings! {
     Honoured "batch.size" Int(0, MAX), Some("16384"), "Bytes of a batch; records of one partition wait in it until it is full or `linger.ms` is over. 0 sends each record alone.";
     Honoured "buffer.memory" Long(0), Some("33554432"), "Bytes that unacknowledged records may occupy in all; `send` waits when they are used up.";
     Honoured "client.id" Text, Some(""), "Names this client in the broker's logs, metrics and quotas. Empty: `producer-N`.";
-    Honoured "client.dns.lookup" Choice(&["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]), Some("use_all_dns_ips"), "All addresses of a name are tried in turn (KIP-602). The canonical form is only known to this build as its default.";
+    Refused "client.dns.lookup" Choice(&["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]), Some("use_all_dns_ips"), "All addresses of a name are tried in turn (KIP-602); canonical names are not looked up.";
     Honoured "compression.type" Choice(&["none", "gzip", "snappy", "lz4", "zstd"]), Some("none"), "The codec of batches.";
     Honoured "compression.gzip.level" Int(-1, 9), Some("-1"), "1 (fast) to 9 (small); -1 is the library's default.";
     Honoured "compression.lz4.level" Int(1, 17), Some("9"), "9 is the fast encoder; any other level needs the feature `lz4-hc`.";
@@ -79,7 +79,7 @@ settings! {
     Honoured "receive.message.max.bytes" Int(1000, MAX), Some("100000000"), "Bytes of an answer; a longer one closes its connection (librdkafka's name).";
     Honoured "metadata.max.age.ms" Long(0), Some("300000"), "Milliseconds after which topics and leaders are asked for again.";
     Honoured "metadata.max.idle.ms" Long(5000), Some("300000"), "Milliseconds after which a topic that nobody produces to is forgotten.";
-    Honoured "metadata.recovery.strategy" Choice(&["rebootstrap", "none", "REBOOTSTRAP", "NONE"]), Some("rebootstrap"), "What to do when no known broker answers any more (KIP-899).";
+    Honoured "metadata.recovery.strategy" Choice(&["rebootstrap", "none"]), Some("rebootstrap"), "What to do when no known broker answers any more (KIP-899).";
     Honoured "metadata.recovery.rebootstrap.trigger.ms" Long(0), Some("300000"), "Milliseconds without any metadata before the bootstrap servers are asked again (KIP-1102).";
     Honoured "partitioner.ignore.keys" Bool, Some("false"), "Records with a key are spread like those without.";
     Honoured "partitioner.class" Text, None, "Unset, or `RoundRobinPartitioner` (with or without Kafka's package).";
@@ -197,10 +197,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Setting> {
 
 /// The name that takes the fewest edits to reach from `name`, if that is not too many.
 pub(crate) fn nearest(name: &str) -> Option<&'static str> {
-    let all = SETTINGS
-        .iter()
-        .map(|s| s.name)
-        .chain(super::aliases::names());
+    let all = SETTINGS.iter().map(|s| s.name).chain(super::aliases::names());
     let best = all.map(|n| (distance(name, n), n)).min()?;
     (best.0 <= 2 + name.len() / 4).then_some(best.1)
 }
@@ -236,11 +233,7 @@ pub fn markdown() -> String {
             "Their default is accepted. Any other value would change what is delivered, to whom or how \
              safely, and cannot be honoured yet: it is an error.",
         ),
-        (
-            Idle,
-            "Idle",
-            "Accepted, with one notice: they have no meaning here, or not yet.",
-        ),
+        (Idle, "Idle", "Accepted, with one notice: they have no meaning here, or not yet."),
     ] {
         out +=
             &format!("\n## {title}\n\n{about}\n\n| name | type | default | |\n|---|---|---|---|\n");
@@ -250,12 +243,7 @@ pub fn markdown() -> String {
                 Some(d) => format!("`{d}`"),
                 None => "none".to_owned(),
             };
-            out += &format!(
-                "| `{}` | {} | {default} | {} |\n",
-                s.name,
-                s.kind.describe(),
-                s.about
-            );
+            out += &format!("| `{}` | {} | {default} | {} |\n", s.name, s.kind.describe(), s.about);
         }
     }
     out += "\n## librdkafka's names\n\n| name | taken as |\n|---|---|\n";
@@ -290,11 +278,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_every_default_is_in_its_own_range() {
         for (i, s) in SETTINGS.iter().enumerate() {
-            assert!(
-                SETTINGS[..i].iter().all(|o| o.name != s.name),
-                "{} twice",
-                s.name
-            );
+            assert!(SETTINGS[..i].iter().all(|o| o.name != s.name), "{} twice", s.name);
             if let Some(default) = s.default {
                 crate::config::parse::check(s, default).unwrap();
             }
@@ -312,9 +296,6 @@ mod tests {
     fn the_document_is_written_from_the_table() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIGURATION.md");
         let there = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            there == markdown(),
-            "docs/CONFIGURATION.md is stale: run `cargo xtask docs`"
-        );
+        assert!(there == markdown(), "docs/CONFIGURATION.md is stale: run `cargo xtask docs`");
     }
 }

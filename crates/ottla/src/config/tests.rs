@@ -10,22 +10,14 @@ fn config(pairs: &[(&str, &str)]) -> Result<ProducerConfig, Error> {
 }
 
 fn refused(pairs: &[(&str, &str)]) -> String {
-    config(pairs)
-        .expect_err(&format!("{pairs:?} must be refused"))
-        .to_string()
+    config(pairs).expect_err(&format!("{pairs:?} must be refused")).to_string()
 }
 
 #[test]
 fn defaults_are_kafkas() {
     let c = config(&[]).unwrap();
-    assert_eq!(
-        (c.acks, c.idempotent, c.max_in_flight, c.retries),
-        (-1, true, 5, i32::MAX as u32)
-    );
-    assert_eq!(
-        (c.batch_size, c.buffer_memory, c.max_request_size),
-        (16384, 33_554_432, 1_048_576)
-    );
+    assert_eq!((c.acks, c.idempotent, c.max_in_flight, c.retries), (-1, true, 5, i32::MAX as u32));
+    assert_eq!((c.batch_size, c.buffer_memory, c.max_request_size), (16384, 33_554_432, 1_048_576));
     assert_eq!(c.linger, Duration::from_millis(5));
     assert_eq!((c.codec, c.level), (Codec::None, 0));
     assert_eq!(c.send_buffer, Some(131_072));
@@ -37,53 +29,30 @@ fn pc1_idempotence_yields_silently_or_conflicts_by_name() {
     for pair in [("acks", "0"), ("acks", "1"), ("retries", "0")] {
         assert!(!config(&[pair]).unwrap().idempotent, "{pair:?}");
         let e = refused(&[pair, ("enable.idempotence", "true")]);
-        assert!(
-            e.contains("enable.idempotence") && e.contains(pair.0),
-            "{e}"
-        );
+        assert!(e.contains("enable.idempotence") && e.contains(pair.0), "{e}");
     }
     let e = refused(&[("max.in.flight.requests.per.connection", "6")]);
-    assert!(
-        e.contains("must be set to at most 5. Current value is 6."),
-        "{e}"
-    );
+    assert!(e.contains("must be set to at most 5. Current value is 6."), "{e}");
     let six = ("max.in.flight.requests.per.connection", "6");
-    assert_eq!(
-        config(&[six, ("enable.idempotence", "false")])
-            .unwrap()
-            .max_in_flight,
-        6
-    );
+    assert_eq!(config(&[six, ("enable.idempotence", "false")]).unwrap().max_in_flight, 6);
 }
 
 #[test]
 fn pc2_all_and_minus_one_are_the_same() {
-    assert_eq!(
-        config(&[("acks", "all")]).unwrap().acks,
-        config(&[("acks", " -1 ")]).unwrap().acks
-    );
+    assert_eq!(config(&[("acks", "all")]).unwrap().acks, config(&[("acks", " -1 ")]).unwrap().acks);
 }
 
 #[test]
 fn pc3_delivery_timeout_covers_linger_and_request_timeout() {
     let (linger, request) = (("linger.ms", "10"), ("request.timeout.ms", "5"));
     let e = refused(&[("delivery.timeout.ms", "14"), linger, request]);
-    assert!(
-        e.contains("delivery.timeout.ms=14") && e.contains("= 15"),
-        "{e}"
-    );
+    assert!(e.contains("delivery.timeout.ms=14") && e.contains("= 15"), "{e}");
     assert!(config(&[("delivery.timeout.ms", "15"), linger, request]).is_ok());
     let raised = config(&[("request.timeout.ms", "200000")]).unwrap();
     assert_eq!(raised.delivery_timeout, Duration::from_millis(200_005));
-    let most = config(&[
-        ("linger.ms", "9999999999"),
-        ("request.timeout.ms", "2147483647"),
-    ])
-    .unwrap();
-    assert_eq!(
-        most.delivery_timeout,
-        Duration::from_millis(i32::MAX as u64)
-    );
+    let most =
+        config(&[("linger.ms", "9999999999"), ("request.timeout.ms", "2147483647")]).unwrap();
+    assert_eq!(most.delivery_timeout, Duration::from_millis(i32::MAX as u64));
 }
 
 #[test]
@@ -101,19 +70,15 @@ fn pc4_pc5_values_out_of_range_name_the_setting() {
         ("linger.ms", "soon"),
         ("enable.idempotence", "yes"),
         ("transactional.id", "tx"),
+        ("transactional.id", ""),
+        ("client.dns.lookup", "resolve_canonical_bootstrap_servers_only"),
         ("bootstrap.servers", "a:1 b:2"),
         ("metadata.recovery.strategy", "prayer"),
     ] {
         let e = refused(&[(name, value)]);
         assert!(e.contains(name), "{name}={value}: {e}");
     }
-    assert!(
-        config(&[
-            ("security.protocol", "plaintext"),
-            ("receive.buffer.bytes", "-1")
-        ])
-        .is_ok()
-    );
+    assert!(config(&[("security.protocol", "plaintext"), ("receive.buffer.bytes", "-1")]).is_ok());
     assert_eq!(config(&[("batch.size", "0")]).unwrap().batch_size, 0);
     let alone = config(&[("reconnect.backoff.ms", "123")]).unwrap();
     assert_eq!(alone.reconnect_backoff.1, Duration::from_millis(123));
@@ -126,16 +91,9 @@ fn unknown_foreign_and_idle_names() {
     let e = refused(&[("group.id", "g")]);
     assert!(e.contains("another client"), "{e}");
     let mut p = Properties::new();
-    p.load(
-        "group.id=g\nkey.serializer=x.Y\nssl.truststore.location=/x",
-        "f",
-    )
-    .unwrap();
+    p.load("group.id=g\nkey.serializer=x.Y\nssl.truststore.location=/x", "f").unwrap();
     assert_eq!(p.notices().len(), 3, "{:?}", p.notices());
-    assert!(
-        p.load("lingerms=5", "f").is_err(),
-        "a typing error is one wherever it stands"
-    );
+    assert!(p.load("lingerms=5", "f").is_err(), "a typing error is one wherever it stands");
 }
 
 #[test]
@@ -151,34 +109,17 @@ fn librdkafkas_names_are_taken_as_what_they_mean() {
     .unwrap();
     let c = ProducerConfig::new(&p).unwrap();
     assert_eq!(c.bootstrap.len(), 2);
-    assert_eq!(
-        (c.linger.as_millis(), c.delivery_timeout.as_millis()),
-        (50, 60000)
-    );
-    assert_eq!(
-        (c.codec, c.level, c.acks, c.retries),
-        (Codec::Gzip, 7, 1, 3)
-    );
-    assert_eq!(
-        (c.buffer_memory, c.max_in_flight, c.send_buffer),
-        (1 << 20, 1, None)
-    );
-    assert!(
-        p.set("partitioner", "consistent", &Origin::Builder)
-            .is_err()
-    );
+    assert_eq!((c.linger.as_millis(), c.delivery_timeout.as_millis()), (50, 60000));
+    assert_eq!((c.codec, c.level, c.acks, c.retries), (Codec::Gzip, 7, 1, 3));
+    assert_eq!((c.buffer_memory, c.max_in_flight, c.send_buffer), (1 << 20, 1, None));
+    assert!(p.set("partitioner", "consistent", &Origin::Builder).is_err());
 }
 
 #[test]
 fn the_environment_is_read_by_its_prefix() {
     let mut p = Properties::new();
-    let env = [
-        ("OTTLA_LINGER_MS", "7"),
-        ("PATH", "/bin"),
-        ("OTTLA_BOOTSTRAP_SERVERS", "h:1"),
-    ];
-    p.load_environment(env.map(|(n, v)| (n.to_owned(), v.to_owned())))
-        .unwrap();
+    let env = [("OTTLA_LINGER_MS", "7"), ("PATH", "/bin"), ("OTTLA_BOOTSTRAP_SERVERS", "h:1")];
+    p.load_environment(env.map(|(n, v)| (n.to_owned(), v.to_owned()))).unwrap();
     assert_eq!(ProducerConfig::new(&p).unwrap().linger.as_millis(), 7);
 }
 
@@ -204,19 +145,11 @@ fn typical_files() {
         spring.kafka.consumer.group-id=shop\n";
     let kcat = "metadata.broker.list=localhost:9092\ncompression.codec=lz4\nqueue.buffering.max.ms=100\n\
         topic.metadata.refresh.interval.ms=60000\ndebug=broker\n";
-    for (name, text, linger) in [
-        ("java", java, 1),
-        ("spring", spring, 20),
-        ("kcat", kcat, 100),
-    ] {
+    for (name, text, linger) in [("java", java, 1), ("spring", spring, 20), ("kcat", kcat, 100)] {
         let mut p = Properties::new();
         p.load(text, name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let c = ProducerConfig::new(&p).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(
-            (c.bootstrap[0].1, c.linger.as_millis()),
-            (9092, linger),
-            "{name}"
-        );
+        assert_eq!((c.bootstrap[0].1, c.linger.as_millis()), (9092, linger), "{name}");
     }
     let confluent = "# Required connection configs for Kafka producer, consumer, and admin\n\
         bootstrap.servers=pkc-xyz.eu-central-1.aws.confluent.cloud:9092\nsecurity.protocol=SASL_SSL\n\
@@ -231,15 +164,7 @@ fn typical_files() {
         let mut p = Properties::new();
         p.load(text, name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let e = ProducerConfig::new(&p).unwrap_err().to_string();
-        assert!(
-            e.contains("security.protocol=SASL_SSL cannot be honoured"),
-            "{name}: {e}"
-        );
-        assert!(
-            !p.notices()
-                .iter()
-                .any(|n| n.contains("'S'") || n.contains("a:b")),
-            "{name}"
-        );
+        assert!(e.contains("security.protocol=SASL_SSL cannot be honoured"), "{name}: {e}");
+        assert!(!p.notices().iter().any(|n| n.contains("'S'") || n.contains("a:b")), "{name}");
     }
 }

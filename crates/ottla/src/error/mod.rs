@@ -89,10 +89,7 @@ impl Error {
                     | ErrorKind::Network
                     | ErrorKind::WaitTimeout
             ),
-            fatal: matches!(
-                kind,
-                ErrorKind::Closed | ErrorKind::Internal | ErrorKind::Forked
-            ),
+            fatal: matches!(kind, ErrorKind::Closed | ErrorKind::Internal | ErrorKind::Forked),
             message: message.into(),
             source: None,
         }))

@@ -114,8 +114,7 @@ impl<S: Stream> Channel<S> {
     /// Takes a frame to send; the one before must be out.
     pub(super) fn send(&mut self, pieces: impl IntoIterator<Item = Bytes>) {
         assert!(self.outgoing.is_empty(), "one send at a time");
-        self.outgoing
-            .extend(pieces.into_iter().filter(|p| !p.is_empty()));
+        self.outgoing.extend(pieces.into_iter().filter(|p| !p.is_empty()));
     }
 
     /// Writes what it can: bytes written, and whether the send is complete. Write interest is on exactly
@@ -123,12 +122,8 @@ impl<S: Stream> Channel<S> {
     pub(super) fn write(&mut self, io: &mut impl Io<Stream = S>) -> Result<(usize, bool), Why> {
         let mut written = 0;
         while self.connected && !self.outgoing.is_empty() {
-            let slices: Vec<IoSlice<'_>> = self
-                .outgoing
-                .iter()
-                .take(PIECES)
-                .map(|p| IoSlice::new(p))
-                .collect();
+            let slices: Vec<IoSlice<'_>> =
+                self.outgoing.iter().take(PIECES).map(|p| IoSlice::new(p)).collect();
             match self.stream.write_vectored(&slices) {
                 Ok(0) => return Err(Why::Io(io::ErrorKind::WriteZero.into())),
                 Ok(n) => {
@@ -152,8 +147,7 @@ impl<S: Stream> Channel<S> {
 
     fn want_write(&mut self, io: &mut impl Io<Stream = S>, on: bool) -> Result<(), Why> {
         if std::mem::replace(&mut self.wants_write, on) != on {
-            io.want_write(self.key, &mut self.stream, on)
-                .map_err(Why::Io)?;
+            io.want_write(self.key, &mut self.stream, on).map_err(Why::Io)?;
         }
         Ok(())
     }
@@ -194,9 +188,7 @@ impl<S: Stream> Channel<S> {
 
     /// One frame and a read-ahead is all that is kept here.
     fn has_room(&self) -> bool {
-        let frame = self
-            .size()
-            .map_or(0, |n| usize::try_from(n).unwrap_or(0).min(self.limit));
+        let frame = self.size().map_or(0, |n| usize::try_from(n).unwrap_or(0).min(self.limit));
         self.incoming.len() < frame + 4 + READ_AHEAD
     }
 

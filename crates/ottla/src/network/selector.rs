@@ -80,8 +80,7 @@ impl<I: Io> Selector<I> {
         self.next_key += 1;
         let key = self.next_key;
         let stream = self.io.connect(key, to)?;
-        self.channels
-            .insert(key, Channel::new(key, stream, self.frame_limit));
+        self.channels.insert(key, Channel::new(key, stream, self.frame_limit));
         self.used.insert(key, now);
         add(&self.counters.connection_creation_total, 1);
         Ok(key)
@@ -89,9 +88,7 @@ impl<I: Io> Selector<I> {
 
     /// Whether a new send may be given.
     pub(crate) fn can_send(&self, key: ChannelKey) -> bool {
-        self.channels
-            .get(&key)
-            .is_some_and(|c| c.is_connected() && !c.is_sending())
+        self.channels.get(&key).is_some_and(|c| c.is_connected() && !c.is_sending())
     }
 
     /// Takes a send and writes at once what the socket will have; the next poll tells the rest.
@@ -126,10 +123,7 @@ impl<I: Io> Selector<I> {
         timeout: Option<Duration>,
         now: impl Fn() -> Tick,
     ) -> std::io::Result<Polled> {
-        let mut out = Polled {
-            sent: std::mem::take(&mut self.sent),
-            ..Polled::default()
-        };
+        let mut out = Polled { sent: std::mem::take(&mut self.sent), ..Polled::default() };
         out.disconnected.append(&mut self.failed);
         let idle = self.idle_left(now());
         let timeout = match () {
@@ -204,10 +198,7 @@ impl<I: Io> Selector<I> {
 
     fn idle_left(&self, now: Tick) -> Option<Duration> {
         let max = self.max_idle?;
-        self.used
-            .values()
-            .min()
-            .map(|oldest| oldest.after(max).since(now))
+        self.used.values().min().map(|oldest| oldest.after(max).since(now))
     }
 
     fn expire_idle(&mut self, now: Tick, out: &mut Polled) {

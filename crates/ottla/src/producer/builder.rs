@@ -90,6 +90,14 @@ impl ProducerBuilder {
         compression(&str) "compression.type" v => v;
         /// Whether each record is written once and in order, whatever is sent again.
         idempotence(bool) "enable.idempotence" v => v.to_string();
+        /// How often a batch is sent again; [`delivery_timeout`](Self::delivery_timeout) is the better bound.
+        retries(u32) "retries" v => v.to_string();
+        /// Requests on a connection without an answer.
+        max_in_flight(usize) "max.in.flight.requests.per.connection" v => v.to_string();
+        /// Bytes of a request, and of a record before compression.
+        max_request_size(usize) "max.request.size" v => v.to_string();
+        /// How long before something is tried again, the first time.
+        retry_backoff(Duration) "retry.backoff.ms" v => v.as_millis().to_string();
         /// Who must have a record: `all`, `1` or `0`.
         acks(&str) "acks" v => v;
     }
@@ -127,10 +135,7 @@ impl ProducerBuilder {
         let os =
             |e: std::io::Error| Error::new(ErrorKind::Internal, format!("the system refuses: {e}"));
         let env = Arc::new(RealEnv::new());
-        let buffers = SocketBuffers {
-            send: config.send_buffer,
-            receive: config.receive_buffer,
-        };
+        let buffers = SocketBuffers { send: config.send_buffer, receive: config.receive_buffer };
         let io = RealIo::new(buffers).map_err(os)?;
         let name = format!("ottla-{}", config.client_id);
         let (handle, sender) = self.assemble(config, env, io);
@@ -178,13 +183,8 @@ impl ProducerBuilder {
             request_timeout: config.request_timeout,
             delivery_timeout: config.delivery_timeout,
         };
-        let sender = Sender::new(
-            sender_settings,
-            acc.clone(),
-            client,
-            health.clone(),
-            counters.clone(),
-        );
+        let sender =
+            Sender::new(sender_settings, acc.clone(), client, health.clone(), counters.clone());
         let handle = Handle {
             client_id: config.client_id,
             acc,

@@ -12,7 +12,7 @@ use crate::accumulator::Accumulator;
 use crate::accumulator::buffer_pool::{Allocate, PooledBuf};
 use crate::accumulator::mailbox::Event;
 use crate::accumulator::topics::Topic;
-use crate::accumulator::waits::CallerWait;
+use crate::accumulator::waits::{CallerWait, Flush, Flushed};
 use crate::client::SharedHealth;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::Counters;
@@ -34,6 +34,9 @@ pub(crate) struct Handle {
 
 /// The longest that dropping a producer waits.
 const DROP_WAIT: Duration = Duration::from_secs(5);
+
+/// What a close takes beyond its time-out at most, where a handler does not return.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 impl Handle {
     /// A forked child has the memory of a producer and none of its threads.
@@ -67,12 +70,22 @@ impl Handle {
         if inside {
             return Ok(());
         }
+        // Everything is settled when the flush is answered, and the thread is about to end. A handler of the
+        // application's that never returns must not hold its caller for ever.
+        let by = self.acc.env.now().after(timeout).after(CLOSE_GRACE);
+        let flush = Arc::<Flush>::default();
+        self.acc.post(Event::Flush(flush.clone()), Tick(0));
+        let settled = self.acc.callers.block_on(Flushed(flush), Some(by)).is_ok();
         let thread = self.thread.lock().take();
+        if !settled {
+            tracing::warn!(
+                client = self.client_id,
+                "a callback or handler does not return; its thread is left to itself"
+            );
+            return Ok(());
+        }
         match thread.map(JoinHandle::join) {
-            Some(Err(_)) => Err(Error::new(
-                ErrorKind::Internal,
-                "the producer's thread panicked",
-            )),
+            Some(Err(_)) => Err(Error::new(ErrorKind::Internal, "the producer's thread panicked")),
             _ => Ok(()),
         }
     }
@@ -80,10 +93,7 @@ impl Handle {
     /// Inside a callback, where the sender runs, nothing may wait: the answer of `try_send`.
     fn may_wait(&self, kind: ErrorKind, what: &str) -> Result<(), Error> {
         if self.acc.callers.inside_callback() {
-            return Err(Error::new(
-                kind,
-                format!("{what}, and a callback cannot wait for it"),
-            ));
+            return Err(Error::new(kind, format!("{what}, and a callback cannot wait for it")));
         }
         Ok(())
     }
@@ -166,14 +176,7 @@ impl Handle {
     fn wait_for_memory(&self, size: usize, by: Tick) -> WaitForMemory<'_> {
         let allocate = self.acc.pool.allocate(size);
         let wait = CallerWait::new(allocate.ticket());
-        WaitForMemory {
-            handle: self,
-            allocate,
-            by,
-            size,
-            wait,
-            told: false,
-        }
+        WaitForMemory { handle: self, allocate, by, size, wait, told: false }
     }
 
     fn exhausted(&self, size: usize) -> Error {
@@ -221,12 +224,12 @@ impl Drop for Handle {
 }
 
 /// Kafka's rule for topic names: 1 to 249 of letters, digits, `.`, `_`, `-`, and neither `.` nor `..`.
-pub(super) fn valid_topic(name: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// [`ErrorKind::InvalidTopic`], naming what is wrong.
+pub fn valid_topic(name: &str) -> Result<(), Error> {
     let bad = |why: &str| {
-        Err(Error::new(
-            ErrorKind::InvalidTopic,
-            format!("the topic name {name:?} {why}"),
-        ))
+        Err(Error::new(ErrorKind::InvalidTopic, format!("the topic name {name:?} {why}")))
     };
     if name.is_empty() {
         return bad("is empty");
@@ -239,9 +242,7 @@ pub(super) fn valid_topic(name: &str) -> Result<(), Error> {
     }
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if let Some(c) = name.chars().find(|c| !legal(*c)) {
-        return bad(&format!(
-            "contains {c:?}; only letters, digits, '.', '_' and '-' are allowed"
-        ));
+        return bad(&format!("contains {c:?}; only letters, digits, '.', '_' and '-' are allowed"));
     }
     Ok(())
 }
@@ -272,10 +273,7 @@ impl WaitForTopic<'_> {
                 );
                 return Error::new(ErrorKind::MetadataTimeout, message);
             }
-            _ => format!(
-                "no metadata for topic {} within max.block.ms ({ms} ms)",
-                self.name
-            ),
+            _ => format!("no metadata for topic {} within max.block.ms ({ms} ms)", self.name),
         };
         let why = match (&self.last, self.handle.health.complaint()) {
             (_, Some(complaint)) => complaint,

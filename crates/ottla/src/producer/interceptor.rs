@@ -115,13 +115,7 @@ fn failed(counters: &Counters, why: &str) {
 impl RecordDraft<'_> {
     /// Headers as a record borrows them.
     pub(crate) fn borrowed_headers(&self) -> Vec<Header<'_>> {
-        self.headers
-            .iter()
-            .map(|(key, value)| Header {
-                key,
-                value: value.as_deref(),
-            })
-            .collect()
+        self.headers.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect()
     }
 
     pub(crate) fn record<'b>(&'b self, headers: &'b [Header<'b>], token: u64) -> Record<'b> {

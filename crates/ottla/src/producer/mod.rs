@@ -10,6 +10,7 @@ mod serializer;
 
 pub use builder::ProducerBuilder;
 pub(crate) use handle::Handle;
+pub use handle::valid_topic;
 pub(crate) use interceptor::Interceptors;
 pub use interceptor::{BoxError, HeaderDraft, Interceptor, RecordDraft};
 pub(crate) use record::Prepared;
@@ -77,7 +78,8 @@ impl Producer {
 
     /// Sends every record accepted so far, without waiting for `linger.ms`, and blocks until each has ended,
     /// one way or the other. Records accepted meanwhile are not waited for. At most about
-    /// `delivery.timeout.ms`.
+    /// `delivery.timeout.ms`. Inside an async executor this blocks the executor's thread: use
+    /// [`flush_async`](Self::flush_async).
     ///
     /// # Errors
     /// [`ErrorKind::WouldDeadlock`](crate::ErrorKind::WouldDeadlock) inside a callback.
@@ -107,7 +109,8 @@ impl Producer {
         Flushed(flush)
     }
 
-    /// The partitions of a topic; blocks for at most `max.block.ms` where it is not known yet.
+    /// The partitions of a topic; blocks for at most `max.block.ms` where it is not known yet (an async
+    /// executor's thread, too).
     ///
     /// # Errors
     /// As [`send`](Self::send) where the topic is at fault.
@@ -122,10 +125,7 @@ impl Producer {
     /// # Errors
     /// As [`partitions_for`](Self::partitions_for).
     pub async fn partitions_for_async(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
-        let topic = self
-            .handle
-            .topic_async(topic, self.handle.deadline())
-            .await?;
+        let topic = self.handle.topic_async(topic, self.handle.deadline()).await?;
         Ok(partitions(&topic))
     }
 
@@ -146,7 +146,7 @@ impl Producer {
 
     /// Stops accepting records, sends what was accepted, and blocks until each has ended or the time is over;
     /// what is left then fails as [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing again is
-    /// harmless. Inside a callback it acts as with a time-out of zero, and does not wait.
+    /// harmless. Inside an async executor this blocks the executor's thread. Inside a callback it acts as with a time-out of zero, and does not wait.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if the producer's thread cannot be joined.
@@ -174,10 +174,7 @@ impl Producer {
 fn partitions(topic: &crate::accumulator::topics::Topic) -> Vec<PartitionInfo> {
     let info = |p: &Arc<crate::accumulator::partition::Partition>| {
         let leader = p.leader.load(Ordering::Relaxed);
-        PartitionInfo {
-            partition: p.index,
-            leader: (leader != -1).then_some(leader),
-        }
+        PartitionInfo { partition: p.index, leader: (leader != -1).then_some(leader) }
     };
     topic.partitions.load().iter().map(info).collect()
 }

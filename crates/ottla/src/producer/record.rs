@@ -14,10 +14,7 @@ pub struct Header<'a> {
 impl<'a> Header<'a> {
     /// A header with bytes.
     pub fn new(key: &'a str, value: &'a [u8]) -> Header<'a> {
-        Header {
-            key,
-            value: Some(value),
-        }
+        Header { key, value: Some(value) }
     }
 }
 

@@ -69,9 +69,7 @@ impl Producer {
         if !h.acc.listeners.interceptors.is_empty() {
             let draft = h.acc.listeners.interceptors.on_send(&record, &h.counters);
             let headers = draft.borrowed_headers();
-            return self
-                .append_async(draft.record(&headers, record.token))
-                .await;
+            return self.append_async(draft.record(&headers, record.token)).await;
         }
         self.append_async(record).await
     }
@@ -83,19 +81,18 @@ impl Producer {
     /// not known yet; it has been asked for), [`ErrorKind::Closed`], or what is wrong with the record.
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
         let h = &*self.handle;
-        let result = h
-            .check_fork()
-            .and_then(|()| h.intercepted(record, |r| h.try_append(&r, &mut None)));
-        result.map_err(|error| TrySendError { record, error })
+        let result =
+            h.check_fork().and_then(|()| h.intercepted(record, |r| h.try_append(&r, &mut None)));
+        result.map_err(|error| {
+            self.refused(record.topic, record.partition, &error);
+            TrySendError { record, error }
+        })
     }
 
     /// Tells interceptors of a record that was refused before it could be appended.
     pub(super) fn refused(&self, topic: &str, partition: Option<i32>, e: &Error) {
         let h = &*self.handle;
-        h.acc
-            .listeners
-            .interceptors
-            .acknowledged(topic, partition, &Err(e.clone()), &h.counters);
+        h.acc.listeners.interceptors.acknowledged(topic, partition, &Err(e.clone()), &h.counters);
     }
 
     fn send_inner(
@@ -164,11 +161,7 @@ impl Handle {
             return too_large(prepared.bound.to_string(), "max.request.size", limit);
         }
         if prepared.bound as u64 > self.acc.pool.total() {
-            return too_large(
-                prepared.bound.to_string(),
-                "buffer.memory",
-                self.acc.pool.total(),
-            );
+            return too_large(prepared.bound.to_string(), "buffer.memory", self.acc.pool.total());
         }
         Ok(prepared)
     }
@@ -192,10 +185,7 @@ impl Handle {
         let Some(topic) = self.topic_now(record.topic, record.partition) else {
             super::handle::valid_topic(record.topic)?;
             self.acc.post(Event::Topic(record.topic.into()), Tick(0));
-            let message = format!(
-                "topic {} is not known yet; it has been asked for",
-                record.topic
-            );
+            let message = format!("topic {} is not known yet; it has been asked for", record.topic);
             return Err(Error::new(ErrorKind::NoMetadata, message));
         };
         let mut spare = None;

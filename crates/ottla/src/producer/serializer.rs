@@ -93,11 +93,7 @@ impl Producer {
     /// # Ok(()) }
     /// ```
     pub fn typed<KS, VS>(&self, key: KS, value: VS) -> TypedProducer<KS, VS> {
-        TypedProducer {
-            producer: self.clone(),
-            key,
-            value,
-        }
+        TypedProducer { producer: self.clone(), key, value }
     }
 }
 
@@ -117,11 +113,7 @@ impl<KS, VS> TypedProducer<KS, VS> {
         VS: Serializer<V>,
     {
         let (k, v) = self.serialize(topic, key, value)?;
-        self.producer.send(
-            Record::to(topic)
-                .maybe_key(k.as_deref())
-                .maybe_value(v.as_deref()),
-        )
+        self.producer.send(Record::to(topic).maybe_key(k.as_deref()).maybe_value(v.as_deref()))
     }
 
     /// As [`send`](Self::send), without blocking; see [`Producer::send_async`].
@@ -139,9 +131,7 @@ impl<KS, VS> TypedProducer<KS, VS> {
         VS: Serializer<V>,
     {
         let (k, v) = self.serialize(topic, key, value)?;
-        let record = Record::to(topic)
-            .maybe_key(k.as_deref())
-            .maybe_value(v.as_deref());
+        let record = Record::to(topic).maybe_key(k.as_deref()).maybe_value(v.as_deref());
         self.producer.send_async(record).await
     }
 

@@ -56,13 +56,7 @@ impl Attempt {
     fn unanswered(why: &str) -> Attempt {
         let code = ErrorCode::NETWORK_EXCEPTION;
         let error = Some(Error::new(ErrorKind::Network, why));
-        Attempt {
-            code,
-            base_offset: -1,
-            append_time: -1,
-            error,
-            own: Vec::new(),
-        }
+        Attempt { code, base_offset: -1, append_time: -1, error, own: Vec::new() }
     }
 }
 
@@ -85,9 +79,7 @@ impl<I: Io> Sender<I> {
         let answer = match &done.result {
             Ok(_) if !done.request.answered => {
                 // acks=0: handed to the socket, and nothing more will ever be known.
-                batches
-                    .into_iter()
-                    .for_each(|b| self.written(b, None, None));
+                batches.into_iter().for_each(|b| self.written(b, None, None));
                 return;
             }
             Ok(frame) => Answer::read(frame, version).map_err(|e| {
@@ -96,9 +88,7 @@ impl<I: Io> Sender<I> {
                 why
             }),
             Err(_) if plant!(AckAfterLoss) => {
-                batches
-                    .into_iter()
-                    .for_each(|b| self.written(b, None, None));
+                batches.into_iter().for_each(|b| self.written(b, None, None));
                 return;
             }
             Err(lost) => Err(lost.why.clone()),
@@ -185,10 +175,7 @@ impl<I: Io> Sender<I> {
     }
 
     fn put_back(&mut self, batch: StampedBatch, now: Tick) {
-        add(
-            &self.counters.record_retry_total,
-            batch.closed.meta.count as u64,
-        );
+        add(&self.counters.record_retry_total, batch.closed.meta.count as u64);
         let (attempts, partition) = (batch.closed.attempts, batch.closed.meta.partition.clone());
         let s = &self.settings;
         let wait = backoff(
@@ -202,11 +189,7 @@ impl<I: Io> Sender<I> {
             partition = partition.index,
             attempts,
             "put back: {}",
-            batch
-                .closed
-                .last_error
-                .as_ref()
-                .map_or_else(String::new, ToString::to_string)
+            batch.closed.last_error.as_ref().map_or_else(String::new, ToString::to_string)
         );
         let mut queue = partition.queue.lock();
         queue.put_back(Box::new(batch), now.after(wait));
@@ -223,9 +206,7 @@ impl<I: Io> Sender<I> {
             return;
         }
         if attempt.own.is_empty() {
-            let e = attempt
-                .error
-                .unwrap_or_else(|| Error::new(ErrorKind::Internal, "no reason"));
+            let e = attempt.error.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no reason"));
             self.fail(closed, &e);
             return;
         }
@@ -237,10 +218,7 @@ impl<I: Io> Sender<I> {
         );
         let others = Error::new(ErrorKind::Broker(attempt.code.0), others);
         let number = closed.meta.number;
-        closed.settle(Outcome::PerRecord {
-            others,
-            own: attempt.own,
-        });
+        closed.settle(Outcome::PerRecord { others, own: attempt.own });
         self.settled(number);
     }
 
@@ -267,8 +245,7 @@ impl<I: Io> Sender<I> {
                 return;
             }
         };
-        self.client
-            .throttle(done.node, answer.throttle_time_ms, now);
+        self.client.throttle(done.node, answer.throttle_time_ms, now);
         let code = ErrorCode(answer.error_code);
         let place = format!("{name} gives no producer id");
         match code {

@@ -33,9 +33,8 @@ impl<I: Io> Sender<I> {
         if self.flushes.is_empty() {
             return;
         }
-        let (done, rest) = std::mem::take(&mut self.flushes)
-            .into_iter()
-            .partition(|f| f.pending.is_empty());
+        let (done, rest) =
+            std::mem::take(&mut self.flushes).into_iter().partition(|f| f.pending.is_empty());
         self.flushes = rest;
         let done: Vec<FlushWait> = done;
         done.iter().for_each(|f| f.flush.finish());
@@ -48,9 +47,7 @@ impl<I: Io> Sender<I> {
         let error = if known == why.certainty() {
             why.clone()
         } else {
-            let e = Error::new(why.kind(), why.to_string())
-                .certain(known)
-                .caused_by(why.clone());
+            let e = Error::new(why.kind(), why.to_string()).certain(known).caused_by(why.clone());
             if why.is_fatal() { e.fatal() } else { e }
         };
         batch.settle(Outcome::Failed(error));
@@ -62,15 +59,10 @@ impl<I: Io> Sender<I> {
         let p = &batch.meta.partition;
         let ms = self.settings.delivery_timeout.as_millis();
         let cluster = self.client.cluster();
-        let why = match (
-            &batch.last_error,
-            self.health.complaint(),
-            &self.sequences.id,
-        ) {
-            _ if in_flight => format!(
-                "its request to the broker has no answer after {} attempts",
-                batch.attempts
-            ),
+        let why = match (&batch.last_error, self.health.complaint(), &self.sequences.id) {
+            _ if in_flight => {
+                format!("its request to the broker has no answer after {} attempts", batch.attempts)
+            }
             (Some(e), _, _) => format!("{} attempts, the last error: {e}", batch.attempts),
             (None, Some(complaint), _) => complaint,
             (None, None, _) if cluster.leader(&p.topic, p.index).node == -1 => {
@@ -127,15 +119,9 @@ impl<I: Io> Sender<I> {
     fn expire_in_flight(&mut self, late: &[u64]) {
         let mut in_flight = std::mem::take(&mut self.in_flight);
         for f in in_flight.values_mut() {
-            for b in f
-                .batches
-                .iter_mut()
-                .filter(|b| late.contains(&b.closed.meta.number))
-            {
+            for b in f.batches.iter_mut().filter(|b| late.contains(&b.closed.meta.number)) {
                 // The request is at least partly out; what of it arrived is not known.
-                let e = self
-                    .too_late(&b.closed, true)
-                    .certain(Certainty::PossiblyWritten);
+                let e = self.too_late(&b.closed, true).certain(Certainty::PossiblyWritten);
                 b.closed.known = Certainty::PossiblyWritten;
                 let number = b.closed.meta.number;
                 b.closed.settle(Outcome::Failed(e));
@@ -237,21 +223,13 @@ impl<I: Io> Sender<I> {
             tracing::warn!(records = lost, "closed while records were in flight");
         }
         self.acc.closed.store(true, Ordering::Relaxed);
-        self.acc
-            .mailbox
-            .close()
-            .into_iter()
-            .for_each(|e| self.acc.undeliverable(e));
+        self.acc.mailbox.close().into_iter().for_each(|e| self.acc.undeliverable(e));
         // Once more: what was appended between the first sweep and the closing of the mailbox.
         self.fail_unsent(why);
         self.acc.pool.close();
         self.acc.topics.report_all(&Error::closed());
-        std::mem::take(&mut self.flushes)
-            .iter()
-            .for_each(|f| f.flush.finish());
-        std::mem::take(&mut self.deadlines)
-            .values()
-            .for_each(|w| w.fire());
+        std::mem::take(&mut self.flushes).iter().for_each(|f| f.flush.finish());
+        std::mem::take(&mut self.deadlines).values().for_each(|w| w.fire());
         self.stopped = true;
     }
 }

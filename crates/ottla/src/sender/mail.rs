@@ -54,9 +54,7 @@ impl<I: Io> Sender<I> {
             if served {
                 continue;
             }
-            self.acc
-                .pool
-                .revoke(wait.ticket.load(std::sync::atomic::Ordering::Relaxed));
+            self.acc.pool.revoke(wait.ticket.load(std::sync::atomic::Ordering::Relaxed));
             wait.fire();
         }
         Tick::NEVER
@@ -74,9 +72,7 @@ impl<I: Io> Sender<I> {
             pending.extend(queue.line.iter().map(|s| s.number()));
             pending.extend(queue.open.iter().map(|b| b.meta.number));
         }
-        self.flush_to = self
-            .flush_to
-            .max(pending.iter().copied().max().unwrap_or(0));
+        self.flush_to = self.flush_to.max(pending.iter().copied().max().unwrap_or(0));
         self.flushes.push(FlushWait { flush, pending });
     }
 

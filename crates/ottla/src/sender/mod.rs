@@ -130,9 +130,7 @@ impl<I: Io> Sender<I> {
 
         // 2. ready
         let urge = self.urge();
-        let mut ready = self
-            .active
-            .ready(&self.acc, &cluster, &self.sequences, urge, now);
+        let mut ready = self.active.ready(&self.acc, &cluster, &self.sequences, urge, now);
         wake(ready.next.unwrap_or(Tick::NEVER));
 
         // 3. unknown leaders
@@ -158,8 +156,7 @@ impl<I: Io> Sender<I> {
         for node in ready.nodes {
             let limits = (urge, self.settings.max_request_size);
             let out =
-                self.active
-                    .drain(&self.acc, &cluster, &mut self.sequences, limits, node, now);
+                self.active.drain(&self.acc, &cluster, &mut self.sequences, limits, node, now);
             drained.push((node, out));
         }
 
@@ -220,11 +217,7 @@ impl<I: Io> Sender<I> {
 
     fn urge(&self) -> Urge {
         let (exhausted, closing) = (self.acc.pool.queued() > 0, self.closing.is_some());
-        Urge {
-            exhausted,
-            closing,
-            flush: self.flush_to,
-        }
+        Urge { exhausted, closing, flush: self.flush_to }
     }
 
     /// Asks for a producer id when one is wanted; when to look again.
@@ -240,10 +233,7 @@ impl<I: Io> Sender<I> {
         if !self.client.ready(node, now) {
             return Tick::NEVER;
         }
-        let ask = InitProducerIdRequest {
-            transaction_timeout_ms: i32::MAX,
-            ..Default::default()
-        };
+        let ask = InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
         let Some(version) = self.client.pick(node, ApiKey::INIT_PRODUCER_ID, 0, 5) else {
             let name = self.client.broker_name(node);
             let why = format!("{name} is too old for idempotence; set enable.idempotence=false");
@@ -255,10 +245,7 @@ impl<I: Io> Sender<I> {
             return now;
         };
         self.sequences.id = Id::Asked;
-        if let Err(e) = self
-            .client
-            .send(node, &ask, version, Purpose::ProducerId, now)
-        {
+        if let Err(e) = self.client.send(node, &ask, version, Purpose::ProducerId, now) {
             tracing::error!("a request for a producer id could not be written: {e}");
             self.sequences.id = Id::Wanted(now.after(self.settings.retry_backoff));
         }
@@ -270,30 +257,13 @@ impl<I: Io> Sender<I> {
         if batches.is_empty() {
             return;
         }
-        batches.sort_by(|a, b| {
-            a.closed
-                .meta
-                .partition
-                .topic
-                .cmp(&b.closed.meta.partition.topic)
-        });
+        batches.sort_by(|a, b| a.closed.meta.partition.topic.cmp(&b.closed.meta.partition.topic));
         let known = |b: &StampedBatch| {
-            let now_id = cluster
-                .topics
-                .get(&b.closed.meta.partition.topic)
-                .map(|t| t.id);
+            let now_id = cluster.topics.get(&b.closed.meta.partition.topic).map(|t| t.id);
             !b.stamp.topic_id.is_zero() && now_id == Some(b.stamp.topic_id)
         };
-        let highest = if batches.iter().all(known) {
-            produce::BY_ID
-        } else {
-            produce::BY_ID - 1
-        };
-        let lowest = if self.acc.settings.codec == Codec::Zstd {
-            7
-        } else {
-            3
-        };
+        let highest = if batches.iter().all(known) { produce::BY_ID } else { produce::BY_ID - 1 };
+        let lowest = if self.acc.settings.codec == Codec::Zstd { 7 } else { 3 };
         let Some(version) = self.client.pick(node, ApiKey::PRODUCE, lowest, highest) else {
             let name = self.client.broker_name(node);
             let why = format!("{name} is too old: it has no Produce of version {lowest} or above");
@@ -322,11 +292,9 @@ impl<I: Io> Sender<I> {
         };
         let answered = self.settings.acks != 0;
         let correlation =
-            self.client
-                .send_produce(node, version, answered, now, |correlation, id| {
-                    produce::frame(version, correlation, id, settings, &batches)
-                });
-        self.in_flight
-            .insert(correlation, InFlight { node, batches });
+            self.client.send_produce(node, version, answered, now, |correlation, id| {
+                produce::frame(version, correlation, id, settings, &batches)
+            });
+        self.in_flight.insert(correlation, InFlight { node, batches });
     }
 }

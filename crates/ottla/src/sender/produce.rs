@@ -110,11 +110,7 @@ impl Answer {
     ) -> Option<&PartitionProduceResponse> {
         let partition = &batch.closed.meta.partition;
         let named = |name: &str, id: Uuid| {
-            if version >= BY_ID {
-                id == batch.stamp.topic_id
-            } else {
-                name == &*partition.topic
-            }
+            if version >= BY_ID { id == batch.stamp.topic_id } else { name == &*partition.topic }
         };
         self.0
             .responses

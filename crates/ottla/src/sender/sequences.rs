@@ -67,17 +67,8 @@ pub(crate) fn advance(sequence: i32, n: i32) -> i32 {
 
 impl Sequences {
     pub(crate) fn new(idempotent: bool, one_at_a_time: bool) -> Sequences {
-        let id = if idempotent {
-            Id::Wanted(Tick(0))
-        } else {
-            Id::Off
-        };
-        Sequences {
-            id,
-            lines: HashMap::default(),
-            one_at_a_time,
-            cluster: Arc::default(),
-        }
+        let id = if idempotent { Id::Wanted(Tick(0)) } else { Id::Off };
+        Sequences { id, lines: HashMap::default(), one_at_a_time, cluster: Arc::default() }
     }
 
     /// Topic ids come from the snapshot of this round.
@@ -123,9 +114,7 @@ impl Sequences {
         }
         let end = advance(batch.stamp.sequence, batch.closed.meta.count);
         // Answers of one connection come in order; a later batch acknowledged first keeps its place.
-        let ahead = line
-            .acked_to
-            .is_none_or(|to| (end.wrapping_sub(to) & i32::MAX) < 1 << 30);
+        let ahead = line.acked_to.is_none_or(|to| (end.wrapping_sub(to) & i32::MAX) < 1 << 30);
         if ahead {
             line.acked_to = Some(end);
         }
@@ -158,22 +147,12 @@ impl Sequences {
             return broken;
         }
         self.id = match self.id.clone() {
-            Id::Have {
-                epoch: i16::MAX, ..
-            } => Id::Wanted(now),
-            Id::Have { id, epoch } => Id::Have {
-                id,
-                epoch: epoch + 1,
-            },
+            Id::Have { epoch: i16::MAX, .. } => Id::Wanted(now),
+            Id::Have { id, epoch } => Id::Have { id, epoch: epoch + 1 },
             other => other,
         };
         if let Id::Have { id, epoch } = self.id {
-            tracing::info!(
-                id,
-                epoch,
-                partitions = broken.len(),
-                "producer epoch bumped"
-            );
+            tracing::info!(id, epoch, partitions = broken.len(), "producer epoch bumped");
         }
         for key in &broken {
             let line = self.line(*key);
@@ -218,10 +197,7 @@ impl Order for Sequences {
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
         let topic_id = self.topic_id(&batch.meta.partition.topic);
         let Id::Have { id, epoch } = self.id else {
-            return batch.stamp(Stamp {
-                topic_id,
-                ..Stamp::NONE
-            });
+            return batch.stamp(Stamp { topic_id, ..Stamp::NONE });
         };
         let line = self.line(batch.meta.partition.key);
         if (line.id, line.epoch) != (id, epoch) || line.topic_id != topic_id {
@@ -233,12 +209,7 @@ impl Order for Sequences {
         if !(plant!(SequenceTwice) && sequence == 0) {
             line.next = advance(sequence, batch.meta.count);
         }
-        batch.stamp(Stamp {
-            producer_id: id,
-            epoch,
-            sequence,
-            topic_id,
-        })
+        batch.stamp(Stamp { producer_id: id, epoch, sequence, topic_id })
     }
 }
 
@@ -289,10 +260,7 @@ mod tests {
         s.returned(7);
         assert_eq!(s.mend(Tick(0)), [7]);
         assert!(matches!(s.id, Id::Have { id: 1, epoch: 1 }) && s.may_drain(&p, false));
-        s.id = Id::Have {
-            id: 1,
-            epoch: i16::MAX,
-        };
+        s.id = Id::Have { id: 1, epoch: i16::MAX };
         s.line(7).broken = true;
         s.mend(Tick(9));
         assert!(matches!(s.id, Id::Wanted(Tick(9))));

@@ -52,9 +52,9 @@ pub(crate) fn verdict(f: Facts) -> Verdict {
             }
         }
         ErrorCode::UNKNOWN_PRODUCER_ID if f.idempotent && again => Verdict::Resequence,
-        code if code.is_retriable() && again => Verdict::Retry {
-            metadata: code.refreshes_metadata(),
-        },
+        code if code.is_retriable() && again => {
+            Verdict::Retry { metadata: code.refreshes_metadata() }
+        }
         _ => Verdict::Fail,
     }
 }
@@ -78,14 +78,7 @@ mod tests {
     use super::*;
 
     fn facts(code: ErrorCode) -> Facts {
-        Facts {
-            code,
-            idempotent: true,
-            attempts: 1,
-            retries: 3,
-            over: false,
-            next_in_line: false,
-        }
+        Facts { code, idempotent: true, attempts: 1, retries: 3, over: false, next_in_line: false }
     }
 
     #[test]
@@ -94,42 +87,24 @@ mod tests {
         let v = |code| verdict(facts(code));
         assert_eq!(v(ErrorCode::NONE), Done);
         assert_eq!(v(ErrorCode::DUPLICATE_SEQUENCE_NUMBER), Duplicate);
-        assert_eq!(
-            v(ErrorCode::NOT_LEADER_OR_FOLLOWER),
-            Retry { metadata: true }
-        );
+        assert_eq!(v(ErrorCode::NOT_LEADER_OR_FOLLOWER), Retry { metadata: true });
         assert_eq!(v(ErrorCode::NOT_ENOUGH_REPLICAS), Retry { metadata: false });
-        assert_eq!(
-            v(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER),
-            Retry { metadata: false }
-        );
-        let next = Facts {
-            next_in_line: true,
-            ..facts(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
-        };
+        assert_eq!(v(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), Retry { metadata: false });
+        let next = Facts { next_in_line: true, ..facts(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) };
         assert_eq!(verdict(next), Resequence);
         assert_eq!(v(ErrorCode::UNKNOWN_PRODUCER_ID), Resequence);
         assert_eq!(v(ErrorCode::MESSAGE_TOO_LARGE), Fail);
         assert_eq!(v(ErrorCode::TOPIC_AUTHORIZATION_FAILED), Fail);
         assert_eq!(v(ErrorCode(4321)), Fail, "a code from the future is final");
-        let plain = Facts {
-            idempotent: false,
-            ..facts(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
-        };
+        let plain = Facts { idempotent: false, ..facts(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) };
         assert_eq!(verdict(plain), Fail);
     }
 
     #[test]
     fn sn3_sn32_nothing_is_sent_again_after_the_last_retry_or_past_its_time() {
-        let spent = Facts {
-            attempts: 4,
-            ..facts(ErrorCode::NOT_ENOUGH_REPLICAS)
-        };
+        let spent = Facts { attempts: 4, ..facts(ErrorCode::NOT_ENOUGH_REPLICAS) };
         assert_eq!(verdict(spent), Verdict::Fail);
-        let over = Facts {
-            over: true,
-            ..facts(ErrorCode::NOT_LEADER_OR_FOLLOWER)
-        };
+        let over = Facts { over: true, ..facts(ErrorCode::NOT_LEADER_OR_FOLLOWER) };
         assert_eq!(verdict(over), Verdict::Fail);
     }
 

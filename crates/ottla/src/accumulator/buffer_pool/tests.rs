@@ -16,17 +16,11 @@ fn got(a: &mut Allocate) -> PooledBuf {
 fn bp1_a_poolable_buffer_goes_to_the_free_list_and_comes_back() {
     let pool = BufferPool::new(64 * 1024, 1024);
     let mut buf = pool.try_allocate(1024).unwrap().unwrap();
-    assert_eq!(
-        (pool.available(), pool.unallocated()),
-        (63 * 1024, 63 * 1024)
-    );
+    assert_eq!((pool.available(), pool.unallocated()), (63 * 1024, 63 * 1024));
     buf.bytes.push(1);
     let place = buf.bytes.as_ptr();
     drop(buf);
-    assert_eq!(
-        (pool.available(), pool.unallocated()),
-        (64 * 1024, 63 * 1024)
-    );
+    assert_eq!((pool.available(), pool.unallocated()), (64 * 1024, 63 * 1024));
     let buf = pool.try_allocate(1024).unwrap().unwrap();
     assert!(buf.bytes.is_empty() && buf.bytes.capacity() == 1024);
     assert_eq!(buf.bytes.as_ptr(), place);
@@ -40,24 +34,16 @@ fn bp2_other_sizes_are_not_kept_and_bp3_more_than_all_is_refused_with_both_numbe
     assert!(pool.try_allocate(4096).unwrap().is_some());
     let e = pool.try_allocate(4097).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::RecordTooLarge);
-    assert!(
-        e.to_string().contains("4097") && e.to_string().contains("4096"),
-        "{e}"
-    );
+    assert!(e.to_string().contains("4097") && e.to_string().contains("4096"), "{e}");
 }
 
 #[test]
 fn bp4_bp9_a_large_waiter_gathers_pieces_and_is_never_overtaken() {
     let pool = BufferPool::new(1024, 256);
-    let held: Vec<_> = (0..4)
-        .map(|_| pool.try_allocate(256).unwrap().unwrap())
-        .collect();
+    let held: Vec<_> = (0..4).map(|_| pool.try_allocate(256).unwrap().unwrap()).collect();
     let (mut large, mut small) = (pool.allocate(1000), pool.allocate(10));
     assert!(poll(&mut large).is_pending() && poll(&mut small).is_pending());
-    assert!(
-        pool.try_allocate(1).unwrap().is_none(),
-        "nobody overtakes the line"
-    );
+    assert!(pool.try_allocate(1).unwrap().is_none(), "nobody overtakes the line");
     assert_eq!(pool.queued(), 2);
     for buf in held {
         assert!(poll(&mut small).is_pending());
@@ -129,11 +115,8 @@ fn bp10_threads_never_lose_memory() {
             s.spawn(move || {
                 let mut random = ottla_protocol::wire::Gen::new(t);
                 for _ in 0..3000 {
-                    let size = if random.below(2) == 0 {
-                        1024
-                    } else {
-                        1 + random.below(1024) as usize
-                    };
+                    let size =
+                        if random.below(2) == 0 { 1024 } else { 1 + random.below(1024) as usize };
                     let mut future = pool.allocate(size);
                     loop {
                         match poll(&mut future) {

@@ -32,10 +32,7 @@ impl RealEnv {
     pub(crate) fn new() -> RealEnv {
         // The standard library's hasher keys are the machine's randomness.
         let seed = std::hash::RandomState::new().build_hasher().finish();
-        RealEnv {
-            start: Instant::now(),
-            random: AtomicU64::new(seed),
-        }
+        RealEnv { start: Instant::now(), random: AtomicU64::new(seed) }
     }
 }
 
@@ -54,15 +51,11 @@ impl Env for RealEnv {
     }
 
     fn wall_ms(&self) -> i64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_millis() as i64)
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
     }
 
     fn random(&self) -> u64 {
-        let mut z = self
-            .random
-            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        let mut z = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
@@ -166,18 +159,12 @@ impl Io for RealIo {
             socket.set_recv_buffer_size(size)?;
         }
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll
-            .registry()
-            .register(&mut stream, token(key), both)?;
+        self.poll.registry().register(&mut stream, token(key), both)?;
         Ok(stream)
     }
 
     fn want_write(&mut self, key: ChannelKey, stream: &mut TcpStream, on: bool) -> io::Result<()> {
-        let write = if on {
-            Interest::READABLE | Interest::WRITABLE
-        } else {
-            Interest::READABLE
-        };
+        let write = if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         self.poll.registry().reregister(stream, token(key), write)
     }
 
@@ -216,10 +203,7 @@ impl Io for RealIo {
                 self.helpers.run(
                     Kind::Resolve,
                     Box::new(move || {
-                        let _ = sender.send(Answer::Resolved {
-                            key,
-                            result: resolve(&host, port),
-                        });
+                        let _ = sender.send(Answer::Resolved { key, result: resolve(&host, port) });
                         RealBell(waker).ring();
                     }),
                 );
@@ -241,10 +225,7 @@ impl Drop for RealIo {
 fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let found: Vec<_> = (host, port).to_socket_addrs()?.collect();
     if found.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the name has no address",
-        ));
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
     Ok(found)
 }

@@ -29,12 +29,7 @@ pub struct Faults {
 
 impl Faults {
     /// None at all.
-    pub const NONE: Faults = Faults {
-        delay_ns: 0,
-        split: 0,
-        stall: 0,
-        cut: 0,
-    };
+    pub const NONE: Faults = Faults { delay_ns: 0, split: 0, stall: 0, cut: 0 };
 }
 
 /// Where bytes that were written stand until they are read.
@@ -209,9 +204,7 @@ impl Machine {
         let s = self.state();
         let conns = s.conns.values().flat_map(|c| {
             let made = (!c.reported_made).then_some(c.made);
-            [made, c.stalled, c.down.next(), c.up.next()]
-                .into_iter()
-                .flatten()
+            [made, c.stalled, c.down.next(), c.up.next()].into_iter().flatten()
         });
         conns.chain(s.lookups.iter().map(|l| l.0)).min()
     }
@@ -272,11 +265,7 @@ impl Machine {
         let at = s.arrival().after(after);
         let cut = s.faults.cut;
         let lost = s.one_in(cut);
-        let keep = if lost {
-            s.word() as usize % (bytes.len() + 1)
-        } else {
-            bytes.len()
-        };
+        let keep = if lost { s.word() as usize % (bytes.len() + 1) } else { bytes.len() };
         let Some(c) = s.conns.get_mut(&conn) else {
             return;
         };
@@ -414,11 +403,7 @@ impl Stream for SimStream {
             c.stalled = Some(now.after(Duration::from_micros(500)));
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let mut bytes: Vec<u8> = from
-            .iter()
-            .flat_map(|b| b.iter().copied())
-            .take(take)
-            .collect();
+        let mut bytes: Vec<u8> = from.iter().flat_map(|b| b.iter().copied()).take(take).collect();
         let n = bytes.len();
         if lost {
             // The socket took them; how many of them arrive is another matter.
@@ -468,10 +453,7 @@ impl Io for Machine {
             },
         );
         drop(s);
-        Ok(SimStream {
-            machine: self.clone(),
-            conn,
-        })
+        Ok(SimStream { machine: self.clone(), conn })
     }
 
     fn want_write(&mut self, _: ChannelKey, stream: &mut SimStream, on: bool) -> io::Result<()> {
@@ -510,11 +492,7 @@ impl Io for Machine {
         for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
             let (readable, writable) = std::mem::take(&mut c.edge);
             if readable || writable {
-                ready.push(Ready {
-                    key: c.key,
-                    readable,
-                    writable,
-                });
+                ready.push(Ready { key: c.key, readable, writable });
             }
         }
         let now = s.now;
