@@ -157,7 +157,11 @@ fn checks() -> Result<Tally, (Tally, String)> {
         "--nocapture",
     ]);
     plants.env("RUSTFLAGS", "--cfg ottla_plants");
-    for (name, command) in [("planted bugs", plants), ("tests", cargo(&["test", "--workspace"]))] {
+    let levels = cargo(&["test", "-p", "ottla-protocol", "--features", "lz4-hc", "compression"]);
+    let all = cargo(&["test", "--workspace"]);
+    for (name, command) in
+        [("planted bugs", plants), ("lz4 at every level", levels), ("tests", all)]
+    {
         if let Err(e) = tests(name, command, &mut tally) {
             tally.failed = tally.failed.max(1);
             return Err((tally, e));

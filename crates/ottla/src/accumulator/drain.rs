@@ -22,6 +22,7 @@ pub(crate) struct Drained {
 }
 
 /// One batch on its way out of the line.
+#[allow(clippy::large_enum_variant, reason = "lives for a moment, on the stack")]
 enum Out {
     Closed(ClosedBatch),
     Retry(Box<StampedBatch>),
@@ -29,6 +30,7 @@ enum Out {
 }
 
 /// A batch that ran out of time.
+#[allow(clippy::large_enum_variant, reason = "lives for a moment, on its way to its end")]
 #[derive(Debug)]
 pub(crate) enum Expired {
     /// Never sent, or its last attempt settled that it was not written.
