@@ -165,9 +165,6 @@ impl Handle {
     }
 
     pub(super) async fn memory_async(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
-        if let Some(buf) = self.acc.pool.try_allocate(size)? {
-            return Ok(buf);
-        }
         let wait = self.wait_for_memory(size, by);
         self.acc.post(Event::Caller(by, wait.wait.clone()), by);
         wait.await

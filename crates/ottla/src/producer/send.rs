@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::handle::Handle;
 use super::{Delivery, Prepared, Producer, Record, SendError};
 use crate::accumulator::append::Append;
+use crate::accumulator::buffer_pool::PooledBuf;
 use crate::accumulator::completion::{Callback, RecordMetadata};
 use crate::accumulator::mailbox::Event;
 use crate::accumulator::topics::Topic;
@@ -65,7 +66,6 @@ impl Producer {
     /// As [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
         let h = &*self.handle;
-        h.check_fork()?;
         if !h.acc.listeners.interceptors.is_empty() {
             let draft = h.acc.listeners.interceptors.on_send(&record, &h.counters);
             let headers = draft.borrowed_headers();
@@ -81,9 +81,7 @@ impl Producer {
     /// not known yet; it has been asked for), [`ErrorKind::Closed`], or what is wrong with the record.
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
         let h = &*self.handle;
-        let result =
-            h.check_fork().and_then(|()| h.intercepted(record, |r| h.try_append(&r, &mut None)));
-        result.map_err(|error| {
+        h.intercepted(record, |r| h.try_append(&r, &mut None)).map_err(|error| {
             self.refused(record.topic, record.partition, &error);
             TrySendError { record, error }
         })
@@ -101,9 +99,7 @@ impl Producer {
         mut callback: Option<Callback>,
     ) -> Result<Delivery, SendError> {
         let h = &*self.handle;
-        let result = h
-            .check_fork()
-            .and_then(|()| h.intercepted(record, |r| h.append_blocking(&r, &mut callback)));
+        let result = h.intercepted(record, |r| h.append_blocking(&r, &mut callback));
         if let Err(e) = &result {
             self.refused(record.topic, record.partition, e);
             if let Some(callback) = callback.take() {
@@ -192,7 +188,7 @@ impl Handle {
         loop {
             match self.acc.append(&topic, &prepared, callback, &mut spare)? {
                 Append::Done(delivery) => return Ok(delivery),
-                Append::NeedsBuffer(size) => match self.acc.pool.try_allocate(size)? {
+                Append::NeedsBuffer(size) => match self.buffer_now(size)? {
                     Some(buf) => spare = Some(buf),
                     None => {
                         return Err(Error::new(
@@ -225,7 +221,7 @@ impl Handle {
             match self.acc.append(&topic, &prepared, callback, &mut spare)? {
                 Append::Done(delivery) => return Ok(delivery),
                 Append::NeedsBuffer(size) => {
-                    spare = Some(match self.acc.pool.try_allocate(size)? {
+                    spare = Some(match self.buffer_now(size)? {
                         Some(buf) => buf,
                         None => {
                             let by = *deadline.get_or_insert_with(|| self.deadline());
@@ -239,17 +235,34 @@ impl Handle {
 
     async fn append_async(&self, record: &Record<'_>) -> Result<Delivery, Error> {
         let prepared = self.prepare(record)?;
-        let by = self.deadline();
+        let mut deadline = None;
         let topic = match self.topic_now(record.topic, record.partition) {
             Some(topic) => topic,
-            None => self.topic_for_async(record, by).await?,
+            None => {
+                let by = *deadline.insert(self.deadline());
+                self.topic_for_async(record, by).await?
+            }
         };
         let mut spare = None;
         loop {
             match self.acc.append(&topic, &prepared, &mut None, &mut spare)? {
                 Append::Done(delivery) => return Ok(delivery),
-                Append::NeedsBuffer(size) => spare = Some(self.memory_async(size, by).await?),
+                Append::NeedsBuffer(size) => {
+                    spare = Some(match self.buffer_now(size)? {
+                        Some(buf) => buf,
+                        None => {
+                            let by = *deadline.get_or_insert_with(|| self.deadline());
+                            self.memory_async(size, by).await?
+                        }
+                    });
+                }
             }
         }
+    }
+
+    /// A buffer for a new batch, if that takes no waiting. Here, once a batch, the process is compared.
+    fn buffer_now(&self, size: usize) -> Result<Option<PooledBuf>, Error> {
+        self.check_fork()?;
+        self.acc.pool.try_allocate(size)
     }
 }

@@ -149,8 +149,11 @@ impl<I: Io> Sender<I> {
                 self.put_back(batch, now);
             }
             Verdict::Resequence => {
-                // The leader has said that its log lacks it.
-                batch.closed.known = Certainty::NotWritten;
+                // OUT_OF_ORDER right behind the last acknowledged batch proves that the log lacks this one; that
+                // the producer is not known (any more) proves nothing.
+                if attempt.code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER {
+                    batch.closed.known = Certainty::NotWritten;
+                }
                 self.sequences.broke(&batch);
                 self.sequences.returned(key);
                 self.put_back(batch, now);

@@ -14,7 +14,7 @@ pub(crate) enum Verdict {
         /// Whether what is known of leaders is out of date.
         metadata: bool,
     },
-    /// To be sent again under a new epoch, from sequence 0: the log lacks it, whatever was known before.
+    /// To be sent again under a new epoch, from sequence 0, if the log is known to lack it.
     Resequence,
     /// Failed for good.
     Fail,
