@@ -308,3 +308,36 @@ impl FlushOnce for Producer {
         let _ = flush.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
 }
+
+#[test]
+fn round_robin_starves_no_partition() {
+    let broker = EmbeddedBroker::builder().topic("two", 2).start().unwrap();
+    let producer = to(&broker).set("partitioner.class", "RoundRobinPartitioner").build().unwrap();
+    let mut counts = [0; 2];
+    for _ in 0..100 {
+        let delivery = producer.send(Record::to("two").value("x")).unwrap();
+        counts[delivery.partition() as usize] += 1;
+    }
+    assert_eq!(counts, [50, 50]);
+}
+
+#[test]
+fn a_callback_may_send_to_a_topic_it_has_asked_for_before() {
+    let broker = EmbeddedBroker::builder().topic("t", 1).topic("dead", 1).start().unwrap();
+    let producer = to(&broker).build().unwrap();
+    let (heard, ends) = mpsc::channel();
+    for _ in 0..100 {
+        let (inner, heard) = (producer.clone(), heard.clone());
+        let call = move |_| {
+            let sent = inner.send(Record::to("dead").value("letter"));
+            heard.send(sent.map(|_| ()).map_err(|e| e.kind())).unwrap();
+        };
+        producer.send_with(Record::to("t").value("x"), call).unwrap().wait().unwrap();
+        match ends.recv_timeout(WAIT).unwrap() {
+            Ok(()) => return,
+            Err(kind) => assert_eq!(kind, ErrorKind::NoMetadata),
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the topic never became known");
+}

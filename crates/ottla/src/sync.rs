@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
 
 thread_local! {
     static HELD: Cell<u32> = const { Cell::new(0) };
@@ -42,6 +44,16 @@ fn entered() {
 pub(crate) fn assert_unlocked() {
     if cfg!(debug_assertions) {
         HELD.with(|held| debug_assert_eq!(held.get(), 0, "foreign code under a lock"));
+    }
+}
+
+/// Wakes everyone. A waker is foreign code: one that panics takes nobody along.
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    assert_unlocked();
+    for waker in wakers {
+        if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+            tracing::error!("a waker panicked");
+        }
     }
 }
 

@@ -24,27 +24,43 @@ pub(crate) enum Append {
     NeedsBuffer(usize),
 }
 
+/// What an append that needs several attempts keeps from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Attempt {
+    /// A buffer for a new batch; one that was not needed goes back.
+    pub(crate) spare: Option<PooledBuf>,
+    /// A choice that does not move, made once.
+    fixed: Option<usize>,
+}
+
 /// A batch that the appender took out of its partition and has to close.
 struct Taken(Option<Box<OpenBatch>>);
 
 impl Accumulator {
-    /// Tries to append. With `spare` (of at least the size asked for) it opens a batch where one is needed;
-    /// a spare that was not needed stays where it is.
+    /// Tries to append. With a spare buffer (of at least the size asked for) it opens a batch where one
+    /// is needed.
     pub(crate) fn append(
         &self,
         topic: &Arc<Topic>,
         record: &Prepared<'_>,
         callback: &mut Option<Callback>,
-        spare: &mut Option<PooledBuf>,
+        attempt: &mut Attempt,
     ) -> Result<Append, Error> {
         let spread = self.settings.spread;
         loop {
-            let choice = choose(topic, record.partition, record.key, spread, || self.env.random())?;
+            let choice = match attempt.fixed {
+                Some(p) => Choice::Fixed(p),
+                None => choose(topic, record.partition, record.key, spread, || self.env.random())?,
+            };
             let (index, moves) = match choice {
-                Choice::Fixed(p) => (p, false),
+                Choice::Fixed(p) => (*attempt.fixed.insert(p), false),
                 Choice::Sticky(p) => (p, true),
             };
-            let partition = topic.partitions.load()[index].clone();
+            let Some(partition) = topic.partitions.load().get(index).cloned() else {
+                // The topic was re-created with fewer, just now.
+                attempt.fixed = None;
+                continue;
+            };
             let mut queue = partition.queue.lock();
             if self.closed.load(Relaxed) {
                 return Err(Error::closed());
@@ -64,7 +80,7 @@ impl Accumulator {
                 switch(topic, index, self.env.random());
                 continue;
             }
-            let Some(buf) = spare.take() else {
+            let Some(buf) = attempt.spare.take() else {
                 return Ok(Append::NeedsBuffer(self.settings.batch_size.max(record.bound)));
             };
             let old = take(&mut queue);
@@ -174,6 +190,7 @@ impl Accumulator {
             }
             Err(_) => {
                 partition.vacate(number);
+                self.post(Event::Lost(number), Tick(0));
                 tracing::error!(
                     topic = &*partition.topic,
                     partition = partition.index,

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, ErrorKind};
 use crate::plants::plant;
-use crate::sync::{Mutex, assert_unlocked};
+use crate::sync::{Mutex, wake_all};
 
 /// The pool.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl BufferPool {
             }
             self.serve(&mut state, &mut wakers, &mut dropped);
         }
-        wake(wakers);
+        wake_all(wakers);
     }
 
     /// Fills the head of the line, completes it, goes on to the next.
@@ -201,7 +201,7 @@ impl BufferPool {
             }
             self.serve(&mut state, &mut wakers, &mut dropped);
         }
-        wake(wakers);
+        wake_all(wakers);
     }
 
     /// Takes back a grant that its future did not collect by its deadline.
@@ -221,7 +221,7 @@ impl BufferPool {
             self.queued.store(0, Ordering::Relaxed);
             state.waiters.drain(..).map(|w| w.waker).collect()
         };
-        wake(wakers);
+        wake_all(wakers);
     }
 
     /// Callers in the line.
@@ -258,11 +258,6 @@ impl State {
             dropped.push(buffer);
         }
     }
-}
-
-fn wake(wakers: Vec<Waker>) {
-    assert_unlocked();
-    wakers.into_iter().for_each(Waker::wake);
 }
 
 /// A place in the line.
@@ -304,7 +299,7 @@ impl Future for Allocate {
             let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
             this.pool.serve(&mut state, &mut wakers, &mut dropped);
             drop(state);
-            wake(wakers);
+            wake_all(wakers);
             return Poll::Pending;
         };
         let mut old = None;

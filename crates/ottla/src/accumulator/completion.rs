@@ -4,14 +4,14 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Certainty, Error, ErrorKind};
 use crate::metrics::{Counters, add};
-use crate::sync::{Mutex, assert_unlocked};
+use crate::sync::{Mutex, assert_unlocked, wake_all};
 use crate::time::Env;
 
 /// Where an acknowledged record is.
@@ -62,6 +62,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Callers {
     pub(crate) env: Arc<dyn Env>,
     in_callback: Mutex<Option<std::thread::ThreadId>>,
+    /// The sender's own thread, where it has one.
+    sender: OnceLock<std::thread::ThreadId>,
 }
 
 impl fmt::Debug for Callers {
@@ -72,12 +74,18 @@ impl fmt::Debug for Callers {
 
 impl Callers {
     pub(crate) fn new(env: Arc<dyn Env>) -> Arc<Callers> {
-        Arc::new(Callers { env, in_callback: Mutex::new(None) })
+        Arc::new(Callers { env, in_callback: Mutex::new(None), sender: OnceLock::new() })
     }
 
-    /// Whether this thread is inside a callback, where nothing may wait.
+    /// This is the sender's thread from here on.
+    pub(crate) fn sender_runs_here(&self) {
+        let _ = self.sender.set(std::thread::current().id());
+    }
+
+    /// Whether this is the sender's thread, or inside a callback: nothing may wait there.
     pub(crate) fn inside_callback(&self) -> bool {
-        *self.in_callback.lock() == Some(std::thread::current().id())
+        self.sender.get() == Some(&std::thread::current().id())
+            || *self.in_callback.lock() == Some(std::thread::current().id())
     }
 
     pub(crate) fn may_wait(&self, what: &str) -> Result<(), Error> {
@@ -384,7 +392,7 @@ impl Ends {
             }
         }
         assert_unlocked();
-        wakers.into_iter().for_each(|(_, w)| w.wake());
+        wake_all(wakers.into_iter().map(|(_, w)| w));
         for (index, delta, callback) in self.callbacks.drain(..) {
             let result = done.result(&done.inner.lock(), index, delta);
             if let Some(result) = result {
@@ -418,10 +426,11 @@ impl Ends {
 impl Drop for Ends {
     fn drop(&mut self) {
         if !self.told {
-            self.tell(Outcome::Failed(Error::new(
+            let e = Error::new(
                 ErrorKind::Internal,
                 "a batch was dropped before its end was known; this is a bug of ottla, please report it",
-            )));
+            );
+            self.tell(Outcome::Failed(e.certain(Certainty::PossiblyWritten)));
         }
     }
 }

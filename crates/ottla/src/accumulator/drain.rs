@@ -1,6 +1,7 @@
 //! Takes batches out of their lines: one a partition, round a node's partitions from where the last drain
 //! ended, up to `max.request.size`; and those whose time is over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Accumulator;
@@ -137,10 +138,14 @@ impl Active {
         (expired, next)
     }
 
-    /// Takes everything, whatever its time.
-    pub(crate) fn take_all(&mut self) -> Vec<Expired> {
+    /// Takes everything of some partitions, whatever its time.
+    pub(crate) fn take(&mut self, which: impl Fn(&Partition) -> bool) -> Vec<Expired> {
         let mut out = Vec::new();
-        for p in std::mem::take(&mut self.partitions).into_values() {
+        let (taken, rest) =
+            std::mem::take(&mut self.partitions).into_iter().partition(|(_, p)| which(p));
+        self.partitions = rest;
+        let taken: BTreeMap<u32, Arc<Partition>> = taken;
+        for p in taken.into_values() {
             let (line, open) = {
                 let mut queue = p.queue.lock();
                 queue.announced = false;

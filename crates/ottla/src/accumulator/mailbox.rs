@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Caller(Tick, Arc<CallerWait>),
     /// Everything that is there now is to go out.
     Flush(Arc<Flush>),
+    /// A batch of this number is no more: it could not be closed, and its records have been told.
+    Lost(u64),
     /// No more is coming; what is not settled by then fails.
     Close(Tick),
 }
@@ -68,8 +70,10 @@ impl Mailbox {
             }
             events.list.push(event);
         }
-        if self.sleeps_to.load(Ordering::Acquire) > due.0
-            && self.sleeps_to.swap(0, Ordering::AcqRel) > due.0
+        // Only a time that is later than the event may be taken: taking an earlier one would leave the next poster
+        // to believe that the sender is awake.
+        let later = |at: u64| (at > due.0).then_some(0);
+        if self.sleeps_to.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok()
             && let Some(bell) = self.bell.get()
         {
             bell.ring();

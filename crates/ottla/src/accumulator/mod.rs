@@ -97,7 +97,7 @@ impl Accumulator {
             Event::Opened(p) | Event::Full(p) => self.abandon(&p),
             Event::Caller(_, wait) => wait.fire(),
             Event::Flush(flush) => flush.finish(),
-            Event::Starved | Event::Topic(_) | Event::Close(_) => {}
+            Event::Starved | Event::Topic(_) | Event::Lost(_) | Event::Close(_) => {}
         }
     }
 

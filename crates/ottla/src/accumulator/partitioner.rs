@@ -74,12 +74,13 @@ pub(crate) fn choose(
 /// The sticky partition, drawn if there is none yet.
 fn sticky(topic: &Topic, mut random: impl FnMut() -> u64) -> usize {
     match topic.sticky.current.load(Relaxed) {
-        UNSET => {
+        p if (p as usize) < topic.partitions.load().len() => p as usize,
+        // None yet, or one that the topic has no more.
+        gone => {
             let drawn = available(topic, random() as usize);
-            let set = topic.sticky.current.compare_exchange(UNSET, drawn as u32, Relaxed, Relaxed);
+            let set = topic.sticky.current.compare_exchange(gone, drawn as u32, Relaxed, Relaxed);
             set.map_or_else(|other| other as usize, |_| drawn)
         }
-        p => p as usize,
     }
 }
 
@@ -163,5 +164,25 @@ mod tests {
     fn bi2_a_choice_wears_out_at_the_limit_when_full_and_at_twice_the_limit_anyhow() {
         assert!(!is_worn(2, 3, true) && is_worn(3, 3, true));
         assert!(!is_worn(5, 3, false) && is_worn(6, 3, false));
+    }
+
+    #[test]
+    fn a_topic_recreated_with_fewer_partitions_is_spread_over_those_it_has() {
+        let topics = Topics::default();
+        let publish = |n: usize| {
+            let mut cluster = Cluster::default();
+            let leaders = vec![Leader { node: 1, epoch: 0 }; n];
+            cluster.topics.insert("t".into(), TopicInfo { id: Default::default(), leaders });
+            topics.publish(&cluster);
+            topics.get("t").unwrap()
+        };
+        let t = publish(6);
+        assert_eq!(choose(&t, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(5));
+        let last = t.partitions.load()[5].key;
+        let t = publish(3);
+        assert!(matches!(choose(&t, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(0..3)));
+        assert!((0..50).all(|n| available(&t, n) < 3));
+        let t = publish(6);
+        assert_eq!(t.partitions.load()[5].key, last, "its order goes on");
     }
 }

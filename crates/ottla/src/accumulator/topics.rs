@@ -1,4 +1,4 @@
-//! Topics as callers see them: partitions that only grow, found by name without a lock, and the place where
+//! Topics as callers see them: their partitions, found by name without a lock, and the place where
 //! callers wait for a topic that is not known yet.
 
 use std::sync::Arc;
@@ -12,13 +12,15 @@ use super::partitioner::Sticky;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
-use crate::sync::{Mutex, assert_unlocked};
+use crate::sync::{Mutex, wake_all};
 
 /// A topic whose partitions are known.
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) name: Arc<str>,
     pub(crate) partitions: ArcSwap<Vec<Arc<Partition>>>,
+    /// Also those the topic has lost by being re-created with fewer: should they come back, their order goes on.
+    every: Mutex<Vec<Arc<Partition>>>,
     pub(crate) sticky: Sticky,
 }
 
@@ -65,7 +67,7 @@ impl Topics {
             }
             None => return,
         };
-        wake(wakers);
+        wake_all(wakers);
     }
 
     /// News that concerns everyone who waits (nothing can be reached, the producer closes).
@@ -76,7 +78,7 @@ impl Topics {
             wanted.round += 1;
             wakers.append(&mut wanted.wakers);
         }
-        wake(wakers);
+        wake_all(wakers);
     }
 
     /// Turns a snapshot into what callers see: new topics, more partitions, leaders.
@@ -91,16 +93,13 @@ impl Topics {
                 Some(topic) => topic.clone(),
                 None => {
                     let (name, sticky) = (name.clone(), Sticky::default());
-                    let topic = Arc::new(Topic {
-                        name: name.clone(),
-                        partitions: ArcSwap::default(),
-                        sticky,
-                    });
+                    let (partitions, every) = Default::default();
+                    let topic = Arc::new(Topic { name: name.clone(), partitions, every, sticky });
                     new.get_or_insert_with(|| (*old).clone()).insert(name, topic.clone());
                     topic
                 }
             };
-            self.grow(&topic, info.leaders.len());
+            self.resize(&topic, info.leaders.len());
             for (p, leader) in topic.partitions.load().iter().zip(&info.leaders) {
                 p.leader.store(leader.node, Relaxed);
             }
@@ -116,24 +115,27 @@ impl Topics {
             }
             !known
         });
-        wake(wakers);
+        wake_all(wakers);
     }
 
-    fn grow(&self, topic: &Topic, to: usize) {
-        let partitions = topic.partitions.load_full();
-        if partitions.len() >= to {
+    /// Shows as many partitions as the topic has.
+    fn resize(&self, topic: &Topic, to: usize) {
+        if topic.partitions.load().len() == to {
             return;
         }
-        let mut more: Vec<_> = (*partitions).clone();
-        while more.len() < to {
-            let (index, key) = (more.len() as i32, self.next_key.fetch_add(1, Relaxed));
-            more.push(Arc::new(Partition::new(topic.name.clone(), index, key)));
+        let mut every = topic.every.lock();
+        while every.len() < to {
+            let (index, key) = (every.len() as i32, self.next_key.fetch_add(1, Relaxed));
+            every.push(Arc::new(Partition::new(topic.name.clone(), index, key)));
         }
-        topic.partitions.store(Arc::new(more));
+        let shown = every[..to].to_vec();
+        drop(every);
+        topic.partitions.store(Arc::new(shown));
     }
-}
 
-fn wake(wakers: Vec<Waker>) {
-    assert_unlocked();
-    wakers.into_iter().for_each(Waker::wake);
+    /// Every partition of every topic.
+    pub(crate) fn partitions(&self) -> Vec<Arc<Partition>> {
+        let map = self.map.load();
+        map.values().flat_map(|t| t.every.lock().clone()).collect()
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use crate::sync::Mutex;
+use crate::sync::{Mutex, wake_all};
 
 /// A caller's deadline. Async callers cannot wake themselves, so the sender does it.
 #[derive(Debug, Default)]
@@ -27,9 +27,7 @@ impl CallerWait {
 
     pub(crate) fn fire(&self) {
         let waker = self.waker.lock().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake_all(waker);
     }
 }
 
@@ -44,9 +42,7 @@ impl Flush {
     pub(crate) fn finish(&self) {
         self.done.store(true, Ordering::Release);
         let waker = self.waker.lock().take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake_all(waker);
     }
 }
 

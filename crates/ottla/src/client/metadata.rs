@@ -133,9 +133,8 @@ impl Metadata {
         self.in_progress = false;
         self.need = self.asked_again;
         self.last_success = Some(now);
-        if !self.need {
-            self.wanting_since = None;
-        }
+        // News came, whatever else is still wanted.
+        self.wanting_since = self.need.then_some(now);
         // A second identical answer means that asking again at once is no use (MD3).
         if next.topics != self.cluster.topics || next.nodes != self.cluster.nodes {
             self.in_vain = 0;

@@ -183,6 +183,13 @@ impl<I: Io> NetworkClient<I> {
         idle.min_by_key(|b| b.last_attempt).map(|b| b.id)
     }
 
+    /// When a broker that backs off or is throttled may be spoken to again; what becomes of the others is told
+    /// by an event.
+    pub(crate) fn next_chance(&self, now: Tick) -> Tick {
+        let later = self.brokers.keys().filter_map(|node| self.connection_delay(*node, now));
+        later.filter(|at| *at > now).min().unwrap_or(Tick::NEVER)
+    }
+
     fn connect(&mut self, node: i32, now: Tick) {
         let random = self.env.random();
         let Some(b) = self.brokers.get_mut(&node) else {
@@ -295,12 +302,11 @@ impl<I: Io> NetworkClient<I> {
             if self.brokers.values().any(Broker::is_connecting) {
                 return Tick::NEVER;
             }
-            let later = self.brokers.keys().filter_map(|node| self.connection_delay(*node, now));
-            return later.filter(|at| *at > now).min().unwrap_or(Tick::NEVER);
+            return self.next_chance(now);
         };
         if !self.is_ready(node, now) {
             self.connect(node, now);
-            return Tick::NEVER;
+            return self.next_chance(now);
         }
         let ask = self.metadata.begin(now);
         match self.pick(node, ApiKey::METADATA, 0, 13) {

@@ -113,6 +113,8 @@ impl Handle {
     ) -> Result<Arc<Topic>, Error> {
         let wait = self.wait_for_topic(record, by)?;
         if self.topic_now(record.topic, record.partition).is_none() {
+            // Asked for in any case: a callback that may not wait finds it the next time.
+            self.acc.post(Event::Topic(record.topic.into()), Tick(0));
             self.may_wait(
                 ErrorKind::NoMetadata,
                 &format!("topic {} is not known yet", record.topic),
@@ -143,16 +145,7 @@ impl Handle {
         let name: Arc<str> = record.topic.into();
         let wait = CallerWait::new(Arc::default());
         let partition = record.partition;
-        Ok(WaitForTopic {
-            handle: self,
-            name,
-            partition,
-            by,
-            asked: false,
-            round: None,
-            wait,
-            last: None,
-        })
+        Ok(WaitForTopic { handle: self, name, partition, by, round: None, wait, last: None })
     }
 
     pub(super) fn memory_blocking(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
@@ -250,7 +243,6 @@ struct WaitForTopic<'h> {
     name: Arc<str>,
     partition: Option<i32>,
     by: Tick,
-    asked: bool,
     /// News before this round is none.
     round: Option<u64>,
     wait: Arc<CallerWait>,
@@ -310,9 +302,8 @@ impl Future for WaitForTopic<'_> {
             }
             this.last = last;
         }
-        if !std::mem::replace(&mut this.asked, true) {
-            acc.post(Event::Topic(this.name.clone()), Tick(0));
-        }
+        // Again at each news that did not suffice; the metadata's backoff bounds it.
+        acc.post(Event::Topic(this.name.clone()), Tick(0));
         if acc.env.now() >= this.by {
             return Poll::Ready(Err(this.too_late()));
         }

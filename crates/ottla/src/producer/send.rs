@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::handle::Handle;
 use super::{Delivery, Prepared, Producer, Record, SendError};
-use crate::accumulator::append::Append;
+use crate::accumulator::append::{Append, Attempt};
 use crate::accumulator::buffer_pool::PooledBuf;
 use crate::accumulator::completion::{Callback, RecordMetadata};
 use crate::accumulator::mailbox::Event;
@@ -184,12 +184,12 @@ impl Handle {
             let message = format!("topic {} is not known yet; it has been asked for", record.topic);
             return Err(Error::new(ErrorKind::NoMetadata, message));
         };
-        let mut spare = None;
+        let mut attempt = Attempt::default();
         loop {
-            match self.acc.append(&topic, &prepared, callback, &mut spare)? {
+            match self.acc.append(&topic, &prepared, callback, &mut attempt)? {
                 Append::Done(delivery) => return Ok(delivery),
                 Append::NeedsBuffer(size) => match self.buffer_now(size)? {
-                    Some(buf) => spare = Some(buf),
+                    Some(buf) => attempt.spare = Some(buf),
                     None => {
                         return Err(Error::new(
                             ErrorKind::Full,
@@ -216,12 +216,12 @@ impl Handle {
                 self.topic_for_blocking(record, by)?
             }
         };
-        let mut spare = None;
+        let mut attempt = Attempt::default();
         loop {
-            match self.acc.append(&topic, &prepared, callback, &mut spare)? {
+            match self.acc.append(&topic, &prepared, callback, &mut attempt)? {
                 Append::Done(delivery) => return Ok(delivery),
                 Append::NeedsBuffer(size) => {
-                    spare = Some(match self.buffer_now(size)? {
+                    attempt.spare = Some(match self.buffer_now(size)? {
                         Some(buf) => buf,
                         None => {
                             let by = *deadline.get_or_insert_with(|| self.deadline());
@@ -243,12 +243,12 @@ impl Handle {
                 self.topic_for_async(record, by).await?
             }
         };
-        let mut spare = None;
+        let mut attempt = Attempt::default();
         loop {
-            match self.acc.append(&topic, &prepared, &mut None, &mut spare)? {
+            match self.acc.append(&topic, &prepared, &mut None, &mut attempt)? {
                 Append::Done(delivery) => return Ok(delivery),
                 Append::NeedsBuffer(size) => {
-                    spare = Some(match self.buffer_now(size)? {
+                    attempt.spare = Some(match self.buffer_now(size)? {
                         Some(buf) => buf,
                         None => {
                             let by = *deadline.get_or_insert_with(|| self.deadline());

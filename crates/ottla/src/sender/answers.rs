@@ -215,13 +215,17 @@ impl<I: Io> Sender<I> {
         }
         // KIP-467: some records are at fault, the others only shared a batch with them.
         let p = &closed.meta.partition;
+        let known = closed.known;
+        // Sent again, a record that may be there already would be there twice.
+        let advice = if known == Certainty::NotWritten { "; send this one again" } else { "" };
         let others = format!(
-            "{}-{}: another record of the same batch was refused ({}); send this one again",
+            "{}-{}: another record of the same batch was refused ({}){advice}",
             p.topic, p.index, attempt.code
         );
-        let others = Error::new(ErrorKind::Broker(attempt.code.0), others);
+        let others = Error::new(ErrorKind::Broker(attempt.code.0), others).certain(known);
+        let own = attempt.own.into_iter().map(|(i, e)| (i, e.certain(known))).collect();
         let number = closed.meta.number;
-        closed.settle(Outcome::PerRecord { others, own: attempt.own });
+        closed.settle(Outcome::PerRecord { others, own });
         self.settled(number);
     }
 

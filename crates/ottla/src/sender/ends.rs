@@ -8,7 +8,7 @@ use super::sequences::Id;
 use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::drain::Expired;
-use crate::accumulator::partition::Slot;
+use crate::accumulator::partition::{Partition, Slot};
 use crate::accumulator::waits::Flush;
 use crate::collections::HashSet;
 use crate::error::{Certainty, Error, ErrorKind};
@@ -138,42 +138,29 @@ impl<I: Io> Sender<I> {
             let e = e.clone();
             self.fail_unsent(&e);
         }
-        let cluster = self.client.cluster();
-        let moved: Vec<_> = self.active.iter().cloned().collect();
         let broken = self.sequences.mend(now);
-        for p in moved {
-            let id = cluster.topics.get(&p.topic).map(|t| t.id);
+        if broken.is_empty() {
+            return;
+        }
+        let partitions: Vec<_> =
+            self.active.iter().filter(|p| broken.contains(&p.key)).cloned().collect();
+        for p in partitions {
             let mut failed = Vec::new();
             {
                 let mut queue = p.queue.lock();
-                if !matches!(queue.line.front(), Some(Slot::Retry(..))) {
-                    continue;
-                }
-                let line = std::mem::take(&mut queue.line);
-                for slot in line {
+                for slot in std::mem::take(&mut queue.line) {
                     match slot {
-                        // A topic of another id is another log: nothing possibly written goes there.
-                        Slot::Retry(b, _)
-                            if broken.contains(&p.key)
-                                || id.is_some_and(|id| id != b.stamp.topic_id) =>
-                        {
-                            if b.closed.known == Certainty::NotWritten {
-                                queue.line.push_back(Slot::Closed(b.unstamp()));
-                            } else {
-                                failed.push(b);
-                            }
+                        Slot::Retry(b, _) if b.closed.known == Certainty::NotWritten => {
+                            queue.line.push_back(Slot::Closed(b.unstamp()));
                         }
+                        Slot::Retry(b, _) => failed.push(b),
                         other => queue.line.push_back(other),
                     }
                 }
             }
             for b in failed {
-                let why = b
-                    .closed
-                    .last_error
-                    .clone()
-                    .unwrap_or_else(|| Error::new(ErrorKind::Network, "its answer was lost"));
-                self.sequences.broke(&b);
+                let lost = || Error::new(ErrorKind::Network, "its answer was lost");
+                let why = b.closed.last_error.clone().unwrap_or_else(lost);
                 self.fail(b.unstamp(), &why);
             }
         }
@@ -181,7 +168,12 @@ impl<I: Io> Sender<I> {
 
     /// Fails everything that is not in flight.
     pub(super) fn fail_unsent(&mut self, why: &Error) {
-        for e in self.active.take_all() {
+        self.fail_where(why, |_| true);
+    }
+
+    /// Fails what is not in flight of some partitions.
+    pub(super) fn fail_where(&mut self, why: &Error, which: impl Fn(&Partition) -> bool) {
+        for e in self.active.take(which) {
             match e {
                 Expired::Unsent(batch) => self.fail(batch, why),
                 Expired::Sent(batch) => {

@@ -22,13 +22,22 @@ impl<I: Io> Sender<I> {
             match event {
                 Event::Opened(p) | Event::Full(p) => self.active.insert(p),
                 Event::Starved => {}
-                Event::Topic(name) => self.client.want_topic(&name, now),
+                Event::Topic(name) => {
+                    self.client.want_topic(&name, now);
+                    // It may be known, and lack a partition that somebody waits for.
+                    self.client.request_metadata(now);
+                }
+                Event::Lost(number) => self.settled(number),
                 Event::Caller(due, wait) => {
                     self.deadline_number += 1;
                     self.deadlines.insert((due, self.deadline_number), wait);
                 }
-                Event::Flush(flush) => self.begin_flush(flush),
+                Event::Flush(flush) => {
+                    self.sweep();
+                    self.begin_flush(flush);
+                }
                 Event::Close(by) => {
+                    self.sweep();
                     self.closing = Some(self.closing.map_or(by, |b| b.min(by)));
                 }
             }
@@ -60,6 +69,20 @@ impl<I: Io> Sender<I> {
         Tick::NEVER
     }
 
+    /// Finds partitions that hold something and have not announced it yet: another caller may have appended to a
+    /// batch whose opener is still on the way to the mailbox.
+    fn sweep(&mut self) {
+        for p in self.acc.topics.partitions() {
+            let mut queue = p.queue.lock();
+            let holds = !queue.is_empty();
+            queue.announced |= holds;
+            drop(queue);
+            if holds {
+                self.active.insert(p);
+            }
+        }
+    }
+
     /// A flush waits for every batch there is now, and for no later one.
     fn begin_flush(&mut self, flush: Arc<Flush>) {
         let mut pending: crate::collections::HashSet<u64> = (self.in_flight.values())
@@ -86,6 +109,7 @@ impl<I: Io> Sender<I> {
             let e = Error::broker(code, None, &format!("topic {name}"));
             if !e.is_retriable() {
                 self.client.give_up_topic(&name);
+                self.fail_where(&e, |p| *p.topic == *name);
             }
             self.acc.topics.report(&name, &e);
         }

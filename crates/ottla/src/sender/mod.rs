@@ -228,10 +228,10 @@ impl<I: Io> Sender<I> {
             _ => return Tick::NEVER,
         }
         let Some(node) = self.client.least_loaded(now) else {
-            return Tick::NEVER;
+            return self.client.next_chance(now);
         };
         if !self.client.ready(node, now) {
-            return Tick::NEVER;
+            return self.client.next_chance(now);
         }
         let ask = InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
         let Some(version) = self.client.pick(node, ApiKey::INIT_PRODUCER_ID, 0, 5) else {
@@ -276,7 +276,7 @@ impl<I: Io> Sender<I> {
         let (mut records, mut bytes) = (0, 0);
         for b in &mut batches {
             b.closed.attempts += 1;
-            self.sequences.sent(b.closed.meta.partition.key);
+            self.sequences.sent(b.closed.meta.partition.key, node);
             self.client.want_topic(&b.closed.meta.partition.topic, now);
             records += b.closed.meta.count as u64;
             bytes += b.closed.wire_len() as u64;

@@ -41,7 +41,11 @@ pub(crate) enum Id {
 struct Line {
     id: i64,
     epoch: i16,
+    topic: Option<Arc<str>>,
+    /// Zero while no broker has told it.
     topic_id: Uuid,
+    /// Where its batches in flight went.
+    node: i32,
     next: i32,
     /// The sequence behind the last acknowledged batch, if any of this epoch was.
     acked_to: Option<i32>,
@@ -71,8 +75,21 @@ impl Sequences {
         Sequences { id, lines: HashMap::default(), one_at_a_time, cluster: Arc::default() }
     }
 
-    /// Topic ids come from the snapshot of this round.
+    /// Topic ids and leaders come from the snapshot of this round. A topic of another id is another log: its
+    /// orders start anew, under a new epoch, since sequences of one epoch are never given twice. An id that is
+    /// not told (an older broker) says nothing.
     pub(crate) fn follow(&mut self, cluster: Arc<Cluster>) {
+        if Arc::ptr_eq(&self.cluster, &cluster) {
+            return;
+        }
+        for line in self.lines.values_mut() {
+            let topic = line.topic.as_ref().and_then(|t| cluster.topics.get(t));
+            let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
+            if !line.topic_id.is_zero() && line.topic_id != id && line.id >= 0 {
+                line.broken = true;
+            }
+            line.topic_id = id;
+        }
         self.cluster = cluster;
     }
 
@@ -84,7 +101,9 @@ impl Sequences {
         self.lines.entry(key).or_insert(Line {
             id: -1,
             epoch: -1,
+            topic: None,
             topic_id: Uuid::ZERO,
+            node: -1,
             next: 0,
             acked_to: None,
             in_flight: 0,
@@ -93,8 +112,10 @@ impl Sequences {
     }
 
     /// A batch leaves for a broker.
-    pub(crate) fn sent(&mut self, key: u32) {
-        self.line(key).in_flight += 1;
+    pub(crate) fn sent(&mut self, key: u32, node: i32) {
+        let line = self.line(key);
+        line.in_flight += 1;
+        line.node = node;
     }
 
     /// A batch is back, whatever became of it.
@@ -184,7 +205,9 @@ impl Order for Sequences {
             || line.acked_to.is_none()
             || self.one_at_a_time
             || (line.id, line.epoch) != (id, epoch)
-            || line.topic_id != self.topic_id(&partition.topic);
+            // Another leader must not remember newer batches only, while an older one is still on its way to the
+            // one before.
+            || line.node != self.cluster.leader(&partition.topic, partition.index).node;
         if line.broken {
             false
         } else if alone {
@@ -200,10 +223,11 @@ impl Order for Sequences {
             return batch.stamp(Stamp { topic_id, ..Stamp::NONE });
         };
         let line = self.line(batch.meta.partition.key);
-        if (line.id, line.epoch) != (id, epoch) || line.topic_id != topic_id {
-            // Under one epoch a log goes on where it is; another log, or another epoch, starts at 0.
-            (line.id, line.epoch, line.topic_id) = (id, epoch, topic_id);
+        if (line.id, line.epoch) != (id, epoch) {
+            (line.id, line.epoch) = (id, epoch);
             (line.next, line.acked_to) = (0, None);
+            line.topic = Some(batch.meta.partition.topic.clone());
+            line.topic_id = topic_id;
         }
         let sequence = line.next;
         if !(plant!(SequenceTwice) && sequence == 0) {
@@ -234,13 +258,13 @@ mod tests {
         assert!(s.may_drain(&p, false));
         let line = s.line(7);
         (line.id, line.epoch) = (1, 0);
-        s.sent(7);
+        s.sent(7, -1);
         assert!(!s.may_drain(&p, false), "the first of an order goes alone");
         s.returned(7);
         s.line(7).acked_to = Some(1);
         for _ in 0..5 {
             assert!(s.may_drain(&p, false));
-            s.sent(7);
+            s.sent(7, -1);
         }
         assert!(!s.may_drain(&p, false));
         s.returned(7);
@@ -264,5 +288,30 @@ mod tests {
         s.line(7).broken = true;
         s.mend(Tick(9));
         assert!(matches!(s.id, Id::Wanted(Tick(9))));
+    }
+
+    fn cluster(id: u8) -> Arc<Cluster> {
+        let mut c = Cluster::default();
+        let info = crate::cluster::TopicInfo { id: Uuid([id; 16]), leaders: Vec::new() };
+        c.topics.insert("t".into(), info);
+        Arc::new(c)
+    }
+
+    /// Sequences given twice under one epoch would be taken for duplicates: acknowledged, and in no log.
+    #[test]
+    fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
+        let mut s = Sequences::new(true, false);
+        s.id = Id::Have { id: 1, epoch: 0 };
+        let line = s.line(7);
+        (line.id, line.epoch, line.next, line.topic) = (1, 0, 3, Some("t".into()));
+        s.follow(cluster(0));
+        s.follow(cluster(1));
+        assert!(!s.line(7).broken && s.line(7).next == 3, "no id, then one: the same log");
+        s.follow(cluster(0));
+        assert!(!s.line(7).broken, "a broker that does not tell says nothing");
+        s.follow(cluster(2));
+        assert!(s.line(7).broken);
+        assert_eq!(s.mend(Tick(0)), [7]);
+        assert!(matches!(s.id, Id::Have { epoch: 1, .. }));
     }
 }
