@@ -211,53 +211,74 @@ fn help_man_and_completions_come_from_the_same_table() {
     }
 }
 
+/// Reads lines until one contains this; all read so far.
 #[cfg(unix)]
-#[test]
-fn a_signal_flushes_what_was_read_and_reports() {
+fn read_until(from: &mut impl std::io::BufRead, want: &str) -> String {
+    let mut all = String::new();
+    while !all.contains(want) {
+        let before = all.len();
+        from.read_line(&mut all).unwrap();
+        assert!(all.len() > before, "it ended without saying {want:?}:\n{all}");
+    }
+    all
+}
+
+#[cfg(unix)]
+fn signal(child: &std::process::Child, name: &str) {
+    let done = std::process::Command::new("kill").args([name, &child.id().to_string()]).status();
+    assert!(done.unwrap().success());
+}
+
+#[cfg(unix)]
+fn running(
+    args: &[&str],
+) -> (std::process::Child, std::process::ChildStdin, std::io::BufReader<std::process::ChildStderr>)
+{
     use std::process::{Command, Stdio};
     let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
-        .args(embedded(&["--timeout", "60000", "--json"]))
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let (stdin, stderr) = (child.stdin.take().unwrap(), child.stderr.take().unwrap());
+    (child, stdin, std::io::BufReader::new(stderr))
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_flushes_what_was_read_and_reports() {
+    let (child, mut stdin, mut stderr) =
+        running(&embedded(&["--timeout", "60000", "--json", "-v"]));
     stdin.write_all(b"one\ntwo\n").unwrap();
     stdin.flush().unwrap();
-    thread::sleep(std::time::Duration::from_millis(700));
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    // The topic is known: the first line is accepted, the second is behind it in the same read.
+    read_until(&mut stderr, "topics=1");
+    thread::sleep(std::time::Duration::from_millis(500));
+    signal(&child, "-TERM");
+    let said = read_until(&mut stderr, "records acknowledged");
+    assert!(said.contains("2 records acknowledged"), "{said}");
     let out = child.wait_with_output().unwrap();
     drop(stdin);
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(0), "{stderr}");
-    assert!(stderr.contains("2 records acknowledged"), "{stderr}");
+    assert_eq!(out.status.code(), Some(0), "{said}");
     assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 2);
 }
 
 #[cfg(unix)]
 #[test]
 fn a_second_signal_quits() {
-    use std::process::{Command, Stdio};
     // A peer that never answers: the flush cannot end by itself.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
-        .args(["produce", "-b", &address, "-t", "t"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let (child, mut stdin, mut stderr) = running(&["produce", "-b", &address, "-t", "t"]);
     stdin.write_all(b"one\n").unwrap();
-    let pid = child.id().to_string();
-    for _ in 0..2 {
-        thread::sleep(std::time::Duration::from_millis(700));
-        let _ = Command::new("kill").args(["-INT", &pid]).status();
-    }
+    let said = read_until(&mut stderr, "not connected after 2 s");
+    assert!(said.contains(&address), "it names whom: {said}");
+    signal(&child, "-INT");
+    read_until(&mut stderr, "once more quits");
+    signal(&child, "-INT");
     let out = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(130), "{stderr}");
-    assert!(stderr.contains("once more quits"), "{stderr}");
+    drop(stdin);
+    assert_eq!(out.status.code(), Some(130));
 }
