@@ -51,6 +51,16 @@ fn a_delivery_is_sixteen_bytes_and_a_result_no_more_than_twenty_four() {
     fn shared<T: Send + Sync + Unpin + 'static>() {}
     shared::<Delivery>();
     shared::<Producer>();
+    // What a multi-threaded runtime's `spawn` asks of each future.
+    fn spawnable<F: Future + Send>(_: F) {}
+    let futures = |p: &Producer| {
+        spawnable(p.send_async(Record::to("t")));
+        spawnable(p.send_with_async(Record::to("t"), |_| ()));
+        spawnable(p.flush_async());
+        spawnable(p.partitions_for_async("t"));
+        spawnable(p.close_async(WAIT));
+    };
+    let _: &dyn Fn(&Producer) = &futures;
 }
 
 #[test]
@@ -137,9 +147,8 @@ fn kp4_kp13_a_refused_record_reaches_callback_and_interceptors_once_and_bad_ones
     let e = producer.send_with(Record::to("t").value(&large), move |r| tell.send(r).unwrap());
     assert_eq!(e.unwrap_err().kind(), ErrorKind::RecordTooLarge);
     assert_eq!(ends.recv_timeout(WAIT).unwrap().unwrap_err().kind(), ErrorKind::RecordTooLarge);
-    producer
-        .send_with(Record::to("t").key("k").value("good"), move |r| heard.send(r).unwrap())
-        .unwrap();
+    let good = Record::to("t").key("k").value("good");
+    block_on(producer.send_with_async(good, move |r| heard.send(r).unwrap())).unwrap();
     let written = ends.recv_timeout(WAIT).unwrap().unwrap();
     producer.close(WAIT).unwrap();
     assert!(ends.recv().is_err(), "each callback is called once");

@@ -65,13 +65,20 @@ impl Producer {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        let h = &*self.handle;
-        if !h.acc.listeners.interceptors.is_empty() {
-            let draft = h.acc.listeners.interceptors.on_send(&record, &h.counters);
-            let headers = draft.borrowed_headers();
-            return self.append_async(draft.record(&headers, record.token)).await;
-        }
-        self.append_async(record).await
+        self.send_inner_async(record, None).await
+    }
+
+    /// As [`send_with`](Self::send_with), without blocking. The callback of a future that is dropped before it
+    /// returned is dropped with it, uncalled.
+    ///
+    /// # Errors
+    /// As [`send_with`](Self::send_with).
+    pub async fn send_with_async(
+        &self,
+        record: Record<'_>,
+        callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
+    ) -> Result<Delivery, SendError> {
+        self.send_inner_async(record, Some(Box::new(callback))).await
     }
 
     /// Accepts the record if that takes no waiting, and gives it back otherwise.
@@ -100,19 +107,38 @@ impl Producer {
     ) -> Result<Delivery, SendError> {
         let h = &*self.handle;
         let result = h.intercepted(record, |r| h.append_blocking(&r, &mut callback));
-        if let Err(e) = &result {
-            self.refused(record.topic, record.partition, e);
-            if let Some(callback) = callback.take() {
-                callback(Err(e.clone()));
-            }
-        }
-        result
+        self.told(record, callback, result)
     }
 
-    async fn append_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        let result = self.handle.append_async(&record).await;
+    async fn send_inner_async(
+        &self,
+        record: Record<'_>,
+        mut callback: Option<Callback>,
+    ) -> Result<Delivery, SendError> {
+        let h = &*self.handle;
+        let interceptors = &h.acc.listeners.interceptors;
+        let result = if interceptors.is_empty() {
+            h.append_async(&record, &mut callback).await
+        } else {
+            let draft = interceptors.on_send(&record, &h.counters);
+            let headers = draft.borrowed_headers();
+            h.append_async(&draft.record(&headers, record.token), &mut callback).await
+        };
+        self.told(record, callback, result)
+    }
+
+    /// A record that was not accepted is told of once: to interceptors, and to its callback.
+    fn told(
+        &self,
+        record: Record<'_>,
+        callback: Option<Callback>,
+        result: Result<Delivery, Error>,
+    ) -> Result<Delivery, SendError> {
         if let Err(e) = &result {
             self.refused(record.topic, record.partition, e);
+            if let Some(callback) = callback {
+                callback(Err(e.clone()));
+            }
         }
         result
     }
@@ -233,7 +259,11 @@ impl Handle {
         }
     }
 
-    async fn append_async(&self, record: &Record<'_>) -> Result<Delivery, Error> {
+    async fn append_async(
+        &self,
+        record: &Record<'_>,
+        callback: &mut Option<Callback>,
+    ) -> Result<Delivery, Error> {
         let prepared = self.prepare(record)?;
         let mut deadline = None;
         let topic = match self.topic_now(record.topic, record.partition) {
@@ -245,7 +275,7 @@ impl Handle {
         };
         let mut attempt = Attempt::default();
         loop {
-            match self.acc.append(&topic, &prepared, &mut None, &mut attempt)? {
+            match self.acc.append(&topic, &prepared, callback, &mut attempt)? {
                 Append::Done(delivery) => return Ok(delivery),
                 Append::NeedsBuffer(size) => {
                     attempt.spare = Some(match self.buffer_now(size)? {
