@@ -81,7 +81,7 @@ impl Stats {
                     inner.print(&serde_json::json!({
                         "topic": r.topic,
                         "partition": r.partition,
-                        "offset": base.map(|b| b + i as i64),
+                        "offset": base.map(|b| b.saturating_add(i as i64)),
                         "timestamp": timestamp,
                     }));
                 }

@@ -167,7 +167,8 @@ impl Completion {
             Outcome::Written { base, append_time } => Ok(RecordMetadata {
                 topic: self.topic.clone(),
                 partition: self.partition,
-                offset: base.map(|b| b + i64::from(index)),
+                // A base near the end of the range is a broker's nonsense, and no reason to panic.
+                offset: base.map(|b| b.saturating_add(i64::from(index))),
                 timestamp: append_time.unwrap_or_else(|| match delta {
                     FAR => inner.far.iter().find(|f| f.0 == index).map_or(-1, |f| f.1),
                     delta => self.base_timestamp + i64::from(delta),

@@ -109,12 +109,12 @@ fn topic_info(
     let before = before.filter(|b| b.id == t.topic_id);
     let mut leaders: Vec<Leader> = before.map(|b| b.leaders.clone()).unwrap_or_default();
     for p in &t.partitions {
-        // A partition takes 18 bytes of the answer at least, so a number past what the answer could hold
-        // is nonsense, and must not size a vector.
+        // Brokers name every partition of a topic: a number far past how many the answer holds is nonsense, and
+        // must not size a vector.
         let Ok(index) = usize::try_from(p.partition_index) else {
             continue;
         };
-        if index >= MAX_PARTITIONS {
+        if index >= t.partitions.len() + PARTITIONS_UNNAMED {
             continue;
         }
         if index >= leaders.len() {
@@ -131,8 +131,8 @@ fn topic_info(
     TopicInfo { id: t.topic_id, leaders }
 }
 
-/// Partitions of a topic that are believed; ten times what Kafka's own clusters are tested with.
-const MAX_PARTITIONS: usize = 1_000_000;
+/// Partitions below the greatest that an answer may leave out.
+const PARTITIONS_UNNAMED: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -171,5 +171,15 @@ mod tests {
         let c = c.updated(&answer(11, 2), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node: -1, epoch: 11 });
         assert_eq!(c.leader("t", 5), Leader::NONE);
+    }
+
+    #[test]
+    fn a_partition_number_that_is_nonsense_sizes_nothing() {
+        for nonsense in [i32::MAX, 1_000_000, -1] {
+            let mut a = answer(1, 1);
+            a.topics[0].partitions[0].partition_index = nonsense;
+            let c = Cluster::default().updated(&a, |_| true, |_, _| {});
+            assert!(c.topics["t"].leaders.is_empty(), "{nonsense}");
+        }
     }
 }

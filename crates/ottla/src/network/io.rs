@@ -1,5 +1,5 @@
 //! The seam: everything the machine does for the sender comes through [`Io`]. Real sockets are in `real`,
-//! virtual ones, for unit tests and `ottla-sim`, in `simulated`.
+//! virtual ones, for `ottla-sim`, in `simulated`.
 //!
 //! Readiness is edge-triggered on both sides: it is reported once, and whoever gets it goes on until
 //! `WouldBlock`.

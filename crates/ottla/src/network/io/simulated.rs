@@ -1,5 +1,5 @@
 //! A virtual machine: one clock, sockets that split and stall at will and end after any byte, name lookups,
-//! all drawn from a seed. Shared by unit tests and `ottla-sim`; nothing in it blocks.
+//! all drawn from a seed. `ottla-sim` drives it; nothing in it blocks.
 //!
 //! Whoever drives it stands on the other side: takes what clients sent, answers, moves the clock.
 #![allow(clippy::disallowed_types)]
