@@ -63,7 +63,7 @@ impl Accumulator {
             };
             let mut queue = partition.queue.lock();
             if self.closed.load(Relaxed) {
-                return Err(Error::closed());
+                return Err(self.refusal());
             }
             if let Some(open) = queue.open.as_deref_mut()
                 && open.fits(record)
@@ -108,9 +108,11 @@ impl Accumulator {
     }
 
     fn open(&self, buf: PooledBuf, partition: &Arc<Partition>, record: &Prepared<'_>) -> OpenBatch {
+        let number = self.next_number();
         let meta = Meta {
             partition: partition.clone(),
-            number: self.numbers.fetch_add(1, Relaxed) + 1,
+            number,
+            place: (number, 0),
             created: self.env.now(),
             base_timestamp: record.timestamp,
             max_timestamp: record.timestamp,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
-use ottla_protocol::record::{BatchHeader, HEADER_LEN};
+use ottla_protocol::record::{BatchHeader, HEADER_LEN, RecordBody};
 
 use super::buffer_pool::PooledBuf;
 use super::completion::{Ends, Outcome};
@@ -24,6 +24,9 @@ pub(crate) struct Meta {
     pub(crate) partition: Arc<Partition>,
     /// Unique in the producer, rising.
     pub(crate) number: u64,
+    /// Its place in its partition's line: the number of the batch that was opened, and the index there of its
+    /// first record.
+    pub(crate) place: (u64, u32),
     pub(crate) created: Tick,
     pub(crate) base_timestamp: i64,
     pub(crate) max_timestamp: i64,
@@ -67,19 +70,28 @@ impl OpenBatch {
     /// Encodes a record that [`fits`](Self::fits); the bytes it took.
     #[inline]
     pub(crate) fn append(&mut self, record: &Prepared<'_>) -> usize {
+        self.push(&record.body, record.timestamp)
+    }
+
+    /// Encodes a record; the bytes it took.
+    #[inline]
+    pub(crate) fn push<'a, H>(&mut self, body: &RecordBody<'a, H>, timestamp: i64) -> usize
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
         let meta = &mut self.meta;
-        let delta = record.timestamp.wrapping_sub(meta.base_timestamp);
+        let delta = timestamp.wrapping_sub(meta.base_timestamp);
         let before = self.buf.bytes.len();
-        record.body.encode(&mut self.buf.bytes, meta.count, delta);
+        body.encode(&mut self.buf.bytes, meta.count, delta);
         meta.count += 1;
-        meta.max_timestamp = meta.max_timestamp.max(record.timestamp);
+        meta.max_timestamp = meta.max_timestamp.max(timestamp);
         self.buf.bytes.len() - before
     }
 
     /// Freezes the records, compressed where a codec is given. Output that is no smaller than the records is
     /// thrown away and they go as they are.
     pub(crate) fn close(mut self, compressor: Option<&mut Encoder>) -> ClosedBatch {
-        let mut attributes = 0;
+        let (mut attributes, plain_len) = (0, self.buf.bytes.len());
         if let Some(e) = compressor
             && e.pack(&self.buf.bytes)
         {
@@ -90,6 +102,7 @@ impl OpenBatch {
         ClosedBatch {
             records: Bytes::from_owner(self.buf),
             attributes,
+            plain_len,
             meta: self.meta,
             ends: Some(self.ends),
             known: Certainty::NotWritten,
@@ -132,6 +145,8 @@ impl Encoder {
 pub(crate) struct ClosedBatch {
     records: Bytes,
     attributes: i16,
+    /// Bytes of the records before they were compressed.
+    pub(crate) plain_len: usize,
     pub(crate) meta: Meta,
     /// Taken when the batch is settled, which may be before its bytes are let go.
     ends: Option<Ends>,
@@ -157,6 +172,11 @@ impl ClosedBatch {
 
     pub(crate) fn is_settled(&self) -> bool {
         self.ends.is_none()
+    }
+
+    /// Takes who is to be told away, to be told by parts of this batch.
+    pub(super) fn take_ends(&mut self) -> Option<Ends> {
+        self.ends.take()
     }
 
     /// Gives it a place in the producer's order.
@@ -194,6 +214,11 @@ impl Stamp {
         Stamp { producer_id: -1, epoch: -1, sequence: -1, topic_id: Uuid::ZERO };
 }
 
+/// The sequence `n` records further on; wraps from 2147483647 to 0.
+pub(crate) fn advance(sequence: i32, n: i32) -> i32 {
+    (i64::from(sequence) + i64::from(n)).rem_euclid(1 << 31) as i32
+}
+
 /// Ready for the wire.
 #[derive(Debug)]
 pub(crate) struct StampedBatch {
@@ -206,6 +231,17 @@ impl StampedBatch {
     /// The 61 bytes and the records; the latter share the batch's memory and keep it alive.
     pub(crate) fn wire(&self) -> (&[u8; HEADER_LEN], Bytes) {
         (&self.header, self.closed.records.clone())
+    }
+
+    /// As if its buffer had been given to somebody else meanwhile: no type allows that, so this is its effect.
+    pub(super) fn overwritten(mut self) -> StampedBatch {
+        let mut bytes = self.closed.records.to_vec();
+        if let Some(last) = bytes.iter_mut().rev().nth(1) {
+            *last ^= 1;
+        }
+        self.closed.records = bytes.into();
+        let stamp = self.stamp;
+        self.closed.stamp(stamp)
     }
 
     /// Takes the place in the order away again; the records are as they were.

@@ -142,8 +142,20 @@ pub(crate) struct Completion {
 #[derive(Default)]
 struct Inner {
     outcome: Option<Outcome>,
+    /// The batch was split: which records ended up in which part.
+    parts: Option<Parts>,
     wakers: Vec<(u32, Waker)>,
     far: Vec<(u32, i64)>,
+}
+
+/// The parts of a batch that was split, each with the index of its first record.
+type Parts = Arc<[(u32, Arc<Completion>)]>;
+
+/// Where a record's end is to be looked for.
+fn follow(parts: &Parts, index: u32) -> (Arc<Completion>, u32) {
+    let at = parts.partition_point(|(first, _)| *first <= index).saturating_sub(1);
+    let (first, part) = &parts[at];
+    (part.clone(), index - first)
 }
 
 impl Completion {
@@ -155,6 +167,15 @@ impl Completion {
     ) -> Arc<Completion> {
         let (settled, inner) = (AtomicBool::new(false), Mutex::default());
         Arc::new(Completion { settled, inner, topic, partition, base_timestamp, callers })
+    }
+
+    /// The part that a record went to, if the batch was split.
+    fn part_of(&self, index: u32) -> Option<(Arc<Completion>, u32)> {
+        if !self.settled.load(Ordering::Acquire) {
+            return None;
+        }
+        let parts = self.inner.lock().parts.clone();
+        parts.map(|parts| follow(&parts, index))
     }
 
     fn result(
@@ -216,7 +237,12 @@ impl Delivery {
         if !self.done.settled.load(Ordering::Acquire) {
             return None;
         }
-        self.done.result(&self.done.inner.lock(), self.index, self.delta)
+        let (mut done, mut index) = (self.done.clone(), self.index);
+        while let Some(part) = done.part_of(index) {
+            (done, index) = part;
+        }
+        let inner = done.inner.lock();
+        done.result(&inner, index, self.delta)
     }
 
     /// Blocks until the record is acknowledged or has failed; at most about `delivery.timeout.ms`.
@@ -261,23 +287,31 @@ impl Delivery {
 impl Future for Delivery {
     type Output = Result<RecordMetadata, Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
         let waker = cx.waker().clone();
-        let mut inner = self.done.inner.lock();
-        if let Some(result) = self.done.result(&inner, self.index, self.delta) {
-            drop(inner);
-            return Poll::Ready(result);
-        }
-        let old = match inner.wakers.iter_mut().find(|w| w.0 == self.index) {
-            Some(mine) => Some(std::mem::replace(&mut mine.1, waker)),
-            None => {
-                inner.wakers.push((self.index, waker));
-                None
+        loop {
+            let mut inner = this.done.inner.lock();
+            if let Some(parts) = inner.parts.clone() {
+                drop(inner);
+                (this.done, this.index) = follow(&parts, this.index);
+                continue;
             }
-        };
-        drop(inner);
-        drop(old);
-        Poll::Pending
+            if let Some(result) = this.done.result(&inner, this.index, this.delta) {
+                drop(inner);
+                return Poll::Ready(result);
+            }
+            let old = match inner.wakers.iter_mut().find(|w| w.0 == this.index) {
+                Some(mine) => Some(std::mem::replace(&mut mine.1, waker)),
+                None => {
+                    inner.wakers.push((this.index, waker));
+                    None
+                }
+            };
+            drop(inner);
+            drop(old);
+            return Poll::Pending;
+        }
     }
 }
 
@@ -368,6 +402,50 @@ impl Ends {
     /// Tells everyone, once.
     pub(crate) fn settle(mut self, outcome: Outcome) {
         self.tell(outcome);
+    }
+
+    /// Hands the records on to parts of so many each: whoever waits, waits for its part from here on.
+    pub(crate) fn split(mut self, counts: &[u32]) -> Vec<Ends> {
+        assert!(!std::mem::replace(&mut self.told, true), "a batch ends once");
+        let done = self.done.clone();
+        let (mut parts, mut table, mut first) = (Vec::new(), Vec::new(), 0);
+        for count in counts {
+            // Differences of timestamps stay what they are: to the first record of the whole.
+            let topic = done.topic.clone();
+            let part =
+                Completion::new(topic, done.partition, done.base_timestamp, done.callers.clone());
+            table.push((first, part.clone()));
+            parts.push(self.part(part, first, *count));
+            first += count;
+        }
+        let table: Parts = table.into();
+        let wakers = {
+            let mut inner = done.inner.lock();
+            inner.parts = Some(table.clone());
+            done.settled.store(true, Ordering::Release);
+            std::mem::take(&mut inner.wakers)
+        };
+        for (index, waker) in wakers {
+            let (part, index) = follow(&table, index);
+            part.inner.lock().wakers.push((index, waker));
+        }
+        parts
+    }
+
+    fn part(&mut self, done: Arc<Completion>, first: u32, count: u32) -> Ends {
+        let mut part = Ends::new(done, self.listeners.clone());
+        part.count = count;
+        let mine = |index: u32| (first..first + count).contains(&index);
+        let range = first as usize..(first + count) as usize;
+        part.tokens.extend(self.tokens.get(range.clone()).unwrap_or_default());
+        part.deltas.extend(self.deltas.get(range).unwrap_or_default());
+        let far = self.far.iter().filter(|f| mine(f.0)).map(|(index, at)| (index - first, *at));
+        part.far.extend(far);
+        let (own, rest) = std::mem::take(&mut self.callbacks).into_iter().partition(|c| mine(c.0));
+        self.callbacks = rest;
+        let own: Vec<_> = own;
+        part.callbacks.extend(own.into_iter().map(|(index, delta, f)| (index - first, delta, f)));
+        part
     }
 
     fn tell(&mut self, outcome: Outcome) {

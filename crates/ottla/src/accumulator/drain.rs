@@ -10,6 +10,7 @@ use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use super::partition::{Partition, Slot};
 use super::ready::{Active, Head, Order, Urge, head};
 use crate::cluster::Cluster;
+use crate::plants::plant;
 use crate::time::Tick;
 use ottla_protocol::compression::Codec;
 
@@ -97,6 +98,7 @@ impl Active {
             self.drained.insert(node, p.key);
             out.batches.push(match taken {
                 Out::Closed(b) => order.stamp(b),
+                Out::Retry(b) if plant!(BufferReused) => b.overwritten(),
                 Out::Retry(b) => *b,
                 Out::Open(open) => order.stamp(open.close(None)),
             });

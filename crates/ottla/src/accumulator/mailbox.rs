@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::accumulator::partition::Partition;
 use crate::accumulator::waits::{CallerWait, Flush};
+use crate::plants::plant;
 use crate::sync::Mutex;
 use crate::time::{Bell, Tick};
 
@@ -63,6 +64,7 @@ impl Mailbox {
     /// Posts an event that is due then; rings only if the sender would sleep past it. The event comes back
     /// when nobody reads any more.
     pub(crate) fn post(&self, event: Event, due: Tick) -> Result<(), Event> {
+        let silent = matches!(event, Event::Opened(_)) && plant!(LostWakeUp);
         {
             let mut events = self.events.lock();
             if events.closed {
@@ -75,6 +77,7 @@ impl Mailbox {
         let later = |at: u64| (at > due.0).then_some(0);
         if self.sleeps_to.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok()
             && let Some(bell) = self.bell.get()
+            && !silent
         {
             bell.ring();
         }

@@ -10,11 +10,12 @@ pub(crate) mod mailbox;
 pub(crate) mod partition;
 pub(crate) mod partitioner;
 pub(crate) mod ready;
+pub(crate) mod split;
 pub(crate) mod topics;
 pub(crate) mod waits;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ottla_protocol::compression::{Codec, Compressor};
@@ -51,7 +52,10 @@ pub(crate) struct Accumulator {
     pub(crate) topics: Topics,
     pub(crate) callers: Arc<Callers>,
     pub(crate) listeners: Arc<Listeners>,
+    /// No record is accepted any more.
     pub(crate) closed: AtomicBool,
+    /// Why, where that is not that somebody closed the producer.
+    fatal: OnceLock<Error>,
     numbers: AtomicU64,
     encoders: Mutex<Vec<Encoder>>,
 }
@@ -75,6 +79,7 @@ impl Accumulator {
             callers,
             listeners,
             closed: AtomicBool::new(false),
+            fatal: OnceLock::new(),
             numbers: AtomicU64::new(0),
             encoders: Mutex::default(),
         })
@@ -82,6 +87,21 @@ impl Accumulator {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    /// The producer is of no more use, for this reason: every later `send` fails with it.
+    pub(crate) fn refuse_all(&self, why: &Error) {
+        let _ = self.fatal.set(why.clone());
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Why no record is accepted any more.
+    pub(crate) fn refusal(&self) -> Error {
+        self.fatal.get().cloned().unwrap_or_else(Error::closed)
+    }
+
+    fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Tells the sender; where it is gone, does what it would have done at its end.

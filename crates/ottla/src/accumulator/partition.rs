@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
 use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
+use crate::plants::plant;
 use crate::sync::Mutex;
 use crate::time::Tick;
 
@@ -34,6 +35,10 @@ pub(crate) struct Queue {
 
 /// A place in the line. The order is fixed before compression begins.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a slot is being closed for a moment, then filled in place"
+)]
 pub(crate) enum Slot {
     /// Being closed by somebody, off the lock: its number, and its age.
     Closing(u64, Tick),
@@ -86,6 +91,15 @@ impl Slot {
         }
     }
 
+    /// Where it belongs in the line.
+    fn place(&self) -> (u64, u32) {
+        match self {
+            Slot::Closing(n, _) => (*n, 0),
+            Slot::Closed(b) => b.meta.place,
+            Slot::Retry(b, _) => b.closed.meta.place,
+        }
+    }
+
     pub(crate) fn number(&self) -> u64 {
         match self {
             Slot::Closing(n, _) => *n,
@@ -107,8 +121,8 @@ impl Queue {
 
     /// Puts a batch back in front of everything with a later sequence.
     pub(crate) fn put_back(&mut self, batch: Box<StampedBatch>, not_before: Tick) {
-        let number = batch.closed.meta.number;
-        let at = self.line.iter().position(|s| s.number() > number).unwrap_or(self.line.len());
-        self.line.insert(at, Slot::Retry(batch, not_before));
+        let place = batch.closed.meta.place;
+        let behind = self.line.iter().position(|s| s.place() > place && !plant!(RetryAtTheEnd));
+        self.line.insert(behind.unwrap_or(self.line.len()), Slot::Retry(batch, not_before));
     }
 }

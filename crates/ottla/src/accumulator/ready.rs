@@ -9,6 +9,7 @@ use super::batch::{ClosedBatch, StampedBatch};
 use super::partition::{Partition, Queue, Slot};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
+use crate::plants::plant;
 use crate::time::Tick;
 
 /// The partitions that hold something, in the order of their keys.
@@ -111,7 +112,9 @@ pub(super) fn head(queue: &Queue, acc: &Accumulator, urge: Urge, now: Tick) -> H
     match (queue.line.front(), &queue.open) {
         (Some(Slot::Closing(..)), _) => Head::Closing,
         (Some(Slot::Closed(_)), _) => Head::Sendable(false),
-        (Some(Slot::Retry(_, at)), _) if *at > now => Head::Later(*at),
+        (Some(Slot::Retry(_, at)), _) if *at > now => {
+            Head::Later(if plant!(NoRest) { now } else { *at })
+        }
         (Some(Slot::Retry(..)), _) => Head::Sendable(true),
         (None, Some(open)) => {
             let due = open.meta.created.after(acc.settings.linger);

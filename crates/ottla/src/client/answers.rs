@@ -10,6 +10,7 @@ use super::in_flight::{Done, InFlight, Lost, Purpose};
 use super::nodes::{Broker, State};
 use crate::network::channel::Why;
 use crate::network::io::{Answer, ChannelKey, Io};
+use crate::plants::plant;
 use crate::time::Tick;
 
 /// The version of ApiVersions that is tried first.
@@ -275,6 +276,13 @@ impl<I: Io> NetworkClient<I> {
             })
             .collect();
         for (node, why) in late {
+            if plant!(LateAnswerMatched)
+                && let Some(request) =
+                    self.brokers.get_mut(&node).and_then(|b| b.in_flight.complete(0).ok())
+            {
+                self.ended.push(Done { node, request, result: Err(Lost { why }) });
+                continue;
+            }
             self.fail_connection(node, &why, now);
         }
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use ottla_protocol::ApiKey;
 
+use crate::plants::plant;
 use crate::time::Tick;
 
 /// What a request is for; decides who handles its end.
@@ -73,9 +74,16 @@ impl InFlightRequests {
     /// The oldest, if this answer is its own.
     pub(crate) fn complete(&mut self, correlation: i32) -> Result<InFlight, Option<i32>> {
         match self.0.front() {
-            Some(oldest) if oldest.correlation == correlation => self.0.pop_front().ok_or(None),
+            Some(oldest) if oldest.correlation == correlation || plant!(LateAnswerMatched) => {
+                self.0.pop_front().ok_or(None)
+            }
             other => Err(other.map(|o| o.correlation)),
         }
+    }
+
+    /// Whether the socket took this request's last byte; true of one that is not here, since its end is on its way.
+    pub(crate) fn is_whole(&self, correlation: i32) -> bool {
+        self.0.iter().find(|r| r.correlation == correlation).is_none_or(|r| r.whole)
     }
 
     /// When the oldest was sent.

@@ -20,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::network::io::{ChannelKey, Io, Job};
 use crate::network::selector::Selector;
+use crate::plants::plant;
 use crate::time::{Bell, Env, Tick};
 pub use health::Health;
 pub(crate) use health::SharedHealth;
@@ -122,6 +123,11 @@ impl<I: Io> NetworkClient<I> {
         self.brokers.get(&node).map_or_else(|| format!("broker {node}"), Broker::name)
     }
 
+    /// Whether the socket took the whole of a request that has no answer yet.
+    pub(crate) fn is_whole(&self, node: i32, correlation: i32) -> bool {
+        self.brokers.get(&node).is_none_or(|b| b.in_flight.is_whole(correlation))
+    }
+
     /// Whether a request may go to `node` now.
     pub(crate) fn is_ready(&self, node: i32, now: Tick) -> bool {
         self.brokers.get(&node).is_some_and(|b| self.can_send(b, now))
@@ -131,7 +137,7 @@ impl<I: Io> NetworkClient<I> {
         let State::Ready(channel) = b.state else {
             return false;
         };
-        b.in_flight.len() < self.settings.max_in_flight
+        b.in_flight.len() < self.settings.max_in_flight + usize::from(plant!(OneMoreInFlight))
             && b.throttled_until <= now
             && self.selector.can_send(channel)
     }

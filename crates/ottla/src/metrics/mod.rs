@@ -30,6 +30,8 @@ counters! {
     record_error_total,
     /// Batches drained.
     batch_total,
+    /// Batches that were split because a broker found them too large.
+    batch_split_total,
     /// Bytes of batches drained, as they went to the wire.
     byte_total,
     /// Produce requests sent.

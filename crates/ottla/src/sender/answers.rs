@@ -6,7 +6,7 @@ use ottla_protocol::messages::InitProducerIdRequest;
 
 use super::produce::Answer;
 use super::sequences::Id;
-use super::verdict::{Facts, Verdict, possibly_appended, verdict};
+use super::verdict::{Facts, Verdict, decide, possibly_appended};
 use super::{InFlight, Sender};
 use crate::accumulator::batch::StampedBatch;
 use crate::accumulator::completion::Outcome;
@@ -24,6 +24,9 @@ struct Attempt {
     append_time: i64,
     error: Option<Error>,
     own: Vec<(u32, Error)>,
+    log_start_told: bool,
+    /// Whether it leaves open that the batch was written.
+    open: bool,
 }
 
 impl Attempt {
@@ -49,14 +52,22 @@ impl Attempt {
             append_time: r.log_append_time_ms,
             error,
             own: own.collect(),
+            log_start_told: r.log_start_offset >= 0,
+            open: possibly_appended(code, r.base_offset),
         }
     }
 
-    /// There was no answer.
-    fn unanswered(why: &str) -> Attempt {
-        let code = ErrorCode::NETWORK_EXCEPTION;
-        let error = Some(Error::new(ErrorKind::Network, why));
-        Attempt { code, base_offset: -1, append_time: -1, error, own: Vec::new() }
+    /// There was no answer. What the socket did not take whole, no broker can have acted on.
+    fn unanswered(why: &str, whole: bool) -> Attempt {
+        Attempt {
+            code: ErrorCode::NETWORK_EXCEPTION,
+            base_offset: -1,
+            append_time: -1,
+            error: Some(Error::new(ErrorKind::Network, why)),
+            own: Vec::new(),
+            log_start_told: false,
+            open: whole && !plant!(LostIsNotWritten),
+        }
     }
 }
 
@@ -101,40 +112,51 @@ impl<I: Io> Sender<I> {
                 Ok(answer) => match answer.of(&batch, version) {
                     Some(r) => Attempt::answered(&batch, r, &name),
                     None => {
-                        Attempt::unanswered(&format!("{name} left the partition out of its answer"))
+                        let why = format!("{name} left the partition out of its answer");
+                        Attempt::unanswered(&why, true)
                     }
                 },
-                Err(why) => Attempt::unanswered(why),
+                Err(why) => Attempt::unanswered(why, done.result.is_ok() || done.request.whole),
             };
-            let open = match &done.result {
-                Ok(_) => possibly_appended(attempt.code, attempt.base_offset) || answer.is_err(),
-                // What the socket did not take whole, no broker can have acted on.
-                Err(_) => done.request.whole,
-            };
-            let unanswered = attempt.code == ErrorCode::NETWORK_EXCEPTION && done.result.is_ok();
-            if open || unanswered {
+            if attempt.open {
                 batch.closed.known = Certainty::PossiblyWritten;
             }
-            self.apply(batch, attempt, now);
+            self.apply(batch, attempt, node, now);
+        }
+    }
+
+    fn facts(&mut self, batch: &StampedBatch, attempt: &Attempt, node: i32, now: Tick) -> Facts {
+        let (closed, timeout) = (&batch.closed, self.settings.delivery_timeout);
+        let p = &closed.meta.partition;
+        Facts {
+            code: attempt.code,
+            idempotent: self.sequences.is_idempotent(),
+            attempts: closed.attempts,
+            retries: self.settings.retries,
+            over: closed.is_settled() || closed.meta.created.after(timeout) <= now,
+            records: closed.meta.count,
+            known: closed.known,
+            next_in_line: self.sequences.is_next(batch) || plant!(AnyRefusalProves),
+            begins: self.sequences.begins(batch),
+            by_leader: self.client.cluster().leader(&p.topic, p.index).node == node,
+            log_start_told: attempt.log_start_told,
         }
     }
 
     /// Applies the verdict on one attempt.
-    fn apply(&mut self, mut batch: StampedBatch, attempt: Attempt, now: Tick) {
+    fn apply(&mut self, mut batch: StampedBatch, attempt: Attempt, node: i32, now: Tick) {
         let key = batch.closed.meta.partition.key;
-        let timeout = self.settings.delivery_timeout;
-        let facts = Facts {
-            code: attempt.code,
-            idempotent: self.sequences.is_idempotent(),
-            attempts: batch.closed.attempts,
-            retries: self.settings.retries,
-            over: batch.closed.is_settled() || batch.closed.meta.created.after(timeout) <= now,
-            next_in_line: self.sequences.is_next(&batch),
-        };
+        let facts = self.facts(&batch, &attempt, node, now);
         if attempt.error.is_some() {
             batch.closed.last_error.clone_from(&attempt.error);
         }
-        match verdict(facts) {
+        let row = decide(&facts);
+        if !attempt.code.is_none() {
+            let p = &batch.closed.meta.partition;
+            let (when, why) = (row.when, row.why);
+            tracing::debug!(topic = &*p.topic, partition = p.index, code = %attempt.code, when, why);
+        }
+        match row.then {
             Verdict::Done => {
                 let base = (attempt.base_offset >= 0).then_some(attempt.base_offset);
                 let time = (attempt.append_time >= 0).then_some(attempt.append_time);
@@ -148,11 +170,16 @@ impl<I: Io> Sender<I> {
                 self.sequences.returned(key);
                 self.put_back(batch, now);
             }
-            Verdict::Resequence => {
-                // OUT_OF_ORDER right behind the last acknowledged batch proves that the log lacks this one; that
-                // the producer is not known (any more) proves nothing.
-                if attempt.code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER {
+            Verdict::Split => {
+                self.sequences.returned(key);
+                self.split(batch, now);
+            }
+            Verdict::Resequence { proven, new_id } => {
+                if proven {
                     batch.closed.known = Certainty::NotWritten;
+                }
+                if new_id {
+                    self.sequences.want_new_id();
                 }
                 self.sequences.broke(&batch);
                 self.sequences.returned(key);
@@ -166,7 +193,41 @@ impl<I: Io> Sender<I> {
                 self.sequences.returned(key);
                 self.fail_attempt(batch, attempt);
             }
+            Verdict::FailProducer => {
+                self.sequences.returned(key);
+                let error = attempt.error.clone();
+                self.fail_attempt(batch, attempt);
+                self.fail_producer(&error.unwrap_or_else(Error::closed).fatal());
+            }
         }
+    }
+
+    /// Sends a batch again in parts, which stand in its place; no attempt is counted, and nothing is waited for.
+    fn split(&mut self, batch: StampedBatch, now: Tick) {
+        let (number, partition) = (batch.closed.meta.number, batch.closed.meta.partition.clone());
+        let parts = match self.acc.split(batch) {
+            Ok(parts) => parts,
+            Err((batch, e)) => {
+                self.sequences.broke(&batch);
+                let why = format!("a batch to be split cannot be read: {e}");
+                return self.fail(batch.unstamp(), &Error::new(ErrorKind::Internal, why));
+            }
+        };
+        tracing::info!(
+            topic = &*partition.topic,
+            partition = partition.index,
+            parts = parts.len(),
+            "batch split: it was too large for the broker"
+        );
+        add(&self.counters.batch_split_total, 1);
+        self.replaced(number, parts.iter().map(|p| p.closed.meta.number));
+        let mut queue = partition.queue.lock();
+        for part in parts {
+            queue.put_back(Box::new(part), now);
+        }
+        queue.announced = true;
+        drop(queue);
+        self.active.insert(partition);
     }
 
     fn written(&mut self, mut batch: StampedBatch, base: Option<i64>, append_time: Option<i64>) {
@@ -266,7 +327,7 @@ impl<I: Io> Sender<I> {
                 self.sequences.id = Id::Wanted(again);
             }
             ErrorCode::UNSUPPORTED_VERSION => {
-                self.sequences.id = Id::Refused(Error::broker(code, None, &place).fatal());
+                self.fail_producer(&Error::broker(code, None, &place).fatal());
             }
             code => {
                 // Not for ever: an administrator may grant it (SN26).

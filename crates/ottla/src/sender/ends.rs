@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use ottla_protocol::{ErrorCode, Uuid};
+
 use super::Sender;
 use super::sequences::Id;
 use crate::accumulator::batch::ClosedBatch;
@@ -13,6 +15,7 @@ use crate::accumulator::waits::Flush;
 use crate::collections::HashSet;
 use crate::error::{Certainty, Error, ErrorKind};
 use crate::network::io::Io;
+use crate::plants::plant;
 use crate::time::Tick;
 
 /// A flush, and the batches it waits for.
@@ -21,12 +24,50 @@ pub(super) struct FlushWait {
     pub(super) pending: HashSet<u64>,
 }
 
+/// Why a batch cannot come along into its partition's new order.
+fn left_behind(batch: &ClosedBatch, moved: Option<(Uuid, Uuid)>) -> Error {
+    let p = &batch.meta.partition;
+    match (moved, &batch.last_error) {
+        (Some((old, new)), cause) => {
+            let why = format!(
+                "{}-{}: the topic was deleted and made again while the record was on its way: it went to the \
+                 topic of id {old} and is not sent to that of id {new}",
+                p.topic, p.index
+            );
+            let e = Error::new(ErrorKind::Broker(ErrorCode::UNKNOWN_TOPIC_ID.0), why);
+            cause.clone().map_or(e.clone(), |cause| e.caused_by(cause))
+        }
+        (None, Some(error)) => error.clone(),
+        (None, None) => Error::new(ErrorKind::Network, "its answer was lost"),
+    }
+}
+
 impl<I: Io> Sender<I> {
     /// A batch is settled: flushes hear of it.
     pub(super) fn settled(&mut self, number: u64) {
         for f in &mut self.flushes {
             f.pending.remove(&number);
         }
+    }
+
+    /// A batch is gone, and these stand for it.
+    pub(super) fn replaced(&mut self, number: u64, parts: impl Iterator<Item = u64> + Clone) {
+        for f in &mut self.flushes {
+            if f.pending.remove(&number) && !plant!(FlushEndsAtSplit) {
+                f.pending.extend(parts.clone());
+            }
+        }
+    }
+
+    /// Nothing this producer sends will be taken any more: everything ends with this reason, now and later.
+    pub(super) fn fail_producer(&mut self, why: &Error) {
+        tracing::error!("the producer is of no more use: {why}");
+        self.sequences.id = Id::Refused(why.clone());
+        self.acc.refuse_all(why);
+        self.acc.topics.report_all(why);
+        self.fail_unsent(why);
+        // Their bytes stay where they are until the answers come.
+        self.fail_in_flight(|_| true, |_, _| why.clone());
     }
 
     pub(super) fn finish_flushes(&mut self) {
@@ -42,16 +83,18 @@ impl<I: Io> Sender<I> {
 
     /// Fails a batch's records, saying what is known of them.
     pub(super) fn fail(&mut self, mut batch: ClosedBatch, why: &Error) {
-        let number = batch.meta.number;
-        let known = batch.known;
-        let error = if known == why.certainty() {
-            why.clone()
-        } else {
-            let e = Error::new(why.kind(), why.to_string()).certain(known).caused_by(why.clone());
-            if why.is_fatal() { e.fatal() } else { e }
-        };
+        let error = self.knowing(why, batch.known);
         batch.settle(Outcome::Failed(error));
-        self.settled(number);
+        self.settled(batch.meta.number);
+    }
+
+    /// An error that says what is known of the record.
+    fn knowing(&self, why: &Error, known: Certainty) -> Error {
+        if known == why.certainty() {
+            return why.clone();
+        }
+        let e = Error::new(why.kind(), why.to_string()).certain(known).caused_by(why.clone());
+        if why.is_fatal() { e.fatal() } else { e }
     }
 
     /// What a batch says whose time is over.
@@ -88,6 +131,10 @@ impl<I: Io> Sender<I> {
         let (expired, next) = self.active.expire(&self.acc, now);
         for e in expired {
             let batch = match e {
+                Expired::Unsent(batch) if plant!(SequenceAtClosing) => {
+                    self.sequences.lose(&batch);
+                    batch
+                }
                 Expired::Unsent(batch) => batch,
                 Expired::Sent(batch) => {
                     self.sequences.broke(&batch);
@@ -107,26 +154,37 @@ impl<I: Io> Sender<I> {
                     next = next.min(due);
                     continue;
                 }
+                if plant!(NoExpiryInFlight) {
+                    continue;
+                }
                 late.push(b.closed.meta.number);
             }
         }
         if !late.is_empty() {
-            self.expire_in_flight(&late);
+            let is_late = |b: &ClosedBatch| late.contains(&b.meta.number);
+            self.fail_in_flight(is_late, |s, b| s.too_late(b, true));
         }
         next
     }
 
-    fn expire_in_flight(&mut self, late: &[u64]) {
+    /// Tells the ends of batches in flight; what of their requests arrived is not known.
+    fn fail_in_flight(
+        &mut self,
+        which: impl Fn(&ClosedBatch) -> bool,
+        why: impl Fn(&Self, &ClosedBatch) -> Error,
+    ) {
         let mut in_flight = std::mem::take(&mut self.in_flight);
-        for f in in_flight.values_mut() {
-            for b in f.batches.iter_mut().filter(|b| late.contains(&b.closed.meta.number)) {
-                // The request is at least partly out; what of it arrived is not known.
-                let e = self.too_late(&b.closed, true).certain(Certainty::PossiblyWritten);
-                b.closed.known = Certainty::PossiblyWritten;
-                let number = b.closed.meta.number;
-                b.closed.settle(Outcome::Failed(e));
-                self.settled(number);
+        for b in in_flight.values_mut().flat_map(|f| &mut f.batches) {
+            if b.closed.is_settled() || !which(&b.closed) {
+                continue;
             }
+            b.closed.known = Certainty::PossiblyWritten;
+            if plant!(MemoryTwice) {
+                drop(self.acc.pool.never_had(b.closed.wire_len()));
+            }
+            let e = self.knowing(&why(self, &b.closed), b.closed.known);
+            b.closed.settle(Outcome::Failed(e));
+            self.settled(b.closed.meta.number);
         }
         self.in_flight = in_flight;
     }
@@ -142,9 +200,8 @@ impl<I: Io> Sender<I> {
         if broken.is_empty() {
             return;
         }
-        let partitions: Vec<_> =
-            self.active.iter().filter(|p| broken.contains(&p.key)).cloned().collect();
-        for p in partitions {
+        for p in self.active.iter().cloned().collect::<Vec<_>>() {
+            let Some(mended) = broken.iter().find(|m| m.key == p.key) else { continue };
             let mut failed = Vec::new();
             {
                 let mut queue = p.queue.lock();
@@ -159,8 +216,7 @@ impl<I: Io> Sender<I> {
                 }
             }
             for b in failed {
-                let lost = || Error::new(ErrorKind::Network, "its answer was lost");
-                let why = b.closed.last_error.clone().unwrap_or_else(lost);
+                let why = left_behind(&b.closed, mended.moved);
                 self.fail(b.unstamp(), &why);
             }
         }
@@ -206,10 +262,16 @@ impl<I: Io> Sender<I> {
         self.fail_unsent(why);
         let in_flight = std::mem::take(&mut self.in_flight);
         let mut lost = 0;
-        for mut b in in_flight.into_values().flat_map(|f| f.batches) {
-            b.closed.known = Certainty::PossiblyWritten;
-            lost += b.closed.meta.count;
-            self.fail(b.unstamp(), why);
+        for (correlation, f) in in_flight {
+            // The connections end with the producer: what they did not take whole was not written.
+            let whole = self.client.is_whole(f.node, correlation);
+            for mut b in f.batches {
+                if whole {
+                    b.closed.known = Certainty::PossiblyWritten;
+                    lost += b.closed.meta.count;
+                }
+                self.fail(b.unstamp(), why);
+            }
         }
         if lost > 0 {
             tracing::warn!(records = lost, "closed while records were in flight");

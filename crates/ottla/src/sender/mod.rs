@@ -241,7 +241,7 @@ impl<I: Io> Sender<I> {
                 ErrorKind::Broker(ottla_protocol::ErrorCode::UNSUPPORTED_VERSION.0),
                 why,
             );
-            self.sequences.id = Id::Refused(e.fatal());
+            self.fail_producer(&e.fatal());
             return now;
         };
         self.sequences.id = Id::Asked;

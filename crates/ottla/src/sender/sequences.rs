@@ -3,7 +3,7 @@
 
 use ottla_protocol::Uuid;
 
-use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch};
+use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, advance};
 use crate::accumulator::partition::Partition;
 use crate::accumulator::ready::Order;
 use crate::cluster::Cluster;
@@ -50,8 +50,25 @@ struct Line {
     /// The sequence behind the last acknowledged batch, if any of this epoch was.
     acked_to: Option<i32>,
     in_flight: u32,
-    /// A sequence is lost for good: a new epoch is needed before anything new may go.
-    broken: bool,
+    /// A new order is needed before anything new may go.
+    broken: Option<Broken>,
+}
+
+/// Why an order cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    /// A sequence is lost, for good or for all that is known.
+    Lost,
+    /// The topic is another one of the same name; this was its id.
+    Moved(Uuid),
+}
+
+/// A partition that begins a new order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mended {
+    pub(crate) key: u32,
+    /// The topic's id before, and now, where it is another topic.
+    pub(crate) moved: Option<(Uuid, Uuid)>,
 }
 
 /// All partitions' orders.
@@ -61,18 +78,18 @@ pub(crate) struct Sequences {
     lines: HashMap<u32, Line>,
     /// One request in flight in all: then one batch a partition, too, whoever leads it.
     one_at_a_time: bool,
+    /// Whether any line is broken, so that a round without a break looks at none.
+    any_broken: bool,
+    /// The log takes no further epoch of this id.
+    wants_new_id: bool,
     cluster: Arc<Cluster>,
-}
-
-/// The sequence `n` records further on; wraps from 2147483647 to 0.
-pub(crate) fn advance(sequence: i32, n: i32) -> i32 {
-    (i64::from(sequence) + i64::from(n)).rem_euclid(1 << 31) as i32
 }
 
 impl Sequences {
     pub(crate) fn new(idempotent: bool, one_at_a_time: bool) -> Sequences {
         let id = if idempotent { Id::Wanted(Tick(0)) } else { Id::Off };
-        Sequences { id, lines: HashMap::default(), one_at_a_time, cluster: Arc::default() }
+        let (lines, cluster) = Default::default();
+        Sequences { id, lines, one_at_a_time, any_broken: false, wants_new_id: false, cluster }
     }
 
     /// Topic ids and leaders come from the snapshot of this round. A topic of another id is another log: its
@@ -85,8 +102,9 @@ impl Sequences {
         for line in self.lines.values_mut() {
             let topic = line.topic.as_ref().and_then(|t| cluster.topics.get(t));
             let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
-            if !line.topic_id.is_zero() && line.topic_id != id && line.id >= 0 {
-                line.broken = true;
+            if !line.topic_id.is_zero() && line.topic_id != id && !plant!(AnotherTopic) {
+                line.broken = Some(Broken::Moved(line.topic_id));
+                self.any_broken = true;
             }
             line.topic_id = id;
         }
@@ -107,7 +125,7 @@ impl Sequences {
             next: 0,
             acked_to: None,
             in_flight: 0,
-            broken: false,
+            broken: None,
         })
     }
 
@@ -128,9 +146,7 @@ impl Sequences {
     /// A batch was acknowledged.
     pub(crate) fn acknowledged(&mut self, batch: &StampedBatch) {
         let line = self.line(batch.closed.meta.partition.key);
-        if batch.stamp.sequence < 0
-            || (line.id, line.epoch) != (batch.stamp.producer_id, batch.stamp.epoch)
-        {
+        if !line.holds(batch) {
             return;
         }
         let end = advance(batch.stamp.sequence, batch.closed.meta.count);
@@ -141,47 +157,84 @@ impl Sequences {
         }
     }
 
-    /// Whether the batch's sequence is the one the log must have next.
+    /// Whether the batch's sequence is right behind the last one that its order had acknowledged.
     pub(crate) fn is_next(&mut self, batch: &StampedBatch) -> bool {
         let line = self.line(batch.closed.meta.partition.key);
-        (line.id, line.epoch) == (batch.stamp.producer_id, batch.stamp.epoch)
-            && line.acked_to.unwrap_or(0) == batch.stamp.sequence
+        line.holds(batch) && line.acked_to == Some(batch.stamp.sequence)
     }
 
-    /// A batch with a sequence failed for good, or must have a new one: what follows it needs a new epoch.
+    /// Whether the batch is the first of its order, and nothing of that was acknowledged.
+    pub(crate) fn begins(&mut self, batch: &StampedBatch) -> bool {
+        let line = self.line(batch.closed.meta.partition.key);
+        line.holds(batch) && line.acked_to.is_none() && batch.stamp.sequence == 0
+    }
+
+    /// A batch with a sequence failed for good, or must have a new one: what follows it needs a new order.
     pub(crate) fn broke(&mut self, batch: &StampedBatch) {
         let idempotent = self.is_idempotent();
         let line = self.line(batch.closed.meta.partition.key);
-        if idempotent && (line.id, line.epoch) == (batch.stamp.producer_id, batch.stamp.epoch) {
-            line.broken = true;
+        if idempotent && line.holds(batch) {
+            line.broken.get_or_insert(Broken::Lost);
+            self.any_broken = true;
         }
+    }
+
+    /// A sequence is gone that no batch carries.
+    pub(crate) fn lose(&mut self, batch: &ClosedBatch) {
+        let line = self.line(batch.meta.partition.key);
+        line.next = advance(line.next, batch.meta.count);
+    }
+
+    /// The log takes nothing more under this id.
+    pub(crate) fn want_new_id(&mut self) {
+        self.wants_new_id = true;
     }
 
     /// Partitions whose order is broken and that have nothing in flight any more. The epoch is bumped for
     /// them; the caller resequences what stands in their lines.
-    pub(crate) fn mend(&mut self, now: Tick) -> Vec<u32> {
-        let broken: Vec<u32> = (self.lines.iter())
-            .filter(|(_, l)| l.broken && l.in_flight == 0)
-            .map(|(key, _)| *key)
-            .collect();
-        if broken.is_empty() {
-            return broken;
+    pub(crate) fn mend(&mut self, now: Tick) -> Vec<Mended> {
+        if !self.any_broken {
+            return Vec::new();
+        }
+        let mut mended = Vec::new();
+        self.any_broken = false;
+        for (key, line) in &mut self.lines {
+            let Some(broken) = line.broken else { continue };
+            if line.in_flight > 0 {
+                self.any_broken = true;
+                continue;
+            }
+            line.broken = None;
+            // All that was given is acknowledged after all: a later batch was taken, so the lost one was, too.
+            if broken == Broken::Lost && line.acked_to == Some(line.next) {
+                continue;
+            }
+            let moved = match broken {
+                Broken::Moved(old) => Some((old, line.topic_id)),
+                Broken::Lost => None,
+            };
+            // No id has this epoch: the next stamp begins a new order.
+            (line.id, line.epoch) = (-1, -1);
+            mended.push(Mended { key: *key, moved });
+        }
+        mended.sort_by_key(|m| m.key);
+        if mended.is_empty() {
+            return mended;
+        }
+        if plant!(AllResequenced) {
+            self.lines.values_mut().for_each(|l| (l.id, l.epoch) = (-1, -1));
+            mended = self.lines.keys().map(|key| Mended { key: *key, moved: None }).collect();
         }
         self.id = match self.id.clone() {
+            Id::Have { .. } if std::mem::take(&mut self.wants_new_id) => Id::Wanted(now),
             Id::Have { epoch: i16::MAX, .. } => Id::Wanted(now),
             Id::Have { id, epoch } => Id::Have { id, epoch: epoch + 1 },
             other => other,
         };
         if let Id::Have { id, epoch } = self.id {
-            tracing::info!(id, epoch, partitions = broken.len(), "producer epoch bumped");
+            tracing::info!(id, epoch, partitions = mended.len(), "producer epoch bumped");
         }
-        for key in &broken {
-            let line = self.line(*key);
-            line.broken = false;
-            // No id has this epoch: the next stamp starts a new order.
-            (line.id, line.epoch) = (-1, -1);
-        }
-        broken
+        mended
     }
 
     fn topic_id(&self, topic: &str) -> Uuid {
@@ -189,12 +242,22 @@ impl Sequences {
     }
 }
 
+impl Line {
+    /// Whether the batch has its place in this order, not in one before it.
+    fn holds(&self, batch: &StampedBatch) -> bool {
+        batch.stamp.sequence >= 0
+            && (self.id, self.epoch) == (batch.stamp.producer_id, batch.stamp.epoch)
+    }
+}
+
 impl Order for Sequences {
     fn may_drain(&self, partition: &Partition, retry: bool) -> bool {
         let line = self.lines.get(&partition.key);
         let in_flight = line.map_or(0, |l| l.in_flight);
+        let broken = line.is_some_and(|l| l.broken.is_some());
         let Id::Have { id, epoch } = self.id else {
-            return matches!(self.id, Id::Off) && !(self.one_at_a_time && in_flight > 0);
+            let off = matches!(self.id, Id::Off);
+            return off && !broken && !(self.one_at_a_time && in_flight > 0);
         };
         let Some(line) = line else { return true };
         // A batch that is sent again goes alone, so that those behind it cannot arrive before it; a new
@@ -202,13 +265,13 @@ impl Order for Sequences {
         // broker that knows nothing of the producer accepts any first sequence, and so would take the second
         // batch where the first was refused (Java's producer has that hole).
         let alone = retry
-            || line.acked_to.is_none()
+            || (line.acked_to.is_none() && !plant!(FirstNotAlone))
             || self.one_at_a_time
             || (line.id, line.epoch) != (id, epoch)
             // Another leader must not remember newer batches only, while an older one is still on its way to the
             // one before.
             || line.node != self.cluster.leader(&partition.topic, partition.index).node;
-        if line.broken {
+        if broken {
             false
         } else if alone {
             in_flight == 0
@@ -219,15 +282,18 @@ impl Order for Sequences {
 
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
         let topic_id = self.topic_id(&batch.meta.partition.topic);
-        let Id::Have { id, epoch } = self.id else {
+        let id = self.id.clone();
+        let line = self.line(batch.meta.partition.key);
+        line.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
+        if !topic_id.is_zero() {
+            line.topic_id = topic_id;
+        }
+        let Id::Have { id, epoch } = id else {
             return batch.stamp(Stamp { topic_id, ..Stamp::NONE });
         };
-        let line = self.line(batch.meta.partition.key);
         if (line.id, line.epoch) != (id, epoch) {
             (line.id, line.epoch) = (id, epoch);
             (line.next, line.acked_to) = (0, None);
-            line.topic = Some(batch.meta.partition.topic.clone());
-            line.topic_id = topic_id;
         }
         let sequence = line.next;
         if !(plant!(SequenceTwice) && sequence == 0) {
@@ -238,80 +304,4 @@ impl Order for Sequences {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rc2_tm6_sequences_wrap_to_zero() {
-        assert_eq!(advance(i32::MAX, 1), 0);
-        assert_eq!(advance(i32::MAX - 5, 10), 4);
-        assert_eq!(advance(i32::MAX, 100), 99);
-        assert_eq!(advance(99, i32::MAX), 98);
-    }
-
-    #[test]
-    fn at_most_five_in_flight_a_partition_and_one_while_retrying() {
-        let mut s = Sequences::new(true, false);
-        let p = Partition::new("t".into(), 0, 7);
-        assert!(!s.may_drain(&p, false), "no id yet");
-        s.id = Id::Have { id: 1, epoch: 0 };
-        assert!(s.may_drain(&p, false));
-        let line = s.line(7);
-        (line.id, line.epoch) = (1, 0);
-        s.sent(7, -1);
-        assert!(!s.may_drain(&p, false), "the first of an order goes alone");
-        s.returned(7);
-        s.line(7).acked_to = Some(1);
-        for _ in 0..5 {
-            assert!(s.may_drain(&p, false));
-            s.sent(7, -1);
-        }
-        assert!(!s.may_drain(&p, false));
-        s.returned(7);
-        assert!(s.may_drain(&p, false) && !s.may_drain(&p, true));
-        (0..4).for_each(|_| s.returned(7));
-        assert!(s.may_drain(&p, true));
-    }
-
-    #[test]
-    fn sn12_a_broken_order_waits_for_the_network_then_bumps_the_epoch_sn19_or_asks_for_an_id() {
-        let mut s = Sequences::new(true, false);
-        let p = Partition::new("t".into(), 0, 7);
-        s.id = Id::Have { id: 1, epoch: 0 };
-        let line = s.line(7);
-        (line.id, line.epoch, line.in_flight, line.broken) = (1, 0, 1, true);
-        assert!(s.mend(Tick(0)).is_empty() && !s.may_drain(&p, false));
-        s.returned(7);
-        assert_eq!(s.mend(Tick(0)), [7]);
-        assert!(matches!(s.id, Id::Have { id: 1, epoch: 1 }) && s.may_drain(&p, false));
-        s.id = Id::Have { id: 1, epoch: i16::MAX };
-        s.line(7).broken = true;
-        s.mend(Tick(9));
-        assert!(matches!(s.id, Id::Wanted(Tick(9))));
-    }
-
-    fn cluster(id: u8) -> Arc<Cluster> {
-        let mut c = Cluster::default();
-        let info = crate::cluster::TopicInfo { id: Uuid([id; 16]), leaders: Vec::new() };
-        c.topics.insert("t".into(), info);
-        Arc::new(c)
-    }
-
-    /// Sequences given twice under one epoch would be taken for duplicates: acknowledged, and in no log.
-    #[test]
-    fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
-        let mut s = Sequences::new(true, false);
-        s.id = Id::Have { id: 1, epoch: 0 };
-        let line = s.line(7);
-        (line.id, line.epoch, line.next, line.topic) = (1, 0, 3, Some("t".into()));
-        s.follow(cluster(0));
-        s.follow(cluster(1));
-        assert!(!s.line(7).broken && s.line(7).next == 3, "no id, then one: the same log");
-        s.follow(cluster(0));
-        assert!(!s.line(7).broken, "a broker that does not tell says nothing");
-        s.follow(cluster(2));
-        assert!(s.line(7).broken);
-        assert_eq!(s.mend(Tick(0)), [7]);
-        assert!(matches!(s.id, Id::Have { epoch: 1, .. }));
-    }
-}
+mod tests;

@@ -1,6 +1,9 @@
-//! What an answer means for a batch: a pure function. The sender applies it.
+//! What an answer means for a batch: one table, a pure function over it. The sender applies it.
 
 use ottla_protocol::ErrorCode;
+
+use crate::error::Certainty;
+use crate::plants::plant;
 
 /// What becomes of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,10 +17,19 @@ pub(crate) enum Verdict {
         /// Whether what is known of leaders is out of date.
         metadata: bool,
     },
-    /// To be sent again under a new epoch, from sequence 0, if the log is known to lack it.
-    Resequence,
-    /// Failed for good.
+    /// To be sent again in parts.
+    Split,
+    /// To be sent again in a new order, from sequence 0, if the log is known to lack it.
+    Resequence {
+        /// This answer proves that the log lacks it.
+        proven: bool,
+        /// A new epoch of the same id would not do.
+        new_id: bool,
+    },
+    /// Its records failed for good; the producer goes on.
     Fail,
+    /// Its records failed, and so does everything else: the producer is of no more use.
+    FailProducer,
 }
 
 /// What is known when the answer comes.
@@ -32,31 +44,112 @@ pub(crate) struct Facts {
     pub(crate) retries: u32,
     /// Whether its end has been told already, or its time is over.
     pub(crate) over: bool,
-    /// Whether its sequence follows the last one that was acknowledged.
+    /// Records in it.
+    pub(crate) records: i32,
+    /// What is known of it, this answer counted.
+    pub(crate) known: Certainty,
+    /// Whether its sequence follows the last one that was acknowledged in its order.
     pub(crate) next_in_line: bool,
+    /// Whether it begins its order: nothing of it was acknowledged.
+    pub(crate) begins: bool,
+    /// Whether the broker that answered leads the partition, as far as metadata knows.
+    pub(crate) by_leader: bool,
+    /// Whether the answer tells where the log starts.
+    pub(crate) log_start_told: bool,
 }
 
-/// The table.
-pub(crate) fn verdict(f: Facts) -> Verdict {
-    let again = !f.over && f.attempts <= f.retries;
-    match f.code {
-        ErrorCode::NONE => Verdict::Done,
-        ErrorCode::DUPLICATE_SEQUENCE_NUMBER if f.idempotent => Verdict::Duplicate,
-        // A batch before it failed and will be sent again, or, if none is missing, the broker has lost the
-        // producer's state: then its log lacks this batch for sure (F2).
-        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER if f.idempotent && again => {
-            if f.next_in_line {
-                Verdict::Resequence
-            } else {
-                Verdict::Retry { metadata: false }
-            }
-        }
-        ErrorCode::UNKNOWN_PRODUCER_ID if f.idempotent && again => Verdict::Resequence,
-        code if code.is_retriable() && again => {
-            Verdict::Retry { metadata: code.refreshes_metadata() }
-        }
-        _ => Verdict::Fail,
+impl Facts {
+    fn again(&self) -> bool {
+        !self.over && self.attempts <= self.retries
     }
+}
+
+/// The codes a row is for.
+#[derive(Debug, Clone, Copy)]
+enum Codes {
+    These(&'static [ErrorCode]),
+    /// Those that say "try again" and "ask for metadata".
+    RetriableStale,
+    /// The others that say "try again".
+    Retriable,
+    /// Those this version of the protocol does not have.
+    Unknown,
+    All,
+}
+
+impl Codes {
+    fn has(self, code: ErrorCode) -> bool {
+        match self {
+            Codes::These(list) => list.contains(&code),
+            Codes::RetriableStale => code.is_retriable() && code.refreshes_metadata(),
+            Codes::Retriable => code.is_retriable(),
+            Codes::Unknown => !code.is_known(),
+            Codes::All => true,
+        }
+    }
+}
+
+/// A row: the first that holds decides.
+pub(crate) struct Row {
+    codes: Codes,
+    /// `holds` in words.
+    pub(crate) when: &'static str,
+    holds: fn(&Facts) -> bool,
+    pub(crate) then: Verdict,
+    pub(crate) why: &'static str,
+}
+
+const RETRY: Verdict = Verdict::Retry { metadata: false };
+const RETRY_STALE: Verdict = Verdict::Retry { metadata: true };
+const NEW_EPOCH: Verdict = Verdict::Resequence { proven: false, new_id: false };
+const NEW_EPOCH_PROVEN: Verdict = Verdict::Resequence { proven: true, new_id: false };
+const NEW_ID: Verdict = Verdict::Resequence { proven: false, new_id: true };
+
+/// The table.
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    Row { codes: Codes::These(&[ErrorCode::NONE]), when: "", holds: |_| true, then: Verdict::Done,
+        why: "The leader has it, as far as `acks` asked." },
+    Row { codes: Codes::These(&[ErrorCode::DUPLICATE_SEQUENCE_NUMBER]), when: "idempotent", holds: |f| f.idempotent, then: Verdict::Duplicate,
+        why: "An earlier attempt was written; which offset it has is not said." },
+    Row { codes: Codes::These(&[ErrorCode::PRODUCER_FENCED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED, ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, ErrorCode::UNSUPPORTED_VERSION]),
+        when: "idempotent", holds: |f| f.idempotent, then: Verdict::FailProducer,
+        why: "Nothing this producer sends will be taken." },
+    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again, answered by the leader, right behind the last acknowledged sequence",
+        holds: |f| f.idempotent && f.again() && f.by_leader && f.next_in_line, then: NEW_EPOCH_PROVEN,
+        why: "None is missing before it, so the leader has lost what it knew: its log lacks this batch for sure." },
+    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again, answered by the leader, first of its order",
+        holds: |f| f.idempotent && f.again() && f.by_leader && f.begins, then: NEW_EPOCH,
+        why: "The leader knows another order under this id and epoch; a new one begins anew." },
+    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again, not from the leader",
+        holds: |f| f.idempotent && f.again() && !f.by_leader, then: RETRY_STALE,
+        why: "A broker that does not lead proves nothing." },
+    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again", holds: |f| f.idempotent && f.again(), then: RETRY,
+        why: "A batch before it is not there yet; it goes first." },
+    Row { codes: Codes::These(&[ErrorCode::UNKNOWN_PRODUCER_ID]), when: "idempotent, may be sent again, and it begins its order or the log's start is not told",
+        holds: |f| f.idempotent && f.again() && (f.begins || !f.log_start_told), then: RETRY,
+        why: "A batch that begins an order needs no state at the broker." },
+    Row { codes: Codes::These(&[ErrorCode::UNKNOWN_PRODUCER_ID]), when: "idempotent, may be sent again", holds: |f| f.idempotent && f.again(), then: NEW_EPOCH,
+        why: "The broker has forgotten the producer; that says nothing of what its log holds." },
+    Row { codes: Codes::These(&[ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::INVALID_PRODUCER_ID_MAPPING]), when: "idempotent, may be sent again", holds: |f| f.idempotent && f.again(), then: NEW_ID,
+        why: "The log knows a later epoch of this id, or does not know the id: only a new id is sure to be taken." },
+    Row { codes: Codes::These(&[ErrorCode::MESSAGE_TOO_LARGE]), when: "two records or more, its time is not over, known not to be written",
+        holds: |f| f.records > 1 && !f.over && (f.known == Certainty::NotWritten || plant!(SplitWhatMayBeWritten)), then: Verdict::Split,
+        why: "Its parts may fit. A batch that may be in the log is never cut: its parts would stand there again." },
+    Row { codes: Codes::RetriableStale, when: "may be sent again", holds: Facts::again, then: RETRY_STALE,
+        why: "What is known of leaders is out of date, or the connection was lost." },
+    Row { codes: Codes::Retriable, when: "may be sent again", holds: Facts::again, then: RETRY,
+        why: "It passes." },
+    Row { codes: Codes::Unknown, when: "", holds: |_| true, then: Verdict::Fail,
+        why: "A code from the future is final for the batch; the error names its number." },
+    Row { codes: Codes::All, when: "", holds: |_| true, then: Verdict::Fail,
+        why: "The same request would be refused again, or there is no time or no retry left." },
+];
+
+/// The row that decides; the last one holds for everything.
+pub(crate) fn decide(f: &Facts) -> &'static Row {
+    let row = TABLE.iter().find(|row| row.codes.has(f.code) && (row.holds)(f));
+    row.unwrap_or(&TABLE[TABLE.len() - 1])
 }
 
 /// Whether this answer leaves open that the batch was appended (CASES B6).
@@ -74,52 +167,4 @@ pub(crate) fn possibly_appended(code: ErrorCode, base_offset: i64) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn facts(code: ErrorCode) -> Facts {
-        Facts { code, idempotent: true, attempts: 1, retries: 3, over: false, next_in_line: false }
-    }
-
-    #[test]
-    fn the_table() {
-        use Verdict::*;
-        let v = |code| verdict(facts(code));
-        assert_eq!(v(ErrorCode::NONE), Done);
-        assert_eq!(v(ErrorCode::DUPLICATE_SEQUENCE_NUMBER), Duplicate);
-        assert_eq!(v(ErrorCode::NOT_LEADER_OR_FOLLOWER), Retry { metadata: true });
-        assert_eq!(v(ErrorCode::NOT_ENOUGH_REPLICAS), Retry { metadata: false });
-        assert_eq!(v(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), Retry { metadata: false });
-        let next = Facts { next_in_line: true, ..facts(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) };
-        assert_eq!(verdict(next), Resequence);
-        assert_eq!(v(ErrorCode::UNKNOWN_PRODUCER_ID), Resequence);
-        assert_eq!(v(ErrorCode::MESSAGE_TOO_LARGE), Fail);
-        assert_eq!(v(ErrorCode::TOPIC_AUTHORIZATION_FAILED), Fail);
-        assert_eq!(v(ErrorCode(4321)), Fail, "a code from the future is final");
-        let plain = Facts { idempotent: false, ..facts(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) };
-        assert_eq!(verdict(plain), Fail);
-    }
-
-    #[test]
-    fn sn3_sn32_nothing_is_sent_again_after_the_last_retry_or_past_its_time() {
-        let spent = Facts { attempts: 4, ..facts(ErrorCode::NOT_ENOUGH_REPLICAS) };
-        assert_eq!(verdict(spent), Verdict::Fail);
-        let over = Facts { over: true, ..facts(ErrorCode::NOT_LEADER_OR_FOLLOWER) };
-        assert_eq!(verdict(over), Verdict::Fail);
-    }
-
-    #[test]
-    fn b6_was_it_appended() {
-        for code in [7, 20, 56, -1, 4321] {
-            assert!(possibly_appended(ErrorCode(code), -1), "{code}");
-        }
-        for code in [3, 6] {
-            assert!(
-                possibly_appended(ErrorCode(code), 5) && !possibly_appended(ErrorCode(code), -1)
-            );
-        }
-        for code in [10, 19, 29, 45, 87] {
-            assert!(!possibly_appended(ErrorCode(code), 5), "{code}");
-        }
-    }
-}
+mod tests;
