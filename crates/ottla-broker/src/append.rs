@@ -7,8 +7,9 @@ use ottla_protocol::compression::Codec;
 use ottla_protocol::record::{BatchHeader, BatchView, HEADER_LEN, HeaderView, attributes};
 
 use crate::core::Now;
+use crate::partition::Partition;
 use crate::producers::Place;
-use crate::topics::{Partition, TopicConfig};
+use crate::topics::TopicConfig;
 
 /// A batch was not appended.
 #[derive(Debug)]
@@ -17,18 +18,24 @@ pub(crate) struct Refusal {
     pub(crate) message: Option<String>,
     /// Records at fault, by index.
     pub(crate) records: Vec<(i32, String)>,
+    /// Where it was appended all the same; −1 if it was not, or that is not told.
+    pub(crate) base_offset: i64,
 }
 
 /// A batch is in the log.
 #[derive(Debug)]
 pub(crate) struct Appended {
     pub(crate) base_offset: i64,
+    /// The offset behind it.
+    pub(crate) end: i64,
+    /// Whether it was written just now, not by an earlier attempt.
+    pub(crate) fresh: bool,
     /// The broker's time, where the topic takes it.
     pub(crate) append_time: Option<i64>,
 }
 
 fn refuse(code: ErrorCode, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: Some(message.into()), records: Vec::new() }
+    Refusal { code, message: Some(message.into()), records: Vec::new(), base_offset: -1 }
 }
 
 /// The most a batch may decompress to.
@@ -53,10 +60,12 @@ pub(crate) fn append(
     check(&batch, config, version, now)?;
     let header = batch.header();
     if header.producer_id >= 0 {
-        match partition.producers.place(header, now.wall_ms) {
+        let replica = partition.led().ok_or_else(|| not_leader(partition))?;
+        match replica.producers.place(header, now.wall_ms) {
             Place::Next => {}
             Place::Duplicate(base_offset) => {
-                return Ok(Appended { base_offset, append_time: None });
+                let end = base_offset + i64::from(header.last_offset_delta) + 1;
+                return Ok(Appended { base_offset, end, fresh: false, append_time: None });
             }
             Place::Refused(code) => {
                 let message = format!(
@@ -73,12 +82,19 @@ pub(crate) fn append(
     let (bytes, append_time) = stamped(&batch, config, now);
     let view =
         HeaderView::parse(&bytes).map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
-    let base_offset = partition.log.append(&bytes, &view, partition.leader_epoch).map_err(|e| {
-        tracing::error!(partition = partition.name(), "append failed: {e}");
+    let epoch = partition.leader_epoch;
+    let gone = not_leader(partition);
+    let replica = partition.led_mut().ok_or(gone)?;
+    let base_offset = replica.log.append(&bytes, &view, epoch).map_err(|e| {
+        tracing::error!("append failed: {e}");
         refuse(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
     })?;
-    partition.producers.appended(header, base_offset, now.wall_ms);
-    Ok(Appended { base_offset, append_time })
+    replica.producers.appended(header, base_offset, now.wall_ms);
+    Ok(Appended { base_offset, end: replica.log.end(), fresh: true, append_time })
+}
+
+fn not_leader(partition: &Partition) -> Refusal {
+    refuse(ErrorCode::NOT_LEADER_OR_FOLLOWER, format!("{} has no leader", partition.name()))
 }
 
 fn check(
@@ -101,6 +117,7 @@ fn check(
             code: ErrorCode::MESSAGE_TOO_LARGE,
             message: None,
             records: Vec::new(),
+            base_offset: -1,
         });
     }
     batch.verify().map_err(|e| refuse(ErrorCode::CORRUPT_MESSAGE, e.to_string()))?;
@@ -152,7 +169,11 @@ fn check_records(
         if late.is_empty() { ErrorCode::INVALID_RECORD } else { ErrorCode::INVALID_TIMESTAMP };
     let mut records = [late, keyless].concat();
     records.sort_by_key(|r| r.0);
-    if records.is_empty() { Ok(()) } else { Err(Refusal { code, message, records }) }
+    if records.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal { code, message, records, base_offset: -1 })
+    }
 }
 
 /// The bytes for the log: the broker's time where the topic takes it, with a new checksum.

@@ -11,8 +11,10 @@ use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader, Request, Uuid};
 
 use crate::api;
+use crate::cluster::Nodes;
 use crate::log::Batch;
-use crate::topics::Topics;
+use crate::purgatory::Pending;
+use crate::topics::{PARTITIONS_MAX, Topics};
 
 /// What a broker is made with.
 #[derive(Debug, Clone)]
@@ -28,6 +30,10 @@ pub struct Config {
     pub auto_create: bool,
     /// Seeds ids.
     pub seed: u64,
+    /// How many nodes there are: 1 to this. One core is the whole cluster.
+    pub nodes: i32,
+    /// Replicas of a topic that is made because somebody asked for it, at most `nodes`.
+    pub default_replication: i32,
 }
 
 impl Default for Config {
@@ -38,6 +44,8 @@ impl Default for Config {
             default_partitions: 1,
             auto_create: true,
             seed: 0,
+            nodes: 1,
+            default_replication: 3,
         }
     }
 }
@@ -69,6 +77,9 @@ pub enum Reply {
     Silence,
     /// Not yet: to be handed in again when something was appended, or then.
     Wait(u64),
+    /// Done, but replicas have to follow: ask [`Core::later`] with this ticket when something was copied, or at the
+    /// latest then. Requests behind it on its connection wait, too.
+    Later(u64, u64),
     /// The connection ends, for this reason.
     Close(String),
 }
@@ -82,6 +93,19 @@ pub enum Fault {
     AppendedBut(ErrorCode),
 }
 
+/// A batch a leader appended, for whoever keeps a journal.
+#[derive(Debug, Clone)]
+pub struct Journaled {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its first offset.
+    pub base_offset: i64,
+    /// Its bytes, as they came.
+    pub records: Bytes,
+}
+
 type FaultRule = Box<dyn FnMut(&str, i32) -> Option<Fault> + Send>;
 
 /// The broker.
@@ -90,6 +114,11 @@ pub struct Core {
     pub(crate) topics: Topics,
     pub(crate) cluster_id: String,
     pub(crate) next_producer_id: i64,
+    pub(crate) ids_given: u64,
+    pub(crate) nodes: Nodes,
+    pub(crate) pending: BTreeMap<u64, Pending>,
+    pub(crate) tickets: u64,
+    pub(crate) journal: Option<Vec<Journaled>>,
     random: u64,
     fault: Option<FaultRule>,
 }
@@ -100,8 +129,8 @@ impl std::fmt::Debug for Core {
     }
 }
 
-/// This node's id.
-pub(crate) const NODE: i32 = 1;
+/// The node there always is.
+const NODE: i32 = 1;
 
 impl Core {
     /// A broker over what its directory holds.
@@ -109,11 +138,20 @@ impl Core {
     /// # Errors
     /// When the directory cannot be read or written.
     pub fn new(config: Config, now: Now) -> io::Result<Core> {
-        let topics = Topics::open(config.data_dir.clone(), now.wall_ms)?;
-        let partitions = topics.all.values().flat_map(|t| &t.partitions);
-        let greatest = partitions.filter_map(|p| p.producers.greatest()).max();
+        if !(1..=100).contains(&config.nodes) {
+            let why = format!("a cluster has 1 to 100 nodes, not {}", config.nodes);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let topics = Topics::open(config.data_dir.clone(), config.nodes, now.wall_ms)?;
+        let replicas = topics.all.values().flat_map(|t| &t.partitions).flat_map(|p| &p.replicas);
+        let greatest = replicas.filter_map(|r| r.producers.greatest()).max();
         let mut core = Core {
             random: config.seed,
+            nodes: Nodes::new(config.nodes),
+            pending: BTreeMap::new(),
+            tickets: 0,
+            ids_given: 0,
+            journal: None,
             config,
             topics,
             cluster_id: String::new(),
@@ -179,12 +217,53 @@ impl Core {
         let settings: BTreeMap<String, String> =
             settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let id = self.uuid();
-        self.topics.create(name, partitions, settings, (id, now.wall_ms), false)
+        let replication = self.config.default_replication;
+        let places: Vec<Vec<i32>> = (0..partitions.clamp(0, PARTITIONS_MAX + 1))
+            .map(|n| self.topics.spread(n, replication))
+            .collect();
+        self.topics.create(name, &places, settings, (id, now.wall_ms), false)
+    }
+
+    /// Deletes a topic.
+    ///
+    /// # Errors
+    /// Kafka's error code and a sentence.
+    pub fn delete_topic(&mut self, name: &str) -> Result<(), (ErrorCode, String)> {
+        self.topics.delete(name)
+    }
+
+    /// Gives a topic more partitions.
+    ///
+    /// # Errors
+    /// Kafka's error code and a sentence.
+    pub fn widen_topic(
+        &mut self,
+        name: &str,
+        to: i32,
+        now: Now,
+    ) -> Result<(), (ErrorCode, String)> {
+        self.topics.widen(name, to, now.wall_ms, false)
+    }
+
+    /// A topic's id and how many partitions it has.
+    pub fn topic(&self, name: &str) -> Option<(Uuid, i32)> {
+        self.topics.all.get(name).map(|t| (t.id, t.partitions.len() as i32))
     }
 
     /// Asks this rule before each partition of each Produce request.
     pub fn set_fault(&mut self, rule: impl FnMut(&str, i32) -> Option<Fault> + Send + 'static) {
         self.fault = Some(Box::new(rule));
+    }
+
+    /// From here on, keeps a journal of every batch a leader appends, whatever becomes of it; what it holds so far is
+    /// handed out.
+    pub fn journal(&mut self) -> Vec<Journaled> {
+        self.journal.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Producer ids given since the start.
+    pub fn producer_ids_given(&self) -> u64 {
+        self.ids_given
     }
 
     /// No more faults.
@@ -196,7 +275,8 @@ impl Core {
         self.fault.as_mut()?(topic, partition)
     }
 
-    /// Every batch of a partition; empty if there is no such partition.
+    /// Every batch of a partition, as its leader has it (without one: its first replica in sync); empty if there
+    /// is no such partition.
     ///
     /// # Errors
     /// When its file cannot be read.
@@ -204,12 +284,29 @@ impl Core {
         let partition = usize::try_from(partition).ok();
         let found =
             self.topics.all.get(topic).zip(partition).and_then(|(t, p)| t.partitions.get(p));
-        found.map_or(Ok(Vec::new()), |p| p.log.batches())
+        let Some(p) = found else { return Ok(Vec::new()) };
+        let replica = p.led().or_else(|| p.isr.first().and_then(|n| p.replica(*n)));
+        replica.map_or(Ok(Vec::new()), |r| r.log.batches())
     }
 
-    /// Handles a request frame (without its length) that arrived then. The same frame may be handed in
+    /// Handles a request frame (without its length) that arrived then at node 1. The same frame may be handed in
     /// again after [`Reply::Wait`].
     pub fn handle(&mut self, frame: &Bytes, local: &Local, arrived_ms: u64, now: Now) -> Reply {
+        self.handle_at(NODE, frame, local, arrived_ms, now)
+    }
+
+    /// As [`handle`](Core::handle), at this node.
+    pub fn handle_at(
+        &mut self,
+        node: i32,
+        frame: &Bytes,
+        local: &Local,
+        arrived_ms: u64,
+        now: Now,
+    ) -> Reply {
+        if !self.nodes.is_up(node) {
+            return Reply::Close(format!("node {node} does not run"));
+        }
         let mut r = Reader::new(frame);
         let header = match RequestHeader::decode(&mut r) {
             Ok(header) => header,
@@ -227,7 +324,7 @@ impl Core {
                 header.version, header.api
             ));
         }
-        let ctx = Ctx { header: &header, local, arrived_ms, now };
+        let ctx = Ctx { node, header: &header, local, arrived_ms, now };
         match self.dispatch(&ctx, &mut r) {
             Ok(reply) => reply,
             Err(e) => Reply::Close(format!("a request that cannot be read: {e}")),
@@ -240,9 +337,11 @@ impl Core {
             ApiKey::API_VERSIONS => ctx.reply::<ApiVersionsRequest>(&api::versions(r, v)?),
             ApiKey::PRODUCE => return api::produce(self, ctx, decode_request(r, v)?),
             ApiKey::FETCH => api::fetch(self, ctx, decode_request(r, v)?),
-            ApiKey::LIST_OFFSETS => {
-                ctx.reply::<ListOffsetsRequest>(&api::list_offsets(self, decode_request(r, v)?))
-            }
+            ApiKey::LIST_OFFSETS => ctx.reply::<ListOffsetsRequest>(&api::list_offsets(
+                self,
+                ctx,
+                decode_request(r, v)?,
+            )),
             ApiKey::METADATA => {
                 let request = decode_request(r, v)?;
                 ctx.reply::<MetadataRequest>(&api::metadata(self, ctx, request))
@@ -252,7 +351,7 @@ impl Core {
                 &decode_request(r, v)?,
             )),
             ApiKey::OFFSET_FOR_LEADER_EPOCH => ctx.reply::<OffsetForLeaderEpochRequest>(
-                &api::offset_for_leader_epoch(self, decode_request(r, v)?),
+                &api::offset_for_leader_epoch(self, ctx, decode_request(r, v)?),
             ),
             ApiKey::FIND_COORDINATOR => {
                 ctx.reply::<FindCoordinatorRequest>(&api::find_coordinator(decode_request(r, v)?))
@@ -284,6 +383,7 @@ impl Core {
 
 /// A request's circumstances.
 pub(crate) struct Ctx<'a> {
+    pub(crate) node: i32,
     pub(crate) header: &'a RequestHeader,
     pub(crate) local: &'a Local,
     pub(crate) arrived_ms: u64,
@@ -298,11 +398,20 @@ impl Ctx<'_> {
         }
     }
 
-    /// Where clients are to go.
-    pub(crate) fn advertised(&self, config: &Config) -> (String, i32) {
-        match &config.advertise {
-            Some((host, port)) => (host.clone(), i32::from(*port)),
-            None => (self.local.host.clone(), i32::from(self.local.port)),
+    /// Where clients are to go for a node.
+    pub(crate) fn address(&self, core: &Core, node: i32) -> (String, i32) {
+        let beside = |port: u16| i32::from(port) + node - 1;
+        match (core.nodes.addresses.get(&node), &core.config.advertise) {
+            (_, Some((host, port))) => (host.clone(), beside(*port)),
+            // By name of the node that was asked: whoever reached it by that reaches the others, too.
+            (Some((host, port)), _) if host.is_empty() => {
+                (self.local.host.clone(), i32::from(*port))
+            }
+            (Some((host, port)), _) => (host.clone(), i32::from(*port)),
+            (None, None) => {
+                let port = i32::from(self.local.port) - self.node + node;
+                (self.local.host.clone(), port)
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! It is one node, it has no groups and no transactions, and what it does not serve it does not advertise.
+//! It is one node or several, with leaders, replicas and what can go wrong among them; it has no groups and no transactions, and what it does not serve it does not advertise.
 //! Nothing in it is meant for production.
 
 #![forbid(unsafe_code)]
@@ -15,11 +15,14 @@
 mod core;
 mod api;
 mod append;
+mod cluster;
+mod partition;
+mod purgatory;
 mod producers;
 mod topics;
 mod log;
 mod tcp;
 
-pub use crate::core::{Config, Core, Fault, Local, Now, Reply};
+pub use crate::core::{Config, Core, Fault, Journaled, Local, Now, Reply};
 pub use crate::log::Batch;
 pub use crate::tcp::{EmbeddedBroker, EmbeddedBrokerBuilder};

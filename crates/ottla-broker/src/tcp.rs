@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +37,12 @@ impl EmbeddedBrokerBuilder {
     /// The address clients are told; by default the one they came in by.
     pub fn advertise(mut self, host: impl Into<String>, port: u16) -> Self {
         self.config.advertise = Some((host.into(), port));
+        self
+    }
+
+    /// So many nodes, each on a port of its own: the one given and those behind it, or what the system picks.
+    pub fn nodes(mut self, nodes: i32) -> Self {
+        self.config.nodes = nodes;
         self
     }
 
@@ -80,29 +86,56 @@ impl EmbeddedBrokerBuilder {
                 Err((code, message)) => return Err(io::Error::other(format!("{code}: {message}"))),
             }
         }
-        let listener = TcpListener::bind(&self.listen)?;
-        let address = listener.local_addr()?;
+        let listeners = bind(&self.listen, core.nodes())?;
+        let mut addresses = Vec::new();
+        for (node, listener) in (1..).zip(&listeners) {
+            let address = listener.local_addr()?;
+            if listeners.len() > 1 {
+                core.set_address(node, "", address.port());
+            }
+            addresses.push(address);
+        }
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
             appended: Condvar::new(),
             start,
             ended: AtomicBool::new(false),
             connections: Mutex::default(),
+            ids: AtomicU64::new(0),
         });
-        let accepting = shared.clone();
-        let thread = thread::Builder::new()
-            .name("broker".into())
-            .spawn(move || accept(&listener, &accepting))?;
-        Ok(EmbeddedBroker { shared, address, thread: Some(thread) })
+        // From here on, what has begun is ended by the drop of this.
+        let mut broker = EmbeddedBroker { shared, addresses, threads: Vec::new() };
+        for (node, listener) in (1..).zip(listeners) {
+            let accepting = broker.shared.clone();
+            let thread = thread::Builder::new().name(format!("broker-{node}"));
+            broker.threads.push(thread.spawn(move || accept(node, &listener, &accepting))?);
+        }
+        Ok(broker)
     }
+}
+
+/// A listener a node: on the port given and those behind it, or on any.
+fn bind(listen: &str, nodes: i32) -> io::Result<Vec<TcpListener>> {
+    let first = TcpListener::bind(listen)?;
+    let (mut next, any) = (first.local_addr()?, listen.ends_with(":0"));
+    let mut out = vec![first];
+    for _ in 1..nodes {
+        let port = if any { Some(0) } else { next.port().checked_add(1) };
+        next.set_port(port.ok_or_else(|| io::Error::other("there is no port behind 65535"))?);
+        out.push(
+            TcpListener::bind(next)
+                .map_err(|e| io::Error::new(e.kind(), format!("{next}: {e}")))?,
+        );
+    }
+    Ok(out)
 }
 
 /// A broker in this process. Dropping it ends it: connections close, threads are joined.
 #[derive(Debug)]
 pub struct EmbeddedBroker {
     shared: Arc<Shared>,
-    address: SocketAddr,
-    thread: Option<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -112,7 +145,15 @@ struct Shared {
     appended: Condvar,
     start: Instant,
     ended: AtomicBool,
-    connections: Mutex<BTreeMap<u64, (TcpStream, JoinHandle<()>)>>,
+    connections: Mutex<BTreeMap<u64, Connection>>,
+    ids: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    node: i32,
+    stream: TcpStream,
+    thread: JoinHandle<()>,
 }
 
 fn clock(start: Instant) -> Now {
@@ -137,7 +178,8 @@ impl EmbeddedBroker {
 
     /// Where clients begin.
     pub fn bootstrap(&self) -> String {
-        self.address.to_string()
+        let all: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        all.join(",")
     }
 
     /// Looks at the core, or changes it: topics, faults, logs.
@@ -147,22 +189,40 @@ impl EmbeddedBroker {
 
     /// Closes every connection; clients may come again.
     pub fn drop_connections(&self) {
-        for (stream, _) in self.shared.connections.lock().values() {
-            let _ = stream.shutdown(Shutdown::Both);
+        self.drop_connections_of(|_| true);
+    }
+
+    fn drop_connections_of(&self, which: impl Fn(i32) -> bool) {
+        for c in self.shared.connections.lock().values().filter(|c| which(c.node)) {
+            let _ = c.stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Ends a node: its connections close, others lead what it led, clients are hung up on.
+    pub fn stop_node(&self, node: i32) {
+        self.with_core(|core, now| core.stop_node(node, now));
+        self.shared.appended.notify_all();
+        self.drop_connections_of(|n| n == node);
+    }
+
+    /// A node comes back with the log it had.
+    pub fn start_node(&self, node: i32) {
+        self.with_core(|core, now| core.start_node(node, now));
+        self.shared.appended.notify_all();
     }
 }
 
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the accept.
-        let mut to = self.address;
-        if to.ip().is_unspecified() {
-            to.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        // Wakes the accepts.
+        for mut to in self.addresses.iter().copied() {
+            if to.ip().is_unspecified() {
+                to.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+            }
+            let _ = TcpStream::connect_timeout(&to, Duration::from_secs(1));
         }
-        let _ = TcpStream::connect_timeout(&to, Duration::from_secs(1));
-        if let Some(thread) = self.thread.take() {
+        for thread in std::mem::take(&mut self.threads) {
             let _ = thread.join();
         }
         let connections = std::mem::take(&mut *self.shared.connections.lock());
@@ -170,15 +230,14 @@ impl Drop for EmbeddedBroker {
         let core = self.shared.core.lock();
         self.shared.appended.notify_all();
         drop(core);
-        for (stream, thread) in connections.into_values() {
-            let _ = stream.shutdown(Shutdown::Both);
-            let _ = thread.join();
+        for c in connections.into_values() {
+            let _ = c.stream.shutdown(Shutdown::Both);
+            let _ = c.thread.join();
         }
     }
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let mut id = 0;
+fn accept(node: i32, listener: &TcpListener, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
         if shared.ended.load(Ordering::SeqCst) {
             return;
@@ -192,20 +251,23 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
                 continue;
             }
         };
-        id += 1;
-        if let Err(e) = begin(id, stream, shared) {
+        if !shared.core.lock().is_up(node) {
+            continue;
+        }
+        if let Err(e) = begin(node, stream, shared) {
             tracing::warn!("a connection was not served: {e}");
         }
     }
 }
 
-fn begin(id: u64, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+fn begin(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    tracing::info!(connection = id, peer = ?stream.peer_addr().ok(), "accepted");
+    let id = shared.ids.fetch_add(1, Ordering::Relaxed);
+    tracing::info!(connection = id, node, peer = ?stream.peer_addr().ok(), "accepted");
     let (kept, mine) = (stream.try_clone()?, shared.clone());
     let mut connections = shared.connections.lock();
-    let thread = thread::Builder::new().name(format!("broker-{id}")).spawn(move || {
-        if let Err(e) = serve(stream, &mine) {
+    let thread = thread::Builder::new().name(format!("broker-{node}-{id}")).spawn(move || {
+        if let Err(e) = serve(node, stream, &mine) {
             tracing::info!(connection = id, "closed: {e}");
         }
         // While ending, whoever ends joins this thread and wants to find it there.
@@ -213,11 +275,11 @@ fn begin(id: u64, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
             mine.connections.lock().remove(&id);
         }
     })?;
-    connections.insert(id, (kept, thread));
+    connections.insert(id, Connection { node, stream: kept, thread });
     Ok(())
 }
 
-fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve(node: i32, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let address = stream.local_addr()?;
     let local = Local { host: address.ip().to_string(), port: address.port() };
     let mut reader = io::BufReader::with_capacity(64 * 1024, stream.try_clone()?);
@@ -234,7 +296,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if frame.len() < size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match answer(&Bytes::from(frame), &local, shared)? {
+        match answer(node, &Bytes::from(frame), &local, shared)? {
             Some(frame) => stream.write_all(&frame)?,
             None => continue,
         }
@@ -242,12 +304,21 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 }
 
 /// Hands a request in until there is an answer.
-fn answer(frame: &Bytes, local: &Local, shared: &Shared) -> io::Result<Option<Vec<u8>>> {
+fn answer(node: i32, frame: &Bytes, local: &Local, shared: &Shared) -> io::Result<Option<Vec<u8>>> {
     let arrived = clock(shared.start).mono_ms;
     let mut core = shared.core.lock();
+    let mut ticket = None;
     loop {
         let now = clock(shared.start);
-        match core.handle(frame, local, arrived, now) {
+        if core.nodes() > 1 && core.next_due().is_some_and(|at| at <= now.mono_ms) {
+            core.tick(now);
+            shared.appended.notify_all();
+        }
+        let reply = match ticket {
+            Some((ticket, until)) => core.later(ticket, now).unwrap_or(Reply::Later(ticket, until)),
+            None => core.handle_at(node, frame, local, arrived, now),
+        };
+        let until = match reply {
             Reply::Frame(out) => {
                 shared.appended.notify_all();
                 return Ok(Some(out));
@@ -257,13 +328,16 @@ fn answer(frame: &Bytes, local: &Local, shared: &Shared) -> io::Result<Option<Ve
                 return Ok(None);
             }
             Reply::Close(why) => return Err(io::Error::other(why)),
-            Reply::Wait(until) => {
-                if shared.ended.load(Ordering::SeqCst) {
-                    return Err(io::ErrorKind::ConnectionAborted.into());
-                }
-                let wait = Duration::from_millis(until.saturating_sub(now.mono_ms).max(1));
-                shared.appended.wait_for(&mut core, wait);
+            Reply::Wait(until) => until,
+            Reply::Later(number, until) => {
+                ticket = Some((number, until));
+                core.next_due().map_or(until, |due| due.min(until))
             }
+        };
+        if shared.ended.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        let wait = Duration::from_millis(until.saturating_sub(now.mono_ms).max(1));
+        shared.appended.wait_for(&mut core, wait);
     }
 }

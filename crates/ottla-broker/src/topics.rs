@@ -8,23 +8,8 @@ use std::path::{Path, PathBuf};
 use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::log::Log;
+use crate::partition::{Partition, Replica};
 use crate::producers::Producers;
-
-/// One partition.
-#[derive(Debug)]
-pub(crate) struct Partition {
-    name: String,
-    pub(crate) leader_epoch: i32,
-    pub(crate) log: Log,
-    pub(crate) producers: Producers,
-}
-
-impl Partition {
-    /// `topic-partition`.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-}
 
 /// One topic.
 #[derive(Debug)]
@@ -33,6 +18,13 @@ pub(crate) struct Topic {
     pub(crate) partitions: Vec<Partition>,
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) config: TopicConfig,
+}
+
+impl Topic {
+    /// Replicas a partition has.
+    pub(crate) fn replication(&self) -> i32 {
+        self.partitions.first().map_or(0, |p| p.replicas.len() as i32)
+    }
 }
 
 /// The settings of a topic that decide something here.
@@ -98,6 +90,7 @@ impl TopicConfig {
 pub(crate) struct Topics {
     pub(crate) all: BTreeMap<String, Topic>,
     dir: Option<PathBuf>,
+    nodes: i32,
     /// Held while the directory is used: two brokers over one log would ruin it.
     lock: Option<File>,
 }
@@ -111,12 +104,12 @@ pub(crate) fn valid_name(name: &str) -> bool {
 }
 
 /// Partitions a topic may have here.
-const PARTITIONS_MAX: i32 = 10_000;
+pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 
 impl Topics {
     /// What a directory holds, recovered; nothing without one.
-    pub(crate) fn open(dir: Option<PathBuf>, now_ms: i64) -> io::Result<Topics> {
-        let mut topics = Topics { all: BTreeMap::new(), dir, lock: None };
+    pub(crate) fn open(dir: Option<PathBuf>, nodes: i32, now_ms: i64) -> io::Result<Topics> {
+        let mut topics = Topics { all: BTreeMap::new(), dir, nodes, lock: None };
         let Some(dir) = topics.dir.clone() else {
             return Ok(topics);
         };
@@ -129,24 +122,21 @@ impl Topics {
             )));
         }
         topics.lock = Some(lock);
-        let mut found: BTreeMap<String, i32> = BTreeMap::new();
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let Some((topic, n)) = name.rsplit_once('-') else {
-                continue;
-            };
-            let (Ok(n), true) =
-                (n.parse::<i32>(), entry.path().join("partition.metadata").exists())
-            else {
-                continue;
-            };
-            let count = found.entry(topic.to_owned()).or_default();
-            *count = (*count).max(n + 1);
+        check_nodes(&dir, nodes)?;
+        // Per topic, for each partition the nodes that hold it.
+        let mut found: BTreeMap<String, BTreeMap<i32, Vec<i32>>> = BTreeMap::new();
+        for node in 1..=nodes {
+            let home = topics.home(node).unwrap_or_else(|| dir.clone());
+            fs::create_dir_all(&home)?;
+            for (topic, n) in partitions_in(&home)? {
+                found.entry(topic).or_default().entry(n).or_default().push(node);
+            }
         }
-        for (name, count) in found {
+        for (name, held) in found {
             let settings = read_settings(&dir, &name)?;
-            let id = match read_id(&dir.join(format!("{name}-0"))) {
+            let first = held.get(&0).and_then(|nodes| topics.home(*nodes.first()?));
+            let read = first.ok_or_else(|| io::Error::other("there is no partition 0"));
+            let id = match read.and_then(|home| read_id(&home.join(format!("{name}-0")))) {
                 Ok(id) => id,
                 Err(e) => {
                     tracing::warn!(topic = name, "passed over: {e}");
@@ -155,29 +145,59 @@ impl Topics {
             };
             let config = TopicConfig::new(&settings).map_err(io::Error::other)?;
             let mut topic = Topic { id, partitions: Vec::new(), settings, config };
-            topics.grow(&name, &mut topic, count, now_ms)?;
+            let count = held.keys().max().map_or(0, |n| n + 1);
+            let place = |n: i32| held.get(&n).cloned().unwrap_or_else(|| vec![1]);
+            topics.grow(&name, &mut topic, count, place, now_ms)?;
             topics.all.insert(name, topic);
         }
         Ok(topics)
     }
 
-    fn grow(&self, name: &str, topic: &mut Topic, to: i32, now_ms: i64) -> io::Result<()> {
+    /// Where a node keeps its logs: the directory itself where there is only one.
+    fn home(&self, node: i32) -> Option<PathBuf> {
+        let dir = self.dir.as_ref()?;
+        Some(if self.nodes == 1 { dir.clone() } else { dir.join(format!("node-{node}")) })
+    }
+
+    /// The nodes for a partition that nobody assigned: one behind the other, round the cluster.
+    pub(crate) fn spread(&self, partition: i32, replication: i32) -> Vec<i32> {
+        let count = replication.clamp(1, self.nodes);
+        (0..count).map(|i| (partition + i) % self.nodes + 1).collect()
+    }
+
+    fn grow(
+        &self,
+        name: &str,
+        topic: &mut Topic,
+        to: i32,
+        place: impl Fn(i32) -> Vec<i32>,
+        now_ms: i64,
+    ) -> io::Result<()> {
         for n in topic.partitions.len() as i32..to {
             let full = format!("{name}-{n}");
-            let mut producers = Producers::default();
-            let log = match &self.dir {
-                None => Log::in_memory(),
-                Some(dir) => {
-                    let dir = dir.join(&full);
-                    fs::create_dir_all(&dir)?;
-                    let text = format!("version: 0\ntopic_id: {}", topic.id);
-                    write_once(&dir.join("partition.metadata"), &text)?;
-                    Log::open(&dir, topic.config.segment_bytes, |header, base| {
-                        producers.appended(&header.header, base, now_ms);
-                    })?
-                }
-            };
-            topic.partitions.push(Partition { name: full, leader_epoch: 0, log, producers });
+            let mut replicas = Vec::new();
+            for node in place(n) {
+                let mut producers = Producers::default();
+                let log = match self.home(node) {
+                    None => Log::in_memory(),
+                    Some(home) => {
+                        let dir = home.join(&full);
+                        fs::create_dir_all(&dir)?;
+                        let text = format!("version: 0\ntopic_id: {}", topic.id);
+                        write_once(&dir.join("partition.metadata"), &text)?;
+                        Log::open(&dir, topic.config.segment_bytes, |header, base| {
+                            producers.appended(&header.header, base, now_ms);
+                        })?
+                    }
+                };
+                replicas.push(Replica::new(node, log, producers));
+            }
+            // A cluster that comes up again has had other leaders; one node keeps its epoch.
+            let last = replicas.iter().map(|r| r.log.last_epoch()).max().unwrap_or(-1);
+            let epoch = if replicas.len() > 1 { last + 1 } else { last.max(0) };
+            let mut partition = Partition::new(full, replicas, epoch);
+            partition.follow(|_| true, |_| 0, 0, now_ms)?;
+            topic.partitions.push(partition);
         }
         Ok(())
     }
@@ -186,11 +206,12 @@ impl Topics {
     pub(crate) fn create(
         &mut self,
         name: &str,
-        partitions: i32,
+        places: &[Vec<i32>],
         settings: BTreeMap<String, String>,
         (id, now_ms): (Uuid, i64),
         validate_only: bool,
     ) -> Result<(), (ErrorCode, String)> {
+        let partitions = i32::try_from(places.len()).unwrap_or(i32::MAX);
         if !valid_name(name) {
             return Err((
                 ErrorCode::INVALID_TOPIC_EXCEPTION,
@@ -212,7 +233,8 @@ impl Topics {
             return Ok(());
         }
         let mut topic = Topic { id, partitions: Vec::new(), settings, config };
-        let made = self.grow(name, &mut topic, partitions, now_ms);
+        let place = |n: i32| places[n as usize].clone();
+        let made = self.grow(name, &mut topic, partitions, place, now_ms);
         let made = made.and_then(|()| self.write_settings(name, &topic));
         made.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
         self.all.insert(name.to_owned(), topic);
@@ -240,7 +262,9 @@ impl Topics {
         } else if validate_only {
             Ok(())
         } else {
-            let grown = self.grow(name, &mut topic, to, now_ms);
+            let replication = topic.replication();
+            let place = |n: i32| self.spread(n, replication);
+            let grown = self.grow(name, &mut topic, to, place, now_ms);
             grown.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))
         };
         self.all.insert(name.to_owned(), topic);
@@ -261,8 +285,10 @@ impl Topics {
         };
         // The first partition last: a topic that is half deleted is still one that can be opened.
         for p in topic.partitions.iter().rev() {
-            remove(dir.join(p.name()))
-                .map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
+            for home in p.assigned().into_iter().filter_map(|node| self.home(node)) {
+                remove(home.join(p.name()))
+                    .map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
+            }
         }
         let _ = fs::remove_file(settings_path(dir, name));
         Ok(())
@@ -281,6 +307,34 @@ impl Topics {
         let lines: Vec<String> = topic.settings.iter().map(|(k, v)| format!("{k}={v}\n")).collect();
         fs::write(path, lines.concat())
     }
+}
+
+/// Partitions in a node's directory.
+fn partitions_in(home: &Path) -> io::Result<Vec<(String, i32)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(home)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let parts = name.rsplit_once('-').and_then(|(t, n)| Some((t, n.parse::<i32>().ok()?)));
+        if let Some((topic, n)) = parts
+            && entry.path().join("partition.metadata").exists()
+        {
+            found.push((topic.to_owned(), n));
+        }
+    }
+    Ok(found)
+}
+
+/// A directory of one node is not one of several, and the other way round.
+fn check_nodes(dir: &Path, nodes: i32) -> io::Result<()> {
+    let several = dir.join("node-1").is_dir();
+    let wrong = if nodes == 1 { several } else { !several && !partitions_in(dir)?.is_empty() };
+    let beyond = nodes > 1 && dir.join(format!("node-{}", nodes + 1)).is_dir();
+    if wrong || beyond {
+        let why = format!("{}: it was written by another number of nodes", dir.display());
+        return Err(io::Error::other(why));
+    }
+    Ok(())
 }
 
 /// Writes a file that is not there yet, whole or not at all.

@@ -176,6 +176,9 @@ pub(crate) struct BrokerArgs {
     /// Where logs are kept, in Kafka's format; memory if not given.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// How many brokers the cluster has, each on a port of its own: the one given and those behind it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100))]
+    pub(crate) nodes: i32,
     /// A topic to have from the start; may be given several times.
     #[arg(long, value_name = "NAME:PARTITIONS")]
     pub(crate) topic: Vec<String>,

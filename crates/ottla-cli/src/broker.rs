@@ -12,7 +12,7 @@ use crate::{OK, Stop};
 pub(crate) fn run(args: BrokerArgs) -> Result<u8, Stop> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(|e| Stop::usage(format!("no signals: {e}")))?;
-    let mut builder = EmbeddedBroker::builder().listen(&args.listen);
+    let mut builder = EmbeddedBroker::builder().listen(&args.listen).nodes(args.nodes);
     if let Some(dir) = &args.data_dir {
         builder = builder.data_dir(dir);
     }

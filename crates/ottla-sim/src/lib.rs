@@ -1,16 +1,25 @@
-//! A producer and its broker in virtual time: clock, sockets, chance and callers are virtual, the producer is
-//! the shipped code down to the seam, the broker is the development broker's core. A seed decides everything.
+//! A producer and its cluster in virtual time: clocks, sockets, names, chance and callers are virtual, the producer
+//! is the shipped code down to the seam, the cluster is the development broker's core. A seed decides everything.
 //!
 //! First faults (nothing wrong may happen), then the world heals (everything must finish), then it is quiet
-//! (nothing may spin). The oracle judges, never the scenario.
+//! (nothing may spin), then everything must arrive again. The oracle judges, never the scenario.
 
+mod callers;
+mod events;
 mod executor;
+mod history;
 mod oracle;
 mod scenario;
+mod servers;
+mod shrink;
+mod trace;
 mod world;
 
-pub use oracle::{Ended, History, Sent};
+pub use events::{Event, Kind};
+pub use history::{Ended, History, Refused, Sent};
 pub use scenario::Scenario;
+pub use shrink::shrink;
+pub use trace::say_everything;
 pub use world::{Report, run, run_scenario};
 
 #[cfg(test)]

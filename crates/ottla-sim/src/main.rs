@@ -1,32 +1,75 @@
-//! Replays a seed, or runs many: `ottla-sim SEED`, `ottla-sim --seeds N [--from S]`.
+//! Replays a scenario, shrinks it, or runs many seeds:
+//! `ottla-sim [--trace|--shrink] SCENARIO`, `ottla-sim --seeds N [--from S]`.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-fn number(args: &[String], name: &str) -> Option<u64> {
-    let at = args.iter().position(|a| a == name)?;
-    args.get(at + 1)?.parse().ok()
-}
+use ottla_sim::{Report, Scenario, run, run_scenario, say_everything, shrink};
+
+const USAGE: &str = "\
+usage: ottla-sim SEED                 run one seed
+       ottla-sim --trace SCENARIO     the same, saying everything that happens
+       ottla-sim --shrink SCENARIO    make a failing scenario small
+       ottla-sim --seeds N [--from S] run many
+a SCENARIO is a seed, or what a failure prints";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let (from, count) =
-        match (args.first().and_then(|a| a.parse::<u64>().ok()), number(&args, "--seeds")) {
-            (Some(seed), _) => (seed, 1),
-            (None, Some(count)) => (number(&args, "--from").unwrap_or(0), count),
-            (None, None) => {
-                eprintln!("usage: ottla-sim SEED | ottla-sim --seeds N [--from S]");
-                return ExitCode::from(2);
-            }
-        };
-    let mut failures = 0;
-    let (mut records, mut losses, mut virtual_ms) = (0, 0, 0);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args.as_slice() {
+        ["--seeds", n] => many(n, "0"),
+        ["--seeds", n, "--from", from] | ["--from", from, "--seeds", n] => many(n, from),
+        ["--shrink", scenario] => Scenario::parse(scenario).map(|s| smaller(&s)),
+        ["--trace", scenario] => {
+            say_everything();
+            Scenario::parse(scenario).map(|s| one(&s))
+        }
+        [scenario] if !scenario.starts_with('-') => Scenario::parse(scenario).map(|s| one(&s)),
+        _ => Err(USAGE.to_owned()),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn one(s: &Scenario) -> bool {
+    println!("{s:#?}");
+    match run_scenario(s) {
+        Ok(report) => println!("{report:#?}"),
+        Err(ref e) => println!("{e}"),
+    }
+    run_scenario(s).is_ok()
+}
+
+fn smaller(s: &Scenario) -> bool {
+    match shrink(s, |step| println!("fails, too: {step}")) {
+        Some((small, error)) => println!("{small:#?}\n{error}"),
+        None => println!("it does not fail"),
+    }
+    true
+}
+
+fn many(count: &str, from: &str) -> Result<bool, String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
+    let (count, from) = (number(count)?, number(from)?);
+    let (mut failures, mut total, mut faults) = (0, Report::default(), BTreeMap::new());
     for seed in from..from + count {
-        match ottla_sim::run(seed) {
-            Ok(report) if count == 1 => println!("{report:?}"),
+        match run(seed) {
             Ok(report) => {
-                records += report.accepted;
-                losses += report.losses;
-                virtual_ms += report.virtual_ms;
+                total.accepted += report.accepted;
+                total.acknowledged += report.acknowledged;
+                total.failed += report.failed;
+                total.refused += report.refused;
+                total.losses += report.losses;
+                total.virtual_ms += report.virtual_ms;
+                for (kind, n) in report.faults {
+                    *faults.entry(kind).or_insert(0) += n;
+                }
             }
             Err(e) => {
                 failures += 1;
@@ -34,9 +77,14 @@ fn main() -> ExitCode {
             }
         }
     }
+    let hours = total.virtual_ms as f64 / 3_600_000.0;
+    println!("{count} seeds from {from}: {failures} failures, {hours:.1} virtual hours");
     println!(
-        "{count} seeds, {failures} failures, {records} records, {losses} connections lost, {} virtual minutes",
-        virtual_ms / 60_000
+        "{} records: {} acknowledged, {} failed; {} refused; {} connections cut",
+        total.accepted, total.acknowledged, total.failed, total.refused, total.losses
     );
-    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    for (kind, n) in faults {
+        println!("{n:>9} {kind}");
+    }
+    Ok(failures == 0)
 }

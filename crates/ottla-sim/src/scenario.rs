@@ -1,48 +1,157 @@
-//! What a seed decides: settings, workload, faults.
+//! What a seed decides: settings, topology, workload, faults. Each choice has a name, so that a scenario can be
+//! written down as a seed and what differs from it, and shrunk.
 
 use ottla::sim::Faults;
 use ottla::{Producer, ProducerBuilder};
 use ottla_protocol::wire::Gen;
 
-/// A whole run's choices.
-#[derive(Debug, Clone)]
-pub struct Scenario {
-    /// Where they come from.
-    pub seed: u64,
+use crate::events::{Event, draw};
+
+/// A value of a scenario, written down.
+trait Field: Sized + PartialEq {
+    fn read(text: &str) -> Option<Self>;
+    fn write(&self) -> String;
+}
+
+impl Field for u64 {
+    fn read(text: &str) -> Option<u64> {
+        text.parse().ok()
+    }
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Field for bool {
+    fn read(text: &str) -> Option<bool> {
+        text.parse().ok()
+    }
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+const WORDS: [&str; 10] =
+    ["all", "1", "0", "none", "gzip", "snappy", "lz4", "zstd", "sticky", "roundrobin"];
+
+impl Field for &'static str {
+    fn read(text: &str) -> Option<&'static str> {
+        WORDS.into_iter().find(|w| *w == text)
+    }
+    fn write(&self) -> String {
+        (*self).to_owned()
+    }
+}
+
+macro_rules! scenario {
+    ($( $(#[$doc:meta])* $name:ident: $ty:ty, )*) => {
+        /// A whole run's choices.
+        #[derive(Debug, Clone)]
+        pub struct Scenario {
+            /// Where they come from.
+            pub seed: u64,
+            /// What happens when.
+            pub events: Vec<Event>,
+            $( $(#[$doc])* pub $name: $ty, )*
+        }
+
+        impl Scenario {
+            fn set_field(&mut self, name: &str, value: &str) -> Option<()> {
+                match name {
+                    $( stringify!($name) => self.$name = Field::read(value)?, )*
+                    _ => return None,
+                }
+                Some(())
+            }
+
+            fn differing_fields(&self, other: &Scenario) -> Vec<String> {
+                let mut out = Vec::new();
+                $( if self.$name != other.$name {
+                    out.push(format!("{}={}", stringify!($name), self.$name.write()));
+                } )*
+                out
+            }
+        }
+    };
+}
+
+scenario! {
     /// `acks`.
-    pub acks: &'static str,
+    acks: &'static str,
     /// `enable.idempotence`.
-    pub idempotent: bool,
+    idempotent: bool,
     /// `max.in.flight.requests.per.connection`.
-    pub in_flight: u64,
+    in_flight: u64,
+    /// `retries`.
+    retries: u64,
     /// `linger.ms`.
-    pub linger_ms: u64,
+    linger_ms: u64,
     /// `batch.size`.
-    pub batch_size: u64,
+    batch_size: u64,
     /// `buffer.memory`.
-    pub buffer_memory: u64,
+    buffer_memory: u64,
     /// `compression.type`.
-    pub codec: &'static str,
+    codec: &'static str,
     /// `delivery.timeout.ms`.
-    pub delivery_ms: u64,
+    delivery_ms: u64,
     /// `request.timeout.ms`.
-    pub request_ms: u64,
+    request_ms: u64,
     /// `max.block.ms`.
-    pub block_ms: u64,
-    /// Partitions of the topic.
-    pub partitions: u64,
+    block_ms: u64,
+    /// `max.request.size`.
+    request_size: u64,
+    /// `connections.max.idle.ms`.
+    idle_ms: u64,
+    /// Brokers.
+    nodes: u64,
+    /// Replicas of each partition.
+    replication: u64,
+    /// `min.insync.replicas`.
+    min_isr: u64,
+    /// Topics.
+    topics: u64,
+    /// Partitions of each topic.
+    partitions: u64,
+    /// `max.message.bytes` of the topics.
+    message_max: u64,
     /// Virtual callers.
-    pub callers: u64,
+    callers: u64,
     /// Records each of them sends.
-    pub records: u64,
+    records: u64,
     /// The most bytes of a value.
-    pub value_max: u64,
-    /// What the network does.
-    pub network: Faults,
+    value_max: u64,
+    /// The most microseconds between a caller's records, now and then.
+    pause_us: u64,
+    /// The producer is closed then, whatever callers do; 0 for only at the end.
+    close_at_ms: u64,
+    /// What `close` is given then.
+    close_ms: u64,
+    /// The most nanoseconds a segment is under way.
+    delay_ns: u64,
+    /// The most bytes one read or write moves; 0 for as many as there are.
+    split: u64,
+    /// One in this many writes finds no room; 0 for none.
+    stall: u64,
+    /// One in this many segments is the connection's last; 0 for none.
+    cut: u64,
+    /// The most bytes a socket holds; 0 for any number.
+    window: u64,
     /// One in this many partitions of a request is refused or answered wrongly; 0 for none.
-    pub broker_fault: u64,
+    broker_fault: u64,
+    /// Whether brokers now and then say what ends the producer.
+    fatal_fault: bool,
+    /// One in this many answers comes late, by at most twice `request.timeout.ms`; 0 for none.
+    late: u64,
+    /// One in this many metadata answers is an old one; 0 for none.
+    stale: u64,
+    /// The most milliseconds a follower takes to copy.
+    lag_ms: u64,
+    /// Milliseconds after which a follower that is behind leaves the ISR.
+    patience_ms: u64,
+    /// Whether replicas out of sync are made leaders.
+    unclean: bool,
     /// Virtual milliseconds until the world heals.
-    pub heal_after_ms: u64,
+    heal_after_ms: u64,
 }
 
 fn pick<T: Copy>(g: &mut Gen, from: &[T]) -> T {
@@ -54,51 +163,138 @@ impl Scenario {
     pub fn new(seed: u64) -> Scenario {
         let g = &mut Gen::new(seed);
         let idempotent = g.below(3) != 0;
-        let batch_size = pick(g, &[0, 200, 1000, 4000]);
         let request_ms = pick(g, &[300, 1000, 3000]);
         let linger_ms = pick(g, &[0, 1, 5, 50]);
-        Scenario {
+        let nodes = pick(g, &[1, 2, 3, 3]);
+        let calm = g.below(8) == 0;
+        let mut s = Scenario {
             seed,
+            events: Vec::new(),
             acks: if idempotent { "all" } else { pick(g, &["all", "1", "0"]) },
             idempotent,
             in_flight: 1 + g.below(5),
+            retries: pick(g, &[i32::MAX as u64, i32::MAX as u64, i32::MAX as u64, 1, 5]),
             linger_ms,
-            batch_size,
+            batch_size: pick(g, &[0, 200, 1000, 4000]),
             buffer_memory: pick(g, &[6_000, 20_000, 1_000_000]),
             codec: pick(g, &["none", "none", "gzip", "snappy", "lz4", "zstd"]),
             delivery_ms: request_ms + linger_ms + pick(g, &[0, 500, 5_000, 30_000]),
             request_ms,
             block_ms: pick(g, &[500, 5_000, 60_000]),
+            request_size: pick(g, &[3_000, 20_000, 1_048_576]),
+            idle_ms: pick(g, &[540_000, 540_000, 700]),
+            nodes,
+            replication: 1 + g.below(nodes),
+            min_isr: 1 + g.below(nodes.min(2)),
+            topics: 1 + g.below(3),
             partitions: 1 + g.below(6),
-            callers: 1 + g.below(5),
-            records: 1 + g.below(60),
+            message_max: pick(g, &[1_048_588, 1_048_588, 300, 900]),
+            callers: pick(g, &[1, 2, 3, 5, 12]),
+            records: pick(g, &[3, 10, 20, 60, 60, 250]),
             value_max: pick(g, &[10, 100, 1500]),
-            network: Faults {
-                delay_ns: pick(g, &[0, 1_000_000, 20_000_000, 200_000_000]),
-                split: pick(g, &[0, 1, 7, 300]),
-                stall: pick(g, &[0, 3, 20]),
-                cut: pick(g, &[0, 0, 15, 100]),
-            },
+            pause_us: pick(g, &[0, 1_000, 20_000, 200_000]),
+            close_at_ms: if g.below(10) == 0 { 1 + g.below(3_000) } else { 0 },
+            close_ms: pick(g, &[0, 50, 2_000]),
+            delay_ns: pick(g, &[0, 1_000_000, 20_000_000, 200_000_000]),
+            split: pick(g, &[0, 0, 5, 40, 300]),
+            stall: pick(g, &[0, 3, 20]),
+            cut: pick(g, &[0, 0, 15, 100]),
+            window: pick(g, &[0, 0, 2_000, 300]),
             broker_fault: pick(g, &[0, 0, 4, 20]),
-            heal_after_ms: pick(g, &[100, 1_000, 10_000]),
+            fatal_fault: g.below(25) == 0,
+            late: pick(g, &[0, 0, 8, 40]),
+            stale: pick(g, &[0, 0, 3]),
+            lag_ms: pick(g, &[0, 3, 50, 800]),
+            patience_ms: pick(g, &[400, 5_000]),
+            unclean: g.below(12) == 0,
+            heal_after_ms: pick(g, &[100, 1_000, 10_000, 30_000]),
+        };
+        if calm {
+            (s.cut, s.broker_fault, s.late, s.stale, s.fatal_fault) = (0, 0, 0, 0, false);
+        } else {
+            s.events = draw(g, &s);
         }
+        s
+    }
+
+    /// From a seed, or from what [`written`](Scenario::written) gives: a seed, and what differs from it.
+    ///
+    /// # Errors
+    /// What cannot be understood.
+    pub fn parse(text: &str) -> Result<Scenario, String> {
+        let (seed, rest) = text.split_once(':').unwrap_or((text, ""));
+        let seed = seed.parse().map_err(|_| format!("{seed:?} is not a seed"))?;
+        let mut s = Scenario::new(seed);
+        for part in rest.split(',').filter(|p| !p.is_empty()) {
+            let known = match part.split_once('=') {
+                Some(("events", kept)) => {
+                    let kept: Vec<&str> = kept.split('.').collect();
+                    s.events.retain(|e| kept.contains(&e.number.to_string().as_str()));
+                    Some(())
+                }
+                Some((name, value)) => s.set_field(name, value),
+                None => None,
+            };
+            known.ok_or_else(|| format!("{part:?} is nothing a scenario has"))?;
+        }
+        Ok(s)
+    }
+
+    /// The same scenario with another value; `None` if there is no such choice or no such value.
+    pub fn with(&self, name: &str, value: &str) -> Option<Scenario> {
+        let mut s = self.clone();
+        s.set_field(name, value)?;
+        Some(s)
+    }
+
+    /// The scenario in a line: its seed, and what differs from what that decides.
+    pub fn written(&self) -> String {
+        let from = Scenario::new(self.seed);
+        let mut parts = self.differing_fields(&from);
+        if self.events.len() != from.events.len() {
+            let kept: Vec<String> = self.events.iter().map(|e| e.number.to_string()).collect();
+            parts.push(format!("events={}", kept.join(".")));
+        }
+        match parts.as_slice() {
+            [] => self.seed.to_string(),
+            parts => format!("{}:{}", self.seed, parts.join(",")),
+        }
+    }
+
+    /// What the network does.
+    pub fn faults(&self) -> Faults {
+        Faults {
+            delay_ns: self.delay_ns,
+            split: self.split as usize,
+            stall: self.stall,
+            cut: self.cut,
+            window: self.window as usize,
+        }
+    }
+
+    /// A topic's name.
+    pub fn topic(&self, n: u64) -> String {
+        format!("t{n}")
     }
 
     /// The producer they ask for.
     pub fn builder(&self) -> ProducerBuilder {
         Producer::builder()
-            .bootstrap_servers("10.0.0.1:9092")
+            .bootstrap_servers("kafka:9092,10.0.0.1:9092")
             .client_id("sim")
             .acks(self.acks)
             .idempotence(self.idempotent)
             .compression(self.codec)
             .set("max.in.flight.requests.per.connection", &self.in_flight.to_string())
+            .set("retries", &self.retries.to_string())
             .set("linger.ms", &self.linger_ms.to_string())
             .set("batch.size", &self.batch_size.to_string())
             .set("buffer.memory", &self.buffer_memory.to_string())
             .set("delivery.timeout.ms", &self.delivery_ms.to_string())
             .set("request.timeout.ms", &self.request_ms.to_string())
             .set("max.block.ms", &self.block_ms.to_string())
+            .set("max.request.size", &self.request_size.to_string())
+            .set("connections.max.idle.ms", &self.idle_ms.to_string())
             .set("retry.backoff.ms", "20")
             .set("retry.backoff.max.ms", "200")
     }

@@ -1,32 +1,35 @@
-//! The world: moves the clock to whatever comes next, lets callers, sender and broker do their part.
+//! The world: moves the clock to whatever comes next, lets callers, sender and brokers do their part.
 #![allow(clippy::disallowed_types)]
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use ottla::sim::{Arrived, Env, Faults, Machine, SimSender, Tick, build};
-use ottla::{BatchReport, Delivery, Producer, Record};
-use ottla_broker::{Config, Core, Fault, Local, Now, Reply};
-use ottla_protocol::ErrorCode;
+use ottla::Producer;
+use ottla::sim::{Faults, Link, Machine, SimSender, Tick, build};
+use ottla_broker::{Config, Core};
 use ottla_protocol::wire::Gen;
 
-use crate::executor::{Executor, Timers};
-use crate::oracle::{Ended, History, Sent, judge};
+use crate::callers::{Caller, Shared};
+use crate::events::Kind;
+use crate::executor::Executor;
+use crate::history::{Ends, History};
+use crate::oracle::{Case, Logs, judge};
 use crate::scenario::Scenario;
+use crate::servers::{Servers, address, fault, now};
+use crate::trace::{moved, trace};
 
-const TOPIC: &str = "t";
 /// Virtual time after which a run that is not over is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(3600);
 /// Rounds of the sender at one moment; more is a spin.
-const ROUNDS_AT_ONCE: u32 = 5_000;
+const ROUNDS_AT_ONCE: u32 = 50_000;
 /// Virtual time of quiet, and the rounds the sender may make in it.
 const QUIET: Duration = Duration::from_secs(60);
 const QUIET_ROUNDS: u64 = 60;
+/// Rounds of the sender for each thing that happens outside it, at most.
+const ROUNDS_AN_EVENT: u64 = 12;
 
 /// What a run was like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,8 +42,10 @@ pub struct Report {
     pub failed: u64,
     /// Records refused by `send`.
     pub refused: u64,
-    /// Connections lost.
+    /// Connections lost to cuts.
     pub losses: u64,
+    /// What else was done to it, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
     /// Rounds of the sender.
     pub rounds: u64,
     /// Virtual milliseconds.
@@ -63,7 +68,8 @@ pub fn run(seed: u64) -> Result<Report, String> {
 /// What the oracle says.
 pub fn run_scenario(s: &Scenario) -> Result<Report, String> {
     World::new(s)?.run().map_err(|e| {
-        format!("seed {}: {e}\nreplay: cargo run -p ottla-sim -- {}\n{s:?}", s.seed, s.seed)
+        let written = s.written();
+        format!("seed {}: {e}\nreplay: cargo xtask sim --trace '{written}'", s.seed)
     })
 }
 
@@ -72,97 +78,256 @@ struct World<'s> {
     machine: Machine,
     executor: Executor,
     producer: Producer,
-    sender: SimSender,
+    /// Gone once it is over, with all it held.
+    sender: Option<SimSender>,
     /// The sender sleeps until then.
     until: Tick,
-    over: bool,
-    core: Core,
-    incoming: BTreeMap<u64, Vec<u8>>,
-    hung_up: BTreeSet<u64>,
-    history: Rc<RefCell<History>>,
-    ends: Ends,
+    servers: Servers,
+    shared: Shared,
+    logs: Logs,
+    next_event: usize,
+    start: Tick,
     rounds: u64,
+    /// Things that happened outside the sender, each a reason for rounds.
+    happened: u64,
     at_once: (Tick, u32),
-}
-
-fn address() -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 9092))
+    /// When the machine slept: from, to.
+    slept: Vec<(Tick, Tick)>,
 }
 
 impl<'s> World<'s> {
     fn new(s: &'s Scenario) -> Result<World<'s>, String> {
-        let machine = Machine::new(s.seed ^ 0x5eed, s.network);
-        machine.listen(address());
-        let now = now(&machine);
-        let mut config = Config::default();
-        config.seed = s.seed;
-        let mut core = Core::new(config, now).map_err(|e| e.to_string())?;
-        core.create_topic(TOPIC, s.partitions as i32, now).map_err(|e| e.1)?;
-        if s.broker_fault > 0 {
-            let (mut g, one_in) = (Gen::new(s.seed ^ 0xfa17), s.broker_fault);
-            core.set_fault(move |_, _| (g.below(one_in) == 0).then(|| fault(&mut g)));
-        }
+        let machine = Machine::new(s.seed ^ 0x5eed, s.faults());
+        let core = cluster(s, &machine)?;
         let ends = Ends::default();
+        let callbacks = Arc::<Mutex<Vec<u64>>>::default();
         let (heard, clock) = (ends.clone(), machine.clone());
-        let builder = s.builder().delivery_handler(move |report| heard.hear(report, clock.now()));
+        let builder = s.builder().delivery_handler(move |report| {
+            trace(&clock, || told(report));
+            heard.hear(report, clock.now());
+        });
         let (producer, mut sender) = build(builder, &machine).map_err(|e| e.to_string())?;
         let until = sender.prepare();
         let mut executor = Executor::new();
         let history = Rc::<RefCell<History>>::default();
+        let shared = Shared {
+            s: s.clone(),
+            machine: machine.clone(),
+            timers: executor.timers.clone(),
+            history,
+            ends,
+            callbacks,
+        };
         for caller in 0..s.callers {
-            let timers = executor.timers.clone();
-            let me = Caller {
-                caller,
-                s: s.clone(),
-                machine: machine.clone(),
-                timers,
-                history: history.clone(),
-            };
+            let me = Caller { caller, shared: shared.clone(), pending: Vec::new() };
             executor.spawn(me.run(producer.clone()));
+        }
+        if s.close_at_ms > 0 {
+            let (producer, timers, at) =
+                (producer.clone(), executor.timers.clone(), machine.clone());
+            let (when, given) = (machine.now().after(ms(s.close_at_ms)), ms(s.close_ms));
+            executor.spawn(async move {
+                timers.until(&at, when).await;
+                let _ = producer.close_async(given).await;
+            });
         }
         Ok(World {
             s,
+            start: machine.now(),
+            servers: Servers::new(core, s),
             machine,
             executor,
             producer,
-            sender,
+            sender: Some(sender),
             until,
-            over: false,
-            core,
-            incoming: BTreeMap::new(),
-            hung_up: BTreeSet::new(),
-            history,
-            ends,
+            shared,
+            logs: Logs::default(),
+            next_event: 0,
             rounds: 0,
+            happened: 1,
             at_once: (Tick(0), 0),
+            slept: Vec::new(),
         })
     }
 
     fn run(mut self) -> Result<Report, String> {
-        let start = self.machine.now();
-        let heal = start.after(Duration::from_millis(self.s.heal_after_ms));
+        let heal = self.start.after(ms(self.s.heal_after_ms));
         let mut healed = false;
         while !self.executor.is_done() {
+            self.events();
             if !healed && self.machine.now() >= heal {
                 healed = true;
-                self.machine.set_faults(Faults::NONE);
-                self.core.clear_fault();
+                self.heal();
             }
-            let limit = if healed { Tick::NEVER } else { heal };
+            let next = self.s.events.get(self.next_event).map(|e| self.start.after(ms(e.at_ms)));
+            let limit = if healed { Tick::NEVER } else { heal.min(next.unwrap_or(heal)) };
             self.step(limit)?;
-            if self.machine.now() > start.after(STUCK_AFTER) {
+            if self.machine.now() > self.start.after(STUCK_AFTER) {
                 return Err("stuck: callers never finished".to_owned());
             }
         }
+        self.heal();
+        let virtual_ms = self.machine.now().since(self.start).as_millis() as u64;
+        if self.rounds > self.happened * ROUNDS_AN_EVENT + 1000 + virtual_ms {
+            return Err(format!(
+                "{} rounds of the sender for {} events in {virtual_ms} ms",
+                self.rounds, self.happened
+            ));
+        }
         self.be_quiet()?;
-        let virtual_ms = self.machine.now().since(start).as_millis() as u64;
-        self.close(start)?;
+        self.probe()?;
+        self.close()?;
         self.judge(virtual_ms)
+    }
+
+    /// What the scenario has happen by now.
+    fn events(&mut self) {
+        while let Some(event) = self.s.events.get(self.next_event)
+            && self.start.after(ms(event.at_ms)) <= self.machine.now()
+        {
+            self.next_event += 1;
+            self.happened += 1;
+            trace(&self.machine, || event.to_string());
+            self.happen(event.kind);
+        }
+    }
+
+    fn happen(&mut self, kind: Kind) {
+        let time = now(&self.machine);
+        let (machine, core) = (&self.machine, &mut self.servers.core);
+        let link = |node, up_held, down_held, unread| {
+            machine.set_link(address(node), Link { up_held, down_held, unread });
+        };
+        let name = match kind {
+            Kind::Kill(node) if core.is_up(node) => {
+                core.stop_node(node, time);
+                machine.reset(address(node));
+                self.servers.forget(node);
+                "node killed"
+            }
+            Kind::Kill(_) => return,
+            Kind::Restart(node) => {
+                core.start_node(node, time);
+                machine.unlisten(address(node));
+                machine.listen(address(node));
+                "node started"
+            }
+            Kind::Move(topic, p, to, keep) => {
+                let (topic, how) = (self.s.topic(topic), (keep, self.s.unclean));
+                if !core.move_leader(&topic, p as i32, to, how, time) {
+                    return;
+                }
+                if keep { "leader moved" } else { "leader moved, tail lost" }
+            }
+            Kind::Pause(node) => {
+                core.pause_node(node, true, time);
+                "follower paused"
+            }
+            Kind::Resume(node) => {
+                core.pause_node(node, false, time);
+                "follower resumed"
+            }
+            Kind::Hole(node) => {
+                link(node, true, true, false);
+                "black hole"
+            }
+            Kind::HalfOpen(node) => {
+                link(node, false, true, false);
+                "half open"
+            }
+            Kind::Deaf(node) => {
+                link(node, false, false, true);
+                "slow reader"
+            }
+            Kind::Mend(node) => {
+                link(node, false, false, false);
+                "way mended"
+            }
+            Kind::Reset(node) => {
+                let up = core.is_up(node);
+                machine.reset(address(node));
+                if up {
+                    machine.listen(address(node));
+                }
+                self.servers.forget(node);
+                "connections reset"
+            }
+            Kind::Calendar(by) => {
+                machine.jump_wall(by);
+                "calendar jumped"
+            }
+            Kind::Sleep(length) => {
+                let from = machine.now();
+                machine.advance(from.after(ms(length)));
+                self.slept.push((from, machine.now()));
+                "machine slept"
+            }
+            Kind::Recreate(topic, partitions) => {
+                self.delete(topic);
+                self.create(topic, partitions);
+                "topic made anew"
+            }
+            Kind::Delete(topic) => {
+                self.delete(topic);
+                "topic deleted"
+            }
+            Kind::Widen(topic, to) => {
+                let _ = core.widen_topic(&self.s.topic(topic), to as i32, time);
+                "topic widened"
+            }
+            Kind::Throttle(node, wait) => {
+                core.set_throttle(node, wait);
+                "throttle set"
+            }
+            Kind::NoNames => {
+                machine.name("kafka", Vec::new());
+                "names lost"
+            }
+            Kind::Names => {
+                machine.name("kafka", vec![address(1)]);
+                "names found"
+            }
+        };
+        self.servers.count(name);
+    }
+
+    fn delete(&mut self, topic: u64) {
+        let name = self.s.topic(topic);
+        self.logs.keep(&self.servers.core, &name);
+        let _ = self.servers.core.delete_topic(&name);
+    }
+
+    fn create(&mut self, topic: u64, partitions: u64) {
+        let time = now(&self.machine);
+        let _ = make(&mut self.servers.core, self.s, topic, partitions, time);
+    }
+
+    /// Everything that was done is undone.
+    fn heal(&mut self) {
+        trace(&self.machine, || "the world heals".to_owned());
+        self.machine.set_faults(Faults::NONE);
+        self.servers.heal();
+        self.servers.core.set_lag(None::<fn(i32) -> u64>);
+        self.machine.name("kafka", vec![address(1)]);
+        for node in 1..=self.s.nodes as i32 {
+            let time = now(&self.machine);
+            let core = &mut self.servers.core;
+            core.set_throttle(node, 0);
+            core.pause_node(node, false, time);
+            core.start_node(node, time);
+            self.machine.unlisten(address(node));
+            self.machine.listen(address(node));
+            self.machine.set_link(address(node), Link::default());
+        }
+        for topic in 0..self.s.topics {
+            if self.servers.core.topic(&self.s.topic(topic)).is_none() {
+                self.create(topic, self.s.partitions);
+            }
+        }
     }
 
     /// Nothing is to be done: the sender must sleep.
     fn be_quiet(&mut self) -> Result<(), String> {
-        self.machine.set_faults(Faults::NONE);
         let (until, before) = (self.machine.now().after(QUIET), self.rounds);
         while self.machine.now() < until {
             self.step(until)?;
@@ -174,15 +339,37 @@ impl<'s> World<'s> {
         Ok(())
     }
 
-    fn close(&mut self, start: Tick) -> Result<(), String> {
+    /// The world is whole: what is sent now must arrive.
+    fn probe(&mut self) -> Result<(), String> {
+        let mut partitions = Vec::new();
+        for topic in (0..self.s.topics).map(|t| self.s.topic(t)) {
+            let count = self.servers.core.topic(&topic).map_or(0, |t| t.1);
+            partitions.extend((0..count).map(|p| (topic.clone(), p)));
+        }
+        let caller = self.s.callers;
+        let me = Caller { caller, shared: self.shared.clone(), pending: Vec::new() };
+        self.executor.spawn(me.probe(self.producer.clone(), partitions));
+        self.until_done(1, "the probes never ended")
+    }
+
+    fn close(&mut self) -> Result<(), String> {
         let producer = self.producer.clone();
         self.executor.spawn(async move {
             let _ = producer.close_async(Duration::from_secs(60)).await;
         });
-        while !(self.over && self.executor.is_done()) {
+        self.until_done(2, "it never closed")?;
+        while self.sender.is_some() {
             self.step(Tick::NEVER)?;
-            if self.machine.now() > start.after(2 * STUCK_AFTER) {
-                return Err("stuck: it never closed".to_owned());
+        }
+        Ok(())
+    }
+
+    fn until_done(&mut self, hours: u32, what: &str) -> Result<(), String> {
+        let end = self.machine.now().after(hours * STUCK_AFTER);
+        while !self.executor.is_done() {
+            self.step(Tick::NEVER)?;
+            if self.machine.now() > end {
+                return Err(format!("stuck: {what}"));
             }
         }
         Ok(())
@@ -191,13 +378,15 @@ impl<'s> World<'s> {
     /// Lets everybody act, then moves the clock to what comes next, at most to `limit`.
     fn step(&mut self, limit: Tick) -> Result<(), String> {
         let now = self.machine.now();
-        self.executor.run(now);
-        self.serve();
-        if !self.over && (self.machine.would_wake() || self.until <= now) {
+        moved(&self.machine);
+        self.happened += u64::from(self.executor.run(now));
+        self.servers.serve(&self.machine);
+        if self.sender.is_some() && (self.machine.would_wake() || self.until <= now) {
             return self.round(now);
         }
-        let sender = if self.over { Tick::NEVER } else { self.until };
-        let events = [self.machine.next_event(), self.executor.timers.next()];
+        let sender = self.until;
+        let servers = self.servers.core.next_due().map(|at| Tick(at * 1_000_000));
+        let events = [self.machine.next_event(), self.executor.timers.next(), servers];
         let next = events.into_iter().flatten().chain([sender, limit]).min().unwrap_or(limit);
         if next == Tick::NEVER {
             return if self.executor.is_done() {
@@ -206,6 +395,7 @@ impl<'s> World<'s> {
                 Err("deadlock: nothing is to come".to_owned())
             };
         }
+        self.happened += u64::from(next != sender);
         self.machine.advance(next.max(Tick(now.0 + 1)));
         Ok(())
     }
@@ -216,83 +406,50 @@ impl<'s> World<'s> {
             return Err(format!("the sender spins at {now:?}"));
         }
         self.rounds += 1;
-        self.over = !self.sender.complete();
-        self.until = if self.over { Tick::NEVER } else { self.sender.prepare() };
+        if let Some(sender) = &mut self.sender {
+            if sender.complete() {
+                self.until = sender.prepare();
+                return Ok(());
+            }
+            (self.sender, self.until) = (None, Tick::NEVER);
+            self.machine.leave();
+        }
         Ok(())
     }
 
-    /// The broker's part: whole frames in, answers out.
-    fn serve(&mut self) {
-        for (conn, _, what) in self.machine.arrived() {
-            match what {
-                Arrived::Closed => {
-                    self.incoming.remove(&conn);
-                }
-                // The broker has hung up: what is still under way to it, it never sees.
-                Arrived::Bytes(_) if self.hung_up.contains(&conn) => {}
-                Arrived::Bytes(bytes) => {
-                    self.incoming.entry(conn).or_default().extend(bytes);
-                    self.frames(conn);
-                }
-            }
+    fn judge(mut self, virtual_ms: u64) -> Result<Report, String> {
+        for topic in 0..self.s.topics {
+            self.logs.keep(&self.servers.core, &self.s.topic(topic));
         }
-    }
-
-    fn frames(&mut self, conn: u64) {
-        let local = Local { host: "10.0.0.1".into(), port: 9092 };
-        loop {
-            let Some(buffer) = self.incoming.get_mut(&conn) else {
-                return;
-            };
-            let Some(size) = buffer.first_chunk::<4>().map(|b| i32::from_be_bytes(*b) as usize)
-            else {
-                return;
-            };
-            assert!(size < 100 << 20, "the producer sent a frame of {size} bytes");
-            if buffer.len() < 4 + size {
-                return;
-            }
-            let frame: Vec<u8> = buffer.drain(..4 + size).skip(4).collect();
-            let now = now(&self.machine);
-            match self.core.handle(&Bytes::from(frame), &local, now.mono_ms, now) {
-                Reply::Frame(out) => self.machine.answer(conn, out, Duration::ZERO),
-                Reply::Silence | Reply::Wait(_) => {}
-                Reply::Close(_) => {
-                    self.incoming.remove(&conn);
-                    self.hung_up.insert(conn);
-                    self.machine.close(conn);
-                    return;
-                }
-            }
+        self.logs.journal(self.servers.core.journal());
+        let mut history = std::mem::take(&mut *self.shared.history.borrow_mut());
+        for token in self.shared.callbacks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            *history.callbacks.entry(*token).or_default() += 1;
         }
-    }
-
-    fn judge(self, virtual_ms: u64) -> Result<Report, String> {
-        let mut logs = BTreeMap::new();
-        for p in 0..self.s.partitions as i32 {
-            logs.insert(p, self.core.batches(TOPIC, p).map_err(|e| e.to_string())?);
+        for what in std::mem::take(&mut self.servers.broken) {
+            history.broken.push(("requests in flight are as many as allowed", what));
         }
-        self.ends.check(&mut self.history.borrow_mut())?;
-        let history = self.history.borrow();
-        let left = self.producer.available_memory();
-        judge(self.s, &history, &logs, left)?;
-        let ok = |e: &Option<Ended>| e.as_ref().is_some_and(|e| e.result.is_ok());
+        let case = Case {
+            s: self.s,
+            history: &history,
+            heard: self.shared.ends.take(),
+            logs: &self.logs.read()?,
+            memory_left: self.producer.available_memory(),
+            slept: &self.slept,
+            ids_given: self.servers.core.producer_ids_given(),
+        };
+        let fingerprint = judge(&case)?;
+        let ok = |e: &crate::Ended| e.result.is_ok();
         let accepted = history.records.len() as u64;
-        let acknowledged = history.records.iter().filter(|(_, e)| ok(e)).count() as u64;
-        let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
-        for (sent, ended) in &history.records {
-            for word in
-                [sent.accepted.0, ended.as_ref().map_or(0, |e| e.at.0), u64::from(ok(ended))]
-            {
-                fingerprint = (fingerprint ^ word).wrapping_mul(0x0100_0000_01b3);
-            }
-        }
+        let acknowledged =
+            history.records.iter().filter(|(_, e)| e.as_ref().is_some_and(ok)).count() as u64;
         Ok(Report {
             accepted,
             acknowledged,
             failed: accepted - acknowledged,
-            refused: history.refused,
+            refused: history.refused.len() as u64,
             losses: self.machine.losses(),
+            faults: std::mem::take(&mut self.servers.played),
             rounds: self.rounds,
             virtual_ms,
             fingerprint,
@@ -300,174 +457,71 @@ impl<'s> World<'s> {
     }
 }
 
-fn now(machine: &Machine) -> Now {
-    Now { mono_ms: machine.now().0 / 1_000_000, wall_ms: machine.wall_ms() }
-}
-
-fn fault(g: &mut Gen) -> Fault {
-    const REFUSALS: [ErrorCode; 6] = [
-        ErrorCode::NOT_LEADER_OR_FOLLOWER,
-        ErrorCode::LEADER_NOT_AVAILABLE,
-        ErrorCode::NOT_ENOUGH_REPLICAS,
-        ErrorCode::CORRUPT_MESSAGE,
-        ErrorCode::MESSAGE_TOO_LARGE,
-        ErrorCode(4321),
-    ];
-    const APPENDED: [ErrorCode; 3] = [
-        ErrorCode::REQUEST_TIMED_OUT,
-        ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-        ErrorCode::KAFKA_STORAGE_ERROR,
-    ];
-    match g.below(9) {
-        n @ 0..6 => Fault::Refuse(REFUSALS[n as usize]),
-        n => Fault::AppendedBut(APPENDED[n as usize - 6]),
-    }
-}
-
-/// When each record ended, as the producer-wide handler heard it: a caller may look later.
-#[derive(Clone, Default)]
-struct Ends(Arc<Mutex<Heard>>);
-
-/// By token: when, whether it was acknowledged, how often.
-type Heard = BTreeMap<u64, (Tick, bool, u32)>;
-
-impl Ends {
-    fn all(&self) -> std::sync::MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn hear(&self, report: &BatchReport<'_>, now: Tick) {
-        let mut all = self.all();
-        for token in report.tokens {
-            let e = all.entry(*token).or_insert((now, report.result.is_ok(), 0));
-            e.2 += 1;
-        }
-    }
-
-    /// Every accepted record was heard of once, with the end its delivery told.
-    fn check(&self, history: &mut History) -> Result<(), String> {
-        let mut all = self.all();
-        for (sent, ended) in &mut history.records {
-            let heard = all.remove(&token(sent.caller, sent.n));
-            match (heard, ended.as_mut()) {
-                (Some((at, ok, 1)), Some(ended)) if ok == ended.result.is_ok() => ended.at = at,
-                other => {
-                    return Err(format!(
-                        "record {} of caller {}: heard {other:?}",
-                        sent.n, sent.caller
-                    ));
-                }
-            }
-        }
-        match all.first_key_value() {
-            Some((token, _)) => {
-                Err(format!("an end was heard of record {token}, which was not accepted"))
-            }
-            None => Ok(()),
+impl Drop for World<'_> {
+    fn drop(&mut self) {
+        if let Some(sender) = &mut self.sender {
+            sender.abandon();
         }
     }
 }
 
-fn token(caller: u64, n: u64) -> u64 {
-    caller << 32 | n
-}
-
-/// One virtual caller.
-struct Caller {
-    caller: u64,
-    s: Scenario,
-    machine: Machine,
-    timers: Timers,
-    history: Rc<RefCell<History>>,
-}
-
-impl Caller {
-    async fn run(self, producer: Producer) {
-        let mut g = Gen::new(self.s.seed ^ (self.caller + 1).wrapping_mul(0x9E37_79B9));
-        let mut pending: Vec<(usize, Delivery)> = Vec::new();
-        for n in 0..self.s.records {
-            if g.below(3) == 0 {
-                let pause = Duration::from_micros(g.below(20_000));
-                self.timers.until(&self.machine, self.machine.now().after(pause)).await;
-            }
-            let key = (g.below(2) == 0).then(|| g.bytes().to_vec());
-            let mut value = format!("{}/{n}/", self.caller).into_bytes();
-            value.extend((0..g.below(self.s.value_max)).map(|_| b'a' + (g.word() % 7) as u8));
-            let mut record = Record::to(TOPIC)
-                .maybe_key(key.as_deref())
-                .value(&value)
-                .token(token(self.caller, n));
-            if g.below(4) == 0 {
-                record = record.partition(g.below(self.s.partitions) as i32);
-            }
-            let asked = self.machine.now();
-            let dropped = g.below(10) == 0;
-            let sending = producer.send_async(record);
-            // A future that is dropped half way must leave nothing behind.
-            let result = if dropped { poll_once(sending).await } else { Some(sending.await) };
-            let Some(result) = result else { continue };
-            self.accepted(result, &mut pending, (n, key, value), asked);
-            match g.below(12) {
-                0 => drop(producer.flush_async().await),
-                1 => self.settle(&mut pending).await,
-                _ => {}
-            }
-        }
-        self.settle(&mut pending).await;
-    }
-
-    fn accepted(
-        &self,
-        result: Result<Delivery, ottla::Error>,
-        pending: &mut Vec<(usize, Delivery)>,
-        (n, key, value): (u64, Option<Vec<u8>>, Vec<u8>),
-        asked: Tick,
-    ) {
-        let accepted = self.machine.now();
-        let mut history = self.history.borrow_mut();
-        let waited = accepted.since(asked).as_millis() as u64;
-        if waited > self.s.block_ms + 1 {
-            history
-                .late_callers
-                .push(format!("caller {} waited {waited} ms for send", self.caller));
-        }
-        match result {
-            Ok(delivery) => {
-                let (caller, partition) = (self.caller, delivery.partition());
-                let sent = Sent { caller, n, partition, key, value, asked, accepted };
-                pending.push((history.records.len(), delivery));
-                history.records.push((sent, None));
-            }
-            Err(_) => history.refused += 1,
-        }
-    }
-
-    async fn settle(&self, pending: &mut Vec<(usize, Delivery)>) {
-        // All at once, so that each end is seen when it comes.
-        std::future::poll_fn(|cx| {
-            pending.retain_mut(|(index, delivery)| match std::pin::Pin::new(delivery).poll(cx) {
-                std::task::Poll::Pending => true,
-                std::task::Poll::Ready(result) => {
-                    let ended = Ended { at: self.machine.now(), result };
-                    let old = self.history.borrow_mut().records[*index].1.replace(ended);
-                    assert!(old.is_none(), "a record ends once");
-                    false
-                }
-            });
-            if pending.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
+/// A batch's end in a line.
+fn told(report: &ottla::BatchReport<'_>) -> String {
+    let who: Vec<String> =
+        report.tokens.iter().map(|t| format!("{}/{}", t >> 32, t & 0xffff_ffff)).collect();
+    let (topic, p, who) = (report.topic, report.partition, who.join(" "));
+    match report.result {
+        Ok(offset) => format!("{topic}-{p}: acknowledged at {offset:?}: {who}"),
+        Err(e) => format!("{topic}-{p}: failed ({e}): {who}"),
     }
 }
 
-/// Polls a future once; dropped if it has to wait.
-async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| {
-        std::task::Poll::Ready(match future.as_mut().poll(cx) {
-            std::task::Poll::Ready(out) => Some(out),
-            std::task::Poll::Pending => None,
-        })
-    })
-    .await
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn make(
+    core: &mut Core,
+    s: &Scenario,
+    topic: u64,
+    partitions: u64,
+    time: ottla_broker::Now,
+) -> Result<(), String> {
+    let (min_isr, max) = (s.min_isr.to_string(), s.message_max.to_string());
+    let settings = [("min.insync.replicas", min_isr.as_str()), ("max.message.bytes", max.as_str())];
+    let made = core.create_topic_with(&s.topic(topic), partitions as i32, &settings, time);
+    made.map_err(|e| e.1)
+}
+
+/// The cluster of a scenario, whole and running.
+fn cluster(s: &Scenario, machine: &Machine) -> Result<Core, String> {
+    let time = now(machine);
+    let mut config = Config::default();
+    config.seed = s.seed;
+    config.nodes = s.nodes as i32;
+    config.default_replication = s.replication as i32;
+    config.auto_create = false;
+    let mut core = Core::new(config, time).map_err(|e| e.to_string())?;
+    core.journal();
+    core.set_patience(s.patience_ms);
+    for node in 1..=s.nodes as i32 {
+        let at = address(node);
+        core.set_address(node, &at.ip().to_string(), at.port());
+        machine.listen(at);
+    }
+    machine.name("kafka", vec![address(1)]);
+    for topic in 0..s.topics {
+        make(&mut core, s, topic, s.partitions, time)?;
+    }
+    if s.broker_fault > 0 {
+        let (mut g, one_in) = (Gen::new(s.seed ^ 0xfa17), s.broker_fault);
+        // "It is here already" is said at once: only true where there is nobody to copy it.
+        let (fatal, already) = (s.fatal_fault, s.idempotent && s.replication == 1);
+        core.set_fault(move |_, _| (g.below(one_in) == 0).then(|| fault(&mut g, fatal, already)));
+    }
+    if s.lag_ms > 0 {
+        let (mut g, most) = (Gen::new(s.seed ^ 0x1a6), s.lag_ms);
+        core.set_lag(Some(move |_| 1 + g.below(most)));
+    }
+    Ok(core)
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-pub use crate::network::io::simulated::{Arrived, Faults, Machine, SimStream};
+pub use crate::network::io::simulated::{Arrived, Faults, Link, Machine, SimStream};
 pub use crate::network::io::{Answer, ChannelKey, Io, Job, Ready, Stream};
 #[cfg(ottla_plants)]
 pub use crate::plants::put_back;
@@ -40,6 +40,11 @@ impl SimSender {
     /// Everything up to the wait; until when that may take.
     pub fn prepare(&mut self) -> Tick {
         self.0.prepare()
+    }
+
+    /// Ends everything at once, as the end of the process would.
+    pub fn abandon(&mut self) {
+        self.0.stop(&Error::closed());
     }
 
     /// Sees to what has happened since. False once everything is over.

@@ -3,8 +3,8 @@
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::*;
 
-use crate::core::{Core, NODE, Now};
-use crate::topics::{SETTINGS, Topic};
+use crate::core::{Core, Now};
+use crate::topics::{PARTITIONS_MAX, SETTINGS, Topic};
 
 type Refused = (ErrorCode, String);
 
@@ -39,7 +39,7 @@ pub(crate) fn create_topics(
         if let Some(topic) = core.topics.all.get(&name).filter(|_| error_code == 0) {
             result.topic_id = topic.id;
             result.num_partitions = topic.partitions.len() as i32;
-            result.replication_factor = 1;
+            result.replication_factor = topic.replication() as i16;
             result.configs = Some(settings(topic).map(creatable).collect());
         }
         result
@@ -53,23 +53,40 @@ fn create(
     now: Now,
     validate_only: bool,
 ) -> Result<(), Refused> {
-    if !matches!(t.replication_factor, -1 | 1) {
-        let message =
-            format!("replication factor {}, and there is one broker", t.replication_factor);
-        return Err((ErrorCode::INVALID_REPLICATION_FACTOR, message));
-    }
-    if t.assignments.iter().any(|a| a.broker_ids != [NODE]) {
-        let message = format!("the only broker is {NODE}");
-        return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
-    }
-    let partitions = match (t.assignments.len(), t.num_partitions) {
-        (0, -1) => core.config.default_partitions,
-        (0, n) => n,
-        (assigned, _) => assigned as i32,
+    let nodes = core.nodes.count;
+    let replication = match i32::from(t.replication_factor) {
+        -1 => core.config.default_replication.min(nodes),
+        n if (1..=nodes).contains(&n) => n,
+        n => {
+            let message = format!("replication factor {n}, and there are {nodes} brokers");
+            return Err((ErrorCode::INVALID_REPLICATION_FACTOR, message));
+        }
     };
+    let mut places: Vec<Vec<i32>> = Vec::new();
+    for (i, a) in t.assignments.iter().enumerate() {
+        let mut each = a.broker_ids.clone();
+        each.sort_unstable();
+        each.dedup();
+        let fit = each.len() == a.broker_ids.len()
+            && !each.is_empty()
+            && each.iter().all(|n| (1..=nodes).contains(n))
+            && a.partition_index == i as i32;
+        if !fit {
+            let message = format!("partition {}: brokers are 1 to {nodes}", a.partition_index);
+            return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+        }
+        places.push(a.broker_ids.clone());
+    }
+    if places.is_empty() {
+        let partitions = match t.num_partitions {
+            -1 => core.config.default_partitions,
+            n => n.clamp(0, PARTITIONS_MAX + 1),
+        };
+        places = (0..partitions).map(|n| core.topics.spread(n, replication)).collect();
+    }
     let settings = t.configs.into_iter().filter_map(|c| Some((c.name, c.value?))).collect();
     let id = core.uuid();
-    core.topics.create(&t.name, partitions, settings, (id, now.wall_ms), validate_only)
+    core.topics.create(&t.name, &places, settings, (id, now.wall_ms), validate_only)
 }
 
 pub(crate) fn delete_topics(core: &mut Core, request: DeleteTopicsRequest) -> DeleteTopicsResponse {

@@ -5,9 +5,10 @@ use ottla_protocol::record::BatchView;
 use ottla_protocol::{DecodeError, ErrorCode};
 
 use crate::append::{Appended, Refusal, append};
-use crate::core::{Core, Ctx, Fault, Now, Reply};
+use crate::core::{Core, Ctx, Fault, Journaled, Reply};
 use crate::log::Log;
-use crate::topics::Partition;
+use crate::partition::Partition;
+use crate::purgatory::{Pending, Waiting};
 
 /// The bound on what is decompressed to look a timestamp up.
 const LOOKUP_MAX: usize = 256 << 20;
@@ -19,7 +20,7 @@ pub(crate) fn produce(
 ) -> Result<Reply, DecodeError> {
     let version = ctx.header.version;
     let mut failed = None;
-    let mut responses = Vec::new();
+    let (mut responses, mut waiting) = (Vec::new(), Vec::new());
     for t in request.topic_data {
         let name = if version >= 13 {
             core.topics.by_id(t.topic_id).map(str::to_owned)
@@ -33,10 +34,14 @@ pub(crate) fn produce(
                 Some(_) if !(-1..=1).contains(&request.acks) => {
                     Err(refusal(ErrorCode::INVALID_REQUIRED_ACKS))
                 }
-                Some(name) => one(core, name, &p, (request.acks, version), ctx.now),
+                Some(name) => one(core, name, &p, request.acks, ctx),
             };
             if let Err(e) = &result {
                 failed.get_or_insert(e.code);
+            }
+            if let (Ok(appended), Some(name), -1) = (&result, &name, request.acks) {
+                let place = (responses.len(), partition_responses.len());
+                waiting.extend(to_copy(core, name, p.index, appended, place));
             }
             partition_responses.push(answer(p.index, result));
         }
@@ -55,36 +60,83 @@ pub(crate) fn produce(
             None => Reply::Silence,
         });
     }
-    Ok(ctx.reply::<ProduceRequest>(&ProduceResponse { responses, ..Default::default() }))
+    let throttle_time_ms = core.nodes.throttle.get(&ctx.node).copied().unwrap_or(0);
+    let response = ProduceResponse { responses, throttle_time_ms, ..Default::default() };
+    if waiting.is_empty() {
+        return Ok(ctx.reply::<ProduceRequest>(&response));
+    }
+    let until_ms = ctx.now.mono_ms + u64::try_from(request.timeout_ms).unwrap_or(0);
+    let (node, correlation_id) = (ctx.node, ctx.header.correlation_id);
+    let pending = Pending { node, version, correlation_id, until_ms, response, waiting };
+    let ticket = core.put_aside(pending);
+    Ok(core.later(ticket, ctx.now).unwrap_or(Reply::Later(ticket, until_ms)))
+}
+
+/// What has to be copied before `acks=all` is kept.
+fn to_copy(
+    core: &Core,
+    name: &str,
+    index: i32,
+    appended: &Appended,
+    place: (usize, usize),
+) -> Option<Waiting> {
+    let t = core.topics.all.get(name)?;
+    let p = t.partitions.get(usize::try_from(index).ok()?)?;
+    Some(Waiting {
+        topic: name.to_owned(),
+        id: t.id,
+        partition: index,
+        epoch: p.leader_epoch,
+        end: appended.end,
+        place,
+    })
 }
 
 fn refusal(code: ErrorCode) -> Refusal {
-    Refusal { code, message: None, records: Vec::new() }
+    Refusal { code, message: None, records: Vec::new(), base_offset: -1 }
 }
 
 fn one(
     core: &mut Core,
     name: &str,
     p: &PartitionProduceData,
-    (acks, version): (i16, i16),
-    now: Now,
+    acks: i16,
+    ctx: &Ctx<'_>,
 ) -> Result<Appended, Refusal> {
+    core.led_by(ctx.node, name, p.index).map_err(refusal)?;
     let fault = core.fault(name, p.index);
     if let Some(Fault::Refuse(code)) = fault {
         return Err(refusal(code));
     }
-    let topic = core.topics.all.get_mut(name);
+    let Core { topics, nodes, .. } = core;
+    let topic = topics.all.get_mut(name);
     let topic = topic.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
-    let config = topic.config.clone();
-    let partition = usize::try_from(p.index).ok().and_then(|i| topic.partitions.get_mut(i));
-    let partition = partition.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
-    if acks == -1 && config.min_insync > 1 {
+    let (config, replication) = (topic.config.clone(), topic.replication());
+    let partition = &mut topic.partitions[p.index as usize];
+    // As Kafka has it: a topic cannot ask for more than it has.
+    if acks == -1 && (partition.isr.len() as i32) < config.min_insync.min(replication) {
         return Err(refusal(ErrorCode::NOT_ENOUGH_REPLICAS));
     }
     let records = p.records.as_deref().unwrap_or_default();
-    let appended = append(partition, &config, records, version, now)?;
+    let appended = append(partition, &config, records, ctx.header.version, ctx.now)?;
+    if let Err(e) = nodes.replicate(partition, ctx.now) {
+        tracing::error!(partition = partition.name(), "a replica failed: {e}");
+    }
+    if let (Some(journal), true) = (&mut core.journal, appended.fresh) {
+        let records = bytes::Bytes::copy_from_slice(records);
+        let (topic, base_offset) = (name.to_owned(), appended.base_offset);
+        journal.push(Journaled { topic, partition: p.index, base_offset, records });
+    }
     match fault {
-        Some(Fault::AppendedBut(code)) => Err(refusal(code)),
+        // A leader that steps down after appending gives the offset (CASES B6).
+        Some(Fault::AppendedBut(code)) => {
+            let told = matches!(
+                code,
+                ErrorCode::NOT_LEADER_OR_FOLLOWER | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+            );
+            let base_offset = if told { appended.base_offset } else { -1 };
+            Err(Refusal { base_offset, ..refusal(code) })
+        }
         _ => Ok(appended),
     }
 }
@@ -101,7 +153,7 @@ fn answer(index: i32, result: Result<Appended, Refusal>) -> PartitionProduceResp
         Err(e) => PartitionProduceResponse {
             index,
             error_code: e.code.0,
-            base_offset: -1,
+            base_offset: e.base_offset,
             error_message: e.message,
             record_errors: (e.records.into_iter())
                 .map(|(batch_index, message)| BatchIndexAndErrorMessage {
@@ -129,7 +181,7 @@ pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply 
             if version >= 13 { core.topics.by_id(t.topic_id) } else { Some(t.topic.as_str()) };
         let mut partitions = Vec::new();
         for p in &t.partitions {
-            let data = match name.map(|n| find(core, n, p.partition)) {
+            let data = match name.map(|n| core.led_by(ctx.node, n, p.partition)) {
                 None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
                 Some(found) => {
                     found.and_then(|found| read(found, p, max.saturating_sub(sum), sum == 0))
@@ -155,12 +207,6 @@ pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply 
     ctx.reply::<FetchRequest>(&FetchResponse { responses, ..Default::default() })
 }
 
-fn find<'c>(core: &'c Core, topic: &str, partition: i32) -> Result<&'c Partition, ErrorCode> {
-    let topic = core.topics.all.get(topic).ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-    let partition = usize::try_from(partition).ok().and_then(|i| topic.partitions.get(i));
-    partition.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
-}
-
 fn check_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
     match theirs {
         -1 => Ok(()),
@@ -177,15 +223,17 @@ fn read(
     first: bool,
 ) -> Result<(Vec<u8>, i64), ErrorCode> {
     check_epoch(p, asked.current_leader_epoch)?;
-    if !(p.log.start()..=p.log.end()).contains(&asked.fetch_offset) {
+    let log = &p.led().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+    if !(log.start()..=log.end()).contains(&asked.fetch_offset) {
         return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
     }
     let max = max.min(usize::try_from(asked.partition_max_bytes).unwrap_or(0));
-    let records = p.log.read(asked.fetch_offset, max, first).map_err(|e| {
+    // Consumers see what every replica in sync has, and no more.
+    let records = log.read(asked.fetch_offset, p.high_watermark, max, first).map_err(|e| {
         tracing::error!(partition = p.name(), "read failed: {e}");
         ErrorCode::KAFKA_STORAGE_ERROR
     })?;
-    Ok((records, p.log.end()))
+    Ok((records, p.high_watermark))
 }
 
 fn fetched(partition_index: i32, data: Result<(Vec<u8>, i64), ErrorCode>) -> PartitionData {
@@ -209,12 +257,17 @@ fn fetched(partition_index: i32, data: Result<(Vec<u8>, i64), ErrorCode>) -> Par
     }
 }
 
-pub(crate) fn list_offsets(core: &Core, request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub(crate) fn list_offsets(
+    core: &Core,
+    ctx: &Ctx<'_>,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
     let topics = request.topics.into_iter().map(|t| {
         let partitions = t.partitions.iter().map(|p| {
-            let found = find(core, &t.name, p.partition_index).and_then(|found| {
+            let found = core.led_by(ctx.node, &t.name, p.partition_index).and_then(|found| {
                 check_epoch(found, p.current_leader_epoch)?;
-                let (offset, timestamp) = look_up(&found.log, p.timestamp)?;
+                let log = &found.led().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+                let (offset, timestamp) = look_up(log, found.high_watermark, p.timestamp)?;
                 Ok((offset, timestamp, found.leader_epoch))
             });
             let (code, (offset, timestamp, epoch)) = match found {
@@ -237,12 +290,12 @@ pub(crate) fn list_offsets(core: &Core, request: ListOffsetsRequest) -> ListOffs
 }
 
 /// Offset and timestamp for a question; −1 and −1 for none.
-fn look_up(log: &Log, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
+fn look_up(log: &Log, end: i64, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
     let storage = |_| ErrorCode::KAFKA_STORAGE_ERROR;
     let batch = match timestamp {
         // Earliest; earliest in local storage is the same here.
         -2 | -4 => return Ok((log.start(), -1)),
-        -1 => return Ok((log.end(), -1)),
+        -1 => return Ok((end, -1)),
         -3 => log.greatest().map_err(storage)?,
         // Latest in remote storage, of which there is none, and whatever else is below zero.
         t if t < 0 => return Ok((-1, -1)),
@@ -271,18 +324,23 @@ fn look_up(log: &Log, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
 
 pub(crate) fn offset_for_leader_epoch(
     core: &Core,
+    ctx: &Ctx<'_>,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
     let topics = request.topics.into_iter().map(|t| {
         let partitions = t.partitions.iter().map(|p| {
-            let found = find(core, &t.topic, p.partition).and_then(|found| {
+            let found = core.led_by(ctx.node, &t.topic, p.partition).and_then(|found| {
                 check_epoch(found, p.current_leader_epoch)?;
-                Ok((found.leader_epoch, found.log.end()))
+                let log = &found.led().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+                Ok(match p.leader_epoch {
+                    // The current one ends where the log does.
+                    e if e == found.leader_epoch => Some((e, log.end())),
+                    e => log.end_of_epoch(e).filter(|_| e < found.leader_epoch),
+                })
             });
             let (code, leader_epoch, end_offset) = match found {
-                // There has been one epoch: it ends where the log does.
-                Ok((epoch, end)) if p.leader_epoch == epoch => (ErrorCode::NONE, epoch, end),
-                Ok(_) => (ErrorCode::NONE, -1, -1),
+                Ok(Some((epoch, end))) => (ErrorCode::NONE, epoch, end),
+                Ok(None) => (ErrorCode::NONE, -1, -1),
                 Err(code) => (code, -1, -1),
             };
             EpochEndOffset {

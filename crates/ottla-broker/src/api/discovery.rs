@@ -4,7 +4,7 @@ use ottla_protocol::header::{decode_request, response_frame};
 use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader};
 
-use crate::core::{Core, Ctx, NODE, Reply};
+use crate::core::{Core, Ctx, Reply};
 use crate::topics::{Topic, valid_name};
 
 /// A range of versions that is served.
@@ -74,13 +74,12 @@ pub(crate) fn metadata(
     ctx: &Ctx<'_>,
     request: MetadataRequest,
 ) -> MetadataResponse {
-    let (host, port) = ctx.advertised(&core.config);
     let all = match &request.topics {
         None => true,
         Some(topics) => topics.is_empty() && ctx.header.version == 0,
     };
     let topics = if all {
-        core.topics.all.iter().map(|(name, topic)| describe(name, topic)).collect()
+        core.topics.all.iter().map(|(name, topic)| describe(core, name, topic)).collect()
     } else {
         let create = request.allow_auto_topic_creation || ctx.header.version < 4;
         request
@@ -91,9 +90,14 @@ pub(crate) fn metadata(
             .collect()
     };
     MetadataResponse {
-        brokers: vec![MetadataResponseBroker { node_id: NODE, host, port, ..Default::default() }],
+        brokers: (core.nodes.up())
+            .map(|node_id| {
+                let (host, port) = ctx.address(core, node_id);
+                MetadataResponseBroker { node_id, host, port, ..Default::default() }
+            })
+            .collect(),
         cluster_id: Some(core.cluster_id.clone()),
-        controller_id: NODE,
+        controller_id: core.nodes.controller(),
         topics,
         ..Default::default()
     }
@@ -107,7 +111,7 @@ fn asked(
 ) -> MetadataResponseTopic {
     let Some(name) = asked.name else {
         return match core.topics.by_id(asked.topic_id).map(str::to_owned) {
-            Some(name) => describe(&name, &core.topics.all[&name]),
+            Some(name) => describe(core, &name, &core.topics.all[&name]),
             None => MetadataResponseTopic {
                 error_code: ErrorCode::UNKNOWN_TOPIC_ID.0,
                 name: None,
@@ -132,19 +136,27 @@ fn asked(
         }
     }
     match core.topics.all.get(&name) {
-        Some(topic) => describe(&name, topic),
+        Some(topic) => describe(core, &name, topic),
         None => error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
     }
 }
 
-fn describe(name: &str, topic: &Topic) -> MetadataResponseTopic {
-    let partitions = topic.partitions.iter().enumerate().map(|(i, p)| MetadataResponsePartition {
-        partition_index: i as i32,
-        leader_id: NODE,
-        leader_epoch: p.leader_epoch,
-        replica_nodes: vec![NODE],
-        isr_nodes: vec![NODE],
-        ..Default::default()
+fn describe(core: &Core, name: &str, topic: &Topic) -> MetadataResponseTopic {
+    let partitions = topic.partitions.iter().enumerate().map(|(i, p)| {
+        let replica_nodes = p.assigned();
+        let error = if p.leader == -1 { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE };
+        MetadataResponsePartition {
+            error_code: error.0,
+            partition_index: i as i32,
+            leader_id: p.leader,
+            leader_epoch: p.leader_epoch,
+            offline_replicas: (replica_nodes.iter().copied())
+                .filter(|n| !core.nodes.is_up(*n))
+                .collect(),
+            replica_nodes,
+            isr_nodes: p.isr.clone(),
+            ..Default::default()
+        }
     });
     MetadataResponseTopic {
         name: Some(name.to_owned()),
@@ -155,11 +167,14 @@ fn describe(name: &str, topic: &Topic) -> MetadataResponseTopic {
 }
 
 pub(crate) fn describe_cluster(core: &Core, ctx: &Ctx<'_>) -> DescribeClusterResponse {
-    let (host, port) = ctx.advertised(&core.config);
+    let brokers = core.nodes.up().map(|broker_id| {
+        let (host, port) = ctx.address(core, broker_id);
+        DescribeClusterBroker { broker_id, host, port, ..Default::default() }
+    });
     DescribeClusterResponse {
         cluster_id: core.cluster_id.clone(),
-        controller_id: NODE,
-        brokers: vec![DescribeClusterBroker { broker_id: NODE, host, port, ..Default::default() }],
+        controller_id: core.nodes.controller(),
+        brokers: brokers.collect(),
         ..Default::default()
     }
 }
@@ -196,5 +211,6 @@ pub(crate) fn init_producer_id(
     }
     let producer_id = core.next_producer_id;
     core.next_producer_id += 1;
+    core.ids_given += 1;
     InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() }
 }

@@ -79,7 +79,9 @@ impl Segment {
             }
             let last = base + i64::from(header.header.last_offset_delta);
             let max_timestamp = header.header.max_timestamp;
-            self.entries.push(Entry { base, last, max_timestamp, position: at, len: len as u32 });
+            let epoch = header.header.partition_leader_epoch;
+            let len32 = len as u32;
+            self.entries.push(Entry { base, last, epoch, max_timestamp, position: at, len: len32 });
             each(&header, base);
             at += len as u64;
             expected = last + 1;
@@ -102,13 +104,7 @@ impl Segment {
         &self.entries
     }
 
-    pub(super) fn append(
-        &mut self,
-        bytes: &[u8],
-        base: i64,
-        last: i64,
-        max_timestamp: i64,
-    ) -> io::Result<()> {
+    pub(super) fn append(&mut self, bytes: &[u8], entry: Entry) -> io::Result<()> {
         match &mut self.store {
             Store::Memory(all) => all.extend_from_slice(bytes),
             Store::File(file, _) => {
@@ -120,14 +116,22 @@ impl Segment {
                 }
             }
         }
-        self.entries.push(Entry {
-            base,
-            last,
-            max_timestamp,
-            position: self.size,
-            len: bytes.len() as u32,
-        });
+        self.entries.push(entry);
         self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Cuts off every batch from `offset` on.
+    pub(super) fn truncate(&mut self, offset: i64) -> io::Result<()> {
+        let keep = self.entries.partition_point(|e| e.base < offset);
+        let Some(first) = self.entries.get(keep) else { return Ok(()) };
+        let size = first.position;
+        match &mut self.store {
+            Store::Memory(all) => all.truncate(size as usize),
+            Store::File(file, _) => file.set_len(size)?,
+        }
+        self.entries.truncate(keep);
+        self.size = size;
         Ok(())
     }
 

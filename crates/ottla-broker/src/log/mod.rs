@@ -16,6 +16,8 @@ pub(crate) use files::Segment;
 pub(crate) struct Entry {
     pub(crate) base: i64,
     pub(crate) last: i64,
+    /// Of the leader that appended it.
+    pub(crate) epoch: i32,
     pub(crate) max_timestamp: i64,
     pub(crate) position: u64,
     pub(crate) len: u32,
@@ -97,6 +99,20 @@ impl Log {
         let mut bytes = batch.to_vec();
         bytes[..8].copy_from_slice(&base.to_be_bytes());
         bytes[12..16].copy_from_slice(&epoch.to_be_bytes());
+        self.write(&bytes, header, epoch)?;
+        Ok(base)
+    }
+
+    /// Appends a batch as the leader's log has it.
+    pub(crate) fn append_copy(&mut self, bytes: &[u8], header: &HeaderView) -> io::Result<()> {
+        if header.header.base_offset != self.next {
+            return Err(io::Error::other("a copied batch does not fit behind the last"));
+        }
+        self.write(bytes, header, header.header.partition_leader_epoch)
+    }
+
+    fn write(&mut self, bytes: &[u8], header: &HeaderView, epoch: i32) -> io::Result<()> {
+        let base = self.next;
         let full = self
             .segments
             .last()
@@ -106,19 +122,91 @@ impl Log {
         }
         let last = base + i64::from(header.header.last_offset_delta);
         if let Some(segment) = self.segments.last_mut() {
-            segment.append(&bytes, base, last, header.header.max_timestamp)?;
+            let max_timestamp = header.header.max_timestamp;
+            let (position, len) = (segment.size(), bytes.len() as u32);
+            segment.append(bytes, Entry { base, last, epoch, max_timestamp, position, len })?;
         }
         self.next = last + 1;
-        Ok(base)
+        Ok(())
+    }
+
+    /// The last leader epoch and the end: of two replicas, the greater has more.
+    pub(crate) fn state(&self) -> (i32, i64) {
+        (self.last_epoch(), self.next)
+    }
+
+    /// The epoch of the last batch; −1 without one.
+    pub(crate) fn last_epoch(&self) -> i32 {
+        self.entries().next_back().map_or(-1, |(_, e)| e.epoch)
+    }
+
+    /// The end of an epoch: the greatest epoch up to it that has batches here, and the offset behind its last.
+    pub(crate) fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        let within = self.entries().rev().find(|(_, e)| e.epoch <= epoch);
+        within.map(|(_, e)| (e.epoch, e.last + 1))
+    }
+
+    /// The offset up to which both hold the same batches.
+    pub(crate) fn common_end(&self, other: &Log) -> i64 {
+        // Where both have a batch of one epoch at one place, all before it is the same, too.
+        let theirs: Vec<&Entry> = other.entries().map(|(_, e)| e).collect();
+        for (_, mine) in self.entries().rev() {
+            let at = theirs.partition_point(|e| e.base < mine.base);
+            let same = |e: &&&Entry| {
+                (e.base, e.last, e.epoch, e.len) == (mine.base, mine.last, mine.epoch, mine.len)
+            };
+            if theirs.get(at).filter(same).is_some() {
+                return mine.last + 1;
+            }
+        }
+        self.start()
+    }
+
+    /// Cuts off everything from `offset` on, which a batch begins.
+    pub(crate) fn truncate(&mut self, offset: i64) -> io::Result<()> {
+        while self.segments.len() > 1 && self.segments.last().is_some_and(|s| s.base >= offset) {
+            if let Some(s) = self.segments.pop() {
+                s.remove()?;
+            }
+        }
+        if let Some(s) = self.segments.last_mut() {
+            s.truncate(offset)?;
+        }
+        self.next = self.next.min(offset);
+        Ok(())
+    }
+
+    /// The bytes of every batch from the one that begins at `offset`.
+    pub(crate) fn from(&self, offset: i64) -> io::Result<Vec<Vec<u8>>> {
+        let mut out = Vec::new();
+        for (s, e) in self.entries().filter(|(_, e)| e.base >= offset) {
+            let mut bytes = Vec::new();
+            s.read(e, &mut bytes)?;
+            out.push(bytes);
+        }
+        Ok(out)
+    }
+
+    /// Every batch's header.
+    pub(crate) fn headers(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut all = self.from(self.start())?;
+        all.iter_mut().for_each(|b| b.truncate(ottla_protocol::record::HEADER_LEN));
+        Ok(all)
     }
 
     fn entries(&self) -> impl DoubleEndedIterator<Item = (&Segment, &Entry)> {
         self.segments.iter().flat_map(|s| s.entries().iter().map(move |e| (s, e)))
     }
 
-    /// Whole batches from the one that holds `offset`, at most `max` bytes; the first even if it is larger
+    /// Whole batches from the one that holds `offset` to `end`, at most `max` bytes; the first even if it is larger
     /// and `first` says so.
-    pub(crate) fn read(&self, offset: i64, max: usize, first: bool) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(
+        &self,
+        offset: i64,
+        end: i64,
+        max: usize,
+        first: bool,
+    ) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         let at = self.segments.partition_point(|s| s.base <= offset).saturating_sub(1);
         for segment in &self.segments[at..] {
@@ -127,7 +215,7 @@ impl Log {
             for e in &entries[from..] {
                 let fits = out.len() + e.len as usize <= max;
                 let alone = first && out.is_empty();
-                if !fits && !alone {
+                if e.last >= end || (!fits && !alone) {
                     return Ok(out);
                 }
                 segment.read(e, &mut out)?;

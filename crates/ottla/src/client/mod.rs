@@ -125,7 +125,11 @@ impl<I: Io> NetworkClient<I> {
 
     /// Whether the socket took the whole of a request that has no answer yet.
     pub(crate) fn is_whole(&self, node: i32, correlation: i32) -> bool {
-        self.brokers.get(&node).is_none_or(|b| b.in_flight.is_whole(correlation))
+        self.brokers.get(&node).is_none_or(|b| {
+            // What was written since the last poll is not marked yet.
+            let written = b.channel().is_none_or(|c| self.selector.can_send(c));
+            written || b.in_flight.is_whole(correlation)
+        })
     }
 
     /// Whether a request may go to `node` now.

@@ -25,12 +25,28 @@ pub struct Faults {
     pub stall: u64,
     /// One in this many segments is the connection's last; 0 for none.
     pub cut: u64,
+    /// The most bytes that wait for the other side to read them before a write finds no room; 0 for any number.
+    pub window: usize,
 }
 
 impl Faults {
     /// None at all.
-    pub const NONE: Faults = Faults { delay_ns: 0, split: 0, stall: 0, cut: 0 };
+    pub const NONE: Faults = Faults { delay_ns: 0, split: 0, stall: 0, cut: 0, window: 0 };
 }
+
+/// How the way to an address is, beside what happens to every way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Link {
+    /// Bytes on their way there wait until this is over, as TCP sends them again.
+    pub up_held: bool,
+    /// Bytes on their way back wait until this is over.
+    pub down_held: bool,
+    /// The other side reads nothing.
+    pub unread: bool,
+}
+
+/// When what is held arrives: not before it is let go.
+const HELD: Tick = Tick(u64::MAX - 1);
 
 /// Where bytes that were written stand until they are read.
 #[derive(Debug, Default)]
@@ -48,7 +64,27 @@ impl Pipe {
     }
 
     fn next(&self) -> Option<Tick> {
-        self.segments.front().map(|s| s.0).or(self.ends)
+        self.segments.front().map(|s| s.0).or(self.ends).filter(|at| *at < HELD)
+    }
+
+    /// Holds back everything under way.
+    fn hold(&mut self, now: Tick) {
+        for (at, _) in self.segments.iter_mut().filter(|s| s.0 > now) {
+            *at = HELD;
+        }
+        self.ends = self.ends.map(|at| if at > now { HELD } else { at });
+    }
+
+    /// Lets go of what was held, to arrive then.
+    fn let_go(&mut self, then: Tick) {
+        for (at, _) in self.segments.iter_mut().filter(|s| s.0 == HELD) {
+            *at = then;
+        }
+        self.ends = self.ends.map(|at| if at == HELD { then } else { at });
+    }
+
+    fn len(&self) -> usize {
+        self.segments.iter().map(|s| s.1.len()).sum()
     }
 
     fn take(&mut self, into: &mut [u8], now: Tick) -> Option<usize> {
@@ -80,12 +116,26 @@ struct Conn {
     down: Pipe,
     /// Room in the socket comes back then.
     stalled: Option<Tick>,
+    /// There is no room until the other side reads.
+    full: bool,
     /// Edges not reported yet.
     edge: (bool, bool),
     reported_made: bool,
     closed_by_client: bool,
     /// The other side knows that nothing more comes.
     end_seen: bool,
+}
+
+impl Conn {
+    /// The client closed it; what it sent is still on its way, and the end behind that.
+    fn closed(&mut self, at: Tick) {
+        self.closed_by_client = true;
+        self.stalled = None;
+        self.down = Pipe::default();
+        self.reported_made = true;
+        let at = self.up.segments.back().map_or(at, |last| last.0.max(at));
+        self.up.ends = Some(self.up.ends.map_or(at, |e| e.min(at)));
+    }
 }
 
 #[derive(Debug)]
@@ -97,6 +147,7 @@ struct State {
     conns: BTreeMap<u64, Conn>,
     next_conn: u64,
     listening: Vec<SocketAddr>,
+    links: BTreeMap<SocketAddr, Link>,
     names: BTreeMap<String, Vec<SocketAddr>>,
     lookups: Vec<(Tick, u64, String, u16)>,
     rung: bool,
@@ -119,6 +170,11 @@ impl State {
     fn arrival(&mut self) -> Tick {
         let delay = self.faults.delay_ns;
         Tick(self.now.0 + if delay == 0 { 0 } else { self.word() % delay })
+    }
+
+    fn links_of(&self, conn: u64) -> Link {
+        let link = self.conns.get(&conn).and_then(|c| self.links.get(&c.to));
+        link.copied().unwrap_or_default()
     }
 
     fn split(&mut self, n: usize) -> usize {
@@ -153,6 +209,7 @@ impl Machine {
             conns: BTreeMap::new(),
             next_conn: 0,
             listening: Vec::new(),
+            links: BTreeMap::new(),
             names: BTreeMap::new(),
             lookups: Vec::new(),
             rung: false,
@@ -189,6 +246,60 @@ impl Machine {
         self.state().listening.retain(|a| *a != at);
     }
 
+    /// How the way to an address is from here on.
+    pub fn set_link(&self, to: SocketAddr, link: Link) {
+        let mut s = self.state();
+        let (now, then) = (s.now, s.arrival());
+        let old = s.links.insert(to, link).unwrap_or_default();
+        for c in s.conns.values_mut().filter(|c| c.to == to) {
+            for (pipe, held, was) in [
+                (&mut c.up, link.up_held, old.up_held),
+                (&mut c.down, link.down_held, old.down_held),
+            ] {
+                if held {
+                    pipe.hold(now);
+                } else if was {
+                    pipe.let_go(then);
+                }
+            }
+            let made_held = link.up_held || link.down_held;
+            if !c.reported_made && c.made > now {
+                c.made = if made_held { HELD } else { c.made };
+            }
+            if !made_held && c.made == HELD {
+                c.made = then;
+            }
+        }
+    }
+
+    /// Whoever listened there is gone, and so is every connection to it.
+    pub fn reset(&self, to: SocketAddr) {
+        let mut s = self.state();
+        s.listening.retain(|a| *a != to);
+        let held = s.links.get(&to).is_some_and(|l| l.down_held);
+        let now = s.now;
+        for c in s.conns.values_mut().filter(|c| c.to == to) {
+            if c.made > now {
+                (c.refused, c.made) = (true, if held { HELD } else { now });
+                continue;
+            }
+            c.up.segments.clear();
+            c.down.segments.clear();
+            c.up.ends = Some(now);
+            c.down.ends = Some(if held { HELD } else { now });
+        }
+    }
+
+    /// The client is no more, and so are its sockets.
+    pub fn leave(&self) {
+        let mut s = self.state();
+        let at = s.arrival();
+        for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
+            c.closed(at);
+        }
+        s.lookups.clear();
+    }
+
     /// A name.
     pub fn name(&self, host: &str, addresses: Vec<SocketAddr>) {
         self.state().names.insert(host.into(), addresses);
@@ -203,8 +314,11 @@ impl Machine {
     pub fn next_event(&self) -> Option<Tick> {
         let s = self.state();
         let conns = s.conns.values().flat_map(|c| {
-            let made = (!c.reported_made).then_some(c.made);
-            [made, c.stalled, c.down.next(), c.up.next()].into_iter().flatten()
+            let made = (!c.reported_made).then_some(c.made).filter(|at| *at < HELD);
+            let unread = s.links.get(&c.to).is_some_and(|l| l.unread);
+            let up = c.up.next().filter(|_| !unread && !c.end_seen);
+            let down = c.down.next().filter(|_| !c.closed_by_client);
+            [made, c.stalled, down, up].into_iter().flatten()
         });
         conns.chain(s.lookups.iter().map(|l| l.0)).min()
     }
@@ -236,7 +350,11 @@ impl Machine {
         let now = s.now;
         let mut out = Vec::new();
         let mut gone = Vec::new();
+        let (links, window) = (s.links.clone(), s.faults.window);
         for (id, c) in &mut s.conns {
+            if links.get(&c.to).is_some_and(|l| l.unread) {
+                continue;
+            }
             while let Some((at, _)) = c.up.segments.front() {
                 if *at > now {
                     break;
@@ -244,6 +362,11 @@ impl Machine {
                 if let Some((_, bytes)) = c.up.segments.pop_front() {
                     out.push((*id, c.to, Arrived::Bytes(bytes)));
                 }
+            }
+            let room = window == 0 || c.up.len() < window;
+            if c.full && room && !c.closed_by_client {
+                c.full = false;
+                c.edge.1 = true;
             }
             let over = c.up.ended(now);
             if over && c.closed_by_client {
@@ -266,10 +389,12 @@ impl Machine {
         let cut = s.faults.cut;
         let lost = s.one_in(cut);
         let keep = if lost { s.word() as usize % (bytes.len() + 1) } else { bytes.len() };
+        let held = s.links_of(conn).down_held;
+        let at = if held { HELD } else { at };
         let Some(c) = s.conns.get_mut(&conn) else {
             return;
         };
-        if c.down.ends.is_some() {
+        if c.down.ends.is_some() || c.closed_by_client {
             return;
         }
         if keep > 0 {
@@ -389,16 +514,23 @@ impl Stream for SimStream {
         let lost = s.one_in(cut);
         let take = s.split(total);
         let at = s.arrival();
-        let now = s.now;
+        let at = if s.links_of(self.conn).up_held { HELD } else { at };
+        let (now, window) = (s.now, s.faults.window);
         let Some(c) = s.conns.get_mut(&self.conn) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         if c.up.ends.is_some_and(|at| at <= now) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if c.stalled.is_some() {
+        if c.stalled.is_some() || c.full {
             return Err(io::ErrorKind::WouldBlock.into());
         }
+        let room = if window == 0 { usize::MAX } else { window.saturating_sub(c.up.len()) };
+        if room == 0 && c.up.ends.is_none() {
+            c.full = true;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let take = take.min(room.max(1));
         if stalls {
             c.stalled = Some(now.after(Duration::from_micros(500)));
             return Err(io::ErrorKind::WouldBlock.into());
@@ -432,6 +564,8 @@ impl Io for Machine {
     fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<SimStream> {
         let mut s = self.state();
         let made = s.arrival();
+        let link = s.links.get(&to).copied().unwrap_or_default();
+        let made = if link.up_held || link.down_held { HELD } else { made };
         let refused = !s.listening.contains(&to);
         s.next_conn += 1;
         let conn = s.next_conn;
@@ -446,6 +580,7 @@ impl Io for Machine {
                 up,
                 down,
                 stalled: None,
+                full: false,
                 edge: (false, false),
                 reported_made: false,
                 closed_by_client: false,
@@ -461,6 +596,7 @@ impl Io for Machine {
         if let Some(c) = s.conns.get_mut(&stream.conn)
             && on
             && c.stalled.is_none()
+            && !c.full
         {
             c.edge.1 = true;
         }
@@ -469,14 +605,9 @@ impl Io for Machine {
 
     fn close(&mut self, _: ChannelKey, stream: SimStream) {
         let mut s = self.state();
-        let at = s.arrival();
+        let at = if s.links_of(stream.conn).up_held { HELD } else { s.arrival() };
         if let Some(c) = s.conns.get_mut(&stream.conn) {
-            c.closed_by_client = true;
-            c.stalled = None;
-            c.down = Pipe::default();
-            c.reported_made = true;
-            let at = c.up.segments.back().map_or(at, |last| last.0.max(at));
-            c.up.ends = Some(c.up.ends.map_or(at, |e| e.min(at)));
+            c.closed(at);
         }
     }
 

@@ -1,0 +1,58 @@
+//! What a run says of itself, line by line with the virtual time, when it is asked to.
+
+use std::cell::Cell;
+use std::fmt;
+
+use ottla::sim::Machine;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+thread_local! {
+    static ON: Cell<bool> = const { Cell::new(false) };
+    static NOW: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Says everything from here on, in this thread: what the world does, and the producer's own events.
+pub fn say_everything() {
+    ON.set(true);
+    let events = tracing_subscriber::fmt()
+        .with_timer(Virtual)
+        .with_target(false)
+        .with_ansi(false)
+        .with_max_level(tracing::Level::DEBUG);
+    let _ = events.try_init();
+}
+
+/// Whether anybody listens.
+pub(crate) fn is_on() -> bool {
+    ON.get()
+}
+
+/// The time moved.
+pub(crate) fn moved(machine: &Machine) {
+    if is_on() {
+        NOW.set(machine.now().0);
+    }
+}
+
+/// Says a line.
+pub(crate) fn trace(machine: &Machine, line: impl FnOnce() -> String) {
+    if is_on() {
+        moved(machine);
+        println!("{} world: {}", stamp(), line());
+    }
+}
+
+fn stamp() -> String {
+    // A machine begins at one second.
+    let ns = NOW.get().saturating_sub(1_000_000_000);
+    format!("{:>6}.{:06} ms", ns / 1_000_000, ns % 1_000_000)
+}
+
+struct Virtual;
+
+impl FormatTime for Virtual {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        w.write_str(&stamp())
+    }
+}
