@@ -245,6 +245,19 @@ impl Core {
         self.topics.widen(name, to, now.wall_ms, false)
     }
 
+    /// Changes a setting of a topic.
+    ///
+    /// # Errors
+    /// Kafka's error code and a sentence.
+    pub fn set_topic(
+        &mut self,
+        name: &str,
+        setting: &str,
+        value: &str,
+    ) -> Result<(), (ErrorCode, String)> {
+        self.topics.set(name, setting, value)
+    }
+
     /// A topic's id and how many partitions it has.
     pub fn topic(&self, name: &str) -> Option<(Uuid, i32)> {
         self.topics.all.get(name).map(|t| (t.id, t.partitions.len() as i32))

@@ -271,6 +271,31 @@ impl Topics {
         result
     }
 
+    /// Changes a setting of a topic.
+    pub(crate) fn set(
+        &mut self,
+        name: &str,
+        setting: &str,
+        value: &str,
+    ) -> Result<(), (ErrorCode, String)> {
+        let Some(mut topic) = self.all.remove(name) else {
+            let message = "This topic does not exist.".to_owned();
+            return Err((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, message));
+        };
+        let mut settings = topic.settings.clone();
+        settings.insert(setting.to_owned(), value.to_owned());
+        let result = match TopicConfig::new(&settings) {
+            Ok(config) => {
+                (topic.settings, topic.config) = (settings, config);
+                let written = self.write_settings(name, &topic);
+                written.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))
+            }
+            Err(e) => Err((ErrorCode::INVALID_CONFIG, e)),
+        };
+        self.all.insert(name.to_owned(), topic);
+        result
+    }
+
     /// Deletes a topic.
     pub(crate) fn delete(&mut self, name: &str) -> Result<(), (ErrorCode, String)> {
         let Some(topic) = self.all.remove(name) else {

@@ -39,6 +39,8 @@ pub enum Kind {
     Delete(u64),
     /// A topic gets more partitions.
     Widen(u64, u64),
+    /// A topic takes no larger batches any more (`max.message.bytes`).
+    Limit(u64, u64),
     /// A node asks clients to wait.
     Throttle(i32, i32),
     /// Names are not found any more.
@@ -67,7 +69,7 @@ impl fmt::Display for Event {
 fn kind(g: &mut Gen, s: &Scenario) -> Kind {
     let node = 1 + g.below(s.nodes) as i32;
     let topic = g.below(s.topics);
-    match g.below(24) {
+    match g.below(26) {
         0..4 => Kind::Kill(node),
         4..6 => Kind::Restart(node),
         6..10 => Kind::Move(topic, g.below(s.partitions), node, g.below(2) == 0),
@@ -85,6 +87,7 @@ fn kind(g: &mut Gen, s: &Scenario) -> Kind {
         21 => Kind::Widen(topic, s.partitions + 1 + g.below(3)),
         22 => Kind::Throttle(node, [0, 5, 100, 900][g.below(4) as usize]),
         23 if g.below(2) == 0 => Kind::NoNames,
+        24..26 => Kind::Limit(topic, [300, 600, 1_048_588][g.below(3) as usize]),
         _ => Kind::Names,
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ottla::Certainty;
 use ottla::sim::Tick;
+use ottla::{Certainty, ErrorKind};
 use ottla_broker::{Batch, Core, Journaled};
 use ottla_protocol::record::Batches;
 
@@ -105,6 +105,10 @@ pub(crate) struct Case<'a> {
     pub(crate) logs: &'a Read,
     pub(crate) memory_left: u64,
     pub(crate) slept: &'a [(Tick, Tick)],
+    /// Partitions the topics had in the end.
+    pub(crate) partitions: BTreeMap<String, i32>,
+    /// When the world healed.
+    pub(crate) healed_at: Tick,
     /// Producer ids the cluster gave.
     pub(crate) ids_given: u64,
 }
@@ -155,6 +159,7 @@ const DEMANDS: &[Demand] = &[
     Demand { what: "nothing is twice, in one topic or in those made anew under its name", when: "idempotent", applies: |s| s.idempotent, check: nothing_twice },
     Demand { what: "of each caller and partition the log has the order of append", when: "idempotent", applies: |s| s.idempotent, check: in_order },
     Demand { what: "of each caller and partition the log has what was acknowledged in the order of append", when: "not idempotent, one request in flight", applies: |s| !s.idempotent && s.in_flight == 1, check: in_order },
+    Demand { what: "what has time left when the world heals is acknowledged, or refused by a broker", when: "retries without end, no fatal error, not closed before", applies: |s| s.retries > 100 && !s.fatal_fault && s.close_at_ms == 0, check: time_left },
     Demand { what: "a healed world takes what is sent to it", when: "no fatal error, not closed before", applies: |s| !s.fatal_fault && s.close_at_ms == 0, check: healed },
 ];
 
@@ -254,9 +259,9 @@ fn memory_back(case: &Case<'_>) -> Result<(), String> {
 /// batches that were open already.
 fn first_come(case: &Case<'_>) -> Result<(), String> {
     let s = case.s;
-    // A batch a partition, of its size or of one record.
+    // What is open is a batch a partition, of its size or of one record, and no more than there is memory.
     let partitions = s.topics * (s.partitions + 3);
-    let room = partitions * s.batch_size.max(s.value_max + 200);
+    let room = (partitions * s.batch_size.max(s.value_max + 200)).min(s.buffer_memory);
     for refused in case.history.refused.iter().filter(|r| r.no_memory) {
         let later = case
             .history
@@ -373,6 +378,24 @@ fn in_order(case: &Case<'_>) -> Result<(), String> {
                     l.offset
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// Longer than any connection, request or backoff from before may still take.
+const HEALING_MS: u64 = 20_000;
+
+fn time_left(case: &Case<'_>) -> Result<(), String> {
+    for (sent, ended) in &case.history.records {
+        let Some(Err(e)) = ended.as_ref().map(|e| &e.result) else { continue };
+        let end = sent.accepted.0 + case.s.delivery_ms * 1_000_000;
+        // A topic that was made anew may lack the partition.
+        if case.partitions.get(&sent.topic).is_none_or(|count| sent.partition >= *count) {
+            continue;
+        }
+        if e.kind() == ErrorKind::DeliveryTimeout && end > case.due(case.healed_at, HEALING_MS).0 {
+            return Err(format!("{} failed all the same: {e}", who(sent)));
         }
     }
     Ok(())

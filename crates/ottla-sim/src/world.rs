@@ -91,6 +91,7 @@ struct World<'s> {
     /// Things that happened outside the sender, each a reason for rounds.
     happened: u64,
     at_once: (Tick, u32),
+    healed_at: Tick,
     /// When the machine slept: from, to.
     slept: Vec<(Tick, Tick)>,
 }
@@ -146,6 +147,7 @@ impl<'s> World<'s> {
             rounds: 0,
             happened: 1,
             at_once: (Tick(0), 0),
+            healed_at: Tick::NEVER,
             slept: Vec::new(),
         })
     }
@@ -275,6 +277,11 @@ impl<'s> World<'s> {
                 let _ = core.widen_topic(&self.s.topic(topic), to as i32, time);
                 "topic widened"
             }
+            Kind::Limit(topic, bytes) => {
+                let limit = ("max.message.bytes", bytes.to_string());
+                let _ = core.set_topic(&self.s.topic(topic), limit.0, &limit.1);
+                "largest batch changed"
+            }
             Kind::Throttle(node, wait) => {
                 core.set_throttle(node, wait);
                 "throttle set"
@@ -305,6 +312,7 @@ impl<'s> World<'s> {
     /// Everything that was done is undone.
     fn heal(&mut self) {
         trace(&self.machine, || "the world heals".to_owned());
+        self.healed_at = self.healed_at.min(self.machine.now());
         self.machine.set_faults(Faults::NONE);
         self.servers.heal();
         self.servers.core.set_lag(None::<fn(i32) -> u64>);
@@ -436,6 +444,11 @@ impl<'s> World<'s> {
             logs: &self.logs.read()?,
             memory_left: self.producer.available_memory(),
             slept: &self.slept,
+            partitions: (0..self.s.topics)
+                .map(|t| self.s.topic(t))
+                .filter_map(|t| Some((t.clone(), self.servers.core.topic(&t)?.1)))
+                .collect(),
+            healed_at: self.healed_at,
             ids_given: self.servers.core.producer_ids_given(),
         };
         let fingerprint = judge(&case)?;

@@ -21,13 +21,13 @@ plants! {
     MemoryKept,
     /// The memory of a batch that expires in flight is given back at once, and again when its bytes go.
     MemoryTwice,
-    /// Whoever asks for little memory is served before those who wait for more.
+    /// Whoever waits for little memory is served before those who wait for more.
     SmallOvertakes,
     /// A flush counts a batch that was split as done.
     FlushEndsAtSplit,
     /// What is to be sent again goes to the end of its line.
     RetryAtTheEnd,
-    /// One broken order resequences every partition.
+    /// One broken order resequences every partition, whatever may have been written.
     AllResequenced,
     /// A request that times out is forgotten but its connection kept, and answers are not matched by number.
     LateAnswerMatched,
@@ -43,8 +43,8 @@ plants! {
     LostIsNotWritten,
     /// Five batches may begin an order.
     FirstNotAlone,
-    /// Any OUT_OF_ORDER proves that the log lacks the batch.
-    AnyRefusalProves,
+    /// That a broker has forgotten the producer counts as proof that its log lacks the batch.
+    ForgottenProves,
     /// What is in flight never expires.
     NoExpiryInFlight,
     /// Answers are matched by partition number, whatever the topic.

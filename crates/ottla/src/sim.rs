@@ -39,7 +39,8 @@ pub fn build(
 impl SimSender {
     /// Everything up to the wait; until when that may take.
     pub fn prepare(&mut self) -> Tick {
-        self.0.prepare()
+        let until = self.0.prepare();
+        until.min(self.0.poll_due())
     }
 
     /// Ends everything at once, as the end of the process would.

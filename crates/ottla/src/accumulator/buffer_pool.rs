@@ -87,7 +87,7 @@ impl BufferPool {
         if state.closed {
             return Err(Error::closed());
         }
-        if !state.waiters.is_empty() && !plant!(SmallOvertakes) {
+        if !state.waiters.is_empty() {
             return Ok(None);
         }
         let mut dropped = Vec::new();
@@ -171,6 +171,9 @@ impl BufferPool {
 
     /// Fills the head of the line, completes it, goes on to the next.
     fn serve(&self, state: &mut State, wakers: &mut Vec<Waker>, dropped: &mut Vec<Vec<u8>>) {
+        if plant!(SmallOvertakes) {
+            state.waiters.make_contiguous().sort_by_key(|w| w.need - w.gathered);
+        }
         while let Some(need) = state.waiters.front().map(|w| w.need - w.gathered) {
             let untouched = state.waiters.front().is_some_and(|w| w.gathered == 0);
             let mut buffer = None;

@@ -19,9 +19,7 @@ const VERSIONS_FIRST: i16 = 4;
 impl<I: Io> NetworkClient<I> {
     /// Waits at most until then for something to happen; the ends of the sender's requests.
     pub(crate) fn poll(&mut self, until: Tick, now: Tick) -> std::io::Result<Vec<Done>> {
-        let until = self.next_deadline().map_or(until, |at| at.min(until));
-        let wait = match until {
-            _ if !self.ended.is_empty() => Some(std::time::Duration::ZERO),
+        let wait = match self.due().min(until) {
             Tick::NEVER => None,
             until => Some(until.since(now)),
         };

@@ -350,8 +350,16 @@ impl<I: Io> NetworkClient<I> {
         self.bootstrap();
     }
 
+    /// When the next poll has something to do whatever sockets say.
+    pub(crate) fn due(&self) -> Tick {
+        if !self.ended.is_empty() {
+            return Tick(0);
+        }
+        self.next_deadline().unwrap_or(Tick::NEVER).min(self.selector.due())
+    }
+
     /// The earliest moment at which a connection or a request runs out of time.
-    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+    fn next_deadline(&self) -> Option<Tick> {
         let timeout = self.settings.request_timeout;
         let brokers = self.brokers.values();
         let each = brokers

@@ -93,19 +93,22 @@ impl Cluster {
                 }
                 continue;
             }
-            let info = topic_info(t, &nodes, topics.get(name));
+            let info = topic_info(t, topics.get(name));
             topics.insert(name.into(), info);
+        }
+        // Whoever leads without an address cannot be spoken to, also where an answer that lags behind left the node out:
+        // a partition without a leader asks for metadata again.
+        for leader in topics.values_mut().flat_map(|t| &mut t.leaders) {
+            if !nodes.contains_key(&leader.node) {
+                leader.node = -1;
+            }
         }
         let id = answer.cluster_id.as_deref().map(Into::into).or_else(|| self.id.clone());
         Cluster { id, nodes, topics }
     }
 }
 
-fn topic_info(
-    t: &MetadataResponseTopic,
-    nodes: &HashMap<i32, Node>,
-    before: Option<&TopicInfo>,
-) -> TopicInfo {
+fn topic_info(t: &MetadataResponseTopic, before: Option<&TopicInfo>) -> TopicInfo {
     let before = before.filter(|b| b.id == t.topic_id);
     let mut leaders: Vec<Leader> = before.map(|b| b.leaders.clone()).unwrap_or_default();
     for p in &t.partitions {
@@ -120,12 +123,10 @@ fn topic_info(
         if index >= leaders.len() {
             leaders.resize(index + 1, Leader::NONE);
         }
-        // A node without an address cannot be spoken to: no leader, but its epoch counts (MD10).
-        let node = if nodes.contains_key(&p.leader_id) { p.leader_id } else { -1 };
         let old = leaders[index];
         // An answer from a broker that lags behind says less than what is known (MD4).
         if p.leader_epoch == -1 || p.leader_epoch >= old.epoch {
-            leaders[index] = Leader { node, epoch: p.leader_epoch };
+            leaders[index] = Leader { node: p.leader_id, epoch: p.leader_epoch };
         }
     }
     TopicInfo { id: t.topic_id, leaders }
@@ -171,6 +172,22 @@ mod tests {
         let c = c.updated(&answer(11, 2), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node: -1, epoch: 11 });
         assert_eq!(c.leader("t", 5), Leader::NONE);
+    }
+
+    #[test]
+    fn md10_a_node_that_an_answer_leaves_out_leads_nothing() {
+        let all = |_: &str| true;
+        let c = Cluster::default().updated(&answer(10, 1), all, |_, _| {});
+        let mut old = answer(9, 2);
+        old.brokers[0].node_id = 2;
+        let c = c.updated(&old, all, |_, _| {});
+        assert_eq!(
+            c.leader("t", 0),
+            Leader { node: -1, epoch: 10 },
+            "known, and not to be reached"
+        );
+        let c = c.updated(&answer(10, 1), all, |_, _| {});
+        assert_eq!(c.leader("t", 0), Leader { node: 1, epoch: 10 });
     }
 
     #[test]

@@ -117,20 +117,27 @@ impl<I: Io> Selector<I> {
         }
     }
 
-    /// Waits until something happens or until the time-out, and does it.
+    /// When the next poll has something to do whatever sockets say: at once where something is left over from the
+    /// last, else when a connection has been idle for too long.
+    pub(crate) fn due(&self) -> Tick {
+        if !self.sent.is_empty() || !self.failed.is_empty() || !self.pending.is_empty() {
+            return Tick(0);
+        }
+        let oldest = self.max_idle.and_then(|max| Some(self.used.values().min()?.after(max)));
+        oldest.unwrap_or(Tick::NEVER)
+    }
+
+    /// Waits until something happens, something is due or the time-out is over, and does it.
     pub(crate) fn poll(
         &mut self,
         timeout: Option<Duration>,
         now: impl Fn() -> Tick,
     ) -> std::io::Result<Polled> {
+        let due = self.due();
         let mut out = Polled { sent: std::mem::take(&mut self.sent), ..Polled::default() };
         out.disconnected.append(&mut self.failed);
-        let idle = self.idle_left(now());
-        let timeout = match () {
-            () if !out.sent.is_empty() || !out.disconnected.is_empty() => Some(Duration::ZERO),
-            () if !self.pending.is_empty() => Some(Duration::ZERO),
-            () => [timeout, idle].into_iter().flatten().min(),
-        };
+        let due = (due != Tick::NEVER).then(|| due.since(now()));
+        let timeout = [timeout, due].into_iter().flatten().min();
         self.io.poll(&mut self.ready, &mut out.answers, timeout)?;
         let now = now();
         let mut turn = std::mem::take(&mut self.pending);
@@ -194,11 +201,6 @@ impl<I: Io> Selector<I> {
             self.used.insert(key, now);
         }
         Ok(())
-    }
-
-    fn idle_left(&self, now: Tick) -> Option<Duration> {
-        let max = self.max_idle?;
-        self.used.values().min().map(|oldest| oldest.after(max).since(now))
     }
 
     fn expire_idle(&mut self, now: Tick, out: &mut Polled) {

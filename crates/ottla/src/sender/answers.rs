@@ -136,7 +136,7 @@ impl<I: Io> Sender<I> {
             over: closed.is_settled() || closed.meta.created.after(timeout) <= now,
             records: closed.meta.count,
             known: closed.known,
-            next_in_line: self.sequences.is_next(batch) || plant!(AnyRefusalProves),
+            next_in_line: self.sequences.is_next(batch),
             begins: self.sequences.begins(batch),
             by_leader: self.client.cluster().leader(&p.topic, p.index).node == node,
             log_start_told: attempt.log_start_told,
@@ -175,7 +175,7 @@ impl<I: Io> Sender<I> {
                 self.split(batch, now);
             }
             Verdict::Resequence { proven, new_id } => {
-                if proven {
+                if proven || plant!(ForgottenProves) {
                     batch.closed.known = Certainty::NotWritten;
                 }
                 if new_id {

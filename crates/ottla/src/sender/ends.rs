@@ -207,7 +207,10 @@ impl<I: Io> Sender<I> {
                 let mut queue = p.queue.lock();
                 for slot in std::mem::take(&mut queue.line) {
                     match slot {
-                        Slot::Retry(b, _) if b.closed.known == Certainty::NotWritten => {
+                        Slot::Retry(b, _)
+                            if b.closed.known == Certainty::NotWritten
+                                || plant!(AllResequenced) =>
+                        {
                             queue.line.push_back(Slot::Closed(b.unstamp()));
                         }
                         Slot::Retry(b, _) => failed.push(b),

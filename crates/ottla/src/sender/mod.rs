@@ -125,8 +125,9 @@ impl<I: Io> Sender<I> {
         wake(self.client.maybe_update_metadata(now));
         let cluster = self.client.cluster();
         self.sequences.follow(cluster.clone());
-        wake(self.maybe_ask_producer_id(now));
+        // In this order: a mended one may want a new id.
         self.mend_orders(now);
+        wake(self.maybe_ask_producer_id(now));
 
         // 2. ready
         let urge = self.urge();
@@ -189,6 +190,12 @@ impl<I: Io> Sender<I> {
             until = Tick(0);
         }
         until
+    }
+
+    /// When the wait ends by itself, whatever sockets and callers do, beside what `prepare` said.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn poll_due(&self) -> Tick {
+        self.client.due()
     }
 
     /// 8. poll, and see to what it brings. False once everything is over.
