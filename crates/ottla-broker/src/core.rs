@@ -115,6 +115,8 @@ pub struct Core {
     pub(crate) cluster_id: String,
     pub(crate) next_producer_id: i64,
     pub(crate) ids_given: u64,
+    pub(crate) first_epoch: i16,
+    pub(crate) id_refusals: Vec<ErrorCode>,
     pub(crate) nodes: Nodes,
     pub(crate) pending: BTreeMap<u64, Pending>,
     pub(crate) tickets: u64,
@@ -151,6 +153,8 @@ impl Core {
             pending: BTreeMap::new(),
             tickets: 0,
             ids_given: 0,
+            first_epoch: 0,
+            id_refusals: Vec::new(),
             journal: None,
             config,
             topics,
@@ -272,6 +276,16 @@ impl Core {
     /// handed out.
     pub fn journal(&mut self) -> Vec<Journaled> {
         self.journal.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Producer ids are given with this epoch from here on (a cluster that has seen transactions gives higher ones).
+    pub fn set_first_epoch(&mut self, epoch: i16) {
+        self.first_epoch = epoch;
+    }
+
+    /// The next requests for a producer id are refused with these codes, one each.
+    pub fn refuse_producer_ids(&mut self, codes: &[ErrorCode]) {
+        self.id_refusals = codes.iter().rev().copied().collect();
     }
 
     /// Producer ids given since the start.

@@ -23,6 +23,10 @@ pub use trace::say_everything;
 pub use world::{Report, run, run_scenario};
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests;
 
 /// The README's programs compile; here, where both crates they use are at hand.

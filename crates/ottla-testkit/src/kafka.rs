@@ -165,7 +165,8 @@ impl Kafka {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("kafka dir");
         let config = dir.join("server.properties");
-        fs::write(&config, properties(port, controller, &dir, extra)).expect("server.properties");
+        fs::write(&config, properties(1, port, &[controller], &dir, extra))
+            .expect("server.properties");
         let config = config.display().to_string();
         let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
         jars.run("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &config]);
@@ -243,15 +244,26 @@ impl Drop for Kafka {
     }
 }
 
-fn properties(port: u16, controller: u16, dir: &Path, extra: &str) -> String {
+/// What a node is started with; its id is also its place among the controllers, from 1.
+pub(crate) fn properties(
+    node: usize,
+    port: u16,
+    controllers: &[u16],
+    dir: &Path,
+    extra: &str,
+) -> String {
     let data = dir.join("data").display().to_string();
+    let voters: Vec<String> =
+        (1..).zip(controllers).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
+    let (voters, controller, n) = (voters.join(","), controllers[node - 1], controllers.len());
+    let min = n.min(2);
     format!(
-        "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+        "process.roles=broker,controller\nnode.id={node}\ncontroller.quorum.voters={voters}\n\
          listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
          listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={data}\n\
-         offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\nshare.coordinator.state.topic.replication.factor=1\n\
-         share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n{extra}\n"
+         offsets.topic.replication.factor={n}\ntransaction.state.log.replication.factor={n}\n\
+         transaction.state.log.min.isr={min}\nshare.coordinator.state.topic.replication.factor={n}\n\
+         share.coordinator.state.topic.min.isr={min}\ngroup.initial.rebalance.delay.ms=0\n{extra}\n"
     )
 }

@@ -209,8 +209,13 @@ pub(crate) fn init_producer_id(
         let error_code = ErrorCode::INVALID_REQUEST.0;
         return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
     }
+    if let Some(code) = core.id_refusals.pop() {
+        let error_code = code.0;
+        return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
+    }
     let producer_id = core.next_producer_id;
     core.next_producer_id += 1;
     core.ids_given += 1;
-    InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() }
+    let producer_epoch = core.first_epoch;
+    InitProducerIdResponse { producer_id, producer_epoch, ..Default::default() }
 }

@@ -123,7 +123,13 @@ impl Error {
     }
 
     fn edit(&mut self, f: impl FnOnce(&mut Inner)) {
-        // Only ever called on an error that was just made.
+        // One that others hold, too, stays as it is; this is another with the same words.
+        if Arc::get_mut(&mut self.0).is_none() {
+            let i = &self.0;
+            let (kind, certainty, retriable, fatal) = (i.kind, i.certainty, i.retriable, i.fatal);
+            let (message, source) = (i.message.clone(), Some(self.clone().into()));
+            self.0 = Arc::new(Inner { kind, certainty, retriable, fatal, message, source });
+        }
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             f(inner);
         }

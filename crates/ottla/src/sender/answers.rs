@@ -144,7 +144,7 @@ impl<I: Io> Sender<I> {
     }
 
     /// Applies the verdict on one attempt.
-    fn apply(&mut self, mut batch: StampedBatch, attempt: Attempt, node: i32, now: Tick) {
+    fn apply(&mut self, mut batch: StampedBatch, mut attempt: Attempt, node: i32, now: Tick) {
         let key = batch.closed.meta.partition.key;
         let facts = self.facts(&batch, &attempt, node, now);
         if attempt.error.is_some() {
@@ -195,9 +195,9 @@ impl<I: Io> Sender<I> {
             }
             Verdict::FailProducer => {
                 self.sequences.returned(key);
-                let error = attempt.error.clone();
-                self.fail_attempt(batch, attempt);
-                self.fail_producer(&error.unwrap_or_else(Error::closed).fatal());
+                let error = attempt.error.take().unwrap_or_else(Error::closed).fatal();
+                self.fail(batch.unstamp(), &error);
+                self.fail_producer(&error);
             }
         }
     }

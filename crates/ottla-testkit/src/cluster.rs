@@ -1,0 +1,175 @@
+//! Several nodes of a real Kafka, which can be killed, stopped and started again.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::kafka::{Jars, properties, target_dir};
+use crate::reader::ReadRecord;
+
+const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+const REASSIGN: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
+const ELECT: &str = "org.apache.kafka.tools.LeaderElectionCommand";
+
+/// Three nodes, each broker and controller.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    /// Where clients begin.
+    pub bootstrap: String,
+    dir: PathBuf,
+    jars: Jars,
+}
+
+#[derive(Debug)]
+struct Node {
+    config: PathBuf,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+/// Node numbers begin at 1.
+const COUNT: usize = 3;
+
+impl Cluster {
+    /// Starts three nodes and waits until they answer. `extra` are further lines of `server.properties`.
+    ///
+    /// # Panics
+    /// If they do not come up within two minutes.
+    pub fn start(jars: &Jars, extra: &str) -> Cluster {
+        let held: Vec<TcpListener> =
+            (0..2 * COUNT).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().expect("bound").port()).collect();
+        drop(held);
+        let (clients, controllers) = ports.split_at(COUNT);
+        let dir =
+            target_dir().join("kafka").join(format!("cluster-{}-{}", std::process::id(), ports[0]));
+        let _ = fs::remove_dir_all(&dir);
+        let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
+        let mut nodes = Vec::new();
+        for n in 0..COUNT {
+            let home = dir.join(format!("node-{}", n + 1));
+            fs::create_dir_all(&home).expect("node dir");
+            let config = home.join("server.properties");
+            let text = properties(n + 1, clients[n], controllers, &home, extra);
+            fs::write(&config, text).expect("server.properties");
+            let path = config.display().to_string();
+            jars.run("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &path]);
+            nodes.push(Node { config, log: home.join("server.log"), process: None });
+        }
+        let bootstrap: Vec<String> = clients.iter().map(|p| format!("127.0.0.1:{p}")).collect();
+        let bootstrap = bootstrap.join(",");
+        let mut cluster = Cluster { nodes, bootstrap, dir, jars: jars.clone() };
+        (1..=COUNT).for_each(|n| cluster.start_node(n));
+        cluster.wait();
+        cluster
+    }
+
+    /// Starts a node that is not running.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_node(&mut self, node: usize) {
+        let n = &mut self.nodes[node - 1];
+        let log = File::options().create(true).append(true).open(&n.log).expect("log");
+        let process = (self.jars.command("kafka.Kafka", &[&n.config.display().to_string()]))
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .spawn()
+            .expect("kafka starts");
+        n.process = Some(process);
+    }
+
+    /// Ends a node with SIGKILL.
+    pub fn kill(&mut self, node: usize) {
+        if let Some(mut process) = self.nodes[node - 1].process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Stops a node (SIGSTOP), or lets it go on.
+    ///
+    /// # Panics
+    /// If there is no `kill` to be run.
+    pub fn freeze(&self, node: usize, on: bool) {
+        let Some(process) = &self.nodes[node - 1].process else { return };
+        let signal = if on { "-STOP" } else { "-CONT" };
+        let done = Command::new("kill").arg(signal).arg(process.id().to_string()).status();
+        assert!(done.is_ok_and(|s| s.success()), "kill {signal}");
+    }
+
+    fn wait(&mut self) {
+        let until = Instant::now() + Duration::from_secs(120);
+        while Instant::now() < until {
+            let list = ["--bootstrap-server", &self.bootstrap, "--describe"];
+            if self.jars.tool(TOPICS, &list).status.success() {
+                return;
+            }
+            for n in &mut self.nodes {
+                let ended = n.process.as_mut().and_then(|p| p.try_wait().expect("its state"));
+                let log = fs::read_to_string(&n.log).unwrap_or_default();
+                assert!(ended.is_none(), "kafka ended: {log}");
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        panic!("the cluster did not come up; its logs are in {}", self.dir.display());
+    }
+
+    /// Makes a topic with three replicas.
+    pub fn create_topic(&self, name: &str, partitions: u32, configs: &[&str]) {
+        let count = partitions.to_string();
+        let mut args = vec!["--bootstrap-server", &self.bootstrap, "--create", "--topic", name];
+        args.extend(["--replication-factor", "3", "--partitions", &count]);
+        configs.iter().for_each(|c| args.extend(["--config", c]));
+        self.jars.run(TOPICS, &args);
+    }
+
+    /// Gives every partition another first replica, and makes that its leader. False if Kafka would not just now.
+    ///
+    /// # Panics
+    /// If the plan cannot be written.
+    pub fn move_leaders(&self, topic: &str, partitions: u32, turn: u32) -> bool {
+        let one = |p: u32| {
+            let nodes: Vec<String> = (0..3).map(|i| ((p + turn + i) % 3 + 1).to_string()).collect();
+            format!(r#"{{"topic":"{topic}","partition":{p},"replicas":[{}]}}"#, nodes.join(","))
+        };
+        let plan: Vec<String> = (0..partitions).map(one).collect();
+        let file = self.dir.join("plan.json");
+        let text = format!(r#"{{"version":1,"partitions":[{}]}}"#, plan.join(","));
+        fs::write(&file, text).expect("plan");
+        let file = file.display().to_string();
+        let at = ["--bootstrap-server", self.bootstrap.as_str()];
+        let plan = [&at[..], &["--reassignment-json-file", &file, "--execute"]].concat();
+        let elect = [&at[..], &["--election-type", "preferred", "--all-topic-partitions"]].concat();
+        self.jars.tool(REASSIGN, &plan).status.success()
+            && self.jars.tool(ELECT, &elect).status.success()
+    }
+
+    /// Every record of a topic, read by Java's consumer.
+    pub fn read(&self, topic: &str) -> Vec<ReadRecord> {
+        self.jars.read(&self.bootstrap, topic)
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for n in &mut self.nodes {
+            if let Some(mut process) = n.process.take() {
+                // A stopped process takes its end only from SIGKILL, which this is.
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
