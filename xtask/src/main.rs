@@ -12,7 +12,8 @@ use ottla_testkit::{Jars, Kafka};
 const USAGE: &str = "\
 cargo xtask test               everything CI checks
 cargo xtask kafka              a real Kafka 4.3.1, until Enter
-cargo xtask sim --seeds N [--from S]   simulate many seeds, optimised
+cargo xtask sim --seeds N [--from S]   simulate many seeds, optimised, with every assertion
+cargo xtask sim [--trace|--shrink] SCENARIO   one of them: a seed, or what a failure prints
 cargo xtask docs               write docs/CONFIGURATION.md from the table in code";
 
 fn root() -> PathBuf {
@@ -185,7 +186,7 @@ fn kafka() -> Result<(), String> {
 }
 
 fn sim(args: &[String]) -> Result<(), String> {
-    let mut command = cargo(&["run", "--release", "-p", "ottla-sim", "--"]);
+    let mut command = cargo(&["run", "--profile", "sim", "-p", "ottla-sim", "--"]);
     command.args(args);
     step("simulation", command)
 }

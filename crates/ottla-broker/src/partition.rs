@@ -223,8 +223,10 @@ impl Partition {
         }
         if self.leader == node {
             self.leader = -1;
-            self.leader_epoch += 1;
             self.elect(alive, now_ms);
+            if self.leader == -1 {
+                self.leader_epoch += 1;
+            }
         }
         self.advance();
     }

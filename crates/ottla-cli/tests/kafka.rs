@@ -322,3 +322,52 @@ fn a_log_survives_sigkill_and_half_a_batch_is_cut() {
     child.wait().unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// Our producer while nodes end and come back, then Kafka's own tools and consumer on what it left.
+#[test]
+fn three_embedded_nodes_stand_in_for_a_cluster() {
+    let Some(jars) = jars() else { return };
+    let broker = EmbeddedBroker::builder().nodes(3).auto_create(false).start().unwrap();
+    let server = broker.bootstrap();
+    let topics = |args: &[&str]| {
+        let at = ["--bootstrap-server", server.as_str()];
+        jars.run("org.apache.kafka.tools.TopicCommand", &[&at, args].concat())
+    };
+    let minimum = "min.insync.replicas=2";
+    let shape = ["--partitions", "3", "--replication-factor", "3", "--config", minimum];
+    topics(&[&["--create", "--topic", "three"][..], &shape].concat());
+    let described = topics(&["--describe", "--topic", "three"]);
+    assert!(described.contains("ReplicationFactor: 3"), "{described}");
+    let producer =
+        Producer::builder().bootstrap_servers(&server).set("linger.ms", "1").build().unwrap();
+    let mut sent = Vec::new();
+    for round in 0..6 {
+        let node = round % 3 + 1;
+        broker.stop_node(node);
+        for n in 0..200 {
+            let value = format!("{round}/{n}");
+            let record = Record::to("three").partition(n % 3).value(&value);
+            sent.push((n % 3, value.clone(), producer.send(record).unwrap()));
+            if n == 100 {
+                broker.start_node(node);
+            }
+        }
+        producer.flush().unwrap();
+    }
+    for (p, value, delivery) in &sent {
+        let written = delivery.try_result().expect("it was flushed").unwrap();
+        assert_eq!(written.partition(), *p, "{value}");
+    }
+    let log = jars.read(&server, "three");
+    assert_eq!(log.len(), 1200);
+    for p in 0..3 {
+        let expected: Vec<&String> = sent.iter().filter(|s| s.0 == p).map(|s| &s.1).collect();
+        let found: Vec<String> = (log.iter())
+            .filter(|r| r.partition == p)
+            .filter_map(|r| String::from_utf8(r.value.clone()?).ok())
+            .collect();
+        assert!(found.iter().eq(expected), "partition {p}");
+    }
+    let described = topics(&["--describe", "--topic", "three", "--under-replicated-partitions"]);
+    assert!(!described.contains("Partition:"), "{described}");
+}

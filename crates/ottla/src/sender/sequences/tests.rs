@@ -81,3 +81,171 @@ fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
     assert_eq!(s.mend(Tick(0)), [Mended { key: 7, moved }]);
     assert!(matches!(s.id, Id::Have { epoch: 1, .. }));
 }
+
+/// A batch of so many records, not sent yet.
+fn closed(p: &Arc<Partition>, number: u64, count: i32) -> ClosedBatch {
+    use crate::accumulator::batch::{Meta, OpenBatch};
+    use crate::accumulator::buffer_pool::BufferPool;
+    use crate::accumulator::completion::{Callers, Completion, Ends};
+    let env = Arc::new(crate::network::io::simulated::Machine::new(
+        0,
+        crate::network::io::simulated::Faults::NONE,
+    ));
+    let callers = Callers::new(env);
+    let done = Completion::new(p.topic.clone(), p.index, 0, callers);
+    let meta = Meta {
+        partition: p.clone(),
+        number,
+        place: (number, 0),
+        created: Tick(0),
+        base_timestamp: 0,
+        max_timestamp: 0,
+        count,
+    };
+    let buf = BufferPool::new(1000, 100).charge(100);
+    OpenBatch::new(buf, meta, Ends::new(done, Arc::default()), 100).close(None)
+}
+
+/// One partition, and sequences that have an id.
+fn begun(epoch: i16) -> (Sequences, Arc<Partition>) {
+    let mut s = Sequences::new(true, false);
+    s.id = Id::Have { id: 1, epoch };
+    (s, Arc::new(Partition::new("t".into(), 0, 7)))
+}
+
+impl Sequences {
+    /// Stamps and sends.
+    fn send(&mut self, batch: ClosedBatch) -> StampedBatch {
+        let b = self.stamp(batch);
+        self.sent(b.closed.meta.partition.key, -1);
+        b
+    }
+
+    fn ack(&mut self, b: &StampedBatch) {
+        self.acknowledged(b);
+        self.returned(b.closed.meta.partition.key);
+    }
+}
+
+#[test]
+fn f1_1_sn9_a_sequence_is_given_at_drain_and_rises_by_the_records() {
+    let (mut s, p) = begun(0);
+    let (a, b) = (s.send(closed(&p, 1, 2)), s.send(closed(&p, 2, 3)));
+    assert_eq!((a.stamp.sequence, b.stamp.sequence, s.line(7).next), (0, 2, 5));
+    assert!(s.begins(&a) && !s.begins(&b) && !s.is_next(&a));
+    s.ack(&a);
+    assert!(s.is_next(&b) && s.line(7).acked_to == Some(2));
+    s.ack(&b);
+    assert_eq!(s.line(7).acked_to, Some(5));
+}
+
+#[test]
+fn sn14_a_later_batch_acknowledged_first_keeps_its_place() {
+    let (mut s, p) = begun(0);
+    let (a, b) = (s.send(closed(&p, 1, 1)), s.send(closed(&p, 2, 1)));
+    s.ack(&b);
+    s.ack(&a);
+    assert_eq!(s.line(7).acked_to, Some(2));
+}
+
+#[test]
+fn f1_1_acknowledgements_follow_sequences_over_their_end() {
+    let (mut s, p) = begun(0);
+    let first = s.send(closed(&p, 1, 1));
+    s.ack(&first);
+    s.line(7).next = i32::MAX - 1;
+    s.line(7).acked_to = Some(i32::MAX - 1);
+    let (a, b) = (s.send(closed(&p, 2, 2)), s.send(closed(&p, 3, 5)));
+    assert_eq!((a.stamp.sequence, b.stamp.sequence, s.line(7).next), (i32::MAX - 1, 0, 5));
+    s.ack(&a);
+    assert_eq!(s.line(7).acked_to, Some(0));
+    assert!(s.is_next(&b));
+    s.ack(&b);
+    assert_eq!(s.line(7).acked_to, Some(5));
+}
+
+#[test]
+fn f1_6_sn16_a_lost_sequence_that_a_later_acknowledgement_covers_needs_no_new_epoch() {
+    let (mut s, p) = begun(0);
+    let (a, b) = (s.send(closed(&p, 1, 1)), s.send(closed(&p, 2, 1)));
+    s.broke(&a);
+    s.returned(7);
+    assert!(s.mend(Tick(0)).is_empty(), "the other is still under way");
+    s.ack(&b);
+    assert!(s.mend(Tick(0)).is_empty() && matches!(s.id, Id::Have { epoch: 0, .. }));
+    assert!(s.may_drain(&p, false));
+    // Not so when the last one is the lost one.
+    let c = s.send(closed(&p, 3, 1));
+    s.broke(&c);
+    s.returned(7);
+    assert_eq!(s.mend(Tick(0)), [Mended { key: 7, moved: None }]);
+    assert!(matches!(s.id, Id::Have { epoch: 1, .. }));
+}
+
+#[test]
+fn f2_9_sn20_only_the_broken_partition_begins_anew_others_when_they_are_through() {
+    let (mut s, p) = begun(0);
+    let q = Arc::new(Partition::new("t".into(), 1, 8));
+    let (a, x) = (s.send(closed(&p, 1, 1)), s.send(closed(&q, 2, 1)));
+    s.ack(&x);
+    let y = s.send(closed(&q, 3, 1));
+    s.broke(&a);
+    s.returned(7);
+    assert_eq!(s.mend(Tick(0)).len(), 1);
+    assert_eq!(s.send(closed(&p, 4, 1)).stamp.epoch, 1);
+    assert!(!s.may_drain(&q, false), "what is under way there goes by the old epoch");
+    s.ack(&y);
+    assert!(s.may_drain(&q, false));
+    let z = s.send(closed(&q, 5, 1));
+    assert_eq!((z.stamp.epoch, z.stamp.sequence), (1, 0));
+    // What belongs to an order that is over decides nothing any more.
+    s.broke(&a);
+    assert!(s.mend(Tick(0)).is_empty());
+    assert!(!s.is_next(&a) && !s.begins(&a));
+}
+
+#[test]
+fn f2_a_new_id_where_the_log_takes_no_further_epoch() {
+    let (mut s, p) = begun(3);
+    let a = s.send(closed(&p, 1, 1));
+    s.want_new_id();
+    s.broke(&a);
+    assert!(s.mend(Tick(5)).is_empty());
+    s.returned(7);
+    assert_eq!(s.mend(Tick(5)).len(), 1);
+    assert!(matches!(s.id, Id::Wanted(Tick(5))));
+    assert!(!s.may_drain(&p, false) && !s.may_drain(&p, true), "nothing goes without an id");
+    s.id = Id::Have { id: 2, epoch: 0 };
+    let b = s.send(closed(&p, 2, 1));
+    assert_eq!((b.stamp.producer_id, b.stamp.epoch, b.stamp.sequence), (2, 0, 0));
+}
+
+#[test]
+fn without_idempotence_only_a_topic_of_another_id_breaks_an_order() {
+    let mut s = Sequences::new(false, false);
+    let p = Arc::new(Partition::new("t".into(), 0, 7));
+    s.follow(cluster(1));
+    let a = s.send(closed(&p, 1, 1));
+    assert_eq!((a.stamp.sequence, a.stamp.topic_id), (-1, Uuid([1; 16])));
+    s.broke(&a);
+    assert!(s.mend(Tick(0)).is_empty() && s.may_drain(&p, false));
+    s.follow(cluster(2));
+    assert!(!s.may_drain(&p, false) && s.mend(Tick(0)).is_empty(), "it is still under way");
+    s.returned(7);
+    let moved = Some((Uuid([1; 16]), Uuid([2; 16])));
+    assert_eq!(s.mend(Tick(0)), [Mended { key: 7, moved }]);
+    assert!(s.may_drain(&p, false) && !s.is_idempotent());
+}
+
+#[test]
+fn f1_4_one_in_flight_is_one_a_partition_whoever_leads_it() {
+    let mut s = Sequences::new(true, true);
+    s.id = Id::Have { id: 1, epoch: 0 };
+    let p = Arc::new(Partition::new("t".into(), 0, 7));
+    let a = s.send(closed(&p, 1, 1));
+    assert!(!s.may_drain(&p, false));
+    s.ack(&a);
+    assert!(s.may_drain(&p, false));
+    let _b = s.send(closed(&p, 2, 1));
+    assert!(!s.may_drain(&p, false), "the first is acknowledged, and still one at a time");
+}

@@ -1,0 +1,307 @@
+//! The cluster's core by hand: replicas, leaders, the high watermark, what a moved leader remembers.
+#![allow(missing_docs, clippy::disallowed_methods)]
+
+use bytes::Bytes;
+use ottla_broker::{Config, Core, Local, Now, Reply};
+use ottla_protocol::header::{decode_response, request_frame};
+use ottla_protocol::messages::*;
+use ottla_protocol::record::{BatchHeader, RecordBody};
+use ottla_protocol::{ErrorCode, Request};
+
+struct Cluster {
+    core: Core,
+    ms: u64,
+}
+
+fn now(ms: u64) -> Now {
+    Now { mono_ms: ms, wall_ms: 1_700_000_000_000 + ms as i64 }
+}
+
+/// One batch of one record.
+fn batch(producer: (i64, i16), sequence: i32, value: &str) -> Bytes {
+    let mut records = Vec::new();
+    let none = std::iter::empty::<(&str, Option<&[u8]>)>();
+    RecordBody::new(None, Some(value.as_bytes()), none).encode(&mut records, 0, 0);
+    let header = BatchHeader {
+        base_offset: 0,
+        partition_leader_epoch: -1,
+        attributes: 0,
+        last_offset_delta: 0,
+        base_timestamp: 1_700_000_000_000,
+        max_timestamp: 1_700_000_000_000,
+        producer_id: producer.0,
+        producer_epoch: producer.1,
+        base_sequence: sequence,
+        record_count: 1,
+    };
+    [&header.encode(&records)[..], &records].concat().into()
+}
+
+impl Cluster {
+    fn new(nodes: i32, min_isr: &str) -> Cluster {
+        let mut config = Config::default();
+        (config.nodes, config.auto_create) = (nodes, false);
+        Cluster::open(config, min_isr)
+    }
+
+    fn open(config: Config, min_isr: &str) -> Cluster {
+        let mut core = Core::new(config, now(0)).unwrap();
+        core.set_patience(100);
+        let _ = core.create_topic_with("t", 1, &[("min.insync.replicas", min_isr)], now(0));
+        Cluster { core, ms: 0 }
+    }
+
+    fn ask<R: Request>(&mut self, node: i32, request: &R, version: i16) -> Reply {
+        let frame = request_frame(request, version, 7, Some("c")).unwrap();
+        let frame = Bytes::from(frame).slice(4..);
+        let local = Local { host: "h".into(), port: 9092 };
+        self.core.handle_at(node, &frame, &local, self.ms, now(self.ms))
+    }
+
+    fn answer<R: Request>(&mut self, node: i32, request: &R, version: i16) -> R::Response {
+        match self.ask(node, request, version) {
+            Reply::Frame(out) => {
+                decode_response::<R>(&Bytes::from(out).slice(4..), version).unwrap()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn produce(&mut self, node: i32, acks: i16, records: Bytes) -> Reply {
+        self.ask(node, &request(acks, records), 9)
+    }
+
+    /// Code and base offset of a produce that is answered at once.
+    fn produced(&mut self, node: i32, acks: i16, records: Bytes) -> (ErrorCode, i64) {
+        said(&self.answer(node, &request(acks, records), 9))
+    }
+
+    fn later(&mut self, ticket: u64) -> Option<(ErrorCode, i64)> {
+        let reply = self.core.later(ticket, now(self.ms))?;
+        let Reply::Frame(out) = reply else { panic!("{reply:?}") };
+        let frame = Bytes::from(out).slice(4..);
+        Some(said(&decode_response::<ProduceRequest>(&frame, 9).unwrap()))
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.ms += ms;
+        self.core.tick(now(self.ms));
+    }
+
+    fn state(&self) -> (i32, Vec<i32>, Vec<i64>) {
+        let (leader, mut isr, ends) = self.core.state_of("t", 0).unwrap();
+        isr.sort_unstable();
+        (leader, isr, ends.into_values().collect())
+    }
+
+    /// What a consumer sees at a node: the high watermark, or an error.
+    fn end_at(&mut self, node: i32) -> Result<i64, ErrorCode> {
+        let partition = ListOffsetsPartition {
+            partition_index: 0,
+            timestamp: -1,
+            current_leader_epoch: -1,
+            ..Default::default()
+        };
+        let topic = ListOffsetsTopic {
+            name: "t".into(),
+            partitions: vec![partition],
+            ..Default::default()
+        };
+        let ask = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+        let p = self.answer(node, &ask, 4).topics[0].partitions[0].clone();
+        if p.error_code == 0 { Ok(p.offset) } else { Err(ErrorCode(p.error_code)) }
+    }
+}
+
+fn request(acks: i16, records: Bytes) -> ProduceRequest {
+    let data = PartitionProduceData { index: 0, records: Some(records), ..Default::default() };
+    let topic =
+        TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
+    ProduceRequest { acks, timeout_ms: 1000, topic_data: vec![topic], ..Default::default() }
+}
+
+fn said(r: &ProduceResponse) -> (ErrorCode, i64) {
+    let p = &r.responses[0].partition_responses[0];
+    (ErrorCode(p.error_code), p.base_offset)
+}
+
+const NONE: (i64, i16) = (-1, -1);
+const MINE: (i64, i16) = (7, 0);
+
+#[test]
+fn followers_have_what_the_leader_has_and_only_the_leader_answers() {
+    let mut c = Cluster::new(3, "2");
+    assert_eq!(c.produced(1, -1, batch(NONE, -1, "a")), (ErrorCode::NONE, 0));
+    assert_eq!(c.state(), (1, vec![1, 2, 3], vec![1, 1, 1]));
+    assert_eq!(
+        c.produced(2, -1, batch(NONE, -1, "b")).0,
+        ErrorCode::NOT_LEADER_OR_FOLLOWER,
+        "a follower takes nothing"
+    );
+    assert_eq!(c.end_at(1), Ok(1));
+    assert_eq!(c.end_at(3), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+}
+
+#[test]
+fn acks_all_waits_for_those_in_sync_and_one_does_not() {
+    let mut c = Cluster::new(3, "1");
+    c.core.set_lag(Some(|_| 30));
+    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")), (ErrorCode::NONE, 0));
+    assert_eq!(c.end_at(1), Ok(0), "nobody is shown what is not copied");
+    let Reply::Later(ticket, until) = c.produce(1, -1, batch(NONE, -1, "b")) else { panic!() };
+    assert_eq!(until, 1000);
+    c.pass(29);
+    assert_eq!(c.later(ticket), None);
+    c.pass(1);
+    assert_eq!(c.later(ticket), Some((ErrorCode::NONE, 1)));
+    assert_eq!(c.end_at(1), Ok(2));
+}
+
+#[test]
+fn a_follower_that_lags_leaves_the_isr_and_joins_again() {
+    let mut c = Cluster::new(3, "2");
+    c.core.pause_node(2, true, now(0));
+    c.core.pause_node(3, true, now(0));
+    let Reply::Later(ticket, _) = c.produce(1, -1, batch(NONE, -1, "a")) else { panic!() };
+    c.pass(100);
+    assert_eq!(c.state().1, [1]);
+    assert_eq!(
+        c.later(ticket),
+        Some((ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, 0)),
+        "it is there, and not as often as asked for"
+    );
+    assert_eq!(c.produced(1, -1, batch(NONE, -1, "b")).0, ErrorCode::NOT_ENOUGH_REPLICAS);
+    c.core.pause_node(2, false, now(c.ms));
+    c.pass(0);
+    assert_eq!(c.state(), (1, vec![1, 2], vec![1, 1, 0]));
+    assert_eq!(c.produced(1, -1, batch(NONE, -1, "b")), (ErrorCode::NONE, 1));
+}
+
+#[test]
+fn a_wait_that_is_too_long_is_timed_out() {
+    let mut c = Cluster::new(2, "1");
+    c.core.set_patience(5_000);
+    c.core.pause_node(2, true, now(0));
+    let Reply::Later(ticket, _) = c.produce(1, -1, batch(NONE, -1, "a")) else { panic!() };
+    c.pass(999);
+    assert_eq!(c.later(ticket), None);
+    c.pass(1);
+    assert_eq!(c.later(ticket).unwrap().0, ErrorCode::REQUEST_TIMED_OUT);
+}
+
+#[test]
+fn b7_a_moved_leader_knows_the_producer_from_its_own_log() {
+    let mut c = Cluster::new(2, "1");
+    for i in 0..7 {
+        assert_eq!(c.produced(1, -1, batch(MINE, i, "v")), (ErrorCode::NONE, i64::from(i)));
+    }
+    c.core.stop_node(1, now(0));
+    assert_eq!(c.state(), (2, vec![2], vec![7, 7]));
+    assert_eq!(
+        c.produced(2, -1, batch(MINE, 2, "v")),
+        (ErrorCode::NONE, 2),
+        "one of the last five"
+    );
+    assert_eq!(
+        c.produced(2, -1, batch(MINE, 1, "v")).0,
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
+        "no more than five"
+    );
+    assert_eq!(c.produced(2, -1, batch(MINE, 7, "v")), (ErrorCode::NONE, 7));
+    c.core.start_node(1, now(0));
+    assert_eq!(c.state(), (2, vec![1, 2], vec![8, 8]));
+}
+
+#[test]
+fn what_was_not_copied_is_lost_with_its_leader_and_forgotten() {
+    let mut c = Cluster::new(2, "1");
+    assert_eq!(c.produced(1, -1, batch(MINE, 0, "a")).0, ErrorCode::NONE);
+    c.core.set_lag(Some(|_| 50));
+    assert_eq!(c.produced(1, 1, batch(MINE, 1, "b")).0, ErrorCode::NONE);
+    let Reply::Later(ticket, _) = c.produce(1, -1, batch(MINE, 2, "c")) else { panic!() };
+    assert!(c.core.move_leader("t", 0, 2, (false, false), now(0)));
+    assert_eq!(
+        c.later(ticket),
+        Some((ErrorCode::NOT_LEADER_OR_FOLLOWER, 2)),
+        "the offset says that it was appended"
+    );
+    c.pass(50);
+    assert_eq!(c.state(), (2, vec![1, 2], vec![1, 1]), "the old leader cut its log");
+    assert_eq!(c.produced(2, 1, batch(MINE, 2, "c")).0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(c.produced(2, 1, batch(MINE, 1, "B")), (ErrorCode::NONE, 1));
+    c.pass(50);
+    assert!(c.core.move_leader("t", 0, 1, (true, false), now(c.ms)));
+    assert_eq!(c.produced(1, 1, batch(MINE, 1, "B")), (ErrorCode::NONE, 1), "a duplicate, known");
+}
+
+#[test]
+fn a_move_that_keeps_the_tail_loses_nothing() {
+    let mut c = Cluster::new(2, "1");
+    c.core.set_lag(Some(|_| 50));
+    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")).0, ErrorCode::NONE);
+    assert!(c.core.move_leader("t", 0, 2, (true, false), now(0)));
+    assert_eq!(c.state().2, [1, 1]);
+}
+
+#[test]
+fn the_last_in_sync_is_waited_for_unless_an_unclean_election_is_asked_for() {
+    let mut c = Cluster::new(2, "1");
+    c.core.pause_node(2, true, now(0));
+    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")).0, ErrorCode::NONE);
+    c.pass(100);
+    c.core.stop_node(1, now(c.ms));
+    assert_eq!(c.state(), (-1, vec![1], vec![1, 0]));
+    assert_eq!(c.end_at(2), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+    assert!(!c.core.move_leader("t", 0, 2, (false, false), now(c.ms)));
+    c.core.start_node(1, now(c.ms));
+    assert_eq!(c.state().0, 1, "it comes back with what it had");
+    c.core.stop_node(1, now(c.ms));
+    assert!(c.core.move_leader("t", 0, 2, (false, true), now(c.ms)));
+    c.core.pause_node(2, false, now(c.ms));
+    assert_eq!(c.produced(2, 1, batch(NONE, -1, "b")), (ErrorCode::NONE, 0));
+    c.core.start_node(1, now(c.ms));
+    c.pass(0);
+    assert_eq!(c.state(), (2, vec![1, 2], vec![1, 1]), "what was acknowledged is gone");
+}
+
+#[test]
+fn metadata_names_who_runs_and_who_leads() {
+    let mut c = Cluster::new(3, "2");
+    c.core.stop_node(1, now(0));
+    let ask = MetadataRequest { topics: None, ..Default::default() };
+    let m = c.answer(2, &ask, 9);
+    let nodes: Vec<i32> = m.brokers.iter().map(|b| b.node_id).collect();
+    assert_eq!((nodes, m.controller_id), (vec![2, 3], 2));
+    let p = &m.topics[0].partitions[0];
+    assert_eq!((p.leader_id, p.leader_epoch), (2, 1));
+    assert_eq!((&p.replica_nodes[..], &p.isr_nodes[..]), (&[1, 2, 3][..], &[2, 3][..]));
+    assert_eq!(p.offline_replicas, [1]);
+    assert!(matches!(c.ask(1, &ask, 9), Reply::Close(_)), "a node that ended answers nothing");
+}
+
+#[test]
+fn a_clusters_directory_is_read_again_and_not_by_another_number_of_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |nodes| {
+        let mut config = Config::default();
+        (config.nodes, config.data_dir) = (nodes, Some(dir.path().to_owned()));
+        config
+    };
+    let mut c = Cluster::open(config(3), "2");
+    for i in 0..3 {
+        assert_eq!(c.produced(1, -1, batch(MINE, i, "v")).0, ErrorCode::NONE);
+    }
+    c.core.pause_node(3, true, now(0));
+    assert_eq!(c.produced(1, 1, batch(MINE, 3, "v")).0, ErrorCode::NONE);
+    drop(c);
+    let mut c = Cluster::open(config(3), "2");
+    let (leader, isr, ends) = c.state();
+    assert_eq!((isr, ends), (vec![1, 2, 3], vec![4, 4, 4]));
+    assert_eq!(c.produced(leader, -1, batch(MINE, 3, "v")), (ErrorCode::NONE, 3), "a duplicate");
+    assert_eq!(c.produced(leader, -1, batch(MINE, 4, "v")), (ErrorCode::NONE, 4));
+    drop(c);
+    for wrong in [1, 2] {
+        let e = Core::new(config(wrong), now(0)).unwrap_err();
+        assert!(e.to_string().contains("another number of nodes"), "{e}");
+    }
+}
