@@ -4,6 +4,11 @@ use crate::{Report, Scenario, oracle, run, run_scenario, shrink};
 
 /// Seeds every test run goes through; `cargo xtask sim --seeds N` runs more.
 const SEEDS: u64 = 3000;
+
+/// The same, or `OTTLA_SIM_SEEDS`: mutation testing judges by fewer.
+fn seeds() -> u64 {
+    std::env::var("OTTLA_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS)
+}
 /// Seeds within which a planted bug must be found.
 #[cfg(ottla_plants)]
 const PLANTED_SEEDS: u64 = 2000;
@@ -39,7 +44,7 @@ fn first_failure(seeds: u64, each: impl Fn(Report) + Sync) -> Option<(u64, Strin
 #[test]
 fn seeds_hold() {
     let total = std::sync::Mutex::new(Report::default());
-    let failure = first_failure(SEEDS, |report| {
+    let failure = first_failure(seeds(), |report| {
         let mut total = total.lock().unwrap();
         total.accepted += report.accepted;
         total.acknowledged += report.acknowledged;
@@ -54,6 +59,9 @@ fn seeds_hold() {
     }
     let total = total.into_inner().unwrap();
     println!("{total:#?}");
+    if seeds() < SEEDS {
+        return;
+    }
     // The faults were really there, and so was the work.
     assert!(total.acknowledged > 50_000 && total.failed > 500 && total.losses > 500, "{total:?}");
     assert!(total.faults.len() >= 18, "{total:?}");
