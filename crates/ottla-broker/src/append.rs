@@ -151,7 +151,7 @@ fn check_records(
     records
         .each(|r| {
             misplaced |= r.offset != header.base_offset + i64::from(index);
-            if r.timestamp - now.wall_ms > AHEAD_MS && !config.log_append_time {
+            if r.timestamp.saturating_sub(now.wall_ms) > AHEAD_MS && !config.log_append_time {
                 late.push((index, format!("the timestamp {} is too far ahead", r.timestamp)));
             }
             if config.compacted && r.key.is_none() {

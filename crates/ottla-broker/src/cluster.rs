@@ -158,8 +158,8 @@ impl Core {
         }
         if keep {
             // What is on its way is let through first.
-            let copied = p.follow(|n| nodes.is_up(n), |_| 0, now.mono_ms, now.wall_ms);
-            if copied.is_err() || p.tick(|n| n == to, u64::MAX, now.wall_ms, u64::MAX).is_err() {
+            if let Err(e) = p.copy_now(to, now.wall_ms) {
+                tracing::error!(partition = p.name(), "a replica failed: {e}");
                 return false;
             }
         }
@@ -196,6 +196,19 @@ impl Core {
         let partitions = self.topics.all.values().flat_map(|t| &t.partitions);
         let due = |p: &Partition| p.next_due(|n| self.nodes.copies(n), self.nodes.patience_ms);
         partitions.filter_map(due).chain(self.waiting_until()).min()
+    }
+
+    /// A topic that was made or widened while nodes are down does without them, as Kafka's controller has it.
+    pub(crate) fn without_the_dead(&mut self, topic: &str, now: Now) {
+        let Core { nodes, topics, .. } = self;
+        let Some(t) = topics.all.get_mut(topic) else { return };
+        for p in &mut t.partitions {
+            for node in nodes.down.iter().copied() {
+                if p.isr.contains(&node) || p.leader == node {
+                    p.lose(node, |n| nodes.is_up(n), now.mono_ms);
+                }
+            }
+        }
     }
 
     fn follow_all(&mut self, now: Now) {

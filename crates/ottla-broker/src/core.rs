@@ -225,7 +225,9 @@ impl Core {
         let places: Vec<Vec<i32>> = (0..partitions.clamp(0, PARTITIONS_MAX + 1))
             .map(|n| self.topics.spread(n, replication))
             .collect();
-        self.topics.create(name, &places, settings, (id, now.wall_ms), false)
+        self.topics.create(name, &places, settings, (id, now.wall_ms), false)?;
+        self.without_the_dead(name, now);
+        Ok(())
     }
 
     /// Deletes a topic.
@@ -246,7 +248,9 @@ impl Core {
         to: i32,
         now: Now,
     ) -> Result<(), (ErrorCode, String)> {
-        self.topics.widen(name, to, now.wall_ms, false)
+        self.topics.widen(name, to, now.wall_ms, false)?;
+        self.without_the_dead(name, now);
+        Ok(())
     }
 
     /// Changes a setting of a topic.

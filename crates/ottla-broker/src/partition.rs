@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 
 use ottla_protocol::record::HeaderView;
 
@@ -21,7 +22,12 @@ pub(crate) struct Replica {
     behind_since: Option<u64>,
     /// When it copies next, if it is to.
     fetches_at: Option<u64>,
+    /// Where it stands on disk.
+    dir: Option<PathBuf>,
 }
+
+/// Kafka's file of a partition's leader epochs: a version, a count, then epoch and first offset of each.
+const EPOCHS: &str = "leader-epoch-checkpoint";
 
 /// One partition.
 #[derive(Debug)]
@@ -39,8 +45,25 @@ pub(crate) struct Partition {
 }
 
 impl Replica {
-    pub(crate) fn new(node: i32, log: Log, producers: Producers) -> Replica {
-        Replica { node, log, producers, behind_since: None, fetches_at: None }
+    pub(crate) fn new(node: i32, log: Log, producers: Producers, dir: Option<PathBuf>) -> Replica {
+        Replica { node, log, producers, behind_since: None, fetches_at: None, dir }
+    }
+
+    /// The last leader epoch this copy knows of: of its last batch, or of a leader that appended nothing.
+    pub(crate) fn known_epoch(&self) -> i32 {
+        let read = |dir: &PathBuf| {
+            let text = std::fs::read_to_string(dir.join(EPOCHS)).ok()?;
+            text.lines().last()?.split_whitespace().next()?.parse::<i32>().ok()
+        };
+        self.dir.as_ref().and_then(read).unwrap_or(-1).max(self.log.last_epoch())
+    }
+
+    fn remember_epoch(&self, epoch: i32) {
+        let Some(dir) = &self.dir else { return };
+        let text = format!("0\n1\n{epoch} {}\n", self.log.end());
+        if let Err(e) = std::fs::write(dir.join(EPOCHS), text) {
+            tracing::warn!(file = %dir.join(EPOCHS).display(), "not written: {e}");
+        }
     }
 
     /// Copies what `from` has and this one has not, after cutting back what it alone has.
@@ -132,6 +155,24 @@ impl Partition {
         Ok(())
     }
 
+    /// One follower copies everything, whether it is its time or not.
+    pub(crate) fn copy_now(&mut self, node: i32, wall_ms: i64) -> io::Result<()> {
+        let leader = self.leader;
+        let Some(at) = self.replicas.iter().position(|r| r.node == leader) else {
+            return Ok(());
+        };
+        let led = self.replicas.remove(at);
+        let follower = self.replicas.iter_mut().find(|r| r.node == node);
+        let done = follower.map_or(Ok(()), |r| {
+            r.copy(&led.log, wall_ms)?;
+            (r.behind_since, r.fetches_at) = (None, None);
+            Ok(())
+        });
+        self.replicas.insert(at, led);
+        self.advance();
+        done
+    }
+
     /// Copies that are due; followers that were behind for `patience` milliseconds leave the ISR, those that have
     /// everything join it. True if anything changed.
     pub(crate) fn tick(
@@ -204,7 +245,9 @@ impl Partition {
             // Unclean: whatever the others had is no more.
             self.isr = vec![node];
         }
-        let Some(state) = self.led().map(|l| l.log.state()) else { return };
+        let Some(led) = self.led() else { return };
+        led.remember_epoch(self.leader_epoch);
+        let state = led.log.state();
         for r in self.replicas.iter_mut() {
             r.fetches_at = None;
             let same = r.log.state() == state;

@@ -184,7 +184,10 @@ impl EmbeddedBroker {
 
     /// Looks at the core, or changes it: topics, faults, logs.
     pub fn with_core<T>(&self, f: impl FnOnce(&mut Core, Now) -> T) -> T {
-        f(&mut self.shared.core.lock(), clock(self.shared.start))
+        let out = f(&mut self.shared.core.lock(), clock(self.shared.start));
+        // Whoever waits may have what it waits for.
+        self.shared.appended.notify_all();
+        out
     }
 
     /// Closes every connection; clients may come again.
@@ -201,14 +204,12 @@ impl EmbeddedBroker {
     /// Ends a node: its connections close, others lead what it led, clients are hung up on.
     pub fn stop_node(&self, node: i32) {
         self.with_core(|core, now| core.stop_node(node, now));
-        self.shared.appended.notify_all();
         self.drop_connections_of(|n| n == node);
     }
 
     /// A node comes back with the log it had.
     pub fn start_node(&self, node: i32) {
         self.with_core(|core, now| core.start_node(node, now));
-        self.shared.appended.notify_all();
     }
 }
 
@@ -267,16 +268,25 @@ fn begin(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let (kept, mine) = (stream.try_clone()?, shared.clone());
     let mut connections = shared.connections.lock();
     let thread = thread::Builder::new().name(format!("broker-{node}-{id}")).spawn(move || {
-        if let Err(e) = serve(node, stream, &mine) {
+        let leave = Leave(mine, id);
+        if let Err(e) = serve(node, stream, &leave.0) {
             tracing::info!(connection = id, "closed: {e}");
-        }
-        // While ending, whoever ends joins this thread and wants to find it there.
-        if !mine.ended.load(Ordering::SeqCst) {
-            mine.connections.lock().remove(&id);
         }
     })?;
     connections.insert(id, Connection { node, stream: kept, thread });
     Ok(())
+}
+
+/// Takes a connection out of the list when its thread ends, also by a panic: its peer must not wait for ever.
+struct Leave(Arc<Shared>, u64);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        // While ending, whoever ends joins this thread and wants to find it there.
+        if !self.0.ended.load(Ordering::SeqCst) {
+            self.0.connections.lock().remove(&self.1);
+        }
+    }
 }
 
 fn serve(node: i32, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
@@ -331,9 +341,12 @@ fn answer(node: i32, frame: &Bytes, local: &Local, shared: &Shared) -> io::Resul
             Reply::Wait(until) => until,
             Reply::Later(number, until) => {
                 ticket = Some((number, until));
-                core.next_due().map_or(until, |due| due.min(until))
+                until
             }
         };
+        // What followers do meanwhile may be what is waited for.
+        let due = if core.nodes() > 1 { core.next_due() } else { None };
+        let until = due.map_or(until, |due| due.min(until));
         if shared.ended.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }

@@ -178,22 +178,22 @@ impl Topics {
             let mut replicas = Vec::new();
             for node in place(n) {
                 let mut producers = Producers::default();
-                let log = match self.home(node) {
+                let dir = self.home(node).map(|home| home.join(&full));
+                let log = match &dir {
                     None => Log::in_memory(),
-                    Some(home) => {
-                        let dir = home.join(&full);
-                        fs::create_dir_all(&dir)?;
+                    Some(dir) => {
+                        fs::create_dir_all(dir)?;
                         let text = format!("version: 0\ntopic_id: {}", topic.id);
                         write_once(&dir.join("partition.metadata"), &text)?;
-                        Log::open(&dir, topic.config.segment_bytes, |header, base| {
+                        Log::open(dir, topic.config.segment_bytes, |header, base| {
                             producers.appended(&header.header, base, now_ms);
                         })?
                     }
                 };
-                replicas.push(Replica::new(node, log, producers));
+                replicas.push(Replica::new(node, log, producers, dir));
             }
             // A cluster that comes up again has had other leaders; one node keeps its epoch.
-            let last = replicas.iter().map(|r| r.log.last_epoch()).max().unwrap_or(-1);
+            let last = replicas.iter().map(Replica::known_epoch).max().unwrap_or(-1);
             let epoch = if replicas.len() > 1 { last + 1 } else { last.max(0) };
             let mut partition = Partition::new(full, replicas, epoch);
             partition.follow(|_| true, |_| 0, 0, now_ms)?;

@@ -305,3 +305,57 @@ fn a_clusters_directory_is_read_again_and_not_by_another_number_of_nodes() {
         assert!(e.to_string().contains("another number of nodes"), "{e}");
     }
 }
+
+#[test]
+fn a_topic_made_while_nodes_are_down_does_without_them() {
+    let mut c = Cluster::new(3, "1");
+    c.core.stop_node(1, now(0));
+    c.core.create_topic("new", 3, now(0)).unwrap();
+    for p in 0..3 {
+        let (leader, isr, _) = c.core.state_of("new", p).unwrap();
+        assert!(leader > 1 && !isr.contains(&1), "{leader} {isr:?}");
+    }
+    c.core.start_node(1, now(0));
+    c.pass(0);
+    assert_eq!(c.core.state_of("new", 0).unwrap().1.len(), 3);
+}
+
+#[test]
+fn a_move_that_keeps_the_tail_leaves_the_others_in_sync() {
+    let mut c = Cluster::new(3, "2");
+    c.core.set_lag(Some(|_| 50));
+    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")).0, ErrorCode::NONE);
+    assert!(c.core.move_leader("t", 0, 2, (true, false), now(0)));
+    assert_eq!(c.state(), (2, vec![1, 2, 3], vec![1, 1, 0]));
+}
+
+#[test]
+fn leader_epochs_rise_over_a_restart_though_nothing_was_appended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    (config.nodes, config.data_dir) = (2, Some(dir.path().to_owned()));
+    let epoch = |c: &mut Cluster| {
+        let ask = MetadataRequest { topics: None, ..Default::default() };
+        c.answer(1, &ask, 9).topics[0].partitions[0].leader_epoch
+    };
+    let mut c = Cluster::open(config.clone(), "1");
+    for to in [2, 1, 2] {
+        assert!(c.core.move_leader("t", 0, to, (true, false), now(0)));
+    }
+    let before = epoch(&mut c);
+    drop(c);
+    let mut c = Cluster::open(config, "1");
+    assert!(epoch(&mut c) > before);
+}
+
+#[test]
+fn a_timestamp_from_before_all_time_is_no_panic() {
+    let mut c = Cluster::new(1, "1");
+    let mut bytes = batch(NONE, -1, "a").to_vec();
+    let header = ottla_protocol::record::HeaderView::parse(&bytes).unwrap().header;
+    let (base_timestamp, max_timestamp) = (i64::MIN, i64::MIN);
+    let old = BatchHeader { base_timestamp, max_timestamp, ..header };
+    let records = bytes.split_off(ottla_protocol::record::HEADER_LEN);
+    let batch = [&old.encode(&records)[..], &records].concat();
+    assert_eq!(c.produced(1, 1, batch.into()).0, ErrorCode::NONE);
+}

@@ -137,6 +137,12 @@ impl Bench {
         self.finish(producer.send_async(record))
     }
 
+    /// Sends a record to another topic.
+    pub(crate) fn sent_to(&mut self, topic: &str) -> Result<Delivery, Error> {
+        let producer = self.producer.clone();
+        self.finish(producer.send_async(Record::to(topic)))
+    }
+
     pub(crate) fn send(&mut self, partition: i32, value: &str) -> Delivery {
         self.try_send(partition, value).unwrap()
     }

@@ -478,3 +478,40 @@ fn fg5_an_end_in_the_middle_of_an_answer_is_a_lost_connection() {
     b.end(&d).unwrap();
     assert_eq!(b.values(0).concat(), "ab");
 }
+
+#[test]
+fn sn25_every_way_to_send_says_why_the_producer_ended() {
+    let mut b = Bench::new(&[]);
+    b.arrives(0, "a");
+    b.script(&[Some(Refuse(E::PRODUCER_FENCED))]);
+    let d = b.send(0, "b");
+    assert!(b.end(&d).unwrap_err().is_fatal());
+    let producer = b.producer.clone();
+    let known = producer.try_send(ottla::Record::to("t")).unwrap_err();
+    let unknown = producer.try_send(ottla::Record::to("elsewhere")).unwrap_err();
+    let waiting = b.sent_to("elsewhere").unwrap_err();
+    for said in [known.error.to_string(), unknown.error.to_string(), waiting.to_string()] {
+        assert!(said.contains("PRODUCER_FENCED"), "{said}");
+    }
+}
+
+#[test]
+fn f2_a_new_order_does_not_shorten_the_backoff() {
+    let mut b = Bench::new(&[("retry.backoff.ms", "100"), ("retry.backoff.max.ms", "1000")]);
+    b.arrives(0, "a");
+    b.script(&[Some(Refuse(E::INVALID_PRODUCER_EPOCH)); 3]);
+    let before = b.came().len();
+    b.arrives(0, "b");
+    let came = b.came()[before..].to_vec();
+    for (pair, least) in came.windows(2).zip([80.0, 160.0, 320.0]) {
+        assert!(pair[1] - pair[0] >= least, "{came:?}");
+    }
+    assert_eq!(b.servers.core.producer_ids_given(), 4, "a new id each time");
+    // The next break bumps the epoch of the id it has.
+    b.script(&[Some(Refuse(E::INVALID_RECORD))]);
+    let lost = b.send(0, "c");
+    assert!(b.end(&lost).is_err());
+    b.arrives(0, "d");
+    assert_eq!(b.servers.core.producer_ids_given(), 4);
+    assert_eq!(b.sequences(0).last(), Some(&(1, 0)));
+}

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ottla::Producer;
-use ottla::sim::{Faults, Link, Machine, SimSender, Tick, build};
+use ottla::sim::{Faults, Link, Machine, SimSender, Tick, build, memory_balance};
 use ottla_broker::{Config, Core};
 use ottla_protocol::wire::Gen;
 
@@ -28,6 +28,8 @@ const ROUNDS_AT_ONCE: u32 = 50_000;
 /// Virtual time of quiet, and the rounds the sender may make in it.
 const QUIET: Duration = Duration::from_secs(60);
 const QUIET_ROUNDS: u64 = 60;
+const ROUNDS_DEMAND: &str =
+    "the sender goes round only for what happens, and rests when nothing does";
 /// Rounds of the sender for each thing that happens outside it, at most.
 const ROUNDS_AN_EVENT: u64 = 12;
 
@@ -172,7 +174,7 @@ impl<'s> World<'s> {
         let virtual_ms = self.machine.now().since(self.start).as_millis() as u64;
         if self.rounds > self.happened * ROUNDS_AN_EVENT + 1000 + virtual_ms {
             return Err(format!(
-                "{} rounds of the sender for {} events in {virtual_ms} ms",
+                "{ROUNDS_DEMAND}: {} rounds for {} events in {virtual_ms} ms",
                 self.rounds, self.happened
             ));
         }
@@ -342,7 +344,8 @@ impl<'s> World<'s> {
         }
         let rounds = self.rounds - before;
         if rounds > QUIET_ROUNDS {
-            return Err(format!("{rounds} rounds in {} quiet seconds", QUIET.as_secs()));
+            let seconds = QUIET.as_secs();
+            return Err(format!("{ROUNDS_DEMAND}: {rounds} rounds in {seconds} quiet seconds"));
         }
         Ok(())
     }
@@ -389,6 +392,7 @@ impl<'s> World<'s> {
         moved(&self.machine);
         self.happened += u64::from(self.executor.run(now));
         self.servers.serve(&self.machine);
+        self.memory()?;
         if self.sender.is_some() && (self.machine.would_wake() || self.until <= now) {
             return self.round(now);
         }
@@ -406,6 +410,17 @@ impl<'s> World<'s> {
         self.happened += u64::from(next != sender);
         self.machine.advance(next.max(Tick(now.0 + 1)));
         Ok(())
+    }
+
+    /// No more memory than there is, but for the parts of one batch.
+    fn memory(&self) -> Result<(), String> {
+        let balance = memory_balance(&self.producer);
+        let debt = self.s.batch_size.max(self.s.request_size) as i64;
+        if (-debt..=self.s.buffer_memory as i64).contains(&balance) {
+            return Ok(());
+        }
+        let what = "memory is never above its cap but by the parts of one batch that was split";
+        Err(format!("{what}: {balance} of {} left", self.s.buffer_memory))
     }
 
     fn round(&mut self, now: Tick) -> Result<(), String> {

@@ -36,6 +36,11 @@ pub fn build(
     Ok((Producer::from_handle(handle), SimSender(sender)))
 }
 
+/// What is left of `buffer.memory`, below zero while a debt is open.
+pub fn memory_balance(producer: &Producer) -> i64 {
+    producer.memory_balance()
+}
+
 impl SimSender {
     /// Everything up to the wait; until when that may take.
     pub fn prepare(&mut self) -> Tick {

@@ -86,7 +86,9 @@ fn create(
     }
     let settings = t.configs.into_iter().filter_map(|c| Some((c.name, c.value?))).collect();
     let id = core.uuid();
-    core.topics.create(&t.name, &places, settings, (id, now.wall_ms), validate_only)
+    core.topics.create(&t.name, &places, settings, (id, now.wall_ms), validate_only)?;
+    core.without_the_dead(&t.name, now);
+    Ok(())
 }
 
 pub(crate) fn delete_topics(core: &mut Core, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
@@ -116,6 +118,7 @@ pub(crate) fn create_partitions(
 ) -> CreatePartitionsResponse {
     let results = request.topics.into_iter().map(|t| {
         let widened = core.topics.widen(&t.name, t.count, now.wall_ms, request.validate_only);
+        core.without_the_dead(&t.name, now);
         let (error_code, error_message) = said(widened);
         CreatePartitionsTopicResult {
             name: t.name,

@@ -296,10 +296,10 @@ fn look_up(log: &Log, end: i64, timestamp: i64) -> Result<(i64, i64), ErrorCode>
         // Earliest; earliest in local storage is the same here.
         -2 | -4 => return Ok((log.start(), -1)),
         -1 => return Ok((end, -1)),
-        -3 => log.greatest().map_err(storage)?,
+        -3 => log.greatest(end).map_err(storage)?,
         // Latest in remote storage, of which there is none, and whatever else is below zero.
         t if t < 0 => return Ok((-1, -1)),
-        t => log.at_or_after(t).map_err(storage)?,
+        t => log.at_or_after(t, end).map_err(storage)?,
     };
     let Some(batch) = batch else {
         return Ok((-1, -1));

@@ -149,17 +149,22 @@ impl Log {
     /// The offset up to which both hold the same batches.
     pub(crate) fn common_end(&self, other: &Log) -> i64 {
         // Where both have a batch of one epoch at one place, all before it is the same, too.
-        let theirs: Vec<&Entry> = other.entries().map(|(_, e)| e).collect();
         for (_, mine) in self.entries().rev() {
-            let at = theirs.partition_point(|e| e.base < mine.base);
-            let same = |e: &&&Entry| {
+            let same = |e: &&Entry| {
                 (e.base, e.last, e.epoch, e.len) == (mine.base, mine.last, mine.epoch, mine.len)
             };
-            if theirs.get(at).filter(same).is_some() {
+            if other.entry_at(mine.base).filter(same).is_some() {
                 return mine.last + 1;
             }
         }
         self.start()
+    }
+
+    /// The batch that begins at this offset.
+    fn entry_at(&self, base: i64) -> Option<&Entry> {
+        let at = self.segments.partition_point(|s| s.base <= base).checked_sub(1)?;
+        let entries = self.segments[at].entries();
+        entries.get(entries.partition_point(|e| e.base < base)).filter(|e| e.base == base)
     }
 
     /// Cuts off everything from `offset` on, which a batch begins.
@@ -179,10 +184,14 @@ impl Log {
     /// The bytes of every batch from the one that begins at `offset`.
     pub(crate) fn from(&self, offset: i64) -> io::Result<Vec<Vec<u8>>> {
         let mut out = Vec::new();
-        for (s, e) in self.entries().filter(|(_, e)| e.base >= offset) {
-            let mut bytes = Vec::new();
-            s.read(e, &mut bytes)?;
-            out.push(bytes);
+        let at = self.segments.partition_point(|s| s.base <= offset).saturating_sub(1);
+        for s in &self.segments[at..] {
+            let entries = s.entries();
+            for e in &entries[entries.partition_point(|e| e.base < offset)..] {
+                let mut bytes = Vec::new();
+                s.read(e, &mut bytes)?;
+                out.push(bytes);
+            }
         }
         Ok(out)
     }
@@ -237,16 +246,18 @@ impl Log {
         self.entries().map(read).collect()
     }
 
-    /// The batch with the greatest timestamp.
-    pub(crate) fn greatest(&self) -> io::Result<Option<Batch>> {
+    /// The batch with the greatest timestamp, of those before `end`.
+    pub(crate) fn greatest(&self, end: i64) -> io::Result<Option<Batch>> {
         // Of equals the first.
-        let best = self.entries().rev().max_by_key(|(_, e)| e.max_timestamp);
+        let known = self.entries().filter(|(_, e)| e.last < end);
+        let best = known.rev().max_by_key(|(_, e)| e.max_timestamp);
         best.map(|(s, e)| one(s, e)).transpose()
     }
 
-    /// The first batch with a timestamp at or after this one.
-    pub(crate) fn at_or_after(&self, timestamp: i64) -> io::Result<Option<Batch>> {
-        let found = self.entries().find(|(_, e)| e.max_timestamp >= timestamp);
+    /// The first batch with a timestamp at or after this one, of those before `end`.
+    pub(crate) fn at_or_after(&self, timestamp: i64, end: i64) -> io::Result<Option<Batch>> {
+        let fits = |e: &Entry| e.max_timestamp >= timestamp && e.last < end;
+        let found = self.entries().find(|(_, e)| fits(e));
         found.map(|(s, e)| one(s, e)).transpose()
     }
 }

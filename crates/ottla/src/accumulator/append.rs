@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Accumulator;
-use super::batch::{ClosedBatch, Meta, OpenBatch};
+use super::batch::{Meta, OpenBatch};
 use super::buffer_pool::PooledBuf;
 use super::completion::{Callback, Completion, Delivery, Ends};
 use super::mailbox::Event;
@@ -178,28 +178,12 @@ impl Accumulator {
         self.post(Event::Full(partition.clone()), Tick(0));
     }
 
-    /// Closes a batch for which a slot was kept, and fills it. A compressor that panics fails that batch and
-    /// frees the line.
+    /// Closes a batch for which a slot was kept, and fills it.
     pub(crate) fn close_into_slot(&self, open: OpenBatch) {
-        let (partition, number) = (open.meta.partition.clone(), open.meta.number);
+        let partition = open.meta.partition.clone();
         let mut encoder = self.encoder();
-        let closed: Result<ClosedBatch, _> =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open.close(encoder.as_mut())));
-        match closed {
-            Ok(closed) => {
-                partition.fill(closed);
-                self.return_encoder(encoder);
-            }
-            Err(_) => {
-                partition.vacate(number);
-                self.post(Event::Lost(number), Tick(0));
-                tracing::error!(
-                    topic = &*partition.topic,
-                    partition = partition.index,
-                    "a compressor panicked; its batch failed"
-                );
-            }
-        }
+        partition.fill(open.close(encoder.as_mut()));
+        self.return_encoder(encoder);
     }
 }
 

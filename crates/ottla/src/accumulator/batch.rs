@@ -4,6 +4,7 @@
 //! There is no way back to `&mut` records: a buffer cannot be written again while a socket may still read
 //! it, whatever happens to the batch (the bug of KAFKA-19012 does not compile here).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -106,6 +107,7 @@ impl OpenBatch {
             meta: self.meta,
             ends: Some(self.ends),
             known: Certainty::NotWritten,
+            not_before: Tick(0),
             attempts: 0,
             last_error: None,
         }
@@ -117,11 +119,13 @@ impl OpenBatch {
 pub(crate) struct Encoder {
     compressor: Compressor,
     scratch: Vec<u8>,
+    /// It panicked: its state is not to be trusted again.
+    pub(super) broken: bool,
 }
 
 impl Encoder {
     pub(crate) fn new(compressor: Compressor) -> Encoder {
-        Encoder { compressor, scratch: Vec::new() }
+        Encoder { compressor, scratch: Vec::new(), broken: false }
     }
 
     /// Compresses into the scratch room; whether that made it smaller.
@@ -130,9 +134,16 @@ impl Encoder {
             return false;
         }
         self.scratch.clear();
-        match self.compressor.compress(records, &mut self.scratch) {
-            Ok(()) => self.scratch.len() < records.len(),
-            Err(e) => {
+        let (compressor, scratch) = (&mut self.compressor, &mut self.scratch);
+        let done = catch_unwind(AssertUnwindSafe(|| compressor.compress(records, scratch)));
+        match done {
+            Ok(Ok(())) => self.scratch.len() < records.len(),
+            Err(_) => {
+                self.broken = true;
+                tracing::error!("a compressor panicked; its batch goes uncompressed");
+                false
+            }
+            Ok(Err(e)) => {
                 tracing::warn!("a batch goes uncompressed: {e}");
                 false
             }
@@ -152,6 +163,8 @@ pub(crate) struct ClosedBatch {
     ends: Option<Ends>,
     /// Only grows.
     pub(crate) known: Certainty,
+    /// It rests until then, having been sent in an order that is over.
+    pub(crate) not_before: Tick,
     /// Requests that carried it.
     pub(crate) attempts: u32,
     pub(crate) last_error: Option<Error>,

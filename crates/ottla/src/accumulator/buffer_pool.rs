@@ -33,7 +33,8 @@ struct State {
     free: VecDeque<Vec<u8>>,
     waiters: VecDeque<Waiter>,
     granted: Vec<(u64, u64, Option<Vec<u8>>)>,
-    closed: bool,
+    /// Why no more memory is handed out.
+    closed: Option<Error>,
     next_id: u64,
 }
 
@@ -84,8 +85,8 @@ impl BufferPool {
     pub(crate) fn try_allocate(self: &Arc<Self>, size: usize) -> Result<Option<PooledBuf>, Error> {
         self.refuse_if_hopeless(size)?;
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(Error::closed());
+        if let Some(why) = &state.closed {
+            return Err(why.clone());
         }
         if !state.waiters.is_empty() {
             return Ok(None);
@@ -219,8 +220,12 @@ impl BufferPool {
             } else if let Some(at) = state.granted.iter().position(|g| g.0 == id) {
                 let (_, charge, buffer) = state.granted.swap_remove(at);
                 match buffer {
-                    Some(b) => state.free.push_back(b),
-                    None => state.unallocated += charge as i64,
+                    // What pays a debt is not kept as a buffer.
+                    Some(b) if state.unallocated >= 0 => state.free.push_back(b),
+                    kept => {
+                        state.unallocated += charge as i64;
+                        dropped.extend(kept);
+                    }
                 }
             }
             self.serve(&mut state, &mut wakers, &mut dropped);
@@ -236,10 +241,10 @@ impl BufferPool {
     }
 
     /// No more memory is handed out; everyone who waits is told.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&self, why: &Error) {
         let wakers: Vec<Waker> = {
             let mut state = self.state.lock();
-            state.closed = true;
+            state.closed.get_or_insert_with(|| why.clone());
             let gathered: u64 = state.waiters.iter().map(|w| w.gathered).sum();
             state.unallocated += gathered as i64;
             self.queued.store(0, Ordering::Relaxed);
@@ -258,6 +263,13 @@ impl BufferPool {
         let state = self.state.lock();
         let free = state.free.len() as u64 * self.poolable as u64;
         u64::try_from(state.unallocated.saturating_add(free as i64)).unwrap_or(0)
+    }
+
+    /// The balance: memory in no buffer that is in use, below zero while a debt is open.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn balance(&self) -> i64 {
+        let state = self.state.lock();
+        state.unallocated + (state.free.len() * self.poolable) as i64
     }
 
     /// Memory in no buffer at all.
@@ -309,15 +321,17 @@ impl Future for Allocate {
             if let Some(buf) = this.pool.try_allocate(this.size)? {
                 return Poll::Ready(Ok(buf));
             }
+            // Cloned before the lock: a waker is foreign code.
+            let waker = cx.waker().clone();
             let mut state = this.pool.state.lock();
-            if state.closed {
-                return Poll::Ready(Err(Error::closed()));
+            if let Some(why) = &state.closed {
+                return Poll::Ready(Err(why.clone()));
             }
             state.next_id += 1;
             let id = state.next_id;
             this.id = Some(id);
             this.ticket.store(id, Ordering::Relaxed);
-            let (need, waker) = (this.size as u64, cx.waker().clone());
+            let need = this.size as u64;
             state.waiters.push_back(Waiter { id, need, gathered: 0, waker });
             // Memory may have come free between the attempt and the lock.
             let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
@@ -326,7 +340,7 @@ impl Future for Allocate {
             wake_all(wakers);
             return Poll::Pending;
         };
-        let mut old = None;
+        let (mut old, waker) = (None, cx.waker().clone());
         let mut state = this.pool.state.lock();
         if let Some(at) = state.granted.iter().position(|g| g.0 == id) {
             let (_, charge, buffer) = state.granted.swap_remove(at);
@@ -334,15 +348,13 @@ impl Future for Allocate {
             this.id = None;
             return Poll::Ready(this.pool.buffer(charge, buffer));
         }
-        if state.closed {
-            return Poll::Ready(Err(Error::closed()));
+        if let Some(why) = &state.closed {
+            return Poll::Ready(Err(why.clone()));
         }
         let place = state.waiters.iter_mut().find(|w| w.id == id);
         let revoked = place.is_none();
-        if let Some(w) = place
-            && !w.waker.will_wake(cx.waker())
-        {
-            old = Some(std::mem::replace(&mut w.waker, cx.waker().clone()));
+        if let Some(w) = place {
+            old = Some(std::mem::replace(&mut w.waker, waker));
         }
         drop(state);
         drop(old);

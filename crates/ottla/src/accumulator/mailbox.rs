@@ -30,8 +30,6 @@ pub(crate) enum Event {
     Caller(Tick, Arc<CallerWait>),
     /// Everything that is there now is to go out.
     Flush(Arc<Flush>),
-    /// A batch of this number is no more: it could not be closed, and its records have been told.
-    Lost(u64),
     /// No more is coming; what is not settled by then fails.
     Close(Tick),
 }

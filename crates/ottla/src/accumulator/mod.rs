@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ottla_protocol::compression::{Codec, Compressor};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::{Env, Tick};
 use batch::Encoder;
@@ -95,6 +95,15 @@ impl Accumulator {
         self.closed.store(true, Ordering::Release);
     }
 
+    /// The same for a caller that was waiting when it happened.
+    pub(crate) fn refusal_meanwhile(&self) -> Error {
+        let closed = || {
+            let message = "the producer was closed while send was in progress";
+            Error::new(ErrorKind::Closed, message)
+        };
+        self.fatal.get().cloned().unwrap_or_else(closed)
+    }
+
     /// Why no record is accepted any more.
     pub(crate) fn refusal(&self) -> Error {
         self.fatal.get().cloned().unwrap_or_else(Error::closed)
@@ -117,7 +126,7 @@ impl Accumulator {
             Event::Opened(p) | Event::Full(p) => self.abandon(&p),
             Event::Caller(_, wait) => wait.fire(),
             Event::Flush(flush) => flush.finish(),
-            Event::Starved | Event::Topic(_) | Event::Lost(_) | Event::Close(_) => {}
+            Event::Starved | Event::Topic(_) | Event::Close(_) => {}
         }
     }
 
@@ -151,7 +160,7 @@ impl Accumulator {
     }
 
     fn return_encoder(&self, encoder: Option<Encoder>) {
-        let Some(encoder) = encoder else { return };
+        let Some(encoder) = encoder.filter(|e| !e.broken) else { return };
         let mut kept = self.encoders.lock();
         if kept.len() < ENCODERS_KEPT {
             kept.push(encoder);

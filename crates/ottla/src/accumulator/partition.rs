@@ -66,11 +66,6 @@ impl Partition {
         drop(queue);
         debug_assert!(false, "a slot was kept for batch {number}");
     }
-
-    /// Frees the slot of a batch that could not be closed; dropping its ends has told its records.
-    pub(crate) fn vacate(&self, number: u64) {
-        self.queue.lock().line.retain(|s| !matches!(s, Slot::Closing(n, _) if *n == number));
-    }
 }
 
 impl Slot {

@@ -111,6 +111,7 @@ impl Active {
 pub(super) fn head(queue: &Queue, acc: &Accumulator, urge: Urge, now: Tick) -> Head {
     match (queue.line.front(), &queue.open) {
         (Some(Slot::Closing(..)), _) => Head::Closing,
+        (Some(Slot::Closed(b)), _) if b.not_before > now => Head::Later(b.not_before),
         (Some(Slot::Closed(_)), _) => Head::Sendable(false),
         (Some(Slot::Retry(_, at)), _) if *at > now => {
             Head::Later(if plant!(NoRest) { now } else { *at })

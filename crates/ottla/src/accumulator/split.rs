@@ -29,6 +29,11 @@ fn cuts(records: &[RecordView<'_>], limit: usize) -> Vec<Range<usize>> {
         size += len;
     }
     out.push(from..records.len());
+    if out.len() == 1 && records.len() > 1 {
+        // Timestamps far apart take room that is not counted here.
+        let middle = records.len() / 2;
+        out = vec![0..middle, middle..records.len()];
+    }
     out
 }
 

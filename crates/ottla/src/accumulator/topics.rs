@@ -50,9 +50,9 @@ impl Topics {
 
     /// Wakes this waker at the next news of `name`; the round of news, and the last.
     pub(crate) fn listen(&self, name: &Arc<str>, waker: &Waker) -> (u64, Option<Error>) {
+        let waker = waker.clone();
         let mut waiting = self.waiting.lock();
         let wanted = waiting.entry(name.clone()).or_default();
-        let waker = waker.clone();
         wanted.wakers.push(waker);
         (wanted.round, wanted.last.clone())
     }

@@ -21,7 +21,9 @@ impl CallerWait {
     }
 
     pub(crate) fn listen(&self, waker: &Waker) {
-        let old = self.waker.lock().replace(waker.clone());
+        // Cloned before the lock: a waker is foreign code.
+        let waker = waker.clone();
+        let old = self.waker.lock().replace(waker);
         drop(old);
     }
 
@@ -53,7 +55,8 @@ impl Future for Flushed {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let old = self.0.waker.lock().replace(cx.waker().clone());
+        let waker = cx.waker().clone();
+        let old = self.0.waker.lock().replace(waker);
         drop(old);
         if self.0.done.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }

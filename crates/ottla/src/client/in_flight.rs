@@ -64,11 +64,12 @@ impl InFlightRequests {
         self.0.len()
     }
 
-    /// The newest request's last byte is out; it ends here if nobody answers it.
+    /// A request's last byte is out: the oldest of those that are not, since one is written behind the other. It ends
+    /// here if nobody answers it.
     pub(crate) fn sent(&mut self) -> Option<InFlight> {
-        let newest = self.0.back_mut()?;
-        newest.whole = true;
-        if newest.answered { None } else { self.0.pop_back() }
+        let at = self.0.iter().position(|r| !r.whole)?;
+        self.0[at].whole = true;
+        if self.0[at].answered { None } else { self.0.remove(at) }
     }
 
     /// The oldest, if this answer is its own.
@@ -125,10 +126,23 @@ mod tests {
         let rest = f.clear();
         assert_eq!(
             rest.iter().map(|r| (r.correlation, r.whole)).collect::<Vec<_>>(),
-            [(2, false), (3, true)]
+            [(2, true), (3, false)]
         );
         assert_eq!(f.len(), 0);
         assert_eq!(f.complete(1).unwrap_err(), None);
+    }
+
+    /// The word that a request is out may come when the next one is half way.
+    #[test]
+    fn the_last_byte_of_one_says_nothing_of_the_next() {
+        let mut f = InFlightRequests::default();
+        f.add(request(1, true));
+        f.add(request(2, false));
+        assert!(f.sent().is_none());
+        assert!(f.is_whole(1) && !f.is_whole(2));
+        assert_eq!(f.sent().map(|r| r.correlation), Some(2));
+        assert!(f.sent().is_none() && f.len() == 1);
+        assert!(f.is_whole(2), "it is not here any more");
     }
 
     #[test]

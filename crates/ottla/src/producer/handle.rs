@@ -59,7 +59,7 @@ impl Handle {
         self.acc.closed.store(true, Ordering::Relaxed);
         let by = self.acc.env.now().after(timeout);
         self.acc.topics.report_all(&Error::closed());
-        self.acc.pool.close();
+        self.acc.pool.close(&self.acc.refusal_meanwhile());
         self.acc.post(Event::Close(by), Tick(0));
     }
 
@@ -286,8 +286,7 @@ impl Future for WaitForTopic<'_> {
         this.wait.listen(cx.waker());
         let (round, last) = acc.topics.listen(&this.name, cx.waker());
         if acc.is_closed() {
-            let message = "the producer was closed while send was in progress";
-            return Poll::Ready(Err(Error::new(ErrorKind::Closed, message)));
+            return Poll::Ready(Err(acc.refusal_meanwhile()));
         }
         if let Some(topic) = this.handle.topic_now(&this.name, this.partition) {
             return Poll::Ready(Ok(topic));

@@ -76,6 +76,11 @@ impl Producer {
         Producer { handle }
     }
 
+    #[cfg(feature = "unstable-sim")]
+    pub(crate) fn memory_balance(&self) -> i64 {
+        self.handle.acc.pool.balance()
+    }
+
     /// Sends every record accepted so far, without waiting for `linger.ms`, and blocks until each has ended,
     /// one way or the other. Records accepted meanwhile are not waited for. At most about
     /// `delivery.timeout.ms`. Inside an async executor this blocks the executor's thread: use

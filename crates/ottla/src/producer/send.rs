@@ -202,7 +202,7 @@ impl Handle {
     ) -> Result<Delivery, Error> {
         let prepared = self.prepare(record)?;
         if self.acc.is_closed() {
-            return Err(Error::closed());
+            return Err(self.acc.refusal());
         }
         let Some(topic) = self.topic_now(record.topic, record.partition) else {
             super::handle::valid_topic(record.topic)?;

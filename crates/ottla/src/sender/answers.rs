@@ -291,6 +291,10 @@ impl<I: Io> Sender<I> {
     }
 
     fn on_producer_id(&mut self, done: Done, now: Tick) {
+        if matches!(self.sequences.id, Id::Refused(_)) {
+            // Something ended the producer meanwhile: no id brings it back.
+            return;
+        }
         let again = now.after(self.settings.retry_backoff);
         let name = self.client.broker_name(done.node);
         let frame = match done.result {
@@ -320,7 +324,7 @@ impl<I: Io> Sender<I> {
             ErrorCode::NONE => {
                 let (id, epoch) = (answer.producer_id, answer.producer_epoch);
                 tracing::info!(id, epoch, "producer id");
-                self.sequences.id = Id::Have { id, epoch };
+                self.sequences.begin_with(id, epoch);
             }
             code if code.is_retriable() => {
                 tracing::debug!("{place}: {code}");

@@ -64,6 +64,7 @@ impl<I: Io> Sender<I> {
         tracing::error!("the producer is of no more use: {why}");
         self.sequences.id = Id::Refused(why.clone());
         self.acc.refuse_all(why);
+        self.acc.pool.close(why);
         self.acc.topics.report_all(why);
         self.fail_unsent(why);
         // Their bytes stay where they are until the answers come.
@@ -207,10 +208,12 @@ impl<I: Io> Sender<I> {
                 let mut queue = p.queue.lock();
                 for slot in std::mem::take(&mut queue.line) {
                     match slot {
-                        Slot::Retry(b, _)
+                        Slot::Retry(mut b, at)
                             if b.closed.known == Certainty::NotWritten
                                 || plant!(AllResequenced) =>
                         {
+                            // A new order does not shorten the backoff.
+                            b.closed.not_before = at;
                             queue.line.push_back(Slot::Closed(b.unstamp()));
                         }
                         Slot::Retry(b, _) => failed.push(b),
@@ -261,6 +264,9 @@ impl<I: Io> Sender<I> {
 
     /// Everything ends, with this reason where it has no other.
     pub(crate) fn stop(&mut self, why: &Error) {
+        if why.is_fatal() && why.kind() != ErrorKind::Closed {
+            self.acc.refuse_all(why);
+        }
         self.read_mail(self.env.now());
         self.fail_unsent(why);
         let in_flight = std::mem::take(&mut self.in_flight);
@@ -283,7 +289,7 @@ impl<I: Io> Sender<I> {
         self.acc.mailbox.close().into_iter().for_each(|e| self.acc.undeliverable(e));
         // Once more: what was appended between the first sweep and the closing of the mailbox.
         self.fail_unsent(why);
-        self.acc.pool.close();
+        self.acc.pool.close(&self.acc.refusal_meanwhile());
         self.acc.topics.report_all(&Error::closed());
         std::mem::take(&mut self.flushes).iter().for_each(|f| f.flush.finish());
         std::mem::take(&mut self.deadlines).values().for_each(|w| w.fire());

@@ -27,7 +27,6 @@ impl<I: Io> Sender<I> {
                     // It may be known, and lack a partition that somebody waits for.
                     self.client.request_metadata(now);
                 }
-                Event::Lost(number) => self.settled(number),
                 Event::Caller(due, wait) => {
                     self.deadline_number += 1;
                     self.deadlines.insert((due, self.deadline_number), wait);

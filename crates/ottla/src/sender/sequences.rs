@@ -185,6 +185,12 @@ impl Sequences {
         line.next = advance(line.next, batch.meta.count);
     }
 
+    /// A producer id has come.
+    pub(crate) fn begin_with(&mut self, id: i64, epoch: i16) {
+        self.id = Id::Have { id, epoch };
+        self.wants_new_id = false;
+    }
+
     /// The log takes nothing more under this id.
     pub(crate) fn want_new_id(&mut self) {
         self.wants_new_id = true;

@@ -101,7 +101,7 @@ fn bp13_close_wakes_everyone_and_memory_still_comes_back() {
     let held = pool.try_allocate(2).unwrap().unwrap();
     let mut waiting = pool.allocate(1);
     assert!(poll(&mut waiting).is_pending());
-    pool.close();
+    pool.close(&Error::closed());
     assert!(matches!(poll(&mut waiting), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed));
     assert!(pool.try_allocate(1).is_err());
     drop((waiting, held));

@@ -4,15 +4,19 @@
 //! Whoever drives it stands on the other side: takes what clients sent, answers, moves the clock.
 #![allow(clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+mod wires;
+
 use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
 use crate::time::{Bell, Env, Tick};
+pub use wires::Link;
+use wires::{Conn, HELD, end};
 
 /// What the network does to bytes.
 #[derive(Debug, Clone, Copy)]
@@ -32,110 +36,6 @@ pub struct Faults {
 impl Faults {
     /// None at all.
     pub const NONE: Faults = Faults { delay_ns: 0, split: 0, stall: 0, cut: 0, window: 0 };
-}
-
-/// How the way to an address is, beside what happens to every way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Link {
-    /// Bytes on their way there wait until this is over, as TCP sends them again.
-    pub up_held: bool,
-    /// Bytes on their way back wait until this is over.
-    pub down_held: bool,
-    /// The other side reads nothing.
-    pub unread: bool,
-}
-
-/// When what is held arrives: not before it is let go.
-const HELD: Tick = Tick(u64::MAX - 1);
-
-/// Where bytes that were written stand until they are read.
-#[derive(Debug, Default)]
-struct Pipe {
-    segments: VecDeque<(Tick, Vec<u8>)>,
-    /// The end comes then.
-    ends: Option<Tick>,
-}
-
-impl Pipe {
-    fn push(&mut self, at: Tick, bytes: Vec<u8>) {
-        // Bytes never overtake one another.
-        let at = self.segments.back().map_or(at, |last| last.0.max(at));
-        self.segments.push_back((at, bytes));
-    }
-
-    fn next(&self) -> Option<Tick> {
-        self.segments.front().map(|s| s.0).or(self.ends).filter(|at| *at < HELD)
-    }
-
-    /// Holds back everything under way.
-    fn hold(&mut self, now: Tick) {
-        for (at, _) in self.segments.iter_mut().filter(|s| s.0 > now) {
-            *at = HELD;
-        }
-        self.ends = self.ends.map(|at| if at > now { HELD } else { at });
-    }
-
-    /// Lets go of what was held, to arrive then.
-    fn let_go(&mut self, then: Tick) {
-        for (at, _) in self.segments.iter_mut().filter(|s| s.0 == HELD) {
-            *at = then;
-        }
-        self.ends = self.ends.map(|at| if at == HELD { then } else { at });
-    }
-
-    fn len(&self) -> usize {
-        self.segments.iter().map(|s| s.1.len()).sum()
-    }
-
-    fn take(&mut self, into: &mut [u8], now: Tick) -> Option<usize> {
-        let (at, bytes) = self.segments.front_mut()?;
-        if *at > now {
-            return None;
-        }
-        let n = bytes.len().min(into.len());
-        into[..n].copy_from_slice(&bytes[..n]);
-        bytes.drain(..n);
-        if bytes.is_empty() {
-            self.segments.pop_front();
-        }
-        Some(n)
-    }
-
-    fn ended(&self, now: Tick) -> bool {
-        self.segments.is_empty() && self.ends.is_some_and(|at| at <= now)
-    }
-}
-
-#[derive(Debug)]
-struct Conn {
-    to: SocketAddr,
-    key: ChannelKey,
-    made: Tick,
-    refused: bool,
-    up: Pipe,
-    down: Pipe,
-    /// Room in the socket comes back then.
-    stalled: Option<Tick>,
-    /// There is no room until the other side reads.
-    full: bool,
-    /// Edges not reported yet.
-    edge: (bool, bool),
-    reported_made: bool,
-    closed_by_client: bool,
-    /// The other side knows that nothing more comes.
-    end_seen: bool,
-}
-
-impl Conn {
-    /// The client closed it; what it sent is still on its way, and the end behind that.
-    fn closed(&mut self, at: Tick) {
-        self.closed_by_client = true;
-        self.stalled = None;
-        self.down = Pipe::default();
-        self.reported_made = true;
-        let at = self.up.segments.back().map_or(at, |last| last.0.max(at));
-        self.up.ends = Some(self.up.ends.map_or(at, |e| e.min(at)));
-    }
 }
 
 #[derive(Debug)]
@@ -416,11 +316,6 @@ impl Machine {
             end(c, now);
         }
     }
-}
-
-fn end(c: &mut Conn, at: Tick) {
-    c.down.ends.get_or_insert(at);
-    c.up.ends.get_or_insert(at);
 }
 
 fn collect_edges(s: &mut State) {
