@@ -248,7 +248,7 @@ impl Partition {
         let Some(led) = self.led() else { return };
         led.remember_epoch(self.leader_epoch);
         let state = led.log.state();
-        for r in self.replicas.iter_mut() {
+        for r in &mut self.replicas {
             r.fetches_at = None;
             let same = r.log.state() == state;
             r.behind_since = (r.node != node && !same).then_some(now_ms);

@@ -195,7 +195,8 @@ fn sn19_after_the_last_epoch_comes_a_new_id_and_everything_drains() {
 #[test]
 fn sn20_a_batch_keeps_its_epoch_over_another_partitions_bump() {
     let mut b = Bench::new(&[]);
-    (b.arrives(0, "a"), b.arrives(1, "x"));
+    b.arrives(0, "a");
+    b.arrives(1, "x");
     // The first partition's batch waits for its retry while the second's order breaks.
     b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS))]);
     let kept = b.send(0, "b");
@@ -204,7 +205,8 @@ fn sn20_a_batch_keeps_its_epoch_over_another_partitions_bump() {
     b.script(&[Some(Refuse(E::INVALID_RECORD))]);
     let lost = b.send(1, "y");
     assert!(b.end(&lost).is_err() && b.end(&kept).is_ok());
-    (b.arrives(1, "z"), b.arrives(0, "c"));
+    b.arrives(1, "z");
+    b.arrives(0, "c");
     assert_eq!(b.sequences(0), [(0, 0), (0, 1), (1, 0)], "then it takes the new epoch, too");
     assert_eq!(b.sequences(1), [(0, 0), (1, 0)]);
 }

@@ -1,4 +1,5 @@
 //! All that was seen of a run: what was accepted, how it ended, what stands in the logs.
+#![allow(clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

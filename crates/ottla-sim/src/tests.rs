@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_types)]
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Report, Scenario, oracle, run, run_scenario, shrink};

@@ -49,11 +49,11 @@ impl Cluster {
         let _ = fs::remove_dir_all(&dir);
         let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
         let mut nodes = Vec::new();
-        for n in 0..COUNT {
+        for (n, port) in clients.iter().enumerate() {
             let home = dir.join(format!("node-{}", n + 1));
             fs::create_dir_all(&home).expect("node dir");
             let config = home.join("server.properties");
-            let text = properties(n + 1, clients[n], controllers, &home, extra);
+            let text = properties(n + 1, *port, controllers, &home, extra);
             fs::write(&config, text).expect("server.properties");
             let path = config.display().to_string();
             jars.run("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &path]);
