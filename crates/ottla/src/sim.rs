@@ -14,6 +14,33 @@ use crate::error::Error;
 use crate::producer::{Producer, ProducerBuilder};
 use crate::sender::Sender;
 
+/// What the types of batches forbid, shown where it does not compile.
+///
+/// Records of a closed batch can be read by as many as like:
+/// ```
+/// fn read(batch: &ottla::sim::types::ClosedBatch) -> bytes::Bytes { batch.records().clone() }
+/// ```
+/// and written by nobody, whatever has become of the batch (KAFKA-19012 was a buffer written again while a socket
+/// still read it):
+/// ```compile_fail,E0594
+/// fn write(batch: &mut ottla::sim::types::ClosedBatch) { batch.records()[0] = 1; }
+/// ```
+/// A batch that was closed takes no record any more; closing has consumed it:
+/// ```compile_fail,E0382
+/// fn close_twice(batch: ottla::sim::types::OpenBatch) {
+///     let first = batch.close(None);
+///     let second = batch.close(None);
+/// }
+/// ```
+/// Memory is given back by the one owner of a buffer, once; there is no second:
+/// ```compile_fail,E0382
+/// fn twice(buffer: ottla::sim::types::PooledBuf) { drop(buffer); drop(buffer); }
+/// ```
+pub mod types {
+    pub use crate::accumulator::batch::{ClosedBatch, OpenBatch};
+    pub use crate::accumulator::buffer_pool::PooledBuf;
+}
+
 /// A sender that somebody else drives.
 pub struct SimSender(Sender<Machine>);
 

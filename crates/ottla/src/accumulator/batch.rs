@@ -4,6 +4,8 @@
 //! There is no way back to `&mut` records: a buffer cannot be written again while a socket may still read
 //! it, whatever happens to the batch (the bug of KAFKA-19012 does not compile here).
 
+#![allow(unreachable_pub, reason = "the doctests of `sim::types` look at these types")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -36,7 +38,7 @@ pub(crate) struct Meta {
 
 /// Takes records.
 #[derive(Debug)]
-pub(crate) struct OpenBatch {
+pub struct OpenBatch {
     buf: PooledBuf,
     pub(crate) meta: Meta,
     pub(crate) ends: Ends,
@@ -91,7 +93,7 @@ impl OpenBatch {
 
     /// Freezes the records, compressed where a codec is given. Output that is no smaller than the records is
     /// thrown away and they go as they are.
-    pub(crate) fn close(mut self, compressor: Option<&mut Encoder>) -> ClosedBatch {
+    pub fn close(mut self, compressor: Option<&mut Encoder>) -> ClosedBatch {
         let (mut attributes, plain_len) = (0, self.buf.bytes.len());
         if let Some(e) = compressor
             && e.pack(&self.buf.bytes)
@@ -116,7 +118,7 @@ impl OpenBatch {
 
 /// A codec's state and the room it works in; a bounded set of them is shared by whoever closes batches.
 #[derive(Debug)]
-pub(crate) struct Encoder {
+pub struct Encoder {
     compressor: Compressor,
     scratch: Vec<u8>,
     /// It panicked: its state is not to be trusted again.
@@ -153,7 +155,7 @@ impl Encoder {
 
 /// Records that no one can change any more, and what has become of them so far.
 #[derive(Debug)]
-pub(crate) struct ClosedBatch {
+pub struct ClosedBatch {
     records: Bytes,
     attributes: i16,
     /// Bytes of the records before they were compressed.
@@ -171,6 +173,12 @@ pub(crate) struct ClosedBatch {
 }
 
 impl ClosedBatch {
+    /// The records, as they go to the wire.
+    #[cfg_attr(not(feature = "unstable-sim"), allow(dead_code))]
+    pub fn records(&self) -> &Bytes {
+        &self.records
+    }
+
     /// Bytes on the wire.
     pub(crate) fn wire_len(&self) -> usize {
         HEADER_LEN + self.records.len()
@@ -234,7 +242,7 @@ pub(crate) fn advance(sequence: i32, n: i32) -> i32 {
 
 /// Ready for the wire.
 #[derive(Debug)]
-pub(crate) struct StampedBatch {
+pub struct StampedBatch {
     pub(crate) closed: ClosedBatch,
     pub(crate) stamp: Stamp,
     header: [u8; HEADER_LEN],

@@ -48,7 +48,8 @@ struct Waiter {
 
 /// A buffer and what was accounted for it; dropping it gives that back.
 #[derive(Debug)]
-pub(crate) struct PooledBuf {
+#[allow(unreachable_pub, reason = "the doctests of `sim::types` look at it")]
+pub struct PooledBuf {
     pub(crate) bytes: Vec<u8>,
     charge: u64,
     pool: Arc<BufferPool>,
