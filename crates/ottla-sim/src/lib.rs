@@ -2,7 +2,7 @@
 //! is the shipped code down to the seam, the cluster is the development broker's core. A seed decides everything.
 //!
 //! First faults (nothing wrong may happen), then the world heals (everything must finish), then it is quiet
-//! (nothing may spin), then everything must arrive again. The oracle judges, never the scenario.
+//! (nothing may spin), then nobody is there (everything must fail in time), then everything must arrive again. The oracle judges, never the scenario.
 
 mod callers;
 mod events;

@@ -392,8 +392,11 @@ fn time_left(case: &Case<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         let Some(Err(e)) = ended.as_ref().map(|e| &e.result) else { continue };
         let end = sent.accepted.0 + case.s.delivery_ms * 1_000_000;
-        // A topic that was made anew may lack the partition.
-        if case.partitions.get(&sent.topic).is_none_or(|count| sent.partition >= *count) {
+        // A topic that was made anew may lack the partition; what was sent while nobody was there has no time left.
+        let in_the_dark = sent.caller == case.s.callers + 1;
+        if in_the_dark
+            || case.partitions.get(&sent.topic).is_none_or(|count| sent.partition >= *count)
+        {
             continue;
         }
         if e.kind() == ErrorKind::DeliveryTimeout && end > case.due(case.healed_at, HEALING_MS).0 {

@@ -179,6 +179,7 @@ impl<'s> World<'s> {
             ));
         }
         self.be_quiet()?;
+        self.outage()?;
         self.probe()?;
         self.close()?;
         self.judge(virtual_ms)
@@ -350,17 +351,44 @@ impl<'s> World<'s> {
         Ok(())
     }
 
+    /// Nobody is there for longer than a record lives: what is sent meanwhile must end all the same, and must leave
+    /// nothing behind that later records would trip over.
+    fn outage(&mut self) -> Result<(), String> {
+        trace(&self.machine, || "every node is gone".to_owned());
+        for node in 1..=self.s.nodes as i32 {
+            self.happen(Kind::Kill(node));
+        }
+        let me = self.caller(self.s.callers + 1);
+        self.executor.spawn(me.into_the_dark(self.producer.clone(), self.partitions()));
+        self.until_done(1, "what was sent into the dark never ended")?;
+        self.heal();
+        // Connections are tried again at least once a second.
+        let until = self.machine.now().after(ms(5_000));
+        while self.machine.now() < until {
+            self.step(until)?;
+        }
+        Ok(())
+    }
+
     /// The world is whole: what is sent now must arrive.
     fn probe(&mut self) -> Result<(), String> {
+        let me = self.caller(self.s.callers);
+        self.executor.spawn(me.probe(self.producer.clone(), self.partitions()));
+        self.until_done(1, "the probes never ended")
+    }
+
+    fn caller(&self, caller: u64) -> Caller {
+        Caller { caller, shared: self.shared.clone(), pending: Vec::new() }
+    }
+
+    /// Every partition there is.
+    fn partitions(&self) -> Vec<(String, i32)> {
         let mut partitions = Vec::new();
         for topic in (0..self.s.topics).map(|t| self.s.topic(t)) {
             let count = self.servers.core.topic(&topic).map_or(0, |t| t.1);
             partitions.extend((0..count).map(|p| (topic.clone(), p)));
         }
-        let caller = self.s.callers;
-        let me = Caller { caller, shared: self.shared.clone(), pending: Vec::new() };
-        self.executor.spawn(me.probe(self.producer.clone(), partitions));
-        self.until_done(1, "the probes never ended")
+        partitions
     }
 
     fn close(&mut self) -> Result<(), String> {
