@@ -11,7 +11,7 @@ use ottla::{Delivery, Error, ErrorKind, Producer, Record};
 use ottla_protocol::wire::Gen;
 
 use crate::executor::Timers;
-use crate::history::{Ended, Ends, History, Refused, Sent, token};
+use crate::history::{Ended, Ends, History, Refused, Sent, Told, token};
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
@@ -23,7 +23,7 @@ pub(crate) struct Shared {
     pub(crate) timers: Timers,
     pub(crate) history: Rc<RefCell<History>>,
     pub(crate) ends: Ends,
-    pub(crate) callbacks: Arc<Mutex<Vec<u64>>>,
+    pub(crate) callbacks: Arc<Mutex<Vec<(u64, Told)>>>,
 }
 
 /// One virtual caller.
@@ -42,6 +42,10 @@ struct Draft {
     key: Option<Vec<u8>>,
     value: Vec<u8>,
     with_callback: bool,
+    /// Whether it has headers, made from its value.
+    with_headers: bool,
+    /// Its own timestamp.
+    timestamp: Option<i64>,
 }
 
 impl Caller {
@@ -78,6 +82,8 @@ impl Caller {
             key: (g.below(2) == 0).then(|| g.bytes().to_vec()),
             value,
             with_callback: g.below(5) == 0,
+            with_headers: g.below(4) == 0,
+            timestamp: (g.below(8) == 0).then(|| g.below(1_700_000_000_000) as i64),
         }
     }
 
@@ -85,14 +91,23 @@ impl Caller {
         let token = token(self.caller, d.n);
         let mut record = Record::to(&d.topic).maybe_key(d.key.as_deref()).value(&d.value);
         record = record.token(token);
+        let headers = headers(&d.value);
+        if d.with_headers {
+            record = record.headers(&headers);
+        }
+        if let Some(at) = d.timestamp {
+            record = record.timestamp(at);
+        }
         if let Some(p) = d.partition {
             record = record.partition(p);
         }
         let asked = self.shared.machine.now();
         let result = if d.with_callback {
             let heard = self.shared.callbacks.clone();
-            let callback =
-                move |_| heard.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+            let callback = move |result: Result<ottla::RecordMetadata, Error>| {
+                let told = result.map(|m| m.offset()).map_err(|e| e.to_string());
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push((token, told));
+            };
             maybe(producer.send_with_async(record, callback), dropped).await
         } else {
             maybe(producer.send_async(record), dropped).await
@@ -110,6 +125,10 @@ impl Caller {
         match result {
             Ok(delivery) => {
                 let partition = delivery.partition();
+                if d.partition.is_some_and(|p| p != partition) {
+                    let what = format!("{partition} where {:?} was asked for", d.partition);
+                    history.broken.push(("a record goes to the partition it asks for", what));
+                }
                 let caller = self.caller;
                 trace(machine, || {
                     format!("caller {caller}: record {} accepted for {}-{partition}", d.n, d.topic)
@@ -125,6 +144,8 @@ impl Caller {
                     asked,
                     accepted: at,
                     with_callback: d.with_callback,
+                    with_headers: d.with_headers,
+                    timestamp: d.timestamp,
                 };
                 history.records.push((sent, None));
             }
@@ -183,7 +204,16 @@ impl Caller {
         for (n, (topic, p)) in partitions.into_iter().enumerate() {
             let value = format!("{}/{n}/dark", self.caller).into_bytes();
             let (n, partition) = (n as u64, Some(p));
-            let d = Draft { n, topic, partition, key: None, value, with_callback: false };
+            let d = Draft {
+                n,
+                topic,
+                partition,
+                key: None,
+                value,
+                with_callback: false,
+                with_headers: false,
+                timestamp: None,
+            };
             self.send(&producer, d, false).await;
         }
         self.settle().await;
@@ -200,7 +230,16 @@ impl Caller {
                 let n = round * partitions.len() as u64 + i as u64;
                 let value = format!("{}/{n}/probe", self.caller).into_bytes();
                 let (topic, partition) = (topic.clone(), Some(*p));
-                let d = Draft { n, topic, partition, key: None, value, with_callback: false };
+                let d = Draft {
+                    n,
+                    topic,
+                    partition,
+                    key: None,
+                    value,
+                    with_callback: false,
+                    with_headers: false,
+                    timestamp: None,
+                };
                 let before = self.shared.history.borrow().records.len();
                 self.send(&producer, d, false).await;
                 let accepted = self.shared.history.borrow().records.len() > before;
@@ -225,6 +264,12 @@ impl Caller {
             }
         }
     }
+}
+
+/// The headers of a record with this value: one of it, one that is null, one of the same name that is empty.
+pub(crate) fn headers(value: &[u8]) -> [ottla::Header<'_>; 3] {
+    let null = ottla::Header { key: "none", value: None };
+    [ottla::Header::new("its", &value[..value.len().min(9)]), null, ottla::Header::new("none", b"")]
 }
 
 /// The future's outcome; none if it is dropped where it would have to wait.

@@ -28,7 +28,14 @@ pub struct Sent {
     pub accepted: Tick,
     /// Whether it had its own callback.
     pub with_callback: bool,
+    /// Whether it had headers, made from its value.
+    pub with_headers: bool,
+    /// Its own timestamp.
+    pub timestamp: Option<i64>,
 }
+
+/// What a callback was told: the offset, or the error.
+pub type Told = Result<Option<i64>, String>;
 
 /// How it ended.
 #[derive(Debug, Clone)]
@@ -63,8 +70,8 @@ pub struct History {
     pub broken: Vec<(&'static str, String)>,
     /// Probes after the world healed that had to be acknowledged: where, and why they were not.
     pub probes: Vec<(String, Result<(), String>)>,
-    /// Each record's callback, by token.
-    pub callbacks: BTreeMap<u64, u32>,
+    /// What each record's callback was told, each time, by token.
+    pub callbacks: BTreeMap<u64, Vec<Told>>,
 }
 
 /// When each record ended, as the producer-wide handler heard it: a caller may look later.

@@ -16,7 +16,7 @@ mod trace;
 mod world;
 
 pub use events::{Event, Kind};
-pub use history::{Ended, History, Refused, Sent};
+pub use history::{Ended, History, Refused, Sent, Told};
 pub use scenario::Scenario;
 pub use shrink::shrink;
 pub use trace::say_everything;

@@ -1,7 +1,6 @@
 //! Replays a scenario, shrinks it, or runs many seeds:
 //! `ottla-sim [--trace|--shrink] SCENARIO`, `ottla-sim --seeds N [--from S]`.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use ottla_sim::{Report, Scenario, run, run_scenario, say_everything, shrink};
@@ -41,9 +40,12 @@ fn one(s: &Scenario) -> bool {
     println!("{s:#?}");
     match run_scenario(s) {
         Ok(report) => println!("{report:#?}"),
-        Err(ref e) => println!("{e}"),
+        Err(e) => {
+            println!("{e}");
+            return false;
+        }
     }
-    run_scenario(s).is_ok()
+    true
 }
 
 fn smaller(s: &Scenario) -> bool {
@@ -57,20 +59,10 @@ fn smaller(s: &Scenario) -> bool {
 fn many(count: &str, from: &str) -> Result<bool, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
     let (count, from) = (number(count)?, number(from)?);
-    let (mut failures, mut total, mut faults) = (0, Report::default(), BTreeMap::new());
+    let (mut failures, mut total) = (0, Report::default());
     for seed in from..from + count {
         match run(seed) {
-            Ok(report) => {
-                total.accepted += report.accepted;
-                total.acknowledged += report.acknowledged;
-                total.failed += report.failed;
-                total.refused += report.refused;
-                total.losses += report.losses;
-                total.virtual_ms += report.virtual_ms;
-                for (kind, n) in report.faults {
-                    *faults.entry(kind).or_insert(0) += n;
-                }
-            }
+            Ok(report) => total.add(report),
             Err(e) => {
                 failures += 1;
                 println!("{e}\n");
@@ -83,7 +75,7 @@ fn many(count: &str, from: &str) -> Result<bool, String> {
         "{} records: {} acknowledged, {} failed; {} refused; {} connections cut",
         total.accepted, total.acknowledged, total.failed, total.refused, total.losses
     );
-    for (kind, n) in faults {
+    for (kind, n) in total.faults {
         println!("{n:>9} {kind}");
     }
     Ok(failures == 0)

@@ -8,6 +8,7 @@ use ottla::{Certainty, ErrorKind};
 use ottla_broker::{Batch, Core, Journaled};
 use ottla_protocol::record::Batches;
 
+use crate::callers::headers;
 use crate::history::{Ended, Heard, History, Sent, token};
 use crate::scenario::Scenario;
 
@@ -25,6 +26,8 @@ pub(crate) struct Logs {
 #[derive(Debug, PartialEq, Eq)]
 struct Logged {
     offset: i64,
+    timestamp: i64,
+    headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     key: Option<Vec<u8>>,
     value: Vec<u8>,
 }
@@ -81,6 +84,10 @@ fn read_into(bytes: &[u8], base: i64, list: &mut Vec<Logged>) -> Result<(), Stri
         for r in records.collect().map_err(|e| e.to_string())? {
             list.push(Logged {
                 offset: base + r.offset,
+                timestamp: r.timestamp,
+                headers: (r.headers.iter())
+                    .map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec)))
+                    .collect(),
                 key: r.key.map(<[u8]>::to_vec),
                 value: r.value.unwrap_or_default().to_vec(),
             });
@@ -114,6 +121,11 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
+    /// Whether the record was sent while every node was gone.
+    fn in_the_dark(&self, sent: &Sent) -> bool {
+        sent.caller == self.s.callers + 1
+    }
+
     /// When something that may take so long is over at the latest. A machine that sleeps meanwhile can only see to
     /// it when it wakes.
     fn due(&self, from: Tick, ms: u64) -> Tick {
@@ -146,6 +158,11 @@ const SEEN: Check = |_| Ok(());
 #[rustfmt::skip]
 const DEMANDS: &[Demand] = &[
     Demand { what: "every accepted record ends exactly once, told alike to its delivery, its callback and the handler", when: "always", applies: ALWAYS, check: ends_once },
+    Demand { what: "no end is a bug of the producer's own", when: "always", applies: ALWAYS, check: none_internal },
+    Demand { what: "a record goes to the partition it asks for", when: "always", applies: ALWAYS, check: SEEN },
+    Demand { what: "nothing is claimed but that a record went out", when: "acks=0", applies: |s| s.acks == "0", check: nothing_claimed },
+    Demand { what: "everything accepted is acknowledged", when: "nothing goes wrong, and there is time", applies: Scenario::is_calm, check: all_acknowledged },
+    Demand { what: "what was sent while nobody was there was not written", when: "acks=1 or all", applies: |s| s.acks != "0", check: not_in_the_dark },
     Demand { what: "records end in time: creation of their batch + delivery.timeout.ms + one loop", when: "always", applies: ALWAYS, check: ends_in_time },
     Demand { what: "blocked callers are let go in time: max.block.ms + one loop", when: "always", applies: ALWAYS, check: let_go_in_time },
     Demand { what: "requests in flight are as many as allowed", when: "always", applies: ALWAYS, check: SEEN },
@@ -213,13 +230,61 @@ fn ends_once(case: &Case<'_>) -> Result<(), String> {
             Some(h) if h.times == 1 && h.ok == ended.result.is_ok() => {}
             other => return Err(format!("{}: the handler heard {other:?}", who(sent))),
         }
-        let called = case.history.callbacks.get(&token).copied().unwrap_or(0);
-        if called != u32::from(sent.with_callback) {
-            return Err(format!("{}: its callback ran {called} times", who(sent)));
+        let told = match &ended.result {
+            Ok(m) => Ok(m.offset()),
+            Err(e) => Err(e.to_string()),
+        };
+        let called = case.history.callbacks.get(&token).map_or(&[][..], Vec::as_slice);
+        let expected: &[_] = if sent.with_callback { &[told] } else { &[] };
+        if called != expected {
+            return Err(format!("{}: its callback was told {called:?}", who(sent)));
         }
     }
     if case.heard.len() != case.history.records.len() {
         return Err("an end was heard of a record that was not accepted".to_owned());
+    }
+    Ok(())
+}
+
+fn none_internal(case: &Case<'_>) -> Result<(), String> {
+    for (sent, ended) in &case.history.records {
+        if let Some(Err(e)) = ended.as_ref().map(|e| &e.result)
+            && e.kind() == ErrorKind::Internal
+        {
+            return Err(format!("{}: {e}", who(sent)));
+        }
+    }
+    Ok(())
+}
+
+fn nothing_claimed(case: &Case<'_>) -> Result<(), String> {
+    for (sent, ended) in &case.history.records {
+        if let Some(Ok(m)) = ended.as_ref().map(|e| &e.result)
+            && m.offset().is_some()
+        {
+            return Err(format!("{} is said to be at {:?}", who(sent), m.offset()));
+        }
+    }
+    Ok(())
+}
+
+fn all_acknowledged(case: &Case<'_>) -> Result<(), String> {
+    for (sent, ended) in &case.history.records {
+        if let Some(Err(e)) = ended.as_ref().map(|e| &e.result)
+            && !case.in_the_dark(sent)
+        {
+            return Err(format!("{}: {e}", who(sent)));
+        }
+    }
+    Ok(())
+}
+
+fn not_in_the_dark(case: &Case<'_>) -> Result<(), String> {
+    for (sent, ended) in case.history.records.iter().filter(|(r, _)| case.in_the_dark(r)) {
+        match ended.as_ref().map(|e| &e.result) {
+            Some(Err(e)) if e.certainty() == Certainty::NotWritten => {}
+            other => return Err(format!("{}: {other:?}", who(sent))),
+        }
     }
     Ok(())
 }
@@ -261,9 +326,10 @@ fn memory_back(case: &Case<'_>) -> Result<(), String> {
 /// batches that were open already.
 fn first_come(case: &Case<'_>) -> Result<(), String> {
     let s = case.s;
-    // What is open is a batch a partition, of its size or of one record, and no more than there is memory.
-    let partitions = s.topics * (s.partitions + 3);
-    let room = (partitions * s.batch_size.max(s.value_max + 200)).min(s.buffer_memory);
+    // What is open is a batch a partition, of its size or of one record, and no more than there is memory; those who
+    // waited before may each open another.
+    let (partitions, batch) = (s.topics * (s.partitions + 3), s.batch_size.max(s.value_max + 200));
+    let room = (partitions * batch).min(s.buffer_memory) + s.callers * batch;
     for refused in case.history.refused.iter().filter(|r| r.no_memory) {
         let later = case
             .history
@@ -281,10 +347,21 @@ fn first_come(case: &Case<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a record in a log is the one that was sent, beside its value.
+fn same(sent: &Sent, logged: &Logged) -> bool {
+    let headers = if sent.with_headers { &headers(&sent.value)[..] } else { &[] };
+    sent.key == logged.key
+        && sent.timestamp.is_none_or(|at| at == logged.timestamp)
+        && headers.len() == logged.headers.len()
+        && headers.iter().zip(&logged.headers).all(|(sent, logged)| {
+            (sent.key.as_bytes(), sent.value) == (logged.0.as_slice(), logged.1.as_deref())
+        })
+}
+
 fn only_what_was_sent(case: &Case<'_>) -> Result<(), String> {
     let mut sent = BTreeMap::new();
     for (r, _) in &case.history.records {
-        sent.insert((r.topic.as_str(), r.partition, r.value.as_slice()), &r.key);
+        sent.insert((r.topic.as_str(), r.partition, r.value.as_slice()), r);
     }
     for ((topic, _, partition), log) in &case.logs.logs {
         for (i, l) in log.iter().enumerate() {
@@ -292,9 +369,10 @@ fn only_what_was_sent(case: &Case<'_>) -> Result<(), String> {
                 return Err(format!("{topic}-{partition} has offset {} at place {i}", l.offset));
             }
             match sent.get(&(topic.as_str(), *partition, l.value.as_slice())) {
-                Some(key) if **key == l.key => {}
+                Some(r) if same(r, l) => {}
                 Some(_) => {
-                    return Err(format!("{topic}-{partition} at {i}: the key is another one"));
+                    let what = "key, headers or timestamp are others";
+                    return Err(format!("{topic}-{partition} at {i}: {what}"));
                 }
                 None => return Err(format!("{topic}-{partition} at {i}: nobody sent that there")),
             }

@@ -31,8 +31,7 @@ impl Field for bool {
     }
 }
 
-const WORDS: [&str; 10] =
-    ["all", "1", "0", "none", "gzip", "snappy", "lz4", "zstd", "sticky", "roundrobin"];
+const WORDS: [&str; 8] = ["all", "1", "0", "none", "gzip", "snappy", "lz4", "zstd"];
 
 impl Field for &'static str {
     fn read(text: &str) -> Option<&'static str> {
@@ -152,6 +151,12 @@ scenario! {
     unclean: bool,
     /// Virtual milliseconds until the world heals.
     heal_after_ms: u64,
+    /// Brokers are known by a name alone, which is not found at first.
+    by_name: bool,
+    /// So many requests for a producer id are refused.
+    id_refusals: u64,
+    /// The epoch producer ids are given with: near its end, ids run out of them.
+    first_epoch: u64,
 }
 
 fn pick<T: Copy>(g: &mut Gen, from: &[T]) -> T {
@@ -208,13 +213,26 @@ impl Scenario {
             patience_ms: pick(g, &[400, 5_000]),
             unclean: g.below(12) == 0,
             heal_after_ms: pick(g, &[100, 1_000, 10_000, 30_000]),
+            by_name: false,
+            id_refusals: 0,
+            first_epoch: 0,
         };
         if calm {
             (s.cut, s.broker_fault, s.late, s.stale, s.fatal_fault) = (0, 0, 0, 0, false);
         } else {
             s.events = draw(g, &s);
+            s.by_name = g.below(6) == 0;
+            s.id_refusals = pick(g, &[0, 0, 0, 2]);
+            s.first_epoch = pick(g, &[0, 0, 0, i16::MAX as u64 - 1]);
         }
         s
+    }
+
+    /// Whether nothing is done to it, and records live long.
+    pub fn is_calm(&self) -> bool {
+        let quiet = (self.cut, self.broker_fault, self.late, self.stale) == (0, 0, 0, 0);
+        let roomy = self.message_max > 1_000_000 && self.delivery_ms >= 30_000;
+        quiet && roomy && self.events.is_empty() && self.close_at_ms == 0
     }
 
     /// From a seed, or from what [`written`](Scenario::written) gives: a seed, and what differs from it.
@@ -280,7 +298,7 @@ impl Scenario {
     /// The producer they ask for.
     pub fn builder(&self) -> ProducerBuilder {
         Producer::builder()
-            .bootstrap_servers("kafka:9092,10.0.0.1:9092")
+            .bootstrap_servers(if self.by_name { "kafka:9092" } else { "kafka:9092,10.0.0.1:9092" })
             .client_id("sim")
             .acks(self.acks)
             .idempotence(self.idempotent)

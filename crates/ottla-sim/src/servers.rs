@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla::sim::{Arrived, Env, Machine};
+use ottla::sim::{Arrived, Machine};
 use ottla_broker::{Core, Fault, Local, Now, Reply};
 use ottla_protocol::header::RequestHeader;
 use ottla_protocol::wire::Gen;
@@ -26,9 +26,10 @@ fn node_of(at: SocketAddr) -> i32 {
     }
 }
 
-/// The time as brokers have it.
+/// The time as brokers have it: their calendar does not jump with the client's.
 pub(crate) fn now(machine: &Machine) -> Now {
-    Now { mono_ms: machine.now().0 / 1_000_000, wall_ms: machine.wall_ms() }
+    let mono_ms = machine.now().0 / 1_000_000;
+    Now { mono_ms, wall_ms: 1_700_000_000_000 + mono_ms as i64 }
 }
 
 #[derive(Debug)]
@@ -54,7 +55,7 @@ pub(crate) struct Servers {
     /// What a client did that it must not.
     pub(crate) broken: Vec<String>,
     /// Faults played, by kind.
-    pub(crate) played: BTreeMap<&'static str, u64>,
+    pub(crate) played: BTreeMap<String, u64>,
 }
 
 impl Servers {
@@ -79,7 +80,7 @@ impl Servers {
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
-        *self.played.entry(what).or_default() += 1;
+        *self.played.entry(what.to_owned()).or_default() += 1;
     }
 
     /// A node's connections are no more.

@@ -35,6 +35,11 @@ const SIMPLER: &[(&str, &[&str])] = &[
     ("pause_us", &["0"]),
     ("in_flight", &["1"]),
     ("retries", &["2147483647"]),
+    ("by_name", &["false"]),
+    ("id_refusals", &["0"]),
+    ("first_epoch", &["0"]),
+    ("heal_after_ms", &["100", "1000"]),
+    ("acks", &["all"]),
 ];
 
 /// A smaller scenario that fails, too, and how; nothing if this one does not fail. `say` hears of each step.

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use ottla::Producer;
 use ottla::sim::{Faults, Link, Machine, SimSender, Tick, build, memory_balance};
-use ottla_broker::{Config, Core};
+use ottla_broker::{Config, Core, Fault};
+use ottla_protocol::ErrorCode;
 use ottla_protocol::wire::Gen;
 
 use crate::callers::{Caller, Shared};
 use crate::events::Kind;
 use crate::executor::Executor;
-use crate::history::{Ends, History};
+use crate::history::{Ends, History, Told};
 use crate::oracle::{Case, Logs, judge};
 use crate::scenario::Scenario;
 use crate::servers::{Servers, address, fault, now};
@@ -31,7 +32,7 @@ const QUIET_ROUNDS: u64 = 60;
 const ROUNDS_DEMAND: &str =
     "the sender goes round only for what happens, and rests when nothing does";
 /// Rounds of the sender for each thing that happens outside it, at most.
-const ROUNDS_AN_EVENT: u64 = 12;
+const ROUNDS_AN_EVENT: u64 = 3;
 
 /// What a run was like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,13 +48,29 @@ pub struct Report {
     /// Connections lost to cuts.
     pub losses: u64,
     /// What else was done to it, by kind.
-    pub faults: BTreeMap<&'static str, u64>,
+    pub faults: BTreeMap<String, u64>,
     /// Rounds of the sender.
     pub rounds: u64,
     /// Virtual milliseconds.
     pub virtual_ms: u64,
     /// A number of everything that was seen: the same seed gives the same.
     pub fingerprint: u64,
+}
+
+impl Report {
+    /// Adds another run's figures to these.
+    pub fn add(&mut self, other: Report) {
+        self.accepted += other.accepted;
+        self.acknowledged += other.acknowledged;
+        self.failed += other.failed;
+        self.refused += other.refused;
+        self.losses += other.losses;
+        self.rounds += other.rounds;
+        self.virtual_ms += other.virtual_ms;
+        for (kind, n) in other.faults {
+            *self.faults.entry(kind).or_default() += n;
+        }
+    }
 }
 
 /// Runs a seed; what was broken, in words that name the seed.
@@ -75,6 +92,16 @@ pub fn run_scenario(s: &Scenario) -> Result<Report, String> {
     })
 }
 
+/// Faults that brokers played on batches, by kind.
+type Played = Arc<Mutex<BTreeMap<String, u64>>>;
+
+fn name(fault: Fault) -> String {
+    match fault {
+        Fault::Refuse(code) => format!("batch refused: {code}"),
+        Fault::AppendedBut(code) => format!("batch appended, answered: {code}"),
+    }
+}
+
 struct World<'s> {
     s: &'s Scenario,
     machine: Machine,
@@ -85,6 +112,7 @@ struct World<'s> {
     /// The sender sleeps until then.
     until: Tick,
     servers: Servers,
+    played: Played,
     shared: Shared,
     logs: Logs,
     next_event: usize,
@@ -94,6 +122,8 @@ struct World<'s> {
     happened: u64,
     at_once: (Tick, u32),
     healed_at: Tick,
+    /// How far the client's calendar has jumped, in milliseconds.
+    calendar: i64,
     /// When the machine slept: from, to.
     slept: Vec<(Tick, Tick)>,
 }
@@ -101,9 +131,10 @@ struct World<'s> {
 impl<'s> World<'s> {
     fn new(s: &'s Scenario) -> Result<World<'s>, String> {
         let machine = Machine::new(s.seed ^ 0x5eed, s.faults());
-        let core = cluster(s, &machine)?;
+        let played = Played::default();
+        let core = cluster(s, &machine, &played)?;
         let ends = Ends::default();
-        let callbacks = Arc::<Mutex<Vec<u64>>>::default();
+        let callbacks = Arc::<Mutex<Vec<(u64, Told)>>>::default();
         let (heard, clock) = (ends.clone(), machine.clone());
         let builder = s.builder().delivery_handler(move |report| {
             trace(&clock, || told(report));
@@ -138,6 +169,7 @@ impl<'s> World<'s> {
             s,
             start: machine.now(),
             servers: Servers::new(core, s),
+            played,
             machine,
             executor,
             producer,
@@ -150,6 +182,7 @@ impl<'s> World<'s> {
             happened: 1,
             at_once: (Tick(0), 0),
             healed_at: Tick::NEVER,
+            calendar: 0,
             slept: Vec::new(),
         })
     }
@@ -172,10 +205,12 @@ impl<'s> World<'s> {
         }
         self.heal();
         let virtual_ms = self.machine.now().since(self.start).as_millis() as u64;
-        if self.rounds > self.happened * ROUNDS_AN_EVENT + 1000 + virtual_ms {
+        // Bytes that come and go in pieces are a reason each.
+        let reasons = self.happened + self.machine.moves();
+        if self.rounds > reasons * ROUNDS_AN_EVENT + 1000 + virtual_ms {
             return Err(format!(
-                "{ROUNDS_DEMAND}: {} rounds for {} events in {virtual_ms} ms",
-                self.rounds, self.happened
+                "{ROUNDS_DEMAND}: {} rounds for {reasons} reasons in {virtual_ms} ms",
+                self.rounds
             ));
         }
         self.be_quiet()?;
@@ -211,6 +246,7 @@ impl<'s> World<'s> {
                 "node killed"
             }
             Kind::Kill(_) => return,
+            Kind::Restart(node) if core.is_up(node) => return,
             Kind::Restart(node) => {
                 core.start_node(node, time);
                 machine.unlisten(address(node));
@@ -259,6 +295,7 @@ impl<'s> World<'s> {
             }
             Kind::Calendar(by) => {
                 machine.jump_wall(by);
+                self.calendar += by;
                 "calendar jumped"
             }
             Kind::Sleep(length) => {
@@ -318,6 +355,7 @@ impl<'s> World<'s> {
         self.healed_at = self.healed_at.min(self.machine.now());
         self.machine.set_faults(Faults::NONE);
         self.servers.heal();
+        self.machine.jump_wall(-std::mem::take(&mut self.calendar));
         self.servers.core.set_lag(None::<fn(i32) -> u64>);
         self.machine.name("kafka", vec![address(1)]);
         for node in 1..=self.s.nodes as i32 {
@@ -474,9 +512,11 @@ impl<'s> World<'s> {
         }
         self.logs.journal(self.servers.core.journal());
         let mut history = std::mem::take(&mut *self.shared.history.borrow_mut());
-        for token in self.shared.callbacks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            *history.callbacks.entry(*token).or_default() += 1;
+        let mut told = self.shared.callbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        for (token, told) in told.drain(..) {
+            history.callbacks.entry(token).or_default().push(told);
         }
+        drop(told);
         for what in std::mem::take(&mut self.servers.broken) {
             history.broken.push(("requests in flight are as many as allowed", what));
         }
@@ -505,7 +545,11 @@ impl<'s> World<'s> {
             failed: accepted - acknowledged,
             refused: history.refused.len() as u64,
             losses: self.machine.losses(),
-            faults: std::mem::take(&mut self.servers.played),
+            faults: {
+                let mut all = std::mem::take(&mut self.servers.played);
+                all.append(&mut self.played.lock().unwrap_or_else(PoisonError::into_inner));
+                all
+            },
             rounds: self.rounds,
             virtual_ms,
             fingerprint,
@@ -550,7 +594,7 @@ fn make(
 }
 
 /// The cluster of a scenario, whole and running.
-fn cluster(s: &Scenario, machine: &Machine) -> Result<Core, String> {
+fn cluster(s: &Scenario, machine: &Machine, played: &Played) -> Result<Core, String> {
     let time = now(machine);
     let mut config = Config::default();
     config.seed = s.seed;
@@ -559,13 +603,18 @@ fn cluster(s: &Scenario, machine: &Machine) -> Result<Core, String> {
     config.auto_create = false;
     let mut core = Core::new(config, time).map_err(|e| e.to_string())?;
     core.journal();
+    core.set_first_epoch(s.first_epoch as i16);
+    let refusals = [ErrorCode::COORDINATOR_LOAD_IN_PROGRESS, ErrorCode::NOT_COORDINATOR];
+    core.refuse_producer_ids(&refusals[..s.id_refusals.min(2) as usize]);
     core.set_patience(s.patience_ms);
     for node in 1..=s.nodes as i32 {
         let at = address(node);
         core.set_address(node, &at.ip().to_string(), at.port());
         machine.listen(at);
     }
-    machine.name("kafka", vec![address(1)]);
+    if !s.by_name {
+        machine.name("kafka", vec![address(1)]);
+    }
     for topic in 0..s.topics {
         make(&mut core, s, topic, s.partitions, time)?;
     }
@@ -573,7 +622,13 @@ fn cluster(s: &Scenario, machine: &Machine) -> Result<Core, String> {
         let (mut g, one_in) = (Gen::new(s.seed ^ 0xfa17), s.broker_fault);
         // "It is here already" is said at once: only true where there is nobody to copy it.
         let (fatal, already) = (s.fatal_fault, s.idempotent && s.replication == 1);
-        core.set_fault(move |_, _| (g.below(one_in) == 0).then(|| fault(&mut g, fatal, already)));
+        let played = played.clone();
+        core.set_fault(move |_, _| {
+            let fault = (g.below(one_in) == 0).then(|| fault(&mut g, fatal, already))?;
+            let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
+            *played.entry(name(fault)).or_default() += 1;
+            Some(fault)
+        });
     }
     if s.lag_ms > 0 {
         let (mut g, most) = (Gen::new(s.seed ^ 0x1a6), s.lag_ms);

@@ -154,6 +154,8 @@ fn answer(index: i32, result: Result<Appended, Refusal>) -> PartitionProduceResp
             index,
             error_code: e.code.0,
             base_offset: e.base_offset,
+            // Brokers that said UNKNOWN_PRODUCER_ID told where the log starts, for the client to judge by.
+            log_start_offset: if e.code == ErrorCode::UNKNOWN_PRODUCER_ID { 0 } else { -1 },
             error_message: e.message,
             record_errors: (e.records.into_iter())
                 .map(|(batch_index, message)| BatchIndexAndErrorMessage {

@@ -106,6 +106,10 @@ impl<I: Io> Sender<I> {
         };
         if let Ok(answer) = &answer {
             self.client.throttle(node, answer.throttle_ms(), now);
+            let strangers = answer.strangers(&batches, version);
+            if strangers > 0 {
+                tracing::warn!(broker = node, strangers, "its answer speaks of what was not asked");
+            }
         }
         for mut batch in batches {
             let attempt = match &answer {
@@ -175,7 +179,8 @@ impl<I: Io> Sender<I> {
                 self.split(batch, now);
             }
             Verdict::Resequence { proven, new_id } => {
-                if proven || plant!(ForgottenProves) {
+                let forgotten = attempt.code == ErrorCode::UNKNOWN_PRODUCER_ID;
+                if proven || (forgotten && plant!(ForgottenProves)) {
                     batch.closed.known = Certainty::NotWritten;
                 }
                 if new_id {

@@ -103,6 +103,13 @@ impl Answer {
         self.0.throttle_time_ms
     }
 
+    /// Partitions it speaks of that are none of these batches': never taken for an answer to one (SN44).
+    pub(crate) fn strangers(&self, batches: &[StampedBatch], version: i16) -> usize {
+        let mine = batches.iter().filter(|b| self.of(b, version).is_some()).count();
+        let all: usize = self.0.responses.iter().map(|t| t.partition_responses.len()).sum();
+        all.saturating_sub(mine)
+    }
+
     /// What it says of a batch; a second entry for the same partition is ignored.
     pub(crate) fn of(
         &self,
@@ -125,5 +132,46 @@ impl Answer {
             .filter(|t| named(&t.name, t.topic_id))
             .flat_map(|t| &t.partition_responses)
             .find(|p| p.index == partition.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accumulator::batch::Stamp;
+    use ottla_protocol::messages::TopicProduceResponse;
+
+    #[test]
+    fn sn44_fg2_only_the_first_entry_of_the_batchs_own_topic_and_partition_counts() {
+        let p =
+            std::sync::Arc::new(crate::accumulator::partition::Partition::new("t".into(), 1, 7));
+        let closed = crate::sender::sequences::tests::closed(&p, 1, 1);
+        let id = Uuid([7; 16]);
+        let batch = closed.stamp(Stamp { topic_id: id, ..Stamp::NONE });
+        let entry = |index, base_offset| PartitionProduceResponse {
+            index,
+            base_offset,
+            ..Default::default()
+        };
+        let topic = |name: &str, topic_id, partition_responses| TopicProduceResponse {
+            name: name.into(),
+            topic_id,
+            partition_responses,
+            ..Default::default()
+        };
+        let answer = Answer(ProduceResponse {
+            responses: vec![
+                topic("other", Uuid([8; 16]), vec![entry(1, 50)]),
+                topic("t", id, vec![entry(0, 60), entry(1, 70), entry(1, 80)]),
+            ],
+            ..Default::default()
+        });
+        for version in [BY_ID, BY_ID - 1] {
+            assert_eq!(answer.of(&batch, version).map(|r| r.base_offset), Some(70));
+        }
+        assert_eq!(answer.strangers(&[batch], BY_ID), 3);
+        let elsewhere = crate::sender::sequences::tests::closed(&p, 2, 1)
+            .stamp(Stamp { topic_id: Uuid([9; 16]), ..Stamp::NONE });
+        assert!(answer.of(&elsewhere, BY_ID).is_none(), "a topic of another id");
     }
 }

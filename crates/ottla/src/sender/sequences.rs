@@ -310,4 +310,4 @@ impl Order for Sequences {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -52,6 +52,7 @@ struct State {
     lookups: Vec<(Tick, u64, String, u16)>,
     rung: bool,
     losses: u64,
+    moves: u64,
 }
 
 impl State {
@@ -114,6 +115,7 @@ impl Machine {
             lookups: Vec::new(),
             rung: false,
             losses: 0,
+            moves: 0,
         })))
     }
 
@@ -208,6 +210,11 @@ impl Machine {
     /// Connections lost to faults so far.
     pub fn losses(&self) -> u64 {
         self.state().losses
+    }
+
+    /// Reads and writes of the client's that moved bytes.
+    pub fn moves(&self) -> u64 {
+        self.state().moves
     }
 
     /// When something happens next, if nobody does anything: arrivals, lookups, room.
@@ -388,6 +395,7 @@ impl Stream for SimStream {
         let mut s = self.machine.state();
         let most = s.split(into.len());
         let now = s.now;
+        s.moves += 1;
         let Some(c) = s.conns.get_mut(&self.conn) else {
             return Ok(0);
         };
@@ -432,6 +440,7 @@ impl Stream for SimStream {
         }
         let mut bytes: Vec<u8> = from.iter().flat_map(|b| b.iter().copied()).take(take).collect();
         let n = bytes.len();
+        s.moves += 1;
         if lost {
             // The socket took them; how many of them arrive is another matter.
             let keep = s.word() as usize % (n + 1);

@@ -83,7 +83,7 @@ fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
 }
 
 /// A batch of so many records, not sent yet.
-fn closed(p: &Arc<Partition>, number: u64, count: i32) -> ClosedBatch {
+pub(in crate::sender) fn closed(p: &Arc<Partition>, number: u64, count: i32) -> ClosedBatch {
     use crate::accumulator::batch::{Meta, OpenBatch};
     use crate::accumulator::buffer_pool::BufferPool;
     use crate::accumulator::completion::{Callers, Completion, Ends};
