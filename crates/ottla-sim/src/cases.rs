@@ -518,3 +518,31 @@ fn f2_a_new_order_does_not_shorten_the_backoff() {
     assert_eq!(b.servers.core.producer_ids_given(), 4);
     assert_eq!(b.sequences(0).last(), Some(&(1, 0)));
 }
+
+#[test]
+fn b2_a_lingered_batch_is_compressed_too() {
+    for (codec, attributes) in [("none", 0), ("gzip", 1), ("zstd", 4)] {
+        let settings = [("batch.size", "4000"), ("linger.ms", "5"), ("compression.type", codec)];
+        let mut b = Bench::new(&settings);
+        b.arrives(0, &"a".repeat(1000));
+        assert_eq!(b.log(0).1[0].attributes, attributes, "{codec}");
+    }
+}
+
+#[test]
+fn ra4_batches_share_a_request_up_to_its_exact_size() {
+    // Both partitions' batches take 61 bytes and a record each.
+    let len = 61 + 9 + 100;
+    for (size, requests) in [(2 * len, 1), (2 * len - 1, 2)] {
+        let mut b = Bench::new(&[("max.request.size", &size.to_string())]);
+        b.arrives(0, "a");
+        b.arrives(1, "b");
+        let before = b.producer.totals();
+        let value = "v".repeat(100);
+        let sent = [b.send(0, &value), b.send(1, &value)];
+        sent.iter().for_each(|d| assert!(b.end(d).is_ok()));
+        let after = b.producer.totals();
+        assert_eq!((after.byte_total - before.byte_total) as usize, 2 * len);
+        assert_eq!(after.request_total - before.request_total, requests, "{size}");
+    }
+}

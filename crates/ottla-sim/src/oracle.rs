@@ -178,7 +178,7 @@ const DEMANDS: &[Demand] = &[
     Demand { what: "nothing is twice, in one topic or in those made anew under its name", when: "idempotent", applies: |s| s.idempotent, check: nothing_twice },
     Demand { what: "of each caller and partition the log has the order of append", when: "idempotent", applies: |s| s.idempotent, check: in_order },
     Demand { what: "of each caller and partition the log has what was acknowledged in the order of append", when: "not idempotent, one request in flight", applies: |s| !s.idempotent && s.in_flight == 1, check: in_order },
-    Demand { what: "what has time left when the world heals is acknowledged, or refused by a broker", when: "retries without end, no fatal error, not closed before", applies: |s| s.retries > 100 && !s.fatal_fault && s.close_at_ms == 0, check: time_left },
+    Demand { what: "what has time left when the world heals is acknowledged, or refused by a broker", when: "acks=1 or all, retries without end, no fatal error, not closed before", applies: |s| s.acks != "0" && s.retries > 100 && !s.fatal_fault && s.close_at_ms == 0, check: time_left },
     Demand { what: "a healed world takes what is sent to it", when: "no fatal error, not closed before", applies: |s| !s.fatal_fault && s.close_at_ms == 0, check: healed },
 ];
 

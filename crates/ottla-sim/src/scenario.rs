@@ -232,7 +232,8 @@ impl Scenario {
     pub fn is_calm(&self) -> bool {
         let quiet = (self.cut, self.broker_fault, self.late, self.stale) == (0, 0, 0, 0);
         let roomy = self.message_max > 1_000_000 && self.delivery_ms >= 30_000;
-        quiet && roomy && self.events.is_empty() && self.close_at_ms == 0
+        let quick = self.lag_ms <= 50 && self.delay_ns <= 20_000_000 && self.retries > 100;
+        quiet && roomy && quick && self.events.is_empty() && self.close_at_ms == 0
     }
 
     /// From a seed, or from what [`written`](Scenario::written) gives: a seed, and what differs from it.

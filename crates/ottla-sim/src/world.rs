@@ -372,6 +372,8 @@ impl<'s> World<'s> {
             if self.servers.core.topic(&self.s.topic(topic)).is_none() {
                 self.create(topic, self.s.partitions);
             }
+            let (name, max) = (self.s.topic(topic), self.s.message_max.to_string());
+            let _ = self.servers.core.set_topic(&name, "max.message.bytes", &max);
         }
     }
 

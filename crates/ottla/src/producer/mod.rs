@@ -76,7 +76,7 @@ impl Producer {
         Producer { handle }
     }
 
-    #[cfg(feature = "unstable-sim")]
+    #[cfg(any(test, feature = "unstable-sim"))]
     pub(crate) fn memory_balance(&self) -> i64 {
         self.handle.acc.pool.balance()
     }

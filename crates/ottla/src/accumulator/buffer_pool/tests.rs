@@ -174,3 +174,29 @@ proptest! {
         prop_assert_eq!(pool.available(), 40);
     }
 }
+
+/// A split charges without waiting: until that is repaid nobody is served, whatever comes back and how.
+#[test]
+fn a_debt_is_repaid_before_anybody_is_served() {
+    let pool = BufferPool::new(300, 100);
+    let (a, b) =
+        (pool.try_allocate(100).unwrap().unwrap(), pool.try_allocate(100).unwrap().unwrap());
+    let c = pool.try_allocate(100).unwrap().unwrap();
+    let mut granted = pool.allocate(100);
+    assert!(poll(&mut granted).is_pending());
+    drop(c);
+    // It is granted and not fetched; parts of a batch take more than there is.
+    let parts = pool.charge(150);
+    assert_eq!((pool.balance(), pool.available()), (-150, 0));
+    drop(granted);
+    assert_eq!(pool.balance(), -50, "what comes back pays the debt");
+    let mut waits = pool.allocate(100);
+    assert!(poll(&mut waits).is_pending());
+    drop(a);
+    assert_eq!((pool.balance(), pool.queued()), (0, 1), "50 are left, and gathered");
+    assert!(poll(&mut waits).is_pending());
+    drop(parts);
+    let got = got(&mut waits);
+    drop((b, got));
+    assert_eq!((pool.balance(), pool.available()), (300, 300));
+}
