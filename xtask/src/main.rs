@@ -14,7 +14,7 @@ cargo xtask test               everything CI checks
 cargo xtask kafka              a real Kafka 4.3.1, until Enter
 cargo xtask sim --seeds N [--from S]   simulate many seeds, optimised, with every assertion
 cargo xtask sim [--trace|--shrink] SCENARIO   one of them: a seed, or what a failure prints
-cargo xtask docs               write docs/CONFIGURATION.md from the table in code";
+cargo xtask docs               write the pages that come from tables in code";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -196,5 +196,8 @@ fn docs() -> Result<(), String> {
     std::fs::write(&path, ottla::configuration_markdown())
         .map_err(|e| format!("{}: {e}", path.display()))?;
     println!("wrote {}", path.display());
-    Ok(())
+    // The tables of verdicts and of demands are written by the tests that hold them against their pages.
+    let mut tables = cargo(&["test", "-q", "-p", "ottla", "-p", "ottla-sim", "--lib", "in_docs"]);
+    tables.env("OTTLA_WRITE_DOCS", "1");
+    step("docs/VERDICTS.md, docs/SIMULATION.md", tables)
 }

@@ -234,7 +234,8 @@ fn the_table_in_docs_is_this_one() {
     }
     page.push_str(
         "\n## Was it appended?\n\n\
-         What is known of a batch only grows: not written, then possibly written. An attempt leaves it open if the\n\
+         What is known of a batch only grows: not written, then possibly written; only a leader's proof that its log\n\
+         lacks the batch (above) takes that back. An attempt leaves it open if the\n\
          socket took the request's last byte and no answer came, or if the answer is one of these; any other error\n\
          says that this attempt was not written, and so does a request whose last byte never left.\n\n\
          | answer | leaves it open |\n|---|---|\n\
