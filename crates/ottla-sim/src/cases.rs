@@ -546,3 +546,70 @@ fn ra4_batches_share_a_request_up_to_its_exact_size() {
         assert_eq!(after.request_total - before.request_total, requests, "{size}");
     }
 }
+
+#[test]
+fn lr8_what_was_appended_to_too_few_is_delivered_all_the_same() {
+    let mut b = Bench::new(&[]);
+    b.arrives(0, "a");
+    b.script(&[Some(AppendedBut(E::NOT_ENOUGH_REPLICAS_AFTER_APPEND))]);
+    let (first, second) = (b.send(0, "b"), b.send(0, "c"));
+    assert_eq!(b.end(&first).unwrap().offset(), Some(1), "the broker knows it by its sequence");
+    assert_eq!(b.end(&second).unwrap().offset(), Some(2));
+    assert_eq!(b.values(0).concat(), "abc");
+}
+
+#[test]
+fn lr10_a_stall_longer_than_records_live_costs_records_and_nothing_else() {
+    let settings = [("delivery.timeout.ms", "1000"), ("request.timeout.ms", "500")];
+    let mut b = Bench::new(&settings);
+    b.arrives(0, "a");
+    b.hold_answers(true);
+    let lost: Vec<_> = ["b", "c", "d"].iter().map(|v| b.send(0, v)).collect();
+    for d in &lost {
+        let e = b.end(d).unwrap_err();
+        assert!(e.kind() == ErrorKind::DeliveryTimeout && !e.is_fatal(), "{e}");
+    }
+    b.hold_answers(false);
+    b.pass(2_000);
+    for v in ["e", "f"] {
+        b.arrives(0, v);
+    }
+    let log = b.values(0).concat();
+    assert!(log.starts_with('a') && log.ends_with("ef"), "{log}");
+    let mut once: Vec<char> = log.chars().collect();
+    once.dedup();
+    assert_eq!(once.len(), log.len(), "nothing twice: {log}");
+    assert!(once.is_sorted(), "in order: {log}");
+}
+
+#[test]
+fn lr15_records_wait_for_brokers_that_are_away() {
+    let mut b = Bench::new(&[]);
+    b.arrives(0, "a");
+    b.machine.reset(crate::servers::address(1));
+    b.servers.forget(1);
+    b.pass(10_000);
+    let d = b.send(0, "b");
+    b.pass(60_000);
+    assert!(d.try_result().is_none());
+    b.machine.listen(crate::servers::address(1));
+    b.end(&d).unwrap();
+    assert_eq!(b.sequences(0), [(0, 0), (0, 1)]);
+}
+
+#[test]
+fn f1_3_f1_5_sn10_behind_a_retry_nothing_new_gets_a_sequence() {
+    let mut b = Bench::new(&[("retry.backoff.ms", "1000")]);
+    b.arrives(0, "a");
+    b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS))]);
+    let first = b.send(0, "b");
+    let came = b.came().len();
+    b.until(|b| b.came().len() > came);
+    b.pass(10);
+    let second = b.send(0, "c");
+    b.pass(500);
+    assert_eq!(b.came().len(), came + 1, "it waits, though four more might be in flight");
+    b.end(&first).unwrap();
+    b.end(&second).unwrap();
+    assert_eq!(b.sequences(0), [(0, 0), (0, 1), (0, 2)]);
+}
