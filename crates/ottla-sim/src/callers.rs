@@ -48,6 +48,22 @@ struct Draft {
     timestamp: Option<i64>,
 }
 
+impl Draft {
+    /// A value for a partition, and nothing else.
+    fn plain(n: u64, topic: String, partition: i32, value: String) -> Draft {
+        Draft {
+            n,
+            topic,
+            partition: Some(partition),
+            key: None,
+            value: value.into_bytes(),
+            with_callback: false,
+            with_headers: false,
+            timestamp: None,
+        }
+    }
+}
+
 impl Caller {
     pub(crate) async fn run(mut self, producer: Producer) {
         let s = self.shared.s.clone();
@@ -202,18 +218,8 @@ impl Caller {
         partitions: Vec<(String, i32)>,
     ) {
         for (n, (topic, p)) in partitions.into_iter().enumerate() {
-            let value = format!("{}/{n}/dark", self.caller).into_bytes();
-            let (n, partition) = (n as u64, Some(p));
-            let d = Draft {
-                n,
-                topic,
-                partition,
-                key: None,
-                value,
-                with_callback: false,
-                with_headers: false,
-                timestamp: None,
-            };
+            let value = format!("{}/{n}/dark", self.caller);
+            let d = Draft::plain(n as u64, topic, p, value);
             self.send(&producer, d, false).await;
         }
         self.settle().await;
@@ -228,18 +234,8 @@ impl Caller {
             let counts = patient || round == 1;
             for (i, (topic, p)) in partitions.iter().enumerate() {
                 let n = round * partitions.len() as u64 + i as u64;
-                let value = format!("{}/{n}/probe", self.caller).into_bytes();
-                let (topic, partition) = (topic.clone(), Some(*p));
-                let d = Draft {
-                    n,
-                    topic,
-                    partition,
-                    key: None,
-                    value,
-                    with_callback: false,
-                    with_headers: false,
-                    timestamp: None,
-                };
+                let value = format!("{}/{n}/probe", self.caller);
+                let d = Draft::plain(n, topic.clone(), *p, value);
                 let before = self.shared.history.borrow().records.len();
                 self.send(&producer, d, false).await;
                 let accepted = self.shared.history.borrow().records.len() > before;
