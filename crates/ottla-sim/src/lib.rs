@@ -11,6 +11,7 @@ mod history;
 mod oracle;
 mod scenario;
 mod servers;
+mod setup;
 mod shrink;
 mod trace;
 mod world;
@@ -26,6 +27,8 @@ pub use world::{Report, run, run_scenario};
 mod bench;
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod cases_more;
 #[cfg(test)]
 mod tests;
 

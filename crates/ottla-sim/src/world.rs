@@ -9,9 +9,6 @@ use std::time::Duration;
 
 use ottla::Producer;
 use ottla::sim::{Faults, Link, Machine, SimSender, Tick, build, memory_balance};
-use ottla_broker::{Config, Core, Fault};
-use ottla_protocol::ErrorCode;
-use ottla_protocol::wire::Gen;
 
 use crate::callers::{Caller, Shared};
 use crate::events::Kind;
@@ -19,7 +16,8 @@ use crate::executor::Executor;
 use crate::history::{Ends, History, Told};
 use crate::oracle::{Case, Logs, judge};
 use crate::scenario::Scenario;
-use crate::servers::{Servers, address, fault, now};
+use crate::servers::{Servers, address, now};
+use crate::setup::{Played, cluster, make, told};
 use crate::trace::{moved, trace};
 
 /// Virtual time after which a run that is not over is stuck.
@@ -90,16 +88,6 @@ pub fn run_scenario(s: &Scenario) -> Result<Report, String> {
         let written = s.written();
         format!("seed {}: {e}\nreplay: cargo xtask sim --trace '{written}'", s.seed)
     })
-}
-
-/// Faults that brokers played on batches, by kind.
-type Played = Arc<Mutex<BTreeMap<String, u64>>>;
-
-fn name(fault: Fault) -> String {
-    match fault {
-        Fault::Refuse(code) => format!("batch refused: {code}"),
-        Fault::AppendedBut(code) => format!("batch appended, answered: {code}"),
-    }
 }
 
 struct World<'s> {
@@ -567,74 +555,6 @@ impl Drop for World<'_> {
     }
 }
 
-/// A batch's end in a line.
-fn told(report: &ottla::BatchReport<'_>) -> String {
-    let who: Vec<String> =
-        report.tokens.iter().map(|t| format!("{}/{}", t >> 32, t & 0xffff_ffff)).collect();
-    let (topic, p, who) = (report.topic, report.partition, who.join(" "));
-    match report.result {
-        Ok(offset) => format!("{topic}-{p}: acknowledged at {offset:?}: {who}"),
-        Err(e) => format!("{topic}-{p}: failed ({e}): {who}"),
-    }
-}
-
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
-}
-
-fn make(
-    core: &mut Core,
-    s: &Scenario,
-    topic: u64,
-    partitions: u64,
-    time: ottla_broker::Now,
-) -> Result<(), String> {
-    let (min_isr, max) = (s.min_isr.to_string(), s.message_max.to_string());
-    let settings = [("min.insync.replicas", min_isr.as_str()), ("max.message.bytes", max.as_str())];
-    let made = core.create_topic_with(&s.topic(topic), partitions as i32, &settings, time);
-    made.map_err(|e| e.1)
-}
-
-/// The cluster of a scenario, whole and running.
-fn cluster(s: &Scenario, machine: &Machine, played: &Played) -> Result<Core, String> {
-    let time = now(machine);
-    let mut config = Config::default();
-    config.seed = s.seed;
-    config.nodes = s.nodes as i32;
-    config.default_replication = s.replication as i32;
-    config.auto_create = false;
-    let mut core = Core::new(config, time).map_err(|e| e.to_string())?;
-    core.journal();
-    core.set_first_epoch(s.first_epoch as i16);
-    let refusals = [ErrorCode::COORDINATOR_LOAD_IN_PROGRESS, ErrorCode::NOT_COORDINATOR];
-    core.refuse_producer_ids(&refusals[..s.id_refusals.min(2) as usize]);
-    core.set_patience(s.patience_ms);
-    for node in 1..=s.nodes as i32 {
-        let at = address(node);
-        core.set_address(node, &at.ip().to_string(), at.port());
-        machine.listen(at);
-    }
-    if !s.by_name {
-        machine.name("kafka", vec![address(1)]);
-    }
-    for topic in 0..s.topics {
-        make(&mut core, s, topic, s.partitions, time)?;
-    }
-    if s.broker_fault > 0 {
-        let (mut g, one_in) = (Gen::new(s.seed ^ 0xfa17), s.broker_fault);
-        // "It is here already" is said at once: only true where there is nobody to copy it.
-        let (fatal, already) = (s.fatal_fault, s.idempotent && s.replication == 1);
-        let played = played.clone();
-        core.set_fault(move |_, _| {
-            let fault = (g.below(one_in) == 0).then(|| fault(&mut g, fatal, already))?;
-            let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
-            *played.entry(name(fault)).or_default() += 1;
-            Some(fault)
-        });
-    }
-    if s.lag_ms > 0 {
-        let (mut g, most) = (Gen::new(s.seed ^ 0x1a6), s.lag_ms);
-        core.set_lag(Some(move |_| 1 + g.below(most)));
-    }
-    Ok(core)
 }
