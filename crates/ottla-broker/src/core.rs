@@ -412,6 +412,14 @@ impl Core {
     }
 }
 
+/// An answer, framed.
+pub(crate) fn reply<R: Request>(version: i16, correlation_id: i32, body: &R::Response) -> Reply {
+    match response_frame(R::KEY, version, correlation_id, body) {
+        Ok(frame) => Reply::Frame(frame),
+        Err(e) => Reply::Close(format!("an answer that cannot be written: {e}")),
+    }
+}
+
 /// A request's circumstances.
 pub(crate) struct Ctx<'a> {
     pub(crate) node: i32,
@@ -423,10 +431,7 @@ pub(crate) struct Ctx<'a> {
 
 impl Ctx<'_> {
     pub(crate) fn reply<R: Request>(&self, body: &R::Response) -> Reply {
-        match response_frame(R::KEY, self.header.version, self.header.correlation_id, body) {
-            Ok(frame) => Reply::Frame(frame),
-            Err(e) => Reply::Close(format!("an answer that cannot be written: {e}")),
-        }
+        reply::<R>(self.header.version, self.header.correlation_id, body)
     }
 
     /// Where clients are to go for a node.

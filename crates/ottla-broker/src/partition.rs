@@ -155,13 +155,15 @@ impl Partition {
         Ok(())
     }
 
+    /// The leader's copy, taken out while followers read it, and where it goes back to.
+    fn take_led(&mut self) -> Option<(usize, Replica)> {
+        let at = self.replicas.iter().position(|r| r.node == self.leader)?;
+        Some((at, self.replicas.remove(at)))
+    }
+
     /// One follower copies everything, whether it is its time or not.
     pub(crate) fn copy_now(&mut self, node: i32, wall_ms: i64) -> io::Result<()> {
-        let leader = self.leader;
-        let Some(at) = self.replicas.iter().position(|r| r.node == leader) else {
-            return Ok(());
-        };
-        let led = self.replicas.remove(at);
+        let Some((at, led)) = self.take_led() else { return Ok(()) };
         let follower = self.replicas.iter_mut().find(|r| r.node == node);
         let done = follower.map_or(Ok(()), |r| {
             r.copy(&led.log, wall_ms)?;
@@ -174,25 +176,19 @@ impl Partition {
     }
 
     /// Copies that are due; followers that were behind for `patience` milliseconds leave the ISR, those that have
-    /// everything join it. True if anything changed.
+    /// everything join it.
     pub(crate) fn tick(
         &mut self,
         may: impl Fn(i32) -> bool,
         now_ms: u64,
         wall_ms: i64,
         patience: u64,
-    ) -> io::Result<bool> {
-        let leader = self.leader;
-        let Some(at) = self.replicas.iter().position(|r| r.node == leader) else {
-            return Ok(false);
-        };
-        let led = self.replicas.remove(at);
-        let mut changed = false;
+    ) -> io::Result<()> {
+        let Some((at, led)) = self.take_led() else { return Ok(()) };
         let mut result = Ok(());
         for r in &mut self.replicas {
             if may(r.node) && r.fetches_at.is_some_and(|at| at <= now_ms) {
                 r.fetches_at = None;
-                changed = true;
                 match r.copy(&led.log, wall_ms) {
                     Ok(()) => r.behind_since = None,
                     Err(e) => result = Err(e),
@@ -202,17 +198,15 @@ impl Partition {
             let in_sync = self.isr.contains(&r.node);
             if caught_up && !in_sync && may(r.node) {
                 self.isr.push(r.node);
-                changed = true;
             }
             let late = r.behind_since.is_some_and(|since| since.saturating_add(patience) <= now_ms);
             if late && in_sync {
                 self.isr.retain(|n| *n != r.node);
-                changed = true;
             }
         }
         self.replicas.insert(at, led);
         self.advance();
-        result.map(|()| changed)
+        result
     }
 
     /// When something is due next.

@@ -3,11 +3,9 @@
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::Uuid;
-use ottla_protocol::header::response_frame;
 use ottla_protocol::messages::{ProduceRequest, ProduceResponse};
-use ottla_protocol::{ApiKey, Request};
 
-use crate::core::{Core, Now, Reply};
+use crate::core::{Core, Now, Reply, reply};
 
 /// A batch that was appended and has to be copied.
 #[derive(Debug, Clone)]
@@ -110,10 +108,6 @@ impl Core {
 
 impl Pending {
     fn answer(self) -> Reply {
-        debug_assert_eq!(ProduceRequest::KEY, ApiKey::PRODUCE);
-        match response_frame(ApiKey::PRODUCE, self.version, self.correlation_id, &self.response) {
-            Ok(frame) => Reply::Frame(frame),
-            Err(e) => Reply::Close(format!("an answer that cannot be written: {e}")),
-        }
+        reply::<ProduceRequest>(self.version, self.correlation_id, &self.response)
     }
 }

@@ -106,15 +106,15 @@ impl<I: Io> Sender<I> {
         };
         if let Ok(answer) = &answer {
             self.client.throttle(node, answer.throttle_ms(), now);
-            let strangers = answer.strangers(&batches, version);
-            if strangers > 0 {
-                tracing::warn!(broker = node, strangers, "its answer speaks of what was not asked");
-            }
         }
+        let mut strangers = answer.as_ref().map_or(0, Answer::len);
         for mut batch in batches {
             let attempt = match &answer {
                 Ok(answer) => match answer.of(&batch, version) {
-                    Some(r) => Attempt::answered(&batch, r, &name),
+                    Some(r) => {
+                        strangers = strangers.saturating_sub(1);
+                        Attempt::answered(&batch, r, &name)
+                    }
                     None => {
                         let why = format!("{name} left the partition out of its answer");
                         Attempt::unanswered(&why, true)
@@ -126,6 +126,9 @@ impl<I: Io> Sender<I> {
                 batch.closed.known = Certainty::PossiblyWritten;
             }
             self.apply(batch, attempt, node, now);
+        }
+        if strangers > 0 {
+            tracing::warn!(broker = node, strangers, "its answer speaks of what was not asked");
         }
     }
 
