@@ -21,7 +21,8 @@ fn now(ms: u64) -> Now {
 fn batch(producer: (i64, i16), sequence: i32, value: &str) -> Bytes {
     let mut records = Vec::new();
     let none = std::iter::empty::<(&str, Option<&[u8]>)>();
-    RecordBody::new(None, Some(value.as_bytes()), none).encode(&mut records, 0, 0);
+    let body = RecordBody::new(None, Some(value.as_bytes()), none);
+    body.encode(&mut records, body.measure(0, 0));
     let header = BatchHeader {
         base_offset: 0,
         partition_leader_epoch: -1,

@@ -35,6 +35,24 @@ impl RequestHeader {
         }
     }
 
+    /// Appends the header of a request without unknown tags, from what its sender has at hand.
+    pub fn encode_plain(
+        api: ApiKey,
+        version: i16,
+        correlation_id: i32,
+        client_id: Option<&str>,
+        w: &mut Writer,
+    ) {
+        w.i16(api.0);
+        w.i16(version);
+        w.i32(correlation_id);
+        w.length(client_id.map(str::len), false, true);
+        w.raw(client_id.unwrap_or_default().as_bytes());
+        if api.version(version).flexible {
+            w.unsigned_varint(0);
+        }
+    }
+
     /// Reads it. Of an API that is not known, what follows the client id is left unread.
     pub fn decode(r: &mut Reader<'_>) -> Result<RequestHeader, DecodeError> {
         let place = |field| move |e: DecodeError| e.within("RequestHeader", field);

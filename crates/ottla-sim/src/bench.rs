@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ottla::sim::{Link, Machine, SimSender, Tick, build};
-use ottla::{Delivery, Error, Producer, Record, RecordMetadata};
+use ottla::{Delivery, Error, Producer, ProducerBuilder, Record, RecordMetadata};
 use ottla_broker::{Config, Core, Fault};
 use ottla_protocol::record::{BatchHeader, BatchView};
 
@@ -39,6 +39,22 @@ impl Bench {
 
     /// The same with so many nodes, and two replicas where there are two.
     pub(crate) fn of(nodes: i32, settings: &[(&str, &str)]) -> Bench {
+        Bench::build(nodes, settings, |builder| builder)
+    }
+
+    /// One node, and a producer with more than settings.
+    pub(crate) fn with(
+        settings: &[(&str, &str)],
+        more: impl FnOnce(ProducerBuilder) -> ProducerBuilder,
+    ) -> Bench {
+        Bench::build(1, settings, more)
+    }
+
+    fn build(
+        nodes: i32,
+        settings: &[(&str, &str)],
+        more: impl FnOnce(ProducerBuilder) -> ProducerBuilder,
+    ) -> Bench {
         let mut s = Scenario::new(0);
         (s.late, s.stale, s.in_flight) = (0, 0, 5);
         let machine = Machine::new(1, ottla::sim::Faults::NONE);
@@ -64,7 +80,7 @@ impl Bench {
         for (name, value) in settings {
             builder = builder.set(name, value);
         }
-        let (producer, mut sender) = build(builder, &machine).unwrap();
+        let (producer, mut sender) = build(more(builder), &machine).unwrap();
         let until = sender.prepare();
         let servers = Servers::new(core, &s);
         Bench { machine, producer, servers, sender, until, script, came }
@@ -118,7 +134,7 @@ impl Bench {
         }
     }
 
-    fn finish<F: Future>(&mut self, future: F) -> F::Output {
+    pub(crate) fn finish<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
         let limit = self.machine.now().after(LIMIT);
         loop {
@@ -145,6 +161,46 @@ impl Bench {
 
     pub(crate) fn send(&mut self, partition: i32, value: &str) -> Delivery {
         self.try_send(partition, value).unwrap()
+    }
+
+    /// Makes another topic.
+    pub(crate) fn topic(&mut self, name: &str, partitions: i32) {
+        let time = now(&self.machine);
+        self.servers.core.create_topic(name, partitions, time).unwrap();
+    }
+
+    /// `max.message.bytes` of `t`.
+    pub(crate) fn limit(&mut self, bytes: usize) {
+        self.servers.core.set_topic("t", "max.message.bytes", &bytes.to_string()).unwrap();
+    }
+
+    pub(crate) fn send_to(&mut self, topic: &str, partition: i32, value: &str) -> Delivery {
+        let producer = self.producer.clone();
+        let record = Record::to(topic).partition(partition).value(value);
+        self.finish(producer.send_async(record)).unwrap()
+    }
+
+    /// Sends a record to another topic that must arrive, whatever its linger.
+    pub(crate) fn arrives_at(&mut self, topic: &str, partition: i32, value: &str) {
+        let delivery = self.send_to(topic, partition, value);
+        self.flush();
+        delivery.try_result().unwrap().unwrap();
+    }
+
+    /// Sends a record that must arrive, whatever its linger.
+    pub(crate) fn arrives_after_flush(&mut self, value: &str) {
+        self.arrives_at("t", 0, value);
+    }
+
+    /// Closes the producer; returns when that is done.
+    pub(crate) fn close(&mut self, timeout: Duration) {
+        let producer = self.producer.clone();
+        let mut closing = std::pin::pin!(producer.close_async(timeout));
+        let _ = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        while self.sender.complete() {
+            self.until = self.sender.prepare();
+        }
+        assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
     }
 
     /// Sends a record that must arrive.

@@ -90,7 +90,8 @@ impl Caller {
     fn draft(&self, n: u64, g: &mut Gen) -> Draft {
         let s = &self.shared.s;
         let mut value = format!("{}/{n}/", self.caller).into_bytes();
-        value.extend((0..g.below(s.value_max)).map(|_| b'a' + (g.word() % 7) as u8));
+        let letters = if s.plain_values { 1 } else { 7 };
+        value.extend((0..g.below(s.value_max)).map(|_| b'a' + (g.word() % letters) as u8));
         Draft {
             n,
             topic: s.topic(g.below(s.topics)),

@@ -11,11 +11,13 @@ mod history;
 mod oracle;
 mod scenario;
 mod servers;
+mod counts;
 mod setup;
 mod shrink;
 mod trace;
 mod world;
 
+pub use counts::count;
 pub use events::{Event, Kind};
 pub use history::{Ended, History, Refused, Sent, Told};
 pub use scenario::Scenario;
@@ -27,6 +29,8 @@ pub use world::{Report, run, run_scenario};
 mod bench;
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod cases_accumulator;
 #[cfg(test)]
 mod cases_more;
 #[cfg(test)]

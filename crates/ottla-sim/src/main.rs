@@ -10,6 +10,7 @@ usage: ottla-sim SEED                 run one seed
        ottla-sim --trace SCENARIO     the same, saying everything that happens
        ottla-sim --shrink SCENARIO    make a failing scenario small
        ottla-sim --seeds N [--from S] run many
+       ottla-sim --count WHAT N       work to be counted: records, one-partition, many-partitions
 a SCENARIO is a seed, or what a failure prints";
 
 fn main() -> ExitCode {
@@ -18,6 +19,10 @@ fn main() -> ExitCode {
     let done = match args.as_slice() {
         ["--seeds", n] => many(n, "0"),
         ["--seeds", n, "--from", from] | ["--from", from, "--seeds", n] => many(n, from),
+        ["--count", what, rounds] => {
+            let rounds = rounds.parse().map_err(|_| format!("{rounds:?} is not a number"));
+            rounds.and_then(|rounds| ottla_sim::count(what, rounds)).map(|()| true)
+        }
         ["--shrink", scenario] => Scenario::parse(scenario).map(|s| smaller(&s)),
         ["--trace", scenario] => {
             say_everything();

@@ -168,7 +168,7 @@ const DEMANDS: &[Demand] = &[
     Demand { what: "requests in flight are as many as allowed", when: "always", applies: ALWAYS, check: SEEN },
     Demand { what: "a flush waits for all there was", when: "always", applies: ALWAYS, check: SEEN },
     Demand { what: "memory is all back", when: "always", applies: ALWAYS, check: memory_back },
-    Demand { what: "memory is never above its cap but by the parts of one batch that was split", when: "always", applies: ALWAYS, check: SEEN },
+    Demand { what: "memory is never above its cap but by what one batch that is being split takes three times", when: "always", applies: ALWAYS, check: SEEN },
     Demand { what: "the sender goes round only for what happens, and rests when nothing does", when: "always", applies: ALWAYS, check: SEEN },
     Demand { what: "memory is first come, first served", when: "always", applies: ALWAYS, check: first_come },
     Demand { what: "what is in a log is byte for byte what was sent there", when: "always", applies: ALWAYS, check: only_what_was_sent },

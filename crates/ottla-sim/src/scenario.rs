@@ -157,6 +157,18 @@ scenario! {
     id_refusals: u64,
     /// The epoch producer ids are given with: near its end, ids run out of them.
     first_epoch: u64,
+    /// `linger.awaited`.
+    awaited: bool,
+    /// `partitioner.availability.timeout.ms`.
+    availability_ms: u64,
+    /// `metadata.max.age.ms`.
+    age_ms: u64,
+    /// Values are of one letter each, so that they compress.
+    plain_values: bool,
+    /// What waits is purged then; 0 for never.
+    purge_at_ms: u64,
+    /// And what is in flight.
+    purge_in_flight: bool,
 }
 
 fn pick<T: Copy>(g: &mut Gen, from: &[T]) -> T {
@@ -216,6 +228,12 @@ impl Scenario {
             by_name: false,
             id_refusals: 0,
             first_epoch: 0,
+            awaited: true,
+            availability_ms: 0,
+            age_ms: 300_000,
+            plain_values: false,
+            purge_at_ms: 0,
+            purge_in_flight: false,
         };
         if calm {
             (s.cut, s.broker_fault, s.late, s.stale, s.fatal_fault) = (0, 0, 0, 0, false);
@@ -225,6 +243,16 @@ impl Scenario {
             s.id_refusals = pick(g, &[0, 0, 0, 2]);
             s.first_epoch = pick(g, &[0, 0, 0, i16::MAX as u64 - 1]);
         }
+        // From numbers of their own, so that what came before keeps its seeds.
+        let g = &mut Gen::new(!seed);
+        s.awaited = g.below(3) != 0;
+        s.availability_ms = pick(g, &[0, 0, 1, 50]);
+        s.age_ms = pick(g, &[300_000, 300_000, 20_000]);
+        s.plain_values = g.below(2) == 0;
+        if !calm && g.below(8) == 0 {
+            s.purge_at_ms = 1 + g.below(s.heal_after_ms);
+            s.purge_in_flight = g.below(2) == 0;
+        }
         s
     }
 
@@ -233,7 +261,12 @@ impl Scenario {
         let quiet = (self.cut, self.broker_fault, self.late, self.stale) == (0, 0, 0, 0);
         let roomy = self.message_max > 1_000_000 && self.delivery_ms >= 30_000;
         let quick = self.lag_ms <= 50 && self.delay_ns <= 20_000_000 && self.retries > 100;
-        quiet && roomy && quick && self.events.is_empty() && self.close_at_ms == 0
+        quiet
+            && roomy
+            && quick
+            && self.events.is_empty()
+            && self.close_at_ms == 0
+            && self.purge_at_ms == 0
     }
 
     /// From a seed, or from what [`written`](Scenario::written) gives: a seed, and what differs from it.
@@ -314,6 +347,9 @@ impl Scenario {
             .set("max.block.ms", &self.block_ms.to_string())
             .set("max.request.size", &self.request_size.to_string())
             .set("connections.max.idle.ms", &self.idle_ms.to_string())
+            .set("linger.awaited", &self.awaited.to_string())
+            .set("partitioner.availability.timeout.ms", &self.availability_ms.to_string())
+            .set("metadata.max.age.ms", &self.age_ms.to_string())
             .set("retry.backoff.ms", "20")
             .set("retry.backoff.max.ms", "200")
     }

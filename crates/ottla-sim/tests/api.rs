@@ -192,7 +192,9 @@ fn kp7_kp8_inside_a_callback_nothing_waits() {
 #[test]
 fn kp7_lr12_flush_does_not_wait_for_linger() {
     let broker = broker();
-    let producer = to(&broker).linger(Duration::from_secs(50)).build().unwrap();
+    let builder = to(&broker).linger(Duration::from_secs(50));
+    // A record somebody waits for would not linger: here it is to.
+    let producer = builder.set("linger.awaited", "false").build().unwrap();
     let sent: Vec<Delivery> =
         (0..10).map(|i| producer.send(Record::to("t").value(&i.to_string())).unwrap()).collect();
     producer.flush().unwrap();

@@ -25,9 +25,12 @@
 //!
 //! # Memory
 //!
-//! Records occupy at most `buffer.memory` from `send` to their end; callers wait beyond that. Not counted,
-//! each with its own bound: receive buffers (one answer and 64 KiB a connection), metadata, codec contexts (8),
-//! and the [`Delivery`] values the caller keeps.
+//! Records occupy at most `buffer.memory` from `send` to their end; callers wait beyond that. Counted are batches by
+//! their buffers, and, once a batch is closed, its tokens, callbacks and boxes; a batch that has to be split may take
+//! the balance below zero by its copies, and nobody is served until that is repaid. Not counted,
+//! each with its own bound: receive buffers (one answer and 64 KiB a connection), metadata, codec contexts (8, each
+//! with rooms of at most 256 KiB between batches and 64 times `batch.size` while it works), tokens of open batches
+//! (8 bytes a record), 4 MiB of rooms for tokens of batches to come, and the [`Delivery`] values the caller keeps.
 //!
 //! # Features
 //!
@@ -53,13 +56,14 @@ mod network;
 #[cfg(any(test, feature = "unstable-sim"))]
 pub mod sim;
 
-pub use accumulator::completion::{BatchReport, Delivery, RecordMetadata};
+pub use accumulator::completion::{Delivery, RecordMetadata};
+pub use accumulator::ends::BatchReport;
 pub use client::Health;
 pub use config::{Origin, Properties, markdown as configuration_markdown, parse_properties};
-pub use error::{Certainty, Error, ErrorKind, SendError};
-pub use metrics::Totals;
+pub use error::{Certainty, Error, ErrorKind, Journey, SendError};
+pub use metrics::{Metric, MetricValue, Totals};
 pub use producer::{
-    BigEndian, BoxError, Header, HeaderDraft, Interceptor, Nullable, PartitionInfo, Plain,
-    Producer, ProducerBuilder, Record, RecordDraft, Serializer, TrySendError, TypedProducer, With,
-    valid_topic,
+    BigEndian, BoxError, Header, HeaderDraft, Interceptor, Nullable, PartitionInfo, Partitioner,
+    Partitions, Plain, Producer, ProducerBuilder, Purge, Record, RecordDraft, Serializer, Topic,
+    TrySendError, TypedProducer, With, valid_topic,
 };

@@ -72,6 +72,7 @@ impl SimSender {
     /// Everything up to the wait; until when that may take.
     pub fn prepare(&mut self) -> Tick {
         let until = self.0.prepare();
+        self.0.check();
         until.min(self.0.poll_due())
     }
 

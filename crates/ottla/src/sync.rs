@@ -1,50 +1,89 @@
-//! The one door to locks: a mutex that debug builds watch, since no two are ever held together (so there is
-//! no order to get wrong) and none is held while foreign code runs.
+//! The one door to locks and to the atomics that threads meet by: a mutex that debug builds watch, since no two
+//! are ever held together (so there is no order to get wrong) and none is held while foreign code runs. Built
+//! with `--cfg ottla_loom`, both are loom's, which tries every order in which threads may go
+//! (`accumulator::models`).
 
+#[cfg(not(ottla_loom))]
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
+#[cfg(ottla_loom)]
+pub(crate) use loom::sync::atomic;
+#[cfg(not(ottla_loom))]
+pub(crate) use std::sync::atomic;
+
+#[cfg(not(ottla_loom))]
 thread_local! {
     static HELD: Cell<u32> = const { Cell::new(0) };
 }
 
+/// A number of this thread's own, small and in the order in which threads first ask.
+pub(crate) fn thread_number() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    NUMBER.with(|n| *n)
+}
+
+#[cfg(ottla_loom)]
+type Lock<T> = loom::sync::Mutex<T>;
+#[cfg(not(ottla_loom))]
+type Lock<T> = parking_lot::Mutex<T>;
+#[cfg(ottla_loom)]
+type Locked<'a, T> = loom::sync::MutexGuard<'a, T>;
+#[cfg(not(ottla_loom))]
+type Locked<'a, T> = parking_lot::MutexGuard<'a, T>;
+
 /// A lock for a few instructions.
 #[derive(Debug, Default)]
-pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+pub(crate) struct Mutex<T>(Lock<T>);
 
 /// Holds a [`Mutex`].
-pub(crate) struct Guard<'a, T>(parking_lot::MutexGuard<'a, T>);
+pub(crate) struct Guard<'a, T>(Locked<'a, T>);
 
 impl<T> Mutex<T> {
-    pub(crate) const fn new(value: T) -> Mutex<T> {
-        Mutex(parking_lot::Mutex::new(value))
+    pub(crate) fn new(value: T) -> Mutex<T> {
+        Mutex(Lock::new(value))
     }
 
     #[inline]
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         entered();
+        #[cfg(ottla_loom)]
+        return Guard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        #[cfg(not(ottla_loom))]
         Guard(self.0.lock())
+    }
+
+    /// The lock if nobody holds it.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+        #[cfg(ottla_loom)]
+        let guard = self.0.try_lock().ok()?;
+        #[cfg(not(ottla_loom))]
+        let guard = self.0.try_lock()?;
+        entered();
+        Some(Guard(guard))
     }
 }
 
 #[inline]
 fn entered() {
-    if cfg!(debug_assertions) {
-        HELD.with(|held| {
-            debug_assert_eq!(held.get(), 0, "a second lock while one is held");
-            held.set(held.get() + 1);
-        });
-    }
+    #[cfg(all(debug_assertions, not(ottla_loom)))]
+    HELD.with(|held| {
+        debug_assert_eq!(held.get(), 0, "a second lock while one is held");
+        held.set(held.get() + 1);
+    });
 }
 
 /// Called where foreign code is about to run: wakers, callbacks, handlers, dropped buffers.
 #[inline]
 pub(crate) fn assert_unlocked() {
-    if cfg!(debug_assertions) {
-        HELD.with(|held| debug_assert_eq!(held.get(), 0, "foreign code under a lock"));
-    }
+    #[cfg(all(debug_assertions, not(ottla_loom)))]
+    HELD.with(|held| debug_assert_eq!(held.get(), 0, "foreign code under a lock"));
 }
 
 /// Wakes everyone. A waker is foreign code: one that panics takes nobody along.
@@ -60,9 +99,8 @@ pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
 impl<T> Drop for Guard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        if cfg!(debug_assertions) {
-            HELD.with(|held| held.set(held.get().saturating_sub(1)));
-        }
+        #[cfg(all(debug_assertions, not(ottla_loom)))]
+        HELD.with(|held| held.set(held.get().saturating_sub(1)));
     }
 }
 
@@ -81,7 +119,7 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(ottla_loom)))]
 mod tests {
     use super::*;
 

@@ -55,6 +55,12 @@ pub trait Bell: Send + Sync {
     fn ring(&self);
 }
 
+/// Helpers that take work from any thread.
+pub trait Hands: Send + Sync {
+    /// Takes the work, or gives it back: where some waits already, or no thread can be had.
+    fn offer(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>>;
+}
+
 /// A duration drawn around `base · 2^exponent`, at most `max`, give or take a fifth: the classic backoff.
 pub(crate) fn backoff(base: Duration, max: Duration, exponent: u32, random: u64) -> Duration {
     let grown = base.as_secs_f64() * 2f64.powi(exponent.min(60) as i32);

@@ -1,7 +1,7 @@
 //! Writes records into the buffer of an open batch, each byte once.
 
 use crate::record::HEADER_LEN;
-use crate::wire::varint::{len_i32, len_i64, put_i32, put_i64};
+use crate::wire::varint::{len_i32, len_i64, put_i32, zigzag32, zigzag64};
 
 /// What one record holds but for its place in the batch, with its length worked out once, before any lock.
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +14,7 @@ pub struct RecordBody<'a, H> {
     tail: usize,
 }
 
+#[inline]
 fn field_len(field: Option<&[u8]>) -> usize {
     field.map_or(1, |f| len_i32(f.len() as i32) + f.len())
 }
@@ -33,6 +34,7 @@ where
     H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
 {
     /// Measures a record. Each part must be shorter than 2 GiB; [`upper_bound`] says so first.
+    #[inline]
     pub fn new(key: Option<&'a [u8]>, value: Option<&'a [u8]>, headers: H) -> Self {
         let (mut tail, mut header_count) = (field_len(key) + field_len(value), 0);
         for (k, v) in headers.clone() {
@@ -45,36 +47,127 @@ where
 
     /// The most bytes a batch of this record alone can take: header, 21 bytes before the key, and the
     /// rest. It is what Kafka holds against `max.request.size` and `buffer.memory`.
+    #[inline]
     pub fn upper_bound(&self) -> usize {
         HEADER_LEN + MAX_RECORD_OVERHEAD + self.tail
+    }
+
+    /// Works out the record's place in a batch: what [`Self::encode`] will write.
+    #[inline]
+    pub fn measure(&self, offset_delta: i32, timestamp_delta: i64) -> Measured {
+        let body = 1 + len_i64(timestamp_delta) + len_i32(offset_delta) + self.tail;
+        Measured { body, offset_delta, timestamp_delta }
     }
 
     /// Bytes that [`Self::encode`] writes.
     #[inline]
     pub fn len(&self, offset_delta: i32, timestamp_delta: i64) -> usize {
-        let body = self.body_len(offset_delta, timestamp_delta);
-        len_i32(body as i32) + body
+        self.measure(offset_delta, timestamp_delta).len()
     }
 
+    /// Appends the record at its place.
     #[inline]
-    fn body_len(&self, offset_delta: i32, timestamp_delta: i64) -> usize {
-        1 + len_i64(timestamp_delta) + len_i32(offset_delta) + self.tail
-    }
-
-    /// Appends the record.
-    #[inline]
-    pub fn encode(&self, out: &mut Vec<u8>, offset_delta: i32, timestamp_delta: i64) {
-        put_i32(out, self.body_len(offset_delta, timestamp_delta) as i32);
-        out.push(0);
-        put_i64(out, timestamp_delta);
-        put_i32(out, offset_delta);
-        put_field(out, self.key);
-        put_field(out, self.value);
-        put_i32(out, self.header_count);
-        for (k, v) in self.headers.clone() {
-            put_field(out, Some(k.as_bytes()));
-            put_field(out, v);
+    pub fn encode(&self, out: &mut Vec<u8>, at: Measured) {
+        // What is small goes together: what comes before the first bytes that are somebody else's.
+        let mut head = Head::default();
+        head.varint(u64::from(zigzag32(at.body as i32)));
+        head.byte(0);
+        head.varint(zigzag64(at.timestamp_delta));
+        head.varint(u64::from(zigzag32(at.offset_delta)));
+        for field in [self.key, self.value] {
+            match field {
+                Some(bytes) => {
+                    head.varint(u64::from(zigzag32(bytes.len() as i32)));
+                    head.flush(out);
+                    out.extend_from_slice(bytes);
+                }
+                None => head.byte(1),
+            }
         }
+        head.varint(u64::from(zigzag32(self.header_count)));
+        head.flush(out);
+        if self.header_count > 0 {
+            for (k, v) in self.headers.clone() {
+                put_field(out, Some(k.as_bytes()));
+                put_field(out, v);
+            }
+        }
+    }
+}
+
+/// A record's place in a batch, and how many bytes that makes.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    body: usize,
+    offset_delta: i32,
+    timestamp_delta: i64,
+}
+
+impl Measured {
+    /// Bytes the record takes there.
+    #[inline]
+    pub fn len(&self) -> usize {
+        len_i32(self.body as i32) + self.body
+    }
+
+    /// Never: a record takes some bytes.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// A few small numbers on their way into a buffer.
+#[derive(Default)]
+struct Head {
+    bytes: [u8; HEAD],
+    len: usize,
+}
+
+/// Room for every number before a record's headers.
+const HEAD: usize = 32;
+
+impl Head {
+    #[inline]
+    fn byte(&mut self, b: u8) {
+        self.bytes[self.len % HEAD] = b;
+        self.len += 1;
+    }
+
+    #[inline]
+    fn varint(&mut self, v: u64) {
+        // Nearly all are of one byte or two.
+        if v < 0x80 {
+            self.byte(v as u8);
+        } else if v < 0x4000 {
+            self.byte(v as u8 | 0x80);
+            self.byte((v >> 7) as u8);
+        } else {
+            self.long(v);
+        }
+    }
+
+    #[cold]
+    fn long(&mut self, mut v: u64) {
+        while v >= 0x80 {
+            self.byte(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.byte(v as u8);
+    }
+
+    #[inline]
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        let to = out.len() + self.len;
+        if self.len == 1 {
+            out.push(self.bytes[0]);
+        } else if out.capacity() - out.len() >= HEAD {
+            // All of it, of a size known in advance, is cheaper than as much as is needed.
+            out.extend_from_slice(&self.bytes);
+            out.truncate(to);
+        } else {
+            out.extend_from_slice(&self.bytes[..self.len]);
+        }
+        self.len = 0;
     }
 }
 

@@ -5,7 +5,7 @@ mod encode;
 mod header;
 mod view;
 
-pub use encode::{RecordBody, upper_bound};
+pub use encode::{Measured, RecordBody, upper_bound};
 pub use header::{BatchHeader, HEADER_LEN, attributes};
 pub use view::{BatchView, Batches, HeaderView, RecordView, Records};
 

@@ -22,7 +22,7 @@ proptest! {
             let headers = headers.iter().map(|(k, v)| (k.as_str(), v.as_deref()));
             let one = RecordBody::new(key.as_deref(), value.as_deref(), headers);
             let before = body.len();
-            one.encode(&mut body, i as i32, ts.wrapping_sub(base));
+            one.encode(&mut body, one.measure(i as i32, ts.wrapping_sub(base)));
             prop_assert_eq!(body.len() - before, one.len(i as i32, ts.wrapping_sub(base)));
         }
         let header = BatchHeader {

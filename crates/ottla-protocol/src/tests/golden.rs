@@ -34,7 +34,7 @@ fn batch(records: &[Rec<'_>], attributes: i16, pid: i64, epoch: i16, seq: i32) -
         );
         let delta = r.ts - records[0].ts;
         let before = body.len();
-        one.encode(&mut body, i as i32, delta);
+        one.encode(&mut body, one.measure(i as i32, delta));
         assert_eq!(body.len() - before, one.len(i as i32, delta));
         assert!(one.upper_bound() >= one.len(i as i32, delta) + 61);
     }

@@ -8,17 +8,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
-use ottla_protocol::record::{BatchHeader, HEADER_LEN, RecordBody};
+use ottla_protocol::record::{BatchHeader, HEADER_LEN, Measured, RecordBody};
 
 use super::buffer_pool::PooledBuf;
-use super::completion::{Ends, Outcome};
+use super::completion::Outcome;
+use super::ends::Ends;
 use super::partition::Partition;
 use crate::error::{Certainty, Error};
-use crate::producer::Prepared;
 use crate::time::Tick;
 
 /// What is known of a batch from its first record on.
@@ -34,76 +35,150 @@ pub(crate) struct Meta {
     pub(crate) base_timestamp: i64,
     pub(crate) max_timestamp: i64,
     pub(crate) count: i32,
+    /// Bytes of its largest record, alone in a batch at the most.
+    pub(crate) largest: u32,
+    /// How long its first record's caller waited for the memory.
+    pub(crate) waited: Duration,
 }
 
 /// Takes records.
 #[derive(Debug)]
 pub struct OpenBatch {
     buf: PooledBuf,
+    /// Buffers that are full, of a batch that is to be compressed.
+    chain: Vec<PooledBuf>,
+    /// Bytes in them.
+    chained: usize,
     pub(crate) meta: Meta,
     pub(crate) ends: Ends,
     /// Bytes of records it takes, its first record aside.
     limit: usize,
 }
 
+/// Whether a record may still come into a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It may.
+    Yes,
+    /// It may, once there is another buffer for it.
+    Buffer,
+    /// It may not.
+    No,
+}
+
 impl OpenBatch {
-    pub(crate) fn new(buf: PooledBuf, meta: Meta, ends: Ends, batch_size: usize) -> OpenBatch {
-        OpenBatch { buf, meta, ends, limit: batch_size.saturating_sub(HEADER_LEN) }
+    /// One that takes `limit` bytes of records, its first aside.
+    pub(crate) fn new(buf: PooledBuf, meta: Meta, ends: Ends, limit: usize) -> OpenBatch {
+        OpenBatch { buf, chain: Vec::new(), chained: 0, meta, ends, limit }
+    }
+
+    /// What a record takes if it comes next.
+    #[inline]
+    pub(crate) fn measure<'a, H>(&self, body: &RecordBody<'a, H>, timestamp: i64) -> Measured
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
+        body.measure(self.meta.count, timestamp.wrapping_sub(self.meta.base_timestamp))
     }
 
     /// Whether a record of this size still fits; the first always does.
     #[inline]
-    pub(crate) fn fits(&self, record: &Prepared<'_>) -> bool {
-        let delta = record.timestamp.wrapping_sub(self.meta.base_timestamp);
-        self.meta.count == 0
-            || self.buf.bytes.len() + record.body.len(self.meta.count, delta) <= self.limit
+    pub(crate) fn room(&self, record: &Measured) -> Room {
+        let len = record.len();
+        if self.meta.count == 0 {
+            Room::Yes
+        } else if self.plain_len() + len > self.limit {
+            Room::No
+        } else if self.buf.bytes.len() + len > self.buf.bytes.capacity() {
+            Room::Buffer
+        } else {
+            Room::Yes
+        }
+    }
+
+    /// Goes on in another buffer.
+    pub(crate) fn extend(&mut self, buf: PooledBuf) {
+        self.chained += self.buf.bytes.len();
+        self.chain.push(std::mem::replace(&mut self.buf, buf));
+    }
+
+    /// Bytes of its records.
+    #[inline]
+    fn plain_len(&self) -> usize {
+        self.chained + self.buf.bytes.len()
     }
 
     /// Whether nothing more will fit.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.meta.count > 0 && self.buf.bytes.len() >= self.limit
+        self.meta.count > 0 && self.plain_len() >= self.limit
+    }
+
+    /// Bytes after which a sticky choice has stayed for a batch: as many as one takes, if it is to be compressed.
+    #[inline]
+    pub(crate) fn stay(&self, batch_size: usize) -> usize {
+        batch_size.max(self.limit + HEADER_LEN).max(1)
+    }
+
+    /// Whether it holds less than half of what it might.
+    pub(crate) fn is_half_empty(&self) -> bool {
+        self.plain_len() < self.limit / 2
     }
 
     /// Bytes on the wire, uncompressed.
     pub(crate) fn wire_len(&self) -> usize {
-        HEADER_LEN + self.buf.bytes.len()
+        HEADER_LEN + self.plain_len()
     }
 
-    /// Encodes a record that [`fits`](Self::fits); the bytes it took.
+    /// Encodes a record there is [`room`](Self::room) for; the bytes it took.
     #[inline]
-    pub(crate) fn append(&mut self, record: &Prepared<'_>) -> usize {
-        self.push(&record.body, record.timestamp)
-    }
-
-    /// Encodes a record; the bytes it took.
-    #[inline]
-    pub(crate) fn push<'a, H>(&mut self, body: &RecordBody<'a, H>, timestamp: i64) -> usize
+    pub(crate) fn push<'a, H>(
+        &mut self,
+        body: &RecordBody<'a, H>,
+        at: Measured,
+        timestamp: i64,
+    ) -> usize
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
         let meta = &mut self.meta;
-        let delta = timestamp.wrapping_sub(meta.base_timestamp);
         let before = self.buf.bytes.len();
-        body.encode(&mut self.buf.bytes, meta.count, delta);
+        body.encode(&mut self.buf.bytes, at);
         meta.count += 1;
         meta.max_timestamp = meta.max_timestamp.max(timestamp);
+        meta.largest = meta.largest.max(body.upper_bound() as u32);
         self.buf.bytes.len() - before
+    }
+
+    /// A batch whose records nobody will send: only who is to be told counts.
+    pub(crate) fn give_up(mut self) -> ClosedBatch {
+        let plain_len = self.plain_len();
+        self.chain.clear();
+        ClosedBatch { plain_len, ..self.close(None) }
     }
 
     /// Freezes the records, compressed where a codec is given. Output that is no smaller than the records is
     /// thrown away and they go as they are.
     pub fn close(mut self, compressor: Option<&mut Encoder>) -> ClosedBatch {
-        let (mut attributes, plain_len) = (0, self.buf.bytes.len());
-        if let Some(e) = compressor
-            && e.pack(&self.buf.bytes)
-        {
-            self.buf.bytes.clear();
-            self.buf.bytes.extend_from_slice(&e.scratch);
-            attributes = e.compressor.codec() as i16;
-        }
+        let (mut attributes, plain_len) = (0, self.plain_len());
+        let sizing = self.meta.partition.sizing.clone();
+        sizing.closed_with(self.meta.count as usize);
+        self.ends.charge(self.buf.pool());
+        let (full, last) = (std::mem::take(&mut self.chain), self.buf);
+        let records = match compressor.and_then(|e| Some((e.pack(&full, &last)?, e))) {
+            Some((packed, e)) => {
+                sizing.observe(plain_len, packed);
+                if packed < plain_len {
+                    attributes = e.compressor.codec() as i16;
+                    PooledBuf::holding(full, last, &[&e.scratch])
+                } else {
+                    PooledBuf::joined(full, last)
+                }
+            }
+            None => PooledBuf::joined(full, last),
+        };
         ClosedBatch {
-            records: Bytes::from_owner(self.buf),
+            records: Bytes::from_owner(records),
             attributes,
             plain_len,
             meta: self.meta,
@@ -111,45 +186,66 @@ impl OpenBatch {
             known: Certainty::NotWritten,
             not_before: Tick(0),
             attempts: 0,
+            story: Story::default(),
             last_error: None,
         }
     }
 }
+
+/// Bytes of each of its rooms that an encoder keeps from batch to batch.
+const ROOM_KEPT: usize = 256 * 1024;
 
 /// A codec's state and the room it works in; a bounded set of them is shared by whoever closes batches.
 #[derive(Debug)]
 pub struct Encoder {
     compressor: Compressor,
     scratch: Vec<u8>,
+    /// A chain's buffers one behind the other, which is what codecs take.
+    whole: Vec<u8>,
     /// It panicked: its state is not to be trusted again.
     pub(super) broken: bool,
 }
 
 impl Encoder {
     pub(crate) fn new(compressor: Compressor) -> Encoder {
-        Encoder { compressor, scratch: Vec::new(), broken: false }
+        Encoder { compressor, scratch: Vec::new(), whole: Vec::new(), broken: false }
     }
 
-    /// Compresses into the scratch room; whether that made it smaller.
-    fn pack(&mut self, records: &[u8]) -> bool {
+    /// Compresses into the scratch room; the bytes it took there, if it could.
+    fn pack(&mut self, full: &[PooledBuf], last: &PooledBuf) -> Option<usize> {
         if self.compressor.codec() == Codec::None {
-            return false;
+            return None;
         }
         self.scratch.clear();
+        self.whole.clear();
+        let input: &[u8] = if full.is_empty() {
+            &last.bytes
+        } else {
+            full.iter().chain([last]).for_each(|b| self.whole.extend_from_slice(&b.bytes));
+            &self.whole
+        };
         let (compressor, scratch) = (&mut self.compressor, &mut self.scratch);
-        let done = catch_unwind(AssertUnwindSafe(|| compressor.compress(records, scratch)));
+        let done = catch_unwind(AssertUnwindSafe(|| compressor.compress(input, scratch)));
         match done {
-            Ok(Ok(())) => self.scratch.len() < records.len(),
+            Ok(Ok(())) => Some(self.scratch.len()),
             Err(_) => {
                 self.broken = true;
                 tracing::error!("a compressor panicked; its batch goes uncompressed");
-                false
+                None
             }
             Ok(Err(e)) => {
                 tracing::warn!("a batch goes uncompressed: {e}");
-                false
+                None
             }
         }
+    }
+
+    /// Lets go of room that only a large batch needed.
+    pub(super) fn tidy(&mut self) {
+        self.scratch.clear();
+        self.scratch.shrink_to(ROOM_KEPT);
+        self.whole.clear();
+        self.whole.shrink_to(ROOM_KEPT);
     }
 }
 
@@ -169,14 +265,82 @@ pub struct ClosedBatch {
     pub(crate) not_before: Tick,
     /// Requests that carried it.
     pub(crate) attempts: u32,
+    pub(crate) story: Story,
     pub(crate) last_error: Option<Error>,
 }
 
+/// Where a batch's time went, as far as it alone knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Story {
+    /// When it was closed off its partition's lock, which is when it was full, or lingered under a codec.
+    pub(crate) closed: Option<Tick>,
+    /// When it first left its line.
+    pub(crate) drained: Option<Tick>,
+    /// When the request that carries it was sent, while there is one.
+    pub(crate) sent: Option<Tick>,
+    /// In requests that have ended.
+    pub(crate) in_flight: Duration,
+    /// Told to rest before it was sent again, and until when.
+    pub(crate) backing_off: Duration,
+    pub(crate) rests_until: Tick,
+    /// Who had it last, and of which epoch its leadership was.
+    pub(crate) broker: i32,
+    pub(crate) leader_epoch: i32,
+}
+
+impl Story {
+    /// How long it has rested by now.
+    pub(crate) fn rested(&self, now: Tick) -> Duration {
+        self.backing_off.saturating_sub(self.rests_until.since(now))
+    }
+}
+
+impl Default for Story {
+    fn default() -> Story {
+        let (closed, drained, sent, in_flight, backing_off, rests_until) = Default::default();
+        Story {
+            closed,
+            drained,
+            sent,
+            in_flight,
+            backing_off,
+            rests_until,
+            broker: -1,
+            leader_epoch: -1,
+        }
+    }
+}
+
+/// What the parts of a batch take over from it.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub(super) meta: Meta,
+    known: Certainty,
+    story: Story,
+    last_error: Option<Error>,
+}
+
 impl ClosedBatch {
+    /// What its parts take over.
+    pub(super) fn without_records(&self) -> Parent {
+        let (meta, last_error) = (self.meta.clone(), self.last_error.clone());
+        Parent { meta, known: self.known, story: self.story, last_error }
+    }
+
+    /// Takes over what was known of the whole; that it was sent is not an attempt of the part.
+    pub(super) fn inherit(&mut self, parent: &Parent) {
+        self.known = parent.known;
+        self.story = parent.story;
+        self.last_error.clone_from(&parent.last_error);
+    }
+
     /// The records, as they go to the wire.
-    #[cfg_attr(not(feature = "unstable-sim"), allow(dead_code))]
     pub fn records(&self) -> &Bytes {
         &self.records
+    }
+
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.attributes & 7 != 0
     }
 
     /// Bytes on the wire.

@@ -4,10 +4,10 @@
 //! piece by piece, and goes on to the next. A waiting or granted future that is dropped gives back and hands
 //! on. Nothing on the sender's thread ever waits here.
 
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, ErrorKind};
@@ -70,7 +70,64 @@ impl Drop for PooledBuf {
     }
 }
 
+impl PooledBuf {
+    pub(super) fn pool(&self) -> &Arc<BufferPool> {
+        &self.pool
+    }
+
+    /// These bytes in as few of these buffers as hold them; the others go back. What no single one holds is
+    /// put into memory of its own, accounted for by those it replaces.
+    pub(super) fn holding(full: Vec<PooledBuf>, last: PooledBuf, bytes: &[&[u8]]) -> PooledBuf {
+        let len: usize = bytes.iter().map(|b| b.len()).sum();
+        let mut rest = full.into_iter();
+        let (mut first, mut last) = match rest.next() {
+            Some(first) => (first, Some(last)),
+            None => (last, None),
+        };
+        first.bytes.clear();
+        if first.bytes.capacity() < len {
+            while first.charge < len as u64 {
+                let Some(mut next) = rest.next().or_else(|| last.take()) else { break };
+                first.charge += std::mem::take(&mut next.charge);
+            }
+            first.bytes = Vec::with_capacity(len);
+        }
+        bytes.iter().for_each(|b| first.bytes.extend_from_slice(b));
+        first
+    }
+
+    /// The same for what is in the buffers.
+    pub(super) fn joined(mut full: Vec<PooledBuf>, mut last: PooledBuf) -> PooledBuf {
+        if full.is_empty() {
+            return last;
+        }
+        let contents: Vec<Vec<u8>> =
+            (full.iter_mut().chain([&mut last])).map(|b| std::mem::take(&mut b.bytes)).collect();
+        let pieces: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+        PooledBuf::holding(full, last, &pieces)
+    }
+}
+
+/// Memory that is accounted for and is no buffer: tokens and callbacks of a closed batch.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    bytes: u64,
+    pool: Arc<BufferPool>,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.pool.credit(self.bytes);
+    }
+}
+
 impl BufferPool {
+    /// Accounts for memory that is there already. As with [`charge`](Self::charge), nothing waits.
+    pub(crate) fn account(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.debit(bytes);
+        Charge { bytes: bytes as u64, pool: self.clone() }
+    }
+
     pub(crate) fn new(total: u64, poolable: usize) -> Arc<BufferPool> {
         let state =
             State { unallocated: i64::try_from(total).unwrap_or(i64::MAX), ..State::default() };
@@ -85,6 +142,8 @@ impl BufferPool {
     /// A buffer of this size if it can be had without waiting and nobody waits already.
     pub(crate) fn try_allocate(self: &Arc<Self>, size: usize) -> Result<Option<PooledBuf>, Error> {
         self.refuse_if_hopeless(size)?;
+        // Dropped after the lock.
+        let mut dropped = Vec::new();
         let mut state = self.state.lock();
         if let Some(why) = &state.closed {
             return Err(why.clone());
@@ -92,7 +151,6 @@ impl BufferPool {
         if !state.waiters.is_empty() {
             return Ok(None);
         }
-        let mut dropped = Vec::new();
         let buffer = if size == self.poolable { state.free.pop_front() } else { None };
         if buffer.is_none() {
             state.free_up(size as u64, self.poolable, &mut dropped);
@@ -109,12 +167,16 @@ impl BufferPool {
     /// A buffer of this size, at once and beside the line: for parts of a batch that must not wait. The balance
     /// may go below zero by it; nobody is served until that is repaid.
     pub(crate) fn charge(self: &Arc<Self>, size: usize) -> PooledBuf {
+        self.debit(size);
+        PooledBuf { bytes: Vec::with_capacity(size), charge: size as u64, pool: self.clone() }
+    }
+
+    fn debit(&self, size: usize) {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         state.unallocated -= size as i64;
         state.free_up(0, self.poolable, &mut dropped);
         drop(state);
-        PooledBuf { bytes: Vec::with_capacity(size), charge: size as u64, pool: self.clone() }
     }
 
     /// A buffer that nobody accounted for, for a planted bug.
@@ -150,6 +212,17 @@ impl BufferPool {
             );
         }
         Ok(buf)
+    }
+
+    /// Takes back what was accounted for and is no buffer.
+    fn credit(&self, charge: u64) {
+        let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
+        {
+            let mut state = self.state.lock();
+            state.unallocated += charge as i64;
+            self.serve(&mut state, &mut wakers, &mut dropped);
+        }
+        wake_all(wakers);
     }
 
     fn give_back(&self, charge: u64, mut bytes: Vec<u8>) {
@@ -267,7 +340,6 @@ impl BufferPool {
     }
 
     /// The balance: memory in no buffer that is in use, below zero while a debt is open.
-    #[cfg(any(test, feature = "unstable-sim"))]
     pub(crate) fn balance(&self) -> i64 {
         let state = self.state.lock();
         state.unallocated + (state.free.len() * self.poolable) as i64

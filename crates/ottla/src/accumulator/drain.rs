@@ -2,17 +2,16 @@
 //! ended, up to `max.request.size`; and those whose time is over.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::Accumulator;
-use super::append::take_open;
 use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
-use super::partition::{Partition, Slot};
-use super::ready::{Active, Head, Order, Urge, head};
-use crate::cluster::Cluster;
+use super::marks::Bits;
+use super::partition::{Partition, Slot, Splitting, Visit};
+use super::ready::{Active, Order, View, is_over};
 use crate::plants::plant;
-use crate::time::Tick;
 use ottla_protocol::compression::Codec;
+
+/// Batches a request is given room for at once.
+const REQUEST: usize = 64;
 
 /// What a drain took.
 #[derive(Debug, Default)]
@@ -21,6 +20,8 @@ pub(crate) struct Drained {
     pub(crate) batches: Vec<StampedBatch>,
     /// To be closed off this thread; they announce themselves when done.
     pub(crate) to_close: Vec<OpenBatch>,
+    /// To be cut off this thread: their broker is known to refuse batches of their size.
+    pub(crate) to_cut: Vec<ClosedBatch>,
 }
 
 /// One batch on its way out of the line.
@@ -28,7 +29,18 @@ pub(crate) struct Drained {
 enum Out {
     Closed(ClosedBatch),
     Retry(Box<StampedBatch>),
-    Open(Box<OpenBatch>),
+    Open(OpenBatch),
+}
+
+/// What a look at the head of a line came to.
+#[allow(clippy::large_enum_variant, reason = "lives for a moment, on the stack")]
+enum Taken {
+    Batch(Out, usize),
+    ToClose(OpenBatch),
+    ToCut(ClosedBatch),
+    /// It does not fit any more.
+    TooMuch,
+    Nothing,
 }
 
 /// A batch that ran out of time.
@@ -42,130 +54,192 @@ pub(crate) enum Expired {
 }
 
 impl Active {
-    /// Takes what `node` may be sent now.
+    /// Takes what `node` may be sent now; all of it was found ready in this round. What only lingers goes along, as
+    /// it does with the classic producer, if so told.
+    #[inline(never)]
     pub(crate) fn drain(
         &mut self,
-        acc: &Accumulator,
-        cluster: &Cluster,
+        view: View<'_>,
         order: &mut impl Order,
-        (urge, max_size): (Urge, usize),
+        (max_size, along): (usize, bool),
         node: i32,
-        now: Tick,
     ) -> Drained {
         let mut out = Drained::default();
         let from = self.drained.get(&node).map_or(0, |last| last.wrapping_add(1));
-        let mut size = 0;
-        let round: Vec<Arc<Partition>> = (self.partitions.range(from..))
-            .chain(self.partitions.range(..from))
-            .map(|(_, p)| p)
-            .filter(|p| cluster.leader(&p.topic, p.index).node == node)
-            .cloned()
-            .collect();
-        for p in round {
-            let taken = {
-                let mut queue = p.queue.lock();
-                match head(&queue, acc, urge, now) {
-                    Head::Sendable(retry) if order.may_drain(&p, retry) => {}
-                    _ => continue,
-                }
-                let len = match queue.line.front() {
-                    Some(Slot::Closed(b)) => b.wire_len(),
-                    Some(Slot::Retry(b, _)) => b.closed.wire_len(),
-                    _ => queue.open.as_ref().map_or(0, |b| b.wire_len()),
-                };
-                // A first batch larger than the limit still goes, alone.
-                if size + len > max_size && !out.batches.is_empty() {
-                    break;
-                }
-                size += len;
-                match queue.line.pop_front() {
-                    Some(Slot::Closed(b)) => Out::Closed(b),
-                    Some(Slot::Retry(b, _)) => Out::Retry(b),
-                    Some(Slot::Closing(..)) => continue,
-                    None if acc.settings.codec == Codec::None => match queue.open.take() {
-                        Some(open) => Out::Open(open),
-                        None => continue,
-                    },
-                    // Compression is not for this thread: keep the place, hand it out.
-                    None => {
-                        let open = take_open(&mut queue);
-                        drop(queue);
-                        out.to_close.extend(open.map(|b| *b));
-                        continue;
+        let (mut size, mut round) = (0, Round { from, next: from, wrapped: false });
+        let sets = |s: &Self, from: u32| {
+            let next = |of: &BTreeMap<i32, Bits>| of.get(&node).and_then(|keys| keys.next(from));
+            let lingering = if along { next(&s.lingering) } else { None };
+            [next(&s.ready), lingering].into_iter().flatten().min()
+        };
+        while let Some(key) = round.next(|from| sets(self, from)) {
+            let Some(p) = self.get(key).cloned() else { continue };
+            // A first batch larger than the limit still goes, alone.
+            let room =
+                if out.batches.is_empty() { usize::MAX } else { max_size - size.min(max_size) };
+            let taken = take_head(p.visit(), &p, view, room);
+            self.touch(key);
+            match taken {
+                Taken::Batch(batch, len) => {
+                    size += len;
+                    self.drained.insert(node, key);
+                    let mut batch = match batch {
+                        Out::Closed(b) => order.stamp(b),
+                        Out::Retry(b) if plant!(BufferReused) => b.overwritten(),
+                        Out::Retry(b) => *b,
+                        Out::Open(open) => {
+                            rejoin(&open, view);
+                            order.stamp(open.close(None))
+                        }
+                    };
+                    batch.closed.story.drained.get_or_insert(view.now);
+                    if out.batches.is_empty() {
+                        let ready = self.ready.get(&node).map_or(1, Bits::len);
+                        out.batches.reserve(ready.min(REQUEST));
                     }
+                    out.batches.push(batch);
                 }
-            };
-            self.drained.insert(node, p.key);
-            out.batches.push(match taken {
-                Out::Closed(b) => order.stamp(b),
-                Out::Retry(b) if plant!(BufferReused) => b.overwritten(),
-                Out::Retry(b) => *b,
-                Out::Open(open) => order.stamp(open.close(None)),
-            });
+                Taken::ToClose(open) => {
+                    rejoin(&open, view);
+                    out.to_close.push(open);
+                }
+                Taken::ToCut(batch) => out.to_cut.push(batch),
+                Taken::TooMuch => break,
+                Taken::Nothing => {}
+            }
         }
         out
     }
 
-    /// Takes batches created `delivery.timeout.ms` ago or earlier; when the next will be, too.
-    pub(crate) fn expire(&self, acc: &Accumulator, now: Tick) -> (Vec<Expired>, Option<Tick>) {
-        let (mut expired, mut next) = (Vec::new(), None::<Tick>);
-        let timeout = acc.settings.delivery_timeout;
-        for p in self.iter() {
+    /// Takes batches created `delivery.timeout.ms` ago or earlier.
+    pub(crate) fn expire(&mut self, view: View<'_>) -> Vec<Expired> {
+        let mut expired = Vec::new();
+        let timeout = view.acc.settings.delivery_timeout;
+        while let Some(key) = self.expiries.pop(view.now) {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            entry.expiry = None;
+            let p = entry.partition.clone();
+            self.touch(key);
             loop {
-                let mut queue = p.queue.lock();
-                let due = match queue.line.front() {
-                    // Whoever closes it is about to be done.
-                    Some(Slot::Closing(..)) => break,
-                    Some(slot) => slot.created().after(timeout),
-                    None => match &queue.open {
-                        Some(open) => open.meta.created.after(timeout),
-                        None => break,
-                    },
+                let mut queue = p.visit();
+                let created = match (queue.line.front(), queue.open()) {
+                    // Whoever works on it is about to be done.
+                    (Some(slot), _) if slot.is_away() => break,
+                    (Some(slot), _) => slot.created(),
+                    (None, Some(open)) => open.meta.created,
+                    (None, None) => break,
                 };
-                if due > now {
-                    next = Some(next.map_or(due, |n| n.min(due)));
+                if created.after(timeout) > view.now {
                     break;
                 }
                 let taken = queue.line.pop_front();
-                let open = if taken.is_none() { queue.open.take() } else { None };
+                let open = if taken.is_none() { queue.take_open() } else { None };
                 drop(queue);
-                match (taken, open) {
-                    (Some(Slot::Closed(b)), _) => expired.push(Expired::Unsent(b)),
-                    (Some(Slot::Retry(b, _)), _) => expired.push(Expired::Sent(b)),
-                    (_, Some(open)) => expired.push(Expired::Unsent(open.close(None))),
-                    _ => break,
-                }
+                expired.extend(taken.and_then(Expired::of));
+                expired.extend(open.map(|open| Expired::Unsent(open.give_up())));
             }
         }
-        (expired, next)
+        expired
     }
 
     /// Takes everything of some partitions, whatever its time.
     pub(crate) fn take(&mut self, which: impl Fn(&Partition) -> bool) -> Vec<Expired> {
+        self.take_where(which, |_| true)
+    }
+
+    /// Takes batches up to this number, whatever their time.
+    pub(crate) fn take_up_to(&mut self, number: u64) -> Vec<Expired> {
+        self.take_where(|_| true, |n| n <= number)
+    }
+
+    fn take_where(
+        &mut self,
+        which: impl Fn(&Partition) -> bool,
+        batch: impl Fn(u64) -> bool,
+    ) -> Vec<Expired> {
         let mut out = Vec::new();
-        let (taken, rest) =
-            std::mem::take(&mut self.partitions).into_iter().partition(|(_, p)| which(p));
-        self.partitions = rest;
-        let taken: BTreeMap<u32, Arc<Partition>> = taken;
-        for p in taken.into_values() {
-            let (line, open) = {
-                let mut queue = p.queue.lock();
-                queue.announced = false;
-                // A slot that is being closed stays: its closer fills it, and it is taken next time.
-                let (closing, line): (Vec<_>, Vec<_>) =
-                    queue.line.drain(..).partition(|s| matches!(s, Slot::Closing(..)));
-                queue.line.extend(closing);
-                (line, queue.open.take())
-            };
-            for slot in line {
-                match slot {
-                    Slot::Closed(b) => out.push(Expired::Unsent(b)),
-                    Slot::Retry(b, _) => out.push(Expired::Sent(b)),
-                    Slot::Closing(..) => {}
-                }
-            }
-            out.extend(open.map(|b| Expired::Unsent(b.close(None))));
+        let chosen = self.entries.values().filter(|e| which(&e.partition));
+        let mut keys: Vec<u32> = chosen.map(|e| e.partition.key).collect();
+        keys.sort_unstable();
+        for key in keys {
+            let Some(p) = self.get(key).cloned() else { continue };
+            // What somebody works on stays: it is filled, and seen to then.
+            let (line, open) = p.visit().take_where(&batch);
+            self.touch(key);
+            out.extend(line.into_iter().filter_map(Expired::of));
+            out.extend(open.map(|b| Expired::Unsent(b.give_up())));
         }
         out
+    }
+}
+
+/// Once round a node's partitions.
+struct Round {
+    from: u32,
+    next: u32,
+    wrapped: bool,
+}
+
+impl Round {
+    fn next(&mut self, at: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+        if !self.wrapped {
+            if let Some(key) = at(self.next) {
+                self.next = key + 1;
+                return Some(key);
+            }
+            (self.wrapped, self.next) = (true, 0);
+        }
+        let key = at(self.next).filter(|key| *key < self.from)?;
+        self.next = key + 1;
+        Some(key)
+    }
+}
+
+impl Expired {
+    fn of(slot: Slot) -> Option<Expired> {
+        match slot {
+            Slot::Closed(b) => Some(Expired::Unsent(b)),
+            Slot::Retry(b, _) => Some(Expired::Sent(b)),
+            Slot::Closing(..) | Slot::Splitting(_) => None,
+        }
+    }
+}
+
+/// Callers that went apart and fill no batches come together again.
+fn rejoin(open: &OpenBatch, view: View<'_>) {
+    if open.is_half_empty()
+        && let Some(topic) = view.acc.topics.get(&open.meta.partition.topic)
+    {
+        topic.sticky.join();
+    }
+}
+
+/// Takes the head of a line that was found ready, if it fits.
+fn take_head(mut queue: Visit<'_>, p: &Partition, view: View<'_>, room: usize) -> Taken {
+    if is_over(&queue, view) {
+        return Taken::Nothing;
+    }
+    let len = match queue.line.front() {
+        Some(Slot::Closed(b)) if p.sizing.is_refused(b.wire_len()) && b.meta.count > 1 => {
+            let Some(Slot::Closed(b)) = queue.line.pop_front() else { return Taken::Nothing };
+            queue.line.push_front(Slot::Splitting(Splitting::of(&b)));
+            return Taken::ToCut(b);
+        }
+        Some(Slot::Closed(b)) => b.wire_len(),
+        Some(Slot::Retry(b, _)) => b.closed.wire_len(),
+        Some(Slot::Closing(..) | Slot::Splitting(_)) => return Taken::Nothing,
+        None => queue.open().map_or(0, OpenBatch::wire_len),
+    };
+    if queue.line.is_empty() && view.acc.settings.codec != Codec::None {
+        // Compression is not for this thread: keep the place, hand it out.
+        return queue.close_open().map_or(Taken::Nothing, Taken::ToClose);
+    }
+    if len > room {
+        return Taken::TooMuch;
+    }
+    match queue.line.pop_front() {
+        Some(Slot::Closed(b)) => Taken::Batch(Out::Closed(b), len),
+        Some(Slot::Retry(b, _)) => Taken::Batch(Out::Retry(b), len),
+        _ => queue.take_open().map_or(Taken::Nothing, |b| Taken::Batch(Out::Open(b), len)),
     }
 }

@@ -4,31 +4,38 @@
 pub(crate) mod append;
 pub(crate) mod batch;
 pub(crate) mod buffer_pool;
+pub(crate) mod callers;
 pub(crate) mod completion;
 pub(crate) mod drain;
+pub(crate) mod ends;
 pub(crate) mod mailbox;
+mod marks;
 pub(crate) mod partition;
 pub(crate) mod partitioner;
 pub(crate) mod ready;
+pub(crate) mod shelf;
+pub(crate) mod sizing;
 pub(crate) mod split;
 pub(crate) mod topics;
 pub(crate) mod waits;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use ottla_protocol::compression::{Codec, Compressor};
 
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
-use crate::time::{Env, Tick};
-use batch::Encoder;
+use crate::time::{Env, Hands, Tick};
+use batch::{ClosedBatch, Encoder, OpenBatch};
 use buffer_pool::BufferPool;
-use completion::{Callers, Listeners, Outcome};
+use callers::Callers;
+use completion::Outcome;
+use ends::Listeners;
 use mailbox::{Event, Mailbox};
 use partition::{Partition, Slot};
-use partitioner::Spread;
+use partitioner::{Rack, Spread};
 use topics::Topics;
 
 /// The settings that decide how records wait.
@@ -41,6 +48,10 @@ pub(crate) struct Settings {
     pub(crate) codec: Codec,
     pub(crate) level: i32,
     pub(crate) spread: Spread,
+    /// Whether short queues are drawn more often (KIP-794).
+    pub(crate) adaptive: bool,
+    /// How long a node may leave its batches waiting before it is drawn no more; zero for ever.
+    pub(crate) availability: Duration,
 }
 
 /// What callers and the sender share.
@@ -48,7 +59,6 @@ pub(crate) struct Accumulator {
     pub(crate) settings: Settings,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) pool: Arc<BufferPool>,
-    pub(crate) mailbox: Mailbox,
     pub(crate) topics: Topics,
     pub(crate) callers: Arc<Callers>,
     pub(crate) listeners: Arc<Listeners>,
@@ -57,6 +67,12 @@ pub(crate) struct Accumulator {
     /// Why, where that is not that somebody closed the producer.
     fatal: OnceLock<Error>,
     numbers: AtomicU64,
+    /// Itself, for work that outlives a call.
+    me: Weak<Accumulator>,
+    /// Helpers that take work from callers, once the sender has brought them.
+    pub(crate) hands: OnceLock<Arc<dyn Hands>>,
+    /// The rack whose leaders are preferred.
+    pub(crate) rack: Rack,
     encoders: Mutex<Vec<Encoder>>,
 }
 
@@ -69,18 +85,21 @@ impl Accumulator {
         env: Arc<dyn Env>,
         callers: Arc<Callers>,
         listeners: Arc<Listeners>,
+        rack: Rack,
     ) -> Arc<Accumulator> {
-        Arc::new(Accumulator {
+        Arc::new_cyclic(|me| Accumulator {
+            me: me.clone(),
+            hands: OnceLock::new(),
             settings,
             env,
             pool: BufferPool::new(settings.buffer_memory, settings.batch_size.max(1)),
-            mailbox: Mailbox::new(),
             topics: Topics::default(),
             callers,
             listeners,
             closed: AtomicBool::new(false),
             fatal: OnceLock::new(),
             numbers: AtomicU64::new(0),
+            rack,
             encoders: Mutex::default(),
         })
     }
@@ -109,13 +128,22 @@ impl Accumulator {
         self.fatal.get().cloned().unwrap_or_else(Error::closed)
     }
 
+    pub(crate) fn mailbox(&self) -> &Mailbox {
+        &self.callers.mailbox
+    }
+
+    /// The number of the batch that was opened last.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.numbers.load(Ordering::Relaxed)
+    }
+
     fn next_number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Tells the sender; where it is gone, does what it would have done at its end.
     pub(crate) fn post(&self, event: Event, due: Tick) {
-        if let Err(event) = self.mailbox.post(event, due) {
+        if let Err(event) = self.mailbox().post(event, due) {
             self.undeliverable(event);
         }
     }
@@ -126,25 +154,28 @@ impl Accumulator {
             Event::Opened(p) | Event::Full(p) => self.abandon(&p),
             Event::Caller(_, wait) => wait.fire(),
             Event::Flush(flush) => flush.finish(),
-            Event::Starved | Event::Topic(_) | Event::Close(_) => {}
+            Event::Cut(cut) => {
+                let parts = cut.parts.into_iter().filter_map(Slot::into_closed);
+                parts.for_each(|b| self.fail_closed(b));
+            }
+            Event::Starved
+            | Event::Topic(_)
+            | Event::Close(_)
+            | Event::Awaited(..)
+            | Event::Purge { .. } => {}
         }
     }
 
     /// Fails what a partition holds when the sender is gone.
     fn abandon(&self, p: &Partition) {
-        let (line, open) = {
-            let mut queue = p.queue.lock();
-            let (closing, line): (Vec<_>, Vec<_>) =
-                queue.line.drain(..).partition(|s| matches!(s, Slot::Closing(..)));
-            queue.line.extend(closing);
-            (line, queue.open.take())
-        };
-        for mut batch in
-            (line.into_iter().filter_map(Slot::into_closed)).chain(open.map(|b| b.close(None)))
-        {
-            let e = Error::closed().certain(batch.known);
-            batch.settle(Outcome::Failed(e));
-        }
+        let (line, open) = p.queue.lock().take_all();
+        let line = line.into_iter().filter_map(Slot::into_closed);
+        line.chain(open.map(OpenBatch::give_up)).for_each(|b| self.fail_closed(b));
+    }
+
+    fn fail_closed(&self, mut batch: ClosedBatch) {
+        let e = self.refusal().certain(batch.known);
+        batch.settle(Outcome::Failed(e));
     }
 
     /// A codec context, if there is a codec.
@@ -160,10 +191,16 @@ impl Accumulator {
     }
 
     fn return_encoder(&self, encoder: Option<Encoder>) {
-        let Some(encoder) = encoder.filter(|e| !e.broken) else { return };
+        let Some(mut encoder) = encoder.filter(|e| !e.broken) else { return };
+        encoder.tidy();
         let mut kept = self.encoders.lock();
         if kept.len() < ENCODERS_KEPT {
             kept.push(encoder);
         }
     }
 }
+
+#[cfg(all(test, ottla_loom))]
+mod models;
+#[cfg(all(test, not(ottla_loom)))]
+mod tests;

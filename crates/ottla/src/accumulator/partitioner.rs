@@ -1,12 +1,22 @@
 //! Which partition a record goes to: the one it names, murmur2 of its key, or the sticky one (KIP-480,
-//! KIP-794), which stays until a batch's worth of bytes went there.
+//! KIP-794), which stays until a batch's worth of bytes went there, and is then drawn anew: of the partitions
+//! that have a leader, those with short queues more often (adaptive), in the producer's rack where that is
+//! asked for (KIP-1123).
+//!
+//! Callers that meet on a partition's lock move apart: each of eight stripes of threads may have a choice of
+//! its own, until batches leave half empty and there is no need for it any more.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use ottla_protocol::murmur2::partition_for_key;
 
+use super::partition::Partition;
+use super::shelf::Shelf;
 use super::topics::Topic;
+use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind};
+use crate::sync::thread_number;
 
 /// How records without a partition are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,20 +27,151 @@ pub(crate) enum Spread {
     RoundRobin,
 }
 
+/// The rack whose leaders are preferred, if any (`partitioner.rack.aware`, `client.rack`).
+pub(crate) type Rack = Option<Arc<str>>;
+
+/// Stripes of threads of one topic.
+const STRIPES: usize = 8;
+const UNSET: u32 = u32::MAX;
+
 /// A topic's sticky choice.
 #[derive(Debug)]
 pub(crate) struct Sticky {
+    /// The choice of all who did not meet.
     current: AtomicU32,
     turn: AtomicU32,
+    /// Whether a stripe has a choice of its own.
+    any_apart: AtomicBool,
+    apart: [AtomicU32; STRIPES],
+    /// Appends that found their partition's lock held by another caller.
+    pub(crate) met: AtomicU64,
 }
 
 impl Default for Sticky {
     fn default() -> Sticky {
-        Sticky { current: AtomicU32::new(UNSET), turn: AtomicU32::new(0) }
+        Sticky {
+            current: AtomicU32::new(UNSET),
+            turn: AtomicU32::new(0),
+            any_apart: AtomicBool::new(false),
+            apart: [const { AtomicU32::new(UNSET) }; STRIPES],
+            met: AtomicU64::new(0),
+        }
     }
 }
 
-const UNSET: u32 = u32::MAX;
+impl Sticky {
+    /// The place of this thread's choice.
+    fn place(&self) -> &AtomicU32 {
+        if self.any_apart.load(Relaxed) {
+            let own = &self.apart[thread_number() % STRIPES];
+            if own.load(Relaxed) != UNSET {
+                return own;
+            }
+        }
+        &self.current
+    }
+
+    /// Whether somebody else's choice is this.
+    fn is_taken(&self, p: u32, mine: &AtomicU32) -> bool {
+        let others = self.apart.iter().chain([&self.current]);
+        others.filter(|o| !std::ptr::eq(*o, mine)).any(|o| o.load(Relaxed) == p)
+    }
+
+    /// Everybody shares one choice again.
+    pub(crate) fn join(&self) {
+        if self.any_apart.swap(false, Relaxed) {
+            self.apart.iter().for_each(|a| a.store(UNSET, Relaxed));
+        }
+    }
+}
+
+/// What the sticky choice is drawn from.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    /// Partition numbers that may be drawn.
+    base: Arc<[u32]>,
+    /// Those that are, just now.
+    list: Arc<[u32]>,
+    /// Running sums of their weights; empty where all are alike.
+    sums: Vec<u64>,
+}
+
+impl Table {
+    /// Every partition that has a leader alike; those of the rack alone, if it has any; all partitions where
+    /// none has a leader (BI3, BI5).
+    pub(crate) fn uniform(
+        partitions: &Shelf<Arc<Partition>>,
+        rack: &Rack,
+        cluster: &Cluster,
+    ) -> Table {
+        let led = |p: &&Arc<Partition>| p.leader.load(Relaxed) != -1;
+        let near = |p: &&Arc<Partition>| {
+            let node = cluster.nodes.get(&p.leader.load(Relaxed));
+            rack.is_some() && node.is_some_and(|n| n.rack == *rack)
+        };
+        fn pick(
+            partitions: &Shelf<Arc<Partition>>,
+            which: impl Fn(&&Arc<Partition>) -> bool,
+        ) -> Vec<u32> {
+            partitions.iter().filter(which).map(|p| p.index as u32).collect()
+        }
+        let mut list = pick(partitions, near);
+        if list.is_empty() {
+            list = pick(partitions, led);
+        }
+        if list.is_empty() {
+            list = pick(partitions, |_| true);
+        }
+        let base: Arc<[u32]> = list.into();
+        Table { list: base.clone(), base, sums: Vec::new() }
+    }
+
+    /// The same list, weighed by what waits (BI4): the longest queue has weight 1. Uniform until every
+    /// partition has had a batch, where all are alike, or where fewer than two may be drawn.
+    pub(crate) fn weighed(
+        &self,
+        partitions: &Shelf<Arc<Partition>>,
+        available: impl Fn(&Partition) -> bool,
+    ) -> Table {
+        let base = self.base.clone();
+        let uniform = || Table { list: base.clone(), base: base.clone(), sums: Vec::new() };
+        if partitions.iter().any(|p| p.load().is_none()) {
+            return uniform();
+        }
+        let drawn = self.base.iter().filter_map(|i| partitions.get(*i as usize));
+        let sizes: Vec<(u32, u32)> = drawn
+            .filter(|p| p.leader.load(Relaxed) != -1 && available(p))
+            .map(|p| (p.index as u32, p.load().unwrap_or(0)))
+            .collect();
+        let longest = sizes.iter().map(|s| s.1).max().unwrap_or(0);
+        let all_alike = sizes.len() == base.len() && sizes.iter().all(|s| s.1 == longest);
+        if sizes.is_empty() || base.len() < 2 || all_alike {
+            return uniform();
+        }
+        let mut sum = 0;
+        let sums = sizes.iter().map(|(_, size)| {
+            sum += u64::from(longest + 1 - size);
+            sum
+        });
+        Table { sums: sums.collect(), list: sizes.iter().map(|s| s.0).collect(), base }
+    }
+
+    pub(crate) fn is_uniform(&self) -> bool {
+        self.sums.is_empty()
+    }
+
+    /// A draw.
+    pub(crate) fn draw(&self, random: u64) -> u32 {
+        let n = match self.sums.last() {
+            Some(total) => {
+                let point = random % total;
+                self.sums.partition_point(|sum| *sum <= point)
+            }
+            None => random as usize % self.list.len().max(1),
+        };
+        self.list.get(n).copied().unwrap_or(0)
+    }
+}
 
 /// A choice, and whether it is the sticky one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,81 +183,116 @@ pub(crate) enum Choice {
 }
 
 /// Chooses. `partitions` is how many the topic has.
+#[inline]
 pub(crate) fn choose(
     topic: &Topic,
+    partitions: usize,
     explicit: Option<i32>,
     key: Option<&[u8]>,
     spread: Spread,
-    random: impl FnMut() -> u64,
+    random: impl FnOnce() -> u64,
 ) -> Result<Choice, Error> {
-    let partitions = topic.partitions.load().len();
     if let Some(p) = explicit {
         return match usize::try_from(p) {
             Ok(p) if p < partitions => Ok(Choice::Fixed(p)),
-            _ => Err(Error::new(
-                ErrorKind::InvalidRecord,
-                format!("topic {} has no partition {p}, only 0 to {}", topic.name, partitions - 1),
-            )),
+            _ => Err(no_partition(&topic.name, p, partitions)),
         };
     }
     match (spread, key) {
         (Spread::RoundRobin, _) => {
-            let turn = topic.sticky.turn.fetch_add(1, Relaxed) as usize;
-            Ok(Choice::Fixed(available(topic, turn)))
+            let turn = topic.sticky.turn.fetch_add(1, Relaxed);
+            Ok(Choice::Fixed(in_turn(topic, turn as usize)))
         }
         (Spread::Default { ignore_keys: false }, Some(key)) => {
             Ok(Choice::Fixed(partition_for_key(key, partitions as u32) as usize))
         }
-        _ => Ok(Choice::Sticky(sticky(topic, random))),
+        _ => Ok(Choice::Sticky(sticky(topic, partitions, random))),
     }
 }
 
+pub(crate) fn no_partition(topic: &str, p: i32, partitions: usize) -> Error {
+    let last = partitions.saturating_sub(1);
+    let message = format!("topic {topic} has no partition {p}, only 0 to {last}");
+    Error::new(ErrorKind::InvalidRecord, message)
+}
+
 /// The sticky partition, drawn if there is none yet.
-fn sticky(topic: &Topic, mut random: impl FnMut() -> u64) -> usize {
-    match topic.sticky.current.load(Relaxed) {
-        p if (p as usize) < topic.partitions.load().len() => p as usize,
+#[inline]
+fn sticky(topic: &Topic, partitions: usize, random: impl FnOnce() -> u64) -> usize {
+    let place = topic.sticky.place();
+    match place.load(Relaxed) {
+        p if (p as usize) < partitions => p as usize,
         // None yet, or one that the topic has no more.
         gone => {
-            let drawn = available(topic, random() as usize);
-            let set = topic.sticky.current.compare_exchange(gone, drawn as u32, Relaxed, Relaxed);
-            set.map_or_else(|other| other as usize, |_| drawn)
+            let drawn = topic.table.load().draw(random());
+            let set = place.compare_exchange(gone, drawn, Relaxed, Relaxed);
+            set.map_or_else(|other| other, |_| drawn) as usize
         }
     }
 }
 
 /// Moves on from `from`, once, whoever else tries.
 pub(crate) fn switch(topic: &Topic, from: usize, random: u64) {
-    let drawn = available(topic, random as usize) as u32;
-    let _ = topic.sticky.current.compare_exchange(from as u32, drawn, Relaxed, Relaxed);
+    let place = topic.sticky.place();
+    let drawn = draw_free(topic, place, random);
+    let _ = place.compare_exchange(from as u32, drawn, Relaxed, Relaxed);
+}
+
+/// Another caller is at this partition: from here on this thread's stripe goes its own way. False where
+/// there is no other way.
+pub(crate) fn part(topic: &Topic, from: usize, random: u64) -> bool {
+    let sticky = &topic.sticky;
+    sticky.met.fetch_add(1, Relaxed);
+    let own = &sticky.apart[thread_number() % STRIPES];
+    let drawn = draw_free(topic, own, random);
+    if drawn as usize == from {
+        return false;
+    }
+    own.store(drawn, Relaxed);
+    sticky.any_apart.store(true, Relaxed);
+    true
+}
+
+/// A draw that avoids the choices of others while they are apart, if a few attempts find one that does.
+fn draw_free(topic: &Topic, mine: &AtomicU32, random: u64) -> u32 {
+    let table = topic.table.load();
+    let first = table.draw(random);
+    if !topic.sticky.any_apart.load(Relaxed) && std::ptr::eq(mine, &topic.sticky.current) {
+        return first;
+    }
+    let draws =
+        (0..STRIPES as u64).map(|i| table.draw(random.rotate_left(7 * i as u32).wrapping_add(i)));
+    let mut free = draws.filter(|p| !topic.sticky.is_taken(*p, mine));
+    free.next().unwrap_or(first)
 }
 
 /// Whether the choice should move, after this many bytes: BI2's rule.
+#[inline]
 pub(crate) fn is_worn(bytes: usize, limit: usize, all_full: bool) -> bool {
     (bytes >= limit && all_full) || bytes >= 2 * limit
 }
 
-/// The `n`th partition with a leader, counting round; of all partitions when none has one (BI3).
-fn available(topic: &Topic, n: usize) -> usize {
-    let partitions = topic.partitions.load();
-    let led = |p: &&std::sync::Arc<super::partition::Partition>| p.leader.load(Relaxed) != -1;
-    match partitions.iter().filter(led).count() {
-        0 => n % partitions.len().max(1),
-        count => partitions.iter().filter(led).nth(n % count).map_or(0, |p| p.index as usize),
-    }
+/// The `n`th partition with a leader, counting round; of all partitions when none has one (BI7).
+fn in_turn(topic: &Topic, n: usize) -> usize {
+    let table = topic.table.load();
+    table.list.get(n % table.list.len().max(1)).map_or(0, |p| *p as usize)
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
+    use crate::accumulator::partition::Slot;
     use crate::accumulator::topics::Topics;
-    use crate::cluster::{Cluster, Leader, TopicInfo};
+    use crate::cluster::{Leader, Node, TopicInfo};
+    use crate::time::Tick;
 
     fn topic(leaders: &[i32]) -> std::sync::Arc<Topic> {
         let topics = Topics::default();
         let mut cluster = Cluster::default();
         let leaders = leaders.iter().map(|&node| Leader { node, epoch: 0 }).collect();
         cluster.topics.insert("t".into(), TopicInfo { id: Default::default(), leaders });
-        topics.publish(&cluster);
+        topics.publish(&cluster, &None);
         topics.get("t").unwrap()
     }
 
@@ -126,16 +302,16 @@ mod tests {
     fn bi3_partitions_without_a_leader_are_never_drawn_while_one_has_one() {
         let t = topic(&[1, -1, 1]);
         for n in 0..100 {
-            assert_ne!(available(&t, n), 1);
+            assert_ne!(t.table.load().draw(n), 1);
         }
         let t = topic(&[-1, -1]);
-        assert_eq!((0..100).map(|n| available(&t, n)).max(), Some(1));
+        assert_eq!((0..100).map(|n| t.table.load().draw(n)).max(), Some(1));
     }
 
     #[test]
     fn bi6_keys_go_over_all_partitions_and_explicit_wins() {
         let t = topic(&[1, -1, 1]);
-        let go = |explicit, key: Option<&[u8]>, spread| choose(&t, explicit, key, spread, || 0);
+        let go = |explicit, key: Option<&[u8]>, spread| choose(&t, 3, explicit, key, spread, || 0);
         assert_eq!(go(None, Some(b"a"), DEFAULT).unwrap(), Choice::Fixed(1));
         assert_eq!(go(None, Some(b""), DEFAULT).unwrap(), Choice::Fixed(0));
         assert_eq!(go(Some(2), Some(b"a"), DEFAULT).unwrap(), Choice::Fixed(2));
@@ -153,7 +329,7 @@ mod tests {
         let t = topic(&[1, -1, 1]);
         let mut counts = [0; 3];
         for _ in 0..100 {
-            if let Ok(Choice::Fixed(p)) = choose(&t, None, None, Spread::RoundRobin, || 0) {
+            if let Ok(Choice::Fixed(p)) = choose(&t, 3, None, None, Spread::RoundRobin, || 0) {
                 counts[p] += 1;
             }
         }
@@ -173,16 +349,111 @@ mod tests {
             let mut cluster = Cluster::default();
             let leaders = vec![Leader { node: 1, epoch: 0 }; n];
             cluster.topics.insert("t".into(), TopicInfo { id: Default::default(), leaders });
-            topics.publish(&cluster);
+            topics.publish(&cluster, &None);
             topics.get("t").unwrap()
         };
         let t = publish(6);
-        assert_eq!(choose(&t, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(5));
-        let last = t.partitions.load()[5].key;
+        assert_eq!(choose(&t, 6, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(5));
+        let last = t.partitions.get(5).unwrap().key;
         let t = publish(3);
-        assert!(matches!(choose(&t, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(0..3)));
-        assert!((0..50).all(|n| available(&t, n) < 3));
+        assert!(matches!(choose(&t, 3, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(0..3)));
+        assert!((0..50).all(|n| t.table.load().draw(n) < 3));
         let t = publish(6);
-        assert_eq!(t.partitions.load()[5].key, last, "its order goes on");
+        assert_eq!(t.partitions.get(5).unwrap().key, last, "its order goes on");
+    }
+
+    fn loads(t: &Topic, sizes: &[usize]) {
+        for (p, size) in t.partitions.iter().zip(sizes) {
+            let mut queue = p.queue.lock();
+            queue.line.clear();
+            let slots = (0..*size).map(|n| Slot::Closing(n as u64, Tick(0)));
+            queue.line.extend(slots);
+            p.count(&queue);
+        }
+    }
+
+    fn draws(table: &Table, partitions: usize, n: u64) -> Vec<u32> {
+        let mut counts = vec![0; partitions];
+        (0..n).for_each(|r| counts[table.draw(r) as usize] += 1);
+        counts
+    }
+
+    #[test]
+    fn bi4_ra26_weights_are_the_longest_queue_plus_one_less_each_ones_own() {
+        let t = topic(&[1, 1, 1, 1, 1]);
+        let weighed = |t: &Topic| t.table.load().weighed(&t.partitions, |_| true);
+        assert_eq!(draws(&weighed(&t), 5, 50), [10; 5], "no partition has had a batch");
+        loads(&t, &[5, 0, 3, 0, 1]);
+        assert_eq!(draws(&weighed(&t), 5, 42), [2, 12, 6, 12, 10], "two cycles");
+        loads(&t, &[4; 5]);
+        assert_eq!(draws(&weighed(&t), 5, 50), [10; 5], "all alike");
+        let t = topic(&[1, 2, 3]);
+        loads(&t, &[1, 7, 2]);
+        assert_eq!(draws(&weighed(&t), 3, 14), [7, 1, 6]);
+        let without = t.table.load().weighed(&t.partitions, |p| p.index != 0);
+        assert_eq!(draws(&without, 3, 14), [0, 2, 12], "a slow node's partition is not drawn");
+        let again = without.weighed(&t.partitions, |_| true);
+        assert_eq!(draws(&again, 3, 14), [7, 1, 6], "and comes back");
+        let t = topic(&[1, -1, 3]);
+        loads(&t, &[1, 0, 2]);
+        assert_eq!(draws(&weighed(&t), 3, 6), [4, 0, 2], "without a leader none is drawn");
+    }
+
+    #[test]
+    fn bi5_leaders_in_the_producers_rack_while_there_is_one() {
+        let t = topic(&[1, 2, 1]);
+        let shown = &t.partitions;
+        let rack: Rack = Some("a".into());
+        let cluster = |racks: [&str; 2]| {
+            let mut c = Cluster::default();
+            for (id, rack) in [1, 2].into_iter().zip(racks) {
+                let rack = (!rack.is_empty()).then(|| rack.into());
+                c.nodes.insert(id, Node { id, host: "h".into(), port: 1, rack });
+            }
+            c
+        };
+        let table = Table::uniform(shown, &rack, &cluster(["a", "b"]));
+        assert_eq!(draws(&table, 3, 10), [5, 0, 5]);
+        loads(&t, &[3, 9, 1]);
+        assert_eq!(draws(&table.weighed(shown, |_| true), 3, 8), [2, 0, 6], "weighed in the rack");
+        let table = Table::uniform(shown, &rack, &cluster(["b", "b"]));
+        assert_eq!(draws(&table, 3, 9), [3, 3, 3], "none in the rack: the others");
+        let table = Table::uniform(shown, &rack, &cluster(["", ""]));
+        assert_eq!(draws(&table, 3, 9), [3, 3, 3], "brokers without a rack");
+        shown.get(0).unwrap().leader.store(-1, Relaxed);
+        shown.get(2).unwrap().leader.store(-1, Relaxed);
+        let table = Table::uniform(shown, &rack, &cluster(["a", "b"]));
+        assert_eq!(draws(&table, 3, 9), [0, 9, 0], "the rack is down");
+    }
+
+    #[test]
+    fn bi1_with_one_partition_the_choice_switches_to_itself() {
+        let t = topic(&[1]);
+        let sticky = || choose(&t, 1, None, None, DEFAULT, || 7).unwrap();
+        assert_eq!(sticky(), Choice::Sticky(0));
+        switch(&t, 0, 9);
+        assert_eq!(sticky(), Choice::Sticky(0));
+        assert!(!part(&t, 0, 3), "nowhere else to go");
+    }
+
+    #[test]
+    fn callers_that_met_go_apart_and_come_back_together() {
+        let t = topic(&[1; 12]);
+        let here = || match choose(&t, 12, None, None, DEFAULT, || 3).unwrap() {
+            Choice::Sticky(p) => p,
+            fixed => panic!("{fixed:?}"),
+        };
+        let first = here();
+        assert!(part(&t, first, 99));
+        let mine = here();
+        assert_ne!(mine, first);
+        let others = std::thread::scope(|s| s.spawn(here).join().unwrap());
+        assert_eq!(others, first, "another thread stays");
+        for random in 0..100 {
+            switch(&t, here(), random);
+            assert_ne!(here(), first, "apart they avoid each other");
+        }
+        t.sticky.join();
+        assert_eq!(here(), first);
     }
 }

@@ -4,13 +4,17 @@
 //! they are made on the sender's thread, which is the one that gives memory back.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use ottla_protocol::DecodeError;
-use ottla_protocol::record::{BatchView, RecordBody, RecordView};
+use ottla_protocol::record::{BatchView, HEADER_LEN, RecordBody, RecordView};
 
 use super::Accumulator;
-use super::batch::{Meta, OpenBatch, Stamp, StampedBatch, advance};
-use super::completion::Ends;
+use super::batch::{ClosedBatch, Meta, OpenBatch, Parent, Stamp, StampedBatch, advance};
+use super::ends::Ends;
+use super::mailbox::Event;
+use super::partition::{Partition, Slot};
+use crate::time::Tick;
 
 /// One record's headers as the encoder wants them: names came in as text.
 fn headers<'r>(r: &'r RecordView<'_>) -> impl Iterator<Item = (&'r str, Option<&'r [u8]>)> + Clone {
@@ -37,14 +41,77 @@ fn cuts(records: &[RecordView<'_>], limit: usize) -> Vec<Range<usize>> {
     out
 }
 
+/// A batch cut into parts, on its way back to its line.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) partition: Arc<Partition>,
+    /// The batch's number.
+    pub(crate) number: u64,
+    /// Whether it had its place in the producer's order.
+    pub(crate) stamped: bool,
+    /// Its parts; the batch itself, if it cannot be read.
+    pub(crate) parts: Vec<Slot>,
+    /// Why it cannot, which only a bug can bring about.
+    pub(crate) error: Option<DecodeError>,
+}
+
+/// A batch that is being cut off the sender's thread. Whatever becomes of the work, the sender hears.
+pub(crate) struct CutWork {
+    acc: Arc<Accumulator>,
+    cut: Option<Box<Cut>>,
+}
+
+impl CutWork {
+    pub(crate) fn new(acc: Arc<Accumulator>, batch: &ClosedBatch, stamped: bool) -> CutWork {
+        let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
+        let (parts, error) = Default::default();
+        CutWork { acc, cut: Some(Box::new(Cut { partition, number, stamped, parts, error })) }
+    }
+
+    pub(crate) fn finish(mut self, work: impl FnOnce(&Accumulator) -> Cut) {
+        self.cut = Some(Box::new(work(&self.acc)));
+    }
+}
+
+impl Drop for CutWork {
+    fn drop(&mut self) {
+        if let Some(cut) = self.cut.take() {
+            self.acc.post(Event::Cut(cut), Tick(0));
+        }
+    }
+}
+
 impl Accumulator {
-    /// The parts of a batch, at least two, in order: of `batch.size` at most, and of half of it at most, so that
-    /// cutting again and again comes to an end at single records. The batch itself comes back if it cannot be read,
-    /// which only a bug can bring about.
-    pub(crate) fn split(
+    /// Cuts a batch that was sent; what of it waits goes out at once.
+    pub(crate) fn cut_stamped(&self, batch: StampedBatch, now: Tick) -> Cut {
+        let (partition, number) = (batch.closed.meta.partition.clone(), batch.closed.meta.number);
+        let again = |b: StampedBatch| Slot::Retry(Box::new(b), now);
+        let (parts, error) = match self.cut(batch) {
+            Ok(parts) => (parts.into_iter().map(again).collect(), None),
+            Err((whole, e)) => (vec![Slot::Retry(whole, now)], Some(e)),
+        };
+        Cut { partition, number, stamped: true, parts, error }
+    }
+
+    /// Cuts a batch that was never sent.
+    pub(crate) fn cut_closed(&self, batch: ClosedBatch) -> Cut {
+        let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
+        let (parts, error) = match self.cut(batch.stamp(Stamp::NONE)) {
+            Ok(parts) => (parts.into_iter().map(|b| Slot::Closed(b.unstamp())).collect(), None),
+            Err((whole, e)) => (vec![Slot::Closed(whole.unstamp())], Some(e)),
+        };
+        Cut { partition, number, stamped: false, parts, error }
+    }
+
+    /// Cuts a batch into at least two parts where it has two records, each of no more than `batch.size`, what
+    /// brokers take, and half of the whole: so cutting again and again comes to an end at single records.
+    fn cut(
         &self,
         mut parent: StampedBatch,
     ) -> Result<Vec<StampedBatch>, (Box<StampedBatch>, DecodeError)> {
+        // The copy that is worked on, too, is accounted for while it is there.
+        let wire_len = parent.closed.wire_len();
+        let _copies = self.pool.account(parent.closed.plain_len + wire_len);
         let (header, records) = parent.wire();
         let whole = [&header[..], &records[..]].concat();
         drop(records);
@@ -57,42 +124,58 @@ impl Accumulator {
             Ok(list) => list,
             Err(e) => return Err((Box::new(parent), e)),
         };
-        let half = parent.closed.plain_len.div_ceil(2);
-        let ranges = cuts(&list, self.settings.batch_size.clamp(1, half.max(1)));
+        let half = parent.closed.plain_len.div_ceil(2).max(1);
+        let ranges = cuts(&list, self.part_size(&parent.closed).clamp(1, half));
         let counts: Vec<u32> = ranges.iter().map(|r| r.len() as u32).collect();
         let Some(ends) = parent.closed.take_ends() else {
             return Ok(Vec::new());
         };
         let ends = ends.split(&counts);
-        let (meta, stamp) = (parent.closed.meta.clone(), parent.stamp);
-        let error = parent.closed.last_error.clone();
+        let stamp = parent.stamp;
+        let of = parent.closed.without_records();
         // Its memory first, so that the debt is no larger than it must be.
         drop(parent);
-        let parts = ranges.into_iter().zip(ends).map(|(range, ends)| {
-            let mut part = self.part(&list[range.clone()], range.start, &meta, stamp, ends);
-            part.closed.last_error.clone_from(&error);
-            part
-        });
+        let parts = ranges
+            .into_iter()
+            .zip(ends)
+            .map(|(range, ends)| self.part(&list[range.clone()], range.start, &of, stamp, ends));
         Ok(parts.collect())
+    }
+
+    /// Bytes of records, uncompressed, that a part may have.
+    fn part_size(&self, whole: &ClosedBatch) -> usize {
+        let bound = whole.meta.partition.sizing.bound();
+        if bound == usize::MAX {
+            return self.settings.batch_size;
+        }
+        // As well compressed as the whole, or nearly: a quarter of what was refused is to give quarters.
+        let packed = whole.records().len().max(1) as u128;
+        let room =
+            bound.saturating_sub(HEADER_LEN) as u128 * 9 / 8 * whole.plain_len as u128 / packed;
+        let most = whole.meta.partition.sizing.below_refused().saturating_sub(HEADER_LEN) as u128
+            * whole.plain_len as u128
+            / packed;
+        self.settings.batch_size.min(usize::try_from(room.min(most)).unwrap_or(usize::MAX))
     }
 
     fn part(
         &self,
         records: &[RecordView<'_>],
         first: usize,
-        of: &Meta,
+        parent: &Parent,
         stamp: Stamp,
         ends: Ends,
     ) -> StampedBatch {
         let base_timestamp = records.first().map_or(0, |r| r.timestamp);
+        let of = &parent.meta;
         let meta = Meta {
-            partition: of.partition.clone(),
             number: self.next_number(),
             place: (of.place.0, of.place.1 + first as u32),
-            created: of.created,
             base_timestamp,
             max_timestamp: base_timestamp,
             count: 0,
+            largest: 0,
+            ..of.clone()
         };
         let bodies: Vec<_> =
             records.iter().map(|r| RecordBody::new(r.key, r.value, headers(r))).collect();
@@ -102,11 +185,13 @@ impl Accumulator {
         }
         let mut open = OpenBatch::new(self.pool.charge(size), meta, ends, size);
         for (body, r) in bodies.iter().zip(records) {
-            open.push(body, r.timestamp);
+            let at = open.measure(body, r.timestamp);
+            open.push(body, at, r.timestamp);
         }
         let mut encoder = self.encoder();
-        let closed = open.close(encoder.as_mut());
+        let mut closed = open.close(encoder.as_mut());
         self.return_encoder(encoder);
+        closed.inherit(parent);
         let sequence =
             if stamp.sequence < 0 { stamp.sequence } else { advance(stamp.sequence, first as i32) };
         closed.stamp(Stamp { sequence, ..stamp })

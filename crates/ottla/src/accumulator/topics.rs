@@ -8,7 +8,9 @@ use std::task::Waker;
 use arc_swap::ArcSwap;
 
 use super::partition::Partition;
-use super::partitioner::Sticky;
+use super::partitioner::{Rack, Sticky, Table};
+use super::shelf::Shelf;
+use super::sizing::Sizing;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
@@ -18,13 +20,32 @@ use crate::sync::{Mutex, wake_all};
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) name: Arc<str>,
-    pub(crate) partitions: ArcSwap<Vec<Arc<Partition>>>,
-    /// Also those the topic has lost by being re-created with fewer: should they come back, their order goes on.
-    every: Mutex<Vec<Arc<Partition>>>,
+    /// Those the topic has lost by being re-created with fewer are kept and not shown: should they come back,
+    /// their order goes on.
+    pub(crate) partitions: Shelf<Arc<Partition>>,
     pub(crate) sticky: Sticky,
+    /// What the sticky choice is drawn from; the sender keeps it.
+    pub(crate) table: ArcSwap<Table>,
+    pub(crate) sizing: Arc<Sizing>,
 }
 
-type Map = HashMap<Arc<str>, Arc<Topic>>;
+impl Topic {
+    /// Whether it has this partition; a negative number is nobody's, and not worth waiting for.
+    pub(crate) fn has(&self, partition: i32) -> bool {
+        partition < 0 || (partition as usize) < self.partitions.len()
+    }
+
+    /// Draws by what waits, from here on.
+    pub(crate) fn weigh(&self, available: impl Fn(&Partition) -> bool) {
+        let old = self.table.load();
+        let new = old.weighed(&self.partitions, available);
+        if !(old.is_uniform() && new.is_uniform()) {
+            self.table.store(Arc::new(new));
+        }
+    }
+}
+
+pub(crate) type Map = HashMap<Arc<str>, Arc<Topic>>;
 
 /// All of them.
 #[derive(Debug, Default)]
@@ -46,6 +67,10 @@ struct Wanted {
 impl Topics {
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Topic>> {
         self.map.load().get(name).cloned()
+    }
+
+    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Map>> {
+        self.map.load()
     }
 
     /// Wakes this waker at the next news of `name`; the round of news, and the last.
@@ -82,7 +107,7 @@ impl Topics {
     }
 
     /// Turns a snapshot into what callers see: new topics, more partitions, leaders.
-    pub(crate) fn publish(&self, cluster: &Cluster) {
+    pub(crate) fn publish(&self, cluster: &Cluster, rack: &Rack) {
         let old = self.map.load_full();
         let mut new: Option<Map> = None;
         for (name, info) in &cluster.topics {
@@ -92,17 +117,20 @@ impl Topics {
             let topic = match old.get(name) {
                 Some(topic) => topic.clone(),
                 None => {
-                    let (name, sticky) = (name.clone(), Sticky::default());
-                    let (partitions, every) = Default::default();
-                    let topic = Arc::new(Topic { name: name.clone(), partitions, every, sticky });
+                    let name = name.clone();
+                    let (partitions, sticky, table, sizing) = Default::default();
+                    let topic = Topic { name: name.clone(), partitions, sticky, table, sizing };
+                    let topic = Arc::new(topic);
                     new.get_or_insert_with(|| (*old).clone()).insert(name, topic.clone());
                     topic
                 }
             };
             self.resize(&topic, info.leaders.len());
-            for (p, leader) in topic.partitions.load().iter().zip(&info.leaders) {
+            for (p, leader) in topic.partitions.iter().zip(&info.leaders) {
                 p.leader.store(leader.node, Relaxed);
             }
+            let table = Table::uniform(&topic.partitions, rack, cluster);
+            topic.table.store(Arc::new(table));
         }
         if let Some(new) = new {
             self.map.store(Arc::new(new));
@@ -120,22 +148,19 @@ impl Topics {
 
     /// Shows as many partitions as the topic has.
     fn resize(&self, topic: &Topic, to: usize) {
-        if topic.partitions.load().len() == to {
+        if topic.partitions.len() == to {
             return;
         }
-        let mut every = topic.every.lock();
-        while every.len() < to {
-            let (index, key) = (every.len() as i32, self.next_key.fetch_add(1, Relaxed));
-            every.push(Arc::new(Partition::new(topic.name.clone(), index, key)));
-        }
-        let shown = every[..to].to_vec();
-        drop(every);
-        topic.partitions.store(Arc::new(shown));
+        topic.partitions.show(to, |index| {
+            let key = self.next_key.fetch_add(1, Relaxed);
+            let (name, sizing) = (topic.name.clone(), topic.sizing.clone());
+            Arc::new(Partition::new(name, index as i32, key, sizing))
+        });
     }
 
-    /// Every partition of every topic.
+    /// Every partition of every topic, for the rare moment in which one is on its way to announce itself.
     pub(crate) fn partitions(&self) -> Vec<Arc<Partition>> {
         let map = self.map.load();
-        map.values().flat_map(|t| t.every.lock().clone()).collect()
+        map.values().flat_map(|t| t.partitions.all().cloned()).collect()
     }
 }

@@ -1,8 +1,8 @@
 //! What a caller waits by: a deadline in the sender's heap, and the ticket of a flush.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, wake_all};

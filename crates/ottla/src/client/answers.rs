@@ -1,5 +1,7 @@
 //! What a poll brings: connections made and lost, answers to the client's own requests, time-outs.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use ottla_protocol::header::{correlation_id, decode_response};
 use ottla_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, MetadataRequest};
@@ -8,6 +10,7 @@ use ottla_protocol::{ApiKey, ErrorCode};
 use super::NetworkClient;
 use super::in_flight::{Done, InFlight, Lost, Purpose};
 use super::nodes::{Broker, State};
+use crate::metrics::{NodeSensor, Sensor};
 use crate::network::channel::Why;
 use crate::network::io::{Answer, ChannelKey, Io};
 use crate::plants::plant;
@@ -18,31 +21,50 @@ const VERSIONS_FIRST: i16 = 4;
 
 impl<I: Io> NetworkClient<I> {
     /// Waits at most until then for something to happen; the ends of the sender's requests.
-    pub(crate) fn poll(&mut self, until: Tick, now: Tick) -> std::io::Result<Vec<Done>> {
+    pub(crate) fn poll(
+        &mut self,
+        until: Tick,
+        now: Tick,
+        ended: &mut Vec<Done>,
+    ) -> std::io::Result<()> {
         let wait = match self.due().min(until) {
             Tick::NEVER => None,
             until => Some(until.since(now)),
         };
         let env = self.env.clone();
-        let polled = self.selector.poll(wait, || env.now())?;
+        let mut polled = std::mem::take(&mut self.polled);
+        self.selector.poll(wait, || env.now(), &mut polled)?;
+        // The wait is the poll's; whatever comes after it, up to the next, is work.
+        let (waited, worked) = (polled.woke.since(now), now.since(self.woke));
+        self.woke = polled.woke;
         let now = self.env.now();
-        for key in polled.sent {
+        self.counters.sensors.record(
+            &[
+                (Sensor::Select, 1.0),
+                (Sensor::IoWait, waited.as_nanos() as f64),
+                (Sensor::IoTime, worked.as_nanos() as f64),
+            ],
+            now,
+        );
+        for key in polled.sent.drain(..) {
             self.on_sent(key);
         }
-        for (key, frame) in polled.received {
+        for (key, frame) in polled.received.drain(..) {
             self.on_received(key, frame, now);
         }
-        for key in polled.connected {
+        for key in polled.connected.drain(..) {
             self.on_connected(key, now);
         }
-        for (key, why) in polled.disconnected {
+        for (key, why) in polled.disconnected.drain(..) {
             self.on_disconnected(key, &why, now);
         }
-        for answer in polled.answers {
+        for answer in polled.answers.drain(..) {
             self.on_answer(answer, now);
         }
+        self.polled = polled;
         self.time_out(now);
-        Ok(std::mem::take(&mut self.ended))
+        ended.append(&mut self.ended);
+        Ok(())
     }
 
     fn broker_of(&mut self, key: ChannelKey) -> Option<&mut Broker> {
@@ -70,6 +92,7 @@ impl<I: Io> NetworkClient<I> {
     fn on_received(&mut self, key: ChannelKey, frame: Bytes, now: Tick) {
         let Some(b) = self.broker_of(key) else { return };
         let node = b.id;
+        let size = frame.len() as f64 + 4.0;
         let matched = match correlation_id(&frame) {
             Ok(id) => b.in_flight.complete(id).map_err(|expected| match expected {
                 Some(e) => format!("it answered request {id} where the answer to {e} was due"),
@@ -77,6 +100,22 @@ impl<I: Io> NetworkClient<I> {
             }),
             Err(e) => Err(format!("its answer cannot be read: {e}")),
         };
+        if let Ok(request) = &matched {
+            let latency = now.since(request.sent).as_secs_f64() * 1e3;
+            let sensors = &self.counters.sensors;
+            sensors.record(
+                &[(Sensor::Response, 1.0), (Sensor::IncomingByte, size), (Sensor::NetworkIo, 1.0)],
+                now,
+            );
+            if request.purpose == Purpose::Produce {
+                sensors.record(&[(Sensor::RequestLatency, latency)], now);
+            }
+            use NodeSensor::{IncomingByte, RequestLatency, Response};
+            sensors.node(node, &[(Response, 1.0), (IncomingByte, size)], now);
+            if request.purpose == Purpose::Produce {
+                sensors.node(node, &[(RequestLatency, latency)], now);
+            }
+        }
         match matched {
             Err(why) => self.fail_connection(node, &why, now),
             Ok(request) => match request.purpose {
@@ -141,6 +180,7 @@ impl<I: Io> NetworkClient<I> {
             }
             Ok(answer) => {
                 self.throttle(node, answer.throttle_time_ms, now);
+                self.counters.metadata_at.store(now.0, Ordering::Relaxed);
                 let mut news = self.metadata.update(&answer, now, random);
                 tracing::info!(
                     broker = node,
@@ -214,7 +254,7 @@ impl<I: Io> NetworkClient<I> {
     pub(crate) fn fail_connection(&mut self, node: i32, why: &str, now: Tick) {
         if let Some(channel) = self.brokers.get(&node).and_then(Broker::channel) {
             self.by_channel.remove(&channel);
-            self.selector.close(channel);
+            self.selector.close(channel, now);
         }
         self.lost(node, why, false, now);
     }

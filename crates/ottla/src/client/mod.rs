@@ -9,6 +9,7 @@ mod answers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,10 +19,11 @@ use ottla_protocol::{ApiKey, EncodeError, Request};
 
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
+use crate::metrics::{Counters, NodeSensor, Sensor};
 use crate::network::io::{ChannelKey, Io, Job};
-use crate::network::selector::Selector;
+use crate::network::selector::{Polled, Selector};
 use crate::plants::plant;
-use crate::time::{Bell, Env, Tick};
+use crate::time::{Bell, Env, Hands, Tick};
 pub use health::Health;
 pub(crate) use health::SharedHealth;
 use in_flight::{Done, InFlight, Purpose};
@@ -50,10 +52,15 @@ pub(crate) struct NetworkClient<I: Io> {
     by_channel: HashMap<ChannelKey, i32>,
     metadata: Metadata,
     correlation: i32,
+    /// When the last poll ended.
+    woke: Tick,
     health: SharedHealth,
+    counters: Arc<Counters>,
     news: News,
     /// Requests that ended outside a poll.
     ended: Vec<Done>,
+    /// What a poll brings; empty between two.
+    polled: Polled,
 }
 
 /// Correlation ids from here up are for SASL alone (NC11).
@@ -65,10 +72,12 @@ impl<I: Io> NetworkClient<I> {
         env: Arc<dyn Env>,
         selector: Selector<I>,
         health: SharedHealth,
+        counters: Arc<Counters>,
     ) -> NetworkClient<I> {
         let metadata = Metadata::new(settings.metadata);
         let mut client = NetworkClient {
             settings,
+            woke: env.now(),
             env,
             selector,
             brokers: BTreeMap::new(),
@@ -76,8 +85,10 @@ impl<I: Io> NetworkClient<I> {
             metadata,
             correlation: 0,
             health,
+            counters,
             news: News::default(),
             ended: Vec::new(),
+            polled: Polled::default(),
         };
         client.bootstrap();
         client
@@ -92,6 +103,16 @@ impl<I: Io> NetworkClient<I> {
 
     pub(crate) fn bell(&self) -> Arc<dyn Bell> {
         self.selector.bell()
+    }
+
+    pub(crate) fn hands(&self) -> Arc<dyn Hands> {
+        self.selector.hands()
+    }
+
+    /// Tells how many requests have no answer.
+    pub(crate) fn count_in_flight(&self) {
+        let in_flight: usize = self.brokers.values().map(|b| b.in_flight.len()).sum();
+        self.counters.requests_in_flight.store(in_flight as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn start(&mut self, job: Job) {
@@ -132,6 +153,18 @@ impl<I: Io> NetworkClient<I> {
         })
     }
 
+    /// Each node that was spoken to, and whether it can take no request now and an event will tell when it can.
+    pub(crate) fn busy(&self, now: Tick) -> impl Iterator<Item = (i32, bool)> {
+        let busy =
+            move |b: &Broker| !self.can_send(b, now) && self.connection_delay(b.id, now).is_none();
+        self.brokers.values().map(move |b| (b.id, busy(b)))
+    }
+
+    /// Whether nothing is in flight to `node`.
+    pub(crate) fn is_idle(&self, node: i32) -> bool {
+        self.brokers.get(&node).is_none_or(|b| b.in_flight.len() == 0)
+    }
+
     /// Whether a request may go to `node` now.
     pub(crate) fn is_ready(&self, node: i32, now: Tick) -> bool {
         self.brokers.get(&node).is_some_and(|b| self.can_send(b, now))
@@ -168,10 +201,21 @@ impl<I: Io> NetworkClient<I> {
     }
 
     pub(crate) fn throttle(&mut self, node: i32, ms: i32, now: Tick) {
+        self.counters.sensors.record(&[(Sensor::Throttle, f64::from(ms.max(0)))], now);
         if let (Some(b), Ok(ms @ 1..)) = (self.brokers.get_mut(&node), u64::try_from(ms)) {
+            if b.throttled_until <= now {
+                b.throttled_from = now;
+            }
             b.throttled_until = b.throttled_until.max(now.after(Duration::from_millis(ms)));
             tracing::debug!(broker = node, ms, "throttled");
         }
+    }
+
+    /// How long a node was throttled within a time, as far as the last throttling goes.
+    pub(crate) fn throttled(&self, node: i32, from: Tick, to: Tick) -> Duration {
+        self.brokers
+            .get(&node)
+            .map_or(Duration::ZERO, |b| to.min(b.throttled_until).since(from.max(b.throttled_from)))
     }
 
     pub(crate) fn pick(&self, node: i32, api: ApiKey, min: i16, max: i16) -> Option<i16> {
@@ -287,6 +331,19 @@ impl<I: Io> NetworkClient<I> {
             "request"
         );
         b.in_flight.add(request);
+        let size = pieces.iter().map(Bytes::len).sum::<usize>() as f64;
+        let sensors = &self.counters.sensors;
+        sensors.record(
+            &[
+                (Sensor::Request, 1.0),
+                (Sensor::RequestSize, size),
+                (Sensor::OutgoingByte, size),
+                (Sensor::NetworkIo, 1.0),
+            ],
+            now,
+        );
+        use NodeSensor::{OutgoingByte, Request, RequestSize};
+        sensors.node(node, &[(Request, 1.0), (RequestSize, size), (OutgoingByte, size)], now);
         self.selector.send(channel, pieces, now);
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Broker {
     pub(crate) state: State,
     pub(crate) in_flight: InFlightRequests,
     pub(crate) versions: HashMap<ApiKey, (i16, i16)>,
+    /// Since when it has been, or was the last time.
+    pub(crate) throttled_from: Tick,
     pub(crate) throttled_until: Tick,
     /// Addresses of the last lookup, not yet tried ones last.
     addresses: Vec<SocketAddr>,
@@ -67,6 +69,7 @@ impl Broker {
             state: State::Idle(Tick(0)),
             in_flight: InFlightRequests::default(),
             versions: HashMap::default(),
+            throttled_from: Tick(0),
             throttled_until: Tick(0),
             addresses: Vec::new(),
             failures: 0,

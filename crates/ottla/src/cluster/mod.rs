@@ -14,6 +14,8 @@ pub(crate) struct Node {
     pub(crate) id: i32,
     pub(crate) host: Arc<str>,
     pub(crate) port: u16,
+    /// Where it stands, if the cluster says so.
+    pub(crate) rack: Option<Arc<str>>,
 }
 
 /// A partition's leader.
@@ -66,7 +68,8 @@ impl Cluster {
             .iter()
             .filter_map(|b| {
                 let port = u16::try_from(b.port).ok()?;
-                Some((b.node_id, Node { id: b.node_id, host: b.host.as_str().into(), port }))
+                let (host, rack) = (b.host.as_str().into(), b.rack.as_deref().map(Into::into));
+                Some((b.node_id, Node { id: b.node_id, host, port, rack }))
             })
             .collect();
         let mut topics: HashMap<Arc<str>, TopicInfo> = self

@@ -17,6 +17,7 @@ use ottla_protocol::compression::{Codec, Compressor};
 
 use crate::accumulator::partitioner::Spread;
 use crate::error::Error;
+use crate::metrics::Span;
 use aliases::Meaning;
 pub use properties::parse as parse_properties;
 pub use table::markdown;
@@ -249,6 +250,11 @@ pub(crate) struct ProducerConfig {
     pub(crate) codec: Codec,
     pub(crate) level: i32,
     pub(crate) spread: Spread,
+    pub(crate) adaptive: bool,
+    pub(crate) availability: Duration,
+    pub(crate) linger_awaited: bool,
+    pub(crate) rack: Option<String>,
+    pub(crate) metrics: Span,
     pub(crate) retry_backoff: (Duration, Duration),
     pub(crate) reconnect_backoff: (Duration, Duration),
     pub(crate) setup_timeout: (Duration, Duration),
@@ -318,6 +324,14 @@ impl ProducerConfig {
             codec,
             level,
             spread: spread(p)?,
+            adaptive: p.flag("partitioner.adaptive.partitioning.enable"),
+            availability: p.ms("partitioner.availability.timeout.ms"),
+            linger_awaited: p.flag("linger.awaited"),
+            rack: rack(p)?,
+            metrics: Span {
+                samples: p.size("metrics.num.samples"),
+                window: p.ms("metrics.sample.window.ms"),
+            },
             retry_backoff: pair("retry.backoff.ms", "retry.backoff.max.ms"),
             reconnect_backoff: reconnect,
             setup_timeout: pair(
@@ -413,6 +427,17 @@ fn compression(p: &Properties) -> Result<(Codec, i32), Error> {
     Compressor::new(codec, level)
         .map_err(|e| Error::config(format!("compression.type={codec}: {e}")))?;
     Ok((codec, level))
+}
+
+/// The rack to prefer: asked for, it must be named (BI5).
+fn rack(p: &Properties) -> Result<Option<String>, Error> {
+    if !p.flag("partitioner.rack.aware") || spread(p)? == Spread::RoundRobin {
+        return Ok(None);
+    }
+    match p.text("client.rack") {
+        "" => Err(Error::config("partitioner.rack.aware=true needs client.rack, which is empty")),
+        rack => Ok(Some(rack.to_owned())),
+    }
 }
 
 fn spread(p: &Properties) -> Result<Spread, Error> {

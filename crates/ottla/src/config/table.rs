@@ -97,25 +97,25 @@ settings! {
 
     Refused "transactional.id" Text, None, "Transactions are not there yet.";
     Refused "transaction.two.phase.commit.enable" Bool, Some("false"), "Transactions are not there yet.";
-    Refused "partitioner.availability.timeout.ms" Long(0), Some("0"), "Slow brokers are not yet avoided.";
-    Refused "partitioner.rack.aware" Bool, Some("false"), "Racks are not yet looked at.";
+    Honoured "partitioner.availability.timeout.ms" Long(0), Some("0"), "Milliseconds for which a broker may leave its batches waiting before records without a key avoid it; 0 for ever. Needs adaptive partitioning.";
+    Honoured "partitioner.rack.aware" Bool, Some("false"), "Records without a key go to partitions whose leader is in `client.rack`, while there is one (KIP-1123).";
     Refused "interceptor.classes" List, Some(""), "A Java class cannot run here; give `Interceptor`s to the builder.";
     Refused "config.providers" List, Some(""), "A Java class cannot run here; put the values in.";
     Refused "bootstrap.resolve.timeout.ms" Long(0), Some("0"), "Bootstrap names are looked up again until they resolve; there is no limit to set yet.";
 
     Idle "key.serializer" Text, None, "A Java class. Records are bytes here; typed ones have `Serializer`.";
     Idle "value.serializer" Text, None, "A Java class. Records are bytes here; typed ones have `Serializer`.";
-    Idle "partitioner.adaptive.partitioning.enable" Bool, Some("true"), "The sticky choice is uniform, not yet by queue length.";
-    Idle "linger.awaited" Bool, Some("true"), "Ours: whether an awaited delivery shortens its batch's linger. Not yet: awaited records linger like others.";
+    Honoured "partitioner.adaptive.partitioning.enable" Bool, Some("true"), "Records without a key go to partitions with short queues more often (KIP-794).";
+    Honoured "linger.awaited" Bool, Some("true"), "Ours: a record somebody waits for (`Delivery::wait`, or its future polled) makes its batch due at once when nothing of its partition is in flight.";
     Idle "buffer.memory.allocation.strategy" Choice(&["full", "incremental"]), Some("full"), "Internal to Java's producer.";
-    Idle "client.rack" Text, Some(""), "Only of use to rack-aware partitioning.";
+    Honoured "client.rack" Text, Some(""), "The rack this client is in, for `partitioner.rack.aware`.";
     Idle "enable.metrics.push" Bool, Some("true"), "Metrics are not pushed to the broker (KIP-714).";
     Idle "metadata.cluster.check.enable" Bool, Some("true"), "Brokers are not told which cluster is meant.";
     Idle "metric.reporters" List, Some("org.apache.kafka.common.metrics.JmxReporter"), "Java classes.";
     Idle "auto.include.jmx.reporter" Bool, Some("true"), "There is no JMX here.";
-    Idle "metrics.num.samples" Int(1, MAX), Some("2"), "No sampled sensors yet.";
-    Idle "metrics.recording.level" Choice(&["INFO", "DEBUG", "TRACE"]), Some("INFO"), "No sampled sensors yet.";
-    Idle "metrics.sample.window.ms" Long(0), Some("30000"), "No sampled sensors yet.";
+    Honoured "metrics.num.samples" Int(1, MAX), Some("2"), "Sample windows that rates, means and maxima are taken over.";
+    Idle "metrics.recording.level" Choice(&["INFO", "DEBUG", "TRACE"]), Some("INFO"), "There are no sensors beyond those of INFO.";
+    Honoured "metrics.sample.window.ms" Long(0), Some("30000"), "Milliseconds of a sample window.";
     Idle "security.providers" Text, None, "Java classes.";
     Idle "transaction.timeout.ms" Int(0, MAX), Some("60000"), "Of no meaning without `transactional.id`.";
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ottla_protocol::ErrorCode;
 
@@ -43,6 +44,8 @@ pub enum ErrorKind {
     WaitTimeout,
     /// A broker refused with this code (0 is none).
     Broker(i16),
+    /// The application gave the record up with [`crate::Producer::purge`].
+    Purged,
     /// A connection failed, and trying again is not allowed any more.
     Network,
     /// A broker refused the credentials or the principal.
@@ -64,7 +67,55 @@ struct Inner {
     retriable: bool,
     fatal: bool,
     message: String,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    journey: Option<Journey>,
+}
+
+/// How far a record came that was not acknowledged, and where its time went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Journey {
+    /// Requests that carried it.
+    pub attempts: u32,
+    /// The node that was sent the last of them.
+    pub last_broker: Option<i32>,
+    /// Its batch was waited for in `send`, for memory.
+    pub waiting_for_memory: Duration,
+    /// In an open batch, for others to come along.
+    pub lingering: Duration,
+    /// Its partition had no leader.
+    pub without_leader: Duration,
+    /// Between attempts.
+    pub backing_off: Duration,
+    /// The broker had asked for fewer requests.
+    pub throttled: Duration,
+    /// In requests.
+    pub in_flight: Duration,
+    /// Anything else: behind other batches, or for a connection or a producer id.
+    pub queued: Duration,
+}
+
+impl fmt::Display for Journey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stages = [
+            (self.waiting_for_memory, "waiting for memory"),
+            (self.lingering, "lingering"),
+            (self.without_leader, "without a leader"),
+            (self.backing_off, "backing off"),
+            (self.throttled, "throttled"),
+            (self.in_flight, "in flight"),
+            (self.queued, "queued"),
+        ];
+        let mut rest = "";
+        for (time, stage) in stages.into_iter().filter(|s| s.0 >= Duration::from_millis(1)) {
+            write!(f, "{rest}{:.3} s {stage}", time.as_secs_f64())?;
+            rest = ", ";
+        }
+        if rest.is_empty() {
+            f.write_str("no time spent")?;
+        }
+        Ok(())
+    }
 }
 
 /// What went wrong. One pointer, cheap to clone: all records of a batch share it.
@@ -92,6 +143,7 @@ impl Error {
             fatal: matches!(kind, ErrorKind::Closed | ErrorKind::Internal | ErrorKind::Forked),
             message: message.into(),
             source: None,
+            journey: None,
         }))
     }
 
@@ -127,8 +179,10 @@ impl Error {
         if Arc::get_mut(&mut self.0).is_none() {
             let i = &self.0;
             let (kind, certainty, retriable, fatal) = (i.kind, i.certainty, i.retriable, i.fatal);
-            let (message, source) = (i.message.clone(), Some(self.clone().into()));
-            self.0 = Arc::new(Inner { kind, certainty, retriable, fatal, message, source });
+            let (message, source) = (i.message.clone(), i.source.clone());
+            let journey = i.journey.clone();
+            self.0 =
+                Arc::new(Inner { kind, certainty, retriable, fatal, message, source, journey });
         }
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             f(inner);
@@ -152,8 +206,19 @@ impl Error {
         mut self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
-        self.edit(|i| i.source = Some(source.into()));
+        self.edit(|i| i.source = Some(source.into().into()));
         self
+    }
+
+    #[must_use]
+    pub(crate) fn after(mut self, journey: Journey) -> Error {
+        self.edit(|i| i.journey = Some(journey));
+        self
+    }
+
+    /// How far the record came, and where its time went, if it had been accepted.
+    pub fn journey(&self) -> Option<&Journey> {
+        self.0.journey.as_ref()
     }
 
     /// What went wrong, by who can do something about it.

@@ -1,12 +1,26 @@
-//! Counters fed once a batch or once an event, never once a record, and read without a lock. The sensors
-//! by Kafka's names (CASES D) stand on these and come with the accumulator's own issue.
+//! Counters and sensors, fed once a batch or once an event, never once a record.
+
+mod sensors;
+mod series;
+
+pub use sensors::{Metric, MetricValue};
+pub(crate) use sensors::{NodeSensor, Sensor, Sensors, TopicSensor};
+pub(crate) use series::Span;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $( pub(crate) $name: AtomicU64, )* }
+        pub(crate) struct Counters {
+            $( pub(crate) $name: AtomicU64, )*
+            /// What is told by Kafka's names.
+            pub(crate) sensors: Sensors,
+            /// Requests that have no answer yet.
+            pub(crate) requests_in_flight: AtomicU64,
+            /// When metadata last came, in ticks; 0 for never.
+            pub(crate) metadata_at: AtomicU64,
+        }
 
         /// Totals since the producer was built, at one moment each.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -122,9 +122,12 @@ impl<S: Stream> Channel<S> {
     pub(super) fn write(&mut self, io: &mut impl Io<Stream = S>) -> Result<(usize, bool), Why> {
         let mut written = 0;
         while self.connected && !self.outgoing.is_empty() {
-            let slices: Vec<IoSlice<'_>> =
-                self.outgoing.iter().take(PIECES).map(|p| IoSlice::new(p)).collect();
-            match self.stream.write_vectored(&slices) {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let count = self.outgoing.len().min(PIECES);
+            for (slice, piece) in slices.iter_mut().zip(&self.outgoing) {
+                *slice = IoSlice::new(piece);
+            }
+            match self.stream.write_vectored(&slices[..count]) {
                 Ok(0) => return Err(Why::Io(io::ErrorKind::WriteZero.into())),
                 Ok(n) => {
                     written += n;

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::time::Bell;
+use crate::time::{Bell, Hands};
 
 /// Names a connection; never used twice.
 pub type ChannelKey = u64;
@@ -93,4 +93,6 @@ pub trait Io: Send {
     fn start(&mut self, job: Job);
     /// Ends a poll from any thread.
     fn bell(&self) -> Arc<dyn Bell>;
+    /// Those who do [`Job::Work`], for work that comes from other threads.
+    fn hands(&self) -> Arc<dyn Hands>;
 }

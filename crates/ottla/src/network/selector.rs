@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::channel::{Channel, Why};
 use super::io::{Answer, ChannelKey, Io, Job, Ready};
 use crate::collections::HashMap;
-use crate::metrics::{Counters, add};
-use crate::time::{Bell, Tick};
+use crate::metrics::{Counters, Sensor, add};
+use crate::time::{Bell, Hands, Tick};
 
 /// What a poll brought.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(crate) struct Polled {
     pub(crate) received: Vec<(ChannelKey, Bytes)>,
     pub(crate) disconnected: Vec<(ChannelKey, Why)>,
     pub(crate) answers: Vec<Answer>,
+    /// When the wait was over, and the work began.
+    pub(crate) woke: Tick,
 }
 
 /// All connections.
@@ -42,6 +44,8 @@ pub(crate) struct Selector<I: Io> {
     /// Failures found outside a poll, reported by the next.
     failed: Vec<(ChannelKey, Why)>,
     sent: Vec<ChannelKey>,
+    /// Channels that are looked at in a poll; empty between two.
+    turn: Vec<ChannelKey>,
 }
 
 impl<I: Io> Selector<I> {
@@ -64,11 +68,16 @@ impl<I: Io> Selector<I> {
             counters,
             failed: Vec::new(),
             sent: Vec::new(),
+            turn: Vec::new(),
         }
     }
 
     pub(crate) fn bell(&self) -> Arc<dyn Bell> {
         self.io.bell()
+    }
+
+    pub(crate) fn hands(&self) -> Arc<dyn Hands> {
+        self.io.hands()
     }
 
     pub(crate) fn start(&mut self, job: Job) {
@@ -82,7 +91,6 @@ impl<I: Io> Selector<I> {
         let stream = self.io.connect(key, to)?;
         self.channels.insert(key, Channel::new(key, stream, self.frame_limit));
         self.used.insert(key, now);
-        add(&self.counters.connection_creation_total, 1);
         Ok(key)
     }
 
@@ -106,14 +114,18 @@ impl<I: Io> Selector<I> {
     }
 
     /// Closes without a word.
-    pub(crate) fn close(&mut self, key: ChannelKey) {
+    pub(crate) fn close(&mut self, key: ChannelKey, now: Tick) {
         self.pending.remove(&key);
         self.used.remove(&key);
         self.sent.retain(|k| *k != key);
         self.failed.retain(|f| f.0 != key);
         if let Some(channel) = self.channels.remove(&key) {
+            let was_made = channel.is_connected();
             self.io.close(key, channel.into_stream());
-            add(&self.counters.connection_close_total, 1);
+            if was_made {
+                add(&self.counters.connection_close_total, 1);
+                self.counters.sensors.record(&[(Sensor::ConnectionClose, 1.0)], now);
+            }
         }
     }
 
@@ -132,31 +144,39 @@ impl<I: Io> Selector<I> {
         &mut self,
         timeout: Option<Duration>,
         now: impl Fn() -> Tick,
-    ) -> std::io::Result<Polled> {
+        out: &mut Polled,
+    ) -> std::io::Result<()> {
         let due = self.due();
-        let mut out = Polled { sent: std::mem::take(&mut self.sent), ..Polled::default() };
+        out.sent.append(&mut self.sent);
         out.disconnected.append(&mut self.failed);
         let due = (due != Tick::NEVER).then(|| due.since(now()));
         let timeout = [timeout, due].into_iter().flatten().min();
         self.io.poll(&mut self.ready, &mut out.answers, timeout)?;
         let now = now();
-        let mut turn = std::mem::take(&mut self.pending);
+        out.woke = now;
+        let mut turn = std::mem::take(&mut self.turn);
+        while let Some(key) = self.pending.pop_first() {
+            turn.push(key);
+        }
         for ready in self.ready.drain(..) {
             if let Some(channel) = self.channels.get_mut(&ready.key) {
                 channel.is_ready(ready.readable, ready.writable);
-                turn.insert(ready.key);
+                turn.push(ready.key);
             }
         }
-        for key in turn {
-            if let Err(why) = self.progress(key, now, &mut out) {
+        turn.sort_unstable();
+        turn.dedup();
+        for key in turn.drain(..) {
+            if let Err(why) = self.progress(key, now, out) {
                 out.disconnected.push((key, why));
             }
         }
-        self.expire_idle(now, &mut out);
+        self.turn = turn;
+        self.expire_idle(now, out);
         for (key, _) in &out.disconnected {
-            self.close(*key);
+            self.close(*key, now);
         }
-        Ok(out)
+        Ok(())
     }
 
     fn progress(&mut self, key: ChannelKey, now: Tick, out: &mut Polled) -> Result<(), Why> {
@@ -166,6 +186,8 @@ impl<I: Io> Selector<I> {
         let mut moved = 0;
         if channel.connect(&mut self.io)? {
             out.connected.push(key);
+            add(&self.counters.connection_creation_total, 1);
+            self.counters.sensors.record(&[(Sensor::ConnectionCreation, 1.0)], now);
             moved += 1;
         }
         if !channel.is_connected() {

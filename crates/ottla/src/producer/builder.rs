@@ -6,14 +6,16 @@ use std::time::Duration;
 use super::Producer;
 use super::handle::Handle;
 use super::interceptor::{Interceptor, Interceptors};
-use crate::accumulator::completion::{BatchReport, Callers, Handler, Listeners};
+use super::partitioner::Partitioner;
+use crate::accumulator::callers::Callers;
+use crate::accumulator::ends::{BatchReport, Handler, Listeners};
 use crate::accumulator::{Accumulator, Settings};
 use crate::client::metadata::MetadataSettings;
 use crate::client::nodes::ConnectSettings;
 use crate::client::{ClientSettings, NetworkClient, SharedHealth};
 use crate::config::{Origin, ProducerConfig, Properties};
 use crate::error::{Error, ErrorKind};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Sensors};
 use crate::network::io::Io;
 use crate::network::io::real::{RealEnv, RealIo, SocketBuffers, spawn};
 use crate::network::selector::Selector;
@@ -31,6 +33,7 @@ pub struct ProducerBuilder {
     error: Option<Error>,
     interceptors: Vec<Box<dyn Interceptor>>,
     handler: Option<Handler>,
+    partitioner: Option<Box<dyn Partitioner>>,
 }
 
 impl std::fmt::Debug for ProducerBuilder {
@@ -118,6 +121,12 @@ impl ProducerBuilder {
         self
     }
 
+    /// A partitioner for records that name no partition, in place of Kafka's own.
+    pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
+        self.partitioner = Some(Box::new(partitioner));
+        self
+    }
+
     /// Builds the producer and starts its thread. Brokers are connected to in the background: that none can be
     /// reached is told by `send`, and by [`Producer::health`].
     ///
@@ -151,12 +160,10 @@ impl ProducerBuilder {
         env: Arc<dyn Env>,
         io: I,
     ) -> (Arc<Handle>, Sender<I>) {
-        let counters = Arc::<Counters>::default();
-        let listeners = Arc::new(Listeners {
-            handler: self.handler,
-            interceptors: Interceptors::new(self.interceptors),
-            counters: counters.clone(),
-        });
+        let sensors = Sensors::new(config.metrics);
+        let counters = Arc::new(Counters { sensors, ..Counters::default() });
+        let interceptors = Interceptors::new(self.interceptors);
+        let listeners = Listeners::new(self.handler, interceptors, counters.clone());
         let settings = Settings {
             batch_size: config.batch_size,
             linger: config.linger,
@@ -165,13 +172,22 @@ impl ProducerBuilder {
             codec: config.codec,
             level: config.level,
             spread: config.spread,
+            adaptive: config.adaptive,
+            availability: config.availability,
         };
-        let callers = Callers::new(env.clone());
-        let acc = Accumulator::new(settings, env.clone(), callers, listeners);
+        let callers = Callers::new(env.clone(), config.linger_awaited);
+        let rack = config.rack.as_deref().map(Into::into);
+        let acc = Accumulator::new(settings, env.clone(), callers, listeners, rack);
         let health = SharedHealth::default();
         let idle = config.connections_max_idle;
         let selector = Selector::new(io, config.receive_max, idle, counters.clone());
-        let client = NetworkClient::new(client_settings(&config), env, selector, health.clone());
+        let client = NetworkClient::new(
+            client_settings(&config),
+            env.clone(),
+            selector,
+            health.clone(),
+            counters.clone(),
+        );
         let sender_settings = SenderSettings {
             acks: config.acks,
             idempotent: config.idempotent,
@@ -182,18 +198,25 @@ impl ProducerBuilder {
             retry_backoff_max: config.retry_backoff.1,
             request_timeout: config.request_timeout,
             delivery_timeout: config.delivery_timeout,
+            metadata_max_age: config.metadata_max_age,
         };
         let sender =
             Sender::new(sender_settings, acc.clone(), client, health.clone(), counters.clone());
         let handle = Handle {
             client_id: config.client_id,
-            acc,
+            acc: acc.clone(),
             health,
             counters,
             max_request_size: config.max_request_size,
+            largest_record: config
+                .max_request_size
+                .min(usize::try_from(config.buffer_memory).unwrap_or(usize::MAX)),
+            is_plain: self.partitioner.is_none() && acc.listeners.interceptors.is_empty(),
+            partitioner: self.partitioner,
             max_block: config.max_block,
             delivery_timeout: config.delivery_timeout,
             thread: Mutex::new(None),
+            started_ms: env.wall_ms(),
             pid: std::process::id(),
         };
         (Arc::new(handle), sender)

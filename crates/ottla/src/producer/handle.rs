@@ -15,7 +15,7 @@ use crate::accumulator::topics::Topic;
 use crate::accumulator::waits::{CallerWait, Flush, Flushed};
 use crate::client::SharedHealth;
 use crate::error::{Error, ErrorKind};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Metric, MetricValue, Sensor};
 use crate::sync::Mutex;
 use crate::time::Tick;
 
@@ -26,9 +26,16 @@ pub(crate) struct Handle {
     pub(crate) health: SharedHealth,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_request_size: usize,
+    /// The smaller of that and `buffer.memory`.
+    pub(crate) largest_record: usize,
+    pub(crate) partitioner: Option<Box<dyn super::Partitioner>>,
+    /// No code of the application's has a say in what becomes of a record.
+    pub(crate) is_plain: bool,
     pub(crate) max_block: Duration,
     pub(crate) delivery_timeout: Duration,
     pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
+    /// The calendar's milliseconds when it was built.
+    pub(crate) started_ms: i64,
     pub(crate) pid: u32,
 }
 
@@ -48,6 +55,64 @@ impl Handle {
             ErrorKind::Forked,
             "this producer belongs to the process before fork; make a new one",
         ))
+    }
+
+    /// A caller waited since then.
+    pub(super) fn spent(&self, sensor: Sensor, from: Tick) {
+        let now = self.acc.env.now();
+        self.counters.sensors.record(&[(sensor, now.since(from).as_nanos() as f64)], now);
+    }
+
+    /// All metrics: what the sensors tell, and what is so just now.
+    pub(super) fn metrics(&self) -> Vec<Metric> {
+        if self.acc.is_closed() {
+            return Vec::new();
+        }
+        let now = self.acc.env.now();
+        let mut all = self.counters.sensors.read(&self.client_id, now);
+        let tags = || vec![("client-id", self.client_id.clone())];
+        let mut now_is = |name, description, value: f64| {
+            let (group, value) = ("producer-metrics", MetricValue::Number(value));
+            all.push(Metric { name, group, description, tags: tags(), value });
+        };
+        let pool = &self.acc.pool;
+        now_is("buffer-total-bytes", "buffer.memory", pool.total() as f64);
+        let balance = pool.balance() as f64;
+        now_is(
+            "buffer-available-bytes",
+            "What no record occupies; below zero while a debt is open",
+            balance,
+        );
+        now_is("waiting-threads", "Callers that wait for memory", pool.queued() as f64);
+        let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let in_flight = load(&self.counters.requests_in_flight);
+        now_is("requests-in-flight", "Requests without an answer", in_flight as f64);
+        let age = match load(&self.counters.metadata_at) {
+            0 => f64::NAN,
+            at => now.since(Tick(at)).as_secs_f64(),
+        };
+        now_is("metadata-age", "Seconds since metadata came", age);
+        let totals = self.counters.totals();
+        let open = totals.connection_creation_total.saturating_sub(totals.connection_close_total);
+        now_is("connection-count", "Connections", open as f64);
+        let mut info = |name, description, value| {
+            all.push(Metric { name, group: "app-info", description, tags: tags(), value });
+        };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        info("version", "The version of ottla", MetricValue::Text(version));
+        let commit = option_env!("OTTLA_COMMIT").unwrap_or("unknown").to_owned();
+        info("commit-id", "The commit it was built from", MetricValue::Text(commit));
+        let started = MetricValue::Number(self.started_ms as f64);
+        info(
+            "start-time-ms",
+            "When the producer was built, in milliseconds since the epoch",
+            started,
+        );
+        let (name, group) = ("count", "kafka-metrics-count");
+        let value = MetricValue::Number(all.len() as f64 + 1.0);
+        let description = "How many metrics there are";
+        all.push(Metric { name, group, description, tags: tags(), value });
+        all
     }
 
     /// When a caller that begins now has waited for `max.block.ms`.
@@ -90,50 +155,38 @@ impl Handle {
         }
     }
 
-    /// Inside a callback, where the sender runs, nothing may wait: the answer of `try_send`.
-    fn may_wait(&self, kind: ErrorKind, what: &str) -> Result<(), Error> {
+    pub(super) fn topic_blocking(&self, name: &str) -> Result<Arc<Topic>, Error> {
+        let record = Record::to(name);
+        if let Some(topic) = self.topic_now(name, None) {
+            return Ok(topic);
+        }
         if self.acc.callers.inside_callback() {
-            return Err(Error::new(kind, format!("{what}, and a callback cannot wait for it")));
+            self.acc.post(Event::Topic(name.into()), Tick(0));
+            let what = format!("topic {name} is not known yet, and a callback cannot wait for it");
+            return Err(Error::new(ErrorKind::NoMetadata, what));
         }
-        Ok(())
-    }
-
-    pub(super) fn topic_blocking(&self, name: &str, by: Tick) -> Result<Arc<Topic>, Error> {
-        self.topic_for_blocking(&Record::to(name), by)
-    }
-
-    pub(super) async fn topic_async(&self, name: &str, by: Tick) -> Result<Arc<Topic>, Error> {
-        self.topic_for_async(&Record::to(name), by).await
-    }
-
-    pub(super) fn topic_for_blocking(
-        &self,
-        record: &Record<'_>,
-        by: Tick,
-    ) -> Result<Arc<Topic>, Error> {
-        let wait = self.wait_for_topic(record, by)?;
-        if self.topic_now(record.topic, record.partition).is_none() {
-            // Asked for in any case: a callback that may not wait finds it the next time.
-            self.acc.post(Event::Topic(record.topic.into()), Tick(0));
-            self.may_wait(
-                ErrorKind::NoMetadata,
-                &format!("topic {} is not known yet", record.topic),
-            )?;
-        }
-        match self.acc.callers.block_on(wait, Some(by)) {
+        let waiting = std::pin::pin!(self.topic_for(&record, self.deadline()));
+        match self.acc.callers.block_on(waiting, None) {
             Ok(result) => result,
-            Err(wait) => Err(wait.too_late()),
+            Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
         }
     }
 
-    pub(super) async fn topic_for_async(
+    pub(super) async fn topic_async(&self, name: &str) -> Result<Arc<Topic>, Error> {
+        self.topic_for(&Record::to(name), self.deadline()).await
+    }
+
+    /// The topic, once its partitions are known and the one that is asked for is among them.
+    pub(super) async fn topic_for(
         &self,
         record: &Record<'_>,
         by: Tick,
     ) -> Result<Arc<Topic>, Error> {
-        let wait = self.wait_for_topic(record, by)?;
+        let (wait, from) = (self.wait_for_topic(record, by)?, self.acc.env.now());
         self.acc.post(Event::Caller(by, wait.wait.clone()), by);
-        wait.await
+        let topic = wait.await;
+        self.spent(Sensor::MetadataWait, from);
+        topic
     }
 
     fn wait_for_topic<'h>(
@@ -148,19 +201,16 @@ impl Handle {
         Ok(WaitForTopic { handle: self, name, partition, by, round: None, wait, last: None })
     }
 
-    pub(super) fn memory_blocking(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
-        self.may_wait(ErrorKind::Full, "buffer.memory is used up")?;
-        let wait = self.wait_for_memory(size, by);
-        match self.acc.callers.block_on(wait, Some(by)) {
-            Ok(result) => result,
-            Err(_) => Err(self.exhausted(size)),
-        }
-    }
-
-    pub(super) async fn memory_async(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
-        let wait = self.wait_for_memory(size, by);
+    /// Memory, in its turn.
+    pub(super) async fn memory(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
+        let (wait, from) = (self.wait_for_memory(size, by), self.acc.env.now());
         self.acc.post(Event::Caller(by, wait.wait.clone()), by);
-        wait.await
+        let memory = wait.await;
+        self.spent(Sensor::BufferpoolWait, from);
+        if memory.as_ref().is_err_and(|e| e.kind() == ErrorKind::BufferExhausted) {
+            self.counters.sensors.record(&[(Sensor::BufferExhausted, 1.0)], self.acc.env.now());
+        }
+        memory
     }
 
     fn wait_for_memory(&self, size: usize, by: Tick) -> WaitForMemory<'_> {
@@ -254,7 +304,7 @@ impl WaitForTopic<'_> {
         let ms = self.handle.max_block.as_millis();
         let what = match (self.partition, self.handle.acc.topics.get(&self.name)) {
             (Some(p), Some(topic)) => {
-                let n = topic.partitions.load().len();
+                let n = topic.partitions.len();
                 let message = format!(
                     "topic {} has no partition {p}, only 0 to {}, and none came within max.block.ms ({ms} ms)",
                     self.name,

@@ -4,19 +4,23 @@
 mod builder;
 mod handle;
 mod interceptor;
+mod partitioner;
 mod record;
 mod send;
 mod serializer;
+mod topic;
 
 pub use builder::ProducerBuilder;
 pub(crate) use handle::Handle;
 pub use handle::valid_topic;
 pub(crate) use interceptor::Interceptors;
 pub use interceptor::{BoxError, HeaderDraft, Interceptor, RecordDraft};
+pub use partitioner::{Partitioner, Partitions};
 pub(crate) use record::Prepared;
 pub use record::{Header, Record};
 pub use send::TrySendError;
 pub use serializer::{BigEndian, Nullable, Plain, Serializer, TypedProducer, With};
+pub use topic::Topic;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +32,7 @@ use crate::accumulator::mailbox::Event;
 use crate::accumulator::waits::{Flush, Flushed};
 use crate::client::Health;
 use crate::error::{Error, SendError};
-use crate::metrics::Totals;
+use crate::metrics::{Metric, Sensor, Totals};
 use crate::time::Tick;
 
 /// A Kafka producer. Cheap to clone; clones share everything, and may be used from any thread.
@@ -65,6 +69,15 @@ pub struct PartitionInfo {
     pub leader: Option<i32>,
 }
 
+/// What a [`purge`](Producer::purge) ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purge {
+    /// Records that were not sent yet, or wait to be sent again.
+    Queued,
+    /// Those, and records whose answer is awaited.
+    QueuedAndInFlight,
+}
+
 impl Producer {
     /// Begins to configure one.
     pub fn builder() -> ProducerBuilder {
@@ -92,7 +105,9 @@ impl Producer {
         self.handle.check_fork()?;
         let callers = &self.handle.acc.callers;
         callers.may_wait("Producer::flush")?;
+        let from = callers.env.now();
         let _ = callers.block_on(self.begin_flush(), None);
+        self.handle.spent(Sensor::Flush, from);
         Ok(())
     }
 
@@ -104,7 +119,9 @@ impl Producer {
     pub async fn flush_async(&self) -> Result<(), Error> {
         self.handle.check_fork()?;
         self.handle.acc.callers.may_wait("Producer::flush_async")?;
+        let from = self.handle.acc.env.now();
         self.begin_flush().await;
+        self.handle.spent(Sensor::Flush, from);
         Ok(())
     }
 
@@ -120,7 +137,7 @@ impl Producer {
     /// # Errors
     /// As [`send`](Self::send) where the topic is at fault.
     pub fn partitions_for(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
-        let topic = self.handle.topic_blocking(topic, self.handle.deadline())?;
+        let topic = self.handle.topic_blocking(topic)?;
         Ok(partitions(&topic))
     }
 
@@ -130,8 +147,23 @@ impl Producer {
     /// # Errors
     /// As [`partitions_for`](Self::partitions_for).
     pub async fn partitions_for_async(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
-        let topic = self.handle.topic_async(topic, self.handle.deadline()).await?;
+        let topic = self.handle.topic_async(topic).await?;
         Ok(partitions(&topic))
+    }
+
+    /// Fails what waits to be sent, and what is in flight as well if so told, with
+    /// [`ErrorKind::Purged`](crate::ErrorKind::Purged). A record sent right after this may still come into a
+    /// batch of those, and ends with it; a new batch is not concerned. Returns at once: the records' deliveries, callbacks and handler tell when it is done. A record that was in flight
+    /// may have been written, and its error says so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked).
+    pub fn purge(&self, what: Purge) -> Result<(), Error> {
+        self.handle.check_fork()?;
+        let in_flight = what == Purge::QueuedAndInFlight;
+        let to = self.handle.acc.last_number();
+        self.handle.acc.post(Event::Purge { to, in_flight }, Tick(0));
+        Ok(())
     }
 
     /// Bytes of `buffer.memory` that no record occupies.
@@ -142,6 +174,13 @@ impl Producer {
     /// Totals since the producer was built.
     pub fn totals(&self) -> Totals {
         self.handle.counters.totals()
+    }
+
+    /// Everything that is measured, by Kafka's names: groups `producer-metrics`, `producer-topic-metrics`,
+    /// `producer-node-metrics`, `app-info` and `kafka-metrics-count`. Rates, means and maxima are over the last
+    /// `metrics.num.samples` windows of `metrics.sample.window.ms`. None once the producer is closed.
+    pub fn metrics(&self) -> Vec<Metric> {
+        self.handle.metrics()
     }
 
     /// Who is connected, and who is not and why.
@@ -181,5 +220,5 @@ fn partitions(topic: &crate::accumulator::topics::Topic) -> Vec<PartitionInfo> {
         let leader = p.leader.load(Ordering::Relaxed);
         PartitionInfo { partition: p.index, leader: (leader != -1).then_some(leader) }
     };
-    topic.partitions.load().iter().map(info).collect()
+    topic.partitions.iter().map(info).collect()
 }

@@ -1,6 +1,6 @@
 //! A record as the application gives it: everything borrowed, encoded before `send` returns.
 
-use ottla_protocol::record::{RecordBody, upper_bound};
+use ottla_protocol::record::RecordBody;
 
 /// A header of a record: a name and bytes, or null. Names may repeat; order is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,21 @@ impl<'a> Record<'a> {
     pub fn key(mut self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.key = Some(key.as_ref());
         self
+    }
+
+    /// The topic it is for.
+    pub fn topic_name(&self) -> &'a str {
+        self.topic
+    }
+
+    /// The key it has, if it is not null.
+    pub fn key_bytes(&self) -> Option<&'a [u8]> {
+        self.key
+    }
+
+    /// The value it has, if it is not null.
+    pub fn value_bytes(&self) -> Option<&'a [u8]> {
+        self.value
     }
 
     /// The value.
@@ -132,16 +147,21 @@ pub(crate) struct Prepared<'a> {
 
 impl<'a> Prepared<'a> {
     /// Measures; `None` when no batch could ever hold it.
+    #[inline]
     pub(crate) fn new(r: &Record<'a>, now_ms: impl FnOnce() -> i64) -> Option<Prepared<'a>> {
         let pairs = || r.headers.iter().map(pair as fn(&Header<'a>) -> Pair<'a>);
-        // The exact check is for records of gigabytes; a short one skips it.
-        let bound = upper_bound(r.key, r.value, pairs())?;
+        let body = RecordBody::new(r.key, r.value, pairs());
+        // Each part's own length is in the sum: one of 2 GiB or more is found here, too.
+        let bound = body.upper_bound();
+        if bound > i32::MAX as usize {
+            return None;
+        }
         Some(Prepared {
             partition: r.partition,
             key: r.key,
             timestamp: r.timestamp.unwrap_or_else(now_ms),
             token: r.token,
-            body: RecordBody::new(r.key, r.value, pairs()),
+            body,
             bound,
         })
     }

@@ -1,12 +1,13 @@
 //! `send` in its three forms: blocking, async, and one that never waits.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::handle::Handle;
 use super::{Delivery, Prepared, Producer, Record, SendError};
-use crate::accumulator::append::{Append, Attempt};
-use crate::accumulator::buffer_pool::PooledBuf;
-use crate::accumulator::completion::{Callback, RecordMetadata};
+use crate::accumulator::append::{Append, Attempt, Watch};
+use crate::accumulator::completion::RecordMetadata;
+use crate::accumulator::ends::Callback;
 use crate::accumulator::mailbox::Event;
 use crate::accumulator::topics::Topic;
 use crate::error::{Error, ErrorKind};
@@ -29,20 +30,34 @@ impl std::fmt::Display for TrySendError<'_> {
 
 impl std::error::Error for TrySendError<'_> {}
 
+/// A record whose end is told through a callback as well.
+fn called(callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static) -> Watch {
+    let callback: Callback = Box::new(callback);
+    Watch { callback: Some(callback), delivery: true }
+}
+
+const WATCHED: Watch = Watch { callback: None, delivery: true };
+
+/// What a watched record that was accepted has.
+pub(super) fn delivery(accepted: Option<Delivery>) -> Result<Delivery, Error> {
+    accepted.ok_or_else(|| Error::new(ErrorKind::Internal, "a watched record has no delivery"))
+}
+
 impl Producer {
     /// Accepts a record: it is encoded into its partition's batch by the time this returns, and will be sent.
     /// Blocks for at most `max.block.ms`, for the topic's metadata and for memory together. Records sent one
     /// after the other by one thread keep their order within a partition.
     ///
     /// Inside an async executor this blocks the executor's thread: use [`send_async`](Self::send_async).
-    /// Inside a callback it never waits: it acts as [`try_send`](Self::try_send).
+    /// Inside a callback it never waits: it acts as [`try_send`](Self::try_send). Whoever sends many records to
+    /// one topic does it cheaper through a [`Topic`](crate::Topic).
     ///
     /// # Errors
     /// What is found before the record is accepted; it is not written then, for sure. `InvalidTopic`,
     /// `Authorization`, `MetadataTimeout` where the topic is at fault; `InvalidRecord`, `RecordTooLarge`
     /// where the record is; `BufferExhausted` when no memory came free; `Closed`.
     pub fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        self.send_inner(record, None)
+        delivery(self.handle.accept(None, record, WATCHED)?)
     }
 
     /// As [`send`](Self::send); the callback is called once, whatever becomes of the record: on the
@@ -55,7 +70,7 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<Delivery, SendError> {
-        self.send_inner(record, Some(Box::new(callback)))
+        delivery(self.handle.accept(None, record, called(callback))?)
     }
 
     /// As [`send`](Self::send), without blocking. The append is the last step, in the poll that returns
@@ -65,7 +80,7 @@ impl Producer {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        self.send_inner_async(record, None).await
+        delivery(self.handle.accept_async(None, record, WATCHED).await?)
     }
 
     /// As [`send_with`](Self::send_with), without blocking. The callback of a future that is dropped before it
@@ -78,7 +93,7 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<Delivery, SendError> {
-        self.send_inner_async(record, Some(Box::new(callback))).await
+        delivery(self.handle.accept_async(None, record, called(callback)).await?)
     }
 
     /// Accepts the record if that takes no waiting, and gives it back otherwise.
@@ -87,64 +102,299 @@ impl Producer {
     /// The record, with [`ErrorKind::Full`] (no memory just now), [`ErrorKind::NoMetadata`] (the topic is
     /// not known yet; it has been asked for), [`ErrorKind::Closed`], or what is wrong with the record.
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
-        let h = &*self.handle;
-        h.intercepted(record, |r| h.try_append(&r, &mut None)).map_err(|error| {
+        self.handle.accept_now(None, record, WATCHED)
+    }
+
+    /// Tells interceptors of a record that was refused before it could be appended.
+    pub(super) fn refused(&self, topic: &str, partition: Option<i32>, e: &Error) {
+        self.handle.refused(topic, partition, e);
+    }
+}
+
+/// What an attempt to accept a record came to.
+enum Step {
+    Done(Option<Delivery>),
+    /// The topic is not known, or lacks the partition.
+    Topic,
+    /// Memory is used up: so many bytes are needed.
+    Memory(usize),
+}
+
+/// A record on its way in.
+struct Coming<'a, 'r> {
+    /// The topic, where the caller holds it.
+    known: Option<&'a Topic>,
+    record: &'a Record<'r>,
+    prepared: Prepared<'r>,
+    watch: &'a mut Watch,
+    attempt: Attempt,
+    /// Whether the application's own partitioner was asked.
+    asked: bool,
+}
+
+impl Handle {
+    /// `send`, blocking.
+    #[inline]
+    pub(super) fn accept(
+        &self,
+        known: Option<&Topic>,
+        record: Record<'_>,
+        mut watch: Watch,
+    ) -> Result<Option<Delivery>, Error> {
+        match self.accept_at_once(known, &record, &mut watch) {
+            Some(delivery) => Ok(delivery),
+            None => self.accept_slowly(known, record, watch),
+        }
+    }
+
+    /// What nearly every record takes: nothing to ask, nothing to wait for, nothing wrong.
+    #[inline]
+    fn accept_at_once(
+        &self,
+        known: Option<&Topic>,
+        record: &Record<'_>,
+        watch: &mut Watch,
+    ) -> Option<Option<Delivery>> {
+        if !self.is_plain || !self.acc.may_put_at_once() {
+            return None;
+        }
+        let prepared = Prepared::new(record, || self.acc.env.wall_ms())?;
+        if prepared.bound > self.largest_record || prepared.timestamp < 0 {
+            return None;
+        }
+        match known {
+            Some(topic) => self.acc.put_at_once(topic, &prepared, watch),
+            None => {
+                let map = self.acc.topics.load();
+                self.acc.put_at_once(map.get(record.topic)?, &prepared, watch)
+            }
+        }
+    }
+
+    #[cold]
+    fn accept_slowly(
+        &self,
+        known: Option<&Topic>,
+        record: Record<'_>,
+        mut watch: Watch,
+    ) -> Result<Option<Delivery>, Error> {
+        let result = self.intercepted(record, |r| {
+            let mut coming = self.coming(known, &r, &mut watch)?;
+            match self.step(&mut coming)? {
+                Step::Done(delivery) => Ok(delivery),
+                step => self.wait_blocking(coming, step),
+            }
+        });
+        self.told(&record, watch, result)
+    }
+
+    /// `send`, async.
+    pub(super) async fn accept_async(
+        &self,
+        known: Option<&Topic>,
+        record: Record<'_>,
+        mut watch: Watch,
+    ) -> Result<Option<Delivery>, Error> {
+        if let Some(delivery) = self.accept_at_once(known, &record, &mut watch) {
+            return Ok(delivery);
+        }
+        let interceptors = &self.acc.listeners.interceptors;
+        let result = if interceptors.is_empty() {
+            self.append_async(known, &record, &mut watch).await
+        } else {
+            let draft = interceptors.on_send(&record, &self.counters);
+            let headers = draft.borrowed_headers();
+            let record = draft.record(&headers, record.token);
+            self.append_async(known, &record, &mut watch).await
+        };
+        self.told(&record, watch, result)
+    }
+
+    async fn append_async(
+        &self,
+        known: Option<&Topic>,
+        record: &Record<'_>,
+        watch: &mut Watch,
+    ) -> Result<Option<Delivery>, Error> {
+        let mut coming = self.coming(known, record, watch)?;
+        match self.step(&mut coming)? {
+            Step::Done(delivery) => Ok(delivery),
+            step => self.wait(coming, step, self.deadline()).await,
+        }
+    }
+
+    /// `send` without waiting.
+    pub(super) fn accept_now<'a>(
+        &self,
+        known: Option<&Topic>,
+        record: Record<'a>,
+        mut watch: Watch,
+    ) -> Result<Delivery, TrySendError<'a>> {
+        let result = self.intercepted(record, |r| {
+            let mut coming = self.coming(known, &r, &mut watch)?;
+            let step = self.step(&mut coming)?;
+            self.no_waiting(&r, step, "")
+        });
+        result.and_then(delivery).map_err(|error| {
             self.refused(record.topic, record.partition, &error);
             TrySendError { record, error }
         })
     }
 
+    /// What becomes of a record where nothing may wait.
+    fn no_waiting(
+        &self,
+        record: &Record<'_>,
+        step: Step,
+        and: &str,
+    ) -> Result<Option<Delivery>, Error> {
+        let (kind, what) = match step {
+            Step::Done(delivery) => return Ok(delivery),
+            Step::Topic => {
+                // Asked for in any case: it is found the next time.
+                self.acc.post(Event::Topic(record.topic.into()), Tick(0));
+                let what =
+                    format!("topic {} is not known yet; it has been asked for", record.topic);
+                (ErrorKind::NoMetadata, what)
+            }
+            Step::Memory(_) => (ErrorKind::Full, "buffer.memory is used up just now".to_owned()),
+        };
+        Err(Error::new(kind, what + and))
+    }
+
+    #[cold]
+    fn wait_blocking(&self, coming: Coming<'_, '_>, step: Step) -> Result<Option<Delivery>, Error> {
+        if self.acc.callers.inside_callback() {
+            return self.no_waiting(coming.record, step, ", and a callback cannot wait for it");
+        }
+        let by = self.deadline();
+        let waiting = pin!(self.wait(coming, step, by));
+        match self.acc.callers.block_on(waiting, None) {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
+        }
+    }
+
+    /// Waits for what is missing, and tries again, until then.
+    async fn wait(
+        &self,
+        mut coming: Coming<'_, '_>,
+        mut step: Step,
+        by: Tick,
+    ) -> Result<Option<Delivery>, Error> {
+        let topic: Arc<Topic>;
+        if matches!(step, Step::Topic) {
+            topic = self.topic_for(coming.record, by).await?;
+            coming.known = Some(&topic);
+            step = self.step(&mut coming)?;
+        }
+        loop {
+            match step {
+                Step::Done(delivery) => return Ok(delivery),
+                Step::Topic => {
+                    // It was made anew with fewer partitions, just now.
+                    self.topic_for(coming.record, by).await?;
+                }
+                Step::Memory(size) => {
+                    let from = self.acc.env.now();
+                    coming.attempt.spare = Some(self.memory(size, by).await?);
+                    coming.attempt.waited += self.acc.env.now().since(from);
+                }
+            }
+            step = self.step(&mut coming)?;
+        }
+    }
+
+    fn coming<'a, 'r>(
+        &self,
+        known: Option<&'a Topic>,
+        record: &'a Record<'r>,
+        watch: &'a mut Watch,
+    ) -> Result<Coming<'a, 'r>, Error> {
+        let (prepared, attempt) = (self.prepare(record)?, Attempt::default());
+        Ok(Coming { known, record, prepared, watch, attempt, asked: false })
+    }
+
+    /// One attempt, without waiting.
+    #[inline]
+    fn step(&self, c: &mut Coming<'_, '_>) -> Result<Step, Error> {
+        let map;
+        let topic = match c.known {
+            Some(topic) => topic,
+            None => {
+                map = self.acc.topics.load();
+                match map.get(c.record.topic) {
+                    Some(topic) => topic,
+                    None => return self.unknown(c.record),
+                }
+            }
+        };
+        if let Some(p) = c.record.partition
+            && !topic.has(p)
+        {
+            return self.unknown(c.record);
+        }
+        if let (Some(custom), None, false) = (&self.partitioner, c.prepared.partition, c.asked) {
+            c.asked = true;
+            c.prepared.partition = super::partitioner::ask(&**custom, c.record, topic)?;
+        }
+        loop {
+            match self.acc.append(topic, &c.prepared, c.watch, &mut c.attempt)? {
+                Append::Done(delivery) => {
+                    if let Some(shell) = c.attempt.shell.take() {
+                        self.acc.listeners.give_back(shell);
+                    }
+                    return Ok(Step::Done(delivery));
+                }
+                Append::NeedsBuffer(size) => {
+                    // Here, once a batch, the process is compared.
+                    self.check_fork()?;
+                    match self.acc.pool.try_allocate(size)? {
+                        Some(buf) => c.attempt.spare = Some(buf),
+                        None => return Ok(Step::Memory(size)),
+                    }
+                }
+                Append::NeedsMore(size) => {
+                    c.attempt.spare = self.acc.pool.try_allocate(size)?;
+                    c.attempt.no_more = c.attempt.spare.is_none();
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn unknown(&self, record: &Record<'_>) -> Result<Step, Error> {
+        if self.acc.is_closed() {
+            return Err(self.acc.refusal());
+        }
+        super::handle::valid_topic(record.topic)?;
+        Ok(Step::Topic)
+    }
+
     /// Tells interceptors of a record that was refused before it could be appended.
     pub(super) fn refused(&self, topic: &str, partition: Option<i32>, e: &Error) {
-        let h = &*self.handle;
-        h.acc.listeners.interceptors.acknowledged(topic, partition, &Err(e.clone()), &h.counters);
-    }
-
-    fn send_inner(
-        &self,
-        record: Record<'_>,
-        mut callback: Option<Callback>,
-    ) -> Result<Delivery, SendError> {
-        let h = &*self.handle;
-        let result = h.intercepted(record, |r| h.append_blocking(&r, &mut callback));
-        self.told(record, callback, result)
-    }
-
-    async fn send_inner_async(
-        &self,
-        record: Record<'_>,
-        mut callback: Option<Callback>,
-    ) -> Result<Delivery, SendError> {
-        let h = &*self.handle;
-        let interceptors = &h.acc.listeners.interceptors;
-        let result = if interceptors.is_empty() {
-            h.append_async(&record, &mut callback).await
-        } else {
-            let draft = interceptors.on_send(&record, &h.counters);
-            let headers = draft.borrowed_headers();
-            h.append_async(&draft.record(&headers, record.token), &mut callback).await
-        };
-        self.told(record, callback, result)
+        let interceptors = &self.acc.listeners.interceptors;
+        interceptors.acknowledged(topic, partition, &Err(e.clone()), &self.counters);
     }
 
     /// A record that was not accepted is told of once: to interceptors, and to its callback.
+    #[inline]
     fn told(
         &self,
-        record: Record<'_>,
-        callback: Option<Callback>,
-        result: Result<Delivery, Error>,
-    ) -> Result<Delivery, SendError> {
+        record: &Record<'_>,
+        watch: Watch,
+        result: Result<Option<Delivery>, Error>,
+    ) -> Result<Option<Delivery>, Error> {
         if let Err(e) = &result {
             self.refused(record.topic, record.partition, e);
-            if let Some(callback) = callback {
+            if let Some(callback) = watch.callback {
                 callback(Err(e.clone()));
             }
         }
         result
     }
-}
 
-impl Handle {
+    #[inline]
     fn intercepted<T>(&self, record: Record<'_>, f: impl FnOnce(Record<'_>) -> T) -> T {
         let interceptors = &self.acc.listeners.interceptors;
         if interceptors.is_empty() {
@@ -156,143 +406,37 @@ impl Handle {
     }
 
     /// Checks a record and works out its sizes; `send`'s first step.
+    #[inline]
     fn prepare<'a>(&self, record: &Record<'a>) -> Result<Prepared<'a>, Error> {
+        match Prepared::new(record, || self.acc.env.wall_ms()) {
+            Some(p) if p.bound <= self.largest_record && p.timestamp >= 0 => Ok(p),
+            other => Err(self.unfit(record, other.map(|p| (p.bound, p.timestamp)))),
+        }
+    }
+
+    /// What is wrong with a record.
+    #[cold]
+    fn unfit(&self, record: &Record<'_>, measured: Option<(usize, i64)>) -> Error {
         if let Some(ms) = record.timestamp.filter(|ms| *ms < 0) {
-            return Err(Error::new(
-                ErrorKind::InvalidRecord,
-                format!("the timestamp {ms} is negative"),
-            ));
+            let message = format!("the timestamp {ms} is negative");
+            return Error::new(ErrorKind::InvalidRecord, message);
         }
-        let too_large = |size: String, name: &str, limit: u64| {
-            let message = format!(
-                "the record for {} takes {size} bytes when serialized, which is larger than {name} ({limit}); \
-                 raise {name} or make the record smaller",
-                record.topic
-            );
-            Err(Error::new(ErrorKind::RecordTooLarge, message))
+        let request = (self.max_request_size as u64, "max.request.size");
+        let (size, (limit, name)) = match measured {
+            None => ("2 GiB or more".to_owned(), request),
+            Some((bound, _)) if bound > self.max_request_size => (bound.to_string(), request),
+            Some((bound, _)) => (bound.to_string(), (self.acc.pool.total(), "buffer.memory")),
         };
-        let Some(prepared) = Prepared::new(record, || self.acc.env.wall_ms()) else {
-            return too_large(
-                "2 GiB or more".to_owned(),
-                "max.request.size",
-                self.max_request_size as u64,
-            );
-        };
-        if prepared.bound > self.max_request_size {
-            let limit = self.max_request_size as u64;
-            return too_large(prepared.bound.to_string(), "max.request.size", limit);
-        }
-        if prepared.bound as u64 > self.acc.pool.total() {
-            return too_large(prepared.bound.to_string(), "buffer.memory", self.acc.pool.total());
-        }
-        Ok(prepared)
+        let message = format!(
+            "the record for {} takes {size} bytes when serialized, which is larger than {name} ({limit}); \
+             raise {name} or make the record smaller",
+            record.topic
+        );
+        Error::new(ErrorKind::RecordTooLarge, message)
     }
 
     /// The topic if its partitions are known, and has the one that is asked for.
     pub(super) fn topic_now(&self, name: &str, partition: Option<i32>) -> Option<Arc<Topic>> {
-        let topic = self.acc.topics.get(name)?;
-        let has = partition.is_none_or(|p| p < 0 || (p as usize) < topic.partitions.load().len());
-        has.then_some(topic)
-    }
-
-    fn try_append(
-        &self,
-        record: &Record<'_>,
-        callback: &mut Option<Callback>,
-    ) -> Result<Delivery, Error> {
-        let prepared = self.prepare(record)?;
-        if self.acc.is_closed() {
-            return Err(self.acc.refusal());
-        }
-        let Some(topic) = self.topic_now(record.topic, record.partition) else {
-            super::handle::valid_topic(record.topic)?;
-            self.acc.post(Event::Topic(record.topic.into()), Tick(0));
-            let message = format!("topic {} is not known yet; it has been asked for", record.topic);
-            return Err(Error::new(ErrorKind::NoMetadata, message));
-        };
-        let mut attempt = Attempt::default();
-        loop {
-            match self.acc.append(&topic, &prepared, callback, &mut attempt)? {
-                Append::Done(delivery) => return Ok(delivery),
-                Append::NeedsBuffer(size) => match self.buffer_now(size)? {
-                    Some(buf) => attempt.spare = Some(buf),
-                    None => {
-                        return Err(Error::new(
-                            ErrorKind::Full,
-                            "buffer.memory is used up just now",
-                        ));
-                    }
-                },
-            }
-        }
-    }
-
-    fn append_blocking(
-        &self,
-        record: &Record<'_>,
-        callback: &mut Option<Callback>,
-    ) -> Result<Delivery, Error> {
-        let prepared = self.prepare(record)?;
-        // The clock is read for a deadline only if something has to be waited for.
-        let mut deadline = None;
-        let topic = match self.topic_now(record.topic, record.partition) {
-            Some(topic) => topic,
-            None => {
-                let by = *deadline.insert(self.deadline());
-                self.topic_for_blocking(record, by)?
-            }
-        };
-        let mut attempt = Attempt::default();
-        loop {
-            match self.acc.append(&topic, &prepared, callback, &mut attempt)? {
-                Append::Done(delivery) => return Ok(delivery),
-                Append::NeedsBuffer(size) => {
-                    attempt.spare = Some(match self.buffer_now(size)? {
-                        Some(buf) => buf,
-                        None => {
-                            let by = *deadline.get_or_insert_with(|| self.deadline());
-                            self.memory_blocking(size, by)?
-                        }
-                    });
-                }
-            }
-        }
-    }
-
-    async fn append_async(
-        &self,
-        record: &Record<'_>,
-        callback: &mut Option<Callback>,
-    ) -> Result<Delivery, Error> {
-        let prepared = self.prepare(record)?;
-        let mut deadline = None;
-        let topic = match self.topic_now(record.topic, record.partition) {
-            Some(topic) => topic,
-            None => {
-                let by = *deadline.insert(self.deadline());
-                self.topic_for_async(record, by).await?
-            }
-        };
-        let mut attempt = Attempt::default();
-        loop {
-            match self.acc.append(&topic, &prepared, callback, &mut attempt)? {
-                Append::Done(delivery) => return Ok(delivery),
-                Append::NeedsBuffer(size) => {
-                    attempt.spare = Some(match self.buffer_now(size)? {
-                        Some(buf) => buf,
-                        None => {
-                            let by = *deadline.get_or_insert_with(|| self.deadline());
-                            self.memory_async(size, by).await?
-                        }
-                    });
-                }
-            }
-        }
-    }
-
-    /// A buffer for a new batch, if that takes no waiting. Here, once a batch, the process is compared.
-    fn buffer_now(&self, size: usize) -> Result<Option<PooledBuf>, Error> {
-        self.check_fork()?;
-        self.acc.pool.try_allocate(size)
+        self.acc.topics.get(name).filter(|t| partition.is_none_or(|p| t.has(p)))
     }
 }

@@ -1,5 +1,7 @@
 //! What the sender makes of ended requests: verdicts applied, batches settled or put back.
 
+use std::time::Duration;
+
 use ottla_protocol::ErrorCode;
 use ottla_protocol::header::decode_response;
 use ottla_protocol::messages::InitProducerIdRequest;
@@ -8,12 +10,14 @@ use super::produce::Answer;
 use super::sequences::Id;
 use super::verdict::{Facts, Verdict, decide, possibly_appended};
 use super::{InFlight, Sender};
-use crate::accumulator::batch::StampedBatch;
+use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::completion::Outcome;
+use crate::accumulator::partition::{Slot, Splitting};
+use crate::accumulator::split::{Cut, CutWork};
 use crate::client::in_flight::{Done, Purpose};
 use crate::error::{Certainty, Error, ErrorKind};
-use crate::metrics::add;
-use crate::network::io::Io;
+use crate::metrics::{Sensor, TopicSensor, add};
+use crate::network::io::{Io, Job};
 use crate::plants::plant;
 use crate::time::{Tick, backoff};
 
@@ -34,24 +38,26 @@ impl Attempt {
     fn answered(
         batch: &StampedBatch,
         r: &ottla_protocol::messages::PartitionProduceResponse,
-        place: &str,
+        place: impl FnOnce() -> String,
     ) -> Attempt {
         let code = ErrorCode(r.error_code);
-        let p = &batch.closed.meta.partition;
-        let place = format!("{}-{} on {place}", p.topic, p.index);
-        let error =
-            (!code.is_none()).then(|| Error::broker(code, r.error_message.as_deref(), &place));
-        let own = r.record_errors.iter().filter_map(|e| {
-            let said = e.batch_index_error_message.as_deref();
-            let index = u32::try_from(e.batch_index).ok()?;
-            Some((index, Error::broker(code, said, &place)))
-        });
+        let (mut error, mut own) = (None, Vec::new());
+        if !code.is_none() {
+            let p = &batch.closed.meta.partition;
+            let place = format!("{}-{} on {}", p.topic, p.index, place());
+            error = Some(Error::broker(code, r.error_message.as_deref(), &place));
+            own.extend(r.record_errors.iter().filter_map(|e| {
+                let said = e.batch_index_error_message.as_deref();
+                let index = u32::try_from(e.batch_index).ok()?;
+                Some((index, Error::broker(code, said, &place)))
+            }));
+        }
         Attempt {
             code,
             base_offset: r.base_offset,
             append_time: r.log_append_time_ms,
             error,
-            own: own.collect(),
+            own,
             log_start_told: r.log_start_offset >= 0,
             open: possibly_appended(code, r.base_offset),
         }
@@ -80,12 +86,12 @@ impl<I: Io> Sender<I> {
         }
     }
 
+    #[inline(never)]
     fn on_produced(&mut self, done: Done, now: Tick) {
         let Some(InFlight { node, batches }) = self.in_flight.remove(&done.request.correlation)
         else {
             return;
         };
-        let name = self.client.broker_name(node);
         let version = done.request.version;
         let answer = match &done.result {
             Ok(_) if !done.request.answered => {
@@ -94,6 +100,7 @@ impl<I: Io> Sender<I> {
                 return;
             }
             Ok(frame) => Answer::read(frame, version).map_err(|e| {
+                let name = self.client.broker_name(node);
                 let why = format!("{name}: its answer cannot be read: {e}");
                 self.client.fail_connection(node, &why, now);
                 why
@@ -113,15 +120,20 @@ impl<I: Io> Sender<I> {
                 Ok(answer) => match answer.of(&batch, version) {
                     Some(r) => {
                         strangers = strangers.saturating_sub(1);
-                        Attempt::answered(&batch, r, &name)
+                        Attempt::answered(&batch, r, || self.client.broker_name(node))
                     }
                     None => {
+                        let name = self.client.broker_name(node);
                         let why = format!("{name} left the partition out of its answer");
                         Attempt::unanswered(&why, true)
                     }
                 },
                 Err(why) => Attempt::unanswered(why, done.result.is_ok() || done.request.whole),
             };
+            let story = &mut batch.closed.story;
+            story.in_flight += story.sent.take().map_or(Duration::ZERO, |at| now.since(at));
+            // Whatever it comes to, its partition may go on.
+            self.active.touch(batch.closed.meta.partition.key);
             if attempt.open {
                 batch.closed.known = Certainty::PossiblyWritten;
             }
@@ -178,7 +190,6 @@ impl<I: Io> Sender<I> {
                 self.put_back(batch, now);
             }
             Verdict::Split => {
-                self.sequences.returned(key);
                 self.split(batch, now);
             }
             Verdict::Resequence { proven, new_id } => {
@@ -211,43 +222,87 @@ impl<I: Io> Sender<I> {
     }
 
     /// Sends a batch again in parts, which stand in its place; no attempt is counted, and nothing is waited for.
+    /// It is cut off this thread, and counts as in flight until its parts are back: nothing may overtake it.
     fn split(&mut self, batch: StampedBatch, now: Tick) {
-        let (number, partition) = (batch.closed.meta.number, batch.closed.meta.partition.clone());
-        let parts = match self.acc.split(batch) {
-            Ok(parts) => parts,
-            Err((batch, e)) => {
-                self.sequences.broke(&batch);
-                let why = format!("a batch to be split cannot be read: {e}");
-                return self.fail(batch.unstamp(), &Error::new(ErrorKind::Internal, why));
-            }
-        };
+        let (closed, p) = (&batch.closed, batch.closed.meta.partition.clone());
+        let size = closed.wire_len();
+        self.brackets.refused((&p.topic, batch.stamp.topic_id, &p.sizing), size, now);
+        if closed.is_compressed() {
+            p.sizing.misjudged(closed.plain_len, size);
+        }
+        add(&self.counters.batch_split_total, 1);
+        self.counters.sensors.record(&[(Sensor::BatchSplit, 1.0)], now);
+        let slot = Slot::Splitting(Splitting::of(closed));
+        p.visit().put_back(slot);
+        self.active.insert(p);
+        let work = CutWork::new(self.acc.clone(), closed, true);
+        let work = move || work.finish(|acc| acc.cut_stamped(batch, now));
+        self.client.start(Job::Work(Box::new(work)));
+    }
+
+    /// A batch that was cut is back.
+    pub(super) fn put_parts(&mut self, cut: Cut) {
+        let Cut { partition: p, number, stamped, parts, error } = cut;
+        if stamped {
+            self.sequences.returned(p.key);
+        }
+        let purged = self.purged.as_ref().filter(|(to, _)| number <= *to).map(|p| p.1.clone());
+        if stamped && parts.is_empty() {
+            // Only a bug can bring that about; nothing carries its sequence any more.
+            self.sequences.broke_at(p.key);
+        }
+        let why = error.map(|e| {
+            let why = format!("a batch to be split cannot be read: {e}");
+            Error::new(ErrorKind::Internal, why)
+        });
         tracing::info!(
-            topic = &*partition.topic,
-            partition = partition.index,
+            topic = &*p.topic,
+            partition = p.index,
             parts = parts.len(),
             "batch split: it was too large for the broker"
         );
-        add(&self.counters.batch_split_total, 1);
-        self.replaced(number, parts.iter().map(|p| p.closed.meta.number));
-        let mut queue = partition.queue.lock();
-        for part in parts {
-            queue.put_back(Box::new(part), now);
-        }
+        let failed = why.or(purged);
+        let kept: Vec<Slot> = if let Some(why) = &failed {
+            for slot in parts {
+                if let Slot::Retry(b, _) = &slot {
+                    self.sequences.broke(b);
+                }
+                slot.into_closed().into_iter().for_each(|b| self.fail(b, why));
+            }
+            self.settled(number);
+            Vec::new()
+        } else {
+            self.replaced(number, parts.iter().map(Slot::number));
+            parts
+        };
+        let mut queue = p.visit();
+        queue.replace(number, kept);
         queue.announced = true;
         drop(queue);
-        self.active.insert(partition);
+        self.active.insert(p);
     }
 
     fn written(&mut self, mut batch: StampedBatch, base: Option<i64>, append_time: Option<i64>) {
         self.sequences.acknowledged(&batch);
-        self.sequences.returned(batch.closed.meta.partition.key);
+        let p = &batch.closed.meta.partition;
+        self.sequences.returned(p.key);
+        self.active.touch(p.key);
+        p.sizing.took(batch.closed.wire_len());
+        if p.sizing.is_bounded() {
+            let (id, size) = (batch.stamp.topic_id, batch.closed.wire_len());
+            self.brackets.accepted(&p.topic, id, size);
+        }
         let number = batch.closed.meta.number;
         batch.closed.settle(Outcome::Written { base, append_time });
         self.settled(number);
     }
 
-    fn put_back(&mut self, batch: StampedBatch, now: Tick) {
-        add(&self.counters.record_retry_total, batch.closed.meta.count as u64);
+    fn put_back(&mut self, mut batch: StampedBatch, now: Tick) {
+        let count = batch.closed.meta.count;
+        add(&self.counters.record_retry_total, count as u64);
+        let (sensors, topic) = (&self.counters.sensors, &batch.closed.meta.partition.topic);
+        sensors.record(&[(Sensor::RecordRetry, f64::from(count))], now);
+        sensors.topic(topic, &[(TopicSensor::RecordRetry, f64::from(count))], now);
         let (attempts, partition) = (batch.closed.attempts, batch.closed.meta.partition.clone());
         let s = &self.settings;
         let wait = backoff(
@@ -263,8 +318,10 @@ impl<I: Io> Sender<I> {
             "put back: {}",
             batch.closed.last_error.as_ref().map_or_else(String::new, ToString::to_string)
         );
-        let mut queue = partition.queue.lock();
-        queue.put_back(Box::new(batch), now.after(wait));
+        let story = &mut batch.closed.story;
+        (story.backing_off, story.rests_until) = (story.backing_off + wait, now.after(wait));
+        let mut queue = partition.visit();
+        queue.put_back(Slot::Retry(Box::new(batch), now.after(wait)));
         queue.announced = true;
         drop(queue);
         self.active.insert(partition);
@@ -278,7 +335,11 @@ impl<I: Io> Sender<I> {
             return;
         }
         if attempt.own.is_empty() {
-            let e = attempt.error.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no reason"));
+            let mut e =
+                attempt.error.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no reason"));
+            if attempt.code == ErrorCode::MESSAGE_TOO_LARGE {
+                e = Self::too_large(&closed, &e);
+            }
             self.fail(closed, &e);
             return;
         }
@@ -292,10 +353,28 @@ impl<I: Io> Sender<I> {
             p.topic, p.index, attempt.code
         );
         let others = Error::new(ErrorKind::Broker(attempt.code.0), others).certain(known);
-        let own = attempt.own.into_iter().map(|(i, e)| (i, e.certain(known))).collect();
+        let others = self.knowing(&others, &closed);
+        let own = attempt.own.into_iter().map(|(i, e)| (i, self.knowing(&e, &closed))).collect();
         let number = closed.meta.number;
         closed.settle(Outcome::PerRecord { others, own });
         self.settled(number);
+    }
+
+    /// What one record says that no broker takes, however small its batch.
+    fn too_large(batch: &ClosedBatch, e: &Error) -> Error {
+        let p = &batch.meta.partition;
+        let largest = match p.sizing.largest() {
+            0 => "none was accepted yet".to_owned(),
+            size => format!("the largest batch accepted took {size}"),
+        };
+        let what = format!(
+            "{e}: its batch of {} takes {} bytes on the wire ({} uncompressed), {largest}; raise the topic's \
+             max.message.bytes or make the record smaller",
+            batch.meta.count,
+            batch.wire_len(),
+            batch.plain_len
+        );
+        Error::new(e.kind(), what).caused_by(e.clone())
     }
 
     fn on_producer_id(&mut self, done: Done, now: Tick) {
@@ -333,6 +412,7 @@ impl<I: Io> Sender<I> {
                 let (id, epoch) = (answer.producer_id, answer.producer_epoch);
                 tracing::info!(id, epoch, "producer id");
                 self.sequences.begin_with(id, epoch);
+                self.active.touch_all();
             }
             code if code.is_retriable() => {
                 tracing::debug!("{place}: {code}");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ottla_protocol::{ErrorCode, Uuid};
 
@@ -11,9 +12,10 @@ use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::drain::Expired;
 use crate::accumulator::partition::{Partition, Slot};
+use crate::accumulator::ready::View;
 use crate::accumulator::waits::Flush;
 use crate::collections::HashSet;
-use crate::error::{Certainty, Error, ErrorKind};
+use crate::error::{Certainty, Error, ErrorKind, Journey};
 use crate::network::io::Io;
 use crate::plants::plant;
 use crate::time::Tick;
@@ -71,6 +73,32 @@ impl<I: Io> Sender<I> {
         self.fail_in_flight(|_| true, |_, _| why.clone());
     }
 
+    /// The application gives up what there is in batches up to this number.
+    pub(super) fn purge(&mut self, to: u64, in_flight: bool) {
+        let why = Error::new(ErrorKind::Purged, "the record was purged");
+        self.purged = Some((to, why.clone()));
+        let taken = self.active.take_up_to(to);
+        self.fail_taken(taken, &why);
+        if in_flight {
+            self.fail_in_flight(|b| b.meta.number <= to, |_, _| why.clone());
+        }
+    }
+
+    /// A batch that was being closed when everything was purged goes the same way.
+    pub(super) fn purge_closed(&mut self, p: &Partition) {
+        let Some((to, why)) = self.purged.clone() else { return };
+        let mut failed = Vec::new();
+        {
+            let mut queue = p.visit();
+            let purged =
+                |s: &Slot| matches!(s, Slot::Closed(b) if b.meta.number <= to && b.attempts == 0);
+            while let Some(at) = queue.line.iter().position(purged) {
+                failed.extend(queue.line.remove(at).and_then(Slot::into_closed));
+            }
+        }
+        failed.into_iter().for_each(|b| self.fail(b, &why));
+    }
+
     pub(super) fn finish_flushes(&mut self) {
         if self.flushes.is_empty() {
             return;
@@ -84,22 +112,57 @@ impl<I: Io> Sender<I> {
 
     /// Fails a batch's records, saying what is known of them.
     pub(super) fn fail(&mut self, mut batch: ClosedBatch, why: &Error) {
-        let error = self.knowing(why, batch.known);
+        let error = self.knowing(why, &batch);
         batch.settle(Outcome::Failed(error));
         self.settled(batch.meta.number);
     }
 
-    /// An error that says what is known of the record.
-    fn knowing(&self, why: &Error, known: Certainty) -> Error {
-        if known == why.certainty() {
-            return why.clone();
+    /// An error that says what is known of the batch's records: whether they may have been written, how far
+    /// they came, where their time went.
+    pub(super) fn knowing(&self, why: &Error, batch: &ClosedBatch) -> Error {
+        let journey = self.journey(batch, self.env.now());
+        let mut e = why.clone();
+        if e.certainty() != batch.known {
+            e = e.certain(batch.known);
         }
-        let e = Error::new(why.kind(), why.to_string()).certain(known).caused_by(why.clone());
-        if why.is_fatal() { e.fatal() } else { e }
+        e.after(journey)
+    }
+
+    /// Where a batch's time went. What overlaps is told once: in requests before at rest before without a
+    /// leader before throttled before lingering.
+    fn journey(&self, batch: &ClosedBatch, now: Tick) -> Journey {
+        let (story, meta) = (&batch.story, &batch.meta);
+        let mut left = now.since(meta.created);
+        let mut take = |time: Duration| {
+            let time = time.min(left);
+            left -= time;
+            time
+        };
+        let under_way = story.sent.map_or(Duration::ZERO, |at| now.since(at));
+        let in_flight = take(story.in_flight + under_way);
+        let backing_off = take(story.rested(now));
+        let without_leader = take(self.active.without_leader(meta.partition.key, now));
+        let leader = self.client.cluster().leader(&meta.partition.topic, meta.partition.index);
+        let throttled = take(self.client.throttled(leader.node, meta.created, now));
+        let linger = self.acc.settings.linger;
+        let lingering =
+            take(linger.min(story.closed.or(story.drained).unwrap_or(now).since(meta.created)));
+        Journey {
+            attempts: batch.attempts,
+            last_broker: (story.broker >= 0).then_some(story.broker),
+            waiting_for_memory: meta.waited,
+            lingering,
+            without_leader,
+            backing_off,
+            throttled,
+            in_flight,
+            queued: left,
+        }
     }
 
     /// What a batch says whose time is over.
-    fn too_late(&self, batch: &ClosedBatch, in_flight: bool) -> Error {
+    fn too_late(&self, batch: &ClosedBatch, in_flight: bool, now: Tick) -> Error {
+        let spent = self.journey(batch, now);
         let p = &batch.meta.partition;
         let ms = self.settings.delivery_timeout.as_millis();
         let cluster = self.client.cluster();
@@ -116,7 +179,7 @@ impl<I: Io> Sender<I> {
             _ => "it was never its turn; the broker may be too slow for the load".to_owned(),
         };
         let message = format!(
-            "{}-{}: not acknowledged within delivery.timeout.ms ({ms} ms): {why}",
+            "{}-{}: not acknowledged within delivery.timeout.ms ({ms} ms: {spent}): {why}",
             p.topic, p.index
         );
         let e = Error::new(ErrorKind::DeliveryTimeout, message);
@@ -126,11 +189,11 @@ impl<I: Io> Sender<I> {
         }
     }
 
-    /// Step 6: batches whose time is over fail; when the next one's will be. Those in flight are told now, and
-    /// their bytes stay where they are until the answer comes or the connection dies.
-    pub(super) fn expire(&mut self, now: Tick) -> Tick {
-        let (expired, next) = self.active.expire(&self.acc, now);
-        for e in expired {
+    /// Step 6: batches whose time is over fail; when the next one in flight's will be. Those in flight are told
+    /// now, and their bytes stay where they are until the answer comes or the connection dies.
+    pub(super) fn expire(&mut self, view: View<'_>) -> Tick {
+        let now = view.now;
+        for e in self.active.expire(view) {
             let batch = match e {
                 Expired::Unsent(batch) if plant!(SequenceAtClosing) => {
                     self.sequences.lose(&batch);
@@ -142,28 +205,28 @@ impl<I: Io> Sender<I> {
                     batch.unstamp()
                 }
             };
-            let why = self.too_late(&batch, false);
+            let why = self.too_late(&batch, false, now);
             self.fail(batch, &why);
         }
-        let mut next = next.unwrap_or(Tick::NEVER);
-        let timeout = self.settings.delivery_timeout;
-        let mut late = Vec::new();
-        for f in self.in_flight.values_mut() {
-            for b in f.batches.iter_mut().filter(|b| !b.closed.is_settled()) {
-                let due = b.closed.meta.created.after(timeout);
-                if due > now {
-                    next = next.min(due);
-                    continue;
-                }
-                if plant!(NoExpiryInFlight) {
-                    continue;
-                }
-                late.push(b.closed.meta.number);
+        if self.in_flight_due > now {
+            return self.in_flight_due;
+        }
+        let (mut next, timeout) = (Tick::NEVER, self.settings.delivery_timeout);
+        let mut late = HashSet::default();
+        for b in self.in_flight.values().flat_map(|f| &f.batches) {
+            let due = b.closed.meta.created.after(timeout);
+            if b.closed.is_settled() || plant!(NoExpiryInFlight) {
+                continue;
+            } else if due > now {
+                next = next.min(due);
+            } else {
+                late.insert(b.closed.meta.number);
             }
         }
+        self.in_flight_due = next;
         if !late.is_empty() {
             let is_late = |b: &ClosedBatch| late.contains(&b.meta.number);
-            self.fail_in_flight(is_late, |s, b| s.too_late(b, true));
+            self.fail_in_flight(is_late, |s, b| s.too_late(b, true, now));
         }
         next
     }
@@ -183,7 +246,7 @@ impl<I: Io> Sender<I> {
             if plant!(MemoryTwice) {
                 drop(self.acc.pool.never_had(b.closed.wire_len()));
             }
-            let e = self.knowing(&why(self, &b.closed), b.closed.known);
+            let e = self.knowing(&why(self, &b.closed), &b.closed);
             b.closed.settle(Outcome::Failed(e));
             self.settled(b.closed.meta.number);
         }
@@ -197,15 +260,17 @@ impl<I: Io> Sender<I> {
             let e = e.clone();
             self.fail_unsent(&e);
         }
-        let broken = self.sequences.mend(now);
-        if broken.is_empty() {
+        if !self.sequences.can_mend() {
             return;
         }
-        for p in self.active.iter().cloned().collect::<Vec<_>>() {
-            let Some(mended) = broken.iter().find(|m| m.key == p.key) else { continue };
+        // Even one that turns out whole may go on; and an epoch moves for every partition.
+        self.active.touch_all();
+        let broken = self.sequences.mend(now);
+        for mended in broken {
+            let Some(p) = self.active.get(mended.key).cloned() else { continue };
             let mut failed = Vec::new();
             {
-                let mut queue = p.queue.lock();
+                let mut queue = p.visit();
                 for slot in std::mem::take(&mut queue.line) {
                     match slot {
                         Slot::Retry(mut b, at)
@@ -235,7 +300,12 @@ impl<I: Io> Sender<I> {
 
     /// Fails what is not in flight of some partitions.
     pub(super) fn fail_where(&mut self, why: &Error, which: impl Fn(&Partition) -> bool) {
-        for e in self.active.take(which) {
+        let taken = self.active.take(which);
+        self.fail_taken(taken, why);
+    }
+
+    fn fail_taken(&mut self, taken: Vec<Expired>, why: &Error) {
+        for e in taken {
             match e {
                 Expired::Unsent(batch) => self.fail(batch, why),
                 Expired::Sent(batch) => {
@@ -251,7 +321,7 @@ impl<I: Io> Sender<I> {
         let Some(by) = self.closing else {
             return Tick::NEVER;
         };
-        if self.active.iter().next().is_none() && self.in_flight.is_empty() {
+        if self.active.is_empty() && self.in_flight.is_empty() {
             self.stop(&Error::closed());
         } else if by <= now {
             self.stop(&Error::new(
@@ -286,7 +356,7 @@ impl<I: Io> Sender<I> {
             tracing::warn!(records = lost, "closed while records were in flight");
         }
         self.acc.closed.store(true, Ordering::Relaxed);
-        self.acc.mailbox.close().into_iter().for_each(|e| self.acc.undeliverable(e));
+        self.acc.mailbox().close().into_iter().for_each(|e| self.acc.undeliverable(e));
         // Once more: what was appended between the first sweep and the closing of the mailbox.
         self.fail_unsent(why);
         self.acc.pool.close(&self.acc.refusal_meanwhile());

@@ -15,12 +15,22 @@ const DEADLINES_FEW: usize = 1024;
 
 impl<I: Io> Sender<I> {
     pub(super) fn read_mail(&mut self, now: Tick) {
-        self.acc.mailbox.awake();
+        self.acc.mailbox().awake();
         let mut mail = std::mem::take(&mut self.mail);
-        self.acc.mailbox.take(&mut mail);
+        self.acc.mailbox().take(&mut mail);
+        if mail.iter().any(Event::concerns_all) {
+            self.gather(&mut mail);
+        }
         for event in mail.drain(..) {
             match event {
-                Event::Opened(p) | Event::Full(p) => self.active.insert(p),
+                Event::Opened(p) => self.active.insert(p),
+                Event::Full(p) => {
+                    self.purge_closed(&p);
+                    self.active.insert(p);
+                }
+                Event::Awaited(p, number) => self.active.awaited(p, number),
+                Event::Cut(cut) => self.put_parts(*cut),
+                Event::Purge { to, in_flight } => self.purge(to, in_flight),
                 Event::Starved => {}
                 Event::Topic(name) => {
                     self.client.want_topic(&name, now);
@@ -31,12 +41,8 @@ impl<I: Io> Sender<I> {
                     self.deadline_number += 1;
                     self.deadlines.insert((due, self.deadline_number), wait);
                 }
-                Event::Flush(flush) => {
-                    self.sweep();
-                    self.begin_flush(flush);
-                }
+                Event::Flush(flush) => self.begin_flush(flush),
                 Event::Close(by) => {
-                    self.sweep();
                     self.closing = Some(self.closing.map_or(by, |b| b.min(by)));
                 }
             }
@@ -62,17 +68,21 @@ impl<I: Io> Sender<I> {
             if served {
                 continue;
             }
-            self.acc.pool.revoke(wait.ticket.load(std::sync::atomic::Ordering::Relaxed));
+            self.acc.pool.revoke(wait.ticket.load(crate::sync::atomic::Ordering::Relaxed));
             wait.fire();
         }
         Tick::NEVER
     }
 
-    /// Finds partitions that hold something and have not announced it yet: another caller may have appended to a
-    /// batch whose opener is still on the way to the mailbox.
-    fn sweep(&mut self) {
+    /// Brings in every partition that held something when a flush (or a close, or a purge) was posted: another
+    /// caller may have appended to a batch whose opener is still on the way to the mailbox. Where somebody is,
+    /// all partitions are looked at; else whoever was has posted, behind what was taken.
+    fn gather(&mut self, mail: &mut Vec<Event>) {
+        if self.acc.mailbox().gather(mail) {
+            return;
+        }
         for p in self.acc.topics.partitions() {
-            let mut queue = p.queue.lock();
+            let mut queue = p.visit();
             let holds = !queue.is_empty();
             queue.announced |= holds;
             drop(queue);
@@ -90,9 +100,9 @@ impl<I: Io> Sender<I> {
             .map(|b| b.closed.meta.number)
             .collect();
         for p in self.active.iter() {
-            let queue = p.queue.lock();
+            let queue = p.visit();
             pending.extend(queue.line.iter().map(|s| s.number()));
-            pending.extend(queue.open.iter().map(|b| b.meta.number));
+            pending.extend(queue.open().map(|b| b.meta.number));
         }
         self.flush_to = self.flush_to.max(pending.iter().copied().max().unwrap_or(0));
         self.flushes.push(FlushWait { flush, pending });
@@ -102,7 +112,11 @@ impl<I: Io> Sender<I> {
     pub(super) fn on_news(&mut self) {
         let news = self.client.take_news();
         if news.updated {
-            self.acc.topics.publish(&self.client.cluster());
+            let cluster = self.client.cluster();
+            self.acc.topics.publish(&cluster, &self.acc.rack);
+            if self.acc.settings.adaptive {
+                self.active.reweigh(cluster.topics.keys().cloned());
+            }
         }
         for (name, code) in news.errors {
             let e = Error::broker(code, None, &format!("topic {name}"));

@@ -5,6 +5,7 @@ pub(crate) mod produce;
 pub(crate) mod sequences;
 pub(crate) mod verdict;
 mod answers;
+mod brackets;
 mod ends;
 mod mail;
 pub(crate) mod thread;
@@ -13,24 +14,27 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ottla_protocol::ApiKey;
 use ottla_protocol::compression::Codec;
 use ottla_protocol::messages::InitProducerIdRequest;
 
 use crate::accumulator::Accumulator;
-use crate::accumulator::batch::StampedBatch;
-use crate::accumulator::drain::Drained;
+use crate::accumulator::append::CloseWork;
+use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::mailbox::Event;
-use crate::accumulator::ready::{Active, Urge};
+use crate::accumulator::ready::{Active, Urge, View};
+use crate::accumulator::split;
 use crate::accumulator::waits::CallerWait;
-use crate::client::in_flight::Purpose;
+use crate::client::in_flight::{Done, Purpose};
 use crate::client::{NetworkClient, SharedHealth};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
-use crate::error::{Error, ErrorKind};
-use crate::metrics::{Counters, add};
+use crate::error::{Certainty, Error, ErrorKind};
+use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::network::io::{Io, Job};
 use crate::time::{Env, Tick};
+use brackets::Brackets;
 use ends::FlushWait;
 use produce::RequestSettings;
 use sequences::{Id, Sequences};
@@ -47,6 +51,8 @@ pub(crate) struct SenderSettings {
     pub(crate) retry_backoff_max: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) delivery_timeout: Duration,
+    /// How long what a topic's brokers refused counts.
+    pub(crate) metadata_max_age: Duration,
 }
 
 /// A produce request without its answer.
@@ -64,6 +70,11 @@ pub(crate) struct Sender<I: Io> {
     sequences: Sequences,
     active: Active,
     in_flight: HashMap<i32, InFlight>,
+    /// No batch in flight is over before then.
+    in_flight_due: Tick,
+    brackets: Brackets,
+    /// Batches up to this number were purged, for this reason.
+    purged: Option<(u64, Error)>,
     flushes: Vec<FlushWait>,
     /// Batches up to this number are being flushed.
     flush_to: u64,
@@ -73,6 +84,12 @@ pub(crate) struct Sender<I: Io> {
     closing: Option<Tick>,
     stopped: bool,
     mail: Vec<Event>,
+    /// Nodes of this round; empty between two.
+    nodes: Vec<i32>,
+    /// Requests that ended in this round; empty between two.
+    ended: Vec<Done>,
+    /// Where the records of a request come between its heads; empty between two.
+    cuts: Vec<(usize, Bytes)>,
     health: SharedHealth,
     counters: Arc<Counters>,
 }
@@ -85,7 +102,9 @@ impl<I: Io> Sender<I> {
         health: SharedHealth,
         counters: Arc<Counters>,
     ) -> Sender<I> {
-        acc.mailbox.hang(client.bell());
+        acc.mailbox().hang(client.bell());
+        let _ = acc.hands.set(client.hands());
+        let brackets = Brackets::new(settings.metadata_max_age, acc.settings.batch_size);
         Sender {
             env: acc.env.clone(),
             sequences: Sequences::new(settings.idempotent, settings.max_in_flight == 1),
@@ -94,6 +113,9 @@ impl<I: Io> Sender<I> {
             client,
             active: Active::default(),
             in_flight: HashMap::default(),
+            in_flight_due: Tick::NEVER,
+            brackets,
+            purged: None,
             flushes: Vec::new(),
             flush_to: 0,
             deadlines: BTreeMap::new(),
@@ -101,6 +123,9 @@ impl<I: Io> Sender<I> {
             closing: None,
             stopped: false,
             mail: Vec::new(),
+            nodes: Vec::new(),
+            ended: Vec::new(),
+            cuts: Vec::new(),
             health,
             counters,
         }
@@ -124,72 +149,109 @@ impl<I: Io> Sender<I> {
         // 1. metadata
         wake(self.client.maybe_update_metadata(now));
         let cluster = self.client.cluster();
-        self.sequences.follow(cluster.clone());
+        if self.sequences.follow(cluster.clone()) {
+            self.active.touch_all();
+        }
         // In this order: a mended one may want a new id.
         self.mend_orders(now);
         wake(self.maybe_ask_producer_id(now));
+        wake(self.brackets.widen(now));
 
         // 2. ready
-        let urge = self.urge();
-        let mut ready = self.active.ready(&self.acc, &cluster, &self.sequences, urge, now);
-        wake(ready.next.unwrap_or(Tick::NEVER));
+        let acc = self.acc.clone();
+        let view = View { acc: &acc, cluster: &cluster, now };
+        self.active.set_urge(self.urge());
+        self.active.refresh(view, &self.sequences);
 
         // 3. unknown leaders
-        for topic in &ready.unknown {
+        let unknown = self.active.unknown();
+        for topic in &unknown {
             self.client.want_topic(topic, now);
             self.client.request_metadata(now);
         }
-        if !ready.unknown.is_empty() {
+        if !unknown.is_empty() {
             wake(self.client.maybe_update_metadata(now));
         }
 
         // 4. connections
-        ready.nodes.retain(|node| {
-            let is_ready = self.client.ready(*node, now);
-            if !is_ready && let Some(at) = self.client.connection_delay(*node, now) {
-                wake(at);
+        let mut nodes = std::mem::take(&mut self.nodes);
+        nodes.extend(self.active.ready_nodes());
+        let watched = !acc.settings.availability.is_zero();
+        for node in nodes.drain(..) {
+            let can_take = self.client.ready(node, now);
+            if watched {
+                self.active.saw(node, now, can_take);
             }
-            is_ready
-        });
-
-        // 5. drain (a partition's order mutes it while it must)
-        let mut drained: Vec<(i32, Drained)> = Vec::new();
-        for node in ready.nodes {
-            let limits = (urge, self.settings.max_request_size);
-            let out =
-                self.active.drain(&self.acc, &cluster, &mut self.sequences, limits, node, now);
-            drained.push((node, out));
-        }
-
-        // 6. expire
-        wake(self.expire(now));
-
-        // 7. create requests and give them to the client
-        for (node, out) in drained {
-            if !out.batches.is_empty() {
-                wake(now);
+            if !can_take {
+                continue;
             }
-            for open in out.to_close {
-                let acc = self.acc.clone();
-                let work = move || {
-                    let partition = open.meta.partition.clone();
-                    acc.close_into_slot(open);
-                    acc.post(Event::Full(partition), Tick(0));
-                };
-                self.client.start(Job::Work(Box::new(work)));
-            }
+            // 5. drain (a partition's order mutes it while it must), 7. create requests
+            // What lingers goes along to a node that has nothing to do; one that has will be back for it.
+            let limits = (self.settings.max_request_size, self.client.is_idle(node));
+            let out = self.active.drain(view, &mut self.sequences, limits, node);
+            self.hand_out(out.to_close, out.to_cut);
             self.send(node, &cluster, out.batches, now);
         }
-        self.active.tidy();
+        self.nodes = nodes;
+
+        // 6. expire
+        wake(self.expire(view));
+        self.active.refresh(view, &self.sequences);
+        wake(self.active.next());
+        for node in self.active.ready_nodes() {
+            wake(self.may_take(node, now));
+        }
+
+        if self.sequences.can_mend() {
+            wake(now);
+        }
+
         self.finish_flushes();
         wake(self.maybe_stop(now));
         if self.stopped {
             until = Tick(0);
         }
-        if !self.acc.mailbox.sleep(until) {
+        self.client.count_in_flight();
+        acc.mailbox().set_busy(self.client.busy(now));
+        if !acc.mailbox().sleep(until) {
             until = Tick(0);
         }
         until
+    }
+
+    /// When a node with something ready may take it; never, if an event will tell.
+    fn may_take(&self, node: i32, now: Tick) -> Tick {
+        if self.client.is_ready(node, now) {
+            return now;
+        }
+        self.client.connection_delay(node, now).unwrap_or(Tick::NEVER)
+    }
+
+    /// Compresses and cuts batches off this thread.
+    fn hand_out(&mut self, to_close: Vec<OpenBatch>, to_cut: Vec<ClosedBatch>) {
+        for open in to_close {
+            if let Ok(work) = CloseWork::of(Some(self.acc.clone()), open) {
+                self.client.start(Job::Work(Box::new(move || work.finish())));
+            }
+        }
+        for batch in to_cut {
+            let work = split::CutWork::new(self.acc.clone(), &batch, false);
+            self.client
+                .start(Job::Work(Box::new(move || work.finish(|acc| acc.cut_closed(batch)))));
+        }
+    }
+
+    /// What is remembered of partitions is what they are.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn check(&self) {
+        if self.acc.mailbox().has_mail() {
+            // What it says is not known yet.
+            return;
+        }
+        let now = self.env.now();
+        let cluster = self.client.cluster();
+        let view = View { acc: &self.acc, cluster: &cluster, now };
+        self.active.check(view, &self.sequences);
     }
 
     /// When the wait ends by itself, whatever sockets and callers do, beside what `prepare` said.
@@ -204,20 +266,19 @@ impl<I: Io> Sender<I> {
             return false;
         }
         let now = self.env.now();
-        let ended = match self.client.poll(until, now) {
-            Ok(ended) => ended,
-            Err(e) => {
-                tracing::error!("polling failed: {e}");
-                let why = format!("the system refuses to poll: {e}");
-                self.stop(&Error::new(ErrorKind::Internal, why).fatal());
-                return false;
-            }
-        };
-        self.acc.mailbox.awake();
+        let mut ended = std::mem::take(&mut self.ended);
+        if let Err(e) = self.client.poll(until, now, &mut ended) {
+            tracing::error!("polling failed: {e}");
+            let why = format!("the system refuses to poll: {e}");
+            self.stop(&Error::new(ErrorKind::Internal, why).fatal());
+            return false;
+        }
+        self.acc.mailbox().awake();
         let now = self.env.now();
-        for done in ended {
+        for done in ended.drain(..) {
             self.on_done(done, now);
         }
+        self.ended = ended;
         self.on_news();
         true
     }
@@ -260,6 +321,7 @@ impl<I: Io> Sender<I> {
     }
 
     /// One request for what was drained for a node.
+    #[inline(never)]
     fn send(&mut self, node: i32, cluster: &Cluster, mut batches: Vec<StampedBatch>, now: Tick) {
         if batches.is_empty() {
             return;
@@ -276,32 +338,68 @@ impl<I: Io> Sender<I> {
             let why = format!("{name} is too old: it has no Produce of version {lowest} or above");
             for b in batches {
                 self.sequences.broke(&b);
+                self.active.touch(b.closed.meta.partition.key);
                 self.fail(b.unstamp(), &Error::new(ErrorKind::Network, why.clone()));
             }
             return;
         };
-        let (mut records, mut bytes) = (0, 0);
         for b in &mut batches {
             b.closed.attempts += 1;
-            self.sequences.sent(b.closed.meta.partition.key, node);
+            let p = &b.closed.meta.partition;
+            let leader = cluster.leader(&p.topic, p.index);
+            let story = &mut b.closed.story;
+            // A newer leader may have ended the rest early.
+            (story.backing_off, story.rests_until) = (story.rested(now), Tick(0));
+            (story.sent, story.broker, story.leader_epoch) = (Some(now), node, leader.epoch);
+            let over = b.closed.meta.created.after(self.settings.delivery_timeout);
+            self.in_flight_due = self.in_flight_due.min(over);
+            let again = b.closed.attempts > 1 || b.closed.known == Certainty::PossiblyWritten;
+            self.sequences.sent(b.closed.meta.partition.key, node, again);
             self.client.want_topic(&b.closed.meta.partition.topic, now);
-            records += b.closed.meta.count as u64;
-            bytes += b.closed.wire_len() as u64;
         }
-        add(&self.counters.record_send_total, records);
-        add(&self.counters.batch_total, batches.len() as u64);
-        add(&self.counters.byte_total, bytes);
-        add(&self.counters.request_total, 1);
+        self.measure_sent(&batches, now);
         let settings = RequestSettings {
             acks: self.settings.acks,
             timeout_ms: i32::try_from(self.settings.request_timeout.as_millis())
                 .unwrap_or(i32::MAX),
         };
         let answered = self.settings.acks != 0;
+        let mut cuts = std::mem::take(&mut self.cuts);
         let correlation =
             self.client.send_produce(node, version, answered, now, |correlation, id| {
-                produce::frame(version, correlation, id, settings, &batches)
+                produce::frame((version, correlation, id), settings, &batches, &mut cuts)
             });
+        self.cuts = cuts;
         self.in_flight.insert(correlation, InFlight { node, batches });
+    }
+
+    /// What a request is made of.
+    fn measure_sent(&self, batches: &[StampedBatch], now: Tick) {
+        let (mut records, mut bytes) = (0, 0);
+        let sensors = &self.counters.sensors;
+        for b in batches.iter().map(|b| &b.closed) {
+            let (count, size) = (f64::from(b.meta.count), b.wire_len());
+            (records, bytes) = (records + b.meta.count as u64, bytes + size as u64);
+            let ratio = b.records().len() as f64 / b.plain_len.max(1) as f64;
+            let queued = now.since(b.meta.created).as_secs_f64() * 1e3;
+            sensors.record(
+                &[
+                    (Sensor::BatchSize, size as f64),
+                    (Sensor::QueueTime, queued),
+                    (Sensor::Compression, ratio),
+                    (Sensor::RecordSize, f64::from(b.meta.largest)),
+                ],
+                now,
+            );
+            use TopicSensor::{Byte, Compression, RecordSend};
+            let of_topic = [(RecordSend, count), (Byte, size as f64), (Compression, ratio)];
+            sensors.topic(&b.meta.partition.topic, &of_topic, now);
+        }
+        let sent = records as f64;
+        sensors.record(&[(Sensor::RecordSend, sent), (Sensor::RecordsPerRequest, sent)], now);
+        add(&self.counters.record_send_total, records);
+        add(&self.counters.batch_total, batches.len() as u64);
+        add(&self.counters.byte_total, bytes);
+        add(&self.counters.request_total, 1);
     }
 }

@@ -19,34 +19,24 @@ pub(crate) struct RequestSettings {
 /// The first version that names topics by id.
 pub(super) const BY_ID: i16 = 13;
 
-/// The request's frame as pieces: heads that are made here, records that are only referenced.
+/// The request's frame (of this version, correlation and client) as pieces: heads that are made here, records that are only referenced.
 pub(crate) fn frame(
-    version: i16,
-    correlation: i32,
-    client_id: &str,
+    (version, correlation, client_id): (i16, i32, &str),
     settings: RequestSettings,
     batches: &[StampedBatch],
+    cuts: &mut Vec<(usize, Bytes)>,
 ) -> Vec<Bytes> {
     let flexible = ApiKey::PRODUCE.version(version).flexible;
     let mut w = Writer::from_vec(Vec::with_capacity(128 + batches.len() * 96));
     w.i32(0);
-    RequestHeader {
-        api: ApiKey::PRODUCE,
-        version,
-        correlation_id: correlation,
-        client_id: Some(client_id.to_owned()),
-        unknown_tags: Vec::new(),
-    }
-    .encode(&mut w);
+    RequestHeader::encode_plain(ApiKey::PRODUCE, version, correlation, Some(client_id), &mut w);
     w.length(None, flexible, true);
     w.i16(settings.acks);
     w.i32(settings.timeout_ms);
-    let topics: Vec<&[StampedBatch]> = batches
-        .chunk_by(|a, b| a.closed.meta.partition.topic == b.closed.meta.partition.topic)
-        .collect();
-    w.count(Some(topics.len()), flexible);
-    let mut cuts: Vec<(usize, Bytes)> = Vec::with_capacity(batches.len());
-    for topic in topics {
+    let topics =
+        || batches.chunk_by(|a, b| a.closed.meta.partition.topic == b.closed.meta.partition.topic);
+    w.count(Some(topics().count()), flexible);
+    for topic in topics() {
         let name = &topic[0].closed.meta.partition.topic;
         if version >= BY_ID {
             w.raw(&topic[0].stamp.topic_id.0);
@@ -75,14 +65,14 @@ pub(crate) fn frame(
     pieces(w, cuts)
 }
 
-fn pieces(w: Writer, cuts: Vec<(usize, Bytes)>) -> Vec<Bytes> {
+fn pieces(w: Writer, cuts: &mut Vec<(usize, Bytes)>) -> Vec<Bytes> {
     // Names were checked when the topics became known: nothing here is too long for its length.
     let mut heads = w.finish().unwrap_or_default();
     let size = heads.len() - 4 + cuts.iter().map(|c| c.1.len()).sum::<usize>();
     heads[..4].copy_from_slice(&(size as i32).to_be_bytes());
     let heads = Bytes::from(heads);
     let (mut out, mut from) = (Vec::with_capacity(2 * cuts.len() + 1), 0);
-    for (at, records) in cuts {
+    for (at, records) in cuts.drain(..) {
         out.push(heads.slice(from..at));
         out.push(records);
         from = at;
@@ -141,8 +131,12 @@ mod tests {
 
     #[test]
     fn sn44_fg2_only_the_first_entry_of_the_batchs_own_topic_and_partition_counts() {
-        let p =
-            std::sync::Arc::new(crate::accumulator::partition::Partition::new("t".into(), 1, 7));
+        let p = std::sync::Arc::new(crate::accumulator::partition::Partition::new(
+            "t".into(),
+            1,
+            7,
+            Default::default(),
+        ));
         let closed = crate::sender::sequences::tests::closed(&p, 1, 1);
         let id = Uuid([7; 16]);
         let batch = closed.stamp(Stamp { topic_id: id, ..Stamp::NONE });

@@ -50,6 +50,9 @@ struct Line {
     /// The sequence behind the last acknowledged batch, if any of this epoch was.
     acked_to: Option<i32>,
     in_flight: u32,
+    /// What is in flight was sent before, and goes alone: were others to pass it again and again, the broker
+    /// would forget it, and could not say any more that it has it.
+    again: bool,
     /// A new order is needed before anything new may go.
     broken: Option<Broken>,
 }
@@ -95,9 +98,11 @@ impl Sequences {
     /// Topic ids and leaders come from the snapshot of this round. A topic of another id is another log: its
     /// orders start anew, under a new epoch, since sequences of one epoch are never given twice. An id that is
     /// not told (an older broker) says nothing.
-    pub(crate) fn follow(&mut self, cluster: Arc<Cluster>) {
+    ///
+    /// Whether it is another snapshot than the last.
+    pub(crate) fn follow(&mut self, cluster: Arc<Cluster>) -> bool {
         if Arc::ptr_eq(&self.cluster, &cluster) {
-            return;
+            return false;
         }
         for line in self.lines.values_mut() {
             let topic = line.topic.as_ref().and_then(|t| cluster.topics.get(t));
@@ -109,6 +114,7 @@ impl Sequences {
             line.topic_id = id;
         }
         self.cluster = cluster;
+        true
     }
 
     pub(crate) fn is_idempotent(&self) -> bool {
@@ -125,14 +131,16 @@ impl Sequences {
             next: 0,
             acked_to: None,
             in_flight: 0,
+            again: false,
             broken: None,
         })
     }
 
-    /// A batch leaves for a broker.
-    pub(crate) fn sent(&mut self, key: u32, node: i32) {
+    /// A batch leaves for a broker, not for the first time if so told.
+    pub(crate) fn sent(&mut self, key: u32, node: i32, again: bool) {
         let line = self.line(key);
         line.in_flight += 1;
+        line.again = again;
         line.node = node;
     }
 
@@ -179,6 +187,14 @@ impl Sequences {
         }
     }
 
+    /// The order of a partition is broken, by a batch that is there no more.
+    pub(crate) fn broke_at(&mut self, key: u32) {
+        if self.is_idempotent() {
+            self.line(key).broken.get_or_insert(Broken::Lost);
+            self.any_broken = true;
+        }
+    }
+
     /// A sequence is gone that no batch carries.
     pub(crate) fn lose(&mut self, batch: &ClosedBatch) {
         let line = self.line(batch.meta.partition.key);
@@ -194,6 +210,12 @@ impl Sequences {
     /// The log takes nothing more under this id.
     pub(crate) fn want_new_id(&mut self) {
         self.wants_new_id = true;
+    }
+
+    /// Whether an order is broken that can be mended now.
+    pub(crate) fn can_mend(&self) -> bool {
+        let now = |l: &Line| l.broken.is_some() && l.in_flight == 0;
+        self.any_broken && self.lines.values().any(now)
     }
 
     /// Partitions whose order is broken and that have nothing in flight any more. The epoch is bumped for
@@ -271,6 +293,7 @@ impl Order for Sequences {
         // broker that knows nothing of the producer accepts any first sequence, and so would take the second
         // batch where the first was refused (Java's producer has that hole).
         let alone = retry
+            || line.again
             || (line.acked_to.is_none() && !plant!(FirstNotAlone))
             || self.one_at_a_time
             || (line.id, line.epoch) != (id, epoch)
@@ -284,6 +307,10 @@ impl Order for Sequences {
         } else {
             in_flight < REMEMBERED
         }
+    }
+
+    fn is_idle(&self, partition: &Partition) -> bool {
+        self.lines.get(&partition.key).is_none_or(|l| l.in_flight == 0)
     }
 
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {

@@ -19,7 +19,7 @@ use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
 use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
-use crate::time::{Bell, Env, Tick};
+use crate::time::{Bell, Env, Hands, Tick};
 
 /// The real clocks.
 #[derive(Debug)]
@@ -214,6 +214,10 @@ impl Io for RealIo {
     fn bell(&self) -> Arc<dyn Bell> {
         Arc::new(RealBell(self.waker.clone()))
     }
+
+    fn hands(&self) -> Arc<dyn Hands> {
+        Arc::new(RealHands(self.helpers.clone()))
+    }
 }
 
 impl Drop for RealIo {
@@ -240,9 +244,17 @@ enum Kind {
 type Task = Box<dyn FnOnce() + Send>;
 
 /// Threads that begin when there is work and end with the producer.
-#[derive(Default)]
 struct Helpers {
     lines: [Line; 2],
+    /// Threads that work at the same time at most.
+    most: usize,
+}
+
+impl Default for Helpers {
+    fn default() -> Helpers {
+        let most = thread::available_parallelism().map_or(1, |n| (n.get() - 1).clamp(1, 4));
+        Helpers { lines: Default::default(), most }
+    }
 }
 
 #[derive(Default)]
@@ -259,14 +271,36 @@ struct LineState {
     ended: bool,
 }
 
+struct RealHands(Arc<Helpers>);
+
+impl Hands for RealHands {
+    fn offer(&self, work: Task) -> Option<Task> {
+        {
+            let state = self.0.lines[Kind::Work as usize].state.lock();
+            let free = state.idle > 0 || state.threads < self.0.most;
+            if !free || !state.tasks.is_empty() || state.ended {
+                return Some(work);
+            }
+        }
+        // Another may be faster: then this one waits behind it, which is as good.
+        self.0.run(Kind::Work, work);
+        None
+    }
+}
+
 impl Helpers {
     fn run(self: &Arc<Self>, kind: Kind, task: Task) {
         let most = match kind {
-            Kind::Work => thread::available_parallelism().map_or(1, |n| (n.get() - 1).clamp(1, 4)),
+            Kind::Work => self.most,
             Kind::Resolve => 2,
         };
         let line = &self.lines[kind as usize];
         let mut state = line.state.lock();
+        if state.ended {
+            // Nobody is there any more.
+            drop(state);
+            return task();
+        }
         state.tasks.push_back(task);
         if state.idle == 0 && state.threads < most {
             state.threads += 1;

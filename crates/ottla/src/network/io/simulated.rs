@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
+mod helpers;
 mod wires;
 
 use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
-use crate::time::{Bell, Env, Tick};
+use crate::time::{Bell, Env, Hands, Tick};
+use helpers::Helpers;
 pub use wires::Link;
 use wires::{Conn, HELD, end};
 
@@ -88,7 +90,7 @@ impl State {
 
 /// The virtual machine; clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Machine(Arc<Mutex<State>>);
+pub struct Machine(Arc<Mutex<State>>, Arc<Mutex<Helpers>>);
 
 /// What a client did, as the other side sees it.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ pub enum Arrived {
 impl Machine {
     /// A machine at time one second, with this seed.
     pub fn new(seed: u64, faults: Faults) -> Machine {
-        Machine(Arc::new(Mutex::new(State {
+        let state = State {
             now: Tick(1_000_000_000),
             wall_offset: 1_700_000_000_000,
             random: seed,
@@ -116,7 +118,8 @@ impl Machine {
             rung: false,
             losses: 0,
             moves: 0,
-        })))
+        };
+        Machine(Arc::new(Mutex::new(state)), Arc::default())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -194,6 +197,7 @@ impl Machine {
 
     /// The client is no more, and so are its sockets.
     pub fn leave(&self) {
+        self.work(Tick::NEVER);
         let mut s = self.state();
         let at = s.arrival();
         for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
@@ -227,13 +231,18 @@ impl Machine {
             let down = c.down.next().filter(|_| !c.closed_by_client);
             [made, c.stalled, down, up].into_iter().flatten()
         });
-        conns.chain(s.lookups.iter().map(|l| l.0)).min()
+        let work = self.next_work();
+        conns.chain(s.lookups.iter().map(|l| l.0)).chain(work).min()
     }
 
     /// Moves the clock on.
     pub fn advance(&self, to: Tick) {
-        let mut s = self.state();
-        s.now = s.now.max(to);
+        let now = {
+            let mut s = self.state();
+            s.now = s.now.max(to);
+            s.now
+        };
+        self.work(now);
     }
 
     /// Moves the calendar.
@@ -438,7 +447,11 @@ impl Stream for SimStream {
             c.stalled = Some(now.after(Duration::from_micros(500)));
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let mut bytes: Vec<u8> = from.iter().flat_map(|b| b.iter().copied()).take(take).collect();
+        let mut bytes = Vec::with_capacity(take.min(total));
+        for piece in from {
+            let room = take - bytes.len();
+            bytes.extend_from_slice(&piece[..piece.len().min(room)]);
+        }
         let n = bytes.len();
         s.moves += 1;
         if lost {
@@ -551,12 +564,15 @@ impl Io for Machine {
                 let at = s.arrival();
                 s.lookups.push((at, key, host, port));
             }
-            // Done at once: what it does is deterministic, and it tells by the mailbox.
-            Job::Work(work) => work(),
+            Job::Work(work) => self.hand_out(work),
         }
     }
 
     fn bell(&self) -> Arc<dyn Bell> {
         Arc::new(MachineBell(self.clone()))
+    }
+
+    fn hands(&self) -> Arc<dyn Hands> {
+        Arc::new(self.clone())
     }
 }

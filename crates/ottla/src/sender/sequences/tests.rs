@@ -18,19 +18,19 @@ fn rc2_tm6_sequences_wrap_to_zero() {
 #[test]
 fn at_most_five_in_flight_a_partition_and_one_while_retrying() {
     let mut s = Sequences::new(true, false);
-    let p = Partition::new("t".into(), 0, 7);
+    let p = Partition::new("t".into(), 0, 7, Default::default());
     assert!(!s.may_drain(&p, false), "no id yet");
     s.id = Id::Have { id: 1, epoch: 0 };
     assert!(s.may_drain(&p, false));
     let line = s.line(7);
     (line.id, line.epoch) = (1, 0);
-    s.sent(7, -1);
+    s.sent(7, -1, false);
     assert!(!s.may_drain(&p, false), "the first of an order goes alone");
     s.returned(7);
     s.line(7).acked_to = Some(1);
     for _ in 0..5 {
         assert!(s.may_drain(&p, false));
-        s.sent(7, -1);
+        s.sent(7, -1, false);
     }
     assert!(!s.may_drain(&p, false));
     s.returned(7);
@@ -42,7 +42,7 @@ fn at_most_five_in_flight_a_partition_and_one_while_retrying() {
 #[test]
 fn sn12_a_broken_order_waits_for_the_network_then_bumps_the_epoch_sn19_or_asks_for_an_id() {
     let mut s = Sequences::new(true, false);
-    let p = Partition::new("t".into(), 0, 7);
+    let p = Partition::new("t".into(), 0, 7, Default::default());
     s.id = Id::Have { id: 1, epoch: 0 };
     let line = s.line(7);
     (line.id, line.epoch, line.in_flight) = (1, 0, 1);
@@ -86,13 +86,15 @@ fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
 pub(in crate::sender) fn closed(p: &Arc<Partition>, number: u64, count: i32) -> ClosedBatch {
     use crate::accumulator::batch::{Meta, OpenBatch};
     use crate::accumulator::buffer_pool::BufferPool;
-    use crate::accumulator::completion::{Callers, Completion, Ends};
+    use crate::accumulator::callers::Callers;
+    use crate::accumulator::completion::CompletionOf;
+    use crate::accumulator::ends::Ends;
     let env = Arc::new(crate::network::io::simulated::Machine::new(
         0,
         crate::network::io::simulated::Faults::NONE,
     ));
-    let callers = Callers::new(env);
-    let done = Completion::new(p.topic.clone(), p.index, 0, callers);
+    let callers = Callers::new(env, true);
+    let of = CompletionOf { partition: p.clone(), number, base_timestamp: 0, callers };
     let meta = Meta {
         partition: p.clone(),
         number,
@@ -101,23 +103,25 @@ pub(in crate::sender) fn closed(p: &Arc<Partition>, number: u64, count: i32) -> 
         base_timestamp: 0,
         max_timestamp: 0,
         count,
+        largest: 0,
+        waited: std::time::Duration::ZERO,
     };
     let buf = BufferPool::new(1000, 100).charge(100);
-    OpenBatch::new(buf, meta, Ends::new(done, Arc::default()), 100).close(None)
+    OpenBatch::new(buf, meta, Ends::new(Arc::default(), Default::default(), of), 100).close(None)
 }
 
 /// One partition, and sequences that have an id.
 fn begun(epoch: i16) -> (Sequences, Arc<Partition>) {
     let mut s = Sequences::new(true, false);
     s.id = Id::Have { id: 1, epoch };
-    (s, Arc::new(Partition::new("t".into(), 0, 7)))
+    (s, Arc::new(Partition::new("t".into(), 0, 7, Default::default())))
 }
 
 impl Sequences {
     /// Stamps and sends.
     fn send(&mut self, batch: ClosedBatch) -> StampedBatch {
         let b = self.stamp(batch);
-        self.sent(b.closed.meta.partition.key, -1);
+        self.sent(b.closed.meta.partition.key, -1, false);
         b
     }
 
@@ -185,7 +189,7 @@ fn f1_6_sn16_a_lost_sequence_that_a_later_acknowledgement_covers_needs_no_new_ep
 #[test]
 fn f2_9_sn20_only_the_broken_partition_begins_anew_others_when_they_are_through() {
     let (mut s, p) = begun(0);
-    let q = Arc::new(Partition::new("t".into(), 1, 8));
+    let q = Arc::new(Partition::new("t".into(), 1, 8, Default::default()));
     let (a, x) = (s.send(closed(&p, 1, 1)), s.send(closed(&q, 2, 1)));
     s.ack(&x);
     let y = s.send(closed(&q, 3, 1));
@@ -223,7 +227,7 @@ fn f2_a_new_id_where_the_log_takes_no_further_epoch() {
 #[test]
 fn without_idempotence_only_a_topic_of_another_id_breaks_an_order() {
     let mut s = Sequences::new(false, false);
-    let p = Arc::new(Partition::new("t".into(), 0, 7));
+    let p = Arc::new(Partition::new("t".into(), 0, 7, Default::default()));
     s.follow(cluster(1));
     let a = s.send(closed(&p, 1, 1));
     assert_eq!((a.stamp.sequence, a.stamp.topic_id), (-1, Uuid([1; 16])));
@@ -241,7 +245,7 @@ fn without_idempotence_only_a_topic_of_another_id_breaks_an_order() {
 fn f1_4_one_in_flight_is_one_a_partition_whoever_leads_it() {
     let mut s = Sequences::new(true, true);
     s.id = Id::Have { id: 1, epoch: 0 };
-    let p = Arc::new(Partition::new("t".into(), 0, 7));
+    let p = Arc::new(Partition::new("t".into(), 0, 7, Default::default()));
     let a = s.send(closed(&p, 1, 1));
     assert!(!s.may_drain(&p, false));
     s.ack(&a);

@@ -1,0 +1,127 @@
+//! Work that is counted by instruction: one thread, the virtual machine, a broker's core that answers, hashes of a
+//! fixed seed. `cargo xtask counts` runs it under callgrind with so many rounds and twice as many, and prints the
+//! difference.
+
+use std::time::Duration;
+
+use ottla::sim::{Faults, Machine, SimSender, build};
+use ottla::{BatchReport, Producer, Record, Topic};
+use ottla_broker::{Config, Core};
+
+use crate::scenario::Scenario;
+use crate::servers::{Servers, address, now};
+
+/// What is counted: records of 100 bytes in full batches, or a batch of one record a round in a topic of so many
+/// partitions.
+struct Counted {
+    machine: Machine,
+    servers: Servers,
+    producer: Producer,
+    sender: SimSender,
+}
+
+impl Counted {
+    fn new(partitions: i32, batch_size: &str) -> Result<Counted, String> {
+        let machine = Machine::new(1, Faults::NONE);
+        let mut core = Core::new(Config::default(), now(&machine)).map_err(|e| e.to_string())?;
+        core.set_address(1, &address(1).ip().to_string(), 9092);
+        machine.listen(address(1));
+        for (topic, count) in topics(partitions) {
+            let made = core.create_topic(&topic, count, now(&machine));
+            made.map_err(|(code, why)| format!("{code}: {why}"))?;
+        }
+        let builder = Producer::builder()
+            .bootstrap_servers("10.0.0.1:9092")
+            .set("linger.ms", "0")
+            .set("batch.size", batch_size)
+            .delivery_handler(|r: &BatchReport<'_>| assert!(r.result.is_ok()));
+        let (producer, mut sender) = build(builder, &machine).map_err(|e| e.to_string())?;
+        sender.prepare();
+        let servers = Servers::new(core, &Scenario::new(0));
+        Ok(Counted { machine, servers, producer, sender })
+    }
+
+    fn turn(&mut self) {
+        self.servers.serve(&self.machine);
+        complete(&mut self.sender);
+        prepare(&mut self.sender);
+        let later = self.machine.now().after(Duration::from_micros(10));
+        self.machine.advance(later);
+    }
+
+    fn topic(&mut self, name: &str) -> Topic {
+        let producer = self.producer.clone();
+        let mut asked = std::pin::pin!(producer.topic_async(name));
+        loop {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            if let std::task::Poll::Ready(Ok(topic)) = asked.as_mut().poll(&mut cx) {
+                return topic;
+            }
+            self.turn();
+        }
+    }
+
+    /// Until nothing waits any more.
+    fn settle(&mut self) {
+        while self.producer.available_memory() < 32 << 20 {
+            self.turn();
+        }
+    }
+}
+
+/// So many partitions, in topics of as many as a broker allows.
+fn topics(partitions: i32) -> impl Iterator<Item = (String, i32)> {
+    const MOST: i32 = 10_000;
+    let count = (partitions + MOST - 1) / MOST;
+    (0..count).map(move |n| (format!("t{n}"), MOST.min(partitions - n * MOST)))
+}
+
+// What callgrind is told to look into, by name.
+
+#[inline(never)]
+fn prepare(sender: &mut SimSender) {
+    sender.prepare();
+}
+
+#[inline(never)]
+fn complete(sender: &mut SimSender) {
+    sender.complete();
+}
+
+#[inline(never)]
+fn append(topic: &Topic, record: Record<'_>) {
+    assert!(topic.enqueue(record).is_ok());
+}
+
+/// Runs so many rounds of what has this name.
+///
+/// # Errors
+/// An unknown name.
+pub fn count(what: &str, rounds: u64) -> Result<(), String> {
+    let (partitions, batch_size, full) = match what {
+        "records" => (1, "16384", true),
+        "one-partition" => (1, "0", false),
+        "many-partitions" => (100_000, "0", false),
+        other => return Err(format!("{other:?} is nothing that is counted")),
+    };
+    let mut counted = Counted::new(partitions, batch_size)?;
+    // All of them are known to the producer; one is sent to.
+    let known: Vec<Topic> = topics(partitions).map(|(name, _)| counted.topic(&name)).collect();
+    let topic = known.last().ok_or("no topic")?;
+    let there: i32 = known.iter().map(Topic::partitions).sum();
+    assert_eq!(there, partitions);
+    let value = [b'v'; 100];
+    let warm = if full { 3000 } else { 300 };
+    for n in 0..warm + rounds {
+        let record = topic.record().partition(0).value(&value).timestamp(1_700_000_000_000);
+        append(topic, record.token(n));
+        // A batch's worth a turn, or a record.
+        if !full || n % 151 == 150 {
+            counted.turn();
+        }
+    }
+    counted.settle();
+    // Nobody drives the sender from here on: a close would wait for it.
+    counted.sender.abandon();
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! A topic whose partitions are known: the cheapest way to send many records to it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::send::delivery;
+use super::{Delivery, Handle, Producer, Record, SendError, TrySendError};
+use crate::accumulator::append::Watch;
+use crate::accumulator::completion::RecordMetadata;
+use crate::accumulator::topics;
+use crate::error::{Error, ErrorKind};
+
+/// A topic of a producer, resolved: a record sent through it is looked up by no name. Cheap to clone.
+///
+/// ```no_run
+/// # fn main() -> Result<(), ottla::Error> {
+/// # let producer = ottla::Producer::builder().bootstrap_servers("localhost:9092").build()?;
+/// let orders = producer.topic("orders")?;
+/// for apples in 0..1000_u64 {
+///     orders.enqueue(orders.record().value(b"apples").token(apples))?;
+/// }
+/// producer.flush()?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Topic {
+    handle: Arc<Handle>,
+    topic: Arc<topics::Topic>,
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Topic({})", self.topic.name)
+    }
+}
+
+impl Producer {
+    /// A topic, once its partitions are known; blocks for at most `max.block.ms` (an async executor's thread,
+    /// too).
+    ///
+    /// # Errors
+    /// As [`send`](Self::send) where the topic is at fault.
+    pub fn topic(&self, name: &str) -> Result<Topic, Error> {
+        let topic = self.handle.topic_blocking(name)?;
+        Ok(Topic { handle: self.handle.clone(), topic })
+    }
+
+    /// As [`topic`](Self::topic), without blocking.
+    ///
+    /// # Errors
+    /// As [`topic`](Self::topic).
+    pub async fn topic_async(&self, name: &str) -> Result<Topic, Error> {
+        let topic = self.handle.topic_async(name).await?;
+        Ok(Topic { handle: self.handle.clone(), topic })
+    }
+}
+
+impl Topic {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.topic.name
+    }
+
+    /// How many partitions it has just now.
+    pub fn partitions(&self) -> i32 {
+        self.topic.partitions.len() as i32
+    }
+
+    /// A record for it, without key and value.
+    #[inline]
+    pub fn record(&self) -> Record<'_> {
+        Record::to(&self.topic.name)
+    }
+
+    /// A record for another topic is a mistake that must not go unseen.
+    #[inline]
+    fn mine(&self, record: &Record<'_>) -> Result<&topics::Topic, Error> {
+        let name: &str = &self.topic.name;
+        if std::ptr::eq(name, record.topic) || name == record.topic {
+            return Ok(&self.topic);
+        }
+        let what = format!("a record for topic {} was given to topic {name}", record.topic);
+        Err(Error::new(ErrorKind::InvalidRecord, what))
+    }
+
+    /// As [`Producer::send`].
+    ///
+    /// # Errors
+    /// As [`Producer::send`]; `InvalidRecord` for a record of another topic.
+    #[inline]
+    pub fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+        let watch = Watch { callback: None, delivery: true };
+        delivery(self.handle.accept(Some(self.mine(&record)?), record, watch)?)
+    }
+
+    /// As [`send`](Self::send) for a record whose end only the producer-wide
+    /// [handler](crate::ProducerBuilder::delivery_handler) is told, by its token.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[inline]
+    pub fn enqueue(&self, record: Record<'_>) -> Result<(), SendError> {
+        self.handle.accept(Some(self.mine(&record)?), record, Watch::default()).map(|_| ())
+    }
+
+    /// As [`Producer::send_with`], without keeping a [`Delivery`].
+    ///
+    /// # Errors
+    /// As [`Producer::send_with`]; the callback is given the same, but for `InvalidRecord` of a record for
+    /// another topic, at which it is dropped.
+    pub fn send_with(
+        &self,
+        record: Record<'_>,
+        callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
+    ) -> Result<(), SendError> {
+        let watch = Watch { callback: Some(Box::new(callback)), delivery: false };
+        self.handle.accept(Some(self.mine(&record)?), record, watch).map(|_| ())
+    }
+
+    /// As [`Producer::try_send`].
+    ///
+    /// # Errors
+    /// As [`Producer::try_send`].
+    pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
+        let topic = self.mine(&record).map_err(|error| TrySendError { record, error })?;
+        self.handle.accept_now(Some(topic), record, Watch { callback: None, delivery: true })
+    }
+
+    /// As [`Producer::send_async`].
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+        let watch = Watch { callback: None, delivery: true };
+        delivery(self.handle.accept_async(Some(self.mine(&record)?), record, watch).await?)
+    }
+
+    /// As [`enqueue`](Self::enqueue), without blocking.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), SendError> {
+        let topic = self.mine(&record)?;
+        self.handle.accept_async(Some(topic), record, Watch::default()).await.map(|_| ())
+    }
+}
