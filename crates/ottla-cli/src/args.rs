@@ -16,6 +16,9 @@ pub(crate) enum Command {
     /// Send records, one a line, from files or standard input.
     #[command(after_help = PRODUCE_NOTES)]
     Produce(Box<ProduceArgs>),
+    /// Send records as fast as can be, or at a rate, and tell how fast that was.
+    #[command(after_help = PERF_NOTES)]
+    Perf(Box<PerfArgs>),
     /// Run a small broker for development and tests.
     Broker(BrokerArgs),
     /// Print shell completions.
@@ -198,4 +201,139 @@ mod tests {
     fn the_table_is_sound() {
         super::Cli::command().debug_assert();
     }
+}
+
+const PERF_NOTES: &str = "\
+Options and output lines are those of kafka-producer-perf-test; with --json the last line is one JSON object, and \
+options are those of the drivers that other clients are measured with. Latency runs from the call of send to the \
+acknowledgement; at a rate, from the time at which the record was due, whether or not the producer kept up.
+
+Status: 0 if every record was acknowledged, 1 if some were not, 2 for wrong usage or settings.";
+
+/// How records are handed to the producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Path {
+    /// A topic's handle, tokens, one handler for all.
+    Handle,
+    /// The topic by its name, tokens, one handler for all.
+    Name,
+    /// The topic's handle, a delivery for each record, kept until it has ended.
+    Delivery,
+    /// The topic's handle, a callback for each record.
+    Callback,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PerfArgs {
+    /// The topic.
+    #[arg(long)]
+    pub(crate) topic: String,
+    /// Records to send.
+    #[arg(long, alias = "records", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) num_records: u64,
+    /// Records a second; -1 for as many as can be.
+    #[arg(long, value_name = "N", allow_hyphen_values = true, required_unless_present = "rate")]
+    pub(crate) throughput: Option<f64>,
+    /// Bytes of a record, filled with letters.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
+    pub(crate) record_size: Option<u32>,
+    /// Records' values, drawn at random.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payload_file: Option<PathBuf>,
+    /// What separates values in the payload file.
+    #[arg(long, value_name = "TEXT", default_value = "\\n")]
+    pub(crate) payload_delimiter: String,
+    /// The value is the record's number.
+    #[arg(long)]
+    pub(crate) payload_monotonic: bool,
+    /// Brokers to ask first: host:port, separated by commas.
+    #[arg(short = 'b', long, alias = "bootstrap", value_name = "H:P,…")]
+    pub(crate) bootstrap_server: Option<String>,
+    /// Producer settings, key=value.
+    #[arg(long, value_name = "K=V", num_args = 1..)]
+    pub(crate) command_property: Vec<String>,
+    /// A file of producer settings.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) command_config: Option<PathBuf>,
+    /// Deprecated: --command-property.
+    #[arg(long, value_name = "K=V", num_args = 1.., conflicts_with = "command_property")]
+    pub(crate) producer_props: Vec<String>,
+    /// Deprecated: --command-config.
+    #[arg(long = "producer.config", value_name = "FILE", conflicts_with = "command_config")]
+    pub(crate) producer_config: Option<PathBuf>,
+    /// Print all metrics at the end.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) print_metrics: bool,
+    /// Records that do not count, sent first.
+    #[arg(long, alias = "warmup", value_name = "N", default_value_t = 0)]
+    pub(crate) warmup_records: u64,
+    /// Milliseconds between lines of progress.
+    #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) reporting_interval: u64,
+    /// Keys, where there are any, are the numbers below this.
+    #[arg(long, value_name = "N", requires = "key_distribution", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) record_key_range: Option<u64>,
+    /// How keys are chosen.
+    #[arg(long, value_name = "HOW", requires = "record_key_range")]
+    pub(crate) key_distribution: Option<Keys>,
+    /// Begins what is drawn at random.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) random_seed: u64,
+    /// Transactions are not there yet.
+    #[arg(long, value_name = "ID")]
+    pub(crate) transactional_id: Option<String>,
+    /// Transactions are not there yet.
+    #[arg(long, value_name = "MS")]
+    pub(crate) transaction_duration_ms: Option<u64>,
+
+    /// How records are handed over.
+    #[arg(long, value_enum, default_value = "handle")]
+    pub(crate) path: Path,
+    /// Nothing but one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Bytes of each value in the payload file, one behind the other.
+    #[arg(long, value_name = "BYTES", requires = "payload_file", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) size: Option<u32>,
+    /// acks.
+    #[arg(long, value_name = "WHO", allow_hyphen_values = true)]
+    pub(crate) acks: Option<String>,
+    /// linger.ms.
+    #[arg(long, value_name = "MS")]
+    pub(crate) linger_ms: Option<String>,
+    /// batch.size.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) batch_bytes: Option<String>,
+    /// compression.type.
+    #[arg(long, value_name = "CODEC")]
+    pub(crate) compression: Option<String>,
+    /// enable.idempotence.
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) idempotent: Option<String>,
+    /// max.in.flight.requests.per.connection.
+    #[arg(long, value_name = "N")]
+    pub(crate) in_flight: Option<String>,
+    /// buffer.memory.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) buffer_memory: Option<String>,
+    /// Whether each record has a key of 8 bytes, all different.
+    #[arg(long, value_name = "BOOL", default_value = "false", action = clap::ArgAction::Set)]
+    pub(crate) keyed: bool,
+    /// Records a second, each due in its millisecond; 0 for as many as can be.
+    #[arg(long, value_name = "N", conflicts_with = "throughput")]
+    pub(crate) rate: Option<u64>,
+    /// Threads that send.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) threads: u64,
+}
+
+/// How keys are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Keys {
+    /// No keys.
+    None,
+    /// One after the other, round the range.
+    Range,
+    /// Drawn at random.
+    Random,
 }

@@ -1,4 +1,5 @@
-//! The `ottla` command: `produce` puts records into Kafka, `broker` is a small broker for development.
+//! The `ottla` command: `produce` puts records into Kafka, `perf` tells how fast, `broker` is a small broker
+//! for development.
 //!
 //! A tool: it reads clocks, sleeps and begins threads as it pleases.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -7,6 +8,7 @@
 mod args;
 mod broker;
 mod input;
+mod perf;
 mod produce;
 mod report;
 mod settings;
@@ -47,6 +49,10 @@ fn main() -> ExitCode {
         Command::Produce(args) => {
             log_to_stderr(args.verbose, args.debug);
             produce::run(*args)
+        }
+        Command::Perf(args) => {
+            log_to_stderr(false, false);
+            perf::run(&args)
         }
         Command::Broker(args) => {
             log_to_stderr(args.verbose, args.debug);
