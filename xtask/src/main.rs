@@ -2,6 +2,8 @@
 //! (many seeds) and `docs` (pages that are written from code).
 #![allow(clippy::disallowed_methods)]
 
+mod counts;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -14,6 +16,8 @@ cargo xtask test               everything CI checks
 cargo xtask kafka              a real Kafka 4.3.1, until Enter
 cargo xtask sim --seeds N [--from S]   simulate many seeds, optimised, with every assertion
 cargo xtask sim [--trace|--shrink] SCENARIO   one of them: a seed, or what a failure prints
+cargo xtask models             the mailbox and the pool, every order of threads (loom)
+cargo xtask counts             instructions a record and a batch, under callgrind
 cargo xtask docs               write the pages that come from tables in code";
 
 fn root() -> PathBuf {
@@ -33,6 +37,8 @@ fn main() -> ExitCode {
         Some("kafka") => kafka(),
         Some("sim") => sim(&args[1..]),
         Some("docs") => docs(),
+        Some("models") => step("models", models()),
+        Some("counts") => counts::print(),
         _ => Err(USAGE.to_owned()),
     };
     match done {
@@ -160,15 +166,34 @@ fn checks() -> Result<Tally, (Tally, String)> {
     plants.env("RUSTFLAGS", "--cfg ottla_plants");
     let levels = cargo(&["test", "-p", "ottla-protocol", "--features", "lz4-hc", "compression"]);
     let all = cargo(&["test", "--workspace"]);
-    for (name, command) in
-        [("planted bugs", plants), ("lz4 at every level", levels), ("tests", all)]
-    {
+    for (name, command) in [
+        ("every order of threads", models()),
+        ("planted bugs", plants),
+        ("lz4 at every level", levels),
+        ("tests", all),
+    ] {
         if let Err(e) = tests(name, command, &mut tally) {
             tally.failed = tally.failed.max(1);
             return Err((tally, e));
         }
     }
     Ok(tally)
+}
+
+/// The mailbox and the pool in every order in which a few threads may go.
+fn models() -> Command {
+    let mut models = cargo(&[
+        "test",
+        "-p",
+        "ottla",
+        "--no-default-features",
+        "--lib",
+        "--target-dir",
+        "target/loom",
+        "models",
+    ]);
+    models.env("RUSTFLAGS", "--cfg ottla_loom");
+    models
 }
 
 fn kafka() -> Result<(), String> {
