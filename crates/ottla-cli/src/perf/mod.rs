@@ -64,13 +64,14 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, Stop> {
     run.send(from, to)?;
     flushed(producer.flush())?;
     let used = usage.stop();
-    if args.print_metrics && !args.json {
-        stats.total();
-        stats::print_metrics(&producer.metrics());
-    } else if args.json {
+    if args.json {
         println!("{}", stats.json(&used));
     } else {
         stats.total();
+    }
+    // Not together with `--json`, whose line is the last.
+    if args.print_metrics {
+        stats::print_metrics(&producer.metrics());
     }
     producer.close(Duration::from_secs(60)).map_err(|e| Stop::failed(e.to_string()))?;
     Ok(if stats.errors() == 0 { OK } else { FAILED })
