@@ -9,7 +9,10 @@ mod gzip;
 mod lz4;
 #[cfg(feature = "snappy")]
 mod snappy;
-#[cfg(feature = "zstd")]
+#[cfg(all(feature = "zstd", not(feature = "zstd-c")))]
+mod zstd;
+#[cfg(feature = "zstd-c")]
+#[path = "zstd_c.rs"]
 mod zstd;
 
 use std::fmt;
@@ -156,6 +159,11 @@ fn check(codec: Codec, level: i32) -> Result<(), Unavailable> {
             what: format!("no lz4 at level {level} in this build, only 9 (the fast one)"),
             feature: "lz4-hc",
         }),
+        #[cfg(all(feature = "zstd", not(feature = "zstd-c")))]
+        Codec::Zstd if !zstd::LEVELS.contains(&level) => Err(Unavailable {
+            what: format!("no zstd at level {level} in this build, only -7 to 4"),
+            feature: "zstd-c",
+        }),
         _ => Ok(()),
     }
 }
@@ -176,7 +184,7 @@ pub fn decompress(codec: Codec, input: &[u8], limit: usize) -> Result<Vec<u8>, D
         #[cfg(feature = "lz4")]
         Codec::Lz4 => bounded(codec, lz4::decoder(input), limit),
         #[cfg(feature = "zstd")]
-        Codec::Zstd => bounded(codec, zstd::decoder(input).map_err(what)?, limit),
+        Codec::Zstd => zstd::decompress(input, limit).map_err(what),
         #[allow(unreachable_patterns)]
         _ => Err(what(std::io::Error::other("not in this build"))),
     }

@@ -30,7 +30,7 @@ fn every_level_is_read_back_or_refused_with_its_feature() {
     for (codec, levels) in [
         (Codec::Gzip, (1..=9).chain([-1]).collect::<Vec<_>>()),
         (Codec::Lz4, (1..=17).collect()),
-        (Codec::Zstd, vec![-131_072, -5, 1, 3, 12, 19, 22]),
+        (Codec::Zstd, vec![-131_072, -7, -5, -1, 0, 1, 2, 3, 4, 12, 19, 22]),
     ] {
         for level in levels {
             match Compressor::new(codec, level) {
@@ -133,5 +133,36 @@ fn b2_concatenated_members_and_frames() {
         c.compress(b"one", &mut out).unwrap();
         c.compress(b"two", &mut out).unwrap();
         assert_eq!(decompress(codec, &out, 10).unwrap(), b"onetwo", "{codec}");
+    }
+}
+
+/// The encoder in Rust beside the library everybody else has: every level, sizes up to a large batch, text and
+/// noise, one context for all of them.
+#[cfg(all(feature = "zstd", not(feature = "zstd-c")))]
+#[test]
+fn the_c_library_reads_what_the_rust_one_writes_and_the_other_way_round() {
+    let mut g = Gen::new(6);
+    for level in -7..=4 {
+        let mut c = Compressor::new(Codec::Zstd, level).unwrap();
+        for round in 0..60 {
+            let n = [0, 1, 100, 1000, 16_000, 130_000, 600_000][round % 7];
+            let n = n + g.below(n as u64 / 2 + 2) as usize;
+            let input: Vec<u8> = match round % 3 {
+                0 => text(&mut g, n),
+                1 => (0..n).map(|_| g.word() as u8).collect(),
+                _ => (0..n)
+                    .map(|i| b"{\"id\":17,\"name\":\"x\"}"[i % 20] + u8::from(g.below(40) == 0))
+                    .collect(),
+            };
+            let mut out = Vec::new();
+            c.compress(&input, &mut out).unwrap();
+            let read = ::zstd::bulk::decompress(&out, input.len().max(1)).unwrap();
+            assert!(read == input, "level {level}, {n} bytes");
+            let theirs = ::zstd::bulk::compress(&input, level).unwrap();
+            assert!(
+                decompress(Codec::Zstd, &theirs, n).unwrap() == input,
+                "level {level}, {n} bytes"
+            );
+        }
     }
 }

@@ -1,25 +1,37 @@
-//! zstd (RFC 8878) on the reference library. Every level Kafka has; windows up to 2^27 are read.
+//! zstd (RFC 8878) in Rust alone, without unsafe code: levels -7 to 4. A checksum of the content goes along
+//! with every frame, so that whoever reads it would notice were it wrong.
 
-use std::io::{self, Read};
+use std::io;
+use std::ops::RangeInclusive;
 
-pub(super) struct Encoder(zstd::bulk::Compressor<'static>);
+/// Levels there are; of others, the C library has them (feature `zstd-c`).
+pub(super) const LEVELS: RangeInclusive<i32> = -7..=4;
+
+pub(super) struct Encoder(zrip::CompressContext);
 
 impl Encoder {
     pub(super) fn new(level: i32) -> io::Result<Encoder> {
-        Ok(Encoder(zstd::bulk::Compressor::new(level)?))
+        // 0 is the library's default, as in C; this one takes it for 1.
+        let level = if level == 0 { super::Codec::Zstd.default_level() } else { level };
+        let mut context = zrip::CompressContext::new(level).map_err(io::Error::other)?;
+        context.set_content_checksum(true);
+        Ok(Encoder(context))
     }
 
     pub(super) fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         let at = out.len();
-        out.resize(at + zstd::zstd_safe::compress_bound(input.len()), 0);
-        let n = self.0.compress_to_buffer(input, &mut out[at..])?;
+        out.resize(at + zrip::compress_bound(input.len()), 0);
+        let n = self.0.compress_into(input, &mut out[at..]).map_err(io::Error::other)?;
         out.truncate(at + n);
         Ok(())
     }
 }
 
-pub(super) fn decoder(input: &[u8]) -> io::Result<impl Read + '_> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-    decoder.window_log_max(27)?;
-    Ok(decoder)
+pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
+    zrip::decompress_with_limit(input, limit).map_err(|e| match e {
+        zrip::DecompressError::OutputTooSmall => {
+            io::Error::other(format!("more than {limit} bytes when decompressed"))
+        }
+        e => io::Error::other(e),
+    })
 }
