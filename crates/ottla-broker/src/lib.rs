@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adversary;
 mod core;
 mod api;
 mod append;
@@ -23,6 +24,7 @@ mod topics;
 mod log;
 mod tcp;
 
+pub use crate::adversary::{Call, Installed, Sent};
 pub use crate::core::{Config, Core, Fault, Journaled, Local, Now, Reply};
 pub use crate::log::Batch;
 pub use crate::tcp::{EmbeddedBroker, EmbeddedBrokerBuilder};

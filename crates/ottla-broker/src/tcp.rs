@@ -11,8 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use ottla_protocol::header::RequestHeader;
 use parking_lot::{Condvar, Mutex};
 
+use crate::adversary::{Call, Installed, Rules, Sent};
 use crate::core::{Config, Core, Local, Now, Reply};
 
 /// The largest request that is read (Kafka's `socket.request.max.bytes`).
@@ -102,6 +104,7 @@ impl EmbeddedBrokerBuilder {
             ended: AtomicBool::new(false),
             connections: Mutex::default(),
             ids: AtomicU64::new(0),
+            rules: Arc::default(),
         });
         // From here on, what has begun is ended by the drop of this.
         let mut broker = EmbeddedBroker { shared, addresses, threads: Vec::new() };
@@ -147,6 +150,7 @@ struct Shared {
     ended: AtomicBool,
     connections: Mutex<BTreeMap<u64, Connection>>,
     ids: AtomicU64,
+    rules: Arc<Rules>,
 }
 
 #[derive(Debug)]
@@ -188,6 +192,14 @@ impl EmbeddedBroker {
         // Whoever waits may have what it waits for.
         self.shared.appended.notify_all();
         out
+    }
+
+    /// Has answers go out as this says, while the guard lives: a broker that misbehaves on the wire.
+    pub fn misbehave(
+        &self,
+        act: impl FnMut(&Call<'_>, Vec<u8>) -> Sent + Send + 'static,
+    ) -> Installed {
+        self.shared.rules.install(act)
     }
 
     /// Closes every connection; clients may come again.
@@ -269,7 +281,7 @@ fn begin(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let mut connections = shared.connections.lock();
     let thread = thread::Builder::new().name(format!("broker-{node}-{id}")).spawn(move || {
         let leave = Leave(mine, id);
-        if let Err(e) = serve(node, stream, &leave.0) {
+        if let Err(e) = serve((node, id), stream, &leave.0) {
             tracing::info!(connection = id, "closed: {e}");
         }
     })?;
@@ -289,11 +301,13 @@ impl Drop for Leave {
     }
 }
 
-fn serve(node: i32, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve(at: (i32, u64), stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let address = stream.local_addr()?;
     let local = Local { host: address.ip().to_string(), port: address.port() };
     let mut reader = io::BufReader::with_capacity(64 * 1024, stream.try_clone()?);
+    let mut writer = Writer { stream, held: Vec::new(), count: 0 };
     loop {
+        writer.before_reading(&mut reader)?;
         let mut size = [0; 4];
         reader.read_exact(&mut size)?;
         let size = i32::from_be_bytes(size);
@@ -306,9 +320,83 @@ fn serve(node: i32, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if frame.len() < size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match answer(node, &Bytes::from(frame), &local, shared)? {
-            Some(frame) => stream.write_all(&frame)?,
-            None => continue,
+        let request = Bytes::from(frame);
+        let Some(frame) = answer(at.0, &request, &local, shared)? else { continue };
+        let sent = match RequestHeader::decode(&mut ottla_protocol::Reader::new(&request)) {
+            Ok(h) => {
+                let (node, connection) = at;
+                let (api, version, correlation) = (h.api, h.version, h.correlation_id);
+                let request = &request;
+                let nth = 0;
+                let call = Call { node, connection, api, version, correlation, request, nth };
+                shared.rules.apply(call, frame)
+            }
+            Err(_) => Sent::Bytes(frame),
+        };
+        writer.send(sent)?;
+    }
+}
+
+/// What goes out on a connection.
+struct Writer {
+    stream: TcpStream,
+    /// Answers that are kept back to go out together.
+    held: Vec<u8>,
+    count: usize,
+}
+
+/// How long answers are kept back when no further request comes.
+const GATHER: Duration = Duration::from_millis(20);
+
+impl Writer {
+    /// With answers kept back, the next request is not waited for without end.
+    fn before_reading(&mut self, reader: &mut io::BufReader<TcpStream>) -> io::Result<()> {
+        if self.held.is_empty() || !reader.buffer().is_empty() {
+            return Ok(());
+        }
+        self.stream.set_read_timeout(Some(GATHER))?;
+        let more = io::BufRead::fill_buf(reader).map(|_| ());
+        self.stream.set_read_timeout(None)?;
+        match more {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                self.flush()
+            }
+            more => more,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.count = 0;
+        self.stream.write_all(&std::mem::take(&mut self.held))
+    }
+
+    fn send(&mut self, sent: Sent) -> io::Result<()> {
+        match sent {
+            Sent::Bytes(bytes) => {
+                self.held.extend(bytes);
+                self.flush()
+            }
+            Sent::Trickle(bytes) => {
+                self.flush()?;
+                bytes.chunks(1).try_for_each(|one| self.stream.write_all(one))
+            }
+            Sent::Gathered(bytes, most) => {
+                self.held.extend(bytes);
+                self.count += 1;
+                if self.count >= most { self.flush() } else { Ok(()) }
+            }
+            Sent::Cut(bytes) => {
+                self.held.extend(bytes);
+                self.flush()?;
+                self.stream.shutdown(Shutdown::Both)?;
+                Err(io::Error::other("cut by a rule"))
+            }
+            Sent::Silence => {
+                // Until the client gives up on it, or everything ends.
+                let mut rest = [0; 1024];
+                while self.stream.read(&mut rest)? > 0 {}
+                Err(io::Error::other("silent by a rule"))
+            }
         }
     }
 }

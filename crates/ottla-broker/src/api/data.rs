@@ -20,7 +20,7 @@ pub(crate) fn produce(
 ) -> Result<Reply, DecodeError> {
     let version = ctx.header.version;
     let mut failed = None;
-    let (mut responses, mut waiting) = (Vec::new(), Vec::new());
+    let (mut responses, mut waiting, mut node_endpoints) = (Vec::new(), Vec::new(), Vec::new());
     for t in request.topic_data {
         let name = if version >= 13 {
             core.topics.by_id(t.topic_id).map(str::to_owned)
@@ -43,7 +43,11 @@ pub(crate) fn produce(
                 let place = (responses.len(), partition_responses.len());
                 waiting.extend(to_copy(core, name, p.index, appended, place));
             }
-            partition_responses.push(answer(p.index, result));
+            let mut told = answer(p.index, result);
+            if let Some(name) = &name {
+                lead_on(core, ctx, name, &mut told, &mut node_endpoints);
+            }
+            partition_responses.push(told);
         }
         let (name, topic_id) = (t.name, t.topic_id);
         responses.push(TopicProduceResponse {
@@ -61,7 +65,8 @@ pub(crate) fn produce(
         });
     }
     let throttle_time_ms = core.nodes.throttle.get(&ctx.node).copied().unwrap_or(0);
-    let response = ProduceResponse { responses, throttle_time_ms, ..Default::default() };
+    let response =
+        ProduceResponse { responses, throttle_time_ms, node_endpoints, ..Default::default() };
     if waiting.is_empty() {
         return Ok(ctx.reply::<ProduceRequest>(&response));
     }
@@ -70,6 +75,30 @@ pub(crate) fn produce(
     let pending = Pending { node, version, correlation_id, until_ms, response, waiting };
     let ticket = core.put_aside(pending);
     Ok(core.later(ticket, ctx.now).unwrap_or(Reply::Later(ticket, until_ms)))
+}
+
+/// Whoever does not lead a partition tells who does, and where (KIP-951).
+fn lead_on(
+    core: &Core,
+    ctx: &Ctx<'_>,
+    name: &str,
+    told: &mut PartitionProduceResponse,
+    nodes: &mut Vec<ProduceNodeEndpoint>,
+) {
+    let topic = core.topics.all.get(name);
+    let index = usize::try_from(told.index).ok();
+    let partition = topic.zip(index).and_then(|(t, i)| t.partitions.get(i));
+    let moved = told.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.0;
+    let Some(p) = partition.filter(|p| moved && core.nodes.is_up(p.leader) && p.leader != ctx.node)
+    else {
+        return;
+    };
+    let (leader_id, leader_epoch) = (p.leader, p.leader_epoch);
+    told.current_leader = ProduceLeader { leader_id, leader_epoch, ..Default::default() };
+    if nodes.iter().all(|n| n.node_id != leader_id) {
+        let (host, port) = ctx.address(core, leader_id);
+        nodes.push(ProduceNodeEndpoint { node_id: leader_id, host, port, ..Default::default() });
+    }
 }
 
 /// What has to be copied before `acks=all` is kept.
