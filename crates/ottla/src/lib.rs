@@ -34,7 +34,13 @@
 //!
 //! # Features
 //!
-//! `gzip`, `snappy`, `lz4`, `zstd` (all on by default): codecs. `lz4-hc`: lz4 levels other than 9.
+//! `gzip`, `snappy`, `lz4`, `zstd` (all on by default, all in Rust): codecs. `lz4-hc`, `zstd-c`: lz4 levels other than
+//! 9 and zstd levels other than -7 to 4, by the C libraries.
+//!
+//! `tls` with a provider of its cryptography: `tls-graviola` (Rust and assembler; recent x86-64 and AArch64 only),
+//! `tls-ring` or `tls-aws-lc-rs` (both need a C compiler); a rustls provider that the application installed wins.
+//! `oidc`: tokens for OAUTHBEARER from an OpenID Connect provider.
+//!
 //! `unstable-sim`: the seam, for simulations; no promises.
 
 #![forbid(unsafe_code)]
@@ -45,6 +51,7 @@ mod collections;
 #[cfg_attr(not(any(test, feature = "unstable-sim")), allow(dead_code, unreachable_pub))]
 mod plants;
 mod error;
+mod events;
 mod metrics;
 mod config;
 mod cluster;
@@ -59,6 +66,7 @@ pub mod sim;
 pub use accumulator::completion::{Delivery, RecordMetadata};
 pub use accumulator::ends::BatchReport;
 pub use client::Health;
+pub use client::sasl::token::{Token, TokenError};
 pub use config::{Origin, Properties, markdown as configuration_markdown, parse_properties};
 pub use error::{Certainty, Error, ErrorKind, Journey, SendError};
 pub use metrics::{Metric, MetricValue, Totals};

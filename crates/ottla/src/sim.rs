@@ -59,7 +59,7 @@ pub fn build(
     machine: &Machine,
 ) -> Result<(Producer, SimSender), Error> {
     let config = builder.config()?;
-    let (handle, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone());
+    let (handle, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone())?;
     Ok((Producer::from_handle(handle), SimSender(sender)))
 }
 

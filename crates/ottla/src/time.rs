@@ -43,6 +43,8 @@ pub trait Env: Send + Sync {
     fn wall_ms(&self) -> i64;
     /// A random word.
     fn random(&self) -> u64;
+    /// Bytes that nobody can guess, for what must be secret.
+    fn entropy(&self) -> [u8; 32];
     /// Ends a [`Env::park`] of the thread that asks for it.
     fn unparker(&self) -> Waker;
     /// Waits for the unparker, or until then; may return early.

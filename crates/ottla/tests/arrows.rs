@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use syn::visit::Visit;
 
 /// Modules anyone may use.
-const LEAVES: [&str; 7] = ["time", "sync", "collections", "error", "metrics", "config", "plants"];
+const LEAVES: [&str; 8] =
+    ["time", "sync", "collections", "error", "events", "metrics", "config", "plants"];
 
 /// Who may use whom, beyond the leaves and itself. `producer::builder` puts all parts together, and with it
 /// `producer` may name them; what else of it may is narrowed below.

@@ -15,10 +15,23 @@ pub(crate) enum Purpose {
     Versions(i16),
     /// Metadata: the client's own.
     Metadata,
+    /// A step of showing who we are: the client's own.
+    Sasl(SaslStep),
     /// A producer id, for the sender.
     ProducerId,
     /// Batches, for the sender, which files them under the correlation id.
     Produce,
+}
+
+/// A step of a SASL exchange, with the version it was asked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SaslStep {
+    /// What the broker has, at version 0.
+    Versions,
+    /// The mechanism is named.
+    Handshake(i16),
+    /// The mechanism's own bytes.
+    Token(i16),
 }
 
 /// A request without its answer.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Hint, Node};
+use crate::error::Error;
 use crate::time::{Tick, backoff};
 
 /// Ages and backoffs of metadata.
@@ -24,8 +25,12 @@ pub(crate) struct MetadataSettings {
 pub(crate) struct News {
     /// A new snapshot is there.
     pub(crate) updated: bool,
+    /// The broker that answered last, as people write it.
+    pub(crate) from: String,
     /// Topics with an error.
     pub(crate) errors: Vec<(String, ErrorCode)>,
+    /// Nobody can be spoken to, and one has refused us, or we it.
+    pub(crate) refused: Option<Error>,
 }
 
 /// The state of what is known.
@@ -119,9 +124,18 @@ impl Metadata {
 
     /// An answer. One without brokers is a failure (NC18).
     pub(crate) fn update(&mut self, answer: &MetadataResponse, now: Tick, random: u64) -> News {
-        if answer.brokers.is_empty() {
+        if !answer.brokers.iter().any(Node::is_sound) {
             self.failed(now, random);
             return News::default();
+        }
+        if let (Some(known), Some(told)) = (&self.cluster.id, &answer.cluster_id)
+            && **known != **told
+        {
+            tracing::warn!(
+                known = &**known,
+                told,
+                "brokers of two clusters answer; do bootstrap.servers name brokers of one alone?"
+            );
         }
         let mut errors = Vec::new();
         let wanted = &self.wanted;
@@ -146,13 +160,23 @@ impl Metadata {
             self.need = true;
             self.wanting_since.get_or_insert(now);
         }
-        News { updated: true, errors }
+        News { updated: true, errors, ..News::default() }
+    }
+
+    /// Leaders that a broker told of which leads no more (KIP-951); the full answer is still asked for.
+    pub(crate) fn hinted(&mut self, hints: &[Hint], nodes: &[Node]) -> bool {
+        match self.cluster.with_hints(hints, nodes) {
+            Some(next) => {
+                self.cluster = Arc::new(next);
+                true
+            }
+            None => false,
+        }
     }
 
     /// Back to the beginning: nothing of the cluster's nodes is believed any more (KIP-899).
     pub(crate) fn forget_nodes(&mut self, now: Tick) {
-        let (id, topics) = (self.cluster.id.clone(), self.cluster.topics.clone());
-        self.cluster = Arc::new(Cluster { id, topics, ..Cluster::default() });
+        self.cluster = Arc::new(self.cluster.without_nodes());
         self.need = true;
         self.in_progress = false;
         self.not_before = Tick(0);

@@ -5,9 +5,14 @@ pub(crate) mod in_flight;
 pub(crate) mod metadata;
 pub(crate) mod nodes;
 mod health;
+#[cfg(test)]
+mod tests;
 mod answers;
+pub(crate) mod sasl;
+pub(crate) mod security;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,19 +21,22 @@ use bytes::Bytes;
 use ottla_protocol::header::request_frame;
 use ottla_protocol::messages::ApiVersionsRequest;
 use ottla_protocol::{ApiKey, EncodeError, Request};
+use zeroize::Zeroizing;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Hint, Node};
 use crate::collections::HashMap;
+use crate::events::{Events, Kind};
 use crate::metrics::{Counters, NodeSensor, Sensor};
 use crate::network::io::{ChannelKey, Io, Job};
 use crate::network::selector::{Polled, Selector};
 use crate::plants::plant;
-use crate::time::{Bell, Env, Hands, Tick};
+use crate::time::{Bell, Env, Hands, Tick, backoff};
 pub use health::Health;
 pub(crate) use health::SharedHealth;
 use in_flight::{Done, InFlight, Purpose};
 use metadata::{Metadata, MetadataSettings, News};
 use nodes::{Broker, ConnectSettings, State};
+pub(crate) use security::Secured;
 
 /// The settings that decide how brokers are spoken to.
 #[derive(Debug, Clone)]
@@ -46,29 +54,47 @@ pub(crate) struct ClientSettings {
 /// The client.
 pub(crate) struct NetworkClient<I: Io> {
     settings: ClientSettings,
+    secured: Secured,
     env: Arc<dyn Env>,
     selector: Selector<I>,
     brokers: BTreeMap<i32, Broker>,
     by_channel: HashMap<ChannelKey, i32>,
     metadata: Metadata,
     correlation: i32,
+    sasl_correlation: i32,
     /// When the last poll ended.
     woke: Tick,
     health: SharedHealth,
     counters: Arc<Counters>,
     news: News,
+    events: Events,
+    /// When a pause that was told of is over.
+    pauses: Tick,
+    generation: u32,
+    /// Times in a row that the cluster was given up, and when it may be again.
+    given_up: (u32, Tick),
     /// Requests that ended outside a poll.
     ended: Vec<Done>,
     /// What a poll brings; empty between two.
     polled: Polled,
 }
 
+/// How long a name's lookup, a file or a token may take.
+const HELP_MOST: Duration = Duration::from_secs(60);
+/// Milliseconds from which on a pause is told of.
+const PAUSE_TOLD_MS: u64 = 1000;
+/// Between two times that the cluster is given up and looked for where it began: the first time, and at most.
+const GIVEN_UP_LEAST: Duration = Duration::from_secs(1);
+const GIVEN_UP_MOST: Duration = Duration::from_secs(60);
+/// Failures in a row after which a broker counts as gone.
+const FAILURES_GONE: u32 = 3;
 /// Correlation ids from here up are for SASL alone (NC11).
 const CORRELATION_RESERVED: i32 = i32::MAX - 7;
 
 impl<I: Io> NetworkClient<I> {
     pub(crate) fn new(
         settings: ClientSettings,
+        secured: Secured,
         env: Arc<dyn Env>,
         selector: Selector<I>,
         health: SharedHealth,
@@ -77,6 +103,7 @@ impl<I: Io> NetworkClient<I> {
         let metadata = Metadata::new(settings.metadata);
         let mut client = NetworkClient {
             settings,
+            secured,
             woke: env.now(),
             env,
             selector,
@@ -84,9 +111,14 @@ impl<I: Io> NetworkClient<I> {
             by_channel: HashMap::default(),
             metadata,
             correlation: 0,
+            sasl_correlation: 0,
             health,
             counters,
             news: News::default(),
+            events: Events::default(),
+            pauses: Tick::NEVER,
+            generation: 0,
+            given_up: (0, Tick(0)),
             ended: Vec::new(),
             polled: Polled::default(),
         };
@@ -95,9 +127,17 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn bootstrap(&mut self) {
-        for (i, (host, port)) in self.settings.bootstrap.iter().enumerate() {
-            let id = -1 - i as i32;
-            self.brokers.entry(id).or_insert_with(|| Broker::new(id, host.as_str().into(), *port));
+        for (i, (host, port)) in self.settings.bootstrap.clone().iter().enumerate() {
+            self.add(-1 - i as i32, &host.as_str().into(), *port);
+        }
+    }
+
+    /// A broker that is not known yet.
+    fn add(&mut self, id: i32, host: &Arc<str>, port: u16) {
+        if let Entry::Vacant(place) = self.brokers.entry(id) {
+            self.generation = self.generation.wrapping_add(1);
+            let broker = place.insert(Broker::new(id, host.clone(), port));
+            broker.generation = self.generation;
         }
     }
 
@@ -176,6 +216,7 @@ impl<I: Io> NetworkClient<I> {
         };
         b.in_flight.len() < self.settings.max_in_flight + usize::from(plant!(OneMoreInFlight))
             && b.throttled_until <= now
+            && !b.renewal_is_due(now)
             && self.selector.can_send(channel)
     }
 
@@ -186,6 +227,8 @@ impl<I: Io> NetworkClient<I> {
         }
         if self.brokers.get(&node).is_some_and(|b| b.can_connect(now)) {
             self.connect(node, now);
+        } else if self.renewal_is_due(node, now) {
+            self.renew(node, now);
         }
         false
     }
@@ -196,18 +239,62 @@ impl<I: Io> NetworkClient<I> {
         match b.state {
             State::Idle(until) => Some(until),
             State::Ready(_) if b.throttled_until > now => Some(b.throttled_until),
+            // Whoever wants to send begins the renewal.
+            State::Ready(channel) if b.renewal_is_due(now) && self.selector.can_send(channel) => {
+                Some(now)
+            }
             _ => None,
         }
     }
 
-    pub(crate) fn throttle(&mut self, node: i32, ms: i32, now: Tick) {
+    /// An answer speaks of throttling; before some version of each API the broker holds back itself (KIP-219).
+    pub(crate) fn throttle(&mut self, node: i32, ms: i32, by_us: bool, now: Tick) {
         self.counters.sensors.record(&[(Sensor::Throttle, f64::from(ms.max(0)))], now);
+        let ms = if by_us { ms } else { 0 };
         if let (Some(b), Ok(ms @ 1..)) = (self.brokers.get_mut(&node), u64::try_from(ms)) {
             if b.throttled_until <= now {
                 b.throttled_from = now;
             }
             b.throttled_until = b.throttled_until.max(now.after(Duration::from_millis(ms)));
-            tracing::debug!(broker = node, ms, "throttled");
+            if ms >= PAUSE_TOLD_MS {
+                self.health.paused(&b.name(), ms);
+                self.pauses = self.pauses.min(b.throttled_until);
+            }
+            if let Some(left_out) = self.events.due(Kind::Throttled, node, now) {
+                tracing::info!(name: "ottla.throttled", broker = node, ms, left_out, "throttled");
+            }
+        }
+    }
+
+    /// What events were told.
+    pub(crate) fn events(&mut self) -> &mut Events {
+        &mut self.events
+    }
+
+    /// Leaders that a broker told of which leads no more, and where they are (KIP-951).
+    pub(crate) fn hinted(&mut self, hints: &[Hint], nodes: &[Node], now: Tick) {
+        let before = self.metadata.cluster.clone();
+        if self.metadata.hinted(hints, nodes) {
+            self.news.updated = true;
+            self.tell_of_leaders(&before, now);
+            self.follow_nodes(now);
+        }
+    }
+
+    fn tell_of_leaders(&mut self, before: &Cluster, now: Tick) {
+        for (topic, partition, from, to) in self.metadata.cluster.clone().leaders_since(before) {
+            if let Some(left_out) = self.events.due(Kind::LeaderChanged, to.node, now) {
+                tracing::info!(
+                    name: "ottla.leader_changed",
+                    topic = &**topic,
+                    partition,
+                    from = from.node,
+                    to = to.node,
+                    epoch = to.epoch,
+                    left_out,
+                    "leader changed"
+                );
+            }
         }
     }
 
@@ -233,7 +320,8 @@ impl<I: Io> NetworkClient<I> {
         if self.brokers.values().filter(known).any(Broker::is_connecting) {
             return None;
         }
-        let idle = self.brokers.values().filter(known).filter(|b| b.can_connect(now));
+        let idle = self.brokers.values().filter(known);
+        let idle = idle.filter(|b| b.can_connect(now) || b.renewal_is_due(now));
         idle.min_by_key(|b| b.last_attempt).map(|b| b.id)
     }
 
@@ -250,15 +338,29 @@ impl<I: Io> NetworkClient<I> {
             return;
         };
         b.last_attempt = now;
+        if !std::mem::take(&mut b.prepared) {
+            b.state = State::Preparing(now.after(HELP_MOST));
+            if self.prepare_connection(node, true) {
+                return;
+            }
+        }
+        let Some(b) = self.brokers.get_mut(&node) else {
+            return;
+        };
         let Some(address) = b.next_address() else {
-            b.state = State::Resolving;
+            b.state = State::Resolving(now.after(HELP_MOST));
             let (host, port) = (b.host.to_string(), b.port);
             tracing::debug!(broker = node, host, port, "looking up");
-            self.selector.start(Job::Resolve { key: i64::from(node) as u64, host, port });
+            let key = u64::from(b.generation);
+            self.selector.start(Job::Resolve { key, host, port });
             return;
         };
         tracing::debug!(broker = node, %address, "connecting");
-        match self.selector.connect(address, now) {
+        let tls = match self.secured.tls.as_ref().map(|tls| tls.session(&b.host)).transpose() {
+            Ok(tls) => tls,
+            Err(why) => return self.lost_for(node, &why, true, now),
+        };
+        match self.selector.connect(address, tls, now) {
             Ok(channel) => {
                 b.connecting(channel, &self.settings.connect, now, random);
                 self.by_channel.insert(channel, node);
@@ -272,7 +374,7 @@ impl<I: Io> NetworkClient<I> {
 
     fn next_correlation(&mut self) -> i32 {
         self.correlation =
-            if self.correlation >= CORRELATION_RESERVED { 1 } else { self.correlation + 1 };
+            if self.correlation >= CORRELATION_RESERVED - 1 { 1 } else { self.correlation + 1 };
         self.correlation
     }
 
@@ -286,7 +388,23 @@ impl<I: Io> NetworkClient<I> {
         now: Tick,
     ) -> Result<(), EncodeError> {
         let correlation = self.next_correlation();
+        self.send_as(node, body, version, (correlation, purpose), now)
+    }
+
+    fn send_as<R: Request>(
+        &mut self,
+        node: i32,
+        body: &R,
+        version: i16,
+        (correlation, purpose): (i32, Purpose),
+        now: Tick,
+    ) -> Result<(), EncodeError> {
         let frame = request_frame(body, version, correlation, Some(&self.settings.client_id))?;
+        let frame = match purpose {
+            // It may hold a password.
+            Purpose::Sasl(_) => Bytes::from_owner(Zeroizing::new(frame)),
+            _ => Bytes::from(frame),
+        };
         let request = InFlight {
             correlation,
             api: R::KEY,
@@ -296,7 +414,7 @@ impl<I: Io> NetworkClient<I> {
             whole: false,
             answered: true,
         };
-        self.send_pieces(node, request, vec![Bytes::from(frame)], now);
+        self.send_pieces(node, request, vec![frame], now);
         Ok(())
     }
 
@@ -371,8 +489,7 @@ impl<I: Io> NetworkClient<I> {
             }
             return self.next_chance(now);
         };
-        if !self.is_ready(node, now) {
-            self.connect(node, now);
+        if !self.ready(node, now) {
             return self.next_chance(now);
         }
         let ask = self.metadata.begin(now);
@@ -383,7 +500,12 @@ impl<I: Io> NetworkClient<I> {
                     self.metadata.failed(now, self.env.random());
                 }
             }
-            None => self.metadata.failed(now, self.env.random()),
+            None => {
+                self.metadata.failed(now, self.env.random());
+                let why = "it has no version of Metadata that is spoken here (0 to 13)";
+                self.fail_connection(node, why, now);
+                return self.next_chance(now);
+            }
         }
         Tick::NEVER
     }
@@ -392,18 +514,45 @@ impl<I: Io> NetworkClient<I> {
         let Some(after) = self.settings.rebootstrap else {
             return;
         };
-        if self.metadata.cluster.nodes.is_empty()
-            || self.metadata.wanting_since.is_none_or(|since| since.after(after) > now)
-        {
+        let in_vain = self.metadata.wanting_since.is_some_and(|since| since.after(after) <= now);
+        if in_vain || self.all_are_gone(now) {
+            self.rebootstrap(now);
+        }
+    }
+
+    /// Whether none of the brokers there are can be had: each failed several times in a row, and none is on its way.
+    fn all_are_gone(&self, now: Tick) -> bool {
+        let is_gone = |b: &Broker| {
+            let idle = !(b.is_ready() || b.is_connecting() || b.can_connect(now));
+            idle && b.failures() >= FAILURES_GONE
+        };
+        // One of the first ones may be connected still, and is not asked any more.
+        let mut known = self.brokers.values().filter(|b| b.id >= 0).peekable();
+        known.peek().is_some() && known.all(is_gone)
+    }
+
+    /// Forgets all brokers and begins with the first ones again (KIP-899, KIP-1102), if that is wanted, and if there
+    /// is a cluster to be forgotten.
+    pub(super) fn rebootstrap(&mut self, now: Tick) {
+        let known = !self.metadata.cluster.nodes.is_empty();
+        if self.settings.rebootstrap.is_none() || !known || self.given_up.1 > now {
             return;
         }
+        // Where the first brokers name others that cannot be had, this would go round and round.
+        let (first, most) = (self.settings.connect.backoff_max, GIVEN_UP_MOST);
+        let apart = backoff(first.max(GIVEN_UP_LEAST), most, self.given_up.0, self.env.random());
+        self.given_up = (self.given_up.0.saturating_add(1), now.after(apart));
         tracing::warn!("no broker of the cluster answers; going back to the bootstrap servers");
         let known: Vec<i32> = self.brokers.keys().copied().collect();
         for node in known {
             self.disconnect(node, "going back to the bootstrap servers", now);
+            self.events.forget(node);
         }
-        self.brokers.clear();
+        for b in std::mem::take(&mut self.brokers).values() {
+            self.health.closed(&b.name());
+        }
         self.metadata.forget_nodes(now);
+        self.news.updated = true;
         self.bootstrap();
     }
 
@@ -419,8 +568,9 @@ impl<I: Io> NetworkClient<I> {
     fn next_deadline(&self) -> Option<Tick> {
         let timeout = self.settings.request_timeout;
         let brokers = self.brokers.values();
+        let pauses = (self.pauses != Tick::NEVER).then_some(self.pauses);
         let each = brokers
             .flat_map(|b| [b.setup_deadline(), b.in_flight.oldest().map(|at| at.after(timeout))]);
-        each.flatten().min()
+        each.flatten().chain(pauses).min()
     }
 }

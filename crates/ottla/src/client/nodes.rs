@@ -1,10 +1,13 @@
 //! One broker's connection:
 //!
 //! ```text
-//! Idle ──► Resolving ──► Connecting ──► CheckingVersions ──► Ready
-//!   ▲           │             │                 │              │
-//!   └───────────┴─────────────┴── (backoff) ────┴──────────────┘
+//! Idle ─► Preparing ─► Resolving ─► Connecting ─► Authenticating ─► CheckingVersions ─► Ready
+//!   ▲         │            │             │           │    ▲                 │             │
+//!   │         │            │             │           │    └── (session ends) ─────────────┤
+//!   └─────────┴────────────┴─────────────┴───────────┴──── (backoff) ───────┴─────────────┘
 //! ```
+//! Preparing is left out where no file or token has to be looked at first, Resolving where addresses of the last
+//! lookup are left to try, Authenticating without SASL. Connecting is over when TLS is agreed upon.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use std::time::Duration;
 use ottla_protocol::ApiKey;
 
 use super::in_flight::InFlightRequests;
+use super::sasl::Exchange;
 use crate::collections::HashMap;
 use crate::network::io::ChannelKey;
 use crate::time::{Tick, backoff};
@@ -22,10 +26,14 @@ use crate::time::{Tick, backoff};
 pub(crate) enum State {
     /// None; not tried before then.
     Idle(Tick),
-    /// The name is being looked up.
-    Resolving,
-    /// TCP is being set up, at most until then.
+    /// Files are read or a token is fetched, at most until then.
+    Preparing(Tick),
+    /// The name is being looked up, at most until then.
+    Resolving(Tick),
+    /// TCP and TLS are being set up, at most until then.
     Connecting(ChannelKey, Tick),
+    /// We show who we are, with the same deadline; or anew, on a connection that was ready.
+    Authenticating(ChannelKey, Tick),
     /// ApiVersions was asked, with the same deadline.
     CheckingVersions(ChannelKey, Tick),
     /// Requests may go.
@@ -42,7 +50,6 @@ pub(crate) struct ConnectSettings {
 }
 
 /// A broker and its connection.
-#[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) id: i32,
     pub(crate) host: Arc<str>,
@@ -55,6 +62,18 @@ pub(crate) struct Broker {
     pub(crate) throttled_until: Tick,
     /// Addresses of the last lookup, not yet tried ones last.
     addresses: Vec<SocketAddr>,
+    /// Numbers brokers as they come to be known: an id may come back at another address.
+    pub(crate) generation: u32,
+    /// Numbers what is done before connections, so that a late answer is told from the one that is due.
+    pub(crate) attempt: u32,
+    /// What is to be done before a connection is made was done.
+    pub(crate) prepared: bool,
+    /// A SASL exchange on its way.
+    pub(crate) exchange: Option<Exchange>,
+    /// Since when it is renewed, on a connection that was ready.
+    pub(crate) renewing: Option<Tick>,
+    /// When the session is to be renewed.
+    pub(crate) renew_at: Option<Tick>,
     failures: u32,
     setup_failures: u32,
     pub(crate) last_attempt: Tick,
@@ -72,6 +91,12 @@ impl Broker {
             throttled_from: Tick(0),
             throttled_until: Tick(0),
             addresses: Vec::new(),
+            generation: 0,
+            attempt: 0,
+            prepared: false,
+            exchange: None,
+            renewing: None,
+            renew_at: None,
             failures: 0,
             setup_failures: 0,
             last_attempt: Tick(0),
@@ -89,8 +114,11 @@ impl Broker {
 
     pub(crate) fn channel(&self) -> Option<ChannelKey> {
         match self.state {
-            State::Idle(_) | State::Resolving => None,
-            State::Connecting(c, _) | State::CheckingVersions(c, _) | State::Ready(c) => Some(c),
+            State::Idle(_) | State::Preparing(_) | State::Resolving(_) => None,
+            State::Connecting(c, _)
+            | State::Authenticating(c, _)
+            | State::CheckingVersions(c, _)
+            | State::Ready(c) => Some(c),
         }
     }
 
@@ -106,10 +134,24 @@ impl Broker {
         matches!(self.state, State::Idle(until) if until <= now)
     }
 
+    /// Attempts in a row that failed.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Whether we are to show anew who we are before anything else is sent.
+    pub(crate) fn renewal_is_due(&self, now: Tick) -> bool {
+        self.is_ready() && self.renew_at.is_some_and(|at| at.max(self.throttled_until) <= now)
+    }
+
     /// Until when a connection under way may take.
     pub(crate) fn setup_deadline(&self) -> Option<Tick> {
         match self.state {
-            State::Connecting(_, until) | State::CheckingVersions(_, until) => Some(until),
+            State::Preparing(until)
+            | State::Resolving(until)
+            | State::Connecting(_, until)
+            | State::Authenticating(_, until)
+            | State::CheckingVersions(_, until) => Some(until),
             _ => None,
         }
     }
@@ -149,16 +191,21 @@ impl Broker {
         match self.state {
             // A lost connection is looked up anew: the broker may have moved (NC12).
             State::Ready(_) => self.addresses.clear(),
-            State::Connecting(..) => self.setup_failures += 1,
+            State::Authenticating(..) if self.renewing.is_some() => self.addresses.clear(),
+            State::Connecting(..) | State::Authenticating(..) => self.setup_failures += 1,
             _ => {}
         }
+        self.versions.clear();
+        self.attempt = self.attempt.wrapping_add(1);
+        (self.exchange, self.renewing, self.renew_at) = (None, None, None);
+        self.prepared = false;
         let wait = backoff(s.backoff, s.backoff_max, self.failures, random);
         self.failures += 1;
         self.state = State::Idle(now.after(wait));
         self.throttled_until = Tick(0);
     }
 
-    /// The highest version both sides have in `min..=max`; everything where the broker did not say.
+    /// The highest version both sides have in `min..=max`; `None` where there is none.
     pub(crate) fn pick(&self, api: ApiKey, min: i16, max: i16) -> Option<i16> {
         let (low, high) = *self.versions.get(&api)?;
         let version = max.min(high);
@@ -196,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn cs2_the_reconnect_backoff_grows_to_its_cap_until_ready() {
+    fn cs1_cs2_nc10_the_reconnect_backoff_grows_to_its_cap_until_ready() {
         let s = settings();
         let mut b = Broker::new(1, "h".into(), 9092);
         let mut delays = Vec::new();
@@ -216,6 +263,29 @@ mod tests {
         b.ready(1);
         b.disconnected(&s, Tick(0), u64::MAX / 2);
         assert!(matches!(b.state, State::Idle(t) if t.0 < 60_000_000));
+    }
+
+    #[test]
+    fn cs3_the_time_to_set_up_doubles_with_each_attempt_that_does_not_get_there() {
+        let (s, mut b) = (settings(), Broker::new(1, "h".into(), 9092));
+        let mut times = Vec::new();
+        for channel in 0..6 {
+            b.connecting(channel, &s, Tick(0), u64::MAX / 2);
+            times.push(b.setup_deadline().unwrap().0 / 1_000_000);
+            // TCP was made, or who we are was shown: neither is enough.
+            if channel % 2 == 1 {
+                b.state = State::Authenticating(channel, Tick(0));
+            }
+            b.disconnected(&s, Tick(0), 0);
+        }
+        for (time, due) in times.iter().zip([10_000, 20_000, 30_000, 30_000, 30_000, 30_000]) {
+            assert!(time.abs_diff(due) <= 1, "{times:?}");
+        }
+        b.connecting(9, &s, Tick(0), u64::MAX / 2);
+        b.ready(9);
+        b.disconnected(&s, Tick(0), 0);
+        b.connecting(10, &s, Tick(0), u64::MAX / 2);
+        assert!(b.setup_deadline().unwrap().0.abs_diff(10_000_000_000) < 1_000_000, "anew");
     }
 
     #[test]

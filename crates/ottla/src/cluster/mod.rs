@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ottla_protocol::messages::{MetadataResponse, MetadataResponseTopic};
+use ottla_protocol::messages::{MetadataResponse, MetadataResponseBroker, MetadataResponseTopic};
 use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::collections::HashMap;
@@ -16,6 +16,13 @@ pub(crate) struct Node {
     pub(crate) port: u16,
     /// Where it stands, if the cluster says so.
     pub(crate) rack: Option<Arc<str>>,
+}
+
+impl Node {
+    /// Whether an answer names a broker that there can be.
+    pub(crate) fn is_sound(told: &MetadataResponseBroker) -> bool {
+        told.node_id >= 0 && (1..=i32::from(u16::MAX)).contains(&told.port) && !told.host.is_empty()
+    }
 }
 
 /// A partition's leader.
@@ -45,6 +52,17 @@ pub(crate) struct Cluster {
     pub(crate) id: Option<Arc<str>>,
     pub(crate) nodes: HashMap<i32, Node>,
     pub(crate) topics: HashMap<Arc<str>, TopicInfo>,
+    /// Topics that were there and are gone: should one come back as the same, a broker that lags behind is still
+    /// known by its epochs (MD6).
+    gone: HashMap<Arc<str>, TopicInfo>,
+}
+
+/// Who leads a partition, as a broker says that does not (KIP-951).
+#[derive(Debug, Clone)]
+pub(crate) struct Hint {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) leader: Leader,
 }
 
 impl Cluster {
@@ -66,18 +84,18 @@ impl Cluster {
         let nodes: HashMap<i32, Node> = answer
             .brokers
             .iter()
+            .filter(|b| Node::is_sound(b))
             .filter_map(|b| {
                 let port = u16::try_from(b.port).ok()?;
                 let (host, rack) = (b.host.as_str().into(), b.rack.as_deref().map(Into::into));
                 Some((b.node_id, Node { id: b.node_id, host, port, rack }))
             })
             .collect();
-        let mut topics: HashMap<Arc<str>, TopicInfo> = self
-            .topics
-            .iter()
-            .filter(|(name, _)| keep(name))
-            .map(|(name, info)| (name.clone(), info.clone()))
-            .collect();
+        let kept = |all: &HashMap<Arc<str>, TopicInfo>| -> HashMap<Arc<str>, TopicInfo> {
+            let kept = all.iter().filter(|(name, _)| keep(name));
+            kept.map(|(name, info)| (name.clone(), info.clone())).collect()
+        };
+        let (mut topics, mut gone) = (kept(&self.topics), kept(&self.gone));
         for t in &answer.topics {
             let Some(name) = t.name.as_deref() else {
                 continue;
@@ -89,14 +107,25 @@ impl Cluster {
             if !code.is_none() {
                 error(name, code);
                 // A deleted topic has no leaders; its batches wait for it, or for their timeout.
-                if code == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
-                    || code == ErrorCode::UNKNOWN_TOPIC_ID
+                let none = [ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ErrorCode::UNKNOWN_TOPIC_ID];
+                if none.contains(&code)
+                    && let Some((name, info)) = topics.remove_entry(name)
                 {
-                    topics.remove(name);
+                    // Without an id nobody can tell whether it is the same when it comes back.
+                    if !info.id.is_zero() {
+                        gone.insert(name, info);
+                    }
                 }
                 continue;
             }
-            let info = topic_info(t, topics.get(name));
+            let before = gone.remove(name);
+            let info = topic_info(t, topics.get(name).or(before.as_ref()));
+            if info.leaders.is_empty() {
+                before.map(|info| gone.insert(name.into(), info));
+                // A topic has partitions: as it is told, there is nothing to be done with it.
+                error(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+                continue;
+            }
             topics.insert(name.into(), info);
         }
         // Whoever leads without an address cannot be spoken to, also where an answer that lags behind left the node out:
@@ -107,7 +136,53 @@ impl Cluster {
             }
         }
         let id = answer.cluster_id.as_deref().map(Into::into).or_else(|| self.id.clone());
-        Cluster { id, nodes, topics }
+        Cluster { id, nodes, topics, gone }
+    }
+
+    /// Nothing of the nodes, everything of the topics.
+    pub(crate) fn without_nodes(&self) -> Cluster {
+        let (id, topics, gone) = (self.id.clone(), self.topics.clone(), self.gone.clone());
+        Cluster { id, nodes: HashMap::default(), topics, gone }
+    }
+
+    /// The next snapshot with these leaders, at these addresses: of partitions that are known, where the epoch is
+    /// newer and the node is one whose address is known or told (MD12). `None` where there is no such.
+    pub(crate) fn with_hints(&self, hints: &[Hint], nodes: &[Node]) -> Option<Cluster> {
+        let mut next: Option<Cluster> = None;
+        for hint in hints {
+            let known = self.leader(&hint.topic, hint.partition);
+            let told = nodes.iter().find(|n| n.id == hint.leader.node);
+            let has_address = told.is_some() || self.nodes.contains_key(&hint.leader.node);
+            let Some(index) = usize::try_from(hint.partition).ok() else { continue };
+            if hint.leader.epoch <= known.epoch || !has_address {
+                continue;
+            }
+            let next = next.get_or_insert_with(|| {
+                let (id, nodes) = (self.id.clone(), self.nodes.clone());
+                Cluster { id, nodes, topics: self.topics.clone(), gone: self.gone.clone() }
+            });
+            let topic = next.topics.get_mut(&hint.topic);
+            if let Some(place) = topic.and_then(|t| t.leaders.get_mut(index)) {
+                *place = hint.leader;
+                if let Some(node) = told {
+                    next.nodes.insert(node.id, node.clone());
+                }
+            }
+        }
+        next
+    }
+
+    /// Partitions whose leader is another than in `before`: topic, number, both.
+    pub(crate) fn leaders_since<'c>(
+        &'c self,
+        before: &'c Cluster,
+    ) -> impl Iterator<Item = (&'c Arc<str>, i32, Leader, Leader)> {
+        self.topics.iter().flat_map(move |(name, info)| {
+            let old = before.topics.get(name).map_or(&[][..], |t| &t.leaders[..]);
+            let moved = old.iter().zip(&info.leaders).enumerate();
+            let moved = moved.filter(|(_, (old, new))| old.node != new.node);
+            moved.map(move |(i, (old, new))| (name, i as i32, *old, *new))
+        })
     }
 }
 
@@ -141,7 +216,7 @@ const PARTITIONS_UNNAMED: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ottla_protocol::messages::{MetadataResponseBroker, MetadataResponsePartition};
+    use ottla_protocol::messages::MetadataResponsePartition;
 
     fn answer(epoch: i32, leader: i32) -> MetadataResponse {
         MetadataResponse {
@@ -194,12 +269,58 @@ mod tests {
     }
 
     #[test]
+    fn md6_a_topic_that_comes_back_is_known_by_its_epochs() {
+        let all = |_: &str| true;
+        let c = Cluster::default().updated(&answer(10, 1), all, |_, _| {});
+        let mut none = answer(0, 1);
+        none.topics[0].error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0;
+        let c = c.updated(&none, all, |_, _| {});
+        assert_eq!(c.leader("t", 0), Leader::NONE);
+        let back = c.updated(&answer(9, 1), all, |_, _| {});
+        assert_eq!(back.leader("t", 0).epoch, 10, "an old answer says less than what is known");
+        let mut other = answer(0, 1);
+        other.topics[0].topic_id = Uuid([2; 16]);
+        let made_anew = c.updated(&other, all, |_, _| {});
+        assert_eq!(made_anew.leader("t", 0), Leader { node: 1, epoch: 0 });
+    }
+
+    #[test]
+    fn md12_a_hint_counts_where_it_is_newer_and_leads_somewhere() {
+        let c = Cluster::default().updated(&answer(10, 1), |_: &str| true, |_, _| {});
+        let hint = |topic: &str, partition, node, epoch| Hint {
+            topic: topic.into(),
+            partition,
+            leader: Leader { node, epoch },
+        };
+        let node = Node { id: 2, host: "b".into(), port: 9093, rack: None };
+        let nodes = [node.clone()];
+        for (h, nodes) in [
+            (hint("t", 0, 2, 10), &nodes[..]),
+            (hint("t", 0, 2, 9), &nodes),
+            (hint("t", 0, 2, 11), &[]),
+            (hint("t", -1, 2, 11), &nodes),
+        ] {
+            assert!(c.with_hints(std::slice::from_ref(&h), nodes).is_none(), "{h:?}");
+        }
+        for stranger in [hint("t", 7, 2, 11), hint("u", 0, 2, 11), hint("t", i32::MAX, 2, 11)] {
+            let same = c.with_hints(std::slice::from_ref(&stranger), &nodes);
+            assert!(same.is_none_or(|n| n.topics == c.topics && n.nodes == c.nodes));
+        }
+        let next = c.with_hints(&[hint("t", 0, 2, 11)], &nodes).unwrap();
+        assert_eq!(next.leader("t", 0), Leader { node: 2, epoch: 11 });
+        assert_eq!(next.nodes[&2], node);
+        let moved: Vec<_> =
+            next.leaders_since(&c).map(|(_, p, a, b)| (p, a.node, b.node)).collect();
+        assert_eq!(moved, [(0, 1, 2)]);
+    }
+
+    #[test]
     fn a_partition_number_that_is_nonsense_sizes_nothing() {
         for nonsense in [i32::MAX, 1_000_000, -1] {
             let mut a = answer(1, 1);
             a.topics[0].partitions[0].partition_index = nonsense;
             let c = Cluster::default().updated(&a, |_| true, |_, _| {});
-            assert!(c.topics["t"].leaders.is_empty(), "{nonsense}");
+            assert!(!c.topics.contains_key("t"), "{nonsense}");
         }
     }
 }

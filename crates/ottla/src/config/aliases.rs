@@ -40,7 +40,6 @@ const ALIASES: &[(&str, Meaning)] = &[
     ("ssl.ca.pem", Same("ssl.truststore.certificates")),
     ("ssl.certificate.location", Same("ssl.keystore.location")),
     ("ssl.certificate.pem", Same("ssl.keystore.certificate.chain")),
-    ("ssl.key.location", Same("ssl.keystore.location")),
     ("ssl.key.pem", Same("ssl.keystore.key")),
     ("partitioner", Partitioner),
     ("sticky.partitioning.linger.ms", Idle),

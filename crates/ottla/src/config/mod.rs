@@ -2,8 +2,11 @@
 //! mean ([`ProducerConfig`]). A conflict names both settings.
 
 mod aliases;
+mod jaas;
 mod parse;
 mod properties;
+pub(crate) mod secret;
+pub(crate) mod security;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -14,12 +17,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ottla_protocol::compression::{Codec, Compressor};
+use zeroize::Zeroize;
 
 use crate::accumulator::partitioner::Spread;
 use crate::error::Error;
 use crate::metrics::Span;
 use aliases::Meaning;
 pub use properties::parse as parse_properties;
+use secret::Secret;
+use security::Security;
 pub use table::markdown;
 use table::{Fate, Setting, Type, find, nearest};
 
@@ -63,6 +69,17 @@ impl fmt::Debug for Properties {
             (name, if secret { "[hidden]" } else { value.as_str() })
         });
         f.debug_map().entries(shown).finish()
+    }
+}
+
+impl Drop for Properties {
+    fn drop(&mut self) {
+        // Secrets do not stay behind in memory that others get.
+        for (name, value) in &mut self.values {
+            if find(name).is_some_and(|s| matches!(s.kind, Type::Password)) {
+                value.zeroize();
+            }
+        }
     }
 }
 
@@ -142,7 +159,11 @@ impl Properties {
                 )));
             }
         }
-        self.values.insert(setting.name, value.to_owned());
+        if let Some(mut old) = self.values.insert(setting.name, value.to_owned())
+            && matches!(setting.kind, Type::Password)
+        {
+            old.zeroize();
+        }
         Ok(())
     }
 
@@ -199,8 +220,10 @@ impl Properties {
     }
 
     /// What was accepted but has no effect, a sentence each.
-    pub fn notices(&self) -> &[String] {
-        &self.notices
+    pub fn notices(&self) -> Vec<String> {
+        let mut all = self.notices.clone();
+        all.extend(security::without_effect(self));
+        all
     }
 
     /// A value that was set.
@@ -225,6 +248,19 @@ impl Properties {
         Duration::from_millis(u64::try_from(self.number(name)).unwrap_or_default())
     }
 
+    fn real(&self, name: &str) -> f64 {
+        self.text(name).parse().unwrap_or_default()
+    }
+
+    /// A value that was set, and is not empty.
+    fn filled(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|v| !v.is_empty())
+    }
+
+    fn secret(&self, name: &str) -> Option<Secret> {
+        self.filled(name).map(Secret::new)
+    }
+
     fn flag(&self, name: &str) -> bool {
         self.text(name).eq_ignore_ascii_case("true")
     }
@@ -234,6 +270,7 @@ impl Properties {
 #[derive(Debug, Clone)]
 pub(crate) struct ProducerConfig {
     pub(crate) bootstrap: Vec<(String, u16)>,
+    pub(crate) security: Security,
     pub(crate) client_id: String,
     pub(crate) acks: i16,
     pub(crate) idempotent: bool,
@@ -271,13 +308,7 @@ static CLIENTS: AtomicU64 = AtomicU64::new(0);
 impl ProducerConfig {
     /// What the values mean together.
     pub(crate) fn new(p: &Properties) -> Result<ProducerConfig, Error> {
-        if !p.text("security.protocol").eq_ignore_ascii_case("PLAINTEXT") {
-            let protocol = p.text("security.protocol");
-            return Err(Error::config(format!(
-                "security.protocol={protocol} cannot be honoured: TLS and SASL are not there yet, and \
-                 records must not go out in the clear instead"
-            )));
-        }
+        let security = Security::new(p)?;
         let servers = p.get("bootstrap.servers");
         let servers = servers.ok_or_else(|| {
             Error::config("bootstrap.servers is missing; name a broker as host:port")
@@ -301,7 +332,8 @@ impl ProducerConfig {
             _ => pair("reconnect.backoff.ms", "reconnect.backoff.max.ms"),
         };
         Ok(ProducerConfig {
-            bootstrap: parse::servers(servers)?,
+            bootstrap: parse::servers(servers, p.text("security.protocol"))?,
+            security,
             client_id: match p.text("client.id") {
                 "" => format!("producer-{}", CLIENTS.fetch_add(1, Ordering::Relaxed) + 1),
                 id if id.len() > i16::MAX as usize => {

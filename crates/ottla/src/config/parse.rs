@@ -36,16 +36,18 @@ fn article(what: &str) -> String {
     }
 }
 
-/// A host and a port.
-pub(crate) fn host_port(entry: &str) -> Result<(String, u16), Error> {
+/// A host and a port; before it, perhaps, the protocol it is spoken to by.
+pub(crate) fn host_port(entry: &str, protocol: &str) -> Result<(String, u16), Error> {
     let bad = |why: &str| Error::config(format!("bootstrap.servers: {entry:?} {why}"));
     if entry.contains(char::is_whitespace) {
         return Err(bad("has a blank in it; separate servers by commas"));
     }
     // A listener's name may stand before it, as in PLAINTEXT://host:9092.
     let rest = match entry.split_once("://") {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("PLAINTEXT") => rest,
-        Some(_) => return Err(bad("has a scheme that is not PLAINTEXT")),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(protocol) => rest,
+        Some(_) => {
+            return Err(bad(&format!("has another protocol than security.protocol={protocol}")));
+        }
         None => entry,
     };
     let (host, port) = rest.rsplit_once(':').ok_or_else(|| bad("has no port; write host:port"))?;
@@ -65,10 +67,10 @@ pub(crate) fn host_port(entry: &str) -> Result<(String, u16), Error> {
 }
 
 /// `bootstrap.servers`: at least one, duplicates dropped.
-pub(crate) fn servers(list: &str) -> Result<Vec<(String, u16)>, Error> {
+pub(crate) fn servers(list: &str, protocol: &str) -> Result<Vec<(String, u16)>, Error> {
     let mut out = Vec::new();
     for entry in list.split(',').map(str::trim).filter(|e| !e.is_empty()) {
-        let server = host_port(entry)?;
+        let server = host_port(entry, protocol)?;
         if !out.contains(&server) {
             out.push(server);
         }
@@ -98,16 +100,18 @@ mod tests {
             ),
             ("PLAINTEXT://h:1", "h", 1),
         ] {
-            assert_eq!(host_port(good).unwrap(), (host.to_owned(), port), "{good}");
+            assert_eq!(host_port(good, "PLAINTEXT").unwrap(), (host.to_owned(), port), "{good}");
         }
         for bad in
             ["localhost", "localhost:70000", "localhost:0", "a:1 b:2", ":1", "SSL://h:1", "[::1:9"]
         {
-            assert!(host_port(bad).is_err(), "{bad}");
+            assert!(host_port(bad, "PLAINTEXT").is_err(), "{bad}");
         }
-        assert_eq!(servers(" a:1 , b:2,a:1 ").unwrap().len(), 2);
+        assert_eq!(servers(" a:1 , b:2,a:1 ", "SSL").unwrap().len(), 2);
         assert!(
-            servers(" , ").is_err() && servers("a:1 b:2").is_err() && servers("a:1\nb:2").is_err()
+            servers(" , ", "SSL").is_err()
+                && servers("a:1 b:2", "SSL").is_err()
+                && servers("a:1\nb:2", "SSL").is_err()
         );
     }
 }

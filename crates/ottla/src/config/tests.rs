@@ -163,8 +163,64 @@ fn typical_files() {
     for (name, text) in [("confluent", confluent), ("msk", msk)] {
         let mut p = Properties::new();
         p.load(text, name).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let e = ProducerConfig::new(&p).unwrap_err().to_string();
-        assert!(e.contains("security.protocol=SASL_SSL cannot be honoured"), "{name}: {e}");
+        match ProducerConfig::new(&p) {
+            Ok(c) => {
+                assert!(name == "confluent" && cfg!(feature = "tls"));
+                assert!(c.security.tls.is_some());
+                assert_eq!(c.security.sasl.map(|s| s.name()), Some("PLAIN"));
+            }
+            Err(e) if cfg!(not(feature = "tls")) => {
+                let e = e.to_string();
+                assert!(e.contains("security.protocol=SASL_SSL cannot be honoured"), "{name}: {e}");
+            }
+            Err(e) => {
+                assert!(e.to_string().contains("IAMLoginModule"), "{name}: {e}");
+                assert_eq!(name, "msk");
+            }
+        }
         assert!(!p.notices().iter().any(|n| n.contains("'S'") || n.contains("a:b")), "{name}");
+    }
+}
+
+/// What may be wrong with how connections are to be secured, told before one is made.
+#[test]
+fn tl3_sa3_what_secures_connections_is_checked_at_once() {
+    let sasl = ("security.protocol", "SASL_PLAINTEXT");
+    let plain = ("sasl.mechanism", "PLAIN");
+    for (settings, words) in [
+        (vec![sasl], "GSSAPI"),
+        (vec![sasl, ("sasl.mechanism", "CRAM-MD5")], "CRAM-MD5 is not one of"),
+        (vec![sasl, plain], "needs a username"),
+        (vec![sasl, plain, ("sasl.username", "u")], "needs a password"),
+        (vec![sasl, plain, ("sasl.username", "u\0"), ("sasl.password", "hunter2")], "NUL"),
+        (vec![sasl, plain, ("sasl.jaas.config", "x.ScramLoginModule required;")], "is for SCRAM"),
+        (vec![sasl, plain, ("sasl.jaas.config", "hunter2")], "required"),
+        (vec![("sasl.oauthbearer.assertion.file", "/x")], "Assertions"),
+    ] {
+        let e = refused(&settings);
+        assert!(e.contains(words) && !e.contains("hunter2"), "{settings:?}: {e}");
+    }
+    let fine = [sasl, plain, ("sasl.username", "u"), ("sasl.password", "hunter2")];
+    let c = config(&fine).unwrap();
+    assert!(!format!("{c:?}").contains("hunter2"));
+    if cfg!(not(feature = "tls")) {
+        assert!(refused(&[("security.protocol", "SSL")]).contains("tls-graviola"));
+        return;
+    }
+    let ssl = ("security.protocol", "SSL");
+    for (settings, words) in [
+        (vec![("ssl.enabled.protocols", "TLSv1.1,TLSv1.2")], "TLSv1.1 is broken"),
+        (vec![("ssl.enabled.protocols", "TLSv9")], "not a protocol"),
+        (vec![("ssl.enabled.protocols", "TLSv1.3"), ("ssl.protocol", "TLSv1.2")], "no protocol"),
+        (vec![("ssl.endpoint.identification.algorithm", "ldap")], "neither https nor empty"),
+        (vec![("ssl.truststore.location", "/a"), ("ssl.truststore.certificates", "x")], "keep one"),
+        (vec![("ssl.keystore.key", "x")], "certificate.chain is not"),
+        (vec![("ssl.keystore.certificate.chain", "x")], "keystore.key is not"),
+        (vec![("ssl.keystore.location", "/a"), ("ssl.keystore.key", "x")], "keep the file"),
+        (vec![("ssl.key.location", "/a")], "ssl.keystore.location"),
+        (vec![("ssl.keystore.type", "BKS")], "ssl.keystore.type=BKS"),
+    ] {
+        let e = refused(&[&settings[..], &[ssl]].concat());
+        assert!(e.contains(words), "{settings:?}: {e}");
     }
 }

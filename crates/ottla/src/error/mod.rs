@@ -48,8 +48,10 @@ pub enum ErrorKind {
     Purged,
     /// A connection failed, and trying again is not allowed any more.
     Network,
-    /// A broker refused the credentials or the principal.
+    /// A broker does not let this principal do it.
     Authorization,
+    /// A broker did not accept who we are (a password, a token, a certificate), or we not who it is.
+    Authentication,
     /// The producer is closed, or was while this waited.
     Closed,
     /// A blocking call on the producer's own thread, where it could never end.
@@ -207,6 +209,18 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
         self.edit(|i| i.source = Some(source.into().into()));
+        self
+    }
+
+    /// Says first where it was, if it does not say so.
+    #[must_use]
+    pub(crate) fn at(mut self, place: &str) -> Error {
+        // t-1 is not named by t-10.
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
+        let named = self.0.message.split(place).skip(1).any(ends);
+        if !named {
+            self.edit(|i| i.message = format!("{place}: {}", i.message));
+        }
         self
     }
 

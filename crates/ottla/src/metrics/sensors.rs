@@ -135,6 +135,29 @@ sensors! {
             ("connection-close-rate", Rate, "Connections ended a second"),
             ("connection-close-total", Total, "Connections ended"),
         ],
+        Authentication => [
+            ("successful-authentication-rate", Rate, "Connections a second whose broker accepted us"),
+            ("successful-authentication-total", Total, "Connections whose broker accepted us"),
+        ],
+        AuthenticationForGood => [
+            ("successful-authentication-no-reauth-total", Total, "Of these, those that need not be renewed"),
+        ],
+        AuthenticationFailed => [
+            ("failed-authentication-rate", Rate, "Connections a second that one side refused"),
+            ("failed-authentication-total", Total, "Connections that one side refused"),
+        ],
+        Reauthentication => [
+            ("successful-reauthentication-rate", Rate, "Sessions renewed a second"),
+            ("successful-reauthentication-total", Total, "Sessions renewed"),
+        ],
+        ReauthenticationFailed => [
+            ("failed-reauthentication-rate", Rate, "Sessions a second that were not renewed"),
+            ("failed-reauthentication-total", Total, "Sessions that were not renewed"),
+        ],
+        ReauthenticationLatency => [
+            ("reauthentication-latency-avg", Mean, "Milliseconds to renew a session, on average"),
+            ("reauthentication-latency-max", Max, "The most milliseconds to renew a session"),
+        ],
         NetworkIo => [
             ("network-io-rate", Rate, "Requests and answers a second"),
             ("network-io-total", Total, "Requests and answers"),

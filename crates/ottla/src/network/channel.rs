@@ -1,5 +1,5 @@
 //! One connection: a send that may stop at any byte and goes on there, a receive that may arrive in any
-//! pieces, frames cut out of it by their length.
+//! pieces, frames cut out of it by their length; with TLS between it and the socket where that is spoken.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::io::{ChannelKey, Io, Stream};
+use super::tls::Session;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -19,6 +20,12 @@ pub(crate) enum Why {
     BadFrame { size: i32, limit: usize },
     /// Nothing happened on it for `connections.max.idle.ms`.
     Idle,
+    /// TLS ended it.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    Tls(String),
+    /// One side does not accept who the other is: trying again is no use until something is changed.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    Refused(String),
 }
 
 impl std::fmt::Display for Why {
@@ -37,6 +44,7 @@ impl std::fmt::Display for Why {
                 "an answer of {size} bytes, where receive.message.max.bytes allows {limit}; \
                  is this a Kafka broker?"
             ),
+            Why::Tls(words) | Why::Refused(words) => f.write_str(words),
             Why::Idle => f.write_str("idle for connections.max.idle.ms"),
         }
     }
@@ -51,11 +59,16 @@ const PIECES: usize = 64;
 pub(crate) struct Channel<S> {
     key: ChannelKey,
     stream: S,
+    tls: Option<Box<Session>>,
     connected: bool,
+    /// Whether it was told that it can be used.
+    told: bool,
     /// Remembered, since the seam reports an edge once; cleared by `WouldBlock` alone.
     pub(super) readable: bool,
     writable: bool,
     wants_write: bool,
+    /// A frame was given whose last byte is not out.
+    sending: bool,
     outgoing: VecDeque<Bytes>,
     incoming: BytesMut,
     /// The stream has ended; frames that arrived whole are still handed on.
@@ -64,14 +77,22 @@ pub(crate) struct Channel<S> {
 }
 
 impl<S: Stream> Channel<S> {
-    pub(crate) fn new(key: ChannelKey, stream: S, limit: usize) -> Channel<S> {
+    pub(crate) fn new(
+        key: ChannelKey,
+        stream: S,
+        tls: Option<Session>,
+        limit: usize,
+    ) -> Channel<S> {
         Channel {
             key,
             stream,
+            tls: tls.map(Box::new),
             connected: false,
+            told: false,
             readable: false,
             writable: false,
             wants_write: true,
+            sending: false,
             outgoing: VecDeque::new(),
             incoming: BytesMut::new(),
             ended: None,
@@ -81,6 +102,16 @@ impl<S: Stream> Channel<S> {
 
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
+    }
+
+    /// Whether frames may be sent: connected, and with TLS agreed upon.
+    pub(crate) fn is_open(&self) -> bool {
+        self.connected && !self.tls.as_ref().is_some_and(|t| t.is_handshaking())
+    }
+
+    /// True once, when frames may be sent.
+    pub(super) fn opens(&mut self) -> bool {
+        self.is_open() && !std::mem::replace(&mut self.told, true)
     }
 
     pub(super) fn is_ready(&mut self, readable: bool, writable: bool) {
@@ -108,44 +139,65 @@ impl<S: Stream> Channel<S> {
     }
 
     pub(crate) fn is_sending(&self) -> bool {
-        !self.outgoing.is_empty()
+        self.sending
+    }
+
+    /// Whether bytes wait for the socket, a frame's or the handshake's.
+    pub(super) fn has_bytes(&self) -> bool {
+        self.sending || self.tls.as_ref().is_some_and(|t| t.wants_write())
     }
 
     /// Takes a frame to send; the one before must be out.
     pub(super) fn send(&mut self, pieces: impl IntoIterator<Item = Bytes>) {
-        assert!(self.outgoing.is_empty(), "one send at a time");
+        assert!(!self.sending, "one send at a time");
+        self.sending = true;
         self.outgoing.extend(pieces.into_iter().filter(|p| !p.is_empty()));
     }
 
-    /// Writes what it can: bytes written, and whether the send is complete. Write interest is on exactly
-    /// while bytes wait.
+    /// Writes what it can: bytes written, and whether a send is complete. Write interest is on exactly while
+    /// bytes wait.
     pub(super) fn write(&mut self, io: &mut impl Io<Stream = S>) -> Result<(usize, bool), Why> {
+        if !self.connected {
+            return Ok((0, false));
+        }
+        let (written, result) = match &mut self.tls {
+            Some(tls) => tls.write(&mut self.outgoing, &mut self.stream),
+            None => self.write_plain(),
+        };
+        match result {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.want_write(io, true)?;
+                return Ok((written, false));
+            }
+            Err(e) => return Err(Why::Io(e)),
+        }
+        self.want_write(io, false)?;
+        // With a handshake under way, what is to be sent waits for it.
+        let done = self.sending && self.outgoing.is_empty();
+        self.sending &= !done;
+        Ok((written, done))
+    }
+
+    fn write_plain(&mut self) -> (usize, io::Result<()>) {
         let mut written = 0;
-        while self.connected && !self.outgoing.is_empty() {
+        while !self.outgoing.is_empty() {
             let mut slices = [IoSlice::new(&[]); PIECES];
             let count = self.outgoing.len().min(PIECES);
             for (slice, piece) in slices.iter_mut().zip(&self.outgoing) {
                 *slice = IoSlice::new(piece);
             }
             match self.stream.write_vectored(&slices[..count]) {
-                Ok(0) => return Err(Why::Io(io::ErrorKind::WriteZero.into())),
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => {
                     written += n;
                     self.advance(n);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.want_write(io, true)?;
-                    return Ok((written, false));
-                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Why::Io(e)),
+                Err(e) => return (written, Err(e)),
             }
         }
-        let done = self.connected && self.outgoing.is_empty();
-        if done {
-            self.want_write(io, false)?;
-        }
-        Ok((written, done))
+        (written, Ok(()))
     }
 
     fn want_write(&mut self, io: &mut impl Io<Stream = S>, on: bool) -> Result<(), Why> {
@@ -171,10 +223,20 @@ impl<S: Stream> Channel<S> {
         let mut total = 0;
         while self.readable && self.ended.is_none() && self.has_room() {
             match self.stream.read(scratch) {
-                Ok(0) => self.ended = Some(Why::Eof),
+                Ok(0) => {
+                    let in_handshake = self.tls.as_ref().and_then(|tls| tls.ended());
+                    self.ended = Some(in_handshake.unwrap_or(Why::Eof));
+                }
                 Ok(n) => {
                     total += n;
-                    self.incoming.extend_from_slice(&scratch[..n]);
+                    match &mut self.tls {
+                        None => self.incoming.extend_from_slice(&scratch[..n]),
+                        Some(tls) => match tls.feed(&scratch[..n], &mut self.incoming) {
+                            Ok(true) => {}
+                            Ok(false) => self.ended = Some(Why::Eof),
+                            Err(why) => self.ended = Some(why),
+                        },
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -223,7 +285,13 @@ impl<S: Stream> Channel<S> {
         whole || self.ended.is_some() || self.readable
     }
 
-    pub(super) fn into_stream(self) -> S {
+    /// The socket, to be closed; the peer is told why, as TLS wants it.
+    pub(super) fn into_stream(mut self) -> S {
+        if let Some(tls) = &mut self.tls
+            && self.connected
+        {
+            tls.part(&mut self.stream);
+        }
         self.stream
     }
 }

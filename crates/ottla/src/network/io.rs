@@ -43,6 +43,22 @@ pub enum Job {
     },
     /// Anything that takes long, like compressing; it reports by itself.
     Work(Box<dyn FnOnce() + Send>),
+    /// What has to be done before a connection is made: files are read, a token is fetched.
+    Prepare {
+        /// Comes back with the answer.
+        key: u64,
+        /// It.
+        work: Box<dyn FnOnce() -> Result<(), Unprepared> + Send>,
+    },
+}
+
+/// Why a connection cannot be made yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unprepared {
+    /// In words.
+    pub why: String,
+    /// Whether somebody said no, so that trying again is of no use until something is changed.
+    pub refused: bool,
 }
 
 /// What came of a job.
@@ -54,6 +70,13 @@ pub enum Answer {
         key: u64,
         /// The addresses.
         result: io::Result<Vec<SocketAddr>>,
+    },
+    /// A preparation is over.
+    Prepared {
+        /// From the job.
+        key: u64,
+        /// Or why it failed.
+        result: Result<(), Unprepared>,
     },
 }
 

@@ -1,6 +1,13 @@
-//! Bytes and lengths, nothing of their meaning: the seam to the machine, one socket's channel, and the
-//! selector that drives them all.
+//! Bytes and lengths, nothing of their meaning: the seam to the machine, one socket's channel with or without
+//! TLS, and the selector that drives them all.
 
 pub(crate) mod io;
 pub(crate) mod channel;
 pub(crate) mod selector;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_absent.rs"]
+pub(crate) mod tls;
+#[cfg(test)]
+mod tests;

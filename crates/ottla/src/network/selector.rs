@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::channel::{Channel, Why};
 use super::io::{Answer, ChannelKey, Io, Job, Ready};
+use super::tls::Session;
 use crate::collections::HashMap;
 use crate::metrics::{Counters, Sensor, add};
 use crate::time::{Bell, Hands, Tick};
@@ -17,6 +18,7 @@ use crate::time::{Bell, Hands, Tick};
 /// What a poll brought.
 #[derive(Debug, Default)]
 pub(crate) struct Polled {
+    /// Connections that can be used now: made, and with TLS agreed upon.
     pub(crate) connected: Vec<ChannelKey>,
     /// Sends whose last byte the socket took.
     pub(crate) sent: Vec<ChannelKey>,
@@ -84,19 +86,30 @@ impl<I: Io> Selector<I> {
         self.io.start(job);
     }
 
-    /// Begins to connect.
-    pub(crate) fn connect(&mut self, to: SocketAddr, now: Tick) -> std::io::Result<ChannelKey> {
+    /// Begins to connect, and to speak TLS where there is a session for it.
+    pub(crate) fn connect(
+        &mut self,
+        to: SocketAddr,
+        tls: Option<Session>,
+        now: Tick,
+    ) -> std::io::Result<ChannelKey> {
         self.next_key += 1;
         let key = self.next_key;
         let stream = self.io.connect(key, to)?;
-        self.channels.insert(key, Channel::new(key, stream, self.frame_limit));
+        self.channels.insert(key, Channel::new(key, stream, tls, self.frame_limit));
         self.used.insert(key, now);
         Ok(key)
     }
 
     /// Whether a new send may be given.
     pub(crate) fn can_send(&self, key: ChannelKey) -> bool {
-        self.channels.get(&key).is_some_and(|c| c.is_connected() && !c.is_sending())
+        self.channels.get(&key).is_some_and(|c| c.is_open() && !c.is_sending())
+    }
+
+    /// Whether bytes wait for the socket to take them, or it to be made.
+    #[cfg(test)]
+    pub(super) fn waits_to_write(&self, key: ChannelKey) -> bool {
+        self.channels.get(&key).is_some_and(|c| !c.is_connected() || c.has_bytes())
     }
 
     /// Takes a send and writes at once what the socket will have; the next poll tells the rest.
@@ -148,7 +161,6 @@ impl<I: Io> Selector<I> {
     ) -> std::io::Result<()> {
         let due = self.due();
         out.sent.append(&mut self.sent);
-        out.disconnected.append(&mut self.failed);
         let due = (due != Tick::NEVER).then(|| due.since(now()));
         let timeout = [timeout, due].into_iter().flatten().min();
         self.io.poll(&mut self.ready, &mut out.answers, timeout)?;
@@ -172,6 +184,15 @@ impl<I: Io> Selector<I> {
             }
         }
         self.turn = turn;
+        for (key, why) in std::mem::take(&mut self.failed) {
+            let words = match self.channels.get_mut(&key) {
+                Some(channel) if !out.disconnected.iter().any(|d| d.0 == key) => {
+                    Self::last_words(channel, &mut self.scratch, key, why, out)
+                }
+                _ => continue,
+            };
+            out.disconnected.push((key, words));
+        }
         self.expire_idle(now, out);
         for (key, _) in &out.disconnected {
             self.close(*key, now);
@@ -185,7 +206,6 @@ impl<I: Io> Selector<I> {
         };
         let mut moved = 0;
         if channel.connect(&mut self.io)? {
-            out.connected.push(key);
             add(&self.counters.connection_creation_total, 1);
             self.counters.sensors.record(&[(Sensor::ConnectionCreation, 1.0)], now);
             moved += 1;
@@ -193,25 +213,17 @@ impl<I: Io> Selector<I> {
         if !channel.is_connected() {
             return Ok(());
         }
-        if channel.is_sending() {
-            // A write that fails may have an answer before it in the socket: read first, then say so.
-            match channel.write(&mut self.io) {
-                Ok((n, done)) => {
-                    moved += n;
-                    if done {
-                        out.sent.push(key);
-                    }
-                }
-                Err(why) => {
-                    channel.read(&mut self.scratch);
-                    if let Ok(Some(frame)) = channel.receive() {
-                        out.received.push((key, frame));
-                    }
-                    return Err(why);
-                }
-            }
+        if channel.has_bytes() {
+            moved += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
         }
         moved += channel.read(&mut self.scratch);
+        // What came may be the handshake's, and ask for an answer.
+        if !channel.is_sending() && channel.has_bytes() {
+            moved += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
+        }
+        if channel.opens() {
+            out.connected.push(key);
+        }
         if let Some(frame) = channel.receive()? {
             moved += 1;
             out.received.push((key, frame));
@@ -225,11 +237,54 @@ impl<I: Io> Selector<I> {
         Ok(())
     }
 
+    fn write(
+        channel: &mut Channel<I::Stream>,
+        io: &mut I,
+        scratch: &mut [u8],
+        key: ChannelKey,
+        out: &mut Polled,
+    ) -> Result<usize, Why> {
+        match channel.write(io) {
+            Ok((n, done)) => {
+                if done {
+                    out.sent.push(key);
+                }
+                Ok(n)
+            }
+            Err(why) => Err(Self::last_words(channel, scratch, key, why, out)),
+        }
+    }
+
+    /// A write that fails may have answers before it in the socket, or what TLS was told: they are read first.
+    fn last_words(
+        channel: &mut Channel<I::Stream>,
+        scratch: &mut [u8],
+        key: ChannelKey,
+        why: Why,
+        out: &mut Polled,
+    ) -> Why {
+        channel.is_ready(true, false);
+        loop {
+            channel.read(scratch);
+            match channel.receive() {
+                Ok(Some(frame)) => out.received.push((key, frame)),
+                Err(said @ (Why::Refused(_) | Why::Tls(_))) => return said,
+                Ok(None) | Err(_) => return why,
+            }
+        }
+    }
+
     fn expire_idle(&mut self, now: Tick, out: &mut Polled) {
         let Some(max) = self.max_idle else { return };
-        for (key, used) in &self.used {
-            if used.after(max) <= now && !out.disconnected.iter().any(|d| d.0 == *key) {
-                out.disconnected.push((*key, Why::Idle));
+        let mut idle: Vec<(Tick, ChannelKey)> = (self.used.iter())
+            .filter(|(_, used)| used.after(max) <= now)
+            .map(|(key, used)| (*used, *key))
+            .collect();
+        // The longest unused first.
+        idle.sort_unstable();
+        for (_, key) in idle {
+            if !out.disconnected.iter().any(|d| d.0 == key) {
+                out.disconnected.push((key, Why::Idle));
             }
         }
     }

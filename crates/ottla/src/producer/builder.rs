@@ -12,7 +12,9 @@ use crate::accumulator::ends::{BatchReport, Handler, Listeners};
 use crate::accumulator::{Accumulator, Settings};
 use crate::client::metadata::MetadataSettings;
 use crate::client::nodes::ConnectSettings;
-use crate::client::{ClientSettings, NetworkClient, SharedHealth};
+use crate::client::sasl::token::{Provider, Token, TokenError, Tokens};
+use crate::client::{ClientSettings, NetworkClient, Secured, SharedHealth};
+use crate::config::security::Security;
 use crate::config::{Origin, ProducerConfig, Properties};
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Sensors};
@@ -34,6 +36,7 @@ pub struct ProducerBuilder {
     interceptors: Vec<Box<dyn Interceptor>>,
     handler: Option<Handler>,
     partitioner: Option<Box<dyn Partitioner>>,
+    tokens: Option<Provider>,
 }
 
 impl std::fmt::Debug for ProducerBuilder {
@@ -127,6 +130,18 @@ impl ProducerBuilder {
         self
     }
 
+    /// Where tokens for `sasl.mechanism=OAUTHBEARER` come from (RFC 7628). It is asked when one is needed and none is
+    /// good any more, and when most of the life of one that is good is over, on a helper's thread, which polls the future it gives for at most 30 s; a future that needs a
+    /// runtime must bring its own. A plain function gives [`std::future::ready`].
+    pub fn token_provider<F, T>(mut self, ask: F) -> Self
+    where
+        F: Fn() -> T + Send + Sync + 'static,
+        T: Future<Output = Result<Token, TokenError>> + Send + 'static,
+    {
+        self.tokens = Some(Provider::new(ask));
+        self
+    }
+
     /// Builds the producer and starts its thread. Brokers are connected to in the background: that none can be
     /// reached is told by `send`, and by [`Producer::health`].
     ///
@@ -147,7 +162,7 @@ impl ProducerBuilder {
         let buffers = SocketBuffers { send: config.send_buffer, receive: config.receive_buffer };
         let io = RealIo::new(buffers).map_err(os)?;
         let name = format!("ottla-{}", config.client_id);
-        let (handle, sender) = self.assemble(config, env, io);
+        let (handle, sender) = self.assemble(config, env, io)?;
         let joined = spawn(name, move || thread::run(sender)).map_err(os)?;
         *handle.thread.lock() = Some(joined);
         Ok(Producer { handle })
@@ -159,7 +174,8 @@ impl ProducerBuilder {
         config: ProducerConfig,
         env: Arc<dyn Env>,
         io: I,
-    ) -> (Arc<Handle>, Sender<I>) {
+    ) -> Result<(Arc<Handle>, Sender<I>), Error> {
+        let secured = secured(&config.security, self.tokens, &env)?;
         let sensors = Sensors::new(config.metrics);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
@@ -183,6 +199,7 @@ impl ProducerBuilder {
         let selector = Selector::new(io, config.receive_max, idle, counters.clone());
         let client = NetworkClient::new(
             client_settings(&config),
+            secured,
             env.clone(),
             selector,
             health.clone(),
@@ -219,7 +236,7 @@ impl ProducerBuilder {
             started_ms: env.wall_ms(),
             pid: std::process::id(),
         };
-        (Arc::new(handle), sender)
+        Ok((Arc::new(handle), sender))
     }
 
     /// The configuration alone, for simulations.
@@ -230,6 +247,24 @@ impl ProducerBuilder {
             None => ProducerConfig::new(&self.properties),
         }
     }
+}
+
+/// What secures connections; files are read here the first time.
+fn secured(
+    security: &Security,
+    provider: Option<Provider>,
+    env: &Arc<dyn Env>,
+) -> Result<Secured, Error> {
+    let mut out = Secured::default();
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &security.tls {
+        out.tls = Some(Arc::new(crate::network::tls::TlsSource::new(tls.clone(), env.clone())?));
+    }
+    if let Some(sasl) = &security.sasl {
+        out.tokens = Tokens::of(sasl, provider, env.clone())?.map(Arc::new);
+        out.sasl = Some(Arc::new(sasl.clone()));
+    }
+    Ok(out)
 }
 
 fn client_settings(config: &ProducerConfig) -> ClientSettings {

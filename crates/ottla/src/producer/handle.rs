@@ -317,7 +317,10 @@ impl WaitForTopic<'_> {
         let why = match (&self.last, self.handle.health.complaint()) {
             (_, Some(complaint)) => complaint,
             (Some(e), None) => e.to_string(),
-            (None, None) => "the brokers did not answer".to_owned(),
+            (None, None) => match self.handle.health.last_failure() {
+                Some(last) => format!("the brokers did not tell; what failed last: {last}"),
+                None => "the brokers did not answer".to_owned(),
+            },
         };
         let e = Error::new(ErrorKind::MetadataTimeout, format!("{what}: {why}"));
         match &self.last {

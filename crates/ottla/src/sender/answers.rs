@@ -15,7 +15,9 @@ use crate::accumulator::completion::Outcome;
 use crate::accumulator::partition::{Slot, Splitting};
 use crate::accumulator::split::{Cut, CutWork};
 use crate::client::in_flight::{Done, Purpose};
+use crate::cluster::{Hint, Leader};
 use crate::error::{Certainty, Error, ErrorKind};
+use crate::events::Kind;
 use crate::metrics::{Sensor, TopicSensor, add};
 use crate::network::io::{Io, Job};
 use crate::plants::plant;
@@ -64,7 +66,9 @@ impl Attempt {
     }
 
     /// There was no answer. What the socket did not take whole, no broker can have acted on.
-    fn unanswered(why: &str, whole: bool) -> Attempt {
+    fn unanswered(batch: &StampedBatch, why: &str, whole: bool) -> Attempt {
+        let p = &batch.closed.meta.partition;
+        let why = format!("{}-{}: {why}", p.topic, p.index);
         Attempt {
             code: ErrorCode::NETWORK_EXCEPTION,
             base_offset: -1,
@@ -82,7 +86,7 @@ impl<I: Io> Sender<I> {
         match done.request.purpose {
             Purpose::Produce => self.on_produced(done, now),
             Purpose::ProducerId => self.on_producer_id(done, now),
-            Purpose::Versions(_) | Purpose::Metadata => {}
+            Purpose::Versions(_) | Purpose::Metadata | Purpose::Sasl(_) => {}
         }
     }
 
@@ -112,7 +116,10 @@ impl<I: Io> Sender<I> {
             Err(lost) => Err(lost.why.clone()),
         };
         if let Ok(answer) = &answer {
-            self.client.throttle(node, answer.throttle_ms(), now);
+            self.client.throttle(node, answer.throttle_ms(), version >= 6, now);
+        }
+        if let Ok(answer) = &answer {
+            self.follow_hints(answer, &batches, version, now);
         }
         let mut strangers = answer.as_ref().map_or(0, Answer::len);
         for mut batch in batches {
@@ -125,10 +132,13 @@ impl<I: Io> Sender<I> {
                     None => {
                         let name = self.client.broker_name(node);
                         let why = format!("{name} left the partition out of its answer");
-                        Attempt::unanswered(&why, true)
+                        Attempt::unanswered(&batch, &why, true)
                     }
                 },
-                Err(why) => Attempt::unanswered(why, done.result.is_ok() || done.request.whole),
+                Err(why) => {
+                    let whole = done.result.is_ok() || done.request.whole;
+                    Attempt::unanswered(&batch, why, whole)
+                }
             };
             let story = &mut batch.closed.story;
             story.in_flight += story.sent.take().map_or(Duration::ZERO, |at| now.since(at));
@@ -141,6 +151,28 @@ impl<I: Io> Sender<I> {
         }
         if strangers > 0 {
             tracing::warn!(broker = node, strangers, "its answer speaks of what was not asked");
+        }
+    }
+
+    /// A broker that does not lead a partition may say who does (KIP-951): it is followed at once, without waiting for
+    /// metadata, which is asked for all the same.
+    fn follow_hints(&mut self, answer: &Answer, batches: &[StampedBatch], version: i16, now: Tick) {
+        let mut hints = Vec::new();
+        for batch in batches {
+            let Some(r) = answer.of(batch, version) else { continue };
+            let moved = [ErrorCode::NOT_LEADER_OR_FOLLOWER, ErrorCode::FENCED_LEADER_EPOCH];
+            let told = &r.current_leader;
+            if moved.contains(&ErrorCode(r.error_code))
+                && told.leader_id >= 0
+                && told.leader_epoch >= 0
+            {
+                let p = &batch.closed.meta.partition;
+                let leader = Leader { node: told.leader_id, epoch: told.leader_epoch };
+                hints.push(Hint { topic: p.topic.clone(), partition: p.index, leader });
+            }
+        }
+        if !hints.is_empty() {
+            self.client.hinted(&hints, &answer.nodes(), now);
         }
     }
 
@@ -255,12 +287,16 @@ impl<I: Io> Sender<I> {
             let why = format!("a batch to be split cannot be read: {e}");
             Error::new(ErrorKind::Internal, why)
         });
-        tracing::info!(
-            topic = &*p.topic,
-            partition = p.index,
-            parts = parts.len(),
-            "batch split: it was too large for the broker"
-        );
+        if let Some(left_out) = self.client.events().due(Kind::BatchSplit, -1, self.env.now()) {
+            tracing::info!(
+                name: "ottla.batch_split",
+                topic = &*p.topic,
+                partition = p.index,
+                parts = parts.len(),
+                left_out,
+                "batch split: it was too large for the broker"
+            );
+        }
         let failed = why.or(purged);
         let kept: Vec<Slot> = if let Some(why) = &failed {
             for slot in parts {
@@ -404,13 +440,21 @@ impl<I: Io> Sender<I> {
                 return;
             }
         };
-        self.client.throttle(done.node, answer.throttle_time_ms, now);
+        self.client.throttle(done.node, answer.throttle_time_ms, done.request.version >= 1, now);
         let code = ErrorCode(answer.error_code);
         let place = format!("{name} gives no producer id");
         match code {
             ErrorCode::NONE => {
                 let (id, epoch) = (answer.producer_id, answer.producer_epoch);
-                tracing::info!(id, epoch, "producer id");
+                if let Some(left_out) = self.client.events().due(Kind::EpochBumped, -1, now) {
+                    tracing::info!(
+                        name: "ottla.producer_id",
+                        id,
+                        epoch,
+                        left_out,
+                        "a producer id, or a new one"
+                    );
+                }
                 self.sequences.begin_with(id, epoch);
                 self.active.touch_all();
             }

@@ -16,6 +16,7 @@ use crate::accumulator::ready::View;
 use crate::accumulator::waits::Flush;
 use crate::collections::HashSet;
 use crate::error::{Certainty, Error, ErrorKind, Journey};
+use crate::events::Kind;
 use crate::network::io::Io;
 use crate::plants::plant;
 use crate::time::Tick;
@@ -117,15 +118,16 @@ impl<I: Io> Sender<I> {
         self.settled(batch.meta.number);
     }
 
-    /// An error that says what is known of the batch's records: whether they may have been written, how far
-    /// they came, where their time went.
+    /// An error that says what is known of the batch's records: where they were to go, whether they may have been
+    /// written, how far they came, where their time went.
     pub(super) fn knowing(&self, why: &Error, batch: &ClosedBatch) -> Error {
         let journey = self.journey(batch, self.env.now());
         let mut e = why.clone();
         if e.certainty() != batch.known {
             e = e.certain(batch.known);
         }
-        e.after(journey)
+        let p = &batch.meta.partition;
+        e.at(&format!("{}-{}", p.topic, p.index)).after(journey)
     }
 
     /// Where a batch's time went. What overlaps is told once: in requests before at rest before without a
@@ -166,17 +168,30 @@ impl<I: Io> Sender<I> {
         let p = &batch.meta.partition;
         let ms = self.settings.delivery_timeout.as_millis();
         let cluster = self.client.cluster();
+        let leader = cluster.leader(&p.topic, p.index).node;
         let why = match (&batch.last_error, self.health.complaint(), &self.sequences.id) {
             _ if in_flight => {
-                format!("its request to the broker has no answer after {} attempts", batch.attempts)
+                let name = self.client.broker_name(batch.story.broker);
+                format!(
+                    "its request to {name} has no answer after {} attempts; see that broker's load and log",
+                    batch.attempts
+                )
             }
             (Some(e), _, _) => format!("{} attempts, the last error: {e}", batch.attempts),
             (None, Some(complaint), _) => complaint,
-            (None, None, _) if cluster.leader(&p.topic, p.index).node == -1 => {
-                "the partition has no leader".to_owned()
+            (None, None, _) if leader == -1 => {
+                "the partition has no leader; see its replicas with kafka-topics --describe".to_owned()
             }
-            (None, None, Id::Wanted(_) | Id::Asked) => "no producer id came".to_owned(),
-            _ => "it was never its turn; the broker may be too slow for the load".to_owned(),
+            (None, None, Id::Wanted(_) | Id::Asked) => {
+                "no producer id came from any broker; see their logs, or set enable.idempotence=false"
+                    .to_owned()
+            }
+            _ => {
+                let name = self.client.broker_name(leader);
+                format!(
+                    "it was never its turn at {name}, which may be too slow for the load or have asked us to pause"
+                )
+            }
         };
         let message = format!(
             "{}-{}: not acknowledged within delivery.timeout.ms ({ms} ms: {spent}): {why}",
@@ -206,6 +221,17 @@ impl<I: Io> Sender<I> {
                 }
             };
             let why = self.too_late(&batch, false, now);
+            if let Some(left_out) = self.client.events().due(Kind::BatchExpired, -1, now) {
+                let p = &batch.meta.partition;
+                tracing::warn!(
+                    name: "ottla.batch_expired",
+                    topic = &*p.topic,
+                    partition = p.index,
+                    records = batch.meta.count,
+                    left_out,
+                    "{why}"
+                );
+            }
             self.fail(batch, &why);
         }
         if self.in_flight_due > now {
@@ -266,6 +292,16 @@ impl<I: Io> Sender<I> {
         // Even one that turns out whole may go on; and an epoch moves for every partition.
         self.active.touch_all();
         let broken = self.sequences.mend(now);
+        if !broken.is_empty()
+            && let Some(left_out) = self.client.events().due(Kind::EpochBumped, 0, now)
+        {
+            tracing::info!(
+                name: "ottla.epoch_bumped",
+                partitions = broken.len(),
+                left_out,
+                "an order was broken: it goes on under a new epoch"
+            );
+        }
         for mended in broken {
             let Some(p) = self.active.get(mended.key).cloned() else { continue };
             let mut failed = Vec::new();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Sender;
 use super::ends::FlushWait;
+use super::sequences::Id;
 use crate::accumulator::mailbox::Event;
 use crate::accumulator::waits::Flush;
 use crate::error::Error;
@@ -118,8 +119,18 @@ impl<I: Io> Sender<I> {
                 self.active.reweigh(cluster.topics.keys().cloned());
             }
         }
+        if let Some(e) = news.refused {
+            self.acc.topics.report_all(&e);
+            // Without a producer id nothing can go out: what waits for one is told (SA5). Whoever has one may come
+            // by a better broker, or credentials, in its time.
+            let waits = matches!(self.sequences.id, Id::Wanted(_) | Id::Asked);
+            if waits && !self.sequences.ever_had_id() {
+                self.fail_unsent(&e);
+            }
+        }
         for (name, code) in news.errors {
-            let e = Error::broker(code, None, &format!("topic {name}"));
+            let place = format!("topic {name}, says {}", news.from);
+            let e = Error::broker(code, None, &place);
             if !e.is_retriable() {
                 self.client.give_up_topic(&name);
                 self.fail_where(&e, |p| *p.topic == *name);

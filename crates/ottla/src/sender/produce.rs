@@ -3,10 +3,13 @@
 
 use bytes::Bytes;
 use ottla_protocol::header::{RequestHeader, decode_response};
-use ottla_protocol::messages::{PartitionProduceResponse, ProduceRequest, ProduceResponse};
+use ottla_protocol::messages::{
+    PartitionProduceResponse, ProduceNodeEndpoint, ProduceRequest, ProduceResponse,
+};
 use ottla_protocol::{ApiKey, DecodeError, Uuid, Writer};
 
 use crate::accumulator::batch::StampedBatch;
+use crate::cluster::Node;
 use crate::plants::plant;
 
 /// What every request of a producer says.
@@ -91,6 +94,19 @@ impl Answer {
 
     pub(crate) fn throttle_ms(&self) -> i32 {
         self.0.throttle_time_ms
+    }
+
+    /// Where the leaders are that it names (KIP-951).
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        let node = |n: &ProduceNodeEndpoint| {
+            let port = u16::try_from(n.port).ok().filter(|p| *p > 0)?;
+            if n.node_id < 0 || n.host.is_empty() {
+                return None;
+            }
+            let (host, rack) = (n.host.as_str().into(), n.rack.as_deref().map(Into::into));
+            Some(Node { id: n.node_id, host, port, rack })
+        };
+        self.0.node_endpoints.iter().filter_map(node).collect()
     }
 
     /// Partitions it speaks of. One that is no batch's is never taken for an answer to another (SN44).

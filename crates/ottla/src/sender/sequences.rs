@@ -85,14 +85,15 @@ pub(crate) struct Sequences {
     any_broken: bool,
     /// The log takes no further epoch of this id.
     wants_new_id: bool,
+    had_id: bool,
     cluster: Arc<Cluster>,
 }
 
 impl Sequences {
     pub(crate) fn new(idempotent: bool, one_at_a_time: bool) -> Sequences {
         let id = if idempotent { Id::Wanted(Tick(0)) } else { Id::Off };
-        let (lines, cluster) = Default::default();
-        Sequences { id, lines, one_at_a_time, any_broken: false, wants_new_id: false, cluster }
+        let (lines, cluster, any_broken, wants_new_id, had_id) = Default::default();
+        Sequences { id, lines, one_at_a_time, any_broken, wants_new_id, had_id, cluster }
     }
 
     /// Topic ids and leaders come from the snapshot of this round. A topic of another id is another log: its
@@ -204,7 +205,12 @@ impl Sequences {
     /// A producer id has come.
     pub(crate) fn begin_with(&mut self, id: i64, epoch: i16) {
         self.id = Id::Have { id, epoch };
-        self.wants_new_id = false;
+        (self.wants_new_id, self.had_id) = (false, true);
+    }
+
+    /// Whether there ever was one.
+    pub(crate) fn ever_had_id(&self) -> bool {
+        self.had_id
     }
 
     /// The log takes nothing more under this id.

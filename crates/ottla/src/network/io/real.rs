@@ -18,7 +18,7 @@ use mio::{Events, Interest, Poll, Token};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
-use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
+use super::{Answer, ChannelKey, Io, Job, Ready, Stream, Unprepared};
 use crate::time::{Bell, Env, Hands, Tick};
 
 /// The real clocks.
@@ -52,6 +52,13 @@ impl Env for RealEnv {
 
     fn wall_ms(&self) -> i64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+    }
+
+    fn entropy(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        // Without it nothing that depends on a secret can be done: better none than one that can be guessed.
+        getrandom::fill(&mut out).expect("the system has randomness");
+        out
     }
 
     fn random(&self) -> u64 {
@@ -114,6 +121,18 @@ impl RealIo {
             answers: mpsc::channel(),
             buffers,
         })
+    }
+}
+
+impl RealIo {
+    /// Has an answer found by a helper.
+    fn ask(&self, kind: Kind, find: impl FnOnce() -> Answer + Send + 'static) {
+        let (sender, waker) = (self.answers.0.clone(), self.waker.clone());
+        let task = move || {
+            let _ = sender.send(find());
+            RealBell(waker).ring();
+        };
+        self.helpers.run(kind, Box::new(task));
     }
 }
 
@@ -199,15 +218,16 @@ impl Io for RealIo {
         match job {
             Job::Work(work) => self.helpers.run(Kind::Work, work),
             Job::Resolve { key, host, port } => {
-                let (sender, waker) = (self.answers.0.clone(), self.waker.clone());
-                self.helpers.run(
-                    Kind::Resolve,
-                    Box::new(move || {
-                        let _ = sender.send(Answer::Resolved { key, result: resolve(&host, port) });
-                        RealBell(waker).ring();
-                    }),
-                );
+                let found = move || Answer::Resolved { key, result: resolve(&host, port) };
+                self.ask(Kind::Resolve, found);
             }
+            Job::Prepare { key, work } => self.ask(Kind::Prepare, move || {
+                // Foreign code, perhaps: it is to be answered whatever it does.
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                let panicked = || Unprepared { why: "it panicked".to_owned(), refused: true };
+                let result = done.unwrap_or_else(|_| Err(panicked()));
+                Answer::Prepared { key, result }
+            }),
         }
     }
 
@@ -239,13 +259,15 @@ fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 enum Kind {
     Work = 0,
     Resolve = 1,
+    /// Files and tokens, and the application's own code among them: they hold up each other at most.
+    Prepare = 2,
 }
 
 type Task = Box<dyn FnOnce() + Send>;
 
 /// Threads that begin when there is work and end with the producer.
 struct Helpers {
-    lines: [Line; 2],
+    lines: [Line; 3],
     /// Threads that work at the same time at most.
     most: usize,
 }
@@ -293,6 +315,7 @@ impl Helpers {
         let most = match kind {
             Kind::Work => self.most,
             Kind::Resolve => 2,
+            Kind::Prepare => 4,
         };
         let line = &self.lines[kind as usize];
         let mut state = line.state.lock();
@@ -302,10 +325,11 @@ impl Helpers {
             return task();
         }
         state.tasks.push_back(task);
-        if state.idle == 0 && state.threads < most {
+        // Whoever is idle may have been called by another task already.
+        if state.tasks.len() > state.idle && state.threads < most {
             state.threads += 1;
             let this = self.clone();
-            let name = ["ottla-helper", "ottla-resolver"][kind as usize];
+            let name = ["ottla-helper", "ottla-resolver", "ottla-prepare"][kind as usize];
             let begun = thread::Builder::new()
                 .name(name.into())
                 .spawn(move || this.lines[kind as usize].work());

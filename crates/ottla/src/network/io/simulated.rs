@@ -51,7 +51,8 @@ struct State {
     listening: Vec<SocketAddr>,
     links: BTreeMap<SocketAddr, Link>,
     names: BTreeMap<String, Vec<SocketAddr>>,
-    lookups: Vec<(Tick, u64, String, u16)>,
+    /// What was asked of helpers, found already, and when it comes back.
+    answers: Vec<(Tick, Answer)>,
     rung: bool,
     losses: u64,
     moves: u64,
@@ -114,7 +115,7 @@ impl Machine {
             listening: Vec::new(),
             links: BTreeMap::new(),
             names: BTreeMap::new(),
-            lookups: Vec::new(),
+            answers: Vec::new(),
             rung: false,
             losses: 0,
             moves: 0,
@@ -203,7 +204,7 @@ impl Machine {
         for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
             c.closed(at);
         }
-        s.lookups.clear();
+        s.answers.clear();
     }
 
     /// A name.
@@ -232,7 +233,7 @@ impl Machine {
             [made, c.stalled, down, up].into_iter().flatten()
         });
         let work = self.next_work();
-        conns.chain(s.lookups.iter().map(|l| l.0)).chain(work).min()
+        conns.chain(s.answers.iter().map(|l| l.0)).chain(work).min()
     }
 
     /// Moves the clock on.
@@ -257,7 +258,7 @@ impl Machine {
         let now = s.now;
         s.rung
             || s.conns.values().any(|c| c.edge != (false, false))
-            || s.lookups.iter().any(|l| l.0 <= now)
+            || s.answers.iter().any(|l| l.0 <= now)
     }
 
     /// What arrived at the other side, by connection.
@@ -351,6 +352,15 @@ fn collect_edges(s: &mut State) {
     }
 }
 
+impl Machine {
+    /// A helper's answer is here after a while.
+    fn come_back(&self, answer: Answer) {
+        let mut s = self.state();
+        let at = s.arrival();
+        s.answers.push((at, answer));
+    }
+}
+
 impl Env for Machine {
     fn now(&self) -> Tick {
         Machine::now(self)
@@ -363,6 +373,10 @@ impl Env for Machine {
 
     fn random(&self) -> u64 {
         Machine::random(self)
+    }
+
+    fn entropy(&self) -> [u8; 32] {
+        [(); 4].map(|()| Machine::random(self).to_be_bytes()).concat().try_into().unwrap_or([0; 32])
     }
 
     fn unparker(&self) -> Waker {
@@ -544,27 +558,28 @@ impl Io for Machine {
             }
         }
         let now = s.now;
-        let due: Vec<_> = s.lookups.iter().filter(|l| l.0 <= now).cloned().collect();
-        s.lookups.retain(|l| l.0 > now);
-        for (_, key, host, port) in due {
-            let found = match (host.parse(), s.names.get(&host)) {
-                (Ok(ip), _) => Ok(vec![SocketAddr::new(ip, port)]),
-                (_, Some(found)) => Ok(found.clone()),
-                _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
-            };
-            answers.push(Answer::Resolved { key, result: found });
-        }
+        let (due, later) = std::mem::take(&mut s.answers).into_iter().partition(|a| a.0 <= now);
+        s.answers = later;
+        let due: Vec<(Tick, Answer)> = due;
+        answers.extend(due.into_iter().map(|(_, answer)| answer));
         Ok(())
     }
 
     fn start(&mut self, job: Job) {
         match job {
             Job::Resolve { key, host, port } => {
-                let mut s = self.state();
-                let at = s.arrival();
-                s.lookups.push((at, key, host, port));
+                let found = match (host.parse(), self.state().names.get(&host)) {
+                    (Ok(ip), _) => Ok(vec![SocketAddr::new(ip, port)]),
+                    (_, Some(found)) => Ok(found.clone()),
+                    _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
+                };
+                self.come_back(Answer::Resolved { key, result: found });
             }
             Job::Work(work) => self.hand_out(work),
+            Job::Prepare { key, work } => {
+                let result = work();
+                self.come_back(Answer::Prepared { key, result });
+            }
         }
     }
 

@@ -1,0 +1,169 @@
+//! TLS of one connection: bytes in, bytes out, no socket of its own.
+
+mod source;
+mod stores;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes, BytesMut};
+use rustls::ClientConnection;
+
+use super::channel::Why;
+use super::io::Stream;
+pub(crate) use source::TlsSource;
+use source::Verifier;
+#[cfg(feature = "oidc")]
+pub(crate) use source::provider;
+
+/// Ciphertext that waits for the socket at most: what is encrypted ahead of it.
+const AHEAD: usize = 64 * 1024;
+/// Pieces handed to the encryption at once.
+const PIECES: usize = 64;
+
+/// One connection's session.
+pub(crate) struct Session {
+    conn: ClientConnection,
+    verifier: Arc<Verifier>,
+    host: String,
+    /// Whether the peer has taken it as a client; until then an alert means that it does not want us.
+    pub(super) accepted: bool,
+}
+
+impl Session {
+    pub(crate) fn is_handshaking(&self) -> bool {
+        self.conn.is_handshaking()
+    }
+
+    pub(crate) fn wants_write(&self) -> bool {
+        self.conn.wants_write()
+    }
+
+    /// Takes what came from the socket; plaintext goes to `into`. False once the peer has said that it is over.
+    pub(super) fn feed(&mut self, mut bytes: &[u8], into: &mut BytesMut) -> Result<bool, Why> {
+        let mut goes_on = true;
+        while !bytes.is_empty() {
+            self.conn.read_tls(&mut bytes).map_err(Why::Io)?;
+            let state = self.conn.process_new_packets();
+            // What came before an alert was said all the same.
+            let ready = match &state {
+                Ok(state) => state.plaintext_bytes_to_read(),
+                Err(_) => AHEAD,
+            };
+            if ready > 0 {
+                self.take_plaintext(ready, into);
+            }
+            goes_on = !state.map_err(|e| self.failed(&e))?.peer_has_closed();
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(goes_on)
+    }
+
+    fn take_plaintext(&mut self, most: usize, into: &mut BytesMut) {
+        let (at, mut end) = (into.len(), into.len());
+        into.resize(at + most, 0);
+        while end < into.len() {
+            match self.conn.reader().read(&mut into[end..]) {
+                Ok(n @ 1..) => end += n,
+                _ => break,
+            }
+        }
+        self.accepted |= end > at;
+        into.truncate(end);
+    }
+
+    /// Encrypts what waits, as far as there is room, and writes what the socket takes. `WouldBlock` is said after what
+    /// was written.
+    pub(super) fn write(
+        &mut self,
+        outgoing: &mut VecDeque<Bytes>,
+        stream: &mut impl Stream,
+    ) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        loop {
+            if let Err(e) = self.encrypt(outgoing) {
+                return (written, Err(e));
+            }
+            if !self.conn.wants_write() {
+                return (written, Ok(()));
+            }
+            match self.conn.write_tls(&mut Pipe(stream)) {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(n) => written += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return (written, Err(e)),
+            }
+        }
+    }
+
+    fn encrypt(&mut self, outgoing: &mut VecDeque<Bytes>) -> io::Result<()> {
+        while !outgoing.is_empty() && !self.conn.is_handshaking() {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let count = outgoing.len().min(PIECES);
+            for (slice, piece) in slices.iter_mut().zip(&*outgoing) {
+                *slice = IoSlice::new(piece);
+            }
+            let mut n = self.conn.writer().write_vectored(&slices[..count])?;
+            if n == 0 {
+                return Ok(());
+            }
+            while let Some(front) = outgoing.front_mut() {
+                if n < front.len() {
+                    front.advance(n);
+                    break;
+                }
+                n -= front.len();
+                outgoing.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the peer, as far as the socket takes it, why there will be no more: an alert, or that it is over.
+    pub(super) fn part(&mut self, stream: &mut impl Stream) {
+        self.conn.send_close_notify();
+        while self.conn.wants_write() {
+            if !matches!(self.conn.write_tls(&mut Pipe(stream)), Ok(1..)) {
+                return;
+            }
+        }
+    }
+
+    fn failed(&self, e: &rustls::Error) -> Why {
+        let (words, refused) = words::explain(e, &self.host, &self.verifier);
+        match refused && !self.accepted {
+            true => Why::Refused(words),
+            false => Why::Tls(words),
+        }
+    }
+
+    /// What an end of the stream means now.
+    pub(super) fn ended(&self) -> Option<Why> {
+        let words = "it closed the connection during the TLS handshake; if this is a plaintext port, set \
+                     security.protocol to match";
+        self.conn.is_handshaking().then(|| Why::Tls(words.to_owned()))
+    }
+}
+
+/// The seam's stream as the standard library's.
+struct Pipe<'s, S>(&'s mut S);
+
+impl<S: Stream> Write for Pipe<'_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
