@@ -14,6 +14,7 @@ mod servers;
 mod counts;
 mod setup;
 mod shrink;
+mod stream;
 mod trace;
 mod world;
 
@@ -22,6 +23,7 @@ pub use events::{Event, Kind};
 pub use history::{Ended, History, Refused, Sent, Told};
 pub use scenario::Scenario;
 pub use shrink::shrink;
+pub use stream::stream;
 pub use trace::say_everything;
 pub use world::{Report, run, run_scenario};
 
@@ -33,6 +35,8 @@ mod cases;
 mod cases_accumulator;
 #[cfg(test)]
 mod cases_more;
+#[cfg(test)]
+mod cases_network;
 #[cfg(test)]
 mod tests;
 

@@ -352,3 +352,16 @@ fn a_callback_may_send_to_a_topic_it_has_asked_for_before() {
     }
     panic!("the topic never became known");
 }
+
+/// Nothing to do is nothing done: no poll, no look at a clock, until metadata is old.
+#[test]
+fn an_idle_producer_does_not_go_round() {
+    let broker = broker();
+    let producer = to(&broker).build().unwrap();
+    producer.send(Record::to("t").value("x")).unwrap().wait().unwrap();
+    thread::sleep(Duration::from_millis(300));
+    let before = producer.totals().loop_total;
+    thread::sleep(Duration::from_secs(2));
+    let rounds = producer.totals().loop_total - before;
+    assert!(rounds <= 1, "{rounds} rounds in two idle seconds");
+}
