@@ -1,5 +1,6 @@
-//! Three real Kafka nodes under steady load while each in turn is killed, stopped and started, and leaders are moved
-//! by hand. `TEST_CHAOS_SECONDS=300` for the long run. Skipped, loudly, without a JDK and Maven.
+//! Three real Kafka nodes under steady load from producers of every kind at once, while each node in turn is killed,
+//! stopped and started, and leaders are moved by hand: what each setting promises holds. `TEST_CHAOS_SECONDS=300` for
+//! the long run, `TEST_LOG=ottla=info` for what the producers say. Skipped, loudly, without a JDK and Maven.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,15 +10,33 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ottla::{Certainty, Producer, Record};
-use ottla_testkit::{Cluster, Jars, ReadRecord};
+use ottla_testkit::{Cluster, Jars, ReadRecord, say};
 
-const TOPIC: &str = "chaos";
-const PARTITIONS: u32 = 6;
-const CALLERS: u64 = 2;
+const PARTITIONS: u32 = 3;
 
 fn seconds() -> u64 {
     std::env::var("TEST_CHAOS_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(50)
 }
+
+/// A kind of producer, and what is promised to it.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    /// Its topic, too.
+    name: &'static str,
+    acks: &'static str,
+    idempotent: bool,
+    tls: bool,
+    /// What is acknowledged is in the log, whatever node was lost.
+    kept: bool,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind { name: "idempotent", acks: "all", idempotent: true, tls: false, kept: true },
+    Kind { name: "idempotent-tls", acks: "all", idempotent: true, tls: true, kept: true },
+    Kind { name: "all", acks: "all", idempotent: false, tls: false, kept: true },
+    Kind { name: "leader", acks: "1", idempotent: false, tls: true, kept: false },
+    Kind { name: "none", acks: "0", idempotent: false, tls: false, kept: false },
+];
 
 /// How a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,25 +47,35 @@ enum End {
     PossiblyWritten,
 }
 
-type Ends = Arc<Mutex<HashMap<u64, (i32, End)>>>;
+/// Where it was to go, how it ended, and when.
+type Ends = Arc<Mutex<HashMap<u64, (i32, End, Instant)>>>;
 
-fn producer(cluster: &Cluster, ends: &Ends) -> Producer {
+fn producer(kind: &Kind, cluster: &Cluster, ends: &Ends) -> Producer {
     let heard = ends.clone();
+    let ca = cluster.dir().join("ca.pem").display().to_string();
+    let (bootstrap, protocol) = match kind.tls {
+        true => (&cluster.ssl_bootstrap, "SSL"),
+        false => (&cluster.bootstrap, "PLAINTEXT"),
+    };
     Producer::builder()
-        .bootstrap_servers(&cluster.bootstrap)
+        .bootstrap_servers(bootstrap)
+        .set("security.protocol", protocol)
+        .set("ssl.truststore.location", &ca)
+        .set("acks", kind.acks)
+        .set("enable.idempotence", &kind.idempotent.to_string())
         .set("linger.ms", "5")
         .set("request.timeout.ms", "5000")
         .set("delivery.timeout.ms", "60000")
         .set("buffer.memory", "8000000")
         .delivery_handler(move |report| {
-            let mut heard = heard.lock().expect("ends");
+            let (now, mut heard) = (Instant::now(), heard.lock().expect("ends"));
             for (i, token) in report.tokens.iter().enumerate() {
                 let end = match &report.result {
                     Ok(base) => End::Acknowledged(base.map(|b| b + i as i64)),
                     Err(e) if e.certainty() == Certainty::NotWritten => End::NotWritten,
                     Err(_) => End::PossiblyWritten,
                 };
-                let old = heard.insert(*token, (report.partition, end));
+                let old = heard.insert(*token, (report.partition, end, now));
                 assert!(old.is_none(), "record {token} ended twice");
             }
         })
@@ -54,116 +83,198 @@ fn producer(cluster: &Cluster, ends: &Ends) -> Producer {
         .expect("a producer")
 }
 
-/// Sends until told to stop; how many were accepted, and how many refused.
-fn load(producer: &Producer, caller: u64, stop: &AtomicBool) -> (u64, u64) {
-    let (mut n, mut refused) = (0, 0);
+/// Sends until told to stop; when each accepted record was sent, and how many were refused.
+fn load(kind: &Kind, producer: &Producer, stop: &AtomicBool) -> (Vec<Instant>, u64) {
+    let (mut sent, mut refused) = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
-        let token = caller << 32 | n;
-        let value = format!("{token}/{:>80}", n % 977);
-        let partition = (n % u64::from(PARTITIONS)) as i32;
-        match producer.send(Record::to(TOPIC).partition(partition).value(&value).token(token)) {
-            Ok(_) => n += 1,
+        let token = sent.len() as u64;
+        let value = format!("{token}/{:>80}", token % 977);
+        let partition = (token % u64::from(PARTITIONS)) as i32;
+        let at = Instant::now();
+        match producer.send(Record::to(kind.name).partition(partition).value(&value).token(token)) {
+            Ok(_) => sent.push(at),
             Err(_) => refused += 1,
         }
-        if n.is_multiple_of(16) {
-            thread::sleep(Duration::from_millis(5));
+        if token.is_multiple_of(8) {
+            thread::sleep(Duration::from_millis(8));
         }
     }
-    (n, refused)
+    (sent, refused)
 }
 
 /// What happens to the cluster, until the time is over: to each node in turn a kill and a stop of twenty seconds (in a
 /// short run, of six), and leaders moved in between.
-fn trouble(cluster: &mut Cluster, until: Instant) -> (u32, u32, u32) {
+fn trouble(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)> {
     let long = seconds() >= 200;
     let (frozen, pause) = if long { (20, 5) } else { (6, 2) };
-    let (mut kills, mut stops, mut moves, mut turn) = (0, 0, 0, 0);
+    let (mut faults, mut turn) = (Vec::new(), 0);
     let rest = |s| thread::sleep(Duration::from_secs(s));
     while Instant::now() < until {
         let node = (turn % 3 + 1) as usize;
+        faults.push((format!("SIGKILL of {node}"), Instant::now()));
         cluster.kill(node);
-        kills += 1;
         rest(pause);
         cluster.start_node(node);
         rest(pause + 4);
-        moves += u32::from(cluster.move_leaders(TOPIC, PARTITIONS, turn));
+        for kind in KINDS.iter().take(2) {
+            let at = Instant::now();
+            if cluster.move_leaders(kind.name, PARTITIONS, turn) {
+                faults.push((format!("leaders of {} moved", kind.name), at));
+            }
+        }
         if Instant::now() >= until {
             break;
         }
         let node = ((turn + 1) % 3 + 1) as usize;
+        faults.push((format!("SIGSTOP of {node} for {frozen} s"), Instant::now()));
         cluster.freeze(node, true);
-        stops += 1;
         rest(frozen);
         cluster.freeze(node, false);
         rest(pause);
         turn += 1;
     }
-    (kills, stops, moves)
+    faults
 }
 
 #[test]
-fn every_acknowledged_record_is_there_once_and_in_order() {
+fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
     let Some(jars) = Jars::get() else { return };
+    if let Ok(filter) = std::env::var("TEST_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    }
     let mut cluster = Cluster::start(&jars, "");
-    cluster.create_topic(TOPIC, PARTITIONS, &["min.insync.replicas=2"]);
-    let ends = Ends::default();
-    let producer = producer(&cluster, &ends);
+    let begun: Vec<(Kind, Ends, Producer)> = (KINDS.iter())
+        .map(|kind| {
+            cluster.create_topic(kind.name, PARTITIONS, &["min.insync.replicas=2"]);
+            let ends = Ends::default();
+            let producer = producer(kind, &cluster, &ends);
+            (*kind, ends, producer)
+        })
+        .collect();
     let stop = Arc::new(AtomicBool::new(false));
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|caller| {
-            let (producer, stop) = (producer.clone(), stop.clone());
-            thread::spawn(move || load(&producer, caller, &stop))
+    let callers: Vec<_> = (begun.iter())
+        .map(|(kind, _, producer)| {
+            let (kind, producer, stop) = (*kind, producer.clone(), stop.clone());
+            thread::spawn(move || load(&kind, &producer, &stop))
         })
         .collect();
     let until = Instant::now() + Duration::from_secs(seconds());
-    let (kills, stops, moves) = trouble(&mut cluster, until);
+    let faults = trouble(&mut cluster, until);
     stop.store(true, Ordering::Relaxed);
-    let counts: Vec<(u64, u64)> =
+    let counts: Vec<(Vec<Instant>, u64)> =
         callers.into_iter().map(|c| c.join().expect("a caller")).collect();
-    producer.close(Duration::from_secs(90)).expect("it closes");
-    let ends = std::mem::take(&mut *ends.lock().expect("ends"));
-    let accepted: u64 = counts.iter().map(|c| c.0).sum();
-    assert_eq!(ends.len() as u64, accepted, "every accepted record ended");
-    let log = cluster.read(TOPIC);
-    let (acknowledged, possibly) = check(&ends, &log);
-    println!(
-        "{accepted} records accepted, {acknowledged} acknowledged, {possibly} possibly written, {} not written, {} \
-         refused; {} in the log; {kills} kills, {stops} stops, {moves} times leaders moved",
-        accepted - acknowledged - possibly,
-        counts.iter().map(|c| c.1).sum::<u64>(),
-        log.len(),
-    );
-    assert!(acknowledged > 1000 && kills > 0 && stops > 0);
+    assert!(faults.len() >= 3, "{faults:?}");
+    say(&format!(
+        "{:<15} {:>8} {:>8} {:>6} {:>6} {:>7} {:>8} {:>6} {:>6} {:>9}",
+        "producer",
+        "accepted",
+        "acked",
+        "maybe",
+        "not",
+        "refused",
+        "in log",
+        "twice",
+        "lost",
+        "p99.9 ms"
+    ));
+    let mut recovered: Vec<Vec<String>> = Vec::new();
+    for ((kind, ends, producer), (sent, refused)) in begun.into_iter().zip(counts) {
+        producer.close(Duration::from_secs(90)).expect("it closes");
+        let ends = std::mem::take(&mut *ends.lock().expect("ends"));
+        assert_eq!(ends.len(), sent.len(), "{}: every accepted record ended", kind.name);
+        let log = cluster.read(kind.name);
+        let t = check(&kind, &ends, &log);
+        let mut took: Vec<u128> = (ends.iter())
+            .filter(|(_, e)| matches!(e.1, End::Acknowledged(_)))
+            .map(|(token, e)| (e.2 - sent[*token as usize]).as_millis())
+            .collect();
+        took.sort_unstable();
+        let p999 = took.get(took.len() * 999 / 1000).copied().unwrap_or(0);
+        let not = sent.len() as u64 - t.acknowledged - t.possibly;
+        say(&format!(
+            "{:<15} {:>8} {:>8} {:>6} {not:>6} {refused:>7} {:>8} {:>6} {:>6} {p999:>9}",
+            kind.name,
+            sent.len(),
+            t.acknowledged,
+            t.possibly,
+            log.len(),
+            t.twice,
+            t.lost
+        ));
+        assert!(t.acknowledged > 1000, "{}", kind.name);
+        recovered.push(faults.iter().map(|f| recovery(f.1, &ends, &sent)).collect());
+    }
+    say("milliseconds from a fault until every partition acknowledged a record sent after it:");
+    let names: Vec<&str> = KINDS.iter().map(|k| k.name).collect();
+    say(&format!("{:<32} {}", "fault", names.join(" / ")));
+    for (i, (name, _)) in faults.iter().enumerate() {
+        let each: Vec<&str> = recovered.iter().map(|r| r[i].as_str()).collect();
+        say(&format!("{name:<32} {}", each.join(" / ")));
+    }
+}
+
+/// How long it took until every partition had acknowledged something that was sent after a fault.
+fn recovery(fault: Instant, ends: &HashMap<u64, (i32, End, Instant)>, sent: &[Instant]) -> String {
+    let mut first: BTreeMap<i32, Instant> = BTreeMap::new();
+    for (token, (partition, end, at)) in ends {
+        if sent[*token as usize] >= fault && matches!(end, End::Acknowledged(_)) {
+            let known = first.entry(*partition).or_insert(*at);
+            *known = (*known).min(*at);
+        }
+    }
+    match first.values().max() {
+        Some(last) if first.len() == PARTITIONS as usize => (*last - fault).as_millis().to_string(),
+        _ => "never".to_owned(),
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    acknowledged: u64,
+    possibly: u64,
+    twice: u64,
+    lost: u64,
 }
 
 /// Holds what Java's consumer read against how each record ended.
-fn check(ends: &HashMap<u64, (i32, End)>, log: &[ReadRecord]) -> (u64, u64) {
-    let mut seen: HashMap<u64, i64> = HashMap::new();
-    let mut last: BTreeMap<(i32, u64), u64> = BTreeMap::new();
+fn check(kind: &Kind, ends: &HashMap<u64, (i32, End, Instant)>, log: &[ReadRecord]) -> Tally {
+    let (name, mut t) = (kind.name, Tally::default());
+    let mut seen: HashMap<u64, Vec<i64>> = HashMap::new();
+    let mut last: BTreeMap<i32, u64> = BTreeMap::new();
     for r in log {
         let text = String::from_utf8(r.value.clone().expect("a value")).expect("text");
         let token: u64 = text.split('/').next().and_then(|t| t.parse().ok()).expect("a token");
-        let (partition, end) = ends.get(&token).unwrap_or_else(|| panic!("{token} was never sent"));
-        assert_eq!(*partition, r.partition, "{token} is on another partition");
-        assert_ne!(*end, End::NotWritten, "{token} was said not to be written");
-        if let End::Acknowledged(Some(offset)) = end {
-            assert_eq!(*offset, r.offset, "{token} is at another offset");
+        let (partition, end, _) =
+            ends.get(&token).unwrap_or_else(|| panic!("{name}: {token} was never sent"));
+        assert_eq!(*partition, r.partition, "{name}: {token} is on another partition");
+        assert_ne!(*end, End::NotWritten, "{name}: {token} was said not to be written");
+        seen.entry(token).or_default().push(r.offset);
+        if !kind.idempotent {
+            continue;
         }
-        assert!(seen.insert(token, r.offset).is_none(), "{token} is there twice");
-        if let Some(before) = last.insert((r.partition, token >> 32), token) {
-            assert!(before < token, "{token} stands behind {before} on {}", r.partition);
+        if let End::Acknowledged(Some(offset)) = end {
+            assert_eq!(*offset, r.offset, "{name}: {token} is at another offset");
+        }
+        if let Some(before) = last.insert(r.partition, token) {
+            assert!(before < token, "{name}: {token} stands behind {before} on {}", r.partition);
         }
     }
-    let (mut acknowledged, mut possibly) = (0, 0);
-    for (token, (_, end)) in ends {
+    t.twice = seen.values().filter(|at| at.len() > 1).count() as u64;
+    assert!(!kind.idempotent || t.twice == 0, "{name}: {} are there twice", t.twice);
+    for (token, (_, end, _)) in ends {
         match end {
-            End::Acknowledged(_) => {
-                assert!(seen.contains_key(token), "{token} was acknowledged and is not there");
-                acknowledged += 1;
+            End::Acknowledged(offset) => {
+                t.acknowledged += 1;
+                // Without acks, and with the leader's alone, a node takes with it what only it had.
+                let there = seen
+                    .get(token)
+                    .is_some_and(|at| offset.is_none_or(|told| at.contains(&told)) || !kind.kept);
+                assert!(there || !kind.kept, "{name}: {token} was acknowledged and is not there");
+                t.lost += u64::from(!there);
             }
-            End::PossiblyWritten => possibly += 1,
+            End::PossiblyWritten => t.possibly += 1,
             End::NotWritten => {}
         }
     }
-    (acknowledged, possibly)
+    t
 }

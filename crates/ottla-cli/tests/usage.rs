@@ -42,7 +42,7 @@ fn settings_that_are_unknown_wrong_or_in_conflict() {
     fails(&embedded(&["-X", "linger.ms=soon"]), b"", 2, &["linger.ms=soon", "long, 0 or more"]);
     let conflict = ["-X", "enable.idempotence=true", "--request-required-acks", "1"];
     fails(&embedded(&conflict), b"", 2, &["enable.idempotence=true conflicts with acks=1"]);
-    fails(&embedded(&["-X", "security.protocol=SSL"]), b"", 2, &["security.protocol=SSL"]);
+    fails(&embedded(&["-X", "security.protocol=SASL_SSL"]), b"", 2, &["GSSAPI", "PLAIN, SCRAM"]);
     fails(&embedded(&["-X", "group.id=g"]), b"", 2, &["another client"]);
     fails(&embedded(&["--property", "parse.kee=true"]), b"", 2, &["unknown reader property"]);
     fails(&["produce", "-t", "t"], b"", 2, &["--bootstrap-server", "--embedded"]);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use crate::certificates::Authority;
 use crate::kafka::{Jars, properties, target_dir};
 use crate::reader::ReadRecord;
 
@@ -19,6 +20,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// Where clients begin.
     pub bootstrap: String,
+    /// Where those begin who speak TLS.
+    pub ssl_bootstrap: String,
     dir: PathBuf,
     jars: Jars,
 }
@@ -40,28 +43,38 @@ impl Cluster {
     /// If they do not come up within two minutes.
     pub fn start(jars: &Jars, extra: &str) -> Cluster {
         let held: Vec<TcpListener> =
-            (0..2 * COUNT).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+            (0..3 * COUNT).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let ports: Vec<u16> = held.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         drop(held);
-        let (clients, controllers) = ports.split_at(COUNT);
+        let (clients, rest) = ports.split_at(COUNT);
+        let (controllers, secure) = rest.split_at(COUNT);
         let dir =
             target_dir().join("kafka").join(format!("cluster-{}-{}", std::process::id(), ports[0]));
         let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).expect("cluster dir");
+        let dir = fs::canonicalize(dir).expect("cluster dir");
+        let authority = Authority::new("Ottla cluster authority");
+        fs::write(dir.join("ca.pem"), authority.pem()).expect("ca.pem");
+        authority.local("broker").write(&dir.join("broker.pem"));
         let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
         let mut nodes = Vec::new();
         for (n, port) in clients.iter().enumerate() {
             let home = dir.join(format!("node-{}", n + 1));
             fs::create_dir_all(&home).expect("node dir");
             let config = home.join("server.properties");
-            let text = properties(n + 1, *port, controllers, &home, extra);
+            let tls = tls_listener(*port, controllers[n], secure[n], &dir);
+            let text = properties(n + 1, *port, controllers, &home, &format!("{tls}{extra}"));
             fs::write(&config, text).expect("server.properties");
             let path = config.display().to_string();
             jars.run("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &path]);
             nodes.push(Node { config, log: home.join("server.log"), process: None });
         }
-        let bootstrap: Vec<String> = clients.iter().map(|p| format!("127.0.0.1:{p}")).collect();
-        let bootstrap = bootstrap.join(",");
-        let mut cluster = Cluster { nodes, bootstrap, dir, jars: jars.clone() };
+        let list = |ports: &[u16]| {
+            let all: Vec<String> = ports.iter().map(|p| format!("127.0.0.1:{p}")).collect();
+            all.join(",")
+        };
+        let (bootstrap, ssl_bootstrap) = (list(clients), list(secure));
+        let mut cluster = Cluster { nodes, bootstrap, ssl_bootstrap, dir, jars: jars.clone() };
         (1..=COUNT).for_each(|n| cluster.start_node(n));
         cluster.wait();
         cluster
@@ -157,6 +170,17 @@ impl Cluster {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// A second way in, by TLS.
+fn tls_listener(plain: u16, controller: u16, port: u16, dir: &Path) -> String {
+    let clients = format!("PLAINTEXT://127.0.0.1:{plain},SSL://127.0.0.1:{port}");
+    let store = dir.join("broker.pem").display().to_string();
+    format!(
+        "listeners={clients},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners={clients}\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL\n\
+         ssl.keystore.type=PEM\nssl.keystore.location={store}\n"
+    )
 }
 
 impl Drop for Cluster {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::reader::{ReadRecord, records};
 
+/// The version that the tests are about.
+const VERSION: &str = "4.3.1";
 const POM: &str = include_str!("../java/pom.xml");
 const READER: &str = include_str!("../java/Reader.java");
 
@@ -52,7 +54,7 @@ impl Jars {
         let root = target_dir().join("kafka");
         let (dir, stamp) = (root.join("libs-4.3.1"), root.join("libs-4.3.1.complete"));
         if !stamp.exists() {
-            fetch(&root, &dir);
+            fetch(&root, &dir, VERSION);
             fs::write(&stamp, "").expect("stamp");
         }
         Some(Jars { dir })
@@ -119,11 +121,12 @@ impl Jars {
     }
 }
 
-fn fetch(root: &Path, dir: &Path) {
-    eprintln!("fetching Kafka's jars with Maven, once");
+/// Fetches the jars of a version into a directory.
+pub(crate) fn fetch(root: &Path, dir: &Path, version: &str) {
+    eprintln!("fetching Kafka {version}'s jars with Maven, once");
     fs::create_dir_all(dir).expect("jar dir");
-    let pom = root.join("pom.xml");
-    fs::write(&pom, POM).expect("pom");
+    let pom = root.join(format!("pom-{version}.xml"));
+    fs::write(&pom, POM.replace(VERSION, version)).expect("pom");
     let out = Command::new("mvn")
         .args(["-q", "-B", "-f"])
         .arg(&pom)
@@ -160,19 +163,37 @@ impl Kafka {
     /// # Panics
     /// If it does not come up within a minute.
     pub fn start(jars: &Jars, extra: &str) -> Kafka {
+        Kafka::start_with(jars, |_, _| extra.to_owned(), &[], &[])
+    }
+
+    /// The same, where further lines of `server.properties` come from the plaintext port and the controller's, with
+    /// further arguments for formatting and for the virtual machine.
+    ///
+    /// # Panics
+    /// If it does not come up within a minute.
+    pub fn start_with(
+        jars: &Jars,
+        extra: impl FnOnce(u16, u16) -> String,
+        format: &[&str],
+        vm: &[&str],
+    ) -> Kafka {
         let [port, controller] = free_ports();
         let dir = target_dir().join("kafka").join(format!("run-{}-{port}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("kafka dir");
         let config = dir.join("server.properties");
-        fs::write(&config, properties(1, port, &[controller], &dir, extra))
+        let extra = extra(port, controller);
+        fs::write(&config, properties(1, port, &[controller], &dir, &extra))
             .expect("server.properties");
         let config = config.display().to_string();
         let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
-        jars.run("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &config]);
+        let format = [&["format", "-t", &id, "-c", &config], format].concat();
+        jars.run("kafka.tools.StorageTool", &format);
         let log = File::create(dir.join("server.log")).expect("log");
         let process = jars
-            .command("kafka.Kafka", &[&config])
+            .java()
+            .args(vm)
+            .args(["kafka.Kafka", &config])
             .env("KAFKA_HEAP_OPTS", "")
             .stdout(log.try_clone().expect("log"))
             .stderr(log)

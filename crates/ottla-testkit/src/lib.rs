@@ -4,10 +4,25 @@
 //! Whatever a test starts here ends with it, by its own process id, also when the test panics.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::io::Write;
+
+mod certificates;
 mod cluster;
 mod kafka;
+mod oidc;
+mod old;
 mod reader;
+mod secure;
 
+pub use certificates::{Authority, Identity};
 pub use cluster::Cluster;
 pub use kafka::{Jars, Kafka, free_ports, target_dir};
+pub use oidc::TokenEndpoint;
+pub use old::OldKafka;
 pub use reader::ReadRecord;
+pub use secure::{Listener, SecureKafka};
+
+/// A line for people, also where a test's own output is kept back: a table that the suite is to show.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
