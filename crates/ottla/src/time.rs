@@ -63,10 +63,15 @@ pub trait Hands: Send + Sync {
     fn offer(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>>;
 }
 
+/// A random word as a part of one.
+pub(crate) fn fraction(random: u64) -> f64 {
+    (random >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// A duration drawn around `base · 2^exponent`, at most `max`, give or take a fifth: the classic backoff.
 pub(crate) fn backoff(base: Duration, max: Duration, exponent: u32, random: u64) -> Duration {
     let grown = base.as_secs_f64() * 2f64.powi(exponent.min(60) as i32);
-    let jitter = 0.8 + 0.4 * (random >> 11) as f64 / (1u64 << 53) as f64;
+    let jitter = 0.8 + 0.4 * fraction(random);
     Duration::from_secs_f64(
         (grown.min(max.as_secs_f64().max(base.as_secs_f64())) * jitter).min(1e9),
     )

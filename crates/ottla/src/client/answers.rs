@@ -187,9 +187,7 @@ impl<I: Io> NetworkClient<I> {
         let State::CheckingVersions(channel, _) = b.state else {
             return;
         };
-        b.versions = (answer.api_keys.iter())
-            .map(|k| (ApiKey(k.api_key), (k.min_version, k.max_version)))
-            .collect();
+        b.learn(&answer);
         b.ready(channel);
         if node >= 0 {
             self.given_up = (0, Tick(0));

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_protocol::ApiKey;
+use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
 
 use super::in_flight::InFlightRequests;
 use super::sasl::Exchange;
@@ -203,6 +204,12 @@ impl Broker {
         self.failures += 1;
         self.state = State::Idle(now.after(wait));
         self.throttled_until = Tick(0);
+    }
+
+    /// What it says it has.
+    pub(crate) fn learn(&mut self, told: &ApiVersionsResponse) {
+        let range = |k: &ApiVersion| (ApiKey(k.api_key), (k.min_version, k.max_version));
+        self.versions = told.api_keys.iter().map(range).collect();
     }
 
     /// The highest version both sides have in `min..=max`; `None` where there is none.

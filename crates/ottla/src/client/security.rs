@@ -25,7 +25,7 @@ use crate::events::Kind;
 use crate::metrics::Sensor;
 use crate::network::io::{Io, Job, Unprepared};
 use crate::network::tls::TlsSource;
-use crate::time::Tick;
+use crate::time::{Tick, fraction};
 
 /// The key of a preparation that nobody waits for.
 const NOBODYS: u64 = u64::MAX;
@@ -154,9 +154,7 @@ impl<I: Io> NetworkClient<I> {
             return Err(transient(format!("it refused ApiVersions: {code}")));
         }
         let Some(b) = self.brokers.get_mut(&node) else { return Ok(()) };
-        b.versions = (answer.api_keys.iter())
-            .map(|k| (ApiKey(k.api_key), (k.min_version, k.max_version)))
-            .collect();
+        b.learn(&answer);
         self.shake_hands(node, now);
         Ok(())
     }
@@ -250,8 +248,7 @@ impl<I: Io> NetworkClient<I> {
 
     /// It knows us; until its session ends. Renewed after 85 to 95 % of it, as Java has it.
     fn authenticated(&mut self, node: i32, life: Option<Duration>, now: Tick) {
-        let chance = (self.env.random() >> 11) as f64 / (1u64 << 53) as f64;
-        let part = 0.85 + 0.1 * chance;
+        let part = 0.85 + 0.1 * fraction(self.env.random());
         let which = self.secured.sasl.as_ref().map_or("", |s| s.name());
         let Some(b) = self.brokers.get_mut(&node) else { return };
         let State::Authenticating(channel, deadline) = b.state else { return };

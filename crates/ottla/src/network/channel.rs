@@ -55,6 +55,29 @@ const READ_AHEAD: usize = 64 * 1024;
 /// Pieces given to one system call.
 const PIECES: usize = 64;
 
+/// Has some of what is at the front taken, and lets go of what was: so many bytes.
+pub(super) fn hand_over(
+    outgoing: &mut VecDeque<Bytes>,
+    take: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); PIECES];
+    let count = outgoing.len().min(PIECES);
+    for (slice, piece) in slices.iter_mut().zip(&*outgoing) {
+        *slice = IoSlice::new(piece);
+    }
+    let taken = take(&slices[..count])?;
+    let mut n = taken;
+    while let Some(front) = outgoing.front_mut() {
+        if n < front.len() {
+            front.advance(n);
+            break;
+        }
+        n -= front.len();
+        outgoing.pop_front();
+    }
+    Ok(taken)
+}
+
 /// A connection.
 pub(crate) struct Channel<S> {
     key: ChannelKey,
@@ -182,17 +205,9 @@ impl<S: Stream> Channel<S> {
     fn write_plain(&mut self) -> (usize, io::Result<()>) {
         let mut written = 0;
         while !self.outgoing.is_empty() {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let count = self.outgoing.len().min(PIECES);
-            for (slice, piece) in slices.iter_mut().zip(&self.outgoing) {
-                *slice = IoSlice::new(piece);
-            }
-            match self.stream.write_vectored(&slices[..count]) {
+            match hand_over(&mut self.outgoing, |pieces| self.stream.write_vectored(pieces)) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
-                Ok(n) => {
-                    written += n;
-                    self.advance(n);
-                }
+                Ok(n) => written += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return (written, Err(e)),
             }
@@ -205,17 +220,6 @@ impl<S: Stream> Channel<S> {
             io.want_write(self.key, &mut self.stream, on).map_err(Why::Io)?;
         }
         Ok(())
-    }
-
-    fn advance(&mut self, mut n: usize) {
-        while let Some(front) = self.outgoing.front_mut() {
-            if n < front.len() {
-                front.advance(n);
-                return;
-            }
-            n -= front.len();
-            self.outgoing.pop_front();
-        }
     }
 
     /// Reads while there is something and room for it; bytes read.

@@ -15,7 +15,7 @@ use crate::config::security::{Claim, Mechanism, Refresh, SaslSettings, TokenSour
 use crate::error::Error;
 use crate::network::io::Unprepared;
 use crate::sync::Mutex;
-use crate::time::{Env, Tick};
+use crate::time::{Env, Tick, fraction};
 
 /// A token for `sasl.mechanism=OAUTHBEARER` (RFC 7628): what is shown to brokers, and until when it is good.
 #[derive(Debug, Clone)]
@@ -223,7 +223,7 @@ impl Tokens {
     /// As Java has it: after a part of its life, with a margin before its end, and not at once.
     fn renew_at(&self, now_ms: i64, ends_ms: i64) -> i64 {
         let (r, life) = (&self.refresh, ends_ms.saturating_sub(now_ms) as f64);
-        let chance = (self.env.random() >> 11) as f64 / (1u64 << 53) as f64;
+        let chance = fraction(self.env.random());
         let planned = now_ms.saturating_add((life * (r.window + r.jitter * chance)) as i64);
         let latest = ends_ms.saturating_sub(r.buffer.as_millis() as i64);
         let earliest = now_ms.saturating_add(r.least.as_millis() as i64);

@@ -10,10 +10,10 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use rustls::ClientConnection;
 
-use super::channel::Why;
+use super::channel::{Why, hand_over};
 use super::io::Stream;
 pub(crate) use source::TlsSource;
 use source::Verifier;
@@ -22,8 +22,6 @@ pub(crate) use source::provider;
 
 /// Ciphertext that waits for the socket at most: what is encrypted ahead of it.
 const AHEAD: usize = 64 * 1024;
-/// Pieces handed to the encryption at once.
-const PIECES: usize = 64;
 
 /// One connection's session.
 pub(crate) struct Session {
@@ -104,22 +102,9 @@ impl Session {
 
     fn encrypt(&mut self, outgoing: &mut VecDeque<Bytes>) -> io::Result<()> {
         while !outgoing.is_empty() && !self.conn.is_handshaking() {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let count = outgoing.len().min(PIECES);
-            for (slice, piece) in slices.iter_mut().zip(&*outgoing) {
-                *slice = IoSlice::new(piece);
-            }
-            let mut n = self.conn.writer().write_vectored(&slices[..count])?;
-            if n == 0 {
+            if hand_over(outgoing, |pieces| self.conn.writer().write_vectored(pieces))? == 0 {
+                // There is no room until the socket takes some.
                 return Ok(());
-            }
-            while let Some(front) = outgoing.front_mut() {
-                if n < front.len() {
-                    front.advance(n);
-                    break;
-                }
-                n -= front.len();
-                outgoing.pop_front();
             }
         }
         Ok(())
