@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::compression::Codec;
-use ottla_protocol::record::{BatchHeader, BatchView, HEADER_LEN, HeaderView, attributes};
+use ottla_protocol::record::{
+    BATCH_HEADER_LEN, BatchHeader, BatchHeaderView, BatchView, attributes,
+};
 
 use crate::core::Now;
 use crate::partition::Partition;
@@ -80,8 +82,8 @@ pub(crate) fn append(
         }
     }
     let (bytes, append_time) = stamped(&batch, config, now);
-    let view =
-        HeaderView::parse(&bytes).map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
+    let view = BatchHeaderView::parse(&bytes)
+        .map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
     let epoch = partition.leader_epoch;
     let gone = not_leader(partition);
     let replica = partition.led_mut().ok_or(gone)?;
@@ -124,7 +126,7 @@ fn check(
     if batch.is_control() {
         return Err(refuse(ErrorCode::INVALID_RECORD, "clients may not write control batches"));
     }
-    if header.attributes & attributes::LOG_APPEND_TIME != 0 {
+    if header.attributes & attributes::TIMESTAMP_TYPE_MASK != 0 {
         return Err(refuse(ErrorCode::INVALID_TIMESTAMP, "log-append time is the broker's to set"));
     }
     if header.last_offset_delta.checked_add(1) != Some(header.record_count) {
@@ -149,7 +151,7 @@ fn check_records(
     let records = batch.records(DECOMPRESSED_MAX).map_err(invalid)?;
     let (mut late, mut keyless, mut index, mut misplaced) = (Vec::new(), Vec::new(), 0, false);
     records
-        .each(|r| {
+        .try_for_each(|r| {
             misplaced |= r.offset != header.base_offset + i64::from(index);
             if r.timestamp.saturating_sub(now.wall_ms) > AHEAD_MS && !config.log_append_time {
                 late.push((index, format!("the timestamp {} is too far ahead", r.timestamp)));
@@ -186,9 +188,9 @@ fn stamped<'b>(
         return (Cow::Borrowed(batch.bytes()), None);
     }
     let mut header = *batch.header();
-    header.attributes |= attributes::LOG_APPEND_TIME;
+    header.attributes |= attributes::TIMESTAMP_TYPE_MASK;
     header.max_timestamp = now.wall_ms;
-    let records = &batch.bytes()[HEADER_LEN..];
+    let records = &batch.bytes()[BATCH_HEADER_LEN..];
     let mut out = header.encode(records).to_vec();
     out.extend_from_slice(records);
     (Cow::Owned(out), Some(now.wall_ms))

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use ottla_protocol::header::{RequestHeader, decode_request, response_frame};
+use ottla_protocol::header::{RequestHeader, decode_request, encode_response};
 use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader, Request, Uuid};
 
@@ -343,16 +343,16 @@ impl Core {
             Ok(header) => header,
             Err(e) => return Reply::Close(format!("not a Kafka request: {e}")),
         };
-        let Some(served) = api::served(header.api) else {
-            return Reply::Close(format!("{:?} is not served here", header.api));
+        let Some(served) = api::served(header.api_key) else {
+            return Reply::Close(format!("{:?} is not served here", header.api_key));
         };
-        if !(served.min..=served.max).contains(&header.version) {
-            if header.api == ApiKey::API_VERSIONS {
+        if !(served.min..=served.max).contains(&header.api_version) {
+            if header.api_key == ApiKey::API_VERSIONS {
                 return api::versions_refused(header.correlation_id);
             }
             return Reply::Close(format!(
                 "version {} of {:?} is not served here",
-                header.version, header.api
+                header.api_version, header.api_key
             ));
         }
         let ctx = Ctx { node, header: &header, local, arrived_ms, now };
@@ -363,8 +363,8 @@ impl Core {
     }
 
     fn dispatch(&mut self, ctx: &Ctx<'_>, r: &mut Reader<'_>) -> Result<Reply, DecodeError> {
-        let v = ctx.header.version;
-        Ok(match ctx.header.api {
+        let v = ctx.header.api_version;
+        Ok(match ctx.header.api_key {
             ApiKey::API_VERSIONS => ctx.reply::<ApiVersionsRequest>(&api::versions(r, v)?),
             ApiKey::PRODUCE => return api::produce(self, ctx, decode_request(r, v)?),
             ApiKey::FETCH => api::fetch(self, ctx, decode_request(r, v)?),
@@ -414,7 +414,7 @@ impl Core {
 
 /// An answer, framed.
 pub(crate) fn reply<R: Request>(version: i16, correlation_id: i32, body: &R::Response) -> Reply {
-    match response_frame(R::KEY, version, correlation_id, body) {
+    match encode_response(R::KEY, version, correlation_id, body) {
         Ok(frame) => Reply::Frame(frame),
         Err(e) => Reply::Close(format!("an answer that cannot be written: {e}")),
     }
@@ -431,7 +431,7 @@ pub(crate) struct Ctx<'a> {
 
 impl Ctx<'_> {
     pub(crate) fn reply<R: Request>(&self, body: &R::Response) -> Reply {
-        reply::<R>(self.header.version, self.header.correlation_id, body)
+        reply::<R>(self.header.api_version, self.header.correlation_id, body)
     }
 
     /// Where clients are to go for a node.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use ottla_protocol::record::HeaderView;
+use ottla_protocol::record::BatchHeaderView;
 
 use crate::log::Log;
 use crate::producers::Producers;
@@ -73,13 +73,13 @@ impl Replica {
             self.log.truncate(common)?;
             self.producers = Producers::default();
             for bytes in self.log.headers()? {
-                if let Ok(view) = HeaderView::parse(&bytes) {
+                if let Ok(view) = BatchHeaderView::parse(&bytes) {
                     self.producers.appended(&view.header, view.header.base_offset, now_wall_ms);
                 }
             }
         }
         for bytes in from.from(common)? {
-            let Ok(view) = HeaderView::parse(&bytes) else {
+            let Ok(view) = BatchHeaderView::parse(&bytes) else {
                 return Err(io::Error::other("a leader's batch without a header"));
             };
             self.log.append_copy(&bytes, &view)?;

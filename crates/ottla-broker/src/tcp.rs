@@ -325,7 +325,7 @@ fn serve(at: (i32, u64), stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let sent = match RequestHeader::decode(&mut ottla_protocol::Reader::new(&request)) {
             Ok(h) => {
                 let (node, connection) = at;
-                let (api, version, correlation) = (h.api, h.version, h.correlation_id);
+                let (api, version, correlation) = (h.api_key, h.api_version, h.correlation_id);
                 let request = &request;
                 let nth = 0;
                 let call = Call { node, connection, api, version, correlation, request, nth };

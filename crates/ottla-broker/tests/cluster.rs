@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use ottla_broker::{Config, Core, Local, Now, Reply};
-use ottla_protocol::header::{decode_response, request_frame};
+use ottla_protocol::header::{decode_response, encode_request};
 use ottla_protocol::messages::*;
 use ottla_protocol::record::{BatchHeader, RecordBody};
 use ottla_protocol::{ErrorCode, Request};
@@ -53,7 +53,7 @@ impl Cluster {
     }
 
     fn ask<R: Request>(&mut self, node: i32, request: &R, version: i16) -> Reply {
-        let frame = request_frame(request, version, 7, Some("c")).unwrap();
+        let frame = encode_request(request, version, 7, Some("c")).unwrap();
         let frame = Bytes::from(frame).slice(4..);
         let local = Local { host: "h".into(), port: 9092 };
         self.core.handle_at(node, &frame, &local, self.ms, now(self.ms))
@@ -353,10 +353,10 @@ fn leader_epochs_rise_over_a_restart_though_nothing_was_appended() {
 fn a_timestamp_from_before_all_time_is_no_panic() {
     let mut c = Cluster::new(1, "1");
     let mut bytes = batch(NONE, -1, "a").to_vec();
-    let header = ottla_protocol::record::HeaderView::parse(&bytes).unwrap().header;
+    let header = ottla_protocol::record::BatchHeaderView::parse(&bytes).unwrap().header;
     let (base_timestamp, max_timestamp) = (i64::MIN, i64::MIN);
     let old = BatchHeader { base_timestamp, max_timestamp, ..header };
-    let records = bytes.split_off(ottla_protocol::record::HEADER_LEN);
+    let records = bytes.split_off(ottla_protocol::record::BATCH_HEADER_LEN);
     let batch = [&old.encode(&records)[..], &records].concat();
     assert_eq!(c.produced(1, 1, batch.into()).0, ErrorCode::NONE);
 }

@@ -31,7 +31,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, Stop> {
     let (broker, temporary) = embedded(&args)?;
     let address = broker.as_ref().map(EmbeddedBroker::bootstrap);
     let properties = settings::producer(&args, address.as_deref())?;
-    for notice in properties.notices() {
+    for notice in properties.warnings() {
         eprintln!("note: {notice}");
     }
     let temporary_log = temporary.as_ref().map(|t| t.path().to_owned());

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use ottla::{Delivery, Header, Producer, Record};
 use ottla_broker::EmbeddedBroker;
-use ottla_protocol::wire::Gen;
+use ottla_protocol::wire::TestRng;
 use ottla_testkit::{Jars, Kafka, ReadRecord, target_dir};
 
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
@@ -33,30 +33,27 @@ type Owned = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>, 
 
 /// A record: sizes log-uniform around 150 bytes, one in a thousand of 10 to 100 KB, some empty, null keys and
 /// values, headers.
-fn mixed(g: &mut Gen, n: u64) -> Owned {
-    let size = match g.below(1000) {
-        0 => 10_000 + g.below(90_000) as usize,
+fn mixed(g: &mut TestRng, n: u64) -> Owned {
+    let size = match g.next_below(1000) {
+        0 => 10_000 + g.next_below(90_000) as usize,
         1..20 => 0,
         _ => {
-            let u = g.below(1 << 20) as f64 / f64::from(1 << 20);
+            let u = g.next_below(1 << 20) as f64 / f64::from(1 << 20);
             (10f64.ln() + u * (2250f64 / 10.0).ln()).exp() as usize
         }
     };
-    let key = (g.below(10) >= 3).then(|| format!("key-{}", g.below(500)).into_bytes());
+    let key = (g.next_below(10) >= 3).then(|| format!("key-{}", g.next_below(500)).into_bytes());
     let mut value = format!("{n}/").into_bytes();
     value.extend(
-        (value.len()..size).map(
-            |i| {
-                if i % 3 == 0 { g.word() as u8 } else { b'a' + (i % 17) as u8 }
-            },
-        ),
+        (value.len()..size)
+            .map(|i| if i % 3 == 0 { g.next_u64() as u8 } else { b'a' + (i % 17) as u8 }),
     );
     if size == 0 {
         value.clear();
     }
-    let value = (g.below(50) != 0).then_some(value);
-    let headers = (0..if g.below(5) == 0 { 1 + g.below(3) } else { 0 })
-        .map(|i| (format!("h{}", i / 2), (g.below(4) != 0).then(|| g.bytes().to_vec())))
+    let value = (g.next_below(50) != 0).then_some(value);
+    let headers = (0..if g.next_below(5) == 0 { 1 + g.next_below(3) } else { 0 })
+        .map(|i| (format!("h{}", i / 2), (g.next_below(4) != 0).then(|| g.next_bytes().to_vec())))
         .collect();
     (key, value, headers, 1_700_000_000_000 + n as i64)
 }
@@ -78,7 +75,7 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
     let topic = format!("mixed-{codec}");
     let producer =
         Producer::builder().bootstrap_servers(bootstrap).compression(codec).build().unwrap();
-    let mut g = Gen::new(count ^ codec.len() as u64);
+    let mut g = TestRng::new(count ^ codec.len() as u64);
     let mut expected: BTreeMap<(i32, i64), Owned> = BTreeMap::new();
     let mut pending: Vec<(Owned, Delivery)> = Vec::new();
     let settle = |pending: &mut Vec<(Owned, Delivery)>, expected: &mut BTreeMap<_, _>| {

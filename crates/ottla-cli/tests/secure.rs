@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use ottla::{ErrorKind, Producer, ProducerBuilder, Record, Token};
+use ottla::{ErrorKind, OAuthBearerToken, Producer, ProducerBuilder, Record};
 use ottla_testkit::{Authority, Jars, Listener, SecureKafka, say};
 
 /// Records through each way in; `TEST_SECURE_RECORDS=200000` for the long run.
@@ -158,7 +158,7 @@ fn ways_in(kafka: &SecureKafka, n: u64) {
         let part = |text: String| BASE64_URL_SAFE_NO_PAD.encode(text);
         let head = part(r#"{"alg":"none"}"#.into());
         let claims = part(format!(r#"{{"sub":"us","iat":1,"exp":{exp}}}"#));
-        Ok(Token::new(format!("{head}.{claims}."), ends).with_extension("traceId", "7"))
+        Ok(OAuthBearerToken::new(format!("{head}.{claims}."), ends).with_extension("traceId", "7"))
     });
     send(b, "way-provider", n);
     // And the command, as the README has it.

@@ -16,11 +16,11 @@ pub struct Api {
     /// Its name, as Kafka writes it.
     pub name: &'static str,
     /// The lowest version this crate reads and writes.
-    pub min: i16,
+    pub min_version: i16,
     /// The highest version this crate reads and writes.
-    pub max: i16,
+    pub max_version: i16,
     /// The first flexible version (KIP-482); above `max` when there is none.
-    pub flexible: i16,
+    pub first_flexible_version: i16,
 }
 
 /// A request, and what answers it.
@@ -39,7 +39,7 @@ macro_rules! apis {
         }
         /// Every API of this crate, in order of key.
         pub const APIS: &[Api] = &[
-            $( Api { key: ApiKey($key), name: stringify!($name), min: $min, max: $max, flexible: $flex }, )*
+            $( Api { key: ApiKey($key), name: stringify!($name), min_version: $min, max_version: $max, first_flexible_version: $flex }, )*
         ];
     };
 }
@@ -79,7 +79,7 @@ impl ApiKey {
 
     /// The version to read or write its messages at; flexible or not as the API has it.
     pub fn version(self, number: i16) -> Version {
-        Version { number, flexible: self.api().is_some_and(|a| number >= a.flexible) }
+        Version { number, flexible: self.api().is_some_and(|a| number >= a.first_flexible_version) }
     }
 }
 

@@ -24,7 +24,7 @@ pub enum DecodeErrorKind {
         /// Bytes the value needs.
         needed: usize,
         /// Bytes that are left.
-        left: usize,
+        remaining: usize,
     },
     /// A length or count below zero where null has no meaning, or below −1.
     NegativeLength(i64),
@@ -33,7 +33,7 @@ pub enum DecodeErrorKind {
         /// The count on the wire.
         count: u64,
         /// Bytes that are left.
-        left: usize,
+        remaining: usize,
     },
     /// Null where this version of the field cannot be null.
     UnexpectedNull,
@@ -46,7 +46,7 @@ pub enum DecodeErrorKind {
     /// A version this crate does not know for the message.
     UnsupportedVersion(i16),
     /// A tagged field given twice or out of ascending order.
-    TagOrder(u32),
+    TagOutOfOrder(u32),
     /// A rule of the record batch format, in words.
     InvalidBatch(&'static str),
     /// A checksum that does not match.
@@ -68,7 +68,7 @@ impl DecodeError {
 
     /// Names the message and field, unless an inner structure already did.
     #[must_use]
-    pub fn within(mut self, message: &'static str, field: &'static str) -> DecodeError {
+    pub fn with_location(mut self, message: &'static str, field: &'static str) -> DecodeError {
         if self.message.is_empty() {
             self.message = message;
             self.field = field;
@@ -90,9 +90,11 @@ impl fmt::Display for DecodeErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use DecodeErrorKind as K;
         match self {
-            K::Truncated { needed, left } => write!(f, "needs {needed} bytes, {left} are left"),
+            K::Truncated { needed, remaining: left } => {
+                write!(f, "needs {needed} bytes, {left} are left")
+            }
             K::NegativeLength(n) => write!(f, "negative length {n}"),
-            K::CountExceedsBytes { count, left } => {
+            K::CountExceedsBytes { count, remaining: left } => {
                 write!(f, "count {count} with only {left} bytes behind it")
             }
             K::UnexpectedNull => f.write_str("null where null is not allowed"),
@@ -100,7 +102,7 @@ impl fmt::Display for DecodeErrorKind {
             K::VarintTooLong => f.write_str("varint longer than its type"),
             K::TrailingBytes(n) => write!(f, "{n} bytes after the end of the message"),
             K::UnsupportedVersion(v) => write!(f, "version {v} is not known"),
-            K::TagOrder(t) => write!(f, "tagged field {t} twice or out of order"),
+            K::TagOutOfOrder(t) => write!(f, "tagged field {t} twice or out of order"),
             K::InvalidBatch(what) => f.write_str(what),
             K::ChecksumMismatch { stated, computed } => {
                 write!(f, "checksum {computed:08x} where the batch states {stated:08x}")

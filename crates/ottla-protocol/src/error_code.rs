@@ -7,26 +7,26 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ErrorCode(pub i16);
 
-struct Row {
+struct ErrorCodeInfo {
     code: i16,
     name: &'static str,
     retriable: bool,
-    metadata: bool,
-    meaning: &'static str,
+    invalid_metadata: bool,
+    description: &'static str,
 }
 
-macro_rules! codes {
+macro_rules! error_codes {
     ($($name:ident = $code:literal $(, $retriable:ident $($metadata:ident)?)? $(; $meaning:literal)? |)*) => {
         #[allow(missing_docs)]
         impl ErrorCode {
             $( pub const $name: ErrorCode = ErrorCode($code); )*
         }
-        const ROWS: &[Row] = &[$( Row {
+        const ERROR_CODES: &[ErrorCodeInfo] = &[$( ErrorCodeInfo {
             code: $code,
             name: stringify!($name),
-            retriable: codes!(@flag $($retriable)?),
-            metadata: codes!(@flag $($($metadata)?)?),
-            meaning: codes!(@text $($meaning)?),
+            retriable: error_codes!(@flag $($retriable)?),
+            invalid_metadata: error_codes!(@flag $($($metadata)?)?),
+            description: error_codes!(@text $($meaning)?),
         }, )*];
     };
     (@flag) => { false };
@@ -35,7 +35,7 @@ macro_rules! codes {
     (@text $meaning:literal) => { $meaning };
 }
 
-codes! {
+error_codes! {
     UNKNOWN_SERVER_ERROR = -1; "the broker failed in a way it does not name; its log says more" |
     OFFSET_OUT_OF_RANGE = 1 |
     CORRUPT_MESSAGE = 2, R; "the batch was damaged on its way, or a record breaks a rule of the topic" |
@@ -176,8 +176,8 @@ impl ErrorCode {
     /// No error.
     pub const NONE: ErrorCode = ErrorCode(0);
 
-    fn row(self) -> Option<&'static Row> {
-        ROWS.iter().find(|r| r.code == self.0)
+    fn info(self) -> Option<&'static ErrorCodeInfo> {
+        ERROR_CODES.iter().find(|r| r.code == self.0)
     }
 
     /// Whether this is no error.
@@ -187,27 +187,27 @@ impl ErrorCode {
 
     /// Whether this crate knows the code.
     pub fn is_known(self) -> bool {
-        self.is_none() || self.row().is_some()
+        self.is_none() || self.info().is_some()
     }
 
     /// Kafka's name for it, if this crate knows it.
     pub fn name(self) -> Option<&'static str> {
-        if self.is_none() { Some("NONE") } else { self.row().map(|r| r.name) }
+        if self.is_none() { Some("NONE") } else { self.info().map(|r| r.name) }
     }
 
     /// Whether the same request may succeed later. Of an unknown code: no.
     pub fn is_retriable(self) -> bool {
-        self.row().is_some_and(|r| r.retriable)
+        self.info().is_some_and(|r| r.retriable)
     }
 
     /// Whether what is known of leaders and topics is out of date.
-    pub fn refreshes_metadata(self) -> bool {
-        self.row().is_some_and(|r| r.metadata)
+    pub fn is_invalid_metadata(self) -> bool {
+        self.info().is_some_and(|r| r.invalid_metadata)
     }
 
     /// What it means to somebody who produces records; empty where that is not this crate's to say.
-    pub fn meaning(self) -> &'static str {
-        self.row().map_or("", |r| r.meaning)
+    pub fn description(self) -> &'static str {
+        self.info().map_or("", |r| r.description)
     }
 }
 
@@ -242,7 +242,7 @@ mod tests {
         for code in retriable {
             assert!(ErrorCode(code).is_retriable(), "{:?}", ErrorCode(code));
             assert_eq!(
-                ErrorCode(code).refreshes_metadata(),
+                ErrorCode(code).is_invalid_metadata(),
                 metadata.contains(&code),
                 "{:?}",
                 ErrorCode(code)

@@ -8,13 +8,13 @@ use crate::compression::{Codec, decompress};
 use crate::header::{RequestHeader, decode_request, decode_response};
 use crate::messages::*;
 use crate::record::Batches;
-use crate::wire::{Gen, Reader, Wire};
+use crate::wire::{Reader, TestRng, Wire};
 
 /// Every request of this crate: calls `$go` with each type.
 #[macro_export]
 macro_rules! for_each_request {
-    ($go:ident) => {
-        $go!(
+    ($callback:ident) => {
+        $callback!(
             ProduceRequest,
             FetchRequest,
             ListOffsetsRequest,
@@ -39,86 +39,87 @@ macro_rules! for_each_request {
 }
 
 /// Reads `frame` as a request: header, then body.
-pub fn request(frame: &Bytes) {
+pub fn read_request(frame: &Bytes) {
     let mut r = Reader::new(frame);
     let Ok(header) = RequestHeader::decode(&mut r) else {
         return;
     };
-    macro_rules! go {
-        ($($ty:ident),*) => { match header.api {
-            $( <$ty as Request>::KEY => drop(decode_request::<$ty>(&mut r, header.version)), )*
+    macro_rules! dispatch {
+        ($($ty:ident),*) => { match header.api_key {
+            $( <$ty as Request>::KEY => drop(decode_request::<$ty>(&mut r, header.api_version)), )*
             _ => {}
         } };
     }
-    for_each_request!(go);
+    for_each_request!(dispatch);
 }
 
 /// Reads `frame` as a response to `api` at `version`.
-pub fn response(api: ApiKey, version: i16, frame: &Bytes) {
-    macro_rules! go {
+pub fn read_response(api: ApiKey, version: i16, frame: &Bytes) {
+    macro_rules! dispatch {
         ($($ty:ident),*) => { match api {
             $( <$ty as Request>::KEY => drop(decode_response::<$ty>(frame, version)), )*
             _ => {}
         } };
     }
-    for_each_request!(go);
+    for_each_request!(dispatch);
 }
 
 /// Reads `bytes` as record batches.
-pub fn batches(bytes: &[u8]) {
+pub fn read_batches(bytes: &[u8]) {
     for batch in Batches::new(bytes) {
         let Ok(batch) = batch else { return };
         let _ = batch.verify();
         if let Ok(records) = batch.records(1 << 20) {
-            let _ = records.collect();
+            let _ = records.to_vec();
         }
     }
 }
 
 /// Decompresses `bytes` with each codec.
-pub fn compressed(bytes: &[u8]) {
+pub fn decompress_all(bytes: &[u8]) {
     for codec in Codec::ALL {
         let _ = decompress(codec, bytes, 1 << 20);
     }
 }
 
 /// The first two bytes choose what the rest is read as.
-pub fn any(input: &[u8]) {
+pub fn read_any(input: &[u8]) {
     let [kind, version, rest @ ..] = input else {
         return;
     };
     let frame = Bytes::copy_from_slice(rest);
     match kind % 32 {
-        0 => batches(rest),
-        1 => compressed(rest),
-        2 => request(&frame),
+        0 => read_batches(rest),
+        1 => decompress_all(rest),
+        2 => read_request(&frame),
         n => {
             let api = APIS[usize::from(n) % APIS.len()];
-            let versions = (api.max - api.min + 1) as u8;
-            response(api.key, api.min + i16::from(version % versions), &frame);
+            let versions = (api.max_version - api.min_version + 1) as u8;
+            read_response(api.key, api.min_version + i16::from(version % versions), &frame);
         }
     }
 }
 
 /// A valid message of a random API, version and content: its request and response frames.
-pub fn sample(g: &mut Gen) -> (ApiKey, i16, Vec<u8>, Vec<u8>) {
-    let api = APIS[g.below(APIS.len() as u64) as usize];
-    let version = api.min + g.below((api.max - api.min + 1) as u64) as i16;
-    macro_rules! go {
+pub fn generate_message(g: &mut TestRng) -> (ApiKey, i16, Vec<u8>, Vec<u8>) {
+    let api = APIS[g.next_below(APIS.len() as u64) as usize];
+    let version =
+        api.min_version + g.next_below((api.max_version - api.min_version + 1) as u64) as i16;
+    macro_rules! dispatch {
         ($($ty:ident),*) => { match api.key {
-            $( <$ty as Request>::KEY => frames::<$ty>(g, version), )*
+            $( <$ty as Request>::KEY => generate_frames::<$ty>(g, version), )*
             _ => (Vec::new(), Vec::new()),
         } };
     }
-    let (request, response) = for_each_request!(go);
+    let (request, response) = for_each_request!(dispatch);
     (api.key, version, request, response)
 }
 
-fn frames<R: Request>(g: &mut Gen, version: i16) -> (Vec<u8>, Vec<u8>) {
+fn generate_frames<R: Request>(g: &mut TestRng, version: i16) -> (Vec<u8>, Vec<u8>) {
     let v = R::KEY.version(version);
     let (request, response) = (R::arbitrary(g, v), R::Response::arbitrary(g, v));
     (
-        crate::header::request_frame(&request, version, 1, Some("fuzz")).unwrap_or_default(),
-        crate::header::response_frame(R::KEY, version, 1, &response).unwrap_or_default(),
+        crate::header::encode_request(&request, version, 1, Some("fuzz")).unwrap_or_default(),
+        crate::header::encode_response(R::KEY, version, 1, &response).unwrap_or_default(),
     )
 }

@@ -4,39 +4,41 @@ use bytes::Bytes;
 
 use crate::api::{ApiKey, Request};
 use crate::error::{DecodeError, DecodeErrorKind, EncodeError};
-use crate::wire::{RawTag, Reader, Version, Wire, Writer, get_tags, put_tags};
+use crate::wire::{
+    RawTaggedField, Reader, Version, Wire, Writer, read_tagged_fields, write_tagged_fields,
+};
 
 /// The header of a request (v1, or v2 where the API version is flexible).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestHeader {
     /// Which API.
-    pub api: ApiKey,
+    pub api_key: ApiKey,
     /// At which version.
-    pub version: i16,
+    pub api_version: i16,
     /// Comes back in the answer.
     pub correlation_id: i32,
     /// Who asks; not compact even in a flexible version.
     pub client_id: Option<String>,
     /// Tagged fields this crate does not know.
-    pub unknown_tags: Vec<RawTag>,
+    pub unknown_tagged_fields: Vec<RawTaggedField>,
 }
 
-const OLD: Version = Version { number: 1, flexible: false };
+const NON_FLEXIBLE: Version = Version { number: 1, flexible: false };
 
 impl RequestHeader {
     /// Appends it.
     pub fn encode(&self, w: &mut Writer) {
-        w.i16(self.api.0);
-        w.i16(self.version);
+        w.i16(self.api_key.0);
+        w.i16(self.api_version);
         w.i32(self.correlation_id);
-        self.client_id.encode(w, OLD);
-        if self.api.version(self.version).flexible {
-            put_tags(w, Vec::new(), &self.unknown_tags);
+        self.client_id.encode(w, NON_FLEXIBLE);
+        if self.api_key.version(self.api_version).flexible {
+            write_tagged_fields(w, Vec::new(), &self.unknown_tagged_fields);
         }
     }
 
     /// Appends the header of a request without unknown tags, from what its sender has at hand.
-    pub fn encode_plain(
+    pub fn encode_without_tags(
         api: ApiKey,
         version: i16,
         correlation_id: i32,
@@ -55,62 +57,69 @@ impl RequestHeader {
 
     /// Reads it. Of an API that is not known, what follows the client id is left unread.
     pub fn decode(r: &mut Reader<'_>) -> Result<RequestHeader, DecodeError> {
-        let place = |field| move |e: DecodeError| e.within("RequestHeader", field);
+        let place = |field| move |e: DecodeError| e.with_location("RequestHeader", field);
         let api = ApiKey(r.i16().map_err(place("api_key"))?);
         let version = r.i16().map_err(place("api_version"))?;
         let correlation_id = r.i32().map_err(place("correlation_id"))?;
-        let client_id = Wire::decode(r, OLD).map_err(place("client_id"))?;
+        let client_id = Wire::decode(r, NON_FLEXIBLE).map_err(place("client_id"))?;
         let mut unknown_tags = Vec::new();
         if api.version(version).flexible {
-            get_tags(r, &mut unknown_tags, |_, _| Ok(false)).map_err(place("tagged fields"))?;
+            read_tagged_fields(r, &mut unknown_tags, |_, _| Ok(false))
+                .map_err(place("tagged fields"))?;
         }
-        Ok(RequestHeader { api, version, correlation_id, client_id, unknown_tags })
+        Ok(RequestHeader {
+            api_key: api,
+            api_version: version,
+            correlation_id,
+            client_id,
+            unknown_tagged_fields: unknown_tags,
+        })
     }
 }
 
 /// Whether responses of this API version carry header v1. ApiVersions never does: its reader does not yet
 /// know what the writer speaks.
-fn response_header_flexible(api: ApiKey, version: i16) -> bool {
+fn is_response_header_flexible(api: ApiKey, version: i16) -> bool {
     api != ApiKey::API_VERSIONS && api.version(version).flexible
 }
 
 /// A whole request frame: length, header, body.
-pub fn request_frame<R: Request>(
+pub fn encode_request<R: Request>(
     body: &R,
     version: i16,
     correlation_id: i32,
     client_id: Option<&str>,
 ) -> Result<Vec<u8>, EncodeError> {
     let header = RequestHeader {
-        api: R::KEY,
-        version,
+        api_key: R::KEY,
+        api_version: version,
         correlation_id,
         client_id: client_id.map(str::to_owned),
-        unknown_tags: Vec::new(),
+        unknown_tagged_fields: Vec::new(),
     };
-    frame(|w| {
+    encode_frame(|w| {
         header.encode(w);
         body.encode(w, R::KEY.version(version));
     })
 }
 
 /// A whole response frame: length, header, body.
-pub fn response_frame<T: Wire>(
+pub fn encode_response<T: Wire>(
     api: ApiKey,
     version: i16,
     correlation_id: i32,
     body: &T,
 ) -> Result<Vec<u8>, EncodeError> {
-    frame(|w| {
+    encode_frame(|w| {
         w.i32(correlation_id);
-        if response_header_flexible(api, version) {
+        if is_response_header_flexible(api, version) {
             w.unsigned_varint(0);
         }
         body.encode(w, api.version(version));
     })
 }
 
-fn frame(fill: impl FnOnce(&mut Writer)) -> Result<Vec<u8>, EncodeError> {
+fn encode_frame(fill: impl FnOnce(&mut Writer)) -> Result<Vec<u8>, EncodeError> {
     let mut w = Writer::new();
     w.i32(0);
     fill(&mut w);
@@ -122,8 +131,8 @@ fn frame(fill: impl FnOnce(&mut Writer)) -> Result<Vec<u8>, EncodeError> {
 }
 
 /// The correlation id at the front of a response (without its length).
-pub fn correlation_id(frame: &Bytes) -> Result<i32, DecodeError> {
-    Reader::new(frame).i32().map_err(|e| e.within("ResponseHeader", "correlation_id"))
+pub fn decode_correlation_id(frame: &Bytes) -> Result<i32, DecodeError> {
+    Reader::new(frame).i32().map_err(|e| e.with_location("ResponseHeader", "correlation_id"))
 }
 
 /// Reads a response (without its length) to a request of type `R`; nothing may follow it.
@@ -132,28 +141,30 @@ pub fn decode_response<R: Request>(
     version: i16,
 ) -> Result<R::Response, DecodeError> {
     let mut r = Reader::new(frame);
-    let place = |e: DecodeError| e.within("ResponseHeader", "tagged fields");
-    r.i32().map_err(|e| e.within("ResponseHeader", "correlation_id"))?;
-    if response_header_flexible(R::KEY, version) {
-        get_tags(&mut r, &mut Vec::new(), |_, _| Ok(false)).map_err(place)?;
+    let place = |e: DecodeError| e.with_location("ResponseHeader", "tagged fields");
+    r.i32().map_err(|e| e.with_location("ResponseHeader", "correlation_id"))?;
+    if is_response_header_flexible(R::KEY, version) {
+        read_tagged_fields(&mut r, &mut Vec::new(), |_, _| Ok(false)).map_err(place)?;
     }
-    let body = decode_at(&mut r, R::KEY, version)?;
-    r.finish().map_err(|e| e.within(R::KEY.name(), "end of response"))?;
+    let body = decode_body(&mut r, R::KEY, version)?;
+    r.finish().map_err(|e| e.with_location(R::KEY.name(), "end of response"))?;
     Ok(body)
 }
 
 /// Reads the body of a request whose header was read from `r`; nothing may follow it.
 pub fn decode_request<R: Request>(r: &mut Reader<'_>, version: i16) -> Result<R, DecodeError> {
-    let body = decode_at(r, R::KEY, version)?;
-    r.finish().map_err(|e| e.within(R::KEY.name(), "end of request"))?;
+    let body = decode_body(r, R::KEY, version)?;
+    r.finish().map_err(|e| e.with_location(R::KEY.name(), "end of request"))?;
     Ok(body)
 }
 
-fn decode_at<T: Wire>(r: &mut Reader<'_>, key: ApiKey, version: i16) -> Result<T, DecodeError> {
+fn decode_body<T: Wire>(r: &mut Reader<'_>, key: ApiKey, version: i16) -> Result<T, DecodeError> {
     match key.api() {
-        Some(api) if (api.min..=api.max).contains(&version) => T::decode(r, key.version(version)),
-        _ => {
-            Err(r.error(DecodeErrorKind::UnsupportedVersion(version)).within(key.name(), "version"))
+        Some(api) if (api.min_version..=api.max_version).contains(&version) => {
+            T::decode(r, key.version(version))
         }
+        _ => Err(r
+            .error(DecodeErrorKind::UnsupportedVersion(version))
+            .with_location(key.name(), "version")),
     }
 }

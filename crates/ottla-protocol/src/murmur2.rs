@@ -75,10 +75,10 @@ mod tests {
     }
 
     /// Java's `SplittableRandom`, as far as the checksum needs it.
-    struct Splittable(u64);
+    struct SplittableRandom(u64);
 
-    impl Splittable {
-        fn word(&mut self) -> u64 {
+    impl SplittableRandom {
+        fn next_u64(&mut self) -> u64 {
             self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let z = self.0;
             let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -86,14 +86,14 @@ mod tests {
             z ^ (z >> 31)
         }
 
-        fn fill(&mut self, out: &mut [u8]) {
+        fn fill_bytes(&mut self, out: &mut [u8]) {
             let mut words = out.chunks_exact_mut(8);
             for w in &mut words {
-                w.copy_from_slice(&self.word().to_le_bytes());
+                w.copy_from_slice(&self.next_u64().to_le_bytes());
             }
             let rest = words.into_remainder();
             if !rest.is_empty() {
-                let w = self.word().to_le_bytes();
+                let w = self.next_u64().to_le_bytes();
                 let n = rest.len();
                 rest.copy_from_slice(&w[..n]);
             }
@@ -102,12 +102,12 @@ mod tests {
 
     #[test]
     fn b5_sum_over_a_hundred_thousand_arrays() {
-        let mut random = Splittable(0);
+        let mut random = SplittableRandom(0);
         let mut sum = 0u64;
         for len in 0..=1000 {
             let mut data = vec![0; len];
             for _ in 0..100 {
-                random.fill(&mut data);
+                random.fill_bytes(&mut data);
                 sum += u64::from(murmur2(&data) as u32);
             }
         }

@@ -244,7 +244,7 @@ impl Bench {
         for batch in self.servers.core.batches("t", partition).unwrap() {
             let view = BatchView::parse(&batch.bytes).unwrap();
             headers.push(*view.header());
-            for r in view.records(1 << 20).unwrap().collect().unwrap() {
+            for r in view.records(1 << 20).unwrap().to_vec().unwrap() {
                 values.push(String::from_utf8(r.value.unwrap().to_vec()).unwrap());
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ottla::sim::{Machine, Tick};
 use ottla::{Delivery, Error, ErrorKind, Producer, Record};
-use ottla_protocol::wire::Gen;
+use ottla_protocol::wire::TestRng;
 
 use crate::executor::Timers;
 use crate::history::{Ended, Ends, History, Refused, Sent, Told, token};
@@ -67,18 +67,18 @@ impl Draft {
 impl Caller {
     pub(crate) async fn run(mut self, producer: Producer) {
         let s = self.shared.s.clone();
-        let mut g = Gen::new(s.seed ^ (self.caller + 1).wrapping_mul(0x9E37_79B9));
+        let mut g = TestRng::new(s.seed ^ (self.caller + 1).wrapping_mul(0x9E37_79B9));
         for n in 0..s.records {
-            if g.below(3) == 0 {
-                let pause = Duration::from_micros(g.below(s.pause_us + 1));
+            if g.next_below(3) == 0 {
+                let pause = Duration::from_micros(g.next_below(s.pause_us + 1));
                 let machine = &self.shared.machine;
                 self.shared.timers.until(machine, machine.now().after(pause)).await;
             }
             let draft = self.draft(n, &mut g);
             // A future that is dropped half way must leave nothing behind.
-            let dropped = g.below(10) == 0;
+            let dropped = g.next_below(10) == 0;
             self.send(&producer, draft, dropped).await;
-            match g.below(12) {
+            match g.next_below(12) {
                 0 => self.flush(&producer).await,
                 1 => self.settle().await,
                 _ => {}
@@ -87,20 +87,20 @@ impl Caller {
         self.settle().await;
     }
 
-    fn draft(&self, n: u64, g: &mut Gen) -> Draft {
+    fn draft(&self, n: u64, g: &mut TestRng) -> Draft {
         let s = &self.shared.s;
         let mut value = format!("{}/{n}/", self.caller).into_bytes();
         let letters = if s.plain_values { 1 } else { 7 };
-        value.extend((0..g.below(s.value_max)).map(|_| b'a' + (g.word() % letters) as u8));
+        value.extend((0..g.next_below(s.value_max)).map(|_| b'a' + (g.next_u64() % letters) as u8));
         Draft {
             n,
-            topic: s.topic(g.below(s.topics)),
-            partition: (g.below(4) == 0).then(|| g.below(s.partitions) as i32),
-            key: (g.below(2) == 0).then(|| g.bytes().to_vec()),
+            topic: s.topic(g.next_below(s.topics)),
+            partition: (g.next_below(4) == 0).then(|| g.next_below(s.partitions) as i32),
+            key: (g.next_below(2) == 0).then(|| g.next_bytes().to_vec()),
             value,
-            with_callback: g.below(5) == 0,
-            with_headers: g.below(4) == 0,
-            timestamp: (g.below(8) == 0).then(|| g.below(1_700_000_000_000) as i64),
+            with_callback: g.next_below(5) == 0,
+            with_headers: g.next_below(4) == 0,
+            timestamp: (g.next_below(8) == 0).then(|| g.next_below(1_700_000_000_000) as i64),
         }
     }
 

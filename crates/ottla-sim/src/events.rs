@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ottla_protocol::wire::Gen;
+use ottla_protocol::wire::TestRng;
 
 use crate::scenario::Scenario;
 
@@ -66,13 +66,13 @@ impl fmt::Display for Event {
     }
 }
 
-fn kind(g: &mut Gen, s: &Scenario) -> Kind {
-    let node = 1 + g.below(s.nodes) as i32;
-    let topic = g.below(s.topics);
-    match g.below(26) {
+fn kind(g: &mut TestRng, s: &Scenario) -> Kind {
+    let node = 1 + g.next_below(s.nodes) as i32;
+    let topic = g.next_below(s.topics);
+    match g.next_below(26) {
         0..4 => Kind::Kill(node),
         4..6 => Kind::Restart(node),
-        6..10 => Kind::Move(topic, g.below(s.partitions), node, g.below(2) == 0),
+        6..10 => Kind::Move(topic, g.next_below(s.partitions), node, g.next_below(2) == 0),
         10 => Kind::Pause(node),
         11 => Kind::Resume(node),
         12 => Kind::Hole(node),
@@ -80,24 +80,24 @@ fn kind(g: &mut Gen, s: &Scenario) -> Kind {
         14 => Kind::Deaf(node),
         15 => Kind::Mend(node),
         16 => Kind::Reset(node),
-        17 => Kind::Calendar(g.below(7_200_000) as i64 - 3_600_000),
-        18 => Kind::Sleep(1 + g.below(5_000)),
-        19 => Kind::Recreate(topic, 1 + g.below(s.partitions + 2)),
-        20 if g.below(3) == 0 => Kind::Delete(topic),
-        21 => Kind::Widen(topic, s.partitions + 1 + g.below(3)),
-        22 => Kind::Throttle(node, [0, 5, 100, 900][g.below(4) as usize]),
-        23 if g.below(2) == 0 => Kind::NoNames,
-        24..26 => Kind::Limit(topic, [300, 600, 1_048_588][g.below(3) as usize]),
+        17 => Kind::Calendar(g.next_below(7_200_000) as i64 - 3_600_000),
+        18 => Kind::Sleep(1 + g.next_below(5_000)),
+        19 => Kind::Recreate(topic, 1 + g.next_below(s.partitions + 2)),
+        20 if g.next_below(3) == 0 => Kind::Delete(topic),
+        21 => Kind::Widen(topic, s.partitions + 1 + g.next_below(3)),
+        22 => Kind::Throttle(node, [0, 5, 100, 900][g.next_below(4) as usize]),
+        23 if g.next_below(2) == 0 => Kind::NoNames,
+        24..26 => Kind::Limit(topic, [300, 600, 1_048_588][g.next_below(3) as usize]),
         _ => Kind::Names,
     }
 }
 
 /// The events of a seed, in the order in which they happen. What ends also comes back, most of the time.
-pub(crate) fn draw(g: &mut Gen, s: &Scenario) -> Vec<Event> {
+pub(crate) fn draw(g: &mut TestRng, s: &Scenario) -> Vec<Event> {
     let mut all: Vec<(u64, Kind)> = Vec::new();
-    for _ in 0..g.below(14) {
-        let (at, kind) = (g.below(s.heal_after_ms), kind(g, s));
-        let later = at + 1 + g.below(4_000);
+    for _ in 0..g.next_below(14) {
+        let (at, kind) = (g.next_below(s.heal_after_ms), kind(g, s));
+        let later = at + 1 + g.next_below(4_000);
         let back = match kind {
             Kind::Kill(n) => Some(Kind::Restart(n)),
             Kind::Pause(n) => Some(Kind::Resume(n)),
@@ -106,7 +106,7 @@ pub(crate) fn draw(g: &mut Gen, s: &Scenario) -> Vec<Event> {
             _ => None,
         };
         all.push((at, kind));
-        if let Some(back) = back.filter(|_| g.below(4) != 0 && later < s.heal_after_ms) {
+        if let Some(back) = back.filter(|_| g.next_below(4) != 0 && later < s.heal_after_ms) {
             all.push((later, back));
         }
     }

@@ -81,7 +81,7 @@ fn read_into(bytes: &[u8], base: i64, list: &mut Vec<Logged>) -> Result<(), Stri
     for view in Batches::new(bytes) {
         let view = view.map_err(|e| e.to_string())?;
         let records = view.records(1 << 30).map_err(|e| e.to_string())?;
-        for r in records.collect().map_err(|e| e.to_string())? {
+        for r in records.to_vec().map_err(|e| e.to_string())? {
             list.push(Logged {
                 offset: base + r.offset,
                 timestamp: r.timestamp,

@@ -3,7 +3,7 @@
 
 use ottla::sim::Faults;
 use ottla::{Producer, ProducerBuilder};
-use ottla_protocol::wire::Gen;
+use ottla_protocol::wire::TestRng;
 
 use crate::events::{Event, draw};
 
@@ -171,25 +171,25 @@ scenario! {
     purge_in_flight: bool,
 }
 
-fn pick<T: Copy>(g: &mut Gen, from: &[T]) -> T {
-    from[g.below(from.len() as u64) as usize]
+fn pick<T: Copy>(g: &mut TestRng, from: &[T]) -> T {
+    from[g.next_below(from.len() as u64) as usize]
 }
 
 impl Scenario {
     /// What this seed decides.
     pub fn new(seed: u64) -> Scenario {
-        let g = &mut Gen::new(seed);
-        let idempotent = g.below(3) != 0;
+        let g = &mut TestRng::new(seed);
+        let idempotent = g.next_below(3) != 0;
         let request_ms = pick(g, &[300, 1000, 3000]);
         let linger_ms = pick(g, &[0, 1, 5, 50]);
         let nodes = pick(g, &[1, 2, 3, 3]);
-        let calm = g.below(8) == 0;
+        let calm = g.next_below(8) == 0;
         let mut s = Scenario {
             seed,
             events: Vec::new(),
             acks: if idempotent { "all" } else { pick(g, &["all", "1", "0"]) },
             idempotent,
-            in_flight: 1 + g.below(5),
+            in_flight: 1 + g.next_below(5),
             retries: pick(g, &[i32::MAX as u64, i32::MAX as u64, i32::MAX as u64, 1, 5]),
             linger_ms,
             batch_size: pick(g, &[0, 200, 1000, 4000]),
@@ -201,16 +201,16 @@ impl Scenario {
             request_size: pick(g, &[3_000, 20_000, 1_048_576]),
             idle_ms: pick(g, &[540_000, 540_000, 700]),
             nodes,
-            replication: 1 + g.below(nodes),
-            min_isr: 1 + g.below(nodes.min(2)),
-            topics: 1 + g.below(3),
-            partitions: 1 + g.below(6),
+            replication: 1 + g.next_below(nodes),
+            min_isr: 1 + g.next_below(nodes.min(2)),
+            topics: 1 + g.next_below(3),
+            partitions: 1 + g.next_below(6),
             message_max: pick(g, &[1_048_588, 1_048_588, 300, 900]),
             callers: pick(g, &[1, 2, 3, 5, 12]),
             records: pick(g, &[3, 10, 20, 60, 60, 250]),
             value_max: pick(g, &[10, 100, 1500]),
             pause_us: pick(g, &[0, 1_000, 20_000, 200_000]),
-            close_at_ms: if g.below(10) == 0 { 1 + g.below(3_000) } else { 0 },
+            close_at_ms: if g.next_below(10) == 0 { 1 + g.next_below(3_000) } else { 0 },
             close_ms: pick(g, &[0, 50, 2_000]),
             delay_ns: pick(g, &[0, 1_000_000, 20_000_000, 200_000_000]),
             split: pick(g, &[0, 0, 5, 40, 300]),
@@ -218,12 +218,12 @@ impl Scenario {
             cut: pick(g, &[0, 0, 15, 100]),
             window: pick(g, &[0, 0, 2_000, 300]),
             broker_fault: pick(g, &[0, 0, 4, 20]),
-            fatal_fault: g.below(25) == 0,
+            fatal_fault: g.next_below(25) == 0,
             late: pick(g, &[0, 0, 8, 40]),
             stale: pick(g, &[0, 0, 3]),
             lag_ms: pick(g, &[0, 3, 50, 800]),
             patience_ms: pick(g, &[400, 5_000]),
-            unclean: g.below(12) == 0,
+            unclean: g.next_below(12) == 0,
             heal_after_ms: pick(g, &[100, 1_000, 10_000, 30_000]),
             by_name: false,
             id_refusals: 0,
@@ -239,19 +239,19 @@ impl Scenario {
             (s.cut, s.broker_fault, s.late, s.stale, s.fatal_fault) = (0, 0, 0, 0, false);
         } else {
             s.events = draw(g, &s);
-            s.by_name = g.below(6) == 0;
+            s.by_name = g.next_below(6) == 0;
             s.id_refusals = pick(g, &[0, 0, 0, 2]);
             s.first_epoch = pick(g, &[0, 0, 0, i16::MAX as u64 - 1]);
         }
         // From numbers of their own, so that what came before keeps its seeds.
-        let g = &mut Gen::new(!seed);
-        s.awaited = g.below(3) != 0;
+        let g = &mut TestRng::new(!seed);
+        s.awaited = g.next_below(3) != 0;
         s.availability_ms = pick(g, &[0, 0, 1, 50]);
         s.age_ms = pick(g, &[300_000, 300_000, 20_000]);
-        s.plain_values = g.below(2) == 0;
-        if !calm && g.below(8) == 0 {
-            s.purge_at_ms = 1 + g.below(s.heal_after_ms);
-            s.purge_in_flight = g.below(2) == 0;
+        s.plain_values = g.next_below(2) == 0;
+        if !calm && g.next_below(8) == 0 {
+            s.purge_at_ms = 1 + g.next_below(s.heal_after_ms);
+            s.purge_in_flight = g.next_below(2) == 0;
         }
         s
     }

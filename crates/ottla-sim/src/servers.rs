@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ottla::sim::{Arrived, Machine};
 use ottla_broker::{Core, Fault, Local, Now, Reply};
 use ottla_protocol::header::RequestHeader;
-use ottla_protocol::wire::Gen;
+use ottla_protocol::wire::TestRng;
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
 use crate::scenario::Scenario;
@@ -45,7 +45,7 @@ struct Conn {
 pub(crate) struct Servers {
     pub(crate) core: Core,
     conns: BTreeMap<u64, Conn>,
-    g: Gen,
+    g: TestRng,
     /// One answer in this many is late, by at most so many milliseconds.
     pub(crate) late: (u64, u64),
     /// One metadata answer in this many is the last one to the same question.
@@ -63,7 +63,7 @@ impl Servers {
         Servers {
             core,
             conns: BTreeMap::new(),
-            g: Gen::new(s.seed ^ 0x1a7e),
+            g: TestRng::new(s.seed ^ 0x1a7e),
             late: (s.late, 2 * s.request_ms),
             stale: s.stale,
             old: BTreeMap::new(),
@@ -178,8 +178,8 @@ impl Servers {
             Reply::Frame(out) => {
                 let (one_in, most) = self.late;
                 let mut late = Duration::ZERO;
-                if one_in > 0 && self.g.below(one_in) == 0 {
-                    late = Duration::from_millis(self.g.below(most));
+                if one_in > 0 && self.g.next_below(one_in) == 0 {
+                    late = Duration::from_millis(self.g.next_below(most));
                     self.count("late answer");
                 }
                 trace(machine, || format!("connection {conn}: answered, {late:?} late"));
@@ -224,7 +224,7 @@ impl Servers {
 
     /// The last answer to the same question about metadata, now and then.
     fn old_answer(&mut self, node: i32, frame: &[u8]) -> Option<Vec<u8>> {
-        if self.stale == 0 || !is_metadata(frame) || self.g.below(self.stale) != 0 {
+        if self.stale == 0 || !is_metadata(frame) || self.g.next_below(self.stale) != 0 {
             return None;
         }
         let old = self.old.get(&(node, without_correlation(frame)))?;
@@ -252,8 +252,8 @@ fn describe(node: i32, conn: u64, frame: &[u8]) -> String {
     match RequestHeader::decode(&mut Reader::new(&Bytes::copy_from_slice(frame))) {
         Ok(h) => format!(
             "node {node}, connection {conn}: {} v{} #{}, {} bytes",
-            h.api.name(),
-            h.version,
+            h.api_key.name(),
+            h.api_version,
             h.correlation_id,
             frame.len()
         ),
@@ -263,18 +263,18 @@ fn describe(node: i32, conn: u64, frame: &[u8]) -> String {
 
 /// A fault on one partition of a request. What would be a lie about sequences is not among them: a broker that says
 /// OUT_OF_ORDER has them out of order.
-pub(crate) fn fault(g: &mut Gen, fatal: bool, already: bool) -> Fault {
+pub(crate) fn fault(g: &mut TestRng, fatal: bool, already: bool) -> Fault {
     const REFUSALS: [i16; 22] =
         [2, 3, 5, 6, 7, 9, 10, 14, 19, 56, 59, 72, 74, 75, 89, 100, 103, -1, 29, 43, 47, 4321];
     const APPENDED: [i16; 8] = [7, 20, 56, -1, 4321, 3, 6, 46];
     const FATAL: [i16; 3] = [31, 35, 90];
-    if fatal && g.below(6) == 0 {
-        return Fault::Refuse(ErrorCode(FATAL[g.below(3) as usize]));
+    if fatal && g.next_below(6) == 0 {
+        return Fault::Refuse(ErrorCode(FATAL[g.next_below(3) as usize]));
     }
-    if g.below(3) == 0 {
+    if g.next_below(3) == 0 {
         return Fault::AppendedBut(ErrorCode(
-            APPENDED[g.below(if already { 8 } else { 7 }) as usize],
+            APPENDED[g.next_below(if already { 8 } else { 7 }) as usize],
         ));
     }
-    Fault::Refuse(ErrorCode(REFUSALS[g.below(22) as usize]))
+    Fault::Refuse(ErrorCode(REFUSALS[g.next_below(22) as usize]))
 }

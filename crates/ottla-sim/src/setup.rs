@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ottla::sim::Machine;
 use ottla_broker::{Config, Core, Fault};
 use ottla_protocol::ErrorCode;
-use ottla_protocol::wire::Gen;
+use ottla_protocol::wire::TestRng;
 
 use crate::scenario::Scenario;
 use crate::servers::{address, fault, now};
@@ -72,20 +72,20 @@ pub(crate) fn cluster(s: &Scenario, machine: &Machine, played: &Played) -> Resul
         make(&mut core, s, topic, s.partitions, time)?;
     }
     if s.broker_fault > 0 {
-        let (mut g, one_in) = (Gen::new(s.seed ^ 0xfa17), s.broker_fault);
+        let (mut g, one_in) = (TestRng::new(s.seed ^ 0xfa17), s.broker_fault);
         // "It is here already" is said at once: only true where there is nobody to copy it.
         let (fatal, already) = (s.fatal_fault, s.idempotent && s.replication == 1);
         let played = played.clone();
         core.set_fault(move |_, _| {
-            let fault = (g.below(one_in) == 0).then(|| fault(&mut g, fatal, already))?;
+            let fault = (g.next_below(one_in) == 0).then(|| fault(&mut g, fatal, already))?;
             let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
             *played.entry(name(fault)).or_default() += 1;
             Some(fault)
         });
     }
     if s.lag_ms > 0 {
-        let (mut g, most) = (Gen::new(s.seed ^ 0x1a6), s.lag_ms);
-        core.set_lag(Some(move |_| 1 + g.below(most)));
+        let (mut g, most) = (TestRng::new(s.seed ^ 0x1a6), s.lag_ms);
+        core.set_lag(Some(move |_| 1 + g.next_below(most)));
     }
     Ok(core)
 }

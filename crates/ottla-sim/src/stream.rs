@@ -196,7 +196,7 @@ pub fn stream(input: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ottla_protocol::wire::Gen;
+    use ottla_protocol::wire::TestRng;
 
     /// A sample of what fuzzing kept, and a thousand and a half of streams more.
     #[test]
@@ -208,14 +208,14 @@ mod tests {
         kept.sort();
         assert!(kept.len() >= 10, "the corpus is there");
         kept.iter().for_each(|input| stream(input));
-        let mut g = Gen::new(21);
+        let mut g = TestRng::new(21);
         for _ in 0..1500 {
-            let mut input = match g.below(3) {
+            let mut input = match g.next_below(3) {
                 0 => Vec::new(),
-                _ => kept[g.below(kept.len() as u64) as usize].clone(),
+                _ => kept[g.next_below(kept.len() as u64) as usize].clone(),
             };
-            input.truncate(g.below(input.len() as u64 + 1) as usize);
-            input.extend((0..g.below(60)).map(|_| g.word() as u8));
+            input.truncate(g.next_below(input.len() as u64 + 1) as usize);
+            input.extend((0..g.next_below(60)).map(|_| g.next_u64() as u8));
             stream(&input);
         }
     }

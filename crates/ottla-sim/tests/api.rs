@@ -158,7 +158,7 @@ fn kp4_kp13_a_refused_record_reaches_callback_and_interceptors_once_and_bad_ones
     let batches = broker.with_core(|core, _| core.batches("t", written.partition()).unwrap());
     let view = ottla_protocol::record::BatchView::parse(&batches[0].bytes).unwrap();
     let records = view.records(1000).unwrap();
-    let records = records.collect().unwrap();
+    let records = records.to_vec().unwrap();
     assert_eq!(records[0].value, Some(&b"good"[..]), "what a bad interceptor did is dropped");
     assert_eq!(records[0].headers, [(&b"spy"[..], Some(&b"was here"[..]))]);
 }
@@ -245,7 +245,7 @@ fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
     for p in 0..3 {
         for batch in broker.with_core(|core, _| core.batches("t", p).unwrap()) {
             let view = ottla_protocol::record::BatchView::parse(&batch.bytes).unwrap();
-            for r in view.records(1 << 20).unwrap().collect().unwrap() {
+            for r in view.records(1 << 20).unwrap().to_vec().unwrap() {
                 assert!(values.insert(r.value.unwrap().to_vec()), "twice: {r:?}");
             }
         }

@@ -66,8 +66,8 @@ pub mod sim;
 pub use accumulator::completion::{Delivery, RecordMetadata};
 pub use accumulator::ends::BatchReport;
 pub use client::Health;
-pub use client::sasl::token::{Token, TokenError};
-pub use config::{Origin, Properties, markdown as configuration_markdown, parse_properties};
+pub use client::sasl::token::{OAuthBearerToken, TokenError};
+pub use config::{Origin, Properties, configuration_markdown, parse_properties};
 pub use error::{Certainty, Error, ErrorKind, Journey, SendError};
 pub use metrics::{Metric, MetricValue, Totals};
 pub use producer::{

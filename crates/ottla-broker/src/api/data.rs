@@ -18,7 +18,7 @@ pub(crate) fn produce(
     ctx: &Ctx<'_>,
     request: ProduceRequest,
 ) -> Result<Reply, DecodeError> {
-    let version = ctx.header.version;
+    let version = ctx.header.api_version;
     let mut failed = None;
     let (mut responses, mut waiting, mut node_endpoints) = (Vec::new(), Vec::new(), Vec::new());
     for t in request.topic_data {
@@ -94,7 +94,7 @@ fn lead_on(
         return;
     };
     let (leader_id, leader_epoch) = (p.leader, p.leader_epoch);
-    told.current_leader = ProduceLeader { leader_id, leader_epoch, ..Default::default() };
+    told.current_leader = ProduceLeaderIdAndEpoch { leader_id, leader_epoch, ..Default::default() };
     if nodes.iter().all(|n| n.node_id != leader_id) {
         let (host, port) = ctx.address(core, leader_id);
         nodes.push(ProduceNodeEndpoint { node_id: leader_id, host, port, ..Default::default() });
@@ -147,7 +147,7 @@ fn one(
         return Err(refusal(ErrorCode::NOT_ENOUGH_REPLICAS));
     }
     let records = p.records.as_deref().unwrap_or_default();
-    let appended = append(partition, &config, records, ctx.header.version, ctx.now)?;
+    let appended = append(partition, &config, records, ctx.header.api_version, ctx.now)?;
     if let Err(e) = nodes.replicate(partition, ctx.now) {
         tracing::error!(partition = partition.name(), "a replica failed: {e}");
     }
@@ -200,7 +200,7 @@ fn answer(index: i32, result: Result<Appended, Refusal>) -> PartitionProduceResp
 
 /// Fetch: whole batches, or a wait until there are enough.
 pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply {
-    let version = ctx.header.version;
+    let version = ctx.header.api_version;
     if request.session_id != 0 {
         let error_code = ErrorCode::FETCH_SESSION_ID_NOT_FOUND.0;
         return ctx.reply::<FetchRequest>(&FetchResponse { error_code, ..Default::default() });
@@ -341,7 +341,7 @@ fn look_up(log: &Log, end: i64, timestamp: i64) -> Result<(i64, i64), ErrorCode>
     let records = view.records(LOOKUP_MAX).map_err(corrupt)?;
     let mut found = None;
     records
-        .each(|r| {
+        .try_for_each(|r| {
             let hit =
                 if timestamp == -3 { r.timestamp == greatest } else { r.timestamp >= timestamp };
             if hit && found.is_none() {

@@ -1,6 +1,6 @@
 //! ApiVersions, Metadata, DescribeCluster, FindCoordinator, InitProducerId: who is here and what they speak.
 
-use ottla_protocol::header::{decode_request, response_frame};
+use ottla_protocol::header::{decode_request, encode_response};
 use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader};
 
@@ -63,7 +63,7 @@ pub(crate) fn versions_refused(correlation_id: i32) -> Reply {
         api_keys: vec![range],
         ..Default::default()
     };
-    match response_frame(ApiKey::API_VERSIONS, 0, correlation_id, &body) {
+    match encode_response(ApiKey::API_VERSIONS, 0, correlation_id, &body) {
         Ok(frame) => Reply::Frame(frame),
         Err(e) => Reply::Close(e.to_string()),
     }
@@ -76,12 +76,12 @@ pub(crate) fn metadata(
 ) -> MetadataResponse {
     let all = match &request.topics {
         None => true,
-        Some(topics) => topics.is_empty() && ctx.header.version == 0,
+        Some(topics) => topics.is_empty() && ctx.header.api_version == 0,
     };
     let topics = if all {
         core.topics.all.iter().map(|(name, topic)| describe(core, name, topic)).collect()
     } else {
-        let create = request.allow_auto_topic_creation || ctx.header.version < 4;
+        let create = request.allow_auto_topic_creation || ctx.header.api_version < 4;
         request
             .topics
             .unwrap_or_default()

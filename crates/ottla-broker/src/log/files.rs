@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use ottla_protocol::record::{Batches, HeaderView};
+use ottla_protocol::record::{BatchHeaderView, Batches};
 
 use super::Entry;
 
@@ -58,7 +58,10 @@ impl Segment {
     }
 
     /// Reads the file from its start; cuts it at the first bad batch and says whether it did.
-    pub(super) fn recover(&mut self, mut each: impl FnMut(&HeaderView, i64)) -> io::Result<bool> {
+    pub(super) fn recover(
+        &mut self,
+        mut each: impl FnMut(&BatchHeaderView, i64),
+    ) -> io::Result<bool> {
         let Store::File(file, path) = &mut self.store else {
             return Ok(false);
         };
@@ -71,7 +74,7 @@ impl Segment {
             let (base, len) = (batch.header().base_offset, batch.bytes().len());
             let sound =
                 batch.verify().is_ok() && base == expected && batch.header().last_offset_delta >= 0;
-            let Ok(header) = HeaderView::parse(batch.bytes()) else {
+            let Ok(header) = BatchHeaderView::parse(batch.bytes()) else {
                 break;
             };
             if !sound {

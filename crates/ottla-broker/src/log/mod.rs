@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use ottla_protocol::record::HeaderView;
+use ottla_protocol::record::BatchHeaderView;
 
 pub(crate) use files::Segment;
 
@@ -50,7 +50,7 @@ impl Log {
     pub(crate) fn open(
         dir: &Path,
         segment_bytes: u64,
-        mut each: impl FnMut(&HeaderView, i64),
+        mut each: impl FnMut(&BatchHeaderView, i64),
     ) -> io::Result<Log> {
         std::fs::create_dir_all(dir)?;
         let mut segments = Segment::list(dir)?;
@@ -92,7 +92,7 @@ impl Log {
     pub(crate) fn append(
         &mut self,
         batch: &[u8],
-        header: &HeaderView,
+        header: &BatchHeaderView,
         epoch: i32,
     ) -> io::Result<i64> {
         let base = self.next;
@@ -104,14 +104,14 @@ impl Log {
     }
 
     /// Appends a batch as the leader's log has it.
-    pub(crate) fn append_copy(&mut self, bytes: &[u8], header: &HeaderView) -> io::Result<()> {
+    pub(crate) fn append_copy(&mut self, bytes: &[u8], header: &BatchHeaderView) -> io::Result<()> {
         if header.header.base_offset != self.next {
             return Err(io::Error::other("a copied batch does not fit behind the last"));
         }
         self.write(bytes, header, header.header.partition_leader_epoch)
     }
 
-    fn write(&mut self, bytes: &[u8], header: &HeaderView, epoch: i32) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8], header: &BatchHeaderView, epoch: i32) -> io::Result<()> {
         let base = self.next;
         let full = self
             .segments
@@ -199,7 +199,7 @@ impl Log {
     /// Every batch's header.
     pub(crate) fn headers(&self) -> io::Result<Vec<Vec<u8>>> {
         let mut all = self.from(self.start())?;
-        all.iter_mut().for_each(|b| b.truncate(ottla_protocol::record::HEADER_LEN));
+        all.iter_mut().for_each(|b| b.truncate(ottla_protocol::record::BATCH_HEADER_LEN));
         Ok(all)
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use ottla_broker::{Call, Sent};
-use ottla_protocol::header::{decode_response, response_frame};
+use ottla_protocol::header::{decode_response, encode_response};
 use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, Request};
 
@@ -14,7 +14,7 @@ pub(crate) fn edit<R: Request>(
 ) -> Vec<u8> {
     let mut r = decode_response::<R>(&Bytes::copy_from_slice(&frame[4..]), call.version).unwrap();
     f(&mut r);
-    response_frame(R::KEY, call.version, call.correlation, &r).unwrap()
+    encode_response(R::KEY, call.version, call.correlation, &r).unwrap()
 }
 
 pub(crate) type Act = Box<dyn FnMut(&Call<'_>, Vec<u8>) -> Sent + Send>;
@@ -291,8 +291,11 @@ pub(crate) fn faults() -> Vec<(&'static str, Must, Act)> {
             Must::End,
             produce(|p| {
                 p.error_code = 6;
-                p.current_leader =
-                    ProduceLeader { leader_id: 99, leader_epoch: i32::MAX, ..Default::default() };
+                p.current_leader = ProduceLeaderIdAndEpoch {
+                    leader_id: 99,
+                    leader_epoch: i32::MAX,
+                    ..Default::default()
+                };
             }),
         ),
     ]

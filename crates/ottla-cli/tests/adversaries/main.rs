@@ -89,7 +89,7 @@ fn logged(broker: &EmbeddedBroker) -> BTreeMap<u64, Vec<(i32, i64)>> {
         let batches = broker.with_core(|core, _| core.batches(TOPIC, partition)).unwrap();
         for batch in batches {
             for view in Batches::new(&batch.bytes) {
-                for r in view.unwrap().records(1 << 30).unwrap().collect().unwrap() {
+                for r in view.unwrap().records(1 << 30).unwrap().to_vec().unwrap() {
                     let n = String::from_utf8_lossy(r.value.unwrap()).parse().unwrap();
                     out.entry(n).or_default().push((partition, r.offset));
                 }

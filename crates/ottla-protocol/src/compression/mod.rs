@@ -74,10 +74,10 @@ impl fmt::Display for Codec {
 
 /// A codec or level this build cannot write, with the feature that can.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what}; build with the feature `{feature}`")]
-pub struct Unavailable {
+#[error("{problem}; build with the feature `{feature}`")]
+pub struct UnavailableCodec {
     /// What was asked for.
-    pub what: String,
+    pub problem: String,
     /// The feature that would have it.
     pub feature: &'static str,
 }
@@ -99,8 +99,8 @@ impl fmt::Debug for Compressor {
 
 impl Compressor {
     /// An encoder; refused where this build has none for the codec or the level.
-    pub fn new(codec: Codec, level: i32) -> Result<Compressor, Unavailable> {
-        check(codec, level)?;
+    pub fn new(codec: Codec, level: i32) -> Result<Compressor, UnavailableCodec> {
+        check_available(codec, level)?;
         Ok(Compressor {
             codec,
             level,
@@ -143,8 +143,9 @@ impl Compressor {
 }
 
 #[allow(unused_variables)]
-fn check(codec: Codec, level: i32) -> Result<(), Unavailable> {
-    let missing = |feature| Unavailable { what: format!("no {codec} in this build"), feature };
+fn check_available(codec: Codec, level: i32) -> Result<(), UnavailableCodec> {
+    let missing =
+        |feature| UnavailableCodec { problem: format!("no {codec} in this build"), feature };
     match codec {
         #[cfg(not(feature = "gzip"))]
         Codec::Gzip => Err(missing("gzip")),
@@ -155,13 +156,13 @@ fn check(codec: Codec, level: i32) -> Result<(), Unavailable> {
         #[cfg(not(feature = "zstd"))]
         Codec::Zstd => Err(missing("zstd")),
         #[cfg(all(feature = "lz4", not(feature = "lz4-hc")))]
-        Codec::Lz4 if level != Codec::Lz4.default_level() => Err(Unavailable {
-            what: format!("no lz4 at level {level} in this build, only 9 (the fast one)"),
+        Codec::Lz4 if level != Codec::Lz4.default_level() => Err(UnavailableCodec {
+            problem: format!("no lz4 at level {level} in this build, only 9 (the fast one)"),
             feature: "lz4-hc",
         }),
         #[cfg(all(feature = "zstd", not(feature = "zstd-c")))]
-        Codec::Zstd if !zstd::LEVELS.contains(&level) => Err(Unavailable {
-            what: format!("no zstd at level {level} in this build, only -7 to 4"),
+        Codec::Zstd if !zstd::LEVELS.contains(&level) => Err(UnavailableCodec {
+            problem: format!("no zstd at level {level} in this build, only -7 to 4"),
             feature: "zstd-c",
         }),
         _ => Ok(()),
@@ -176,13 +177,13 @@ pub fn decompress(codec: Codec, input: &[u8], limit: usize) -> Result<Vec<u8>, D
     let what = |e: std::io::Error| DecodeErrorKind::Compression(format!("{codec}: {e}"));
     match codec {
         Codec::None if input.len() <= limit => Ok(input.to_vec()),
-        Codec::None => Err(over(codec, limit)),
+        Codec::None => Err(limit_exceeded(codec, limit)),
         #[cfg(feature = "gzip")]
-        Codec::Gzip => bounded(codec, gzip::decoder(input), limit),
+        Codec::Gzip => read_to_limit(codec, gzip::decoder(input), limit),
         #[cfg(feature = "snappy")]
         Codec::Snappy => snappy::decompress(input, limit).map_err(what),
         #[cfg(feature = "lz4")]
-        Codec::Lz4 => bounded(codec, lz4::decoder(input), limit),
+        Codec::Lz4 => read_to_limit(codec, lz4::decoder(input), limit),
         #[cfg(feature = "zstd")]
         Codec::Zstd => zstd::decompress(input, limit).map_err(what),
         #[allow(unreachable_patterns)]
@@ -190,18 +191,18 @@ pub fn decompress(codec: Codec, input: &[u8], limit: usize) -> Result<Vec<u8>, D
     }
 }
 
-fn over(codec: Codec, limit: usize) -> DecodeErrorKind {
+fn limit_exceeded(codec: Codec, limit: usize) -> DecodeErrorKind {
     DecodeErrorKind::Compression(format!("{codec}: more than {limit} bytes when decompressed"))
 }
 
 /// Reads to the end of a decoder, or to one byte past the bound.
 #[allow(dead_code)]
-fn bounded(codec: Codec, from: impl Read, limit: usize) -> Result<Vec<u8>, DecodeErrorKind> {
+fn read_to_limit(codec: Codec, from: impl Read, limit: usize) -> Result<Vec<u8>, DecodeErrorKind> {
     let mut out = Vec::new();
     from.take(limit as u64 + 1)
         .read_to_end(&mut out)
         .map_err(|e| DecodeErrorKind::Compression(format!("{codec}: {e}")))?;
-    if out.len() > limit { Err(over(codec, limit)) } else { Ok(out) }
+    if out.len() > limit { Err(limit_exceeded(codec, limit)) } else { Ok(out) }
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@ use std::io;
 use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
 const MAGIC: &[u8; 8] = &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
-const HEADER: usize = 16;
-const BLOCK: usize = 32 * 1024;
+const HEADER_LEN: usize = 16;
+const BLOCK_LEN: usize = 32 * 1024;
 
 pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&1i32.to_be_bytes());
     out.extend_from_slice(&1i32.to_be_bytes());
     let mut encoder = Encoder::new();
-    for block in input.chunks(BLOCK) {
+    for block in input.chunks(BLOCK_LEN) {
         let at = out.len();
         out.resize(at + 4 + max_compress_len(block.len()), 0);
         let n = encoder.compress(block, &mut out[at + 4..]).map_err(io::Error::other)?;
@@ -26,11 +26,11 @@ pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
 
 pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    if !input.starts_with(MAGIC) || input.len() < HEADER {
-        block(input, &mut out, limit)?;
+    if !input.starts_with(MAGIC) || input.len() < HEADER_LEN {
+        decompress_block(input, &mut out, limit)?;
         return Ok(out);
     }
-    let mut rest = &input[HEADER..];
+    let mut rest = &input[HEADER_LEN..];
     while !rest.is_empty() {
         let (size, tail) =
             rest.split_at_checked(4).ok_or_else(|| io::Error::other("half a block length"))?;
@@ -38,13 +38,13 @@ pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
         let (bytes, tail) = tail.split_at_checked(size).ok_or_else(|| {
             io::Error::other(format!("a block of {size} bytes with {} behind it", tail.len()))
         })?;
-        block(bytes, &mut out, limit)?;
+        decompress_block(bytes, &mut out, limit)?;
         rest = tail;
     }
     Ok(out)
 }
 
-fn block(input: &[u8], out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
+fn decompress_block(input: &[u8], out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
     let size = decompress_len(input).map_err(io::Error::other)?;
     let at = out.len();
     if size > limit - at.min(limit) {

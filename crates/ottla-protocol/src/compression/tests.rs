@@ -1,21 +1,21 @@
 use super::*;
-use crate::wire::Gen;
+use crate::wire::TestRng;
 
-fn text(g: &mut Gen, n: usize) -> Vec<u8> {
-    (0..n).map(|i| if i % 7 < 4 { b'a' + (i % 5) as u8 } else { g.word() as u8 }).collect()
+fn random_text(g: &mut TestRng, n: usize) -> Vec<u8> {
+    (0..n).map(|i| if i % 7 < 4 { b'a' + (i % 5) as u8 } else { g.next_u64() as u8 }).collect()
 }
 
-fn available() -> impl Iterator<Item = Codec> {
+fn available_codecs() -> impl Iterator<Item = Codec> {
     Codec::ALL.into_iter().filter(|c| Compressor::new(*c, c.default_level()).is_ok())
 }
 
 #[test]
 fn every_codec_round_trips_every_size() {
-    let mut g = Gen::new(1);
-    for codec in available() {
+    let mut g = TestRng::new(1);
+    for codec in available_codecs() {
         let mut compressor = Compressor::new(codec, codec.default_level()).unwrap();
         for n in [0, 1, 2, 61, 1000, 32 * 1024, 32 * 1024 + 1, 64 * 1024, 65 * 1024, 300_000] {
-            let input = text(&mut g, n);
+            let input = random_text(&mut g, n);
             let mut out = b"kept".to_vec();
             compressor.compress(&input, &mut out).unwrap();
             assert_eq!(&out[..4], b"kept", "{codec}");
@@ -26,7 +26,7 @@ fn every_codec_round_trips_every_size() {
 
 #[test]
 fn every_level_is_read_back_or_refused_with_its_feature() {
-    let input = text(&mut Gen::new(2), 20_000);
+    let input = random_text(&mut TestRng::new(2), 20_000);
     for (codec, levels) in [
         (Codec::Gzip, (1..=9).chain([-1]).collect::<Vec<_>>()),
         (Codec::Lz4, (1..=17).collect()),
@@ -54,7 +54,7 @@ fn every_level_is_read_back_or_refused_with_its_feature() {
 #[test]
 fn a_bomb_stops_at_the_bound() {
     let zeros = vec![0; 8 << 20];
-    for codec in available() {
+    for codec in available_codecs() {
         let mut out = Vec::new();
         Compressor::new(codec, codec.default_level()).unwrap().compress(&zeros, &mut out).unwrap();
         let e = decompress(codec, &out, 1 << 20).unwrap_err().to_string();
@@ -70,9 +70,9 @@ fn a_bomb_stops_at_the_bound() {
 
 #[test]
 fn damage_and_truncation_are_errors_never_panics() {
-    let mut g = Gen::new(3);
-    let input = text(&mut g, 3000);
-    for codec in available().skip(1) {
+    let mut g = TestRng::new(3);
+    let input = random_text(&mut g, 3000);
+    for codec in available_codecs().skip(1) {
         let mut good = Vec::new();
         Compressor::new(codec, codec.default_level()).unwrap().compress(&input, &mut good).unwrap();
         for cut in 0..good.len() {
@@ -82,8 +82,8 @@ fn damage_and_truncation_are_errors_never_panics() {
         }
         for _ in 0..2000 {
             let mut bad = good.clone();
-            let at = g.below(bad.len() as u64) as usize;
-            bad[at] ^= 1 << g.below(8);
+            let at = g.next_below(bad.len() as u64) as usize;
+            bad[at] ^= 1 << g.next_below(8);
             let _ = decompress(codec, &bad, 4000);
         }
     }
@@ -105,7 +105,7 @@ fn b2_snappy_framing_and_raw() {
 fn b2_lz4_header_end_mark_and_foreign_frames() {
     use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
     use std::io::Write;
-    let input = text(&mut Gen::new(4), 200_000);
+    let input = random_text(&mut TestRng::new(4), 200_000);
     let mut out = Vec::new();
     Compressor::new(Codec::Lz4, 9).unwrap().compress(&input, &mut out).unwrap();
     assert_eq!(out[..7], [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82]);
@@ -141,17 +141,19 @@ fn b2_concatenated_members_and_frames() {
 #[cfg(all(feature = "zstd", not(feature = "zstd-c")))]
 #[test]
 fn the_c_library_reads_what_the_rust_one_writes_and_the_other_way_round() {
-    let mut g = Gen::new(6);
+    let mut g = TestRng::new(6);
     for level in -7..=4 {
         let mut c = Compressor::new(Codec::Zstd, level).unwrap();
         for round in 0..60 {
             let n = [0, 1, 100, 1000, 16_000, 130_000, 600_000][round % 7];
-            let n = n + g.below(n as u64 / 2 + 2) as usize;
+            let n = n + g.next_below(n as u64 / 2 + 2) as usize;
             let input: Vec<u8> = match round % 3 {
-                0 => text(&mut g, n),
-                1 => (0..n).map(|_| g.word() as u8).collect(),
+                0 => random_text(&mut g, n),
+                1 => (0..n).map(|_| g.next_u64() as u8).collect(),
                 _ => (0..n)
-                    .map(|i| b"{\"id\":17,\"name\":\"x\"}"[i % 20] + u8::from(g.below(40) == 0))
+                    .map(|i| {
+                        b"{\"id\":17,\"name\":\"x\"}"[i % 20] + u8::from(g.next_below(40) == 0)
+                    })
                     .collect(),
             };
             let mut out = Vec::new();

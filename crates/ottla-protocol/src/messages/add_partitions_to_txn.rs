@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(AddPartitionsToTxnRequest => AddPartitionsToTxnResponse, ADD_PARTITIONS_TO_TXN);
+impl_request!(AddPartitionsToTxnRequest => AddPartitionsToTxnResponse, ADD_PARTITIONS_TO_TXN);
 
 message! {
     /// Partitions to add.

@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(ApiVersionsRequest => ApiVersionsResponse, API_VERSIONS);
+impl_request!(ApiVersionsRequest => ApiVersionsResponse, API_VERSIONS);
 
 message! {
     /// Asks what the broker speaks.

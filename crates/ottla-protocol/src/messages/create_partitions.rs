@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(CreatePartitionsRequest => CreatePartitionsResponse, CREATE_PARTITIONS);
+impl_request!(CreatePartitionsRequest => CreatePartitionsResponse, CREATE_PARTITIONS);
 
 message! {
     /// Topics to widen.

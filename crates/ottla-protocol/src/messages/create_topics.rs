@@ -3,7 +3,7 @@
 use crate::uuid::Uuid;
 use crate::wire::message;
 
-request!(CreateTopicsRequest => CreateTopicsResponse, CREATE_TOPICS);
+impl_request!(CreateTopicsRequest => CreateTopicsResponse, CREATE_TOPICS);
 
 message! {
     /// Topics to make.

@@ -3,7 +3,7 @@
 use crate::uuid::Uuid;
 use crate::wire::message;
 
-request!(DeleteTopicsRequest => DeleteTopicsResponse, DELETE_TOPICS);
+impl_request!(DeleteTopicsRequest => DeleteTopicsResponse, DELETE_TOPICS);
 
 message! {
     /// Topics to delete.

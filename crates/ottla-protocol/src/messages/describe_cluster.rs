@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(DescribeClusterRequest => DescribeClusterResponse, DESCRIBE_CLUSTER);
+impl_request!(DescribeClusterRequest => DescribeClusterResponse, DESCRIBE_CLUSTER);
 
 message! {
     /// Asks about the cluster.

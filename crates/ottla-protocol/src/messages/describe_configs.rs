@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(DescribeConfigsRequest => DescribeConfigsResponse, DESCRIBE_CONFIGS);
+impl_request!(DescribeConfigsRequest => DescribeConfigsResponse, DESCRIBE_CONFIGS);
 
 message! {
     /// What to describe.

@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(EndTxnRequest => EndTxnResponse, END_TXN);
+impl_request!(EndTxnRequest => EndTxnResponse, END_TXN);
 
 message! {
     /// Ends a transaction.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::uuid::Uuid;
 use crate::wire::message;
 
-request!(FetchRequest => FetchResponse, FETCH);
+impl_request!(FetchRequest => FetchResponse, FETCH);
 
 message! {
     /// What to read.
@@ -137,7 +137,7 @@ message! {
         /// Where the asker's log parts from the leader's.
         diverging_epoch: FetchEpochEndOffset [12..] tag 0;
         /// The current leader.
-        current_leader: FetchLeader [12..] tag 1;
+        current_leader: FetchLeaderIdAndEpoch [12..] tag 1;
         /// The snapshot to fetch instead.
         snapshot_id: SnapshotId [12..] tag 2;
         /// Transactions that were aborted; null when not asked for.
@@ -161,7 +161,7 @@ message! {
 
 message! {
     /// A partition's leader.
-    pub struct FetchLeader {
+    pub struct FetchLeaderIdAndEpoch {
         /// Its node id.
         leader_id: i32 [12..] = -1;
         /// Its epoch.

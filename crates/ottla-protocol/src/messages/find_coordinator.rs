@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(FindCoordinatorRequest => FindCoordinatorResponse, FIND_COORDINATOR);
+impl_request!(FindCoordinatorRequest => FindCoordinatorResponse, FIND_COORDINATOR);
 
 message! {
     /// Asks for coordinators.

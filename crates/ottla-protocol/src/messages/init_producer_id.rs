@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(InitProducerIdRequest => InitProducerIdResponse, INIT_PRODUCER_ID);
+impl_request!(InitProducerIdRequest => InitProducerIdResponse, INIT_PRODUCER_ID);
 
 message! {
     /// Asks for a producer id.

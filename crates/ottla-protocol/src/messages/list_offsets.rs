@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(ListOffsetsRequest => ListOffsetsResponse, LIST_OFFSETS);
+impl_request!(ListOffsetsRequest => ListOffsetsResponse, LIST_OFFSETS);
 
 message! {
     /// What to look up.

@@ -3,7 +3,7 @@
 use crate::uuid::Uuid;
 use crate::wire::message;
 
-request!(MetadataRequest => MetadataResponse, METADATA);
+impl_request!(MetadataRequest => MetadataResponse, METADATA);
 
 message! {
     /// Asks about topics.

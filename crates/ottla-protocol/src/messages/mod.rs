@@ -1,6 +1,6 @@
 //! Requests and responses, one file an API.
 
-macro_rules! request {
+macro_rules! impl_request {
     ($req:ident => $resp:ident, $key:ident) => {
         impl crate::api::Request for $req {
             const KEY: crate::api::ApiKey = crate::api::ApiKey::$key;

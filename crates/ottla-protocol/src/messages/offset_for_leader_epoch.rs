@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, OFFSET_FOR_LEADER_EPOCH);
+impl_request!(OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, OFFSET_FOR_LEADER_EPOCH);
 
 message! {
     /// What to look up.

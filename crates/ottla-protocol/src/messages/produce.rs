@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::uuid::Uuid;
 use crate::wire::message;
 
-request!(ProduceRequest => ProduceResponse, PRODUCE);
+impl_request!(ProduceRequest => ProduceResponse, PRODUCE);
 
 message! {
     /// Batches to append.
@@ -85,7 +85,7 @@ message! {
         /// What the broker says about the error.
         error_message: Option<String> [8..] nullable [8..];
         /// The leader the client should have asked (KIP-951).
-        current_leader: ProduceLeader [10..] tag 0;
+        current_leader: ProduceLeaderIdAndEpoch [10..] tag 0;
     }
 }
 
@@ -101,7 +101,7 @@ message! {
 
 message! {
     /// A partition's leader.
-    pub struct ProduceLeader {
+    pub struct ProduceLeaderIdAndEpoch {
         /// Its node id, −1 when unknown.
         leader_id: i32 [10..] = -1;
         /// Its epoch, −1 when unknown.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::wire::message;
 
-request!(SaslAuthenticateRequest => SaslAuthenticateResponse, SASL_AUTHENTICATE);
+impl_request!(SaslAuthenticateRequest => SaslAuthenticateResponse, SASL_AUTHENTICATE);
 
 message! {
     /// The client's bytes.

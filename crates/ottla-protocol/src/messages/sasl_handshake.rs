@@ -2,7 +2,7 @@
 
 use crate::wire::message;
 
-request!(SaslHandshakeRequest => SaslHandshakeResponse, SASL_HANDSHAKE);
+impl_request!(SaslHandshakeRequest => SaslHandshakeResponse, SASL_HANDSHAKE);
 
 message! {
     /// Names a mechanism.

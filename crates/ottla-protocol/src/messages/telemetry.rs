@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::uuid::Uuid;
 use crate::wire::message;
 
-request!(GetTelemetrySubscriptionsRequest => GetTelemetrySubscriptionsResponse, GET_TELEMETRY_SUBSCRIPTIONS);
-request!(PushTelemetryRequest => PushTelemetryResponse, PUSH_TELEMETRY);
+impl_request!(GetTelemetrySubscriptionsRequest => GetTelemetrySubscriptionsResponse, GET_TELEMETRY_SUBSCRIPTIONS);
+impl_request!(PushTelemetryRequest => PushTelemetryResponse, PUSH_TELEMETRY);
 
 message! {
     /// Asks which metrics are wanted.

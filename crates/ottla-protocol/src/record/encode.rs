@@ -1,6 +1,6 @@
 //! Writes records into the buffer of an open batch, each byte once.
 
-use crate::record::HEADER_LEN;
+use crate::record::BATCH_HEADER_LEN;
 use crate::wire::varint::{len_i32, len_i64, put_i32, zigzag32, zigzag64};
 
 /// What one record holds but for its place in the batch, with its length worked out once, before any lock.
@@ -11,7 +11,7 @@ pub struct RecordBody<'a, H> {
     headers: H,
     header_count: i32,
     /// Bytes from the key's length to the end of the record.
-    tail: usize,
+    payload_len: usize,
 }
 
 #[inline]
@@ -42,21 +42,21 @@ where
             header_count += 1;
         }
         tail += len_i32(header_count);
-        RecordBody { key, value, headers, header_count, tail }
+        RecordBody { key, value, headers, header_count, payload_len: tail }
     }
 
     /// The most bytes a batch of this record alone can take: header, 21 bytes before the key, and the
     /// rest. It is what Kafka holds against `max.request.size` and `buffer.memory`.
     #[inline]
-    pub fn upper_bound(&self) -> usize {
-        HEADER_LEN + MAX_RECORD_OVERHEAD + self.tail
+    pub fn size_upper_bound(&self) -> usize {
+        BATCH_HEADER_LEN + MAX_RECORD_OVERHEAD + self.payload_len
     }
 
     /// Works out the record's place in a batch: what [`Self::encode`] will write.
     #[inline]
-    pub fn measure(&self, offset_delta: i32, timestamp_delta: i64) -> Measured {
-        let body = 1 + len_i64(timestamp_delta) + len_i32(offset_delta) + self.tail;
-        Measured { body, offset_delta, timestamp_delta }
+    pub fn measure(&self, offset_delta: i32, timestamp_delta: i64) -> RecordLayout {
+        let body = 1 + len_i64(timestamp_delta) + len_i32(offset_delta) + self.payload_len;
+        RecordLayout { body_len: body, offset_delta, timestamp_delta }
     }
 
     /// Bytes that [`Self::encode`] writes.
@@ -67,24 +67,24 @@ where
 
     /// Appends the record at its place.
     #[inline]
-    pub fn encode(&self, out: &mut Vec<u8>, at: Measured) {
+    pub fn encode(&self, out: &mut Vec<u8>, at: RecordLayout) {
         // What is small goes together: what comes before the first bytes that are somebody else's.
-        let mut head = Head::default();
-        head.varint(u64::from(zigzag32(at.body as i32)));
-        head.byte(0);
-        head.varint(zigzag64(at.timestamp_delta));
-        head.varint(u64::from(zigzag32(at.offset_delta)));
+        let mut head = SmallBuffer::default();
+        head.push_varint(u64::from(zigzag32(at.body_len as i32)));
+        head.push(0);
+        head.push_varint(zigzag64(at.timestamp_delta));
+        head.push_varint(u64::from(zigzag32(at.offset_delta)));
         for field in [self.key, self.value] {
             match field {
                 Some(bytes) => {
-                    head.varint(u64::from(zigzag32(bytes.len() as i32)));
+                    head.push_varint(u64::from(zigzag32(bytes.len() as i32)));
                     head.flush(out);
                     out.extend_from_slice(bytes);
                 }
-                None => head.byte(1),
+                None => head.push(1),
             }
         }
-        head.varint(u64::from(zigzag32(self.header_count)));
+        head.push_varint(u64::from(zigzag32(self.header_count)));
         head.flush(out);
         if self.header_count > 0 {
             for (k, v) in self.headers.clone() {
@@ -97,17 +97,17 @@ where
 
 /// A record's place in a batch, and how many bytes that makes.
 #[derive(Debug, Clone, Copy)]
-pub struct Measured {
-    body: usize,
+pub struct RecordLayout {
+    body_len: usize,
     offset_delta: i32,
     timestamp_delta: i64,
 }
 
-impl Measured {
+impl RecordLayout {
     /// Bytes the record takes there.
     #[inline]
     pub fn len(&self) -> usize {
-        len_i32(self.body as i32) + self.body
+        len_i32(self.body_len as i32) + self.body_len
     }
 
     /// Never: a record takes some bytes.
@@ -118,41 +118,41 @@ impl Measured {
 
 /// A few small numbers on their way into a buffer.
 #[derive(Default)]
-struct Head {
-    bytes: [u8; HEAD],
+struct SmallBuffer {
+    bytes: [u8; SMALL_BUFFER_LEN],
     len: usize,
 }
 
 /// Room for every number before a record's headers.
-const HEAD: usize = 32;
+const SMALL_BUFFER_LEN: usize = 32;
 
-impl Head {
+impl SmallBuffer {
     #[inline]
-    fn byte(&mut self, b: u8) {
-        self.bytes[self.len % HEAD] = b;
+    fn push(&mut self, b: u8) {
+        self.bytes[self.len % SMALL_BUFFER_LEN] = b;
         self.len += 1;
     }
 
     #[inline]
-    fn varint(&mut self, v: u64) {
+    fn push_varint(&mut self, v: u64) {
         // Nearly all are of one byte or two.
         if v < 0x80 {
-            self.byte(v as u8);
+            self.push(v as u8);
         } else if v < 0x4000 {
-            self.byte(v as u8 | 0x80);
-            self.byte((v >> 7) as u8);
+            self.push(v as u8 | 0x80);
+            self.push((v >> 7) as u8);
         } else {
-            self.long(v);
+            self.push_long_varint(v);
         }
     }
 
     #[cold]
-    fn long(&mut self, mut v: u64) {
+    fn push_long_varint(&mut self, mut v: u64) {
         while v >= 0x80 {
-            self.byte(v as u8 | 0x80);
+            self.push(v as u8 | 0x80);
             v >>= 7;
         }
-        self.byte(v as u8);
+        self.push(v as u8);
     }
 
     #[inline]
@@ -160,7 +160,7 @@ impl Head {
         let to = out.len() + self.len;
         if self.len == 1 {
             out.push(self.bytes[0]);
-        } else if out.capacity() - out.len() >= HEAD {
+        } else if out.capacity() - out.len() >= SMALL_BUFFER_LEN {
             // All of it, of a size known in advance, is cheaper than as much as is needed.
             out.extend_from_slice(&self.bytes);
             out.truncate(to);
@@ -176,7 +176,7 @@ const MAX_RECORD_OVERHEAD: usize = 21;
 
 /// The size Kafka's producer checks a record by; `None` when a part is 2 GiB or longer, which no record can
 /// hold.
-pub fn upper_bound<'a>(
+pub fn size_upper_bound<'a>(
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
@@ -189,6 +189,6 @@ pub fn upper_bound<'a>(
     {
         return None;
     }
-    let bound = RecordBody::new(key, value, headers).upper_bound();
+    let bound = RecordBody::new(key, value, headers).size_upper_bound();
     (bound <= i32::MAX as usize).then_some(bound)
 }

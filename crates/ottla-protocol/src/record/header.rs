@@ -2,21 +2,21 @@
 //! writes a new header and never touches a byte of records.
 
 /// Bytes of a batch header.
-pub const HEADER_LEN: usize = 61;
+pub const BATCH_HEADER_LEN: usize = 61;
 
 /// Bytes of the header that the checksum leaves out: base offset, length, leader epoch, magic, checksum.
-const CRC_FROM: usize = 21;
+const ATTRIBUTES_OFFSET: usize = 21;
 
 /// Bits of a batch's attributes.
 pub mod attributes {
     /// The codec.
-    pub const CODEC: i16 = 0x07;
+    pub const COMPRESSION_CODEC_MASK: i16 = 0x07;
     /// Timestamps are the broker's.
-    pub const LOG_APPEND_TIME: i16 = 0x08;
+    pub const TIMESTAMP_TYPE_MASK: i16 = 0x08;
     /// Part of a transaction.
-    pub const TRANSACTIONAL: i16 = 0x10;
+    pub const TRANSACTIONAL_FLAG_MASK: i16 = 0x10;
     /// A marker, not records.
-    pub const CONTROL: i16 = 0x20;
+    pub const CONTROL_FLAG_MASK: i16 = 0x20;
 }
 
 /// What a batch header says, but for its length and checksum.
@@ -46,10 +46,10 @@ pub struct BatchHeader {
 
 impl BatchHeader {
     /// The header in front of `records`, with length and checksum (CRC32C over bytes 21 to the end).
-    pub fn encode(&self, records: &[u8]) -> [u8; HEADER_LEN] {
-        let mut h = [0; HEADER_LEN];
+    pub fn encode(&self, records: &[u8]) -> [u8; BATCH_HEADER_LEN] {
+        let mut h = [0; BATCH_HEADER_LEN];
         h[..8].copy_from_slice(&self.base_offset.to_be_bytes());
-        h[8..12].copy_from_slice(&((HEADER_LEN - 12 + records.len()) as i32).to_be_bytes());
+        h[8..12].copy_from_slice(&((BATCH_HEADER_LEN - 12 + records.len()) as i32).to_be_bytes());
         h[12..16].copy_from_slice(&self.partition_leader_epoch.to_be_bytes());
         h[16] = 2;
         h[21..23].copy_from_slice(&self.attributes.to_be_bytes());
@@ -60,13 +60,13 @@ impl BatchHeader {
         h[51..53].copy_from_slice(&self.producer_epoch.to_be_bytes());
         h[53..57].copy_from_slice(&self.base_sequence.to_be_bytes());
         h[57..61].copy_from_slice(&self.record_count.to_be_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&h[CRC_FROM..]), records);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&h[ATTRIBUTES_OFFSET..]), records);
         h[17..21].copy_from_slice(&crc.to_be_bytes());
         h
     }
 }
 
 /// The checksum of a whole batch's bytes from 21 on.
-pub(super) fn checksum(batch: &[u8]) -> u32 {
-    crc32c::crc32c(batch.get(CRC_FROM..).unwrap_or_default())
+pub(super) fn compute_checksum(batch: &[u8]) -> u32 {
+    crc32c::crc32c(batch.get(ATTRIBUTES_OFFSET..).unwrap_or_default())
 }

@@ -5,9 +5,9 @@ mod encode;
 mod header;
 mod view;
 
-pub use encode::{Measured, RecordBody, upper_bound};
-pub use header::{BatchHeader, HEADER_LEN, attributes};
-pub use view::{BatchView, Batches, HeaderView, RecordView, Records};
+pub use encode::{RecordBody, RecordLayout, size_upper_bound};
+pub use header::{BATCH_HEADER_LEN, BatchHeader, attributes};
+pub use view::{BatchHeaderView, BatchView, Batches, RecordView, Records};
 
 #[cfg(test)]
 mod tests;

@@ -2,37 +2,37 @@
 
 use std::borrow::Cow;
 
-use super::header::{BatchHeader, HEADER_LEN, attributes, checksum};
+use super::header::{BATCH_HEADER_LEN, BatchHeader, attributes, compute_checksum};
 use crate::compression::{Codec, decompress};
 use crate::error::{DecodeError, DecodeErrorKind as Kind};
 use crate::wire::varint::{get_i32, get_i64};
 
-const BATCH: &str = "RecordBatch";
+const BATCH_NAME: &str = "RecordBatch";
 
-fn at(kind: Kind, field: &'static str, offset: usize) -> DecodeError {
-    DecodeError::new(kind, offset).within(BATCH, field)
+fn batch_error(kind: Kind, field: &'static str, offset: usize) -> DecodeError {
+    DecodeError::new(kind, offset).with_location(BATCH_NAME, field)
 }
 
-fn rule(what: &'static str, field: &'static str, offset: usize) -> DecodeError {
-    at(Kind::InvalidBatch(what), field, offset)
+fn invalid_batch(what: &'static str, field: &'static str, offset: usize) -> DecodeError {
+    batch_error(Kind::InvalidBatch(what), field, offset)
 }
 
 /// The batches in a run of bytes, one behind the other.
 #[derive(Debug, Clone)]
 pub struct Batches<'a> {
     bytes: &'a [u8],
-    at: usize,
+    position: usize,
 }
 
 impl<'a> Batches<'a> {
     /// Starts at the front of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Batches<'a> {
-        Batches { bytes, at: 0 }
+        Batches { bytes, position: 0 }
     }
 
     /// Bytes taken so far.
     pub fn offset(&self) -> usize {
-        self.at
+        self.position
     }
 }
 
@@ -40,16 +40,16 @@ impl<'a> Iterator for Batches<'a> {
     type Item = Result<BatchView<'a>, DecodeError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let rest = &self.bytes[self.at..];
+        let rest = &self.bytes[self.position..];
         if rest.is_empty() {
             return None;
         }
-        let from = self.at;
+        let from = self.position;
         let batch = BatchView::parse(rest).map_err(|mut e| {
             e.offset += from;
             e
         });
-        self.at = batch.as_ref().map_or(self.bytes.len(), |b| from + b.bytes.len());
+        self.position = batch.as_ref().map_or(self.bytes.len(), |b| from + b.bytes.len());
         Some(batch)
     }
 }
@@ -58,55 +58,55 @@ impl<'a> Iterator for Batches<'a> {
 #[derive(Debug, Clone)]
 pub struct BatchView<'a> {
     bytes: &'a [u8],
-    header: HeaderView,
+    header: BatchHeaderView,
 }
 
 /// A header as it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeaderView {
+pub struct BatchHeaderView {
     /// Its fields.
     pub header: BatchHeader,
     /// The whole batch's length in bytes.
-    pub total: usize,
+    pub batch_len: usize,
     /// The checksum it states.
     pub crc: u32,
 }
 
-fn be<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
+fn read_array<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[from..from + N]);
     out
 }
 
-impl HeaderView {
+impl BatchHeaderView {
     /// Reads a header from the front of `bytes`, which need hold no more than it.
-    pub fn parse(bytes: &[u8]) -> Result<HeaderView, DecodeError> {
-        if bytes.len() < HEADER_LEN {
-            let kind = Kind::Truncated { needed: HEADER_LEN, left: bytes.len() };
-            return Err(at(kind, "header", 0));
+    pub fn parse(bytes: &[u8]) -> Result<BatchHeaderView, DecodeError> {
+        if bytes.len() < BATCH_HEADER_LEN {
+            let kind = Kind::Truncated { needed: BATCH_HEADER_LEN, remaining: bytes.len() };
+            return Err(batch_error(kind, "header", 0));
         }
-        let length = i32::from_be_bytes(be(bytes, 8));
-        if length < (HEADER_LEN - 12) as i32 {
-            return Err(rule("length smaller than a header", "batch_length", 8));
+        let length = i32::from_be_bytes(read_array(bytes, 8));
+        if length < (BATCH_HEADER_LEN - 12) as i32 {
+            return Err(invalid_batch("length smaller than a header", "batch_length", 8));
         }
         if bytes[16] != 2 {
-            return Err(rule("magic is not 2", "magic", 16));
+            return Err(invalid_batch("magic is not 2", "magic", 16));
         }
-        Ok(HeaderView {
+        Ok(BatchHeaderView {
             header: BatchHeader {
-                base_offset: i64::from_be_bytes(be(bytes, 0)),
-                partition_leader_epoch: i32::from_be_bytes(be(bytes, 12)),
-                attributes: i16::from_be_bytes(be(bytes, 21)),
-                last_offset_delta: i32::from_be_bytes(be(bytes, 23)),
-                base_timestamp: i64::from_be_bytes(be(bytes, 27)),
-                max_timestamp: i64::from_be_bytes(be(bytes, 35)),
-                producer_id: i64::from_be_bytes(be(bytes, 43)),
-                producer_epoch: i16::from_be_bytes(be(bytes, 51)),
-                base_sequence: i32::from_be_bytes(be(bytes, 53)),
-                record_count: i32::from_be_bytes(be(bytes, 57)),
+                base_offset: i64::from_be_bytes(read_array(bytes, 0)),
+                partition_leader_epoch: i32::from_be_bytes(read_array(bytes, 12)),
+                attributes: i16::from_be_bytes(read_array(bytes, 21)),
+                last_offset_delta: i32::from_be_bytes(read_array(bytes, 23)),
+                base_timestamp: i64::from_be_bytes(read_array(bytes, 27)),
+                max_timestamp: i64::from_be_bytes(read_array(bytes, 35)),
+                producer_id: i64::from_be_bytes(read_array(bytes, 43)),
+                producer_epoch: i16::from_be_bytes(read_array(bytes, 51)),
+                base_sequence: i32::from_be_bytes(read_array(bytes, 53)),
+                record_count: i32::from_be_bytes(read_array(bytes, 57)),
             },
-            total: length as usize + 12,
-            crc: u32::from_be_bytes(be(bytes, 17)),
+            batch_len: length as usize + 12,
+            crc: u32::from_be_bytes(read_array(bytes, 17)),
         })
     }
 }
@@ -114,12 +114,12 @@ impl HeaderView {
 impl<'a> BatchView<'a> {
     /// Reads a batch from the front of `bytes`; more may follow it.
     pub fn parse(bytes: &'a [u8]) -> Result<BatchView<'a>, DecodeError> {
-        let header = HeaderView::parse(bytes)?;
-        if header.total > bytes.len() {
-            let kind = Kind::Truncated { needed: header.total, left: bytes.len() };
-            return Err(at(kind, "batch_length", 8));
+        let header = BatchHeaderView::parse(bytes)?;
+        if header.batch_len > bytes.len() {
+            let kind = Kind::Truncated { needed: header.batch_len, remaining: bytes.len() };
+            return Err(batch_error(kind, "batch_length", 8));
         }
-        Ok(BatchView { bytes: &bytes[..header.total], header })
+        Ok(BatchView { bytes: &bytes[..header.batch_len], header })
     }
 
     /// Its header.
@@ -135,30 +135,31 @@ impl<'a> BatchView<'a> {
     /// Its codec.
     pub fn codec(&self) -> Result<Codec, DecodeError> {
         Codec::from_attributes(self.header().attributes)
-            .ok_or_else(|| rule("a codec that does not exist", "attributes", 21))
+            .ok_or_else(|| invalid_batch("a codec that does not exist", "attributes", 21))
     }
 
     /// Whether it is a marker rather than records.
     pub fn is_control(&self) -> bool {
-        self.header().attributes & attributes::CONTROL != 0
+        self.header().attributes & attributes::CONTROL_FLAG_MASK != 0
     }
 
     /// Checks the checksum.
     pub fn verify(&self) -> Result<(), DecodeError> {
-        let computed = checksum(self.bytes);
+        let computed = compute_checksum(self.bytes);
         if computed == self.header.crc {
             return Ok(());
         }
-        Err(at(Kind::ChecksumMismatch { stated: self.header.crc, computed }, "crc", 17))
+        Err(batch_error(Kind::ChecksumMismatch { stated: self.header.crc, computed }, "crc", 17))
     }
 
     /// The records part, decompressed to at most `limit` bytes.
     pub fn records(&self, limit: usize) -> Result<Records<'a>, DecodeError> {
-        let body = &self.bytes[HEADER_LEN..];
+        let body = &self.bytes[BATCH_HEADER_LEN..];
         let body = match self.codec()? {
             Codec::None => Cow::Borrowed(body),
             codec => Cow::Owned(
-                decompress(codec, body, limit).map_err(|kind| at(kind, "records", HEADER_LEN))?,
+                decompress(codec, body, limit)
+                    .map_err(|kind| batch_error(kind, "records", BATCH_HEADER_LEN))?,
             ),
         };
         Ok(Records { body, header: *self.header() })
@@ -190,9 +191,9 @@ pub struct RecordView<'a> {
 impl Records<'_> {
     /// Every record, in order; fails at the first that breaks a rule, or when the count in the header is
     /// not the count of records.
-    pub fn collect(&self) -> Result<Vec<RecordView<'_>>, DecodeError> {
+    pub fn to_vec(&self) -> Result<Vec<RecordView<'_>>, DecodeError> {
         let mut out = Vec::new();
-        self.each(|r| {
+        self.try_for_each(|r| {
             out.push(r);
             Ok(())
         })?;
@@ -200,106 +201,112 @@ impl Records<'_> {
     }
 
     /// Hands every record to `f`, in order, and then checks the count.
-    pub fn each<'s>(
+    pub fn try_for_each<'s>(
         &'s self,
         mut f: impl FnMut(RecordView<'s>) -> Result<(), DecodeError>,
     ) -> Result<(), DecodeError> {
-        let (mut cursor, mut n) = (Cursor { bytes: &self.body, at: 0 }, 0);
-        while cursor.at < cursor.bytes.len() {
+        let (mut cursor, mut n) = (RecordReader { bytes: &self.body, position: 0 }, 0);
+        while cursor.position < cursor.bytes.len() {
             if n == self.header.record_count {
-                return Err(rule("more records than the header counts", "record_count", 57));
+                return Err(invalid_batch(
+                    "more records than the header counts",
+                    "record_count",
+                    57,
+                ));
             }
-            f(cursor.record(&self.header)?)?;
+            f(cursor.read_record(&self.header)?)?;
             n += 1;
         }
         if n != self.header.record_count {
-            return Err(rule("fewer records than the header counts", "record_count", 57));
+            return Err(invalid_batch("fewer records than the header counts", "record_count", 57));
         }
         Ok(())
     }
 }
 
-struct Cursor<'a> {
+struct RecordReader<'a> {
     bytes: &'a [u8],
-    at: usize,
+    position: usize,
 }
 
-impl<'a> Cursor<'a> {
-    fn fail(&self, kind: Kind, field: &'static str) -> DecodeError {
-        DecodeError::new(kind, HEADER_LEN + self.at).within("Record", field)
+impl<'a> RecordReader<'a> {
+    fn error(&self, kind: Kind, field: &'static str) -> DecodeError {
+        DecodeError::new(kind, BATCH_HEADER_LEN + self.position).with_location("Record", field)
     }
 
-    fn varint(&mut self, field: &'static str) -> Result<i32, DecodeError> {
-        let (v, n) = get_i32(&self.bytes[self.at..]).map_err(|k| self.fail(k, field))?;
-        self.at += n;
+    fn read_varint(&mut self, field: &'static str) -> Result<i32, DecodeError> {
+        let (v, n) = get_i32(&self.bytes[self.position..]).map_err(|k| self.error(k, field))?;
+        self.position += n;
         Ok(v)
     }
 
-    fn varlong(&mut self, field: &'static str) -> Result<i64, DecodeError> {
-        let (v, n) = get_i64(&self.bytes[self.at..]).map_err(|k| self.fail(k, field))?;
-        self.at += n;
+    fn read_varlong(&mut self, field: &'static str) -> Result<i64, DecodeError> {
+        let (v, n) = get_i64(&self.bytes[self.position..]).map_err(|k| self.error(k, field))?;
+        self.position += n;
         Ok(v)
     }
 
     fn take(&mut self, n: i32, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let left = self.bytes.len() - self.at;
+        let left = self.bytes.len() - self.position;
         match usize::try_from(n) {
-            Err(_) => Err(self.fail(Kind::NegativeLength(n.into()), field)),
-            Ok(needed) if needed > left => Err(self.fail(Kind::Truncated { needed, left }, field)),
+            Err(_) => Err(self.error(Kind::NegativeLength(n.into()), field)),
+            Ok(needed) if needed > left => {
+                Err(self.error(Kind::Truncated { needed, remaining: left }, field))
+            }
             Ok(n) => {
-                let from = self.at;
-                self.at += n;
-                Ok(&self.bytes[from..self.at])
+                let from = self.position;
+                self.position += n;
+                Ok(&self.bytes[from..self.position])
             }
         }
     }
 
-    fn nullable(&mut self, field: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
-        match self.varint(field)? {
+    fn read_nullable(&mut self, field: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
+        match self.read_varint(field)? {
             -1 => Ok(None),
             n => self.take(n, field).map(Some),
         }
     }
 
-    fn record(&mut self, header: &BatchHeader) -> Result<RecordView<'a>, DecodeError> {
-        let length = self.varint("length")?;
-        let from = HEADER_LEN + self.at;
+    fn read_record(&mut self, header: &BatchHeader) -> Result<RecordView<'a>, DecodeError> {
+        let length = self.read_varint("length")?;
+        let from = BATCH_HEADER_LEN + self.position;
         let body = self.take(length, "length")?;
-        let mut inner = Cursor { bytes: body, at: 0 };
-        let record = inner.body(header).map_err(|mut e| {
-            e.offset += from - HEADER_LEN;
+        let mut inner = RecordReader { bytes: body, position: 0 };
+        let record = inner.read_body(header).map_err(|mut e| {
+            e.offset += from - BATCH_HEADER_LEN;
             e
         })?;
-        if inner.at != body.len() {
-            return Err(inner.fail(Kind::TrailingBytes(body.len() - inner.at), "length"));
+        if inner.position != body.len() {
+            return Err(inner.error(Kind::TrailingBytes(body.len() - inner.position), "length"));
         }
         Ok(record)
     }
 
-    fn body(&mut self, header: &BatchHeader) -> Result<RecordView<'a>, DecodeError> {
+    fn read_body(&mut self, header: &BatchHeader) -> Result<RecordView<'a>, DecodeError> {
         self.take(1, "attributes")?;
-        let timestamp = self.varlong("timestamp_delta")?;
-        let offset = self.varint("offset_delta")?;
-        let key = self.nullable("key")?;
-        let value = self.nullable("value")?;
-        let count = self.varint("header_count")?;
+        let timestamp = self.read_varlong("timestamp_delta")?;
+        let offset = self.read_varint("offset_delta")?;
+        let key = self.read_nullable("key")?;
+        let value = self.read_nullable("value")?;
+        let count = self.read_varint("header_count")?;
         // A header takes at least two bytes.
-        if count < 0 || count as usize > (self.bytes.len() - self.at) / 2 {
-            let left = self.bytes.len() - self.at;
+        if count < 0 || count as usize > (self.bytes.len() - self.position) / 2 {
+            let left = self.bytes.len() - self.position;
             let kind = match u64::try_from(count) {
-                Ok(count) => Kind::CountExceedsBytes { count, left },
+                Ok(count) => Kind::CountExceedsBytes { count, remaining: left },
                 Err(_) => Kind::NegativeLength(count.into()),
             };
-            return Err(self.fail(kind, "header_count"));
+            return Err(self.error(kind, "header_count"));
         }
         let mut headers = Vec::with_capacity(count as usize);
         for _ in 0..count {
-            let n = self.varint("header_key")?;
-            headers.push((self.take(n, "header_key")?, self.nullable("header_value")?));
+            let n = self.read_varint("header_key")?;
+            headers.push((self.take(n, "header_key")?, self.read_nullable("header_value")?));
         }
         Ok(RecordView {
             offset: header.base_offset.wrapping_add(i64::from(offset)),
-            timestamp: if header.attributes & attributes::LOG_APPEND_TIME != 0 {
+            timestamp: if header.attributes & attributes::TIMESTAMP_TYPE_MASK != 0 {
                 // The broker's time is one for the whole batch.
                 header.max_timestamp
             } else {

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use crate::api::{APIS, ApiKey};
 use crate::fuzz;
-use crate::header::{decode_response, response_frame};
+use crate::header::{decode_response, encode_response};
 use crate::messages::*;
-use crate::wire::Gen;
+use crate::wire::TestRng;
 use crate::{DecodeErrorKind, Uuid};
 
 #[test]
@@ -26,13 +26,13 @@ fn a_count_of_two_thousand_million_is_an_error_at_once() {
 fn every_array_of_every_response_refuses_a_huge_count() {
     // Walk every response byte by byte, writing a huge count there: nothing may panic, and what still
     // decodes must have been no count.
-    let mut g = Gen::new(7);
+    let mut g = TestRng::new(7);
     for _ in 0..300 {
-        let (api, version, _, response) = fuzz::sample(&mut g);
+        let (api, version, _, response) = fuzz::generate_message(&mut g);
         for at in 4..response.len().saturating_sub(4).min(400) {
             let mut bad = response[4..].to_vec();
             bad[at - 4..at].copy_from_slice(&i32::MAX.to_be_bytes());
-            fuzz::response(api, version, &Bytes::from(bad));
+            fuzz::read_response(api, version, &Bytes::from(bad));
         }
     }
 }
@@ -53,7 +53,7 @@ fn truncation_at_every_offset_is_an_error_that_names_its_place() {
         ..Default::default()
     };
     for version in 0..=13 {
-        let frame = response_frame(ApiKey::METADATA, version, 9, &response).unwrap();
+        let frame = encode_response(ApiKey::METADATA, version, 9, &response).unwrap();
         let body = Bytes::from(frame).slice(4..);
         assert!(decode_response::<MetadataRequest>(&body, version).is_ok());
         for cut in 0..body.len() {
@@ -76,29 +76,29 @@ fn an_unknown_version_is_refused_by_number() {
 
 #[test]
 fn every_decoder_survives_mutated_messages() {
-    let mut g = Gen::new(11);
+    let mut g = TestRng::new(11);
     for _ in 0..3000 {
-        let (api, version, request, response) = fuzz::sample(&mut g);
+        let (api, version, request, response) = fuzz::generate_message(&mut g);
         for frame in [&request, &response] {
             let mut bad = frame[4..].to_vec();
-            for _ in 0..=g.below(4) {
-                match g.below(3) {
+            for _ in 0..=g.next_below(4) {
+                match g.next_below(3) {
                     0 if !bad.is_empty() => {
-                        let at = g.below(bad.len() as u64) as usize;
-                        bad[at] = g.word() as u8;
+                        let at = g.next_below(bad.len() as u64) as usize;
+                        bad[at] = g.next_u64() as u8;
                     }
-                    1 => bad.truncate(g.below(bad.len() as u64 + 1) as usize),
-                    _ => bad.extend(g.bytes()),
+                    1 => bad.truncate(g.next_below(bad.len() as u64 + 1) as usize),
+                    _ => bad.extend(g.next_bytes()),
                 }
             }
             let bad = Bytes::from(bad);
-            fuzz::request(&bad);
-            fuzz::response(api, version, &bad);
+            fuzz::read_request(&bad);
+            fuzz::read_response(api, version, &bad);
         }
     }
     for _ in 0..20_000 {
-        let input: Vec<u8> = (0..g.below(200)).map(|_| g.word() as u8).collect();
-        fuzz::any(&input);
+        let input: Vec<u8> = (0..g.next_below(200)).map(|_| g.next_u64() as u8).collect();
+        fuzz::read_any(&input);
     }
     assert_eq!(APIS.len(), 19, "a new API wants a line in `for_each_request!`");
 }

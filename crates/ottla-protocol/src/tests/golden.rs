@@ -2,29 +2,35 @@
 
 use bytes::Bytes;
 
-use super::{hex, unhex};
+use super::{from_hex, to_hex};
 use crate::Uuid;
-use crate::header::request_frame;
+use crate::header::encode_request;
 use crate::messages::*;
 use crate::record::{BatchHeader, BatchView, Batches, RecordBody, attributes};
 
-const G1: &str = "000000000000000000000040ffffffff0244c98e4f00000000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff000000011c000000066b65790a76616c756500";
-const G2: &str = "00000000000000000000004effffffff02e9f7831800000000000200000000000003e800000000000003ed000000000000303900070000002a0000000314000000046b310476310010000a02010476320010001304046b330100";
-const G3: &str = "000000000000000000000048ffffffff021a68c43600100000000000000174876e800000000174876e80000000000000002651000f00000926000000012c00000006666f6f066261720404683104763104683201";
-const G4: &str = "000000000000000000000038ffffffff028258987a00000000000000000000000000000000000000000000ffffffffffffffffffffffffffff000000010c000000000000";
+const ONE_RECORD_BATCH: &str = "000000000000000000000040ffffffff0244c98e4f00000000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff000000011c000000066b65790a76616c756500";
+const THREE_RECORD_BATCH: &str = "00000000000000000000004effffffff02e9f7831800000000000200000000000003e800000000000003ed000000000000303900070000002a0000000314000000046b310476310010000a02010476320010001304046b330100";
+const TRANSACTIONAL_BATCH: &str = "000000000000000000000048ffffffff021a68c43600100000000000000174876e800000000174876e80000000000000002651000f00000926000000012c00000006666f6f066261720404683104763104683201";
+const EMPTY_KEY_VALUE_BATCH: &str = "000000000000000000000038ffffffff028258987a00000000000000000000000000000000000000000000ffffffffffffffffffffffffffff000000010c000000000000";
 
-struct Rec<'a> {
-    ts: i64,
+struct TestRecord<'a> {
+    timestamp: i64,
     key: Option<&'a str>,
     value: Option<&'a str>,
     headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
-fn rec<'a>(ts: i64, key: Option<&'a str>, value: Option<&'a str>) -> Rec<'a> {
-    Rec { ts, key, value, headers: &[] }
+fn test_record<'a>(ts: i64, key: Option<&'a str>, value: Option<&'a str>) -> TestRecord<'a> {
+    TestRecord { timestamp: ts, key, value, headers: &[] }
 }
 
-fn batch(records: &[Rec<'_>], attributes: i16, pid: i64, epoch: i16, seq: i32) -> Vec<u8> {
+fn encode_batch(
+    records: &[TestRecord<'_>],
+    attributes: i16,
+    pid: i64,
+    epoch: i16,
+    seq: i32,
+) -> Vec<u8> {
     let mut body = Vec::new();
     for (i, r) in records.iter().enumerate() {
         let one = RecordBody::new(
@@ -32,19 +38,19 @@ fn batch(records: &[Rec<'_>], attributes: i16, pid: i64, epoch: i16, seq: i32) -
             r.value.map(str::as_bytes),
             r.headers.iter().copied(),
         );
-        let delta = r.ts - records[0].ts;
+        let delta = r.timestamp - records[0].timestamp;
         let before = body.len();
         one.encode(&mut body, one.measure(i as i32, delta));
         assert_eq!(body.len() - before, one.len(i as i32, delta));
-        assert!(one.upper_bound() >= one.len(i as i32, delta) + 61);
+        assert!(one.size_upper_bound() >= one.len(i as i32, delta) + 61);
     }
     let header = BatchHeader {
         base_offset: 0,
         partition_leader_epoch: -1,
         attributes,
         last_offset_delta: records.len() as i32 - 1,
-        base_timestamp: records[0].ts,
-        max_timestamp: records.iter().map(|r| r.ts).max().unwrap(),
+        base_timestamp: records[0].timestamp,
+        max_timestamp: records.iter().map(|r| r.timestamp).max().unwrap(),
         producer_id: pid,
         producer_epoch: epoch,
         base_sequence: seq,
@@ -57,41 +63,48 @@ fn batch(records: &[Rec<'_>], attributes: i16, pid: i64, epoch: i16, seq: i32) -
 
 #[test]
 fn b3_g1_to_g4_are_written_byte_for_byte() {
-    let g1 = batch(&[rec(1000, Some("key"), Some("value"))], 0, -1, -1, -1);
-    assert_eq!(hex(&g1), G1);
-    let g2 = batch(
+    let g1 = encode_batch(&[test_record(1000, Some("key"), Some("value"))], 0, -1, -1, -1);
+    assert_eq!(to_hex(&g1), ONE_RECORD_BATCH);
+    let g2 = encode_batch(
         &[
-            rec(1000, Some("k1"), Some("v1")),
-            rec(1005, None, Some("v2")),
-            rec(990, Some("k3"), None),
+            test_record(1000, Some("k1"), Some("v1")),
+            test_record(1005, None, Some("v2")),
+            test_record(990, Some("k3"), None),
         ],
         0,
         12345,
         7,
         42,
     );
-    assert_eq!(hex(&g2), G2);
+    assert_eq!(to_hex(&g2), THREE_RECORD_BATCH);
     let headers: &[(&str, Option<&[u8]>)] = &[("h1", Some(b"v1")), ("h2", None)];
-    let g3 = Rec { ts: 1_600_000_000_000, key: Some("foo"), value: Some("bar"), headers };
-    assert_eq!(hex(&batch(&[g3], attributes::TRANSACTIONAL, 9809, 15, 2342)), G3);
-    assert_eq!(hex(&batch(&[rec(0, Some(""), Some(""))], 0, -1, -1, -1)), G4);
+    let g3 =
+        TestRecord { timestamp: 1_600_000_000_000, key: Some("foo"), value: Some("bar"), headers };
+    assert_eq!(
+        to_hex(&encode_batch(&[g3], attributes::TRANSACTIONAL_FLAG_MASK, 9809, 15, 2342)),
+        TRANSACTIONAL_BATCH
+    );
+    assert_eq!(
+        to_hex(&encode_batch(&[test_record(0, Some(""), Some(""))], 0, -1, -1, -1)),
+        EMPTY_KEY_VALUE_BATCH
+    );
 }
 
 #[test]
 fn b3_g2_and_g3_are_read_back() {
-    let bytes = unhex(G2);
+    let bytes = from_hex(THREE_RECORD_BATCH);
     let batch = BatchView::parse(&bytes).unwrap();
     batch.verify().unwrap();
     let records = batch.records(1000).unwrap();
-    let records = records.collect().unwrap();
+    let records = records.to_vec().unwrap();
     assert_eq!(records.iter().map(|r| r.timestamp).collect::<Vec<_>>(), [1000, 1005, 990]);
     assert_eq!(records[1].key, None);
     assert_eq!(records[2].value, None);
     assert_eq!(batch.header().base_sequence, 42);
-    let bytes = unhex(G3);
+    let bytes = from_hex(TRANSACTIONAL_BATCH);
     let batch = BatchView::parse(&bytes).unwrap();
     let records = batch.records(1000).unwrap();
-    let headers = &records.collect().unwrap()[0].headers.clone();
+    let headers = &records.to_vec().unwrap()[0].headers.clone();
     assert_eq!(headers, &[(&b"h1"[..], Some(&b"v1"[..])), (&b"h2"[..], None)]);
 }
 
@@ -115,19 +128,19 @@ fn b3_g5_to_g8_are_read_with_every_codec() {
             "000000000000000000000053ffffffff0268b5f16300040000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff0000000128b52ffd0058b400007062000000066b65795061626162000414000672ac0b010000",
         ),
     ] {
-        let bytes = unhex(hex);
+        let bytes = from_hex(hex);
         let batch = BatchView::parse(&bytes).unwrap();
         batch.verify().unwrap();
         assert_eq!(batch.codec().unwrap().name(), name);
         let records = batch.records(1000).unwrap();
-        let records = records.collect().unwrap();
+        let records = records.to_vec().unwrap();
         assert_eq!(records[0].key, Some(&b"key"[..]));
         let value = b"aaaaaaaaaabbbbbbbbbb".repeat(2);
         assert_eq!(records[0].value, Some(&value[..]), "{name}");
     }
 }
 
-fn produce(version: i16, topic_id: Uuid) -> Vec<u8> {
+fn encode_produce_request(version: i16, topic_id: Uuid) -> Vec<u8> {
     let request = ProduceRequest {
         acks: -1,
         timeout_ms: 30000,
@@ -136,39 +149,41 @@ fn produce(version: i16, topic_id: Uuid) -> Vec<u8> {
             topic_id,
             partition_data: vec![PartitionProduceData {
                 index: 3,
-                records: Some(Bytes::from(unhex(G1))),
+                records: Some(Bytes::from(from_hex(ONE_RECORD_BATCH))),
                 ..Default::default()
             }],
             ..Default::default()
         }],
         ..Default::default()
     };
-    request_frame(&request, version, 2, Some("c")).unwrap()
+    encode_request(&request, version, 2, Some("c")).unwrap()
 }
 
 #[test]
 fn b4_produce_frames() {
     assert_eq!(
-        hex(&produce(8, Uuid::ZERO)),
+        to_hex(&encode_produce_request(8, Uuid::ZERO)),
         format!(
-            "000000720000000800000002000163ffffffff000075300000000100017400000001000000030000004c{G1}"
+            "000000720000000800000002000163ffffffff000075300000000100017400000001000000030000004c{ONE_RECORD_BATCH}"
         )
     );
     assert_eq!(
-        hex(&produce(12, Uuid::ZERO)),
-        format!("0000006b0000000c000000020001630000ffff0000753002027402000000034d{G1}000000")
+        to_hex(&encode_produce_request(12, Uuid::ZERO)),
+        format!(
+            "0000006b0000000c000000020001630000ffff0000753002027402000000034d{ONE_RECORD_BATCH}000000"
+        )
     );
     let id = Uuid([1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
     assert_eq!(
-        hex(&produce(13, id)),
+        to_hex(&encode_produce_request(13, id)),
         format!(
-            "000000790000000d000000020001630000ffff00007530020102030405060708111213141516171802000000034d{G1}000000"
+            "000000790000000d000000020001630000ffff00007530020102030405060708111213141516171802000000034d{ONE_RECORD_BATCH}000000"
         )
     );
 }
 
-fn frame<R: crate::Request>(body: &R, version: i16, correlation: i32) -> String {
-    hex(&request_frame(body, version, correlation, Some("c")).unwrap())
+fn encode_to_hex<R: crate::Request>(body: &R, version: i16, correlation: i32) -> String {
+    to_hex(&encode_request(body, version, correlation, Some("c")).unwrap())
 }
 
 #[test]
@@ -178,23 +193,29 @@ fn b4_other_frames() {
         client_software_version: "1.0".into(),
         ..Default::default()
     };
-    assert_eq!(frame(&versions, 0, 1), "0000000b0012000000000001000163");
-    assert_eq!(frame(&versions, 4, 1), "0000001500120004000000010001630004782d7904312e3000");
+    assert_eq!(encode_to_hex(&versions, 0, 1), "0000000b0012000000000001000163");
     assert_eq!(
-        frame(&versions, 5, 1),
+        encode_to_hex(&versions, 4, 1),
+        "0000001500120004000000010001630004782d7904312e3000"
+    );
+    assert_eq!(
+        encode_to_hex(&versions, 5, 1),
         "0000001a00120005000000010001630004782d7904312e3000ffffffff00"
     );
     let topic = MetadataRequestTopic { name: Some("t".into()), ..Default::default() };
     let metadata = |topics| MetadataRequest { topics, ..Default::default() };
     assert_eq!(
-        frame(&metadata(Some(vec![topic])), 12, 3),
+        encode_to_hex(&metadata(Some(vec![topic])), 12, 3),
         "000000230003000c00000003000163000200000000000000000000000000000000027400010000"
     );
-    assert_eq!(frame(&metadata(None), 12, 3), "000000100003000c000000030001630000010000");
-    assert_eq!(frame(&metadata(Some(vec![])), 12, 3), "000000100003000c000000030001630001010000");
+    assert_eq!(encode_to_hex(&metadata(None), 12, 3), "000000100003000c000000030001630000010000");
+    assert_eq!(
+        encode_to_hex(&metadata(Some(vec![])), 12, 3),
+        "000000100003000c000000030001630001010000"
+    );
     let init = InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
     assert_eq!(
-        frame(&init, 5, 4),
+        encode_to_hex(&init, 5, 4),
         "0000001c001600050000000400016300007fffffffffffffffffffffffffff00"
     );
     let init = InitProducerIdRequest {
@@ -205,7 +226,7 @@ fn b4_other_frames() {
         ..Default::default()
     };
     assert_eq!(
-        frame(&init, 5, 4),
+        encode_to_hex(&init, 5, 4),
         "0000001e0016000500000004000163000374780000ea600000000000000009000100"
     );
     let find = FindCoordinatorRequest {
@@ -213,7 +234,7 @@ fn b4_other_frames() {
         coordinator_keys: vec!["tx".into()],
         ..Default::default()
     };
-    assert_eq!(frame(&find, 6, 6), "00000012000a00060000000600016300010203747800");
+    assert_eq!(encode_to_hex(&find, 6, 6), "00000012000a00060000000600016300010203747800");
     let add = AddPartitionsToTxnRequest {
         transactional_id: "tx".into(),
         producer_id: 9,
@@ -226,7 +247,7 @@ fn b4_other_frames() {
         ..Default::default()
     };
     assert_eq!(
-        frame(&add, 3, 7),
+        encode_to_hex(&add, 3, 7),
         "000000230018000300000007000163000374780000000000000009000102027402000000030000"
     );
     let end = EndTxnRequest {
@@ -236,12 +257,15 @@ fn b4_other_frames() {
         committed: true,
         ..Default::default()
     };
-    assert_eq!(frame(&end, 5, 5), "0000001b001a00050000000500016300037478000000000000000900010100");
+    assert_eq!(
+        encode_to_hex(&end, 5, 5),
+        "0000001b001a00050000000500016300037478000000000000000900010100"
+    );
     let shake = SaslHandshakeRequest { mechanism: "PLAIN".into(), ..Default::default() };
-    assert_eq!(frame(&shake, 1, 8), "0000001200110001000000080001630005504c41494e");
+    assert_eq!(encode_to_hex(&shake, 1, 8), "0000001200110001000000080001630005504c41494e");
     let plain =
         SaslAuthenticateRequest { auth_bytes: Bytes::from_static(b"\0u\0p"), ..Default::default() };
-    assert_eq!(frame(&plain, 2, 9), "00000012002400020000000900016300050075007000");
+    assert_eq!(encode_to_hex(&plain, 2, 9), "00000012002400020000000900016300050075007000");
 }
 
 #[test]
@@ -264,12 +288,12 @@ fn b5_crc32c_vectors() {
 #[test]
 fn b2_upper_bound_of_key_value_is_93() {
     let none = std::iter::empty();
-    assert_eq!(crate::record::upper_bound(Some(b"key"), Some(b"value"), none), Some(93));
+    assert_eq!(crate::record::size_upper_bound(Some(b"key"), Some(b"value"), none), Some(93));
 }
 
 #[test]
 fn rc3_checksum_covers_bytes_21_to_the_end() {
-    let good = unhex(G2);
+    let good = from_hex(THREE_RECORD_BATCH);
     for (at, covered) in [(7, false), (15, false), (26, true), (60, true), (70, true)] {
         let mut bad = good.clone();
         bad[at] ^= 1;
@@ -286,23 +310,23 @@ fn rc3_checksum_covers_bytes_21_to_the_end() {
 #[test]
 fn rc4_a_wrong_record_count_is_refused() {
     for count in [2i32, 5, -1, i32::MAX] {
-        let mut bad = unhex(G2);
+        let mut bad = from_hex(THREE_RECORD_BATCH);
         bad[57..61].copy_from_slice(&count.to_be_bytes());
         let batch = BatchView::parse(&bad).unwrap();
         let records = batch.records(1000).unwrap();
-        let e = records.collect().unwrap_err().to_string();
+        let e = records.to_vec().unwrap_err().to_string();
         assert!(e.contains("records than the header counts"), "{count}: {e}");
     }
 }
 
 #[test]
 fn rc5_damaged_records_are_refused_at_every_byte() {
-    let good = unhex(G3);
+    let good = from_hex(TRANSACTIONAL_BATCH);
     for at in 61..good.len() {
         for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
             let mut bad = good.clone();
             bad[at] = value;
-            crate::fuzz::batches(&bad);
+            crate::fuzz::read_batches(&bad);
         }
     }
     for cut in 0..good.len() {

@@ -6,18 +6,18 @@ use kafka_protocol::messages as theirs;
 use kafka_protocol::protocol::{Decodable, Encodable};
 use proptest::prelude::*;
 
-use super::hex;
+use super::to_hex;
 use crate::api::Request;
 use crate::messages::*;
-use crate::wire::{Gen, Reader, Wire, Writer};
+use crate::wire::{Reader, TestRng, Wire, Writer};
 
-fn round_trip<T: Wire + PartialEq + std::fmt::Debug>(
+fn check_round_trip<T: Wire + PartialEq + std::fmt::Debug>(
     key: crate::ApiKey,
     version: i16,
     seed: u64,
 ) -> Bytes {
     let v = key.version(version);
-    let message = T::arbitrary(&mut Gen::new(seed), v);
+    let message = T::arbitrary(&mut TestRng::new(seed), v);
     let mut w = Writer::new();
     message.encode(&mut w, v);
     let bytes = Bytes::from(w.finish().unwrap());
@@ -27,28 +27,28 @@ fn round_trip<T: Wire + PartialEq + std::fmt::Debug>(
     bytes
 }
 
-fn same<X: Encodable + Decodable>(bytes: &Bytes, version: i16, what: &str) {
+fn assert_same_encoding<X: Encodable + Decodable>(bytes: &Bytes, version: i16, what: &str) {
     let mut input = bytes.clone();
     let read = X::decode(&mut input, version)
-        .unwrap_or_else(|e| panic!("{what} v{version}: {e}\n{}", hex(bytes)));
+        .unwrap_or_else(|e| panic!("{what} v{version}: {e}\n{}", to_hex(bytes)));
     assert!(input.is_empty(), "{what} v{version}: {} bytes left", input.len());
     let mut written = BytesMut::new();
     read.encode(&mut written, version).unwrap();
-    assert_eq!(hex(&written), hex(bytes), "{what} v{version}");
+    assert_eq!(to_hex(&written), to_hex(bytes), "{what} v{version}");
 }
 
-macro_rules! opinions {
+macro_rules! compare_messages {
     ($($req:ident, $resp:ident, up to $max:literal;)*) => {
         fn compare(seed: u64) {
             $( {
                 let key = <$req as Request>::KEY;
                 let api = key.api().unwrap();
-                for version in api.min..=api.max {
-                    let request = round_trip::<$req>(key, version, seed);
-                    let response = round_trip::<$resp>(key, version, seed ^ 1);
+                for version in api.min_version..=api.max_version {
+                    let request = check_round_trip::<$req>(key, version, seed);
+                    let response = check_round_trip::<$resp>(key, version, seed ^ 1);
                     if version <= $max {
-                        same::<theirs::$req>(&request, version, stringify!($req));
-                        same::<theirs::$resp>(&response, version, stringify!($resp));
+                        assert_same_encoding::<theirs::$req>(&request, version, stringify!($req));
+                        assert_same_encoding::<theirs::$resp>(&response, version, stringify!($resp));
                     }
                 }
             } )*
@@ -57,7 +57,7 @@ macro_rules! opinions {
 }
 
 // `up to`: the highest version of the API that `kafka-protocol` 0.18 writes.
-opinions! {
+compare_messages! {
     ProduceRequest, ProduceResponse, up to 13;
     FetchRequest, FetchResponse, up to 18;
     ListOffsetsRequest, ListOffsetsResponse, up to 10;

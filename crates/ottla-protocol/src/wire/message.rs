@@ -21,14 +21,14 @@ macro_rules! message {
         pub struct $name {
             $( $(#[$fmeta])* pub $field: $ty, )*
             /// Tagged fields this crate does not know, kept as they came.
-            pub unknown_tags: Vec<$crate::wire::RawTag>,
+            pub unknown_tagged_fields: Vec<$crate::wire::RawTaggedField>,
         }
 
         impl Default for $name {
             fn default() -> Self {
                 $name {
                     $( $field: $crate::wire::message!(@default $($default)?), )*
-                    unknown_tags: Vec::new(),
+                    unknown_tagged_fields: Vec::new(),
                 }
             }
         }
@@ -37,7 +37,7 @@ macro_rules! message {
             #[allow(unused_variables)]
             fn encode(&self, w: &mut $crate::wire::Writer, v: $crate::wire::Version) {
                 $( $crate::wire::message!(@plain [$($tag)?] {
-                    if v.within(&($versions)) {
+                    if v.is_in_range(&($versions)) {
                         if $crate::wire::Wire::is_null(&self.$field)
                             && !$crate::wire::message!(@nullable v $([$null])?)
                         {
@@ -54,7 +54,7 @@ macro_rules! message {
                     let mut known: Vec<(u32, Vec<u8>)> = Vec::new();
                     $( $crate::wire::message!(@tagged [$($tag)?] t {
                         let default: $ty = $crate::wire::message!(@default $($default)?);
-                        if v.within(&($versions)) && self.$field != default {
+                        if v.is_in_range(&($versions)) && self.$field != default {
                             let mut one = $crate::wire::Writer::new();
                             $crate::wire::Wire::encode(&self.$field, &mut one, v);
                             match one.finish() {
@@ -63,7 +63,7 @@ macro_rules! message {
                             }
                         }
                     }); )*
-                    $crate::wire::put_tags(w, known, &self.unknown_tags);
+                    $crate::wire::write_tagged_fields(w, known, &self.unknown_tagged_fields);
                 }
             }
 
@@ -74,41 +74,41 @@ macro_rules! message {
             ) -> Result<Self, $crate::error::DecodeError> {
                 let mut this = Self::default();
                 $( $crate::wire::message!(@plain [$($tag)?] {
-                    if v.within(&($versions)) {
+                    if v.is_in_range(&($versions)) {
                         let at = r.offset();
                         this.$field = $crate::wire::Wire::decode(r, v)
-                            .map_err(|e| e.within(stringify!($name), stringify!($field)))?;
+                            .map_err(|e| e.with_location(stringify!($name), stringify!($field)))?;
                         if $crate::wire::Wire::is_null(&this.$field)
                             && !$crate::wire::message!(@nullable v $([$null])?)
                         {
                             return Err($crate::error::DecodeError::new(
                                 $crate::error::DecodeErrorKind::UnexpectedNull, at,
-                            ).within(stringify!($name), stringify!($field)));
+                            ).with_location(stringify!($name), stringify!($field)));
                         }
                     }
                 }); )*
                 if v.flexible {
                     let mut unknown = Vec::new();
-                    $crate::wire::get_tags(r, &mut unknown, |tag, r| {
+                    $crate::wire::read_tagged_fields(r, &mut unknown, |tag, r| {
                         $( $crate::wire::message!(@tagged [$($tag)?] t {
-                            if tag == t && v.within(&($versions)) {
+                            if tag == t && v.is_in_range(&($versions)) {
                                 this.$field = $crate::wire::Wire::decode(r, v)
-                                    .map_err(|e| e.within(stringify!($name), stringify!($field)))?;
+                                    .map_err(|e| e.with_location(stringify!($name), stringify!($field)))?;
                                 return Ok(true);
                             }
                         }); )*
                         Ok(false)
-                    }).map_err(|e| e.within(stringify!($name), "tagged fields"))?;
-                    this.unknown_tags = unknown;
+                    }).map_err(|e| e.with_location(stringify!($name), "tagged fields"))?;
+                    this.unknown_tagged_fields = unknown;
                 }
                 Ok(this)
             }
 
             #[cfg(any(test, fuzzing, feature = "arbitrary"))]
             #[allow(unused_variables, unused_mut)]
-            fn arbitrary(g: &mut $crate::wire::Gen, v: $crate::wire::Version) -> Self {
+            fn arbitrary(g: &mut $crate::wire::TestRng, v: $crate::wire::Version) -> Self {
                 let mut this = Self::default();
-                $( if v.within(&($versions)) {
+                $( if v.is_in_range(&($versions)) {
                     loop {
                         this.$field = $crate::wire::Wire::arbitrary(g, v);
                         if !$crate::wire::Wire::is_null(&this.$field)
@@ -118,10 +118,10 @@ macro_rules! message {
                         }
                     }
                 } )*
-                if v.flexible && g.below(8) == 0 {
-                    this.unknown_tags.push($crate::wire::RawTag {
-                        tag: 1000 + g.below(1000) as u32,
-                        bytes: g.bytes(),
+                if v.flexible && g.next_below(8) == 0 {
+                    this.unknown_tagged_fields.push($crate::wire::RawTaggedField {
+                        tag: 1000 + g.next_below(1000) as u32,
+                        bytes: g.next_bytes(),
                     });
                 }
                 this
@@ -132,7 +132,7 @@ macro_rules! message {
     (@default) => { Default::default() };
     (@default $default:expr) => { $default };
     (@nullable $v:ident) => { false };
-    (@nullable $v:ident [$null:expr]) => { $v.within(&($null)) };
+    (@nullable $v:ident [$null:expr]) => { $v.is_in_range(&($null)) };
     (@plain [] $body:block) => { $body };
     (@plain [$tag:literal] $body:block) => {};
     (@tagged [] $t:ident $body:block) => {};

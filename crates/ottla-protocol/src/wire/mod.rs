@@ -11,11 +11,11 @@ pub mod varint;
 mod arbitrary;
 
 #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-pub use arbitrary::Gen;
+pub use arbitrary::TestRng;
 pub(crate) use message::message;
 pub use reader::Reader;
-pub(crate) use tags::{get_tags, put_tags};
-pub use types::{RawTag, Wire};
+pub(crate) use tags::{read_tagged_fields, write_tagged_fields};
+pub use types::{RawTaggedField, Wire};
 pub use writer::Writer;
 
 /// The version a message is read or written at, and whether that version is flexible (KIP-482: compact
@@ -31,7 +31,7 @@ pub struct Version {
 impl Version {
     /// Whether a field with this range of versions is present.
     #[inline]
-    pub fn within(self, range: &impl std::ops::RangeBounds<i16>) -> bool {
+    pub fn is_in_range(self, range: &impl std::ops::RangeBounds<i16>) -> bool {
         range.contains(&self.number)
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{DecodeError, DecodeErrorKind as Kind};
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     frame: &'a Bytes,
-    at: usize,
+    position: usize,
     end: usize,
 }
 
@@ -30,41 +30,41 @@ macro_rules! fixed {
 impl<'a> Reader<'a> {
     /// Starts at the front of `frame`.
     pub fn new(frame: &'a Bytes) -> Reader<'a> {
-        Reader { frame, at: 0, end: frame.len() }
+        Reader { frame, position: 0, end: frame.len() }
     }
 
     /// Bytes not read yet.
     #[inline]
-    pub fn left(&self) -> usize {
-        self.end - self.at
+    pub fn remaining(&self) -> usize {
+        self.end - self.position
     }
 
     /// Bytes from the start of the frame to here.
     #[inline]
     pub fn offset(&self) -> usize {
-        self.at
+        self.position
     }
 
     /// An error of this kind, here.
     pub fn error(&self, kind: Kind) -> DecodeError {
-        DecodeError::new(kind, self.at)
+        DecodeError::new(kind, self.position)
     }
 
     /// The next `n` bytes.
     #[inline]
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
-        if n > self.left() {
-            return Err(self.error(Kind::Truncated { needed: n, left: self.left() }));
+        if n > self.remaining() {
+            return Err(self.error(Kind::Truncated { needed: n, remaining: self.remaining() }));
         }
-        let from = self.at;
-        self.at += n;
-        Ok(&self.frame[from..self.at])
+        let from = self.position;
+        self.position += n;
+        Ok(&self.frame[from..self.position])
     }
 
     /// The next `n` bytes, sharing the frame's memory.
     #[inline]
     pub fn take_bytes(&mut self, n: usize) -> Result<Bytes, DecodeError> {
-        let from = self.at;
+        let from = self.position;
         self.take(n)?;
         Ok(self.frame.slice(from..from + n))
     }
@@ -89,16 +89,16 @@ impl<'a> Reader<'a> {
     /// An unsigned varint of at most 32 bits.
     #[inline]
     pub fn unsigned_varint(&mut self) -> Result<u32, DecodeError> {
-        let (v, n) =
-            varint::get_u32(&self.frame[self.at..self.end]).map_err(|kind| self.error(kind))?;
-        self.at += n;
+        let (v, n) = varint::get_u32(&self.frame[self.position..self.end])
+            .map_err(|kind| self.error(kind))?;
+        self.position += n;
         Ok(v)
     }
 
     /// The length of a string or byte string: `None` for null.
     #[inline]
     pub fn length(&mut self, flexible: bool, short: bool) -> Result<Option<usize>, DecodeError> {
-        let before = self.at;
+        let before = self.position;
         let n = match (flexible, short) {
             (true, _) => i64::from(self.unsigned_varint()?) - 1,
             (false, true) => i64::from(self.i16()?),
@@ -107,8 +107,8 @@ impl<'a> Reader<'a> {
         match n {
             -1 => Ok(None),
             n if n < 0 => Err(DecodeError::new(Kind::NegativeLength(n), before)),
-            n if n as u64 > self.left() as u64 => Err(DecodeError::new(
-                Kind::Truncated { needed: n as usize, left: self.left() },
+            n if n as u64 > self.remaining() as u64 => Err(DecodeError::new(
+                Kind::Truncated { needed: n as usize, remaining: self.remaining() },
                 before,
             )),
             n => Ok(Some(n as usize)),
@@ -119,14 +119,14 @@ impl<'a> Reader<'a> {
     /// bytes that are left is refused before anything is allocated for it.
     #[inline]
     pub fn count(&mut self, flexible: bool) -> Result<Option<usize>, DecodeError> {
-        let before = self.at;
+        let before = self.position;
         let n =
             if flexible { i64::from(self.unsigned_varint()?) - 1 } else { i64::from(self.i32()?) };
         match n {
             -1 => Ok(None),
             n if n < 0 => Err(DecodeError::new(Kind::NegativeLength(n), before)),
-            n if n as u64 > self.left() as u64 => Err(DecodeError::new(
-                Kind::CountExceedsBytes { count: n as u64, left: self.left() },
+            n if n as u64 > self.remaining() as u64 => Err(DecodeError::new(
+                Kind::CountExceedsBytes { count: n as u64, remaining: self.remaining() },
                 before,
             )),
             n => Ok(Some(n as usize)),
@@ -134,15 +134,15 @@ impl<'a> Reader<'a> {
     }
 
     /// A reader over the next `n` bytes only; this one goes on behind them.
-    pub fn sub(&mut self, n: usize) -> Result<Reader<'a>, DecodeError> {
-        let at = self.at;
+    pub fn sub_reader(&mut self, n: usize) -> Result<Reader<'a>, DecodeError> {
+        let at = self.position;
         self.take(n)?;
-        Ok(Reader { frame: self.frame, at, end: at + n })
+        Ok(Reader { frame: self.frame, position: at, end: at + n })
     }
 
     /// Refuses bytes that nothing has read.
     pub fn finish(&self) -> Result<(), DecodeError> {
-        match self.left() {
+        match self.remaining() {
             0 => Ok(()),
             n => Err(self.error(Kind::TrailingBytes(n))),
         }

@@ -1,10 +1,14 @@
 //! The tagged fields that end every structure of a flexible version (KIP-482).
 
-use super::{RawTag, Reader, Writer};
+use super::{RawTaggedField, Reader, Writer};
 use crate::error::{DecodeError, DecodeErrorKind as Kind};
 
 /// Writes known and unknown tagged fields in ascending order of their number.
-pub(crate) fn put_tags(w: &mut Writer, known: Vec<(u32, Vec<u8>)>, unknown: &[RawTag]) {
+pub(crate) fn write_tagged_fields(
+    w: &mut Writer,
+    known: Vec<(u32, Vec<u8>)>,
+    unknown: &[RawTaggedField],
+) {
     w.unsigned_varint((known.len() + unknown.len()) as u32);
     if known.is_empty() && unknown.is_empty() {
         return;
@@ -20,30 +24,32 @@ pub(crate) fn put_tags(w: &mut Writer, known: Vec<(u32, Vec<u8>)>, unknown: &[Ra
 }
 
 /// Reads tagged fields: `known` takes those it knows (and answers true), the rest are kept.
-pub(crate) fn get_tags(
+pub(crate) fn read_tagged_fields(
     r: &mut Reader<'_>,
-    unknown: &mut Vec<RawTag>,
+    unknown: &mut Vec<RawTaggedField>,
     mut known: impl FnMut(u32, &mut Reader<'_>) -> Result<bool, DecodeError>,
 ) -> Result<(), DecodeError> {
     let count = r.unsigned_varint()?;
     // A tagged field takes at least two bytes: number and size.
-    if count as usize > r.left() / 2 {
-        return Err(r.error(Kind::CountExceedsBytes { count: u64::from(count), left: r.left() }));
+    if count as usize > r.remaining() / 2 {
+        return Err(
+            r.error(Kind::CountExceedsBytes { count: u64::from(count), remaining: r.remaining() })
+        );
     }
     let mut last = None;
     for _ in 0..count {
         let tag = r.unsigned_varint()?;
         if last.is_some_and(|last| tag <= last) {
-            return Err(r.error(Kind::TagOrder(tag)));
+            return Err(r.error(Kind::TagOutOfOrder(tag)));
         }
         last = Some(tag);
         let size = r.unsigned_varint()? as usize;
-        let mut sub = r.sub(size)?;
+        let mut sub = r.sub_reader(size)?;
         if known(tag, &mut sub)? {
             sub.finish()?;
         } else {
-            let left = sub.left();
-            unknown.push(RawTag { tag, bytes: sub.take_bytes(left)? });
+            let left = sub.remaining();
+            unknown.push(RawTaggedField { tag, bytes: sub.take_bytes(left)? });
         }
     }
     Ok(())

@@ -18,12 +18,12 @@ pub trait Wire: Sized {
     }
     /// A random value that `v` can carry.
     #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-    fn arbitrary(g: &mut super::Gen, v: Version) -> Self;
+    fn arbitrary(g: &mut super::TestRng, v: Version) -> Self;
 }
 
 /// A tagged field of a number this crate does not know, kept as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawTag {
+pub struct RawTaggedField {
     /// Its number.
     pub tag: u32,
     /// Its bytes.
@@ -42,8 +42,8 @@ macro_rules! primitive {
                 r.$ty()
             }
             #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-            fn arbitrary(g: &mut super::Gen, _: Version) -> Self {
-                g.word() as $ty
+            fn arbitrary(g: &mut super::TestRng, _: Version) -> Self {
+                g.next_u64() as $ty
             }
         }
     )*};
@@ -58,8 +58,8 @@ impl Wire for bool {
         Ok(r.u8()? != 0)
     }
     #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-    fn arbitrary(g: &mut super::Gen, _: Version) -> Self {
-        g.word() & 1 == 1
+    fn arbitrary(g: &mut super::TestRng, _: Version) -> Self {
+        g.next_u64() & 1 == 1
     }
 }
 
@@ -73,20 +73,20 @@ impl Wire for Uuid {
         Ok(Uuid(id))
     }
     #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-    fn arbitrary(g: &mut super::Gen, _: Version) -> Self {
-        Uuid::from_random(g.word(), g.word())
+    fn arbitrary(g: &mut super::TestRng, _: Version) -> Self {
+        Uuid::from_random(g.next_u64(), g.next_u64())
     }
 }
 
 /// A nullable type is `Option` of one of these.
-trait Plain: Sized {
-    const SHORT: bool;
+trait ByteSequence: Sized {
+    const HAS_SHORT_LENGTH: bool;
     fn bytes(&self) -> &[u8];
     fn from_wire(r: &mut Reader<'_>, n: usize) -> Result<Self, DecodeError>;
 }
 
-impl Plain for String {
-    const SHORT: bool = true;
+impl ByteSequence for String {
+    const HAS_SHORT_LENGTH: bool = true;
     fn bytes(&self) -> &[u8] {
         self.as_bytes()
     }
@@ -100,8 +100,8 @@ impl Plain for String {
     }
 }
 
-impl Plain for Bytes {
-    const SHORT: bool = false;
+impl ByteSequence for Bytes {
+    const HAS_SHORT_LENGTH: bool = false;
     fn bytes(&self) -> &[u8] {
         self
     }
@@ -110,21 +110,21 @@ impl Plain for Bytes {
     }
 }
 
-macro_rules! sized {
+macro_rules! byte_sequence {
     ($($ty:ty, $g:ident => $make:expr;)*) => {$(
         impl Wire for $ty {
             fn encode(&self, w: &mut Writer, v: Version) {
-                w.length(Some(self.len()), v.flexible, <$ty>::SHORT);
+                w.length(Some(self.len()), v.flexible, <$ty>::HAS_SHORT_LENGTH);
                 w.raw(self.bytes());
             }
             fn decode(r: &mut Reader<'_>, v: Version) -> Result<Self, DecodeError> {
-                match r.length(v.flexible, <$ty>::SHORT)? {
+                match r.length(v.flexible, <$ty>::HAS_SHORT_LENGTH)? {
                     Some(n) => <$ty>::from_wire(r, n),
                     None => Err(r.error(Kind::UnexpectedNull)),
                 }
             }
             #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-            fn arbitrary($g: &mut super::Gen, _: Version) -> Self {
+            fn arbitrary($g: &mut super::TestRng, _: Version) -> Self {
                 $make
             }
         }
@@ -132,11 +132,11 @@ macro_rules! sized {
             fn encode(&self, w: &mut Writer, v: Version) {
                 match self {
                     Some(x) => x.encode(w, v),
-                    None => w.length(None, v.flexible, <$ty>::SHORT),
+                    None => w.length(None, v.flexible, <$ty>::HAS_SHORT_LENGTH),
                 }
             }
             fn decode(r: &mut Reader<'_>, v: Version) -> Result<Self, DecodeError> {
-                match r.length(v.flexible, <$ty>::SHORT)? {
+                match r.length(v.flexible, <$ty>::HAS_SHORT_LENGTH)? {
                     Some(n) => <$ty>::from_wire(r, n).map(Some),
                     None => Ok(None),
                 }
@@ -145,15 +145,15 @@ macro_rules! sized {
                 self.is_none()
             }
             #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-            fn arbitrary(g: &mut super::Gen, v: Version) -> Self {
-                (g.below(4) != 0).then(|| Wire::arbitrary(g, v))
+            fn arbitrary(g: &mut super::TestRng, v: Version) -> Self {
+                (g.next_below(4) != 0).then(|| Wire::arbitrary(g, v))
             }
         }
     )*};
 }
-sized! {
-    String, g => g.string();
-    Bytes, g => g.bytes();
+byte_sequence! {
+    String, g => g.next_string();
+    Bytes, g => g.next_bytes();
 }
 
 impl<T: Wire> Wire for Vec<T> {
@@ -163,13 +163,13 @@ impl<T: Wire> Wire for Vec<T> {
     }
     fn decode(r: &mut Reader<'_>, v: Version) -> Result<Self, DecodeError> {
         match r.count(v.flexible)? {
-            Some(n) => elements(r, v, n),
+            Some(n) => read_elements(r, v, n),
             None => Err(r.error(Kind::UnexpectedNull)),
         }
     }
     #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-    fn arbitrary(g: &mut super::Gen, v: Version) -> Self {
-        (0..g.below(4)).map(|_| T::arbitrary(g, v)).collect()
+    fn arbitrary(g: &mut super::TestRng, v: Version) -> Self {
+        (0..g.next_below(4)).map(|_| T::arbitrary(g, v)).collect()
     }
 }
 
@@ -182,7 +182,7 @@ impl<T: Wire> Wire for Option<Vec<T>> {
     }
     fn decode(r: &mut Reader<'_>, v: Version) -> Result<Self, DecodeError> {
         match r.count(v.flexible)? {
-            Some(n) => elements(r, v, n).map(Some),
+            Some(n) => read_elements(r, v, n).map(Some),
             None => Ok(None),
         }
     }
@@ -190,13 +190,13 @@ impl<T: Wire> Wire for Option<Vec<T>> {
         self.is_none()
     }
     #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-    fn arbitrary(g: &mut super::Gen, v: Version) -> Self {
-        (g.below(4) != 0).then(|| Wire::arbitrary(g, v))
+    fn arbitrary(g: &mut super::TestRng, v: Version) -> Self {
+        (g.next_below(4) != 0).then(|| Wire::arbitrary(g, v))
     }
 }
 
 /// The elements of an array. The vector grows as they are seen: a count says nothing about memory.
-fn elements<T: Wire>(r: &mut Reader<'_>, v: Version, n: usize) -> Result<Vec<T>, DecodeError> {
+fn read_elements<T: Wire>(r: &mut Reader<'_>, v: Version, n: usize) -> Result<Vec<T>, DecodeError> {
     let mut out = Vec::with_capacity(n.min(16));
     for _ in 0..n {
         out.push(T::decode(r, v)?);

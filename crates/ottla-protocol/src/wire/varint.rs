@@ -110,7 +110,7 @@ fn get(bytes: &[u8], max: usize) -> Result<(u64, usize), DecodeErrorKind> {
     if bytes.len() >= max {
         Err(DecodeErrorKind::VarintTooLong)
     } else {
-        Err(DecodeErrorKind::Truncated { needed: bytes.len() + 1, left: bytes.len() })
+        Err(DecodeErrorKind::Truncated { needed: bytes.len() + 1, remaining: bytes.len() })
     }
 }
 
@@ -118,7 +118,7 @@ fn get(bytes: &[u8], max: usize) -> Result<(u64, usize), DecodeErrorKind> {
 mod tests {
     use super::*;
 
-    fn hex(b: &[u8]) -> String {
+    fn to_hex(b: &[u8]) -> String {
         b.iter().map(|b| format!("{b:02x}")).collect()
     }
 
@@ -140,14 +140,14 @@ mod tests {
         ] {
             let mut out = Vec::new();
             put_i32(&mut out, v);
-            assert_eq!(hex(&out), want, "{v}");
+            assert_eq!(to_hex(&out), want, "{v}");
             assert_eq!(len_i32(v), out.len());
             assert_eq!(get_i32(&out), Ok((v, out.len())));
         }
         for (v, want) in [(i64::MAX, "feffffffffffffffff01"), (i64::MIN, "ffffffffffffffffff01")] {
             let mut out = Vec::new();
             put_i64(&mut out, v);
-            assert_eq!(hex(&out), want, "{v}");
+            assert_eq!(to_hex(&out), want, "{v}");
             assert_eq!(len_i64(v), out.len());
             assert_eq!(get_i64(&out), Ok((v, out.len())));
         }
@@ -164,7 +164,7 @@ mod tests {
         ] {
             let mut out = Vec::new();
             put_u32(&mut out, v);
-            assert_eq!(hex(&out), want, "{v}");
+            assert_eq!(to_hex(&out), want, "{v}");
             assert_eq!(get_u32(&out), Ok((v, out.len())));
             for cut in 0..out.len() {
                 assert!(matches!(get_u32(&out[..cut]), Err(DecodeErrorKind::Truncated { .. })));

@@ -18,7 +18,7 @@ use crate::producer::Prepared;
 use crate::sync::Guard;
 use crate::time::Tick;
 use ottla_protocol::compression::Codec;
-use ottla_protocol::record::Measured;
+use ottla_protocol::record::RecordLayout;
 
 /// What came of an attempt.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ impl Accumulator {
         &self,
         spot: &Spot<'_>,
         mut queue: Guard<'_, Queue>,
-        (record, at): (&Prepared<'_>, Measured),
+        (record, at): (&Prepared<'_>, RecordLayout),
         watch: &mut Watch,
     ) -> Option<Delivery> {
         let Some(open) = queue.open_mut() else {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
-use ottla_protocol::record::{BatchHeader, HEADER_LEN, Measured, RecordBody};
+use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout};
 
 use super::buffer_pool::PooledBuf;
 use super::completion::Outcome;
@@ -74,7 +74,7 @@ impl OpenBatch {
 
     /// What a record takes if it comes next.
     #[inline]
-    pub(crate) fn measure<'a, H>(&self, body: &RecordBody<'a, H>, timestamp: i64) -> Measured
+    pub(crate) fn measure<'a, H>(&self, body: &RecordBody<'a, H>, timestamp: i64) -> RecordLayout
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
@@ -83,7 +83,7 @@ impl OpenBatch {
 
     /// Whether a record of this size still fits; the first always does.
     #[inline]
-    pub(crate) fn room(&self, record: &Measured) -> Room {
+    pub(crate) fn room(&self, record: &RecordLayout) -> Room {
         let len = record.len();
         if self.meta.count == 0 {
             Room::Yes
@@ -117,7 +117,7 @@ impl OpenBatch {
     /// Bytes after which a sticky choice has stayed for a batch: as many as one takes, if it is to be compressed.
     #[inline]
     pub(crate) fn stay(&self, batch_size: usize) -> usize {
-        batch_size.max(self.limit + HEADER_LEN).max(1)
+        batch_size.max(self.limit + BATCH_HEADER_LEN).max(1)
     }
 
     /// Whether it holds less than half of what it might.
@@ -127,7 +127,7 @@ impl OpenBatch {
 
     /// Bytes on the wire, uncompressed.
     pub(crate) fn wire_len(&self) -> usize {
-        HEADER_LEN + self.plain_len()
+        BATCH_HEADER_LEN + self.plain_len()
     }
 
     /// Encodes a record there is [`room`](Self::room) for; the bytes it took.
@@ -135,7 +135,7 @@ impl OpenBatch {
     pub(crate) fn push<'a, H>(
         &mut self,
         body: &RecordBody<'a, H>,
-        at: Measured,
+        at: RecordLayout,
         timestamp: i64,
     ) -> usize
     where
@@ -146,7 +146,7 @@ impl OpenBatch {
         body.encode(&mut self.buf.bytes, at);
         meta.count += 1;
         meta.max_timestamp = meta.max_timestamp.max(timestamp);
-        meta.largest = meta.largest.max(body.upper_bound() as u32);
+        meta.largest = meta.largest.max(body.size_upper_bound() as u32);
         self.buf.bytes.len() - before
     }
 
@@ -345,7 +345,7 @@ impl ClosedBatch {
 
     /// Bytes on the wire.
     pub(crate) fn wire_len(&self) -> usize {
-        HEADER_LEN + self.records.len()
+        BATCH_HEADER_LEN + self.records.len()
     }
 
     /// Tells everyone who waits, unless they were told.
@@ -409,12 +409,12 @@ pub(crate) fn advance(sequence: i32, n: i32) -> i32 {
 pub struct StampedBatch {
     pub(crate) closed: ClosedBatch,
     pub(crate) stamp: Stamp,
-    header: [u8; HEADER_LEN],
+    header: [u8; BATCH_HEADER_LEN],
 }
 
 impl StampedBatch {
     /// The 61 bytes and the records; the latter share the batch's memory and keep it alive.
-    pub(crate) fn wire(&self) -> (&[u8; HEADER_LEN], Bytes) {
+    pub(crate) fn wire(&self) -> (&[u8; BATCH_HEADER_LEN], Bytes) {
         (&self.header, self.closed.records.clone())
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
-use ottla_protocol::record::HEADER_LEN;
+use ottla_protocol::record::BATCH_HEADER_LEN;
 
 /// What a topic's batches have taught. Callers read it when they open a batch; whoever closes one adds to it.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Sizing {
             _ => self.probe.swap(0, Relaxed),
         };
         let bound = if probe == 0 { self.bound.load(Relaxed) } else { probe };
-        let room = batch_size.min(bound).saturating_sub(HEADER_LEN);
+        let room = batch_size.min(bound).saturating_sub(BATCH_HEADER_LEN);
         if !compressed {
             return room;
         }

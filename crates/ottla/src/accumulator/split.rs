@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ottla_protocol::DecodeError;
-use ottla_protocol::record::{BatchView, HEADER_LEN, RecordBody, RecordView};
+use ottla_protocol::record::{BATCH_HEADER_LEN, BatchView, RecordBody, RecordView};
 
 use super::Accumulator;
 use super::batch::{ClosedBatch, Meta, OpenBatch, Parent, Stamp, StampedBatch, advance};
@@ -120,7 +120,7 @@ impl Accumulator {
             Ok(read) => read,
             Err(e) => return Err((Box::new(parent), e)),
         };
-        let list = match read.collect() {
+        let list = match read.to_vec() {
             Ok(list) => list,
             Err(e) => return Err((Box::new(parent), e)),
         };
@@ -150,9 +150,10 @@ impl Accumulator {
         }
         // As well compressed as the whole, or nearly: a quarter of what was refused is to give quarters.
         let packed = whole.records().len().max(1) as u128;
-        let room =
-            bound.saturating_sub(HEADER_LEN) as u128 * 9 / 8 * whole.plain_len as u128 / packed;
-        let most = whole.meta.partition.sizing.below_refused().saturating_sub(HEADER_LEN) as u128
+        let room = bound.saturating_sub(BATCH_HEADER_LEN) as u128 * 9 / 8 * whole.plain_len as u128
+            / packed;
+        let most = whole.meta.partition.sizing.below_refused().saturating_sub(BATCH_HEADER_LEN)
+            as u128
             * whole.plain_len as u128
             / packed;
         self.settings.batch_size.min(usize::try_from(room.min(most)).unwrap_or(usize::MAX))

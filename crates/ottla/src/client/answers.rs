@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use ottla_protocol::header::{correlation_id, decode_response};
+use ottla_protocol::header::{decode_correlation_id, decode_response};
 use ottla_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, MetadataRequest};
 use ottla_protocol::{ApiKey, ErrorCode};
 
@@ -118,7 +118,7 @@ impl<I: Io> NetworkClient<I> {
         let Some(b) = self.broker_of(key) else { return };
         let node = b.id;
         let size = frame.len() as f64 + 4.0;
-        let matched = match correlation_id(&frame) {
+        let matched = match decode_correlation_id(&frame) {
             Ok(id) if !b.in_flight.is_whole(id) => {
                 Err(format!("it answered request {id} before it had the whole of it"))
             }

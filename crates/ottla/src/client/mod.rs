@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_protocol::header::request_frame;
+use ottla_protocol::header::encode_request;
 use ottla_protocol::messages::ApiVersionsRequest;
 use ottla_protocol::{ApiKey, EncodeError, Request};
 use zeroize::Zeroizing;
@@ -356,7 +356,8 @@ impl<I: Io> NetworkClient<I> {
             return;
         };
         tracing::debug!(broker = node, %address, "connecting");
-        let tls = match self.secured.tls.as_ref().map(|tls| tls.session(&b.host)).transpose() {
+        let tls = match self.secured.tls.as_ref().map(|tls| tls.create_session(&b.host)).transpose()
+        {
             Ok(tls) => tls,
             Err(why) => return self.lost_for(node, &why, true, now),
         };
@@ -399,7 +400,7 @@ impl<I: Io> NetworkClient<I> {
         (correlation, purpose): (i32, Purpose),
         now: Tick,
     ) -> Result<(), EncodeError> {
-        let frame = request_frame(body, version, correlation, Some(&self.settings.client_id))?;
+        let frame = encode_request(body, version, correlation, Some(&self.settings.client_id))?;
         let frame = match purpose {
             // It may hold a password.
             Purpose::Sasl(_) => Bytes::from_owner(Zeroizing::new(frame)),

@@ -17,7 +17,7 @@ use ottla_protocol::ApiKey;
 use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
 
 use super::in_flight::InFlightRequests;
-use super::sasl::Exchange;
+use super::sasl::SaslClient;
 use crate::collections::HashMap;
 use crate::network::io::ChannelKey;
 use crate::time::{Tick, backoff};
@@ -70,7 +70,7 @@ pub(crate) struct Broker {
     /// What is to be done before a connection is made was done.
     pub(crate) prepared: bool,
     /// A SASL exchange on its way.
-    pub(crate) exchange: Option<Exchange>,
+    pub(crate) exchange: Option<SaslClient>,
     /// Since when it is renewed, on a connection that was ready.
     pub(crate) renewing: Option<Tick>,
     /// When the session is to be renewed.

@@ -17,14 +17,14 @@ use zeroize::Zeroizing;
 
 use super::in_flight::{Purpose, SaslStep};
 use super::nodes::{Broker, State};
-use super::sasl::token::Tokens;
-use super::sasl::{Exchange, Next};
+use super::sasl::token::TokenManager;
+use super::sasl::{SaslAction, SaslClient};
 use super::{CORRELATION_RESERVED, NetworkClient};
 use crate::config::security::SaslSettings;
 use crate::events::Kind;
 use crate::metrics::Sensor;
 use crate::network::io::{Io, Job, Unprepared};
-use crate::network::tls::TlsSource;
+use crate::network::tls::TlsConnector;
 use crate::time::{Tick, fraction};
 
 /// The key of a preparation that nobody waits for.
@@ -40,9 +40,9 @@ fn preparation(b: &Broker) -> u64 {
 /// What secures connections.
 #[derive(Clone, Default)]
 pub(crate) struct Secured {
-    pub(crate) tls: Option<Arc<TlsSource>>,
+    pub(crate) tls: Option<Arc<TlsConnector>>,
     pub(crate) sasl: Option<Arc<SaslSettings>>,
-    pub(crate) tokens: Option<Arc<Tokens>>,
+    pub(crate) tokens: Option<Arc<TokenManager>>,
 }
 
 impl Secured {
@@ -73,9 +73,9 @@ impl<I: Io> NetworkClient<I> {
         let Secured { tls, tokens, .. } = self.secured.clone();
         let work = move || {
             if let Some(tls) = tls.filter(|_| connects) {
-                tls.refresh();
+                tls.reload_if_changed();
             }
-            tokens.map_or(Ok(()), |t| t.fetch())
+            tokens.map_or(Ok(()), |t| t.ensure_token())
         };
         self.selector.start(Job::Prepare { key, work: Box::new(work) });
         true
@@ -142,7 +142,7 @@ impl<I: Io> NetworkClient<I> {
             SaslStep::Token(version) => self.on_token(node, version, frame, now),
         };
         if let Err(Unprepared { why, refused }) = done {
-            let which = self.secured.sasl.as_ref().map_or("SASL", |s| s.name());
+            let which = self.secured.sasl.as_ref().map_or("SASL", |s| s.mechanism_name());
             self.lost_for(node, &format!("{which}: {why}"), refused, now);
         }
     }
@@ -166,7 +166,10 @@ impl<I: Io> NetworkClient<I> {
                        security.protocol to match";
             return self.lost_for(node, why, true, now);
         };
-        let ask = SaslHandshakeRequest { mechanism: sasl.name().to_owned(), ..Default::default() };
+        let ask = SaslHandshakeRequest {
+            mechanism: sasl.mechanism_name().to_owned(),
+            ..Default::default()
+        };
         self.ask_sasl(node, &ask, version, SaslStep::Handshake(version), now);
     }
 
@@ -192,14 +195,14 @@ impl<I: Io> NetworkClient<I> {
             code => {
                 return Err(refusal(format!(
                     "it refused the handshake: {code}: {}",
-                    code.meaning()
+                    code.description()
                 )));
             }
         }
         let Some(sasl) = self.secured.sasl.clone() else { return Ok(()) };
         let tokens = self.secured.tokens.clone();
         let (exchange, first) =
-            Exchange::begin(&sasl, tokens.as_deref(), &self.env).map_err(transient)?;
+            SaslClient::begin(&sasl, tokens.as_deref(), &self.env).map_err(transient)?;
         if let Some(b) = self.brokers.get_mut(&node) {
             b.exchange = Some(exchange);
         }
@@ -230,15 +233,15 @@ impl<I: Io> NetworkClient<I> {
         };
         if !code.is_none() {
             let said = answer.error_message.filter(|m| !m.is_empty());
-            let mut said = said.unwrap_or_else(|| code.meaning().to_owned());
-            if let Some(objection) = exchange.objection() {
+            let mut said = said.unwrap_or_else(|| code.description().to_owned());
+            if let Some(objection) = exchange.rejection() {
                 said = format!("{said} ({objection})");
             }
             return Err(refusal(format!("{code}: {said}")));
         }
-        match exchange.next(&answer.auth_bytes).map_err(refusal)? {
-            Next::Send(bytes) => self.say(node, bytes, now),
-            Next::Done => {
+        match exchange.evaluate_challenge(&answer.auth_bytes).map_err(refusal)? {
+            SaslAction::Send(bytes) => self.say(node, bytes, now),
+            SaslAction::Complete => {
                 let life = u64::try_from(answer.session_lifetime_ms).ok().filter(|ms| *ms > 0);
                 self.authenticated(node, life.map(Duration::from_millis), now);
                 Ok(())
@@ -249,7 +252,7 @@ impl<I: Io> NetworkClient<I> {
     /// It knows us; until its session ends. Renewed after 85 to 95 % of it, as Java has it.
     fn authenticated(&mut self, node: i32, life: Option<Duration>, now: Tick) {
         let part = 0.85 + 0.1 * fraction(self.env.random());
-        let which = self.secured.sasl.as_ref().map_or("", |s| s.name());
+        let which = self.secured.sasl.as_ref().map_or("", |s| s.mechanism_name());
         let Some(b) = self.brokers.get_mut(&node) else { return };
         let State::Authenticating(channel, deadline) = b.state else { return };
         b.exchange = None;

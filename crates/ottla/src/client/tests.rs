@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_protocol::header::{RequestHeader, response_frame};
+use ottla_protocol::header::{RequestHeader, encode_response};
 use ottla_protocol::messages::{
     ApiVersion, ApiVersionsResponse, InitProducerIdRequest, InitProducerIdResponse,
     MetadataResponse, MetadataResponseBroker,
@@ -40,7 +40,7 @@ struct Asked {
 
 impl Asked {
     fn answer<T: ottla_protocol::Wire>(&self, body: &T) -> Vec<u8> {
-        response_frame(self.api, self.version, self.correlation, body).unwrap()
+        encode_response(self.api, self.version, self.correlation, body).unwrap()
     }
 }
 
@@ -125,7 +125,7 @@ impl Rig {
                 }
                 let frame = Bytes::from(held.drain(..size).skip(4).collect::<Vec<u8>>());
                 let h = RequestHeader::decode(&mut Reader::new(&frame)).unwrap();
-                let (api, version, correlation) = (h.api, h.version, h.correlation_id);
+                let (api, version, correlation) = (h.api_key, h.api_version, h.correlation_id);
                 out.push(Asked { conn, at, api, version, correlation });
             }
         }
@@ -239,7 +239,7 @@ fn nc2_nc3_versions_are_asked_for_first_and_by_what_the_broker_names() {
                 let api_keys = named.map(|_| key).into_iter().collect();
                 let error_code = ErrorCode::UNSUPPORTED_VERSION.0;
                 let body = ApiVersionsResponse { error_code, api_keys, ..Default::default() };
-                Some(response_frame(a.api, 0, a.correlation, &body).unwrap())
+                Some(encode_response(a.api, 0, a.correlation, &body).unwrap())
             }
             _ => sound(&[1])(a),
         };

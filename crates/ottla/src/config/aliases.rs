@@ -3,110 +3,110 @@
 
 /// What another name means here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Meaning {
+pub(crate) enum AliasTarget {
     /// The same as this setting.
-    Same(&'static str),
+    SameAs(&'static str),
     /// The same as this setting, times 1024.
-    Kib(&'static str),
+    Kibibytes(&'static str),
     /// librdkafka's `partitioner`.
     Partitioner,
     /// librdkafka's `compression.level`: the level of whatever codec is chosen.
-    Level,
+    CompressionLevel,
     /// Nothing here.
-    Idle,
+    Ignored,
 }
 
-use Meaning::{Idle, Kib, Level, Partitioner, Same};
+use AliasTarget::{CompressionLevel, Ignored, Kibibytes, Partitioner, SameAs};
 
-const ALIASES: &[(&str, Meaning)] = &[
-    ("metadata.broker.list", Same("bootstrap.servers")),
-    ("queue.buffering.max.ms", Same("linger.ms")),
-    ("queue.buffering.max.kbytes", Kib("buffer.memory")),
-    ("message.timeout.ms", Same("delivery.timeout.ms")),
-    ("message.max.bytes", Same("max.request.size")),
-    ("message.send.max.retries", Same("retries")),
-    ("request.required.acks", Same("acks")),
-    ("compression.codec", Same("compression.type")),
-    ("compression.level", Level),
-    ("max.in.flight", Same("max.in.flight.requests.per.connection")),
-    ("socket.timeout.ms", Same("request.timeout.ms")),
-    ("socket.send.buffer.bytes", Same("send.buffer.bytes")),
-    ("socket.receive.buffer.bytes", Same("receive.buffer.bytes")),
-    ("topic.metadata.refresh.interval.ms", Same("metadata.max.age.ms")),
-    ("sasl.mechanisms", Same("sasl.mechanism")),
-    ("sasl.oauthbearer.client.id", Same("sasl.oauthbearer.client.credentials.client.id")),
-    ("sasl.oauthbearer.client.secret", Same("sasl.oauthbearer.client.credentials.client.secret")),
-    ("ssl.ca.location", Same("ssl.truststore.location")),
-    ("ssl.ca.pem", Same("ssl.truststore.certificates")),
-    ("ssl.certificate.location", Same("ssl.keystore.location")),
-    ("ssl.certificate.pem", Same("ssl.keystore.certificate.chain")),
-    ("ssl.key.pem", Same("ssl.keystore.key")),
+const ALIASES: &[(&str, AliasTarget)] = &[
+    ("metadata.broker.list", SameAs("bootstrap.servers")),
+    ("queue.buffering.max.ms", SameAs("linger.ms")),
+    ("queue.buffering.max.kbytes", Kibibytes("buffer.memory")),
+    ("message.timeout.ms", SameAs("delivery.timeout.ms")),
+    ("message.max.bytes", SameAs("max.request.size")),
+    ("message.send.max.retries", SameAs("retries")),
+    ("request.required.acks", SameAs("acks")),
+    ("compression.codec", SameAs("compression.type")),
+    ("compression.level", CompressionLevel),
+    ("max.in.flight", SameAs("max.in.flight.requests.per.connection")),
+    ("socket.timeout.ms", SameAs("request.timeout.ms")),
+    ("socket.send.buffer.bytes", SameAs("send.buffer.bytes")),
+    ("socket.receive.buffer.bytes", SameAs("receive.buffer.bytes")),
+    ("topic.metadata.refresh.interval.ms", SameAs("metadata.max.age.ms")),
+    ("sasl.mechanisms", SameAs("sasl.mechanism")),
+    ("sasl.oauthbearer.client.id", SameAs("sasl.oauthbearer.client.credentials.client.id")),
+    ("sasl.oauthbearer.client.secret", SameAs("sasl.oauthbearer.client.credentials.client.secret")),
+    ("ssl.ca.location", SameAs("ssl.truststore.location")),
+    ("ssl.ca.pem", SameAs("ssl.truststore.certificates")),
+    ("ssl.certificate.location", SameAs("ssl.keystore.location")),
+    ("ssl.certificate.pem", SameAs("ssl.keystore.certificate.chain")),
+    ("ssl.key.pem", SameAs("ssl.keystore.key")),
     ("partitioner", Partitioner),
-    ("sticky.partitioning.linger.ms", Idle),
-    ("queue.buffering.max.messages", Idle),
-    ("batch.num.messages", Idle),
-    ("topic.metadata.refresh.fast.interval.ms", Idle),
-    ("topic.metadata.refresh.sparse", Idle),
-    ("socket.keepalive.enable", Idle),
-    ("socket.nagle.disable", Idle),
-    ("broker.address.family", Idle),
-    ("broker.address.ttl", Idle),
-    ("broker.version.fallback", Idle),
-    ("api.version.request", Idle),
-    ("api.version.request.timeout.ms", Idle),
-    ("builtin.features", Idle),
-    ("api.version.fallback.ms", Idle),
-    ("queuing.strategy", Idle),
-    ("queue.buffering.backpressure.threshold", Idle),
-    ("socket.max.fails", Idle),
-    ("socket.blocking.max.ms", Idle),
-    ("message.copy.max.bytes", Idle),
-    ("ssl.crl.location", Idle),
-    ("ssl.curves.list", Idle),
-    ("ssl.sigalgs.list", Idle),
-    ("sasl.kerberos.principal", Idle),
-    ("sasl.kerberos.keytab", Idle),
-    ("sasl.oauthbearer.method", Idle),
-    ("sasl.oauthbearer.config", Idle),
-    ("max.in.flight.requests", Same("max.in.flight.requests.per.connection")),
-    ("debug", Idle),
-    ("log_level", Idle),
-    ("log.connection.close", Idle),
-    ("log.queue", Idle),
-    ("log.thread.name", Idle),
-    ("statistics.interval.ms", Idle),
-    ("delivery.report.only.error", Idle),
-    ("enable.ssl.certificate.verification", Idle),
+    ("sticky.partitioning.linger.ms", Ignored),
+    ("queue.buffering.max.messages", Ignored),
+    ("batch.num.messages", Ignored),
+    ("topic.metadata.refresh.fast.interval.ms", Ignored),
+    ("topic.metadata.refresh.sparse", Ignored),
+    ("socket.keepalive.enable", Ignored),
+    ("socket.nagle.disable", Ignored),
+    ("broker.address.family", Ignored),
+    ("broker.address.ttl", Ignored),
+    ("broker.version.fallback", Ignored),
+    ("api.version.request", Ignored),
+    ("api.version.request.timeout.ms", Ignored),
+    ("builtin.features", Ignored),
+    ("api.version.fallback.ms", Ignored),
+    ("queuing.strategy", Ignored),
+    ("queue.buffering.backpressure.threshold", Ignored),
+    ("socket.max.fails", Ignored),
+    ("socket.blocking.max.ms", Ignored),
+    ("message.copy.max.bytes", Ignored),
+    ("ssl.crl.location", Ignored),
+    ("ssl.curves.list", Ignored),
+    ("ssl.sigalgs.list", Ignored),
+    ("sasl.kerberos.principal", Ignored),
+    ("sasl.kerberos.keytab", Ignored),
+    ("sasl.oauthbearer.method", Ignored),
+    ("sasl.oauthbearer.config", Ignored),
+    ("max.in.flight.requests", SameAs("max.in.flight.requests.per.connection")),
+    ("debug", Ignored),
+    ("log_level", Ignored),
+    ("log.connection.close", Ignored),
+    ("log.queue", Ignored),
+    ("log.thread.name", Ignored),
+    ("statistics.interval.ms", Ignored),
+    ("delivery.report.only.error", Ignored),
+    ("enable.ssl.certificate.verification", Ignored),
 ];
 
 /// What a name of librdkafka's means.
-pub(crate) fn meaning(name: &str) -> Option<&'static Meaning> {
+pub(crate) fn find_alias(name: &str) -> Option<&'static AliasTarget> {
     ALIASES.iter().find(|(n, _)| *n == name).map(|(_, m)| m)
 }
 
 /// All of them.
-pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+pub(crate) fn alias_names() -> impl Iterator<Item = &'static str> {
     ALIASES.iter().map(|(n, _)| *n)
 }
 
 /// For the document.
-pub(crate) fn table() -> impl Iterator<Item = (&'static str, String)> {
+pub(crate) fn documentation_rows() -> impl Iterator<Item = (&'static str, String)> {
     ALIASES.iter().map(|(n, m)| {
         let text = match m {
-            Same(s) => format!("`{s}`"),
-            Kib(s) => format!("`{s}`, times 1024"),
+            SameAs(s) => format!("`{s}`"),
+            Kibibytes(s) => format!("`{s}`, times 1024"),
             Partitioner => {
                 "`murmur2` and `murmur2_random`: the default; others are refused".to_owned()
             }
-            Level => "the level of the chosen codec".to_owned(),
-            Idle => "nothing".to_owned(),
+            CompressionLevel => "the level of the chosen codec".to_owned(),
+            Ignored => "nothing".to_owned(),
         };
         (*n, text)
     })
 }
 
 /// Settings of consumers, admin clients, Streams, Connect and Schema Registry.
-const FOREIGN: &[&str] = &[
+const OTHER_CLIENT_SETTINGS: &[&str] = &[
     "group.id",
     "group.instance.id",
     "group.protocol",
@@ -151,7 +151,7 @@ const FOREIGN: &[&str] = &[
 ];
 
 /// Whether a name belongs to another client.
-pub(crate) fn is_foreign(name: &str) -> bool {
+pub(crate) fn is_other_client_setting(name: &str) -> bool {
     const PREFIXES: [&str; 9] = [
         "schema.registry.",
         "consumer.",
@@ -163,12 +163,12 @@ pub(crate) fn is_foreign(name: &str) -> bool {
         "avro.",
         "confluent.",
     ];
-    FOREIGN.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
+    OTHER_CLIENT_SETTINGS.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
 /// The name inside Spring's: `spring.kafka.producer.batch-size` is `batch.size`. Names of other parts of
 /// Spring come back as they are.
-pub(crate) fn without_spring(name: &str) -> String {
+pub(crate) fn strip_spring_prefix(name: &str) -> String {
     for prefix in ["spring.kafka.producer.properties.", "spring.kafka.properties."] {
         if let Some(rest) = name.strip_prefix(prefix) {
             return rest.trim_matches(['[', ']']).to_owned();
@@ -180,7 +180,7 @@ pub(crate) fn without_spring(name: &str) -> String {
     for prefix in ["spring.kafka.producer.", "spring.kafka."] {
         if let Some(rest) = name.strip_prefix(prefix) {
             let dotted = rest.replace('-', ".");
-            if super::table::find(&dotted).is_some() {
+            if super::table::find_setting(&dotted).is_some() {
                 return dotted;
             }
         }

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::security::Claim;
+use super::security::TokenClaim;
 use crate::error::Error;
 
 /// What it says.
 #[derive(Default)]
-pub(super) struct Login {
-    module: String,
+pub(super) struct JaasConfig {
+    login_module: String,
     /// Names as they are written.
     options: Vec<(String, Zeroizing<String>)>,
 }
 
-fn wrong(why: &str) -> Error {
+fn syntax_error(why: &str) -> Error {
     // Its text holds a password and is not repeated.
     Error::config(format!(
         "sasl.jaas.config {why}; it is written like \
@@ -26,52 +26,54 @@ fn wrong(why: &str) -> Error {
 }
 
 /// Reads it.
-pub(super) fn parse(text: &str) -> Result<Login, Error> {
-    let mut words = Words(text.chars().peekable(), text.len());
-    let module = words.word()?.ok_or_else(|| wrong("is empty"))?;
-    let control = words.word()?.unwrap_or_default();
+pub(super) fn parse(text: &str) -> Result<JaasConfig, Error> {
+    let mut words = Tokenizer(text.chars().peekable(), text.len());
+    let module = words.next_word()?.ok_or_else(|| syntax_error("is empty"))?;
+    let control = words.next_word()?.unwrap_or_default();
     if !["required", "requisite", "sufficient", "optional"]
         .iter()
         .any(|c| control.eq_ignore_ascii_case(c))
     {
-        return Err(wrong("has no \"required\" behind the module"));
+        return Err(syntax_error("has no \"required\" behind the module"));
     }
     let mut options: Vec<(String, Zeroizing<String>)> = Vec::new();
     loop {
-        match words.word()? {
+        match words.next_word()? {
             Some(name) => {
-                if !words.sign('=') {
-                    return Err(wrong("has an option without a value"));
+                if !words.consume_char('=') {
+                    return Err(syntax_error("has an option without a value"));
                 }
-                let value = words.word()?.ok_or_else(|| wrong("has an option without a value"))?;
+                let value = words
+                    .next_word()?
+                    .ok_or_else(|| syntax_error("has an option without a value"))?;
                 options.push((name.to_string(), value));
             }
-            None if words.sign(';') => break,
-            None => return Err(wrong("does not end with a semicolon")),
+            None if words.consume_char(';') => break,
+            None => return Err(syntax_error("does not end with a semicolon")),
         }
     }
-    if words.word()?.is_some() {
-        return Err(wrong("has more than one module"));
+    if words.next_word()?.is_some() {
+        return Err(syntax_error("has more than one module"));
     }
-    Ok(Login { module: module.to_string(), options })
+    Ok(JaasConfig { login_module: module.to_string(), options })
 }
 
 /// The rest of a text, and the length of the whole.
-struct Words<'t>(std::iter::Peekable<std::str::Chars<'t>>, usize);
+struct Tokenizer<'t>(std::iter::Peekable<std::str::Chars<'t>>, usize);
 
-impl Words<'_> {
-    fn blanks(&mut self) {
+impl Tokenizer<'_> {
+    fn skip_whitespace(&mut self) {
         while self.0.next_if(|c| c.is_whitespace()).is_some() {}
     }
 
-    fn sign(&mut self, c: char) -> bool {
-        self.blanks();
+    fn consume_char(&mut self, c: char) -> bool {
+        self.skip_whitespace();
         self.0.next_if_eq(&c).is_some()
     }
 
     /// The next word or quoted text; `None` before a sign and at the end.
-    fn word(&mut self) -> Result<Option<Zeroizing<String>>, Error> {
-        self.blanks();
+    fn next_word(&mut self) -> Result<Option<Zeroizing<String>>, Error> {
+        self.skip_whitespace();
         // With room for the longest there can be, so that no copy stays behind where it grew.
         let mut out = Zeroizing::new(String::with_capacity(self.1));
         match self.0.peek().copied() {
@@ -80,14 +82,16 @@ impl Words<'_> {
                 self.0.next();
                 loop {
                     match self.0.next() {
-                        None => return Err(wrong("has a quotation mark that nothing closes")),
+                        None => {
+                            return Err(syntax_error("has a quotation mark that nothing closes"));
+                        }
                         Some(c) if c == quote => return Ok(Some(out)),
                         Some('\\') => out.push(match self.0.next() {
                             Some('n') => '\n',
                             Some('t') => '\t',
                             Some('r') => '\r',
                             Some(c) => c,
-                            None => return Err(wrong("ends with a backslash")),
+                            None => return Err(syntax_error("ends with a backslash")),
                         }),
                         Some(c) => out.push(c),
                     }
@@ -102,16 +106,16 @@ impl Words<'_> {
     }
 }
 
-impl Login {
+impl JaasConfig {
     /// An option's value; names as Java has them, but for case.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn option(&self, name: &str) -> Option<&str> {
         let found = self.options.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
 
     /// Whether the module is the mechanism's.
-    pub(super) fn fits(&self, mechanism: &str) -> Result<(), Error> {
-        let class = self.module.rsplit('.').next().unwrap_or_default();
+    pub(super) fn check_mechanism(&self, mechanism: &str) -> Result<(), Error> {
+        let class = self.login_module.rsplit('.').next().unwrap_or_default();
         let of = match class {
             "" => return Ok(()),
             "PlainLoginModule" => "PLAIN",
@@ -122,7 +126,7 @@ impl Login {
                 return Err(Error::config(format!(
                     "sasl.jaas.config names {}, a Java class that is not known here; PlainLoginModule, \
                      ScramLoginModule and OAuthBearerLoginModule are",
-                    self.module
+                    self.login_module
                 )));
             }
         };
@@ -153,16 +157,19 @@ impl Login {
     }
 
     /// Claims of a token that is made here, and how long it lives.
-    pub(super) fn unsecured(&self) -> Result<(Vec<(String, Claim)>, Duration), Error> {
+    pub(super) fn unsecured_claims(&self) -> Result<(Vec<(String, TokenClaim)>, Duration), Error> {
         let mut claims = Vec::new();
         let mut lifetime = Duration::from_secs(3600);
         for (name, value) in &self.options {
             let bad = |what: &str| Error::config(format!("sasl.jaas.config: {name} is not {what}"));
             if let Some(claim) = name.strip_prefix("unsecuredLoginStringClaim_") {
-                claims.push((claim.to_owned(), Claim::Text(value.to_string())));
+                claims.push((claim.to_owned(), TokenClaim::Text(value.to_string())));
             } else if let Some(claim) = name.strip_prefix("unsecuredLoginNumberClaim_") {
                 let n = value.parse::<f64>().ok().filter(|n| n.is_finite());
-                claims.push((claim.to_owned(), Claim::Number(n.ok_or_else(|| bad("a number"))?)));
+                claims.push((
+                    claim.to_owned(),
+                    TokenClaim::Number(n.ok_or_else(|| bad("a number"))?),
+                ));
             } else if let Some(claim) = name.strip_prefix("unsecuredLoginListClaim_") {
                 // The first character parts the others.
                 let mut chars = value.chars();
@@ -170,7 +177,7 @@ impl Login {
                     Some(mark) => chars.as_str().split(mark).map(str::to_owned).collect(),
                     None => Vec::new(),
                 };
-                claims.push((claim.to_owned(), Claim::List(list)));
+                claims.push((claim.to_owned(), TokenClaim::List(list)));
             } else if name == "unsecuredLoginLifetimeSeconds" {
                 let seconds = value.parse::<u64>().ok().filter(|n| (1..=1 << 31).contains(n));
                 lifetime = Duration::from_secs(seconds.ok_or_else(|| bad("a number of seconds"))?);
@@ -191,12 +198,12 @@ mod tests {
              password='se \\'cret\\\\' tokenauth=true;",
         )
         .unwrap();
-        assert_eq!(l.get("username"), Some("al=ice;"));
-        assert_eq!(l.get("password"), Some("se 'cret\\"));
-        assert_eq!(l.get("tokenauth"), Some("true"));
-        assert!(l.fits("SCRAM-SHA-512").is_ok() && l.fits("PLAIN").is_err());
+        assert_eq!(l.option("username"), Some("al=ice;"));
+        assert_eq!(l.option("password"), Some("se 'cret\\"));
+        assert_eq!(l.option("tokenauth"), Some("true"));
+        assert!(l.check_mechanism("SCRAM-SHA-512").is_ok() && l.check_mechanism("PLAIN").is_err());
         let l = parse("x.PlainLoginModule  REQUIRED username = bob password=\"\" ;").unwrap();
-        assert_eq!((l.get("username"), l.get("password")), (Some("bob"), None));
+        assert_eq!((l.option("username"), l.option("password")), (Some("bob"), None));
     }
 
     #[test]
@@ -222,10 +229,10 @@ mod tests {
              unsecuredLoginLifetimeSeconds=60 extension_logicalCluster=\"lkc-1\";",
         )
         .unwrap();
-        let (claims, life) = l.unsecured().unwrap();
-        assert_eq!(claims[0], ("sub".to_owned(), Claim::Text("alice".to_owned())));
-        assert_eq!(claims[1].1, Claim::List(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!((claims[2].1.clone(), life), (Claim::Number(1.5), Duration::from_secs(60)));
+        let (claims, life) = l.unsecured_claims().unwrap();
+        assert_eq!(claims[0], ("sub".to_owned(), TokenClaim::Text("alice".to_owned())));
+        assert_eq!(claims[1].1, TokenClaim::List(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!((claims[2].1.clone(), life), (TokenClaim::Number(1.5), Duration::from_secs(60)));
         assert_eq!(l.extensions().unwrap(), [("logicalCluster".to_owned(), "lkc-1".to_owned())]);
         let l = parse("a.OAuthBearerLoginModule required extension_auth=\"x\";").unwrap();
         assert!(l.extensions().is_err());

@@ -4,9 +4,9 @@ use super::table::{Setting, Type};
 use crate::error::Error;
 
 /// Checks a value against its setting; the value as it is meant (blanks around it gone).
-pub(crate) fn check<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
+pub(crate) fn check_value<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
     let trimmed = value.trim();
-    let ok = match s.kind {
+    let ok = match s.value_type {
         Type::Int(min, max) => trimmed.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Long(min) => trimmed.parse::<i64>().is_ok_and(|n| n >= min),
         Type::Bool => matches!(trimmed.to_ascii_lowercase().as_str(), "true" | "false"),
@@ -16,7 +16,7 @@ pub(crate) fn check<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
             all.iter().any(|c| c.eq_ignore_ascii_case(trimmed))
         }
         Type::Choice(all) => all.contains(&trimmed),
-        Type::Real(min, max) => trimmed.parse::<f64>().is_ok_and(|n| (min..=max).contains(&n)),
+        Type::Double(min, max) => trimmed.parse::<f64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Text | Type::Password => return Ok(value),
         Type::List => true,
     };
@@ -25,10 +25,14 @@ pub(crate) fn check<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
     if ok {
         return Ok(trimmed);
     }
-    Err(Error::config(format!("{}={trimmed} is not {}", s.name, article(&s.kind.describe()))))
+    Err(Error::config(format!(
+        "{}={trimmed} is not {}",
+        s.name,
+        with_article(&s.value_type.describe())
+    )))
 }
 
-fn article(what: &str) -> String {
+fn with_article(what: &str) -> String {
     if what.contains(',') && !what.starts_with(['i', 'l', 'n']) {
         format!("one of {what}")
     } else {
@@ -37,7 +41,7 @@ fn article(what: &str) -> String {
 }
 
 /// A host and a port; before it, perhaps, the protocol it is spoken to by.
-pub(crate) fn host_port(entry: &str, protocol: &str) -> Result<(String, u16), Error> {
+pub(crate) fn parse_host_port(entry: &str, protocol: &str) -> Result<(String, u16), Error> {
     let bad = |why: &str| Error::config(format!("bootstrap.servers: {entry:?} {why}"));
     if entry.contains(char::is_whitespace) {
         return Err(bad("has a blank in it; separate servers by commas"));
@@ -67,10 +71,13 @@ pub(crate) fn host_port(entry: &str, protocol: &str) -> Result<(String, u16), Er
 }
 
 /// `bootstrap.servers`: at least one, duplicates dropped.
-pub(crate) fn servers(list: &str, protocol: &str) -> Result<Vec<(String, u16)>, Error> {
+pub(crate) fn parse_bootstrap_servers(
+    list: &str,
+    protocol: &str,
+) -> Result<Vec<(String, u16)>, Error> {
     let mut out = Vec::new();
     for entry in list.split(',').map(str::trim).filter(|e| !e.is_empty()) {
-        let server = host_port(entry, protocol)?;
+        let server = parse_host_port(entry, protocol)?;
         if !out.contains(&server) {
             out.push(server);
         }
@@ -100,18 +107,22 @@ mod tests {
             ),
             ("PLAINTEXT://h:1", "h", 1),
         ] {
-            assert_eq!(host_port(good, "PLAINTEXT").unwrap(), (host.to_owned(), port), "{good}");
+            assert_eq!(
+                parse_host_port(good, "PLAINTEXT").unwrap(),
+                (host.to_owned(), port),
+                "{good}"
+            );
         }
         for bad in
             ["localhost", "localhost:70000", "localhost:0", "a:1 b:2", ":1", "SSL://h:1", "[::1:9"]
         {
-            assert!(host_port(bad, "PLAINTEXT").is_err(), "{bad}");
+            assert!(parse_host_port(bad, "PLAINTEXT").is_err(), "{bad}");
         }
-        assert_eq!(servers(" a:1 , b:2,a:1 ", "SSL").unwrap().len(), 2);
+        assert_eq!(parse_bootstrap_servers(" a:1 , b:2,a:1 ", "SSL").unwrap().len(), 2);
         assert!(
-            servers(" , ", "SSL").is_err()
-                && servers("a:1 b:2", "SSL").is_err()
-                && servers("a:1\nb:2", "SSL").is_err()
+            parse_bootstrap_servers(" , ", "SSL").is_err()
+                && parse_bootstrap_servers("a:1 b:2", "SSL").is_err()
+                && parse_bootstrap_servers("a:1\nb:2", "SSL").is_err()
         );
     }
 }

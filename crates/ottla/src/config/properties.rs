@@ -2,7 +2,7 @@
 
 /// Reads text in Java's properties format into names and values, in order.
 pub fn parse(text: &str) -> Vec<(String, String)> {
-    logical_lines(text).into_iter().map(|line| split(&line)).collect()
+    logical_lines(text).into_iter().map(|line| split_name_value(&line)).collect()
 }
 
 /// Lines without comments and blanks; a line that ends in an odd number of backslashes goes on.
@@ -27,7 +27,7 @@ fn logical_lines(text: &str) -> Vec<String> {
 }
 
 /// The name ends at the first `=`, `:` or blank that is not escaped.
-fn split(line: &str) -> (String, String) {
+fn split_name_value(line: &str) -> (String, String) {
     let mut escaped = false;
     let end = line.char_indices().find(|(_, c)| {
         let here = !escaped && (matches!(c, '=' | ':') || c.is_whitespace());

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::jaas::{self, Login};
+use super::jaas::{self, JaasConfig};
 use super::secret::Secret;
-use super::{Fate, Properties, find};
+use super::{Properties, Support, find_setting};
 use crate::error::Error;
 
 /// The meaning of all of them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Security {
+pub(crate) struct SecuritySettings {
     /// Set for `SSL` and `SASL_SSL`.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub(crate) tls: Option<TlsSettings>,
@@ -24,20 +24,20 @@ pub(crate) struct TlsSettings {
     /// Whether 1.2 and 1.3 may be spoken.
     pub(crate) versions: (bool, bool),
     /// Cipher suites by their IANA names; all of the provider's where empty.
-    pub(crate) ciphers: Vec<String>,
+    pub(crate) cipher_suites: Vec<String>,
     /// Whether the certificate must be for the host that is spoken to.
-    pub(crate) verify_name: bool,
+    pub(crate) verify_hostname: bool,
     /// Who is trusted; the system's roots where `None`.
-    pub(crate) trust: Option<Store>,
+    pub(crate) trust_store: Option<SecurityStore>,
     /// Who we are, where brokers want to know.
-    pub(crate) key: Option<Store>,
+    pub(crate) key_store: Option<SecurityStore>,
     pub(crate) key_password: Option<Secret>,
 }
 
 /// Where certificates or keys are.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-pub(crate) enum Store {
+pub(crate) enum SecurityStore {
     /// In a file (PEM, PKCS#12 or JKS, told by content); the key in another one, perhaps.
     File { path: String, password: Option<Secret>, key_path: Option<String> },
     /// In the settings themselves, as PEM.
@@ -47,34 +47,34 @@ pub(crate) enum Store {
 /// SASL, as the settings have it.
 #[derive(Debug, Clone)]
 pub(crate) struct SaslSettings {
-    pub(crate) mechanism: Mechanism,
+    pub(crate) mechanism: SaslMechanism,
     /// Names and values that go along with an OAUTHBEARER token (KIP-342).
     pub(crate) extensions: Vec<(String, String)>,
-    pub(crate) refresh: Refresh,
+    pub(crate) refresh: LoginRefresh,
 }
 
 /// When a token is fetched anew.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Refresh {
+pub(crate) struct LoginRefresh {
     /// After this part of its life …
-    pub(crate) window: f64,
+    pub(crate) window_factor: f64,
     /// … and up to this part more, by chance.
-    pub(crate) jitter: f64,
+    pub(crate) window_jitter: f64,
     /// But so long before its end at least,
     pub(crate) buffer: Duration,
     /// and so long after it was fetched, which weighs more.
-    pub(crate) least: Duration,
+    pub(crate) min_period: Duration,
 }
 
 /// How a client shows who it is.
 #[derive(Debug, Clone)]
-pub(crate) enum Mechanism {
+pub(crate) enum SaslMechanism {
     /// RFC 4616.
     Plain { user: String, password: Secret },
     /// RFC 5802 and 7677.
     Scram { hash: ScramHash, user: String, password: Secret, token_auth: bool },
     /// RFC 7628.
-    OauthBearer(TokenSource),
+    OAuthBearer(TokenSource),
 }
 
 /// Which SCRAM.
@@ -90,7 +90,7 @@ pub(crate) enum TokenSource {
     /// The application's own, given to the builder.
     Provider,
     /// Made here and signed by nobody, for tests (RFC 7515 with `alg` none): claims as JSON members.
-    Unsecured { claims: Vec<(String, Claim)>, lifetime: Duration },
+    Unsecured { claims: Vec<(String, TokenClaim)>, lifetime: Duration },
     /// Client credentials at a token endpoint (OpenID Connect).
     #[cfg_attr(not(feature = "oidc"), allow(dead_code))]
     Oidc(Box<OidcSettings>),
@@ -98,7 +98,7 @@ pub(crate) enum TokenSource {
 
 /// A claim of a token that is made here.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Claim {
+pub(crate) enum TokenClaim {
     Text(String),
     Number(f64),
     List(Vec<String>),
@@ -108,22 +108,22 @@ pub(crate) enum Claim {
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "oidc"), allow(dead_code))]
 pub(crate) struct OidcSettings {
-    pub(crate) url: String,
+    pub(crate) token_endpoint_url: String,
     /// Who is trusted there.
     pub(crate) tls: TlsSettings,
     pub(crate) client_id: String,
-    pub(crate) secret: Secret,
+    pub(crate) client_secret: Secret,
     pub(crate) scope: Option<String>,
     /// Whether id and secret are URL-encoded before they go into the header (RFC 6749, 2.3.1).
-    pub(crate) encode: bool,
+    pub(crate) url_encode_header: bool,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) read_timeout: Option<Duration>,
-    pub(crate) backoff: (Duration, Duration),
+    pub(crate) retry_backoff: (Duration, Duration),
 }
 
-impl Security {
-    pub(super) fn new(p: &Properties) -> Result<Security, Error> {
-        let protocol = p.text("security.protocol").to_ascii_uppercase();
+impl SecuritySettings {
+    pub(super) fn new(p: &Properties) -> Result<SecuritySettings, Error> {
+        let protocol = p.get_str("security.protocol").to_ascii_uppercase();
         let (tls, sasl) = (protocol.ends_with("SSL"), protocol.starts_with("SASL"));
         if tls && cfg!(not(feature = "tls")) {
             return Err(Error::config(format!(
@@ -131,7 +131,7 @@ impl Security {
                  feature tls-graviola, tls-ring or tls-aws-lc-rs"
             )));
         }
-        Ok(Security {
+        Ok(SecuritySettings {
             tls: if tls { Some(TlsSettings::new(p)?) } else { None },
             sasl: if sasl { Some(SaslSettings::new(p)?) } else { None },
         })
@@ -139,8 +139,8 @@ impl Security {
 }
 
 /// What was set for a protocol that is not spoken.
-pub(super) fn without_effect(p: &Properties) -> impl Iterator<Item = String> {
-    let protocol = p.text("security.protocol").to_ascii_uppercase();
+pub(super) fn unused_setting_warnings(p: &Properties) -> impl Iterator<Item = String> {
+    let protocol = p.get_str("security.protocol").to_ascii_uppercase();
     let (tls, sasl) = (protocol.ends_with("SSL"), protocol.starts_with("SASL"));
     let url = p.get("sasl.oauthbearer.token.endpoint.url").unwrap_or_default();
     // A token endpoint is spoken to by TLS, whatever the brokers are.
@@ -150,14 +150,14 @@ pub(super) fn without_effect(p: &Properties) -> impl Iterator<Item = String> {
     };
     (p.values.keys())
         .filter(move |name| idle(name))
-        .filter(|name| find(name).is_some_and(|s| s.fate == Fate::Honoured))
+        .filter(|name| find_setting(name).is_some_and(|s| s.support == Support::Supported))
         .map(move |name| format!("{name} has no effect with security.protocol={protocol}"))
 }
 
 impl TlsSettings {
     fn new(p: &Properties) -> Result<TlsSettings, Error> {
         let mut versions = (false, false);
-        let list = p.text("ssl.enabled.protocols");
+        let list = p.get_str("ssl.enabled.protocols");
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
             match name {
                 "TLSv1.2" => versions.0 = true,
@@ -175,7 +175,7 @@ impl TlsSettings {
                 }
             }
         }
-        match p.text("ssl.protocol") {
+        match p.get_str("ssl.protocol") {
             "TLSv1.3" | "TLS" | "SSL" | "" => {}
             // Java: the highest that may be spoken.
             "TLSv1.2" => versions.1 = false,
@@ -190,7 +190,7 @@ impl TlsSettings {
                 "ssl.protocol and ssl.enabled.protocols leave no protocol to speak; allow TLSv1.2 or TLSv1.3",
             ));
         }
-        let verify_name = match p.text("ssl.endpoint.identification.algorithm").trim() {
+        let verify_name = match p.get_str("ssl.endpoint.identification.algorithm").trim() {
             "" | "none" => false,
             name if name.eq_ignore_ascii_case("https") => true,
             other => {
@@ -199,48 +199,50 @@ impl TlsSettings {
                 )));
             }
         };
-        let ciphers = p.text("ssl.cipher.suites").split(',').map(str::trim);
+        let ciphers = p.get_str("ssl.cipher.suites").split(',').map(str::trim);
         Ok(TlsSettings {
             versions,
-            ciphers: ciphers.filter(|c| !c.is_empty()).map(str::to_owned).collect(),
-            verify_name,
-            trust: trust(p)?,
-            key: key(p)?,
-            key_password: p.secret("ssl.key.password"),
+            cipher_suites: ciphers.filter(|c| !c.is_empty()).map(str::to_owned).collect(),
+            verify_hostname: verify_name,
+            trust_store: parse_trust_store(p)?,
+            key_store: parse_key_store(p)?,
+            key_password: p.get_secret("ssl.key.password"),
         })
     }
 }
 
-fn trust(p: &Properties) -> Result<Option<Store>, Error> {
-    match (p.filled("ssl.truststore.location"), p.secret("ssl.truststore.certificates")) {
+fn parse_trust_store(p: &Properties) -> Result<Option<SecurityStore>, Error> {
+    match (p.get_non_empty("ssl.truststore.location"), p.get_secret("ssl.truststore.certificates"))
+    {
         (Some(_), Some(_)) => Err(Error::config(
             "ssl.truststore.location and ssl.truststore.certificates are both set; keep one",
         )),
         (Some(path), None) => {
-            let password = p.secret("ssl.truststore.password");
-            Ok(Some(Store::File { path: path.to_owned(), password, key_path: None }))
+            let password = p.get_secret("ssl.truststore.password");
+            Ok(Some(SecurityStore::File { path: path.to_owned(), password, key_path: None }))
         }
-        (None, Some(certificates)) => Ok(Some(Store::Inline { certificates, key: None })),
+        (None, Some(certificates)) => Ok(Some(SecurityStore::Inline { certificates, key: None })),
         (None, None) => Ok(None),
     }
 }
 
-fn key(p: &Properties) -> Result<Option<Store>, Error> {
-    let (chain, key) = (p.secret("ssl.keystore.certificate.chain"), p.secret("ssl.keystore.key"));
-    match (p.filled("ssl.keystore.location"), chain, key) {
+fn parse_key_store(p: &Properties) -> Result<Option<SecurityStore>, Error> {
+    let (chain, key) =
+        (p.get_secret("ssl.keystore.certificate.chain"), p.get_secret("ssl.keystore.key"));
+    match (p.get_non_empty("ssl.keystore.location"), chain, key) {
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(Error::config(
             "ssl.keystore.location is set together with ssl.keystore.certificate.chain or ssl.keystore.key; \
              keep the file or the values",
         )),
-        (Some(path), None, None) => Ok(Some(Store::File {
+        (Some(path), None, None) => Ok(Some(SecurityStore::File {
             path: path.to_owned(),
-            password: p.secret("ssl.keystore.password"),
-            key_path: p.filled("ssl.key.location").map(str::to_owned),
+            password: p.get_secret("ssl.keystore.password"),
+            key_path: p.get_non_empty("ssl.key.location").map(str::to_owned),
         })),
         (None, Some(certificates), Some(key)) => {
-            Ok(Some(Store::Inline { certificates, key: Some(key) }))
+            Ok(Some(SecurityStore::Inline { certificates, key: Some(key) }))
         }
-        (None, None, None) => match p.filled("ssl.key.location") {
+        (None, None, None) => match p.get_non_empty("ssl.key.location") {
             Some(_) => Err(Error::config(
                 "ssl.key.location is set and ssl.keystore.location, its certificate, is not",
             )),
@@ -257,16 +259,16 @@ fn key(p: &Properties) -> Result<Option<Store>, Error> {
 
 impl SaslSettings {
     fn new(p: &Properties) -> Result<SaslSettings, Error> {
-        let name = p.text("sasl.mechanism").trim().to_ascii_uppercase();
-        let login = match p.secret("sasl.jaas.config") {
+        let name = p.get_str("sasl.mechanism").trim().to_ascii_uppercase();
+        let login = match p.get_secret("sasl.jaas.config") {
             Some(text) => jaas::parse(text.reveal())?,
-            None => Login::default(),
+            None => JaasConfig::default(),
         };
-        login.fits(&name)?;
+        login.check_mechanism(&name)?;
         let user = || {
-            let user = p.filled("sasl.username").or_else(|| login.get("username"));
+            let user = p.get_non_empty("sasl.username").or_else(|| login.option("username"));
             let password =
-                p.secret("sasl.password").or_else(|| login.get("password").map(Secret::new));
+                p.get_secret("sasl.password").or_else(|| login.option("password").map(Secret::new));
             match (user, password) {
                 (Some(user), Some(password)) => Ok((user.to_owned(), password)),
                 (user, _) => Err(Error::config(format!(
@@ -283,16 +285,16 @@ impl SaslSettings {
                         "sasl.mechanism=PLAIN: a NUL cannot be in a name or password",
                     ));
                 }
-                Mechanism::Plain { user, password }
+                SaslMechanism::Plain { user, password }
             }
             "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
                 let (user, password) = user()?;
                 let hash =
                     if name.ends_with("256") { ScramHash::Sha256 } else { ScramHash::Sha512 };
-                let token_auth = login.get("tokenauth").is_some_and(|v| v == "true");
-                Mechanism::Scram { hash, user, password, token_auth }
+                let token_auth = login.option("tokenauth").is_some_and(|v| v == "true");
+                SaslMechanism::Scram { hash, user, password, token_auth }
             }
-            "OAUTHBEARER" => Mechanism::OauthBearer(token_source(p, &login)?),
+            "OAUTHBEARER" => SaslMechanism::OAuthBearer(parse_token_source(p, &login)?),
             "GSSAPI" => {
                 return Err(Error::config(
                     "sasl.mechanism=GSSAPI (Kerberos; Kafka's default) cannot be honoured: there is no Kerberos \
@@ -306,29 +308,30 @@ impl SaslSettings {
             }
         };
         let extensions = login.extensions()?;
-        let seconds = |name| Duration::from_secs(u64::try_from(p.number(name)).unwrap_or_default());
-        let refresh = Refresh {
-            window: p.real("sasl.login.refresh.window.factor"),
-            jitter: p.real("sasl.login.refresh.window.jitter"),
+        let seconds =
+            |name| Duration::from_secs(u64::try_from(p.get_i64(name)).unwrap_or_default());
+        let refresh = LoginRefresh {
+            window_factor: p.get_f64("sasl.login.refresh.window.factor"),
+            window_jitter: p.get_f64("sasl.login.refresh.window.jitter"),
             buffer: seconds("sasl.login.refresh.buffer.seconds"),
-            least: seconds("sasl.login.refresh.min.period.seconds"),
+            min_period: seconds("sasl.login.refresh.min.period.seconds"),
         };
         Ok(SaslSettings { mechanism, extensions, refresh })
     }
 
     /// As the handshake names it.
-    pub(crate) fn name(&self) -> &'static str {
+    pub(crate) fn mechanism_name(&self) -> &'static str {
         match &self.mechanism {
-            Mechanism::Plain { .. } => "PLAIN",
-            Mechanism::Scram { hash: ScramHash::Sha256, .. } => "SCRAM-SHA-256",
-            Mechanism::Scram { hash: ScramHash::Sha512, .. } => "SCRAM-SHA-512",
-            Mechanism::OauthBearer(_) => "OAUTHBEARER",
+            SaslMechanism::Plain { .. } => "PLAIN",
+            SaslMechanism::Scram { hash: ScramHash::Sha256, .. } => "SCRAM-SHA-256",
+            SaslMechanism::Scram { hash: ScramHash::Sha512, .. } => "SCRAM-SHA-512",
+            SaslMechanism::OAuthBearer(_) => "OAUTHBEARER",
         }
     }
 }
 
-fn token_source(p: &Properties, login: &Login) -> Result<TokenSource, Error> {
-    if let Some(url) = p.filled("sasl.oauthbearer.token.endpoint.url") {
+fn parse_token_source(p: &Properties, login: &JaasConfig) -> Result<TokenSource, Error> {
+    if let Some(url) = p.get_non_empty("sasl.oauthbearer.token.endpoint.url") {
         if cfg!(not(feature = "oidc")) {
             return Err(Error::config(
                 "sasl.oauthbearer.token.endpoint.url cannot be honoured: this build of ottla has no HTTP client; \
@@ -347,32 +350,37 @@ fn token_source(p: &Properties, login: &Login) -> Result<TokenSource, Error> {
             ));
         }
         let pick = |name: &str, old: &str| {
-            p.filled(name).or_else(|| login.get(old)).map(str::to_owned).ok_or_else(|| {
-                Error::config(format!(
-                    "sasl.mechanism=OAUTHBEARER with a token endpoint needs {name}"
-                ))
-            })
+            p.get_non_empty(name).or_else(|| login.option(old)).map(str::to_owned).ok_or_else(
+                || {
+                    Error::config(format!(
+                        "sasl.mechanism=OAUTHBEARER with a token endpoint needs {name}"
+                    ))
+                },
+            )
         };
-        let ms = |name| p.get(name).map(|_| p.ms(name));
+        let ms = |name| p.get(name).map(|_| p.get_duration_ms(name));
         return Ok(TokenSource::Oidc(Box::new(OidcSettings {
-            url: url.to_owned(),
+            token_endpoint_url: url.to_owned(),
             tls: TlsSettings::new(p)?,
             client_id: pick("sasl.oauthbearer.client.credentials.client.id", "clientid")?,
-            secret: Secret::new(pick(
+            client_secret: Secret::new(pick(
                 "sasl.oauthbearer.client.credentials.client.secret",
                 "clientsecret",
             )?),
             scope: p
-                .filled("sasl.oauthbearer.scope")
-                .or_else(|| login.get("scope"))
+                .get_non_empty("sasl.oauthbearer.scope")
+                .or_else(|| login.option("scope"))
                 .map(str::to_owned),
-            encode: p.flag("sasl.oauthbearer.header.urlencode"),
+            url_encode_header: p.get_bool("sasl.oauthbearer.header.urlencode"),
             connect_timeout: ms("sasl.login.connect.timeout.ms"),
             read_timeout: ms("sasl.login.read.timeout.ms"),
-            backoff: (p.ms("sasl.login.retry.backoff.ms"), p.ms("sasl.login.retry.backoff.max.ms")),
+            retry_backoff: (
+                p.get_duration_ms("sasl.login.retry.backoff.ms"),
+                p.get_duration_ms("sasl.login.retry.backoff.max.ms"),
+            ),
         })));
     }
-    let (claims, lifetime) = login.unsecured()?;
+    let (claims, lifetime) = login.unsecured_claims()?;
     if claims.is_empty() {
         return Ok(TokenSource::Provider);
     }

@@ -1,6 +1,6 @@
 use super::*;
 
-fn config(pairs: &[(&str, &str)]) -> Result<ProducerConfig, Error> {
+fn producer_config(pairs: &[(&str, &str)]) -> Result<ProducerConfig, Error> {
     let mut p = Properties::new();
     p.set("bootstrap.servers", "h:1", &Origin::Builder)?;
     for (name, value) in pairs {
@@ -9,17 +9,17 @@ fn config(pairs: &[(&str, &str)]) -> Result<ProducerConfig, Error> {
     ProducerConfig::new(&p)
 }
 
-fn refused(pairs: &[(&str, &str)]) -> String {
-    config(pairs).expect_err(&format!("{pairs:?} must be refused")).to_string()
+fn config_error(pairs: &[(&str, &str)]) -> String {
+    producer_config(pairs).expect_err(&format!("{pairs:?} must be refused")).to_string()
 }
 
 #[test]
 fn defaults_are_kafkas() {
-    let c = config(&[]).unwrap();
+    let c = producer_config(&[]).unwrap();
     assert_eq!((c.acks, c.idempotent, c.max_in_flight, c.retries), (-1, true, 5, i32::MAX as u32));
     assert_eq!((c.batch_size, c.buffer_memory, c.max_request_size), (16384, 33_554_432, 1_048_576));
     assert_eq!(c.linger, Duration::from_millis(5));
-    assert_eq!((c.codec, c.level), (Codec::None, 0));
+    assert_eq!((c.codec, c.compression_level), (Codec::None, 0));
     assert_eq!(c.send_buffer, Some(131_072));
     assert!(c.client_id.starts_with("producer-"));
 }
@@ -27,31 +27,35 @@ fn defaults_are_kafkas() {
 #[test]
 fn pc1_idempotence_yields_silently_or_conflicts_by_name() {
     for pair in [("acks", "0"), ("acks", "1"), ("retries", "0")] {
-        assert!(!config(&[pair]).unwrap().idempotent, "{pair:?}");
-        let e = refused(&[pair, ("enable.idempotence", "true")]);
+        assert!(!producer_config(&[pair]).unwrap().idempotent, "{pair:?}");
+        let e = config_error(&[pair, ("enable.idempotence", "true")]);
         assert!(e.contains("enable.idempotence") && e.contains(pair.0), "{e}");
     }
-    let e = refused(&[("max.in.flight.requests.per.connection", "6")]);
+    let e = config_error(&[("max.in.flight.requests.per.connection", "6")]);
     assert!(e.contains("must be set to at most 5. Current value is 6."), "{e}");
     let six = ("max.in.flight.requests.per.connection", "6");
-    assert_eq!(config(&[six, ("enable.idempotence", "false")]).unwrap().max_in_flight, 6);
+    assert_eq!(producer_config(&[six, ("enable.idempotence", "false")]).unwrap().max_in_flight, 6);
 }
 
 #[test]
 fn pc2_all_and_minus_one_are_the_same() {
-    assert_eq!(config(&[("acks", "all")]).unwrap().acks, config(&[("acks", " -1 ")]).unwrap().acks);
+    assert_eq!(
+        producer_config(&[("acks", "all")]).unwrap().acks,
+        producer_config(&[("acks", " -1 ")]).unwrap().acks
+    );
 }
 
 #[test]
 fn pc3_delivery_timeout_covers_linger_and_request_timeout() {
     let (linger, request) = (("linger.ms", "10"), ("request.timeout.ms", "5"));
-    let e = refused(&[("delivery.timeout.ms", "14"), linger, request]);
+    let e = config_error(&[("delivery.timeout.ms", "14"), linger, request]);
     assert!(e.contains("delivery.timeout.ms=14") && e.contains("= 15"), "{e}");
-    assert!(config(&[("delivery.timeout.ms", "15"), linger, request]).is_ok());
-    let raised = config(&[("request.timeout.ms", "200000")]).unwrap();
+    assert!(producer_config(&[("delivery.timeout.ms", "15"), linger, request]).is_ok());
+    let raised = producer_config(&[("request.timeout.ms", "200000")]).unwrap();
     assert_eq!(raised.delivery_timeout, Duration::from_millis(200_005));
     let most =
-        config(&[("linger.ms", "9999999999"), ("request.timeout.ms", "2147483647")]).unwrap();
+        producer_config(&[("linger.ms", "9999999999"), ("request.timeout.ms", "2147483647")])
+            .unwrap();
     assert_eq!(most.delivery_timeout, Duration::from_millis(i32::MAX as u64));
 }
 
@@ -75,24 +79,27 @@ fn pc4_pc5_values_out_of_range_name_the_setting() {
         ("bootstrap.servers", "a:1 b:2"),
         ("metadata.recovery.strategy", "prayer"),
     ] {
-        let e = refused(&[(name, value)]);
+        let e = config_error(&[(name, value)]);
         assert!(e.contains(name), "{name}={value}: {e}");
     }
-    assert!(config(&[("security.protocol", "plaintext"), ("receive.buffer.bytes", "-1")]).is_ok());
-    assert_eq!(config(&[("batch.size", "0")]).unwrap().batch_size, 0);
-    let alone = config(&[("reconnect.backoff.ms", "123")]).unwrap();
+    assert!(
+        producer_config(&[("security.protocol", "plaintext"), ("receive.buffer.bytes", "-1")])
+            .is_ok()
+    );
+    assert_eq!(producer_config(&[("batch.size", "0")]).unwrap().batch_size, 0);
+    let alone = producer_config(&[("reconnect.backoff.ms", "123")]).unwrap();
     assert_eq!(alone.reconnect_backoff.1, Duration::from_millis(123));
 }
 
 #[test]
 fn unknown_foreign_and_idle_names() {
-    let e = refused(&[("linger.msec", "5")]);
+    let e = config_error(&[("linger.msec", "5")]);
     assert!(e.contains("did you mean linger.ms?"), "{e}");
-    let e = refused(&[("group.id", "g")]);
+    let e = config_error(&[("group.id", "g")]);
     assert!(e.contains("another client"), "{e}");
     let mut p = Properties::new();
     p.load("group.id=g\nkey.serializer=x.Y\nssl.truststore.location=/x", "f").unwrap();
-    assert_eq!(p.notices().len(), 3, "{:?}", p.notices());
+    assert_eq!(p.warnings().len(), 3, "{:?}", p.warnings());
     assert!(p.load("lingerms=5", "f").is_err(), "a typing error is one wherever it stands");
 }
 
@@ -108,9 +115,9 @@ fn librdkafkas_names_are_taken_as_what_they_mean() {
     )
     .unwrap();
     let c = ProducerConfig::new(&p).unwrap();
-    assert_eq!(c.bootstrap.len(), 2);
+    assert_eq!(c.bootstrap_servers.len(), 2);
     assert_eq!((c.linger.as_millis(), c.delivery_timeout.as_millis()), (50, 60000));
-    assert_eq!((c.codec, c.level, c.acks, c.retries), (Codec::Gzip, 7, 1, 3));
+    assert_eq!((c.codec, c.compression_level, c.acks, c.retries), (Codec::Gzip, 7, 1, 3));
     assert_eq!((c.buffer_memory, c.max_in_flight, c.send_buffer), (1 << 20, 1, None));
     assert!(p.set("partitioner", "consistent", &Origin::Builder).is_err());
 }
@@ -127,7 +134,7 @@ fn the_environment_is_read_by_its_prefix() {
 fn secrets_are_not_shown() {
     let mut p = Properties::new();
     p.set("sasl.password", "hunter2", &Origin::Builder).unwrap();
-    assert!(!format!("{p:?}{:?}", p.notices()).contains("hunter2"));
+    assert!(!format!("{p:?}{:?}", p.warnings()).contains("hunter2"));
 }
 
 /// Files as their makers' documents show them: what is accepted is accepted whole, and what would change
@@ -149,7 +156,7 @@ fn typical_files() {
         let mut p = Properties::new();
         p.load(text, name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let c = ProducerConfig::new(&p).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!((c.bootstrap[0].1, c.linger.as_millis()), (9092, linger), "{name}");
+        assert_eq!((c.bootstrap_servers[0].1, c.linger.as_millis()), (9092, linger), "{name}");
     }
     let confluent = "# Required connection configs for Kafka producer, consumer, and admin\n\
         bootstrap.servers=pkc-xyz.eu-central-1.aws.confluent.cloud:9092\nsecurity.protocol=SASL_SSL\n\
@@ -167,7 +174,7 @@ fn typical_files() {
             Ok(c) => {
                 assert!(name == "confluent" && cfg!(feature = "tls"));
                 assert!(c.security.tls.is_some());
-                assert_eq!(c.security.sasl.map(|s| s.name()), Some("PLAIN"));
+                assert_eq!(c.security.sasl.map(|s| s.mechanism_name()), Some("PLAIN"));
             }
             Err(e) if cfg!(not(feature = "tls")) => {
                 let e = e.to_string();
@@ -178,7 +185,7 @@ fn typical_files() {
                 assert_eq!(name, "msk");
             }
         }
-        assert!(!p.notices().iter().any(|n| n.contains("'S'") || n.contains("a:b")), "{name}");
+        assert!(!p.warnings().iter().any(|n| n.contains("'S'") || n.contains("a:b")), "{name}");
     }
 }
 
@@ -197,14 +204,14 @@ fn tl3_sa3_what_secures_connections_is_checked_at_once() {
         (vec![sasl, plain, ("sasl.jaas.config", "hunter2")], "required"),
         (vec![("sasl.oauthbearer.assertion.file", "/x")], "Assertions"),
     ] {
-        let e = refused(&settings);
+        let e = config_error(&settings);
         assert!(e.contains(words) && !e.contains("hunter2"), "{settings:?}: {e}");
     }
     let fine = [sasl, plain, ("sasl.username", "u"), ("sasl.password", "hunter2")];
-    let c = config(&fine).unwrap();
+    let c = producer_config(&fine).unwrap();
     assert!(!format!("{c:?}").contains("hunter2"));
     if cfg!(not(feature = "tls")) {
-        assert!(refused(&[("security.protocol", "SSL")]).contains("tls-graviola"));
+        assert!(config_error(&[("security.protocol", "SSL")]).contains("tls-graviola"));
         return;
     }
     let ssl = ("security.protocol", "SSL");
@@ -220,7 +227,7 @@ fn tl3_sa3_what_secures_connections_is_checked_at_once() {
         (vec![("ssl.key.location", "/a")], "ssl.keystore.location"),
         (vec![("ssl.keystore.type", "BKS")], "ssl.keystore.type=BKS"),
     ] {
-        let e = refused(&[&settings[..], &[ssl]].concat());
+        let e = config_error(&[&settings[..], &[ssl]].concat());
         assert!(e.contains(words), "{settings:?}: {e}");
     }
 }

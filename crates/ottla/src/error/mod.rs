@@ -166,7 +166,7 @@ impl Error {
             ErrorCode::INVALID_TOPIC_EXCEPTION => ErrorKind::InvalidTopic,
             code => ErrorKind::Broker(code.0),
         };
-        let why = match (said, code.meaning()) {
+        let why = match (said, code.description()) {
             (Some(said), _) if !said.is_empty() => said,
             (_, "") => "no explanation was given",
             (_, meaning) => meaning,

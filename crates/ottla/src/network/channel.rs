@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::io::{ChannelKey, Io, Stream};
-use super::tls::Session;
+use super::tls::TlsSession;
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub(super) fn hand_over(
 pub(crate) struct Channel<S> {
     key: ChannelKey,
     stream: S,
-    tls: Option<Box<Session>>,
+    tls: Option<Box<TlsSession>>,
     connected: bool,
     /// Whether it was told that it can be used.
     told: bool,
@@ -103,7 +103,7 @@ impl<S: Stream> Channel<S> {
     pub(crate) fn new(
         key: ChannelKey,
         stream: S,
-        tls: Option<Session>,
+        tls: Option<TlsSession>,
         limit: usize,
     ) -> Channel<S> {
         Channel {
@@ -228,14 +228,14 @@ impl<S: Stream> Channel<S> {
         while self.readable && self.ended.is_none() && self.has_room() {
             match self.stream.read(scratch) {
                 Ok(0) => {
-                    let in_handshake = self.tls.as_ref().and_then(|tls| tls.ended());
+                    let in_handshake = self.tls.as_ref().and_then(|tls| tls.eof_reason());
                     self.ended = Some(in_handshake.unwrap_or(Why::Eof));
                 }
                 Ok(n) => {
                     total += n;
                     match &mut self.tls {
                         None => self.incoming.extend_from_slice(&scratch[..n]),
-                        Some(tls) => match tls.feed(&scratch[..n], &mut self.incoming) {
+                        Some(tls) => match tls.read_tls(&scratch[..n], &mut self.incoming) {
                             Ok(true) => {}
                             Ok(false) => self.ended = Some(Why::Eof),
                             Err(why) => self.ended = Some(why),
@@ -294,7 +294,7 @@ impl<S: Stream> Channel<S> {
         if let Some(tls) = &mut self.tls
             && self.connected
         {
-            tls.part(&mut self.stream);
+            tls.send_close_notify(&mut self.stream);
         }
         self.stream
     }

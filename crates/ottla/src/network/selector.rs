@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::channel::{Channel, Why};
 use super::io::{Answer, ChannelKey, Io, Job, Ready};
-use super::tls::Session;
+use super::tls::TlsSession;
 use crate::collections::HashMap;
 use crate::metrics::{Counters, Sensor, add};
 use crate::time::{Bell, Hands, Tick};
@@ -90,7 +90,7 @@ impl<I: Io> Selector<I> {
     pub(crate) fn connect(
         &mut self,
         to: SocketAddr,
-        tls: Option<Session>,
+        tls: Option<TlsSession>,
         now: Tick,
     ) -> std::io::Result<ChannelKey> {
         self.next_key += 1;

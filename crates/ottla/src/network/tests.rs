@@ -12,7 +12,7 @@ use super::channel::Why;
 use super::io::simulated::{Arrived, Faults, Machine, SimStream};
 use super::io::{Answer, ChannelKey, Io, Job, Ready, Stream};
 use super::selector::{Polled, Selector};
-use super::tls::Session;
+use super::tls::TlsSession;
 use crate::metrics::Counters;
 use crate::sync::Mutex;
 use crate::time::{Bell, Hands, Tick};
@@ -90,7 +90,7 @@ impl Rig {
         Rig { machine, selector: Selector::new(io, LIMIT, Some(IDLE), counters), polls: 0, wants }
     }
 
-    pub(super) fn connect(&mut self, tls: Option<Session>) -> ChannelKey {
+    pub(super) fn connect(&mut self, tls: Option<TlsSession>) -> ChannelKey {
         self.selector.connect(at(), tls, self.machine.now()).unwrap()
     }
 

@@ -12,9 +12,9 @@ use crate::accumulator::ends::{BatchReport, Handler, Listeners};
 use crate::accumulator::{Accumulator, Settings};
 use crate::client::metadata::MetadataSettings;
 use crate::client::nodes::ConnectSettings;
-use crate::client::sasl::token::{Provider, Token, TokenError, Tokens};
+use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, TokenProvider};
 use crate::client::{ClientSettings, NetworkClient, Secured, SharedHealth};
-use crate::config::security::Security;
+use crate::config::security::SecuritySettings;
 use crate::config::{Origin, ProducerConfig, Properties};
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Sensors};
@@ -36,7 +36,7 @@ pub struct ProducerBuilder {
     interceptors: Vec<Box<dyn Interceptor>>,
     handler: Option<Handler>,
     partitioner: Option<Box<dyn Partitioner>>,
-    tokens: Option<Provider>,
+    tokens: Option<TokenProvider>,
 }
 
 impl std::fmt::Debug for ProducerBuilder {
@@ -136,9 +136,9 @@ impl ProducerBuilder {
     pub fn token_provider<F, T>(mut self, ask: F) -> Self
     where
         F: Fn() -> T + Send + Sync + 'static,
-        T: Future<Output = Result<Token, TokenError>> + Send + 'static,
+        T: Future<Output = Result<OAuthBearerToken, TokenError>> + Send + 'static,
     {
-        self.tokens = Some(Provider::new(ask));
+        self.tokens = Some(TokenProvider::new(ask));
         self
     }
 
@@ -152,7 +152,7 @@ impl ProducerBuilder {
         if let Some(e) = self.error.take() {
             return Err(e);
         }
-        for notice in self.properties.notices() {
+        for notice in self.properties.warnings() {
             tracing::info!("{notice}");
         }
         let config = ProducerConfig::new(&self.properties)?;
@@ -176,7 +176,7 @@ impl ProducerBuilder {
         io: I,
     ) -> Result<(Arc<Handle>, Sender<I>), Error> {
         let secured = secured(&config.security, self.tokens, &env)?;
-        let sensors = Sensors::new(config.metrics);
+        let sensors = Sensors::new(config.metric_config);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
         let listeners = Listeners::new(self.handler, interceptors, counters.clone());
@@ -186,17 +186,17 @@ impl ProducerBuilder {
             delivery_timeout: config.delivery_timeout,
             buffer_memory: config.buffer_memory,
             codec: config.codec,
-            level: config.level,
-            spread: config.spread,
-            adaptive: config.adaptive,
-            availability: config.availability,
+            level: config.compression_level,
+            spread: config.partitioning,
+            adaptive: config.adaptive_partitioning,
+            availability: config.partition_availability_timeout,
         };
         let callers = Callers::new(env.clone(), config.linger_awaited);
-        let rack = config.rack.as_deref().map(Into::into);
+        let rack = config.client_rack.as_deref().map(Into::into);
         let acc = Accumulator::new(settings, env.clone(), callers, listeners, rack);
         let health = SharedHealth::default();
         let idle = config.connections_max_idle;
-        let selector = Selector::new(io, config.receive_max, idle, counters.clone());
+        let selector = Selector::new(io, config.receive_message_max_bytes, idle, counters.clone());
         let client = NetworkClient::new(
             client_settings(&config),
             secured,
@@ -251,17 +251,17 @@ impl ProducerBuilder {
 
 /// What secures connections; files are read here the first time.
 fn secured(
-    security: &Security,
-    provider: Option<Provider>,
+    security: &SecuritySettings,
+    provider: Option<TokenProvider>,
     env: &Arc<dyn Env>,
 ) -> Result<Secured, Error> {
     let mut out = Secured::default();
     #[cfg(feature = "tls")]
     if let Some(tls) = &security.tls {
-        out.tls = Some(Arc::new(crate::network::tls::TlsSource::new(tls.clone(), env.clone())?));
+        out.tls = Some(Arc::new(crate::network::tls::TlsConnector::new(tls.clone(), env.clone())?));
     }
     if let Some(sasl) = &security.sasl {
-        out.tokens = Tokens::of(sasl, provider, env.clone())?.map(Arc::new);
+        out.tokens = TokenManager::for_mechanism(sasl, provider, env.clone())?.map(Arc::new);
         out.sasl = Some(Arc::new(sasl.clone()));
     }
     Ok(out)
@@ -270,14 +270,14 @@ fn secured(
 fn client_settings(config: &ProducerConfig) -> ClientSettings {
     ClientSettings {
         client_id: config.client_id.clone(),
-        bootstrap: config.bootstrap.clone(),
+        bootstrap: config.bootstrap_servers.clone(),
         max_in_flight: config.max_in_flight,
         request_timeout: config.request_timeout,
         connect: ConnectSettings {
             backoff: config.reconnect_backoff.0,
             backoff_max: config.reconnect_backoff.1,
-            setup: config.setup_timeout.0,
-            setup_max: config.setup_timeout.1,
+            setup: config.connection_setup_timeout.0,
+            setup_max: config.connection_setup_timeout.1,
         },
         metadata: MetadataSettings {
             max_age: config.metadata_max_age,
@@ -285,6 +285,6 @@ fn client_settings(config: &ProducerConfig) -> ClientSettings {
             backoff: config.retry_backoff.0,
             backoff_max: config.retry_backoff.1,
         },
-        rebootstrap: config.rebootstrap,
+        rebootstrap: config.rebootstrap_trigger,
     }
 }

@@ -152,7 +152,7 @@ impl<'a> Prepared<'a> {
         let pairs = || r.headers.iter().map(pair as fn(&Header<'a>) -> Pair<'a>);
         let body = RecordBody::new(r.key, r.value, pairs());
         // Each part's own length is in the sum: one of 2 GiB or more is found here, too.
-        let bound = body.upper_bound();
+        let bound = body.size_upper_bound();
         if bound > i32::MAX as usize {
             return None;
         }

@@ -237,7 +237,7 @@ impl<I: Io> Sender<I> {
                 self.put_back(batch, now);
             }
             Verdict::Fail => {
-                if attempt.code.refreshes_metadata() {
+                if attempt.code.is_invalid_metadata() {
                     self.client.request_metadata(now);
                 }
                 self.sequences.broke(&batch);

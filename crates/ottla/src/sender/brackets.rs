@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_protocol::Uuid;
-use ottla_protocol::record::HEADER_LEN;
+use ottla_protocol::record::BATCH_HEADER_LEN;
 
 use crate::accumulator::sizing::Sizing;
 use crate::collections::HashMap;
@@ -37,7 +37,7 @@ struct Bracket {
 }
 
 /// What was accepted while nothing was: a batch without records.
-const NONE: usize = HEADER_LEN;
+const NONE: usize = BATCH_HEADER_LEN;
 /// Acknowledgements after which a trial that taught nothing is repeated.
 const PATIENCE: u32 = 16;
 

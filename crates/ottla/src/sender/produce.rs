@@ -32,7 +32,13 @@ pub(crate) fn frame(
     let flexible = ApiKey::PRODUCE.version(version).flexible;
     let mut w = Writer::from_vec(Vec::with_capacity(128 + batches.len() * 96));
     w.i32(0);
-    RequestHeader::encode_plain(ApiKey::PRODUCE, version, correlation, Some(client_id), &mut w);
+    RequestHeader::encode_without_tags(
+        ApiKey::PRODUCE,
+        version,
+        correlation,
+        Some(client_id),
+        &mut w,
+    );
     w.length(None, flexible, true);
     w.i16(settings.acks);
     w.i32(settings.timeout_ms);

@@ -81,7 +81,7 @@ impl Codes {
     fn has(self, code: ErrorCode) -> bool {
         match self {
             Codes::These(list) => list.contains(&code),
-            Codes::RetriableStale => code.is_retriable() && code.refreshes_metadata(),
+            Codes::RetriableStale => code.is_retriable() && code.is_invalid_metadata(),
             Codes::Retriable => code.is_retriable(),
             Codes::Unknown => !code.is_known(),
             Codes::All => true,

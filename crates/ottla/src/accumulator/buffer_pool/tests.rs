@@ -115,10 +115,13 @@ fn bp10_threads_never_lose_memory() {
         for t in 0..8u64 {
             let pool = &pool;
             s.spawn(move || {
-                let mut random = ottla_protocol::wire::Gen::new(t);
+                let mut random = ottla_protocol::wire::TestRng::new(t);
                 for _ in 0..3000 {
-                    let size =
-                        if random.below(2) == 0 { 1024 } else { 1 + random.below(1024) as usize };
+                    let size = if random.next_below(2) == 0 {
+                        1024
+                    } else {
+                        1 + random.next_below(1024) as usize
+                    };
                     let mut future = pool.allocate(size);
                     loop {
                         match poll(&mut future) {

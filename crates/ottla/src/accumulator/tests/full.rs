@@ -89,17 +89,17 @@ fn ra27_batches_are_never_fractions_left_behind() {
 /// Splits stay rare whatever the mix of records that compress well and badly.
 #[test]
 fn ra22_fewer_than_a_tenth_of_batches_exceed_their_size_at_any_mix() {
-    let mut g = ottla_protocol::wire::Gen::new(3);
+    let mut g = ottla_protocol::wire::TestRng::new(3);
     for good in [1, 10, 30, 50, 70, 90, 99] {
         let batch_size = 1024;
         let all = Settings { batch_size, codec: Codec::Gzip, level: -1, ..settings() };
         let mut bed = Bed::new(Settings { linger: 3000 * MS, ..all }, &[1]);
         let (mut batches, mut over) = (0, 0);
         for _ in 0..3000 {
-            let value: Vec<u8> = if g.below(100) < good {
+            let value: Vec<u8> = if g.next_below(100) < good {
                 vec![b'a'; 100]
             } else {
-                (0..100).map(|_| g.word() as u8).collect()
+                (0..100).map(|_| g.next_u64() as u8).collect()
             };
             bed.to(0, &value);
             for batch in bed.drain(1, usize::MAX) {

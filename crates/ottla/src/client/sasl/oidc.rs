@@ -10,34 +10,34 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::{Agent, Error as HttpError};
 use zeroize::Zeroizing;
 
-use super::token::Token;
+use super::token::OAuthBearerToken;
 use crate::config::security::OidcSettings;
 use crate::error::Error;
 use crate::network::io::Unprepared;
-use crate::network::tls::{TlsSource, provider};
+use crate::network::tls::{TlsConnector, crypto_provider};
 use crate::time::{Env, backoff};
 
 /// Attempts at an endpoint that fails for the moment, before the connection does.
-const ATTEMPTS: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// Bytes of an answer that are read.
-const ANSWER_MAX: u64 = 1 << 20;
+const MAX_RESPONSE_BYTES: u64 = 1 << 20;
 
 /// A token endpoint.
-pub(super) struct Endpoint {
+pub(super) struct TokenEndpoint {
     settings: OidcSettings,
     agent: Agent,
 }
 
-impl Endpoint {
-    pub(super) fn new(settings: OidcSettings) -> Result<Endpoint, Error> {
+impl TokenEndpoint {
+    pub(super) fn new(settings: OidcSettings) -> Result<TokenEndpoint, Error> {
         let mut tls = TlsConfig::builder().provider(TlsProvider::Rustls);
-        if settings.url.starts_with("https://") {
-            let roots = TlsSource::roots(&settings.tls)?;
+        if settings.token_endpoint_url.starts_with("https://") {
+            let roots = TlsConnector::load_root_certificates(&settings.tls)?;
             let roots: Vec<Certificate<'static>> =
                 roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
             tls = tls
                 .root_certs(RootCerts::Specific(Arc::new(roots)))
-                .unversioned_rustls_crypto_provider(provider()?);
+                .unversioned_rustls_crypto_provider(crypto_provider()?);
         }
         // 0 is no limit, as in Java; the connection that waits for it has one of its own.
         let limit = |given: Option<Duration>| match given {
@@ -55,16 +55,20 @@ impl Endpoint {
             .timeout_recv_body(read)
             .tls_config(tls.build())
             .build();
-        Ok(Endpoint { settings, agent: config.new_agent() })
+        Ok(TokenEndpoint { settings, agent: config.new_agent() })
     }
 
     /// Asks for a token, some times where the endpoint fails for the moment.
-    pub(super) fn fetch(&self, env: &Arc<dyn Env>, now_ms: i64) -> Result<Token, Unprepared> {
-        let (first, most) = self.settings.backoff;
+    pub(super) fn fetch_token(
+        &self,
+        env: &Arc<dyn Env>,
+        now_ms: i64,
+    ) -> Result<OAuthBearerToken, Unprepared> {
+        let (first, most) = self.settings.retry_backoff;
         let mut attempt = 0;
         loop {
-            match self.ask(now_ms) {
-                Err(e) if !e.refused && attempt + 1 < ATTEMPTS => {
+            match self.request_token(now_ms) {
+                Err(e) if !e.refused && attempt + 1 < MAX_ATTEMPTS => {
                     let wait = backoff(first, most, attempt, env.random());
                     tracing::debug!("the token endpoint failed, asking again: {}", e.why);
                     let until = env.now().after(wait);
@@ -78,26 +82,27 @@ impl Endpoint {
         }
     }
 
-    fn ask(&self, now_ms: i64) -> Result<Token, Unprepared> {
+    fn request_token(&self, now_ms: i64) -> Result<OAuthBearerToken, Unprepared> {
         let s = &self.settings;
         let failed = |why: String, refused: bool| Unprepared {
-            why: format!("no token from {}: {why}", s.url),
+            why: format!("no token from {}: {why}", s.token_endpoint_url),
             refused,
         };
-        let encode =
-            |text: &str| Zeroizing::new(if s.encode { url_encoded(text) } else { text.to_owned() });
-        let (id, secret) = (encode(&s.client_id), encode(s.secret.reveal()));
+        let encode = |text: &str| {
+            Zeroizing::new(if s.url_encode_header { url_encode(text) } else { text.to_owned() })
+        };
+        let (id, secret) = (encode(&s.client_id), encode(s.client_secret.reveal()));
         let pair = Zeroizing::new(format!("{}:{}", *id, *secret));
         let packed = Zeroizing::new(BASE64_STANDARD.encode(pair.as_bytes()));
         let basic = Zeroizing::new(format!("Basic {}", *packed));
         let mut form = "grant_type=client_credentials".to_owned();
         if let Some(scope) = &s.scope {
             form.push_str("&scope=");
-            form.push_str(&url_encoded(scope));
+            form.push_str(&url_encode(scope));
         }
         let answer = self
             .agent
-            .post(&s.url)
+            .post(&s.token_endpoint_url)
             .header("Authorization", basic.as_str())
             .header("Accept", "application/json")
             .header("Content-Type", "application/x-www-form-urlencoded")
@@ -114,7 +119,7 @@ impl Endpoint {
             failed(format!("{e}; see sasl.oauthbearer.token.endpoint.url"), refused)
         })?;
         let status = answer.status().as_u16();
-        let body = answer.body_mut().with_config().limit(ANSWER_MAX).read_to_vec();
+        let body = answer.body_mut().with_config().limit(MAX_RESPONSE_BYTES).read_to_vec();
         let body = Zeroizing::new(body.map_err(|e| failed(e.to_string(), false))?);
         let parsed: Option<Value> = serde_json::from_slice(&body).ok();
         if status != 200 {
@@ -134,19 +139,19 @@ impl Endpoint {
         let Some(Value::String(token)) = parsed.get_mut("access_token").map(Value::take) else {
             return Err(failed("its answer has no access_token".to_owned(), true));
         };
-        let ends_ms = match (expiry_ms(&token), told) {
+        let ends_ms = match (jwt_expiry_ms(&token), told) {
             (Some(own), _) => own,
             (None, Some(seconds)) => now_ms.saturating_add((seconds * 1e3) as i64),
             (None, None) => {
                 return Err(failed("its answer does not say when the token ends".into(), true));
             }
         };
-        Ok(Token::until(token, ends_ms))
+        Ok(OAuthBearerToken::with_expiry_ms(token, ends_ms))
     }
 }
 
 /// When a token ends by its own words (RFC 7519, 4.1.4), if it is one that says so.
-fn expiry_ms(token: &str) -> Option<i64> {
+fn jwt_expiry_ms(token: &str) -> Option<i64> {
     let payload = token.split('.').nth(1)?;
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
     let claims: Value = serde_json::from_slice(&bytes).ok()?;
@@ -154,7 +159,7 @@ fn expiry_ms(token: &str) -> Option<i64> {
     Some((seconds * 1e3) as i64)
 }
 
-fn url_encoded(text: &str) -> String {
+fn url_encode(text: &str) -> String {
     let mut out = String::new();
     for b in text.bytes() {
         match b {
@@ -175,8 +180,8 @@ mod tests {
     #[test]
     fn a_token_may_say_itself_when_it_ends() {
         let body = BASE64_URL_SAFE_NO_PAD.encode("{\"exp\":12.5}");
-        assert_eq!(expiry_ms(&format!("h.{body}.s")), Some(12_500));
-        assert_eq!(expiry_ms("opaque"), None);
-        assert_eq!(url_encoded("a b+c/é"), "a+b%2Bc%2F%C3%A9");
+        assert_eq!(jwt_expiry_ms(&format!("h.{body}.s")), Some(12_500));
+        assert_eq!(jwt_expiry_ms("opaque"), None);
+        assert_eq!(url_encode("a b+c/é"), "a+b%2Bc%2F%C3%A9");
     }
 }

@@ -4,12 +4,17 @@ use ottla_protocol::messages::{SaslAuthenticateResponse, SaslHandshakeResponse};
 
 use super::*;
 use crate::config::secret::Secret;
-use crate::config::security::{Mechanism, Refresh, SaslSettings};
+use crate::config::security::{LoginRefresh, SaslMechanism, SaslSettings};
 
 pub(super) fn plain() -> Secured {
     let (window, jitter) = (0.8, 0.0);
-    let refresh = Refresh { window, jitter, buffer: Duration::ZERO, least: Duration::ZERO };
-    let mechanism = Mechanism::Plain { user: "bob".into(), password: Secret::new("hunter2") };
+    let refresh = LoginRefresh {
+        window_factor: window,
+        window_jitter: jitter,
+        buffer: Duration::ZERO,
+        min_period: Duration::ZERO,
+    };
+    let mechanism = SaslMechanism::Plain { user: "bob".into(), password: Secret::new("hunter2") };
     let sasl = SaslSettings { mechanism, extensions: Vec::new(), refresh };
     Secured { sasl: Some(Arc::new(sasl)), ..Secured::default() }
 }

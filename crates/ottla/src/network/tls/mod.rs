@@ -15,24 +15,24 @@ use rustls::ClientConnection;
 
 use super::channel::{Why, hand_over};
 use super::io::Stream;
-pub(crate) use source::TlsSource;
-use source::Verifier;
+use source::CertificateVerifier;
+pub(crate) use source::TlsConnector;
 #[cfg(feature = "oidc")]
-pub(crate) use source::provider;
+pub(crate) use source::crypto_provider;
 
 /// Ciphertext that waits for the socket at most: what is encrypted ahead of it.
-const AHEAD: usize = 64 * 1024;
+const CIPHERTEXT_BUFFER_LIMIT: usize = 64 * 1024;
 
 /// One connection's session.
-pub(crate) struct Session {
+pub(crate) struct TlsSession {
     conn: ClientConnection,
-    verifier: Arc<Verifier>,
+    verifier: Arc<CertificateVerifier>,
     host: String,
     /// Whether the peer has taken it as a client; until then an alert means that it does not want us.
-    pub(super) accepted: bool,
+    pub(super) has_received_data: bool,
 }
 
-impl Session {
+impl TlsSession {
     pub(crate) fn is_handshaking(&self) -> bool {
         self.conn.is_handshaking()
     }
@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// Takes what came from the socket; plaintext goes to `into`. False once the peer has said that it is over.
-    pub(super) fn feed(&mut self, mut bytes: &[u8], into: &mut BytesMut) -> Result<bool, Why> {
+    pub(super) fn read_tls(&mut self, mut bytes: &[u8], into: &mut BytesMut) -> Result<bool, Why> {
         let mut goes_on = true;
         while !bytes.is_empty() {
             self.conn.read_tls(&mut bytes).map_err(Why::Io)?;
@@ -50,12 +50,12 @@ impl Session {
             // What came before an alert was said all the same.
             let ready = match &state {
                 Ok(state) => state.plaintext_bytes_to_read(),
-                Err(_) => AHEAD,
+                Err(_) => CIPHERTEXT_BUFFER_LIMIT,
             };
             if ready > 0 {
-                self.take_plaintext(ready, into);
+                self.read_plaintext(ready, into);
             }
-            goes_on = !state.map_err(|e| self.failed(&e))?.peer_has_closed();
+            goes_on = !state.map_err(|e| self.disconnect_reason(&e))?.peer_has_closed();
             if !goes_on {
                 break;
             }
@@ -63,7 +63,7 @@ impl Session {
         Ok(goes_on)
     }
 
-    fn take_plaintext(&mut self, most: usize, into: &mut BytesMut) {
+    fn read_plaintext(&mut self, most: usize, into: &mut BytesMut) {
         let (at, mut end) = (into.len(), into.len());
         into.resize(at + most, 0);
         while end < into.len() {
@@ -72,7 +72,7 @@ impl Session {
                 _ => break,
             }
         }
-        self.accepted |= end > at;
+        self.has_received_data |= end > at;
         into.truncate(end);
     }
 
@@ -91,7 +91,7 @@ impl Session {
             if !self.conn.wants_write() {
                 return (written, Ok(()));
             }
-            match self.conn.write_tls(&mut Pipe(stream)) {
+            match self.conn.write_tls(&mut StreamWriter(stream)) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => written += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -111,25 +111,25 @@ impl Session {
     }
 
     /// Tells the peer, as far as the socket takes it, why there will be no more: an alert, or that it is over.
-    pub(super) fn part(&mut self, stream: &mut impl Stream) {
+    pub(super) fn send_close_notify(&mut self, stream: &mut impl Stream) {
         self.conn.send_close_notify();
         while self.conn.wants_write() {
-            if !matches!(self.conn.write_tls(&mut Pipe(stream)), Ok(1..)) {
+            if !matches!(self.conn.write_tls(&mut StreamWriter(stream)), Ok(1..)) {
                 return;
             }
         }
     }
 
-    fn failed(&self, e: &rustls::Error) -> Why {
+    fn disconnect_reason(&self, e: &rustls::Error) -> Why {
         let (words, refused) = words::explain(e, &self.host, &self.verifier);
-        match refused && !self.accepted {
+        match refused && !self.has_received_data {
             true => Why::Refused(words),
             false => Why::Tls(words),
         }
     }
 
     /// What an end of the stream means now.
-    pub(super) fn ended(&self) -> Option<Why> {
+    pub(super) fn eof_reason(&self) -> Option<Why> {
         let words = "it closed the connection during the TLS handshake; if this is a plaintext port, set \
                      security.protocol to match";
         self.conn.is_handshaking().then(|| Why::Tls(words.to_owned()))
@@ -137,9 +137,9 @@ impl Session {
 }
 
 /// The seam's stream as the standard library's.
-struct Pipe<'s, S>(&'s mut S);
+struct StreamWriter<'s, S>(&'s mut S);
 
-impl<S: Stream> Write for Pipe<'_, S> {
+impl<S: Stream> Write for StreamWriter<'_, S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write_vectored(&[IoSlice::new(bytes)])
     }

@@ -15,51 +15,51 @@ use rustls::{
     SignatureScheme, SupportedProtocolVersion, version,
 };
 
-use super::stores::{self, Identity};
-use super::{AHEAD, Session};
-use crate::config::security::{Store, TlsSettings};
+use super::stores::{self, ClientIdentity};
+use super::{CIPHERTEXT_BUFFER_LIMIT, TlsSession};
+use crate::config::security::{SecurityStore, TlsSettings};
 use crate::error::Error;
 use crate::sync::Mutex;
 use crate::time::Env;
 
 /// Makes sessions.
-pub(crate) struct TlsSource {
+pub(crate) struct TlsConnector {
     settings: TlsSettings,
     env: Arc<dyn Env>,
     provider: Arc<CryptoProvider>,
-    current: ArcSwap<Loaded>,
+    current: ArcSwap<LoadedConfig>,
 }
 
-struct Loaded {
+struct LoadedConfig {
     config: Arc<ClientConfig>,
-    verifier: Arc<Verifier>,
+    verifier: Arc<CertificateVerifier>,
     /// What the files were like when they were read.
-    marks: Vec<Option<(SystemTime, u64)>>,
+    file_stamps: Vec<Option<(SystemTime, u64)>>,
 }
 
-impl TlsSource {
+impl TlsConnector {
     /// Reads all files.
     ///
     /// # Errors
     /// Whatever is wrong with them, by the setting's name.
-    pub(crate) fn new(settings: TlsSettings, env: Arc<dyn Env>) -> Result<TlsSource, Error> {
-        let provider = with_suites(provider()?, &settings)?;
-        let current = ArcSwap::from_pointee(load(&settings, &provider, &env)?);
-        Ok(TlsSource { settings, env, provider, current })
+    pub(crate) fn new(settings: TlsSettings, env: Arc<dyn Env>) -> Result<TlsConnector, Error> {
+        let provider = restrict_cipher_suites(crypto_provider()?, &settings)?;
+        let current = ArcSwap::from_pointee(load_config(&settings, &provider, &env)?);
+        Ok(TlsConnector { settings, env, provider, current })
     }
 
     /// Whether there are files that may change.
     pub(crate) fn has_files(&self) -> bool {
-        !self.current.load().marks.is_empty()
+        !self.current.load().file_stamps.is_empty()
     }
 
     /// Reads the files again if they are not what they were; may take a while. What cannot be used leaves the
     /// sessions as they are.
-    pub(crate) fn refresh(&self) {
-        if marks(&self.settings) == self.current.load().marks {
+    pub(crate) fn reload_if_changed(&self) {
+        if file_stamps(&self.settings) == self.current.load().file_stamps {
             return;
         }
-        match load(&self.settings, &self.provider, &self.env) {
+        match load_config(&self.settings, &self.provider, &self.env) {
             Ok(loaded) => {
                 self.current.store(Arc::new(loaded));
                 tracing::info!("certificates were changed and read again");
@@ -72,26 +72,28 @@ impl TlsSource {
     ///
     /// # Errors
     /// When it has no name that TLS can check.
-    pub(crate) fn session(&self, host: &str) -> Result<Session, String> {
+    pub(crate) fn create_session(&self, host: &str) -> Result<TlsSession, String> {
         let name = ServerName::try_from(host.trim_end_matches('.').to_owned());
         let name = name.map_err(|_| format!("{host} is not a host name that TLS can check"))?;
         let current = self.current.load();
         let mut conn = ClientConnection::new(current.config.clone(), name)
             .map_err(|e| format!("TLS cannot begin: {e}"))?;
-        conn.set_buffer_limit(Some(AHEAD));
+        conn.set_buffer_limit(Some(CIPHERTEXT_BUFFER_LIMIT));
         let verifier = current.verifier.clone();
-        Ok(Session { conn, verifier, host: host.to_owned(), accepted: false })
+        Ok(TlsSession { conn, verifier, host: host.to_owned(), has_received_data: false })
     }
 
     /// Certificates that are trusted, for others who speak TLS on this producer's behalf.
     #[cfg(feature = "oidc")]
-    pub(crate) fn roots(settings: &TlsSettings) -> Result<Vec<CertificateDer<'static>>, Error> {
-        trusted(settings)
+    pub(crate) fn load_root_certificates(
+        settings: &TlsSettings,
+    ) -> Result<Vec<CertificateDer<'static>>, Error> {
+        load_trusted_certificates(settings)
     }
 }
 
 /// The cryptography: what the application installed, else what this build has.
-pub(crate) fn provider() -> Result<Arc<CryptoProvider>, Error> {
+pub(crate) fn crypto_provider() -> Result<Arc<CryptoProvider>, Error> {
     if let Some(installed) = CryptoProvider::get_default() {
         return Ok(installed.clone());
     }
@@ -103,7 +105,7 @@ pub(crate) fn provider() -> Result<Arc<CryptoProvider>, Error> {
         feature = "tls-graviola",
         not(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))
     ))]
-    return match graviola_runs_here() {
+    return match is_graviola_supported() {
         true => Ok(Arc::new(rustls_graviola::default_provider())),
         false => Err(Error::config(
             "TLS cannot be had: the provider of this build, graviola, needs a CPU with AES, AVX2, BMI1, ADX and \
@@ -118,7 +120,7 @@ pub(crate) fn provider() -> Result<Arc<CryptoProvider>, Error> {
 }
 
 #[cfg(all(feature = "tls-graviola", not(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))))]
-fn graviola_runs_here() -> bool {
+fn is_graviola_supported() -> bool {
     #[cfg(target_arch = "x86_64")]
     return std::arch::is_x86_feature_detected!("aes")
         && std::arch::is_x86_feature_detected!("pclmulqdq")
@@ -137,11 +139,11 @@ fn graviola_runs_here() -> bool {
 }
 
 /// The provider, with the suites that are wanted.
-fn with_suites(
+fn restrict_cipher_suites(
     provider: Arc<CryptoProvider>,
     settings: &TlsSettings,
 ) -> Result<Arc<CryptoProvider>, Error> {
-    if settings.ciphers.is_empty() {
+    if settings.cipher_suites.is_empty() {
         return Ok(provider);
     }
     let mut some = (*provider).clone();
@@ -149,31 +151,31 @@ fn with_suites(
         // As IANA and Java have them; rustls marks those of 1.3.
         s.suite().as_str().unwrap_or_default().replace("TLS13_", "TLS_")
     };
-    some.cipher_suites.retain(|s| settings.ciphers.contains(&name(s)));
+    some.cipher_suites.retain(|s| settings.cipher_suites.contains(&name(s)));
     if some.cipher_suites.is_empty() {
         let all: Vec<String> = provider.cipher_suites.iter().map(name).collect();
         return Err(Error::config(format!(
             "ssl.cipher.suites={} names none that can be spoken; there are {}",
-            settings.ciphers.join(","),
+            settings.cipher_suites.join(","),
             all.join(", ")
         )));
     }
     Ok(Arc::new(some))
 }
 
-fn load(
+fn load_config(
     settings: &TlsSettings,
     provider: &Arc<CryptoProvider>,
     env: &Arc<dyn Env>,
-) -> Result<Loaded, Error> {
+) -> Result<LoadedConfig, Error> {
     // Before they are read: a change in between is seen the next time.
-    let marks = marks(settings);
+    let marks = file_stamps(settings);
     let mut roots = RootCertStore::empty();
-    let (added, ignored) = roots.add_parsable_certificates(trusted(settings)?);
+    let (added, ignored) = roots.add_parsable_certificates(load_trusted_certificates(settings)?);
     if added == 0 {
-        let from = match &settings.trust {
-            Some(Store::File { path, .. }) => format!("ssl.truststore.location={path}"),
-            Some(Store::Inline { .. }) => "ssl.truststore.certificates".to_owned(),
+        let from = match &settings.trust_store {
+            Some(SecurityStore::File { path, .. }) => format!("ssl.truststore.location={path}"),
+            Some(SecurityStore::Inline { .. }) => "ssl.truststore.certificates".to_owned(),
             None => "the system's store (ssl.truststore.location is not set)".to_owned(),
         };
         return Err(Error::config(format!("{from} has no certificate that can be trusted")));
@@ -185,14 +187,18 @@ fn load(
     let inner = inner
         .build()
         .map_err(|e| Error::config(format!("the trusted certificates cannot be used: {e}")))?;
-    let verify_name = settings.verify_name;
-    let verifier = Arc::new(Verifier { inner, verify_name, presented: Mutex::new(None) });
+    let verify_name = settings.verify_hostname;
+    let verifier = Arc::new(CertificateVerifier {
+        inner,
+        verify_hostname: verify_name,
+        rejected_certificate: Mutex::new(None),
+    });
     let versions: Vec<&SupportedProtocolVersion> =
         [(settings.versions.1, &version::TLS13), (settings.versions.0, &version::TLS12)]
             .into_iter()
             .filter_map(|(spoken, version)| spoken.then_some(version))
             .collect();
-    let clock = Arc::new(Clock(env.clone()));
+    let clock = Arc::new(EnvTimeProvider(env.clone()));
     let builder = ClientConfig::builder_with_details(provider.clone(), clock)
         .with_protocol_versions(&versions)
         .map_err(|e| {
@@ -202,12 +208,12 @@ fn load(
         })?
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
-    let identity = match &settings.key {
-        Some(store) => Some(stores::identity(store, settings.key_password.as_ref())?),
+    let identity = match &settings.key_store {
+        Some(store) => Some(stores::load_identity(store, settings.key_password.as_ref())?),
         None => None,
     };
     let config = match identity {
-        Some(Identity { chain, key }) => {
+        Some(ClientIdentity { chain, key }) => {
             builder.with_client_auth_cert(chain, key).map_err(|e| {
                 Error::config(format!(
                     "ssl.keystore: certificate and key cannot be used together: {e}"
@@ -216,12 +222,14 @@ fn load(
         }
         None => builder.with_no_client_auth(),
     };
-    Ok(Loaded { config: Arc::new(config), verifier, marks })
+    Ok(LoadedConfig { config: Arc::new(config), verifier, file_stamps: marks })
 }
 
-fn trusted(settings: &TlsSettings) -> Result<Vec<CertificateDer<'static>>, Error> {
-    match &settings.trust {
-        Some(store) => stores::certificates(store),
+fn load_trusted_certificates(
+    settings: &TlsSettings,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
+    match &settings.trust_store {
+        Some(store) => stores::load_certificates(store),
         None => {
             let found = rustls_native_certs::load_native_certs();
             for e in &found.errors {
@@ -233,10 +241,10 @@ fn trusted(settings: &TlsSettings) -> Result<Vec<CertificateDer<'static>>, Error
 }
 
 /// Time and length of every file there is in the settings; nothing where there are none.
-fn marks(settings: &TlsSettings) -> Vec<Option<(SystemTime, u64)>> {
+fn file_stamps(settings: &TlsSettings) -> Vec<Option<(SystemTime, u64)>> {
     let mut out = Vec::new();
-    for store in [&settings.trust, &settings.key].into_iter().flatten() {
-        let Store::File { path, key_path, .. } = store else { continue };
+    for store in [&settings.trust_store, &settings.key_store].into_iter().flatten() {
+        let SecurityStore::File { path, key_path, .. } = store else { continue };
         for path in [Some(path), key_path.as_ref()].into_iter().flatten() {
             let meta = fs::metadata(path).ok();
             out.push(meta.and_then(|m| Some((m.modified().ok()?, m.len()))));
@@ -246,15 +254,15 @@ fn marks(settings: &TlsSettings) -> Vec<Option<(SystemTime, u64)>> {
 }
 
 /// The producer's wall clock.
-struct Clock(Arc<dyn Env>);
+struct EnvTimeProvider(Arc<dyn Env>);
 
-impl std::fmt::Debug for Clock {
+impl std::fmt::Debug for EnvTimeProvider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Clock")
     }
 }
 
-impl TimeProvider for Clock {
+impl TimeProvider for EnvTimeProvider {
     fn current_time(&self) -> Option<UnixTime> {
         let ms = u64::try_from(self.0.wall_ms()).ok()?;
         Some(UnixTime::since_unix_epoch(Duration::from_millis(ms)))
@@ -263,20 +271,20 @@ impl TimeProvider for Clock {
 
 /// Judges certificates, and keeps the one it refused, so that the error can say what it was.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(super) struct CertificateVerifier {
     inner: Arc<WebPkiServerVerifier>,
-    verify_name: bool,
-    presented: Mutex<Option<Vec<u8>>>,
+    verify_hostname: bool,
+    rejected_certificate: Mutex<Option<Vec<u8>>>,
 }
 
-impl Verifier {
+impl CertificateVerifier {
     /// The certificate that was refused last, once.
-    pub(super) fn take_refused(&self) -> Option<Vec<u8>> {
-        self.presented.lock().take()
+    pub(super) fn take_rejected_certificate(&self) -> Option<Vec<u8>> {
+        self.rejected_certificate.lock().take()
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for CertificateVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -290,9 +298,9 @@ impl ServerCertVerifier for Verifier {
             // The name is looked at last, when all else is well.
             Err(rustls::Error::InvalidCertificate(
                 NotValidForName | NotValidForNameContext { .. },
-            )) if !self.verify_name => Ok(ServerCertVerified::assertion()),
+            )) if !self.verify_hostname => Ok(ServerCertVerified::assertion()),
             Err(e) => {
-                *self.presented.lock() = Some(end_entity.to_vec());
+                *self.rejected_certificate.lock() = Some(end_entity.to_vec());
                 Err(e)
             }
             ok => ok,

@@ -12,28 +12,28 @@ use sha1::{Digest, Sha1};
 use zeroize::Zeroizing;
 
 use crate::config::secret::Secret;
-use crate::config::security::Store;
+use crate::config::security::SecurityStore;
 use crate::error::Error;
 
 /// Who we are.
-pub(super) struct Identity {
+pub(super) struct ClientIdentity {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
 }
 
 /// Largest file that is read.
-const FILE_MAX: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
-fn read(setting: &str, path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+fn read_file(setting: &str, path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     let wrong = |why: String| Error::config(format!("{setting}={path} cannot be read: {why}"));
     let size = fs::metadata(path).map_err(|e| wrong(e.to_string()))?.len();
-    if size > FILE_MAX {
+    if size > MAX_FILE_BYTES {
         return Err(wrong(format!("it has {size} bytes, which no store has")));
     }
     fs::read(path).map(Zeroizing::new).map_err(|e| wrong(e.to_string()))
 }
 
-enum Kind {
+enum StoreFormat {
     Pem,
     Jks,
     Jceks,
@@ -41,53 +41,57 @@ enum Kind {
     Unknown,
 }
 
-fn kind(bytes: &[u8]) -> Kind {
+fn detect_format(bytes: &[u8]) -> StoreFormat {
     match bytes {
-        [0xfe, 0xed, 0xfe, 0xed, ..] => Kind::Jks,
-        [0xce, 0xce, 0xce, 0xce, ..] => Kind::Jceks,
-        _ if bytes.windows(11).any(|w| w == b"-----BEGIN ") => Kind::Pem,
-        [0x30, ..] => Kind::Pkcs12,
-        _ => Kind::Unknown,
+        [0xfe, 0xed, 0xfe, 0xed, ..] => StoreFormat::Jks,
+        [0xce, 0xce, 0xce, 0xce, ..] => StoreFormat::Jceks,
+        _ if bytes.windows(11).any(|w| w == b"-----BEGIN ") => StoreFormat::Pem,
+        [0x30, ..] => StoreFormat::Pkcs12,
+        _ => StoreFormat::Unknown,
     }
 }
 
 /// The certificates that are to be trusted.
-pub(super) fn certificates(store: &Store) -> Result<Vec<CertificateDer<'static>>, Error> {
+pub(super) fn load_certificates(
+    store: &SecurityStore,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
     match store {
-        Store::Inline { certificates, .. } => {
-            pem_certificates("ssl.truststore.certificates", certificates.reveal())
+        SecurityStore::Inline { certificates, .. } => {
+            parse_pem_certificates("ssl.truststore.certificates", certificates.reveal())
         }
-        Store::File { path, password, .. } => {
+        SecurityStore::File { path, password, .. } => {
             let setting = "ssl.truststore.location";
-            let bytes = read(setting, path)?;
+            let bytes = read_file(setting, path)?;
             let place = format!("{setting}={path}");
-            match kind(&bytes) {
-                Kind::Pem => pem_certificates(&place, &text(&bytes)),
-                Kind::Jks => jks_certificates(&place, &bytes, password.as_ref()),
-                Kind::Jceks => Err(convert(&place, path, "JCEKS")),
-                Kind::Pkcs12 => Ok(pkcs12(&place, "ssl.truststore.password", &bytes, password)?
-                    .entries()
-                    .flat_map(|(_, entry)| match entry {
-                        KeyStoreEntry::Certificate(c) => vec![c.as_der().to_vec()],
-                        // Of a key's chain, the first is trusted, as Java has it.
-                        KeyStoreEntry::PrivateKeyChain(k) => {
-                            k.certs().iter().take(1).map(|c| c.as_der().to_vec()).collect()
-                        }
-                        _ => Vec::new(),
-                    })
-                    .map(CertificateDer::from)
-                    .collect()),
-                Kind::Unknown => Err(unknown(&place)),
+            match detect_format(&bytes) {
+                StoreFormat::Pem => parse_pem_certificates(&place, &to_text(&bytes)),
+                StoreFormat::Jks => parse_jks_certificates(&place, &bytes, password.as_ref()),
+                StoreFormat::Jceks => Err(unsupported_format_error(&place, path, "JCEKS")),
+                StoreFormat::Pkcs12 => {
+                    Ok(open_pkcs12(&place, "ssl.truststore.password", &bytes, password)?
+                        .entries()
+                        .flat_map(|(_, entry)| match entry {
+                            KeyStoreEntry::Certificate(c) => vec![c.as_der().to_vec()],
+                            // Of a key's chain, the first is trusted, as Java has it.
+                            KeyStoreEntry::PrivateKeyChain(k) => {
+                                k.certs().iter().take(1).map(|c| c.as_der().to_vec()).collect()
+                            }
+                            _ => Vec::new(),
+                        })
+                        .map(CertificateDer::from)
+                        .collect())
+                }
+                StoreFormat::Unknown => Err(unknown_format_error(&place)),
             }
         }
     }
 }
 
-fn unknown(place: &str) -> Error {
+fn unknown_format_error(place: &str) -> Error {
     Error::config(format!("{place} is neither PEM nor PKCS#12 nor JKS"))
 }
 
-fn convert(place: &str, path: &str, what: &str) -> Error {
+fn unsupported_format_error(place: &str, path: &str, what: &str) -> Error {
     Error::config(format!(
         "{place} is a {what} store, whose keys only Java reads; convert it: keytool -importkeystore \
          -srckeystore {path} -destkeystore {path}.p12 -deststoretype PKCS12"
@@ -95,37 +99,45 @@ fn convert(place: &str, path: &str, what: &str) -> Error {
 }
 
 /// Our certificate and key.
-pub(super) fn identity(store: &Store, key_password: Option<&Secret>) -> Result<Identity, Error> {
+pub(super) fn load_identity(
+    store: &SecurityStore,
+    key_password: Option<&Secret>,
+) -> Result<ClientIdentity, Error> {
     match store {
-        Store::Inline { certificates, key } => {
-            let chain = pem_certificates("ssl.keystore.certificate.chain", certificates.reveal())?;
+        SecurityStore::Inline { certificates, key } => {
+            let chain =
+                parse_pem_certificates("ssl.keystore.certificate.chain", certificates.reveal())?;
             let key = key.as_ref().map_or("", Secret::reveal);
-            let key = pem_key("ssl.keystore.key", key, key_password)?;
-            Ok(Identity { chain, key })
+            let key = parse_pem_key("ssl.keystore.key", key, key_password)?;
+            Ok(ClientIdentity { chain, key })
         }
-        Store::File { path, password, key_path } => {
+        SecurityStore::File { path, password, key_path } => {
             let setting = "ssl.keystore.location";
-            let bytes = read(setting, path)?;
+            let bytes = read_file(setting, path)?;
             let place = format!("{setting}={path}");
-            match kind(&bytes) {
-                Kind::Pem => {
-                    let own = text(&bytes);
-                    let chain = pem_certificates(&place, &own)?;
+            match detect_format(&bytes) {
+                StoreFormat::Pem => {
+                    let own = to_text(&bytes);
+                    let chain = parse_pem_certificates(&place, &own)?;
                     // The key's password may be the file's (librdkafka has but one).
                     let password = key_password.or(password.as_ref());
                     let key = match key_path {
                         Some(at) => {
-                            let other = read("ssl.key.location", at)?;
-                            pem_key(&format!("ssl.key.location={at}"), &text(&other), password)?
+                            let other = read_file("ssl.key.location", at)?;
+                            parse_pem_key(
+                                &format!("ssl.key.location={at}"),
+                                &to_text(&other),
+                                password,
+                            )?
                         }
-                        None => pem_key(&place, &own, password)?,
+                        None => parse_pem_key(&place, &own, password)?,
                     };
-                    Ok(Identity { chain, key })
+                    Ok(ClientIdentity { chain, key })
                 }
-                Kind::Jks => Err(convert(&place, path, "JKS")),
-                Kind::Jceks => Err(convert(&place, path, "JCEKS")),
-                Kind::Pkcs12 => {
-                    let store = pkcs12(&place, "ssl.keystore.password", &bytes, password)?;
+                StoreFormat::Jks => Err(unsupported_format_error(&place, path, "JKS")),
+                StoreFormat::Jceks => Err(unsupported_format_error(&place, path, "JCEKS")),
+                StoreFormat::Pkcs12 => {
+                    let store = open_pkcs12(&place, "ssl.keystore.password", &bytes, password)?;
                     let Some((_, found)) = store.private_key_chain() else {
                         return Err(Error::config(format!("{place} has no key")));
                     };
@@ -134,15 +146,15 @@ pub(super) fn identity(store: &Store, key_password: Option<&Secret>) -> Result<I
                     let key = key.map_err(|e| {
                         Error::config(format!("{place}: the key is of no use: {e}"))
                     })?;
-                    Ok(Identity { chain: certs.collect(), key })
+                    Ok(ClientIdentity { chain: certs.collect(), key })
                 }
-                Kind::Unknown => Err(unknown(&place)),
+                StoreFormat::Unknown => Err(unknown_format_error(&place)),
             }
         }
     }
 }
 
-fn pkcs12(
+fn open_pkcs12(
     place: &str,
     setting: &str,
     bytes: &[u8],
@@ -158,15 +170,15 @@ fn pkcs12(
     })
 }
 
-fn text(bytes: &[u8]) -> Zeroizing<String> {
+fn to_text(bytes: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(String::from_utf8_lossy(bytes).into_owned())
 }
 
 /// What a part of a PEM text is, and its bytes.
-type Part = (String, Zeroizing<Vec<u8>>);
+type PemBlock = (String, Zeroizing<Vec<u8>>);
 
 /// The parts of a PEM text: what each is, and its bytes. Blanks may stand for line ends, as in a properties file.
-fn pem(place: &str, text: &str) -> Result<Vec<Part>, Error> {
+fn parse_pem(place: &str, text: &str) -> Result<Vec<PemBlock>, Error> {
     let wrong = |why: &str| Error::config(format!("{place}: {why}"));
     let (mut out, mut rest) = (Vec::new(), text);
     while let Some((_, from)) = rest.split_once("-----BEGIN ") {
@@ -192,8 +204,8 @@ fn pem(place: &str, text: &str) -> Result<Vec<Part>, Error> {
     Ok(out)
 }
 
-fn pem_certificates(place: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let all: Vec<CertificateDer<'static>> = pem(place, text)?
+fn parse_pem_certificates(place: &str, text: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let all: Vec<CertificateDer<'static>> = parse_pem(place, text)?
         .into_iter()
         .filter(|(label, _)| {
             matches!(label.as_str(), "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE")
@@ -208,23 +220,23 @@ fn pem_certificates(place: &str, text: &str) -> Result<Vec<CertificateDer<'stati
     Ok(all)
 }
 
-const NO_DSA: &str = "a DSA key is not spoken in TLS here; use RSA, ECDSA or Ed25519";
+const DSA_NOT_SUPPORTED: &str = "a DSA key is not spoken in TLS here; use RSA, ECDSA or Ed25519";
 
 /// Whether a PKCS#8 key is one of DSA, by the name of its algorithm near its beginning.
-fn is_dsa(der: &[u8]) -> bool {
+fn is_dsa_key(der: &[u8]) -> bool {
     const OID: [u8; 9] = [0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01];
     der.iter().take(40).copied().collect::<Vec<u8>>().windows(9).any(|w| w == OID)
 }
 
-fn pem_key(
+fn parse_pem_key(
     place: &str,
     text: &str,
     password: Option<&Secret>,
 ) -> Result<PrivateKeyDer<'static>, Error> {
     let wrong = |why: String| Error::config(format!("{place}: {why}"));
-    for (label, der) in pem(place, text)? {
+    for (label, der) in parse_pem(place, text)? {
         return match label.as_str() {
-            "PRIVATE KEY" if is_dsa(&der) => Err(wrong(NO_DSA.to_owned())),
+            "PRIVATE KEY" if is_dsa_key(&der) => Err(wrong(DSA_NOT_SUPPORTED.to_owned())),
             "PRIVATE KEY" => Ok(PrivateKeyDer::Pkcs8(der.to_vec().into())),
             "RSA PRIVATE KEY" => Ok(PrivateKeyDer::Pkcs1(der.to_vec().into())),
             "EC PRIVATE KEY" => Ok(PrivateKeyDer::Sec1(der.to_vec().into())),
@@ -241,7 +253,7 @@ fn pem_key(
                 })?;
                 Ok(PrivateKeyDer::Pkcs8(open.as_bytes().to_vec().into()))
             }
-            "DSA PRIVATE KEY" => Err(wrong(NO_DSA.to_owned())),
+            "DSA PRIVATE KEY" => Err(wrong(DSA_NOT_SUPPORTED.to_owned())),
             _ => continue,
         };
     }
@@ -250,7 +262,7 @@ fn pem_key(
 
 /// The certificates of a JKS store: Java's own format, of which only those of keys are encrypted. The digest at
 /// its end is checked where a password is given.
-fn jks_certificates(
+fn parse_jks_certificates(
     place: &str,
     bytes: &[u8],
     password: Option<&Secret>,
@@ -270,7 +282,7 @@ fn jks_certificates(
             )));
         }
     }
-    let mut r = Jks(bytes.get(4..).ok_or_else(wrong)?);
+    let mut r = JksReader(bytes.get(4..).ok_or_else(wrong)?);
     let mut out = Vec::new();
     let mut entries = || -> Option<()> {
         let (version, count) = (r.u32()?, r.u32()?);
@@ -301,9 +313,9 @@ fn jks_certificates(
     Ok(out)
 }
 
-struct Jks<'b>(&'b [u8]);
+struct JksReader<'b>(&'b [u8]);
 
-impl<'b> Jks<'b> {
+impl<'b> JksReader<'b> {
     fn take(&mut self, n: usize) -> Option<&'b [u8]> {
         let (head, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;

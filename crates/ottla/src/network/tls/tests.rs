@@ -17,9 +17,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
-use super::TlsSource;
+use super::TlsConnector;
 use crate::config::secret::Secret;
-use crate::config::security::{Store, TlsSettings};
+use crate::config::security::{SecurityStore, TlsSettings};
 use crate::error::Error;
 use crate::network::channel::Why;
 use crate::network::io::simulated::{Faults, Machine};
@@ -27,15 +27,15 @@ use crate::network::selector::Polled;
 use crate::network::tests::Rig;
 use crate::time::Env;
 
-type Issuer = CertifiedIssuer<'static, KeyPair>;
+type CertificateAuthority = CertifiedIssuer<'static, KeyPair>;
 
-fn provider() -> Arc<CryptoProvider> {
+fn install_provider() -> Arc<CryptoProvider> {
     // Whatever this build has, ring is there in tests.
     let _ = rustls::crypto::ring::default_provider().install_default();
     CryptoProvider::get_default().unwrap().clone()
 }
 
-fn authority(name: &str) -> Issuer {
+fn create_authority(name: &str) -> CertificateAuthority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -43,12 +43,12 @@ fn authority(name: &str) -> Issuer {
 }
 
 /// A certificate and its key.
-struct Issued {
+struct IssuedCertificate {
     cert: rcgen::Certificate,
     key: KeyPair,
 }
 
-impl Issued {
+impl IssuedCertificate {
     fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.cert.der().clone()]
     }
@@ -62,7 +62,11 @@ impl Issued {
     }
 }
 
-fn issue(ca: &Issuer, hosts: &[&str], years: Option<(i32, i32)>) -> Issued {
+fn issue_certificate(
+    ca: &CertificateAuthority,
+    hosts: &[&str],
+    years: Option<(i32, i32)>,
+) -> IssuedCertificate {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
     let mut params = CertificateParams::new(hosts).unwrap();
@@ -72,35 +76,39 @@ fn issue(ca: &Issuer, hosts: &[&str], years: Option<(i32, i32)>) -> Issued {
         params.not_after = date_time_ymd(to, 1, 1);
     }
     let cert = params.signed_by(&key, ca).unwrap();
-    Issued { cert, key }
+    IssuedCertificate { cert, key }
 }
 
-fn settings(ca: &Issuer) -> TlsSettings {
+fn tls_settings(ca: &CertificateAuthority) -> TlsSettings {
     TlsSettings {
         versions: (true, true),
-        ciphers: Vec::new(),
-        verify_name: true,
-        trust: Some(Store::Inline { certificates: Secret::new(ca.pem()), key: None }),
-        key: None,
+        cipher_suites: Vec::new(),
+        verify_hostname: true,
+        trust_store: Some(SecurityStore::Inline { certificates: Secret::new(ca.pem()), key: None }),
+        key_store: None,
         key_password: None,
     }
 }
 
-fn source(settings: TlsSettings) -> Result<TlsSource, Error> {
-    provider();
+fn new_connector(settings: TlsSettings) -> Result<TlsConnector, Error> {
+    install_provider();
     let env: Arc<dyn Env> = Arc::new(Machine::new(1, Faults::NONE));
-    TlsSource::new(settings, env)
+    TlsConnector::new(settings, env)
 }
 
-fn server(own: &Issued, clients: Option<&Issuer>) -> Arc<ServerConfig> {
-    let builder = ServerConfig::builder_with_provider(provider());
+fn server_config(
+    own: &IssuedCertificate,
+    clients: Option<&CertificateAuthority>,
+) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(install_provider());
     let builder = builder.with_safe_default_protocol_versions().unwrap();
     let builder = match clients {
         None => builder.with_no_client_auth(),
         Some(ca) => {
             let mut roots = RootCertStore::empty();
             roots.add(ca.der().clone()).unwrap();
-            let v = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+            let v =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), install_provider());
             builder.with_client_cert_verifier(v.build().unwrap())
         }
     };
@@ -108,14 +116,14 @@ fn server(own: &Issued, clients: Option<&Issuer>) -> Arc<ServerConfig> {
 }
 
 /// How a connection went on which ten frames were to be echoed.
-fn talk(
-    source: &TlsSource,
+fn run_echo(
+    source: &TlsConnector,
     host: &str,
     config: &Arc<ServerConfig>,
     faults: Faults,
 ) -> Result<u32, Why> {
     let mut rig = Rig::new(11, faults);
-    let key = rig.connect(Some(source.session(host).unwrap()));
+    let key = rig.connect(Some(source.create_session(host).unwrap()));
     let mut sessions: BTreeMap<u64, ServerConnection> = BTreeMap::new();
     let (mut out, mut sent, mut got, mut open) = (Polled::default(), 0u32, 0u32, false);
     let body = |n: u32| Bytes::from(vec![n as u8; (n as usize % 7) * 9000 + 1]);
@@ -164,9 +172,10 @@ fn talk(
     Ok(rig.polls)
 }
 
-const SPLIT: Faults = Faults { delay_ns: 10_000, split: 700, stall: 9, cut: 0, window: 16_384 };
+const FRAGMENTED: Faults =
+    Faults { delay_ns: 10_000, split: 700, stall: 9, cut: 0, window: 16_384 };
 
-fn refused(why: Result<u32, Why>, words: &[&str]) {
+fn assert_rejected(why: Result<u32, Why>, words: &[&str]) {
     match why {
         Err(Why::Refused(text)) => {
             for word in words {
@@ -179,13 +188,13 @@ fn refused(why: Result<u32, Why>, words: &[&str]) {
 
 #[test]
 fn tl1_tl5_both_versions_by_name_and_address_whatever_the_sockets_do() {
-    let ca = authority("A");
-    let own = issue(&ca, &["broker.example", "127.0.0.1"], None);
+    let ca = create_authority("A");
+    let own = issue_certificate(&ca, &["broker.example", "127.0.0.1"], None);
     for versions in [(true, false), (false, true), (true, true)] {
-        let source = source(TlsSettings { versions, ..settings(&ca) }).unwrap();
-        for faults in [Faults::NONE, SPLIT, Faults { split: 1, ..Faults::NONE }] {
+        let source = new_connector(TlsSettings { versions, ..tls_settings(&ca) }).unwrap();
+        for faults in [Faults::NONE, FRAGMENTED, Faults { split: 1, ..Faults::NONE }] {
             for host in ["broker.example", "127.0.0.1", "broker.example."] {
-                let done = talk(&source, host, &server(&own, None), faults);
+                let done = run_echo(&source, host, &server_config(&own, None), faults);
                 assert!(done.is_ok(), "{versions:?} {faults:?} {host}: {done:?}");
             }
         }
@@ -194,92 +203,110 @@ fn tl1_tl5_both_versions_by_name_and_address_whatever_the_sockets_do() {
 
 #[test]
 fn se10_what_is_decrypted_is_handed_on_without_polling_for_nothing() {
-    let ca = authority("A");
-    let own = issue(&ca, &["b"], None);
-    let polls = talk(&source(settings(&ca)).unwrap(), "b", &server(&own, None), Faults::NONE);
+    let ca = create_authority("A");
+    let own = issue_certificate(&ca, &["b"], None);
+    let polls = run_echo(
+        &new_connector(tls_settings(&ca)).unwrap(),
+        "b",
+        &server_config(&own, None),
+        Faults::NONE,
+    );
     // A round trip is a poll or two, and large bodies some more.
     assert!(polls.unwrap() < 150, "no busy loop");
 }
 
 #[test]
 fn tl1_another_hosts_certificate_is_refused_unless_any_will_do() {
-    let ca = authority("A");
-    let own = issue(&ca, &["broker.example"], None);
-    let strict = source(settings(&ca)).unwrap();
-    let config = server(&own, None);
-    let went = talk(&strict, "other.example", &config, SPLIT);
-    refused(went, &["not for other.example but for broker.example"]);
-    let went = talk(&strict, "127.0.0.1", &config, Faults::NONE);
-    refused(went, &["not for 127.0.0.1"]);
-    let any = source(TlsSettings { verify_name: false, ..settings(&ca) }).unwrap();
-    assert!(talk(&any, "other.example", &config, SPLIT).is_ok());
+    let ca = create_authority("A");
+    let own = issue_certificate(&ca, &["broker.example"], None);
+    let strict = new_connector(tls_settings(&ca)).unwrap();
+    let config = server_config(&own, None);
+    let went = run_echo(&strict, "other.example", &config, FRAGMENTED);
+    assert_rejected(went, &["not for other.example but for broker.example"]);
+    let went = run_echo(&strict, "127.0.0.1", &config, Faults::NONE);
+    assert_rejected(went, &["not for 127.0.0.1"]);
+    let any = new_connector(TlsSettings { verify_hostname: false, ..tls_settings(&ca) }).unwrap();
+    assert!(run_echo(&any, "other.example", &config, FRAGMENTED).is_ok());
     // Trust is another matter than the name.
-    let stranger = issue(&authority("B"), &["other.example"], None);
-    refused(talk(&any, "other.example", &server(&stranger, None), SPLIT), &["CN=B", "truststore"]);
-    let common_name_alone = issue(&ca, &[], None);
-    let went = talk(&strict, "broker.example", &server(&common_name_alone, None), SPLIT);
-    refused(went, &["no subject alternative name", "common name alone does not count"]);
+    let stranger = issue_certificate(&create_authority("B"), &["other.example"], None);
+    assert_rejected(
+        run_echo(&any, "other.example", &server_config(&stranger, None), FRAGMENTED),
+        &["CN=B", "truststore"],
+    );
+    let common_name_alone = issue_certificate(&ca, &[], None);
+    let went =
+        run_echo(&strict, "broker.example", &server_config(&common_name_alone, None), FRAGMENTED);
+    assert_rejected(went, &["no subject alternative name", "common name alone does not count"]);
 }
 
 #[test]
 fn certificates_out_of_their_time_are_named_with_it() {
-    let ca = authority("A");
-    let strict = source(settings(&ca)).unwrap();
-    let old = issue(&ca, &["b"], Some((2019, 2021)));
-    refused(
-        talk(&strict, "b", &server(&old, None), SPLIT),
+    let ca = create_authority("A");
+    let strict = new_connector(tls_settings(&ca)).unwrap();
+    let old = issue_certificate(&ca, &["b"], Some((2019, 2021)));
+    assert_rejected(
+        run_echo(&strict, "b", &server_config(&old, None), FRAGMENTED),
         &["CN=broker.example", "expired on Jan  1", "2021"],
     );
     // The producer's own clock counts: it stands in 2023.
-    let new = issue(&ca, &["b"], Some((2024, 2999)));
-    refused(talk(&strict, "b", &server(&new, None), SPLIT), &["not valid before Jan  1", "2024"]);
+    let new = issue_certificate(&ca, &["b"], Some((2024, 2999)));
+    assert_rejected(
+        run_echo(&strict, "b", &server_config(&new, None), FRAGMENTED),
+        &["not valid before Jan  1", "2024"],
+    );
 }
 
 #[test]
 fn tl2_a_server_that_wants_a_certificate_says_so() {
-    let (ca, clients) = (authority("A"), authority("C"));
-    let own = issue(&ca, &["b"], None);
-    let config = server(&own, Some(&clients));
+    let (ca, clients) = (create_authority("A"), create_authority("C"));
+    let own = issue_certificate(&ca, &["b"], None);
+    let config = server_config(&own, Some(&clients));
     for versions in [(true, false), (false, true)] {
-        let without = source(TlsSettings { versions, ..settings(&ca) }).unwrap();
-        refused(talk(&without, "b", &config, SPLIT), &["alert", "ssl.keystore.location"]);
-        let with = |by: &Issuer| {
-            let us = issue(by, &["us"], None);
+        let without = new_connector(TlsSettings { versions, ..tls_settings(&ca) }).unwrap();
+        assert_rejected(
+            run_echo(&without, "b", &config, FRAGMENTED),
+            &["alert", "ssl.keystore.location"],
+        );
+        let with = |by: &CertificateAuthority| {
+            let us = issue_certificate(by, &["us"], None);
             let (certificates, key) =
                 (Secret::new(us.cert.pem()), Secret::new(us.key.serialize_pem()));
-            let key = Some(Store::Inline { certificates, key: Some(key) });
-            source(TlsSettings { versions, key, ..settings(&ca) }).unwrap()
+            let key = Some(SecurityStore::Inline { certificates, key: Some(key) });
+            new_connector(TlsSettings { versions, key_store: key, ..tls_settings(&ca) }).unwrap()
         };
-        assert!(talk(&with(&clients), "b", &config, SPLIT).is_ok());
-        refused(talk(&with(&ca), "b", &config, SPLIT), &["alert"]);
+        assert!(run_echo(&with(&clients), "b", &config, FRAGMENTED).is_ok());
+        assert_rejected(run_echo(&with(&ca), "b", &config, FRAGMENTED), &["alert"]);
     }
 }
 
 #[test]
 fn tl5_nothing_in_common_is_a_refusal() {
-    let ca = authority("A");
-    let own = issue(&ca, &["b"], None);
-    let old = ServerConfig::builder_with_provider(provider())
+    let ca = create_authority("A");
+    let own = issue_certificate(&ca, &["b"], None);
+    let old = ServerConfig::builder_with_provider(install_provider())
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(own.chain(), own.key())
         .unwrap();
-    let new = source(TlsSettings { versions: (false, true), ..settings(&ca) }).unwrap();
-    refused(talk(&new, "b", &Arc::new(old), SPLIT), &["ssl.enabled.protocols"]);
+    let new = new_connector(TlsSettings { versions: (false, true), ..tls_settings(&ca) }).unwrap();
+    assert_rejected(run_echo(&new, "b", &Arc::new(old), FRAGMENTED), &["ssl.enabled.protocols"]);
     let suite = vec!["TLS_AES_256_GCM_SHA384".to_owned()];
-    let one = source(TlsSettings { ciphers: suite, ..settings(&ca) }).unwrap();
-    assert!(talk(&one, "b", &server(&own, None), SPLIT).is_ok());
+    let one = new_connector(TlsSettings { cipher_suites: suite, ..tls_settings(&ca) }).unwrap();
+    assert!(run_echo(&one, "b", &server_config(&own, None), FRAGMENTED).is_ok());
     let none = vec!["TLS_RSA_WITH_RC4_128_MD5".to_owned()];
-    let e = source(TlsSettings { ciphers: none, ..settings(&ca) }).err().unwrap().to_string();
+    let e = new_connector(TlsSettings { cipher_suites: none, ..tls_settings(&ca) })
+        .err()
+        .unwrap()
+        .to_string();
     assert!(e.contains("ssl.cipher.suites") && e.contains("TLS_AES_256_GCM_SHA384"), "{e}");
 }
 
 /// TL4: an end in the handshake, after any byte of the server's, is a loss like any other.
 #[test]
 fn tl4_an_end_in_the_handshake_is_an_ordinary_disconnect_and_noise_is_told() {
-    let ca = authority("A");
-    let source = source(settings(&ca)).unwrap();
+    let ca = create_authority("A");
+    let source = new_connector(tls_settings(&ca)).unwrap();
     for (reply, words) in [
         (&b""[..], "closed the connection during the TLS handshake"),
         (&[0x16, 3, 3][..], "closed the connection during the TLS handshake"),
@@ -288,7 +315,7 @@ fn tl4_an_end_in_the_handshake_is_an_ordinary_disconnect_and_noise_is_told() {
         (&[0xff; 64][..], "not TLS"),
     ] {
         let mut rig = Rig::new(5, Faults::NONE);
-        rig.connect(Some(source.session("b").unwrap()));
+        rig.connect(Some(source.create_session("b").unwrap()));
         let mut out = Polled::default();
         let why = loop {
             assert!(rig.step(&mut out));
@@ -305,23 +332,23 @@ fn tl4_an_end_in_the_handshake_is_an_ordinary_disconnect_and_noise_is_told() {
     }
 }
 
-fn file(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) -> Store {
+fn write_store(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) -> SecurityStore {
     let path = dir.join(name);
     fs::write(&path, bytes).unwrap();
-    Store::File { path: path.display().to_string(), password: None, key_path: None }
+    SecurityStore::File { path: path.display().to_string(), password: None, key_path: None }
 }
 
-fn with_password(store: Store, password: &str) -> Store {
-    let Store::File { path, key_path, .. } = store else { panic!() };
-    Store::File { path, key_path, password: Some(Secret::new(password)) }
+fn with_password(store: SecurityStore, password: &str) -> SecurityStore {
+    let SecurityStore::File { path, key_path, .. } = store else { panic!() };
+    SecurityStore::File { path, key_path, password: Some(Secret::new(password)) }
 }
 
 #[test]
 fn tl3_stores_of_every_kind_are_told_by_content_and_what_is_wrong_by_its_setting() {
-    let ca = authority("A");
-    let own = issue(&ca, &["b"], None);
-    let us = issue(&ca, &["us"], None);
-    let config = server(&own, Some(&ca));
+    let ca = create_authority("A");
+    let own = issue_certificate(&ca, &["b"], None);
+    let us = issue_certificate(&ca, &["us"], None);
+    let config = server_config(&own, Some(&ca));
     let dir = tempfile::tempdir().unwrap();
     let one_line = ca.pem().replace('\n', " ");
     let fixture = |name: &str| {
@@ -330,25 +357,39 @@ fn tl3_stores_of_every_kind_are_told_by_content_and_what_is_wrong_by_its_setting
     };
     let key_alone = dir.path().join("key.pem");
     fs::write(&key_alone, us.key.serialize_pem()).unwrap();
-    let Store::File { path, password, .. } = file(dir.path(), "cert.pem", us.cert.pem()) else {
+    let SecurityStore::File { path, password, .. } =
+        write_store(dir.path(), "cert.pem", us.cert.pem())
+    else {
         panic!()
     };
     let key_path = Some(key_alone.display().to_string());
-    let apart = Store::File { path, password, key_path };
-    for key in [file(dir.path(), "both.pem", us.pem()), apart] {
-        let trust = Some(Store::Inline { certificates: Secret::new(&*one_line), key: None });
-        let made = source(TlsSettings { trust, key: Some(key), ..settings(&ca) }).unwrap();
-        assert!(talk(&made, "b", &config, SPLIT).is_ok());
+    let apart = SecurityStore::File { path, password, key_path };
+    for key in [write_store(dir.path(), "both.pem", us.pem()), apart] {
+        let trust =
+            Some(SecurityStore::Inline { certificates: Secret::new(&*one_line), key: None });
+        let made = new_connector(TlsSettings {
+            trust_store: trust,
+            key_store: Some(key),
+            ..tls_settings(&ca)
+        })
+        .unwrap();
+        assert!(run_echo(&made, "b", &config, FRAGMENTED).is_ok());
     }
-    let wrong = |trust: Option<Store>, key: Option<Store>, key_password: Option<&str>| {
-        let key_password = key_password.map(Secret::new);
-        let trust = trust.or_else(|| settings(&ca).trust);
-        match source(TlsSettings { trust, key, key_password, ..settings(&ca) }) {
-            Ok(_) => "nothing".to_owned(),
-            Err(e) => e.to_string(),
-        }
-    };
-    let f = |name: &str, bytes: &[u8]| file(dir.path(), name, bytes);
+    let wrong =
+        |trust: Option<SecurityStore>, key: Option<SecurityStore>, key_password: Option<&str>| {
+            let key_password = key_password.map(Secret::new);
+            let trust = trust.or_else(|| tls_settings(&ca).trust_store);
+            match new_connector(TlsSettings {
+                trust_store: trust,
+                key_store: key,
+                key_password,
+                ..tls_settings(&ca)
+            }) {
+                Ok(_) => "nothing".to_owned(),
+                Err(e) => e.to_string(),
+            }
+        };
+    let f = |name: &str, bytes: &[u8]| write_store(dir.path(), name, bytes);
     // Made by keytool and openssl: the password of all is "changeit".
     for name in ["trust.jks", "trust.p12"] {
         let store = f(name, &fixture(name));
@@ -381,7 +422,7 @@ fn tl3_stores_of_every_kind_are_told_by_content_and_what_is_wrong_by_its_setting
         assert!(e.contains(words) && e.contains("ssl.truststore.location"), "{words}: {e}");
     }
     let e = wrong(
-        Some(Store::File { path: "/no/such".into(), password: None, key_path: None }),
+        Some(SecurityStore::File { path: "/no/such".into(), password: None, key_path: None }),
         None,
         None,
     );
@@ -393,20 +434,23 @@ fn tl3_stores_of_every_kind_are_told_by_content_and_what_is_wrong_by_its_setting
 
 #[test]
 fn files_that_change_are_read_again_and_bad_ones_leave_what_there_was() {
-    let (a, b) = (authority("A"), authority("B"));
+    let (a, b) = (create_authority("A"), create_authority("B"));
     let dir = tempfile::tempdir().unwrap();
-    let store = file(dir.path(), "ca.pem", a.pem());
-    let made = source(TlsSettings { trust: Some(store), ..settings(&a) }).unwrap();
+    let store = write_store(dir.path(), "ca.pem", a.pem());
+    let made = new_connector(TlsSettings { trust_store: Some(store), ..tls_settings(&a) }).unwrap();
     assert!(made.has_files());
-    let (of_a, of_b) = (issue(&a, &["h"], None), issue(&b, &["h"], None));
-    assert!(talk(&made, "h", &server(&of_a, None), SPLIT).is_ok());
-    refused(talk(&made, "h", &server(&of_b, None), SPLIT), &["CN=B"]);
-    file(dir.path(), "ca.pem", "half a fi");
-    made.refresh();
-    assert!(talk(&made, "h", &server(&of_a, None), SPLIT).is_ok(), "the old ones stay");
-    file(dir.path(), "ca.pem", format!("{}\n\n{}", a.pem(), b.pem()));
-    made.refresh();
-    assert!(talk(&made, "h", &server(&of_a, None), SPLIT).is_ok());
-    assert!(talk(&made, "h", &server(&of_b, None), SPLIT).is_ok());
-    assert!(source(settings(&a)).is_ok_and(|s| !s.has_files()));
+    let (of_a, of_b) = (issue_certificate(&a, &["h"], None), issue_certificate(&b, &["h"], None));
+    assert!(run_echo(&made, "h", &server_config(&of_a, None), FRAGMENTED).is_ok());
+    assert_rejected(run_echo(&made, "h", &server_config(&of_b, None), FRAGMENTED), &["CN=B"]);
+    write_store(dir.path(), "ca.pem", "half a fi");
+    made.reload_if_changed();
+    assert!(
+        run_echo(&made, "h", &server_config(&of_a, None), FRAGMENTED).is_ok(),
+        "the old ones stay"
+    );
+    write_store(dir.path(), "ca.pem", format!("{}\n\n{}", a.pem(), b.pem()));
+    made.reload_if_changed();
+    assert!(run_echo(&made, "h", &server_config(&of_a, None), FRAGMENTED).is_ok());
+    assert!(run_echo(&made, "h", &server_config(&of_b, None), FRAGMENTED).is_ok());
+    assert!(new_connector(tls_settings(&a)).is_ok_and(|s| !s.has_files()));
 }

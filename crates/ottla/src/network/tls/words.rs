@@ -4,16 +4,16 @@ use rustls::{AlertDescription as Alert, CertificateError, Error};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::source::Verifier;
+use super::source::CertificateVerifier;
 
 /// In words, and whether one side refuses the other (so that trying again is no use until something is changed).
-pub(super) fn explain(e: &Error, host: &str, verifier: &Verifier) -> (String, bool) {
+pub(super) fn explain(e: &Error, host: &str, verifier: &CertificateVerifier) -> (String, bool) {
     match e {
         Error::InvalidCertificate(why) => {
-            let der = verifier.take_refused();
-            (certificate(why, host, der.as_deref()), true)
+            let der = verifier.take_rejected_certificate();
+            (explain_certificate_error(why, host, der.as_deref()), true)
         }
-        Error::AlertReceived(alert) => alerted(*alert),
+        Error::AlertReceived(alert) => explain_alert(*alert),
         Error::InvalidMessage(_) => (
             "what it answers is not TLS; if this is a plaintext port, set security.protocol to match"
                 .to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn explain(e: &Error, host: &str, verifier: &Verifier) -> (String, bo
     }
 }
 
-fn alerted(alert: Alert) -> (String, bool) {
+fn explain_alert(alert: Alert) -> (String, bool) {
     let said = format!("it ended TLS with the alert {alert:?}");
     match alert {
         Alert::CertificateRequired | Alert::NoCertificate => {
@@ -65,13 +65,13 @@ fn alerted(alert: Alert) -> (String, bool) {
 }
 
 /// Which certificate, and why it is not taken.
-fn certificate(why: &CertificateError, host: &str, der: Option<&[u8]>) -> String {
+fn explain_certificate_error(why: &CertificateError, host: &str, der: Option<&[u8]>) -> String {
     let parsed = der.and_then(|der| X509Certificate::from_der(der).ok()).map(|(_, c)| c);
     let Some(c) = parsed else {
         return format!("its certificate is refused: {why:?}");
     };
-    let which = format!("its certificate ({}, issued by {})", subject(&c), c.issuer());
-    if c.public_key().algorithm.algorithm.to_id_string() == DSA {
+    let which = format!("its certificate ({}, issued by {})", subject_name(&c), c.issuer());
+    if c.public_key().algorithm.algorithm.to_id_string() == DSA_OID {
         return format!(
             "{which} is refused: it has a DSA key, which TLS 1.3 and this client do not speak; issue one with an \
              RSA, ECDSA or Ed25519 key"
@@ -94,7 +94,7 @@ fn certificate(why: &CertificateError, host: &str, der: Option<&[u8]>) -> String
             "{which} is signed by nobody who is trusted here; add its issuer to ssl.truststore.location"
         ),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            let names = names(&c);
+            let names = subject_alternative_names(&c);
             if names.is_empty() {
                 return format!(
                     "{which} is not for {host}: it has no subject alternative name, and a common name alone does \
@@ -121,15 +121,15 @@ fn certificate(why: &CertificateError, host: &str, der: Option<&[u8]>) -> String
     }
 }
 
-const DSA: &str = "1.2.840.10040.4.1";
+const DSA_OID: &str = "1.2.840.10040.4.1";
 
-fn subject(c: &X509Certificate<'_>) -> String {
+fn subject_name(c: &X509Certificate<'_>) -> String {
     let name = c.subject().to_string();
     if name.is_empty() { "without a subject".to_owned() } else { name }
 }
 
 /// The names it is for.
-fn names(c: &X509Certificate<'_>) -> Vec<String> {
+fn subject_alternative_names(c: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(san)) = c.subject_alternative_name() else { return Vec::new() };
     let name = |n: &GeneralName<'_>| match n {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
