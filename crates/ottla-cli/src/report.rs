@@ -72,8 +72,8 @@ impl Stats {
         let now = self.token();
         let mut inner = self.lock();
         for (i, token) in r.tokens.iter().enumerate() {
-            let own = r.own.iter().find(|o| o.0 as usize == i).map(|o| &o.1);
-            let timestamp = r.append_time.unwrap_or_else(|| self.timestamp(*token));
+            let own = r.record_errors.iter().find(|o| o.0 as usize == i).map(|o| &o.1);
+            let timestamp = r.log_append_time.unwrap_or_else(|| self.timestamp(*token));
             match (r.result, own) {
                 (Ok(base), _) => {
                     inner.acknowledged += 1;

@@ -6,49 +6,55 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use super::mailbox::Mailbox;
+use super::mailbox::EventQueue;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, add};
 use crate::sync::{Mutex, assert_unlocked};
 use crate::time::{Env, Tick};
 
 /// What callers and the sender share beyond batches: how to wait, and where callbacks run just now.
-pub(crate) struct Callers {
+pub(crate) struct CallerContext {
     pub(crate) env: Arc<dyn Env>,
-    in_callback: Mutex<Option<std::thread::ThreadId>>,
+    callback_thread: Mutex<Option<std::thread::ThreadId>>,
     /// The sender's own thread, where it has one.
-    sender: OnceLock<std::thread::ThreadId>,
+    sender_thread: OnceLock<std::thread::ThreadId>,
     /// Where the sender hears that somebody waits.
-    pub(crate) mailbox: Mailbox,
+    pub(crate) events: EventQueue,
     /// Whether that shortens the linger (`linger.awaited`).
-    pub(super) awaited: bool,
+    pub(super) linger_awaited: bool,
 }
 
-impl fmt::Debug for Callers {
+impl fmt::Debug for CallerContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Callers")
     }
 }
 
-impl Callers {
-    pub(crate) fn new(env: Arc<dyn Env>, awaited: bool) -> Arc<Callers> {
+impl CallerContext {
+    pub(crate) fn new(env: Arc<dyn Env>, awaited: bool) -> Arc<CallerContext> {
         let (in_callback, sender, mailbox) = Default::default();
-        Arc::new(Callers { env, in_callback, sender, mailbox, awaited })
+        Arc::new(CallerContext {
+            env,
+            callback_thread: in_callback,
+            sender_thread: sender,
+            events: mailbox,
+            linger_awaited: awaited,
+        })
     }
 
     /// This is the sender's thread from here on.
-    pub(crate) fn sender_runs_here(&self) {
-        let _ = self.sender.set(std::thread::current().id());
+    pub(crate) fn set_sender_thread(&self) {
+        let _ = self.sender_thread.set(std::thread::current().id());
     }
 
     /// Whether this is the sender's thread, or inside a callback: nothing may wait there.
-    pub(crate) fn inside_callback(&self) -> bool {
-        self.sender.get() == Some(&std::thread::current().id())
-            || *self.in_callback.lock() == Some(std::thread::current().id())
+    pub(crate) fn is_in_callback(&self) -> bool {
+        self.sender_thread.get() == Some(&std::thread::current().id())
+            || *self.callback_thread.lock() == Some(std::thread::current().id())
     }
 
-    pub(crate) fn may_wait(&self, what: &str) -> Result<(), Error> {
-        if !self.inside_callback() {
+    pub(crate) fn check_can_block(&self, what: &str) -> Result<(), Error> {
+        if !self.is_in_callback() {
             return Ok(());
         }
         Err(Error::new(
@@ -57,11 +63,11 @@ impl Callers {
         ))
     }
 
-    pub(super) fn callback(&self, counters: &Counters, f: impl FnOnce()) {
+    pub(super) fn run_callback(&self, counters: &Counters, f: impl FnOnce()) {
         assert_unlocked();
-        *self.in_callback.lock() = Some(std::thread::current().id());
+        *self.callback_thread.lock() = Some(std::thread::current().id());
         let result = catch_unwind(AssertUnwindSafe(f));
-        *self.in_callback.lock() = None;
+        *self.callback_thread.lock() = None;
         if result.is_err() {
             add(&counters.callback_panic_total, 1);
             tracing::error!("a delivery callback panicked; the producer goes on");

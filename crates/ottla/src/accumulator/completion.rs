@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::callers::Callers;
+use super::callers::CallerContext;
 use super::mailbox::Event;
 use super::partition::Partition;
 use crate::error::{Error, ErrorKind};
@@ -52,113 +52,117 @@ impl RecordMetadata {
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     /// In the log from this offset on (`None` when not told), with the broker's time if it gave one.
-    Written { base: Option<i64>, append_time: Option<i64> },
+    Acknowledged { base_offset: Option<i64>, log_append_time: Option<i64> },
     /// Not acknowledged.
     Failed(Error),
     /// Not acknowledged; some records have a reason of their own (KIP-467), the others share one.
-    PerRecord { others: Error, own: Vec<(u32, Error)> },
+    PerRecord { batch_error: Error, record_errors: Vec<(u32, Error)> },
 }
 
 /// Whose end it is.
 #[derive(Clone)]
-pub(crate) struct CompletionOf {
+pub(crate) struct BatchInfo {
     pub(crate) partition: Arc<Partition>,
     /// The batch's number.
     pub(crate) number: u64,
     pub(crate) base_timestamp: i64,
-    pub(crate) callers: Arc<Callers>,
+    pub(crate) caller_context: Arc<CallerContext>,
 }
 
 /// A batch's end, shared by its deliveries.
-pub(crate) struct Completion {
-    pub(super) settled: AtomicBool,
-    pub(super) inner: Mutex<Inner>,
-    pub(super) of: CompletionOf,
+pub(crate) struct ProduceRequestResult {
+    pub(super) completed: AtomicBool,
+    pub(super) inner: Mutex<ResultState>,
+    pub(super) batch: BatchInfo,
 }
 
 #[derive(Default)]
-pub(super) struct Inner {
+pub(super) struct ResultState {
     pub(super) outcome: Option<Outcome>,
     /// The batch was split: which records ended up in which part.
-    pub(super) parts: Option<Parts>,
+    pub(super) parts: Option<SplitResults>,
     pub(super) wakers: Vec<(u32, Waker)>,
-    pub(super) far: Vec<(u32, i64)>,
+    pub(super) far_timestamps: Vec<(u32, i64)>,
     /// Somebody waits, and the sender was told.
     pub(super) awaited: bool,
 }
 
 /// The parts of a batch that was split, each with the index of its first record.
-pub(super) type Parts = Arc<[(u32, Arc<Completion>)]>;
+pub(super) type SplitResults = Arc<[(u32, Arc<ProduceRequestResult>)]>;
 
 /// Where a record's end is to be looked for.
-pub(super) fn follow(parts: &Parts, index: u32) -> (Arc<Completion>, u32) {
+pub(super) fn find_part(parts: &SplitResults, index: u32) -> (Arc<ProduceRequestResult>, u32) {
     let at = parts.partition_point(|(first, _)| *first <= index).saturating_sub(1);
     let (first, part) = &parts[at];
     (part.clone(), index - first)
 }
 
-impl fmt::Debug for Completion {
+impl fmt::Debug for ProduceRequestResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Completion of batch {}", self.of.number)
+        write!(f, "Completion of batch {}", self.batch.number)
     }
 }
 
-impl Completion {
-    pub(crate) fn new(of: CompletionOf) -> Arc<Completion> {
+impl ProduceRequestResult {
+    pub(crate) fn new(of: BatchInfo) -> Arc<ProduceRequestResult> {
         let (settled, inner) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Completion { settled, inner, of })
+        Arc::new(ProduceRequestResult { completed: settled, inner, batch: of })
     }
 
     /// Begins anew, for another batch: nobody looks at it any more.
-    pub(super) fn begin(&mut self, of: CompletionOf) {
-        self.of = of;
-        self.settled = AtomicBool::new(false);
+    pub(super) fn reset(&mut self, of: BatchInfo) {
+        self.batch = of;
+        self.completed = AtomicBool::new(false);
         self.inner = Mutex::default();
     }
 
     /// Somebody waits for the first time: whoever waits for an answer is not to wait for others' records.
-    fn tell_awaited(&self) {
-        if !self.of.callers.awaited {
+    fn notify_awaited(&self) {
+        if !self.batch.caller_context.linger_awaited {
             return;
         }
-        let mailbox = &self.of.callers.mailbox;
-        let idle = || !mailbox.is_busy(self.of.partition.leader.load(Ordering::Relaxed));
+        let mailbox = &self.batch.caller_context.events;
+        let idle = || !mailbox.is_busy(self.batch.partition.leader.load(Ordering::Relaxed));
         // Where nobody reads any more, everything is about to end anyhow.
         let _ = mailbox.post_if(
-            Event::Awaited(self.of.partition.clone(), self.of.number),
+            Event::BatchAwaited(self.batch.partition.clone(), self.batch.number),
             Tick(0),
             idle,
         );
     }
 
     /// The part that a record went to, if the batch was split.
-    fn part_of(&self, index: u32) -> Option<(Arc<Completion>, u32)> {
-        if !self.settled.load(Ordering::Acquire) {
+    fn part_of(&self, index: u32) -> Option<(Arc<ProduceRequestResult>, u32)> {
+        if !self.completed.load(Ordering::Acquire) {
             return None;
         }
         let parts = self.inner.lock().parts.clone();
-        parts.map(|parts| follow(&parts, index))
+        parts.map(|parts| find_part(&parts, index))
     }
 
-    pub(super) fn result(
+    pub(super) fn record_result(
         &self,
-        inner: &Inner,
+        inner: &ResultState,
         index: u32,
         delta: i32,
     ) -> Option<Result<RecordMetadata, Error>> {
         Some(match inner.outcome.as_ref()? {
-            Outcome::Written { base, append_time } => Ok(RecordMetadata {
-                topic: self.of.partition.topic.clone(),
-                partition: self.of.partition.index,
-                // A base near the end of the range is a broker's nonsense, and no reason to panic.
-                offset: base.map(|b| b.saturating_add(i64::from(index))),
-                timestamp: append_time.unwrap_or_else(|| match delta {
-                    FAR => inner.far.iter().find(|f| f.0 == index).map_or(-1, |f| f.1),
-                    delta => self.of.base_timestamp + i64::from(delta),
-                }),
-            }),
+            Outcome::Acknowledged { base_offset: base, log_append_time: append_time } => {
+                Ok(RecordMetadata {
+                    topic: self.batch.partition.topic.clone(),
+                    partition: self.batch.partition.index,
+                    // A base near the end of the range is a broker's nonsense, and no reason to panic.
+                    offset: base.map(|b| b.saturating_add(i64::from(index))),
+                    timestamp: append_time.unwrap_or_else(|| match delta {
+                        DELTA_OVERFLOW => {
+                            inner.far_timestamps.iter().find(|f| f.0 == index).map_or(-1, |f| f.1)
+                        }
+                        delta => self.batch.base_timestamp + i64::from(delta),
+                    }),
+                })
+            }
             Outcome::Failed(e) => Err(e.clone()),
-            Outcome::PerRecord { others, own } => {
+            Outcome::PerRecord { batch_error: others, record_errors: own } => {
                 Err(own.iter().find(|o| o.0 == index).map_or(others, |o| &o.1).clone())
             }
         })
@@ -166,15 +170,15 @@ impl Completion {
 }
 
 /// A timestamp too far from the batch's first for 32 bits.
-pub(super) const FAR: i32 = i32::MIN;
+pub(super) const DELTA_OVERFLOW: i32 = i32::MIN;
 
 /// The end of one record: a future, and something to [`wait`](Delivery::wait) for.
 ///
 /// It holds no buffer alive, and dropping it cancels nothing: the record is sent all the same.
 pub struct Delivery {
-    pub(super) done: Arc<Completion>,
+    pub(super) result: Arc<ProduceRequestResult>,
     pub(super) index: u32,
-    pub(super) delta: i32,
+    pub(super) timestamp_delta: i32,
 }
 
 impl fmt::Debug for Delivery {
@@ -186,25 +190,25 @@ impl fmt::Debug for Delivery {
 impl Delivery {
     /// The topic the record goes to.
     pub fn topic(&self) -> &str {
-        &self.done.of.partition.topic
+        &self.result.batch.partition.topic
     }
 
     /// The partition that was chosen.
     pub fn partition(&self) -> i32 {
-        self.done.of.partition.index
+        self.result.batch.partition.index
     }
 
     /// The end, if it has come.
     pub fn try_result(&self) -> Option<Result<RecordMetadata, Error>> {
-        if !self.done.settled.load(Ordering::Acquire) {
+        if !self.result.completed.load(Ordering::Acquire) {
             return None;
         }
-        let (mut done, mut index) = (self.done.clone(), self.index);
+        let (mut done, mut index) = (self.result.clone(), self.index);
         while let Some(part) = done.part_of(index) {
             (done, index) = part;
         }
         let inner = done.inner.lock();
-        done.result(&inner, index, self.delta)
+        done.record_result(&inner, index, self.timestamp_delta)
     }
 
     /// Blocks until the record is acknowledged or has failed; at most about `delivery.timeout.ms`.
@@ -218,8 +222,8 @@ impl Delivery {
         if let Some(result) = self.try_result() {
             return result;
         }
-        let callers = self.done.of.callers.clone();
-        callers.may_wait("Delivery::wait")?;
+        let callers = self.result.batch.caller_context.clone();
+        callers.check_can_block("Delivery::wait")?;
         match callers.block_on(self, None) {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
@@ -237,8 +241,8 @@ impl Delivery {
         if let Some(result) = self.try_result() {
             return Ok(result);
         }
-        let callers = self.done.of.callers.clone();
-        if let Err(e) = callers.may_wait("Delivery::wait_timeout") {
+        let callers = self.result.batch.caller_context.clone();
+        if let Err(e) = callers.check_can_block("Delivery::wait_timeout") {
             return Ok(Err(e));
         }
         let until = callers.env.now().after(timeout);
@@ -253,13 +257,15 @@ impl Future for Delivery {
         let this = &mut *self;
         let waker = cx.waker().clone();
         loop {
-            let mut inner = this.done.inner.lock();
+            let mut inner = this.result.inner.lock();
             if let Some(parts) = inner.parts.clone() {
                 drop(inner);
-                (this.done, this.index) = follow(&parts, this.index);
+                (this.result, this.index) = find_part(&parts, this.index);
                 continue;
             }
-            if let Some(result) = this.done.result(&inner, this.index, this.delta) {
+            if let Some(result) =
+                this.result.record_result(&inner, this.index, this.timestamp_delta)
+            {
                 drop(inner);
                 return Poll::Ready(result);
             }
@@ -274,7 +280,7 @@ impl Future for Delivery {
             drop(inner);
             drop(old);
             if first {
-                this.done.tell_awaited();
+                this.result.notify_awaited();
             }
             return Poll::Pending;
         }

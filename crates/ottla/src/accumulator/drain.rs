@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use super::marks::Bits;
-use super::partition::{Partition, Slot, Splitting, Visit};
+use super::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
 use super::ready::{Active, Order, View, is_over};
 use crate::plants::plant;
 use ottla_protocol::compression::Codec;
@@ -77,7 +77,7 @@ impl Active {
             // A first batch larger than the limit still goes, alone.
             let room =
                 if out.batches.is_empty() { usize::MAX } else { max_size - size.min(max_size) };
-            let taken = take_head(p.visit(), &p, view, room);
+            let taken = take_head(p.lock_for_sender(), &p, view, room);
             self.touch(key);
             match taken {
                 Taken::Batch(batch, len) => {
@@ -85,14 +85,14 @@ impl Active {
                     self.drained.insert(node, key);
                     let mut batch = match batch {
                         Out::Closed(b) => order.stamp(b),
-                        Out::Retry(b) if plant!(BufferReused) => b.overwritten(),
+                        Out::Retry(b) if plant!(BufferReused) => b.with_corrupted_records(),
                         Out::Retry(b) => *b,
                         Out::Open(open) => {
                             rejoin(&open, view);
                             order.stamp(open.close(None))
                         }
                     };
-                    batch.closed.story.drained.get_or_insert(view.now);
+                    batch.closed.timings.drained_at.get_or_insert(view.now);
                     if out.batches.is_empty() {
                         let ready = self.ready.get(&node).map_or(1, Bits::len);
                         out.batches.reserve(ready.min(REQUEST));
@@ -121,10 +121,10 @@ impl Active {
             let p = entry.partition.clone();
             self.touch(key);
             loop {
-                let mut queue = p.visit();
-                let created = match (queue.line.front(), queue.open()) {
+                let mut queue = p.lock_for_sender();
+                let created = match (queue.batches.front(), queue.open()) {
                     // Whoever works on it is about to be done.
-                    (Some(slot), _) if slot.is_away() => break,
+                    (Some(slot), _) if slot.is_being_processed() => break,
                     (Some(slot), _) => slot.created(),
                     (None, Some(open)) => open.meta.created,
                     (None, None) => break,
@@ -132,11 +132,11 @@ impl Active {
                 if created.after(timeout) > view.now {
                     break;
                 }
-                let taken = queue.line.pop_front();
+                let taken = queue.batches.pop_front();
                 let open = if taken.is_none() { queue.take_open() } else { None };
                 drop(queue);
                 expired.extend(taken.and_then(Expired::of));
-                expired.extend(open.map(|open| Expired::Unsent(open.give_up())));
+                expired.extend(open.map(|open| Expired::Unsent(open.abort())));
             }
         }
         expired
@@ -159,15 +159,15 @@ impl Active {
     ) -> Vec<Expired> {
         let mut out = Vec::new();
         let chosen = self.entries.values().filter(|e| which(&e.partition));
-        let mut keys: Vec<u32> = chosen.map(|e| e.partition.key).collect();
+        let mut keys: Vec<u32> = chosen.map(|e| e.partition.id).collect();
         keys.sort_unstable();
         for key in keys {
             let Some(p) = self.get(key).cloned() else { continue };
             // What somebody works on stays: it is filled, and seen to then.
-            let (line, open) = p.visit().take_where(&batch);
+            let (line, open) = p.lock_for_sender().take_where(&batch);
             self.touch(key);
             out.extend(line.into_iter().filter_map(Expired::of));
-            out.extend(open.map(|b| Expired::Unsent(b.give_up())));
+            out.extend(open.map(|b| Expired::Unsent(b.abort())));
         }
         out
     }
@@ -196,11 +196,11 @@ impl Round {
 }
 
 impl Expired {
-    fn of(slot: Slot) -> Option<Expired> {
+    fn of(slot: QueuedBatch) -> Option<Expired> {
         match slot {
-            Slot::Closed(b) => Some(Expired::Unsent(b)),
-            Slot::Retry(b, _) => Some(Expired::Sent(b)),
-            Slot::Closing(..) | Slot::Splitting(_) => None,
+            QueuedBatch::Closed(b) => Some(Expired::Unsent(b)),
+            QueuedBatch::Retry(b, _) => Some(Expired::Sent(b)),
+            QueuedBatch::Closing(..) | QueuedBatch::Splitting(_) => None,
         }
     }
 }
@@ -215,31 +215,35 @@ fn rejoin(open: &OpenBatch, view: View<'_>) {
 }
 
 /// Takes the head of a line that was found ready, if it fits.
-fn take_head(mut queue: Visit<'_>, p: &Partition, view: View<'_>, room: usize) -> Taken {
+fn take_head(mut queue: SenderGuard<'_>, p: &Partition, view: View<'_>, room: usize) -> Taken {
     if is_over(&queue, view) {
         return Taken::Nothing;
     }
-    let len = match queue.line.front() {
-        Some(Slot::Closed(b)) if p.sizing.is_refused(b.wire_len()) && b.meta.count > 1 => {
-            let Some(Slot::Closed(b)) = queue.line.pop_front() else { return Taken::Nothing };
-            queue.line.push_front(Slot::Splitting(Splitting::of(&b)));
+    let len = match queue.batches.front() {
+        Some(QueuedBatch::Closed(b))
+            if p.estimator.is_refused(b.wire_len()) && b.meta.record_count > 1 =>
+        {
+            let Some(QueuedBatch::Closed(b)) = queue.batches.pop_front() else {
+                return Taken::Nothing;
+            };
+            queue.batches.push_front(QueuedBatch::Splitting(SplittingBatch::new(&b)));
             return Taken::ToCut(b);
         }
-        Some(Slot::Closed(b)) => b.wire_len(),
-        Some(Slot::Retry(b, _)) => b.closed.wire_len(),
-        Some(Slot::Closing(..) | Slot::Splitting(_)) => return Taken::Nothing,
+        Some(QueuedBatch::Closed(b)) => b.wire_len(),
+        Some(QueuedBatch::Retry(b, _)) => b.closed.wire_len(),
+        Some(QueuedBatch::Closing(..) | QueuedBatch::Splitting(_)) => return Taken::Nothing,
         None => queue.open().map_or(0, OpenBatch::wire_len),
     };
-    if queue.line.is_empty() && view.acc.settings.codec != Codec::None {
+    if queue.batches.is_empty() && view.acc.settings.codec != Codec::None {
         // Compression is not for this thread: keep the place, hand it out.
         return queue.close_open().map_or(Taken::Nothing, Taken::ToClose);
     }
     if len > room {
         return Taken::TooMuch;
     }
-    match queue.line.pop_front() {
-        Some(Slot::Closed(b)) => Taken::Batch(Out::Closed(b), len),
-        Some(Slot::Retry(b, _)) => Taken::Batch(Out::Retry(b), len),
+    match queue.batches.pop_front() {
+        Some(QueuedBatch::Closed(b)) => Taken::Batch(Out::Closed(b), len),
+        Some(QueuedBatch::Retry(b, _)) => Taken::Batch(Out::Retry(b), len),
         _ => queue.take_open().map_or(Taken::Nothing, |b| Taken::Batch(Out::Open(b), len)),
     }
 }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use crate::accumulator::partition::Partition;
 use crate::accumulator::split::Cut;
-use crate::accumulator::waits::{CallerWait, Flush};
+use crate::accumulator::waits::{DeadlineWaiter, FlushCompletion};
 use crate::plants::plant;
 use crate::sync::Mutex;
 use crate::time::{Bell, Tick};
@@ -20,65 +20,71 @@ use crate::time::{Bell, Tick};
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A partition that had nothing has an open batch.
-    Opened(Arc<Partition>),
+    BatchOpened(Arc<Partition>),
     /// A batch was closed and waits to be drained.
-    Full(Arc<Partition>),
+    BatchClosed(Arc<Partition>),
     /// Somebody waits for a record of the partition's batch of this number.
-    Awaited(Arc<Partition>, u64),
+    BatchAwaited(Arc<Partition>, u64),
     /// A batch that was too large has been cut.
-    Cut(Box<Cut>),
+    Split(Box<Cut>),
     /// What waits in batches up to this number is to fail, and what is in flight too if so told.
-    Purge { to: u64, in_flight: bool },
+    Purge { up_to_batch: u64, include_in_flight: bool },
     /// A caller waits for memory.
-    Starved,
+    MemoryWanted,
     /// A topic is wanted.
-    Topic(Arc<str>),
+    TopicWanted(Arc<str>),
     /// A caller waits until then.
-    Caller(Tick, Arc<CallerWait>),
+    Waiter(Tick, Arc<DeadlineWaiter>),
     /// Everything that is there now is to go out.
-    Flush(Arc<Flush>),
+    Flush(Arc<FlushCompletion>),
     /// No more is coming; what is not settled by then fails.
     Close(Tick),
 }
 
 impl Event {
     /// Whether it concerns every partition that holds something.
-    pub(crate) fn concerns_all(&self) -> bool {
+    pub(crate) fn is_for_all_partitions(&self) -> bool {
         matches!(self, Event::Flush(_) | Event::Close(_) | Event::Purge { .. })
     }
 }
 
 /// The mailbox.
 #[repr(align(128))]
-pub(crate) struct Mailbox {
-    events: Mutex<Letters>,
+pub(crate) struct EventQueue {
+    events: Mutex<QueuedEvents>,
     /// When the sleeping sender wakes by itself, in nanoseconds; 0 while it is awake.
-    sleeps_to: AtomicU64,
-    bell: OnceLock<Arc<dyn Bell>>,
+    sleep_deadline: AtomicU64,
+    wakeup: OnceLock<Arc<dyn Bell>>,
     /// Nodes that can take no request while the sender sleeps: a bit for each remainder of 64.
-    busy: AtomicU64,
+    busy_nodes: AtomicU64,
     /// Callers between having filled a partition that was empty and having said so.
-    announcing: AtomicU64,
+    pending_announcements: AtomicU64,
 }
 
-impl Default for Mailbox {
-    fn default() -> Mailbox {
+impl Default for EventQueue {
+    fn default() -> EventQueue {
         let (events, bell) = Default::default();
         let (sleeps_to, busy, announcing) = Default::default();
-        Mailbox { events, sleeps_to, bell, busy, announcing }
+        EventQueue {
+            events,
+            sleep_deadline: sleeps_to,
+            wakeup: bell,
+            busy_nodes: busy,
+            pending_announcements: announcing,
+        }
     }
 }
 
 #[derive(Default)]
-struct Letters {
+struct QueuedEvents {
     list: Vec<Event>,
     /// The sender is gone; nobody reads any more.
     closed: bool,
 }
 
-impl Mailbox {
-    pub(crate) fn hang(&self, bell: Arc<dyn Bell>) {
-        let _ = self.bell.set(bell);
+impl EventQueue {
+    pub(crate) fn set_wakeup(&self, bell: Arc<dyn Bell>) {
+        let _ = self.wakeup.set(bell);
     }
 
     /// Posts an event that is due then; rings only if the sender would sleep past it. The event comes back
@@ -95,7 +101,7 @@ impl Mailbox {
         due: Tick,
         rings: impl FnOnce() -> bool,
     ) -> Result<(), Event> {
-        let silent = matches!(event, Event::Opened(_)) && plant!(LostWakeUp);
+        let silent = matches!(event, Event::BatchOpened(_)) && plant!(LostWakeUp);
         {
             let mut events = self.events.lock();
             if events.closed {
@@ -109,8 +115,8 @@ impl Mailbox {
         if !rings() {
             return Ok(());
         }
-        if self.sleeps_to.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok()
-            && let Some(bell) = self.bell.get()
+        if self.sleep_deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok()
+            && let Some(bell) = self.wakeup.get()
             && !silent
         {
             bell.ring();
@@ -119,31 +125,31 @@ impl Mailbox {
     }
 
     /// A caller is about to announce a partition; said under that partition's lock.
-    pub(crate) fn announcing(&self) {
-        self.announcing.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn begin_announcement(&self) {
+        self.pending_announcements.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It has.
-    pub(crate) fn announced(&self) {
+    pub(crate) fn end_announcement(&self) {
         // After the post: whoever sees none on its way finds it in the mailbox.
-        self.announcing.fetch_sub(1, Ordering::Release);
+        self.pending_announcements.fetch_sub(1, Ordering::Release);
     }
 
     /// To mail that was taken, adds what was posted since, and puts announcements in front of everything. False
     /// if one may still be on its way that belongs to what was taken: somebody is announcing just now, or what
     /// came late depends on announcements, too.
-    pub(crate) fn gather(&self, mail: &mut Vec<Event>) -> bool {
-        let quiet = self.announcing.load(Ordering::Acquire) == 0;
+    pub(crate) fn drain_with_pending(&self, mail: &mut Vec<Event>) -> bool {
+        let quiet = self.pending_announcements.load(Ordering::Acquire) == 0;
         let taken = mail.len();
-        self.take(mail);
-        let complete = quiet && !mail[taken..].iter().any(Event::concerns_all);
-        mail.sort_by_key(|e| !matches!(e, Event::Opened(_)));
+        self.drain(mail);
+        let complete = quiet && !mail[taken..].iter().any(Event::is_for_all_partitions);
+        mail.sort_by_key(|e| !matches!(e, Event::BatchOpened(_)));
         complete
     }
 
     /// Whether a node can take no request just now; a full batch for it is no reason to wake.
     pub(crate) fn is_busy(&self, node: i32) -> bool {
-        node >= 0 && self.busy.load(Ordering::Relaxed) & (1 << (node & 63)) != 0
+        node >= 0 && self.busy_nodes.load(Ordering::Relaxed) & (1 << (node & 63)) != 0
     }
 
     /// Which nodes can take no request, before the sender [sleeps](Self::sleep). Nodes of one remainder are
@@ -153,7 +159,7 @@ impl Mailbox {
         for (node, is_busy) in nodes.filter(|n| n.0 >= 0) {
             *(if is_busy { &mut busy } else { &mut idle }) |= 1 << (node & 63);
         }
-        self.busy.store(busy & !idle, Ordering::Relaxed);
+        self.busy_nodes.store(busy & !idle, Ordering::Relaxed);
     }
 
     /// Nobody reads any more; what was not read.
@@ -164,27 +170,27 @@ impl Mailbox {
     }
 
     /// The sender is about to sleep until then. False: there is mail, so it must not.
-    pub(crate) fn sleep(&self, until: Tick) -> bool {
-        self.sleeps_to.store(until.0.max(1), Ordering::Release);
+    pub(crate) fn begin_sleep(&self, until: Tick) -> bool {
+        self.sleep_deadline.store(until.0.max(1), Ordering::Release);
         let empty = self.events.lock().list.is_empty();
         if !empty {
-            self.sleeps_to.store(0, Ordering::Relaxed);
+            self.sleep_deadline.store(0, Ordering::Relaxed);
         }
         empty
     }
 
     #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn has_mail(&self) -> bool {
+    pub(crate) fn has_events(&self) -> bool {
         !self.events.lock().list.is_empty()
     }
 
     /// The sender is awake.
-    pub(crate) fn awake(&self) {
-        self.sleeps_to.store(0, Ordering::Relaxed);
+    pub(crate) fn set_awake(&self) {
+        self.sleep_deadline.store(0, Ordering::Relaxed);
     }
 
     /// Takes what is there, leaving `into`'s old buffer for the next.
-    pub(crate) fn take(&self, into: &mut Vec<Event>) {
+    pub(crate) fn drain(&self, into: &mut Vec<Event>) {
         let mut events = self.events.lock();
         if into.is_empty() {
             std::mem::swap(&mut events.list, into);
@@ -199,8 +205,8 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Count(AtomicU64);
-    impl Bell for Count {
+    struct CountingWakeup(AtomicU64);
+    impl Bell for CountingWakeup {
         fn ring(&self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
@@ -208,21 +214,21 @@ mod tests {
 
     #[test]
     fn the_bell_rings_once_and_only_for_what_is_due_before_the_sender_wakes() {
-        let (mailbox, bell) = (Mailbox::default(), Arc::new(Count::default()));
-        mailbox.hang(bell.clone());
+        let (mailbox, bell) = (EventQueue::default(), Arc::new(CountingWakeup::default()));
+        mailbox.set_wakeup(bell.clone());
         let rung = || bell.0.load(Ordering::SeqCst);
-        mailbox.post(Event::Starved, Tick(5)).unwrap();
+        mailbox.post(Event::MemoryWanted, Tick(5)).unwrap();
         assert_eq!(rung(), 0, "the sender is awake");
-        assert!(!mailbox.sleep(Tick(100)), "there is mail");
+        assert!(!mailbox.begin_sleep(Tick(100)), "there is mail");
         let mut events = Vec::new();
-        mailbox.take(&mut events);
-        assert!(mailbox.sleep(Tick(100)));
-        mailbox.post(Event::Starved, Tick(100)).unwrap();
+        mailbox.drain(&mut events);
+        assert!(mailbox.begin_sleep(Tick(100)));
+        mailbox.post(Event::MemoryWanted, Tick(100)).unwrap();
         assert_eq!(rung(), 0, "it wakes in time by itself");
-        mailbox.post(Event::Starved, Tick(99)).unwrap();
-        mailbox.post(Event::Starved, Tick(0)).unwrap();
+        mailbox.post(Event::MemoryWanted, Tick(99)).unwrap();
+        mailbox.post(Event::MemoryWanted, Tick(0)).unwrap();
         assert_eq!(rung(), 1, "one ring is enough");
         assert_eq!(mailbox.close().len(), 3);
-        assert!(mailbox.post(Event::Starved, Tick(0)).is_err(), "nobody reads any more");
+        assert!(mailbox.post(Event::MemoryWanted, Tick(0)).is_err(), "nobody reads any more");
     }
 }

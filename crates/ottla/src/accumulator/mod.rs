@@ -28,77 +28,77 @@ use ottla_protocol::compression::{Codec, Compressor};
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::{Env, Hands, Tick};
-use batch::{ClosedBatch, Encoder, OpenBatch};
+use batch::{BatchEncoder, ClosedBatch, OpenBatch};
 use buffer_pool::BufferPool;
-use callers::Callers;
+use callers::CallerContext;
 use completion::Outcome;
-use ends::Listeners;
-use mailbox::{Event, Mailbox};
-use partition::{Partition, Slot};
+use ends::DeliveryListeners;
+use mailbox::{Event, EventQueue};
+use partition::{Partition, QueuedBatch};
 use partitioner::{Rack, Spread};
 use topics::Topics;
 
 /// The settings that decide how records wait.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
+pub(crate) struct AccumulatorSettings {
     pub(crate) batch_size: usize,
     pub(crate) linger: Duration,
     pub(crate) delivery_timeout: Duration,
     pub(crate) buffer_memory: u64,
     pub(crate) codec: Codec,
-    pub(crate) level: i32,
-    pub(crate) spread: Spread,
+    pub(crate) compression_level: i32,
+    pub(crate) partitioning: Spread,
     /// Whether short queues are drawn more often (KIP-794).
-    pub(crate) adaptive: bool,
+    pub(crate) adaptive_partitioning: bool,
     /// How long a node may leave its batches waiting before it is drawn no more; zero for ever.
-    pub(crate) availability: Duration,
+    pub(crate) availability_timeout: Duration,
 }
 
 /// What callers and the sender share.
-pub(crate) struct Accumulator {
-    pub(crate) settings: Settings,
+pub(crate) struct RecordAccumulator {
+    pub(crate) settings: AccumulatorSettings,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) pool: Arc<BufferPool>,
     pub(crate) topics: Topics,
-    pub(crate) callers: Arc<Callers>,
-    pub(crate) listeners: Arc<Listeners>,
+    pub(crate) caller_context: Arc<CallerContext>,
+    pub(crate) listeners: Arc<DeliveryListeners>,
     /// No record is accepted any more.
     pub(crate) closed: AtomicBool,
     /// Why, where that is not that somebody closed the producer.
-    fatal: OnceLock<Error>,
-    numbers: AtomicU64,
+    fatal_error: OnceLock<Error>,
+    last_batch_number: AtomicU64,
     /// Itself, for work that outlives a call.
-    me: Weak<Accumulator>,
+    weak_self: Weak<RecordAccumulator>,
     /// Helpers that take work from callers, once the sender has brought them.
-    pub(crate) hands: OnceLock<Arc<dyn Hands>>,
+    pub(crate) worker_pool: OnceLock<Arc<dyn Hands>>,
     /// The rack whose leaders are preferred.
     pub(crate) rack: Rack,
-    encoders: Mutex<Vec<Encoder>>,
+    encoders: Mutex<Vec<BatchEncoder>>,
 }
 
 /// Codec contexts that are kept; more callers than this compress with a context of their own for once.
-const ENCODERS_KEPT: usize = 8;
+const MAX_CACHED_ENCODERS: usize = 8;
 
-impl Accumulator {
+impl RecordAccumulator {
     pub(crate) fn new(
-        settings: Settings,
+        settings: AccumulatorSettings,
         env: Arc<dyn Env>,
-        callers: Arc<Callers>,
-        listeners: Arc<Listeners>,
+        callers: Arc<CallerContext>,
+        listeners: Arc<DeliveryListeners>,
         rack: Rack,
-    ) -> Arc<Accumulator> {
-        Arc::new_cyclic(|me| Accumulator {
-            me: me.clone(),
-            hands: OnceLock::new(),
+    ) -> Arc<RecordAccumulator> {
+        Arc::new_cyclic(|me| RecordAccumulator {
+            weak_self: me.clone(),
+            worker_pool: OnceLock::new(),
             settings,
             env,
             pool: BufferPool::new(settings.buffer_memory, settings.batch_size.max(1)),
             topics: Topics::default(),
-            callers,
+            caller_context: callers,
             listeners,
             closed: AtomicBool::new(false),
-            fatal: OnceLock::new(),
-            numbers: AtomicU64::new(0),
+            fatal_error: OnceLock::new(),
+            last_batch_number: AtomicU64::new(0),
             rack,
             encoders: Mutex::default(),
         })
@@ -109,92 +109,94 @@ impl Accumulator {
     }
 
     /// The producer is of no more use, for this reason: every later `send` fails with it.
-    pub(crate) fn refuse_all(&self, why: &Error) {
-        let _ = self.fatal.set(why.clone());
+    pub(crate) fn set_fatal_error(&self, why: &Error) {
+        let _ = self.fatal_error.set(why.clone());
         self.closed.store(true, Ordering::Release);
     }
 
     /// The same for a caller that was waiting when it happened.
-    pub(crate) fn refusal_meanwhile(&self) -> Error {
+    pub(crate) fn closed_while_waiting_error(&self) -> Error {
         let closed = || {
             let message = "the producer was closed while send was in progress";
             Error::new(ErrorKind::Closed, message)
         };
-        self.fatal.get().cloned().unwrap_or_else(closed)
+        self.fatal_error.get().cloned().unwrap_or_else(closed)
     }
 
     /// Why no record is accepted any more.
-    pub(crate) fn refusal(&self) -> Error {
-        self.fatal.get().cloned().unwrap_or_else(Error::closed)
+    pub(crate) fn closed_error(&self) -> Error {
+        self.fatal_error.get().cloned().unwrap_or_else(Error::closed)
     }
 
-    pub(crate) fn mailbox(&self) -> &Mailbox {
-        &self.callers.mailbox
+    pub(crate) fn events(&self) -> &EventQueue {
+        &self.caller_context.events
     }
 
     /// The number of the batch that was opened last.
-    pub(crate) fn last_number(&self) -> u64 {
-        self.numbers.load(Ordering::Relaxed)
+    pub(crate) fn last_batch_number(&self) -> u64 {
+        self.last_batch_number.load(Ordering::Relaxed)
     }
 
-    fn next_number(&self) -> u64 {
-        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    fn next_batch_number(&self) -> u64 {
+        self.last_batch_number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Tells the sender; where it is gone, does what it would have done at its end.
     pub(crate) fn post(&self, event: Event, due: Tick) {
-        if let Err(event) = self.mailbox().post(event, due) {
-            self.undeliverable(event);
+        if let Err(event) = self.events().post(event, due) {
+            self.handle_undeliverable(event);
         }
     }
 
     /// What nobody will read: whoever waits for it must not be left waiting.
-    pub(crate) fn undeliverable(&self, event: Event) {
+    pub(crate) fn handle_undeliverable(&self, event: Event) {
         match event {
-            Event::Opened(p) | Event::Full(p) => self.abandon(&p),
-            Event::Caller(_, wait) => wait.fire(),
-            Event::Flush(flush) => flush.finish(),
-            Event::Cut(cut) => {
-                let parts = cut.parts.into_iter().filter_map(Slot::into_closed);
-                parts.for_each(|b| self.fail_closed(b));
+            Event::BatchOpened(p) | Event::BatchClosed(p) => self.fail_partition(&p),
+            Event::Waiter(_, wait) => wait.wake(),
+            Event::Flush(flush) => flush.complete(),
+            Event::Split(cut) => {
+                let parts = cut.parts.into_iter().filter_map(QueuedBatch::into_closed);
+                parts.for_each(|b| self.fail_batch(b));
             }
-            Event::Starved
-            | Event::Topic(_)
+            Event::MemoryWanted
+            | Event::TopicWanted(_)
             | Event::Close(_)
-            | Event::Awaited(..)
+            | Event::BatchAwaited(..)
             | Event::Purge { .. } => {}
         }
     }
 
     /// Fails what a partition holds when the sender is gone.
-    fn abandon(&self, p: &Partition) {
+    fn fail_partition(&self, p: &Partition) {
         let (line, open) = p.queue.lock().take_all();
-        let line = line.into_iter().filter_map(Slot::into_closed);
-        line.chain(open.map(OpenBatch::give_up)).for_each(|b| self.fail_closed(b));
+        let line = line.into_iter().filter_map(QueuedBatch::into_closed);
+        line.chain(open.map(OpenBatch::abort)).for_each(|b| self.fail_batch(b));
     }
 
-    fn fail_closed(&self, mut batch: ClosedBatch) {
-        let e = self.refusal().certain(batch.known);
-        batch.settle(Outcome::Failed(e));
+    fn fail_batch(&self, mut batch: ClosedBatch) {
+        let e = self.closed_error().certain(batch.status);
+        batch.complete(Outcome::Failed(e));
     }
 
     /// A codec context, if there is a codec.
-    fn encoder(&self) -> Option<Encoder> {
+    fn take_encoder(&self) -> Option<BatchEncoder> {
         if self.settings.codec == Codec::None {
             return None;
         }
         let kept = self.encoders.lock().pop();
         // The configuration was refused if this build had no such encoder.
         kept.or_else(|| {
-            Compressor::new(self.settings.codec, self.settings.level).ok().map(Encoder::new)
+            Compressor::new(self.settings.codec, self.settings.compression_level)
+                .ok()
+                .map(BatchEncoder::new)
         })
     }
 
-    fn return_encoder(&self, encoder: Option<Encoder>) {
-        let Some(mut encoder) = encoder.filter(|e| !e.broken) else { return };
-        encoder.tidy();
+    fn return_encoder(&self, encoder: Option<BatchEncoder>) {
+        let Some(mut encoder) = encoder.filter(|e| !e.poisoned) else { return };
+        encoder.shrink_buffers();
         let mut kept = self.encoders.lock();
-        if kept.len() < ENCODERS_KEPT {
+        if kept.len() < MAX_CACHED_ENCODERS {
             kept.push(encoder);
         }
     }

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 
-use super::batch::{ClosedBatch, Meta, OpenBatch, StampedBatch};
+use super::batch::{BatchMeta, ClosedBatch, OpenBatch, StampedBatch};
 use super::sizing::Sizing;
 use crate::plants::plant;
 use crate::sync::{Guard, Mutex};
@@ -16,29 +16,29 @@ use crate::time::Tick;
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Partition {
-    pub(crate) queue: Mutex<Queue>,
+    pub(crate) queue: Mutex<PartitionQueue>,
     pub(crate) topic: Arc<str>,
     /// What the topic's batches have taught.
-    pub(crate) sizing: Arc<Sizing>,
+    pub(crate) estimator: Arc<Sizing>,
     pub(crate) index: i32,
     /// Dense, unique in the producer: what the sender files it under.
-    pub(crate) key: u32,
+    pub(crate) id: u32,
     /// The leader's node id, −1 for none: for whoever chooses a partition.
     pub(crate) leader: AtomicI32,
     /// Batches that wait here, the open one among them; 0 until the first. For adaptive partitioning.
-    queued: AtomicU32,
+    queued_plus_one: AtomicU32,
     /// The sender holds the lock, for a moment: no reason for a caller to go elsewhere.
-    visited: AtomicBool,
+    locked_by_sender: AtomicBool,
 }
 
 /// What waits.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
+pub(crate) struct PartitionQueue {
     /// The batch that takes records. Its box stays when it leaves: one allocation a partition, not a batch.
     open: Option<Box<Option<OpenBatch>>>,
-    pub(crate) line: VecDeque<Slot>,
+    pub(crate) batches: VecDeque<QueuedBatch>,
     /// Bytes appended since the sticky choice fell here.
-    pub(crate) sticky: u32,
+    pub(crate) sticky_bytes: u32,
     /// Whether the sender knows that there is something.
     pub(crate) announced: bool,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Queue {
     clippy::large_enum_variant,
     reason = "a slot is being closed for a moment, then filled in place"
 )]
-pub(crate) enum Slot {
+pub(crate) enum QueuedBatch {
     /// Being closed by somebody, off the lock: its number, and its age.
     Closing(u64, Tick),
     /// Never sent.
@@ -57,46 +57,46 @@ pub(crate) enum Slot {
     /// Sent before; goes out with the sequence it has.
     Retry(Box<StampedBatch>, Tick),
     /// Was too large for a broker, and is being cut into parts that will stand here.
-    Splitting(Splitting),
+    Splitting(SplittingBatch),
 }
 
 /// The sender's hold on a partition.
-pub(crate) struct Visit<'p> {
-    queue: Guard<'p, Queue>,
-    visited: &'p AtomicBool,
+pub(crate) struct SenderGuard<'p> {
+    queue: Guard<'p, PartitionQueue>,
+    locked_by_sender: &'p AtomicBool,
 }
 
-impl Drop for Visit<'_> {
+impl Drop for SenderGuard<'_> {
     fn drop(&mut self) {
-        self.visited.store(false, Relaxed);
+        self.locked_by_sender.store(false, Relaxed);
     }
 }
 
-impl Deref for Visit<'_> {
-    type Target = Queue;
-    fn deref(&self) -> &Queue {
+impl Deref for SenderGuard<'_> {
+    type Target = PartitionQueue;
+    fn deref(&self) -> &PartitionQueue {
         &self.queue
     }
 }
 
-impl DerefMut for Visit<'_> {
-    fn deref_mut(&mut self) -> &mut Queue {
+impl DerefMut for SenderGuard<'_> {
+    fn deref_mut(&mut self) -> &mut PartitionQueue {
         &mut self.queue
     }
 }
 
 /// What is known of a batch while somebody cuts it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Splitting {
+pub(crate) struct SplittingBatch {
     pub(crate) number: u64,
-    pub(crate) place: (u64, u32),
+    pub(crate) queue_position: (u64, u32),
     pub(crate) created: Tick,
 }
 
-impl Splitting {
-    pub(crate) fn of(batch: &ClosedBatch) -> Splitting {
-        let Meta { number, place, created, .. } = batch.meta;
-        Splitting { number, place, created }
+impl SplittingBatch {
+    pub(crate) fn new(batch: &ClosedBatch) -> SplittingBatch {
+        let BatchMeta { number, queue_position: place, created, .. } = batch.meta;
+        SplittingBatch { number, queue_position: place, created }
     }
 }
 
@@ -104,27 +104,39 @@ impl Partition {
     pub(crate) fn new(topic: Arc<str>, index: i32, key: u32, sizing: Arc<Sizing>) -> Partition {
         let (leader, queued) = (AtomicI32::new(-1), AtomicU32::new(0));
         let (visited, queue) = Default::default();
-        Partition { topic, index, key, leader, sizing, queued, visited, queue }
+        Partition {
+            topic,
+            index,
+            id: key,
+            leader,
+            estimator: sizing,
+            queued_plus_one: queued,
+            locked_by_sender: visited,
+            queue,
+        }
     }
 
     /// The lock, for the sender.
-    pub(crate) fn visit(&self) -> Visit<'_> {
-        self.visited.store(true, Relaxed);
-        Visit { queue: self.queue.lock(), visited: &self.visited }
+    pub(crate) fn lock_for_sender(&self) -> SenderGuard<'_> {
+        self.locked_by_sender.store(true, Relaxed);
+        SenderGuard { queue: self.queue.lock(), locked_by_sender: &self.locked_by_sender }
     }
 
-    pub(crate) fn is_visited(&self) -> bool {
-        self.visited.load(Relaxed)
+    pub(crate) fn is_locked_by_sender(&self) -> bool {
+        self.locked_by_sender.load(Relaxed)
     }
 
     /// Fills the slot that was kept for this batch.
-    pub(crate) fn fill(&self, batch: ClosedBatch) {
+    pub(crate) fn fill_closing(&self, batch: ClosedBatch) {
         let number = batch.meta.number;
         let mut queue = self.queue.lock();
-        let slot =
-            queue.line.iter_mut().rev().find(|s| matches!(s, Slot::Closing(n, _) if *n == number));
+        let slot = queue
+            .batches
+            .iter_mut()
+            .rev()
+            .find(|s| matches!(s, QueuedBatch::Closing(n, _) if *n == number));
         if let Some(slot) = slot {
-            *slot = Slot::Closed(batch);
+            *slot = QueuedBatch::Closed(batch);
             return;
         }
         drop(queue);
@@ -132,62 +144,62 @@ impl Partition {
     }
 
     /// Batches that wait, when last counted; `None` if there never was one.
-    pub(crate) fn load(&self) -> Option<u32> {
-        self.queued.load(Relaxed).checked_sub(1)
+    pub(crate) fn queued_batches(&self) -> Option<u32> {
+        self.queued_plus_one.load(Relaxed).checked_sub(1)
     }
 
     /// Tells those who choose a partition how many wait.
-    pub(crate) fn count(&self, queue: &Queue) -> bool {
+    pub(crate) fn update_queued(&self, queue: &PartitionQueue) -> bool {
         let n = queue.len() as u32 + 1;
-        self.queued.swap(n, Relaxed) != n
+        self.queued_plus_one.swap(n, Relaxed) != n
     }
 }
 
-impl Slot {
+impl QueuedBatch {
     pub(crate) fn created(&self) -> Tick {
         match self {
-            Slot::Closing(_, created) => *created,
-            Slot::Closed(b) => b.meta.created,
-            Slot::Retry(b, _) => b.closed.meta.created,
-            Slot::Splitting(s) => s.created,
+            QueuedBatch::Closing(_, created) => *created,
+            QueuedBatch::Closed(b) => b.meta.created,
+            QueuedBatch::Retry(b, _) => b.closed.meta.created,
+            QueuedBatch::Splitting(s) => s.created,
         }
     }
 
     /// Somebody works on it off the lock, and will fill it.
-    pub(crate) fn is_away(&self) -> bool {
-        matches!(self, Slot::Closing(..) | Slot::Splitting(_))
+    pub(crate) fn is_being_processed(&self) -> bool {
+        matches!(self, QueuedBatch::Closing(..) | QueuedBatch::Splitting(_))
     }
 
     /// The batch, without its place in the order; `None` while somebody works on it.
     pub(crate) fn into_closed(self) -> Option<ClosedBatch> {
         match self {
-            Slot::Closing(..) | Slot::Splitting(_) => None,
-            Slot::Closed(b) => Some(b),
-            Slot::Retry(b, _) => Some(b.unstamp()),
+            QueuedBatch::Closing(..) | QueuedBatch::Splitting(_) => None,
+            QueuedBatch::Closed(b) => Some(b),
+            QueuedBatch::Retry(b, _) => Some(b.unstamp()),
         }
     }
 
     /// Where it belongs in the line.
-    fn place(&self) -> (u64, u32) {
+    fn queue_position(&self) -> (u64, u32) {
         match self {
-            Slot::Closing(n, _) => (*n, 0),
-            Slot::Closed(b) => b.meta.place,
-            Slot::Retry(b, _) => b.closed.meta.place,
-            Slot::Splitting(s) => s.place,
+            QueuedBatch::Closing(n, _) => (*n, 0),
+            QueuedBatch::Closed(b) => b.meta.queue_position,
+            QueuedBatch::Retry(b, _) => b.closed.meta.queue_position,
+            QueuedBatch::Splitting(s) => s.queue_position,
         }
     }
 
     pub(crate) fn number(&self) -> u64 {
         match self {
-            Slot::Closing(n, _) => *n,
-            Slot::Closed(b) => b.meta.number,
-            Slot::Retry(b, _) => b.closed.meta.number,
-            Slot::Splitting(s) => s.number,
+            QueuedBatch::Closing(n, _) => *n,
+            QueuedBatch::Closed(b) => b.meta.number,
+            QueuedBatch::Retry(b, _) => b.closed.meta.number,
+            QueuedBatch::Splitting(s) => s.number,
         }
     }
 }
 
-impl Queue {
+impl PartitionQueue {
     pub(crate) fn open(&self) -> Option<&OpenBatch> {
         self.open.as_deref()?.as_ref()
     }
@@ -204,7 +216,7 @@ impl Queue {
     /// Takes the open batch out to be closed off the lock; its place is kept.
     pub(crate) fn close_open(&mut self) -> Option<OpenBatch> {
         let open = self.take_open()?;
-        self.line.push_back(Slot::Closing(open.meta.number, open.meta.created));
+        self.batches.push_back(QueuedBatch::Closing(open.meta.number, open.meta.created));
         Some(open)
     }
 
@@ -217,36 +229,41 @@ impl Queue {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.line.is_empty() && self.open().is_none()
+        self.batches.is_empty() && self.open().is_none()
     }
 
     /// Batches that wait.
     pub(crate) fn len(&self) -> usize {
-        self.line.len() + usize::from(self.open().is_some())
+        self.batches.len() + usize::from(self.open().is_some())
     }
 
     /// Whether every batch but what is in flight is full: the classic condition for a sticky switch.
-    pub(crate) fn all_full(&self) -> bool {
+    pub(crate) fn all_batches_full(&self) -> bool {
         self.open().is_none_or(OpenBatch::is_full)
     }
 
     /// Puts what was sent back in front of everything with a later sequence.
-    pub(crate) fn put_back(&mut self, slot: Slot) {
-        let place = slot.place();
-        let behind = self.line.iter().position(|s| s.place() > place && !plant!(RetryAtTheEnd));
-        self.line.insert(behind.unwrap_or(self.line.len()), slot);
+    pub(crate) fn insert_in_order(&mut self, slot: QueuedBatch) {
+        let place = slot.queue_position();
+        let behind =
+            self.batches.iter().position(|s| s.queue_position() > place && !plant!(RetryAtTheEnd));
+        self.batches.insert(behind.unwrap_or(self.batches.len()), slot);
     }
 
     /// Puts the parts of a batch where it stood.
-    pub(crate) fn replace(&mut self, number: u64, parts: impl IntoIterator<Item = Slot>) {
-        self.line.retain(|s| !(matches!(s, Slot::Splitting(_)) && s.number() == number));
+    pub(crate) fn replace_with_parts(
+        &mut self,
+        number: u64,
+        parts: impl IntoIterator<Item = QueuedBatch>,
+    ) {
+        self.batches.retain(|s| !(matches!(s, QueuedBatch::Splitting(_)) && s.number() == number));
         for part in parts {
-            self.put_back(part);
+            self.insert_in_order(part);
         }
     }
 
     /// Takes everything but what somebody works on.
-    pub(crate) fn take_all(&mut self) -> (Vec<Slot>, Option<OpenBatch>) {
+    pub(crate) fn take_all(&mut self) -> (Vec<QueuedBatch>, Option<OpenBatch>) {
         self.take_where(|_| true)
     }
 
@@ -254,16 +271,16 @@ impl Queue {
     pub(crate) fn take_where(
         &mut self,
         which: impl Fn(u64) -> bool,
-    ) -> (Vec<Slot>, Option<OpenBatch>) {
-        let keep = |s: &Slot| s.is_away() || !which(s.number());
-        let (kept, taken): (Vec<_>, Vec<_>) = self.line.drain(..).partition(keep);
-        self.line.extend(kept);
+    ) -> (Vec<QueuedBatch>, Option<OpenBatch>) {
+        let keep = |s: &QueuedBatch| s.is_being_processed() || !which(s.number());
+        let (kept, taken): (Vec<_>, Vec<_>) = self.batches.drain(..).partition(keep);
+        self.batches.extend(kept);
         let open = self.open().is_some_and(|b| which(b.meta.number));
         (taken, if open { self.take_open() } else { None })
     }
 
     /// Whoever closed a batch did not come to the end of it: nothing stands in its place any more.
-    pub(crate) fn forget(&mut self, number: u64) {
-        self.line.retain(|s| !matches!(s, Slot::Closing(n, _) if *n == number));
+    pub(crate) fn remove_closing(&mut self, number: u64) {
+        self.batches.retain(|s| !matches!(s, QueuedBatch::Closing(n, _) if *n == number));
     }
 }

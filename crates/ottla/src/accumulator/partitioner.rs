@@ -135,13 +135,13 @@ impl Table {
     ) -> Table {
         let base = self.base.clone();
         let uniform = || Table { list: base.clone(), base: base.clone(), sums: Vec::new() };
-        if partitions.iter().any(|p| p.load().is_none()) {
+        if partitions.iter().any(|p| p.queued_batches().is_none()) {
             return uniform();
         }
         let drawn = self.base.iter().filter_map(|i| partitions.get(*i as usize));
         let sizes: Vec<(u32, u32)> = drawn
             .filter(|p| p.leader.load(Relaxed) != -1 && available(p))
-            .map(|p| (p.index as u32, p.load().unwrap_or(0)))
+            .map(|p| (p.index as u32, p.queued_batches().unwrap_or(0)))
             .collect();
         let longest = sizes.iter().map(|s| s.1).max().unwrap_or(0);
         let all_alike = sizes.len() == base.len() && sizes.iter().all(|s| s.1 == longest);
@@ -282,7 +282,7 @@ fn in_turn(topic: &Topic, n: usize) -> usize {
 #[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
-    use crate::accumulator::partition::Slot;
+    use crate::accumulator::partition::QueuedBatch;
     use crate::accumulator::topics::Topics;
     use crate::cluster::{Leader, Node, TopicInfo};
     use crate::time::Tick;
@@ -354,21 +354,21 @@ mod tests {
         };
         let t = publish(6);
         assert_eq!(choose(&t, 6, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(5));
-        let last = t.partitions.get(5).unwrap().key;
+        let last = t.partitions.get(5).unwrap().id;
         let t = publish(3);
         assert!(matches!(choose(&t, 3, None, None, DEFAULT, || 5).unwrap(), Choice::Sticky(0..3)));
         assert!((0..50).all(|n| t.table.load().draw(n) < 3));
         let t = publish(6);
-        assert_eq!(t.partitions.get(5).unwrap().key, last, "its order goes on");
+        assert_eq!(t.partitions.get(5).unwrap().id, last, "its order goes on");
     }
 
     fn loads(t: &Topic, sizes: &[usize]) {
         for (p, size) in t.partitions.iter().zip(sizes) {
             let mut queue = p.queue.lock();
-            queue.line.clear();
-            let slots = (0..*size).map(|n| Slot::Closing(n as u64, Tick(0)));
-            queue.line.extend(slots);
-            p.count(&queue);
+            queue.batches.clear();
+            let slots = (0..*size).map(|n| QueuedBatch::Closing(n as u64, Tick(0)));
+            queue.batches.extend(slots);
+            p.update_queued(&queue);
         }
     }
 

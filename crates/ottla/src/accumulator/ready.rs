@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Accumulator;
-use super::batch::{ClosedBatch, StampedBatch, Story};
+use super::RecordAccumulator;
+use super::batch::{BatchTimings, ClosedBatch, StampedBatch};
 use super::marks::{Bits, Marks};
-use super::partition::{Partition, Queue, Slot};
+use super::partition::{Partition, PartitionQueue, QueuedBatch};
 use super::partitioner::Spread;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
@@ -93,7 +93,7 @@ pub(crate) struct Urge {
 /// What a partition's standing depends on beside itself.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    pub(crate) acc: &'a Accumulator,
+    pub(crate) acc: &'a RecordAccumulator,
     pub(crate) cluster: &'a Cluster,
     pub(crate) now: Tick,
 }
@@ -117,7 +117,7 @@ pub(super) enum Head {
 impl Active {
     /// A partition holds something, or something about it has changed.
     pub(crate) fn insert(&mut self, partition: Arc<Partition>) {
-        let key = partition.key;
+        let key = partition.id;
         self.entries.entry(key).or_insert_with(|| Entry {
             partition,
             stands: Stands::Waits,
@@ -132,7 +132,7 @@ impl Active {
 
     /// Somebody waits for a batch.
     pub(crate) fn awaited(&mut self, partition: Arc<Partition>, number: u64) {
-        let key = partition.key;
+        let key = partition.id;
         self.insert(partition);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.awaited = entry.awaited.max(number);
@@ -210,23 +210,23 @@ impl Active {
         entry.dirty = false;
         let p = entry.partition.clone();
         let (head, expiry, changed, empty) = {
-            let mut queue = p.visit();
+            let mut queue = p.lock_for_sender();
             let empty = queue.is_empty();
             if empty {
                 queue.announced = false;
             }
             let head = head(&queue, entry, view, self.urge, order);
-            let away = queue.line.front().is_some_and(Slot::is_away);
-            let created = match queue.line.front() {
+            let away = queue.batches.front().is_some_and(QueuedBatch::is_being_processed);
+            let created = match queue.batches.front() {
                 Some(slot) => Some(slot.created()),
                 None => queue.open().map(|b| b.meta.created),
             };
             let expiry = created.map(|c| c.after(view.acc.settings.delivery_timeout));
             // Of what somebody works on past its time, whoever it is will say so.
             let expiry = expiry.filter(|at| !away || *at > view.now);
-            (head, expiry, p.count(&queue), empty)
+            (head, expiry, p.update_queued(&queue), empty)
         };
-        if changed && view.acc.settings.adaptive {
+        if changed && view.acc.settings.adaptive_partitioning {
             *self.changed.entry(p.topic.clone()).or_default() += 1;
         }
         let (stands, timer) = stands(&p, &head, view, order);
@@ -304,11 +304,11 @@ impl Active {
     /// Weighs the draws of topics whose queues changed: at most once for so many changes that a draw of a
     /// large topic costs no more than one of a small.
     fn weigh(&mut self, view: View<'_>) {
-        if self.changed.is_empty() || matches!(view.acc.settings.spread, Spread::RoundRobin) {
+        if self.changed.is_empty() || matches!(view.acc.settings.partitioning, Spread::RoundRobin) {
             self.changed.clear();
             return;
         }
-        let (latency, limit) = (&self.latency, view.acc.settings.availability);
+        let (latency, limit) = (&self.latency, view.acc.settings.availability_timeout);
         self.changed.retain(|name, changes| {
             let Some(topic) = view.acc.topics.get(name) else { return false };
             if *changes < topic.partitions.len() * 2 {
@@ -355,7 +355,7 @@ impl Active {
     }
 }
 
-impl Story {
+impl BatchTimings {
     /// Whether the partition has had another election since the batch was sent.
     fn is_outdated(&self, entry: &Entry, view: View<'_>) -> bool {
         let p = &entry.partition;
@@ -390,9 +390,9 @@ fn stands(
 }
 
 /// Whether the time of what stands at the head is over.
-pub(super) fn is_over(queue: &Queue, view: View<'_>) -> bool {
-    let created = match (queue.line.front(), queue.open()) {
-        (Some(slot), _) if slot.is_away() => return false,
+pub(super) fn is_over(queue: &PartitionQueue, view: View<'_>) -> bool {
+    let created = match (queue.batches.front(), queue.open()) {
+        (Some(slot), _) if slot.is_being_processed() => return false,
         (Some(slot), _) => slot.created(),
         (None, Some(open)) => open.meta.created,
         (None, None) => return false,
@@ -401,7 +401,7 @@ pub(super) fn is_over(queue: &Queue, view: View<'_>) -> bool {
 }
 
 pub(super) fn head(
-    queue: &Queue,
+    queue: &PartitionQueue,
     entry: &Entry,
     view: View<'_>,
     urge: Urge,
@@ -411,15 +411,17 @@ pub(super) fn head(
     if is_over(queue, view) {
         return Head::Over;
     }
-    match (queue.line.front(), queue.open()) {
-        (Some(Slot::Closing(..) | Slot::Splitting(_)), _) => Head::Away,
-        (Some(Slot::Closed(b)), _) if b.not_before > now => Head::Later(b.not_before),
-        (Some(Slot::Closed(_)), _) => Head::Sendable(false),
+    match (queue.batches.front(), queue.open()) {
+        (Some(QueuedBatch::Closing(..) | QueuedBatch::Splitting(_)), _) => Head::Away,
+        (Some(QueuedBatch::Closed(b)), _) if b.not_before > now => Head::Later(b.not_before),
+        (Some(QueuedBatch::Closed(_)), _) => Head::Sendable(false),
         // A newer leader need not be waited for (KAFKA-15415); the old one under a new name must.
-        (Some(Slot::Retry(b, at)), _) if *at > now && !b.closed.story.is_outdated(entry, view) => {
+        (Some(QueuedBatch::Retry(b, at)), _)
+            if *at > now && !b.closed.timings.is_outdated(entry, view) =>
+        {
             Head::Later(if plant!(NoRest) { now } else { *at })
         }
-        (Some(Slot::Retry(..)), _) => Head::Sendable(true),
+        (Some(QueuedBatch::Retry(..)), _) => Head::Sendable(true),
         (None, Some(open)) => {
             let due = open.meta.created.after(view.acc.settings.linger);
             let number = open.meta.number;

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use ottla_protocol::DecodeError;
 use ottla_protocol::record::{BATCH_HEADER_LEN, BatchView, RecordBody, RecordView};
 
-use super::Accumulator;
-use super::batch::{ClosedBatch, Meta, OpenBatch, Parent, Stamp, StampedBatch, advance};
-use super::ends::Ends;
+use super::RecordAccumulator;
+use super::batch::{
+    BatchMeta, ClosedBatch, OpenBatch, SplitParent, Stamp, StampedBatch, increment_sequence,
+};
+use super::ends::BatchCompletions;
 use super::mailbox::Event;
-use super::partition::{Partition, Slot};
+use super::partition::{Partition, QueuedBatch};
 use crate::time::Tick;
 
 /// One record's headers as the encoder wants them: names came in as text.
@@ -50,25 +52,25 @@ pub(crate) struct Cut {
     /// Whether it had its place in the producer's order.
     pub(crate) stamped: bool,
     /// Its parts; the batch itself, if it cannot be read.
-    pub(crate) parts: Vec<Slot>,
+    pub(crate) parts: Vec<QueuedBatch>,
     /// Why it cannot, which only a bug can bring about.
     pub(crate) error: Option<DecodeError>,
 }
 
 /// A batch that is being cut off the sender's thread. Whatever becomes of the work, the sender hears.
 pub(crate) struct CutWork {
-    acc: Arc<Accumulator>,
+    acc: Arc<RecordAccumulator>,
     cut: Option<Box<Cut>>,
 }
 
 impl CutWork {
-    pub(crate) fn new(acc: Arc<Accumulator>, batch: &ClosedBatch, stamped: bool) -> CutWork {
+    pub(crate) fn new(acc: Arc<RecordAccumulator>, batch: &ClosedBatch, stamped: bool) -> CutWork {
         let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
         let (parts, error) = Default::default();
         CutWork { acc, cut: Some(Box::new(Cut { partition, number, stamped, parts, error })) }
     }
 
-    pub(crate) fn finish(mut self, work: impl FnOnce(&Accumulator) -> Cut) {
+    pub(crate) fn finish(mut self, work: impl FnOnce(&RecordAccumulator) -> Cut) {
         self.cut = Some(Box::new(work(&self.acc)));
     }
 }
@@ -76,19 +78,19 @@ impl CutWork {
 impl Drop for CutWork {
     fn drop(&mut self) {
         if let Some(cut) = self.cut.take() {
-            self.acc.post(Event::Cut(cut), Tick(0));
+            self.acc.post(Event::Split(cut), Tick(0));
         }
     }
 }
 
-impl Accumulator {
+impl RecordAccumulator {
     /// Cuts a batch that was sent; what of it waits goes out at once.
     pub(crate) fn cut_stamped(&self, batch: StampedBatch, now: Tick) -> Cut {
         let (partition, number) = (batch.closed.meta.partition.clone(), batch.closed.meta.number);
-        let again = |b: StampedBatch| Slot::Retry(Box::new(b), now);
+        let again = |b: StampedBatch| QueuedBatch::Retry(Box::new(b), now);
         let (parts, error) = match self.cut(batch) {
             Ok(parts) => (parts.into_iter().map(again).collect(), None),
-            Err((whole, e)) => (vec![Slot::Retry(whole, now)], Some(e)),
+            Err((whole, e)) => (vec![QueuedBatch::Retry(whole, now)], Some(e)),
         };
         Cut { partition, number, stamped: true, parts, error }
     }
@@ -97,8 +99,10 @@ impl Accumulator {
     pub(crate) fn cut_closed(&self, batch: ClosedBatch) -> Cut {
         let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
         let (parts, error) = match self.cut(batch.stamp(Stamp::NONE)) {
-            Ok(parts) => (parts.into_iter().map(|b| Slot::Closed(b.unstamp())).collect(), None),
-            Err((whole, e)) => (vec![Slot::Closed(whole.unstamp())], Some(e)),
+            Ok(parts) => {
+                (parts.into_iter().map(|b| QueuedBatch::Closed(b.unstamp())).collect(), None)
+            }
+            Err((whole, e)) => (vec![QueuedBatch::Closed(whole.unstamp())], Some(e)),
         };
         Cut { partition, number, stamped: false, parts, error }
     }
@@ -111,11 +115,11 @@ impl Accumulator {
     ) -> Result<Vec<StampedBatch>, (Box<StampedBatch>, DecodeError)> {
         // The copy that is worked on, too, is accounted for while it is there.
         let wire_len = parent.closed.wire_len();
-        let _copies = self.pool.account(parent.closed.plain_len + wire_len);
-        let (header, records) = parent.wire();
+        let _copies = self.pool.account(parent.closed.uncompressed_len + wire_len);
+        let (header, records) = parent.header_and_records();
         let whole = [&header[..], &records[..]].concat();
         drop(records);
-        let read = BatchView::parse(&whole).and_then(|v| v.records(parent.closed.plain_len));
+        let read = BatchView::parse(&whole).and_then(|v| v.records(parent.closed.uncompressed_len));
         let read = match read {
             Ok(read) => read,
             Err(e) => return Err((Box::new(parent), e)),
@@ -124,15 +128,15 @@ impl Accumulator {
             Ok(list) => list,
             Err(e) => return Err((Box::new(parent), e)),
         };
-        let half = parent.closed.plain_len.div_ceil(2).max(1);
+        let half = parent.closed.uncompressed_len.div_ceil(2).max(1);
         let ranges = cuts(&list, self.part_size(&parent.closed).clamp(1, half));
         let counts: Vec<u32> = ranges.iter().map(|r| r.len() as u32).collect();
-        let Some(ends) = parent.closed.take_ends() else {
+        let Some(ends) = parent.closed.take_completions() else {
             return Ok(Vec::new());
         };
         let ends = ends.split(&counts);
         let stamp = parent.stamp;
-        let of = parent.closed.without_records();
+        let of = parent.closed.to_split_parent();
         // Its memory first, so that the debt is no larger than it must be.
         drop(parent);
         let parts = ranges
@@ -144,17 +148,18 @@ impl Accumulator {
 
     /// Bytes of records, uncompressed, that a part may have.
     fn part_size(&self, whole: &ClosedBatch) -> usize {
-        let bound = whole.meta.partition.sizing.bound();
+        let bound = whole.meta.partition.estimator.bound();
         if bound == usize::MAX {
             return self.settings.batch_size;
         }
         // As well compressed as the whole, or nearly: a quarter of what was refused is to give quarters.
         let packed = whole.records().len().max(1) as u128;
-        let room = bound.saturating_sub(BATCH_HEADER_LEN) as u128 * 9 / 8 * whole.plain_len as u128
+        let room = bound.saturating_sub(BATCH_HEADER_LEN) as u128 * 9 / 8
+            * whole.uncompressed_len as u128
             / packed;
-        let most = whole.meta.partition.sizing.below_refused().saturating_sub(BATCH_HEADER_LEN)
+        let most = whole.meta.partition.estimator.below_refused().saturating_sub(BATCH_HEADER_LEN)
             as u128
-            * whole.plain_len as u128
+            * whole.uncompressed_len as u128
             / packed;
         self.settings.batch_size.min(usize::try_from(room.min(most)).unwrap_or(usize::MAX))
     }
@@ -163,19 +168,19 @@ impl Accumulator {
         &self,
         records: &[RecordView<'_>],
         first: usize,
-        parent: &Parent,
+        parent: &SplitParent,
         stamp: Stamp,
-        ends: Ends,
+        ends: BatchCompletions,
     ) -> StampedBatch {
         let base_timestamp = records.first().map_or(0, |r| r.timestamp);
         let of = &parent.meta;
-        let meta = Meta {
-            number: self.next_number(),
-            place: (of.place.0, of.place.1 + first as u32),
+        let meta = BatchMeta {
+            number: self.next_batch_number(),
+            queue_position: (of.queue_position.0, of.queue_position.1 + first as u32),
             base_timestamp,
             max_timestamp: base_timestamp,
-            count: 0,
-            largest: 0,
+            record_count: 0,
+            max_record_bytes: 0,
             ..of.clone()
         };
         let bodies: Vec<_> =
@@ -189,12 +194,15 @@ impl Accumulator {
             let at = open.measure(body, r.timestamp);
             open.push(body, at, r.timestamp);
         }
-        let mut encoder = self.encoder();
+        let mut encoder = self.take_encoder();
         let mut closed = open.close(encoder.as_mut());
         self.return_encoder(encoder);
         closed.inherit(parent);
-        let sequence =
-            if stamp.sequence < 0 { stamp.sequence } else { advance(stamp.sequence, first as i32) };
+        let sequence = if stamp.sequence < 0 {
+            stamp.sequence
+        } else {
+            increment_sequence(stamp.sequence, first as i32)
+        };
         closed.stamp(Stamp { sequence, ..stamp })
     }
 }

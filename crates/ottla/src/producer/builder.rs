@@ -7,9 +7,9 @@ use super::Producer;
 use super::handle::Handle;
 use super::interceptor::{Interceptor, Interceptors};
 use super::partitioner::Partitioner;
-use crate::accumulator::callers::Callers;
-use crate::accumulator::ends::{BatchReport, Handler, Listeners};
-use crate::accumulator::{Accumulator, Settings};
+use crate::accumulator::callers::CallerContext;
+use crate::accumulator::ends::{BatchHandler, BatchReport, DeliveryListeners};
+use crate::accumulator::{AccumulatorSettings, RecordAccumulator};
 use crate::client::metadata::MetadataSettings;
 use crate::client::nodes::ConnectSettings;
 use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, TokenProvider};
@@ -34,7 +34,7 @@ pub struct ProducerBuilder {
     properties: Properties,
     error: Option<Error>,
     interceptors: Vec<Box<dyn Interceptor>>,
-    handler: Option<Handler>,
+    handler: Option<BatchHandler>,
     partitioner: Option<Box<dyn Partitioner>>,
     tokens: Option<TokenProvider>,
 }
@@ -179,21 +179,21 @@ impl ProducerBuilder {
         let sensors = Sensors::new(config.metric_config);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
-        let listeners = Listeners::new(self.handler, interceptors, counters.clone());
-        let settings = Settings {
+        let listeners = DeliveryListeners::new(self.handler, interceptors, counters.clone());
+        let settings = AccumulatorSettings {
             batch_size: config.batch_size,
             linger: config.linger,
             delivery_timeout: config.delivery_timeout,
             buffer_memory: config.buffer_memory,
             codec: config.codec,
-            level: config.compression_level,
-            spread: config.partitioning,
-            adaptive: config.adaptive_partitioning,
-            availability: config.partition_availability_timeout,
+            compression_level: config.compression_level,
+            partitioning: config.partitioning,
+            adaptive_partitioning: config.adaptive_partitioning,
+            availability_timeout: config.partition_availability_timeout,
         };
-        let callers = Callers::new(env.clone(), config.linger_awaited);
+        let callers = CallerContext::new(env.clone(), config.linger_awaited);
         let rack = config.client_rack.as_deref().map(Into::into);
-        let acc = Accumulator::new(settings, env.clone(), callers, listeners, rack);
+        let acc = RecordAccumulator::new(settings, env.clone(), callers, listeners, rack);
         let health = SharedHealth::default();
         let idle = config.connections_max_idle;
         let selector = Selector::new(io, config.receive_message_max_bytes, idle, counters.clone());

@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Record;
-use crate::accumulator::Accumulator;
+use crate::accumulator::RecordAccumulator;
 use crate::accumulator::buffer_pool::{Allocate, PooledBuf};
 use crate::accumulator::mailbox::Event;
 use crate::accumulator::topics::Topic;
-use crate::accumulator::waits::{CallerWait, Flush, Flushed};
+use crate::accumulator::waits::{DeadlineWaiter, FlushCompletion, FlushFuture};
 use crate::client::SharedHealth;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Metric, MetricValue, Sensor};
@@ -22,7 +22,7 @@ use crate::time::Tick;
 /// Shared by all clones.
 pub(crate) struct Handle {
     pub(crate) client_id: String,
-    pub(crate) acc: Arc<Accumulator>,
+    pub(crate) acc: Arc<RecordAccumulator>,
     pub(crate) health: SharedHealth,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_request_size: usize,
@@ -124,13 +124,13 @@ impl Handle {
         self.acc.closed.store(true, Ordering::Relaxed);
         let by = self.acc.env.now().after(timeout);
         self.acc.topics.report_all(&Error::closed());
-        self.acc.pool.close(&self.acc.refusal_meanwhile());
+        self.acc.pool.close(&self.acc.closed_while_waiting_error());
         self.acc.post(Event::Close(by), Tick(0));
     }
 
     pub(super) fn close(&self, timeout: Duration) -> Result<(), Error> {
         self.check_fork()?;
-        let inside = self.acc.callers.inside_callback();
+        let inside = self.acc.caller_context.is_in_callback();
         self.begin_close(if inside { Duration::ZERO } else { timeout });
         if inside {
             return Ok(());
@@ -138,9 +138,9 @@ impl Handle {
         // Everything is settled when the flush is answered, and the thread is about to end. A handler of the
         // application's that never returns must not hold its caller for ever.
         let by = self.acc.env.now().after(timeout).after(CLOSE_GRACE);
-        let flush = Arc::<Flush>::default();
+        let flush = Arc::<FlushCompletion>::default();
         self.acc.post(Event::Flush(flush.clone()), Tick(0));
-        let settled = self.acc.callers.block_on(Flushed(flush), Some(by)).is_ok();
+        let settled = self.acc.caller_context.block_on(FlushFuture(flush), Some(by)).is_ok();
         let thread = self.thread.lock().take();
         if !settled {
             tracing::warn!(
@@ -160,13 +160,13 @@ impl Handle {
         if let Some(topic) = self.topic_now(name, None) {
             return Ok(topic);
         }
-        if self.acc.callers.inside_callback() {
-            self.acc.post(Event::Topic(name.into()), Tick(0));
+        if self.acc.caller_context.is_in_callback() {
+            self.acc.post(Event::TopicWanted(name.into()), Tick(0));
             let what = format!("topic {name} is not known yet, and a callback cannot wait for it");
             return Err(Error::new(ErrorKind::NoMetadata, what));
         }
         let waiting = std::pin::pin!(self.topic_for(&record, self.deadline()));
-        match self.acc.callers.block_on(waiting, None) {
+        match self.acc.caller_context.block_on(waiting, None) {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
         }
@@ -183,7 +183,7 @@ impl Handle {
         by: Tick,
     ) -> Result<Arc<Topic>, Error> {
         let (wait, from) = (self.wait_for_topic(record, by)?, self.acc.env.now());
-        self.acc.post(Event::Caller(by, wait.wait.clone()), by);
+        self.acc.post(Event::Waiter(by, wait.wait.clone()), by);
         let topic = wait.await;
         self.spent(Sensor::MetadataWait, from);
         topic
@@ -196,7 +196,7 @@ impl Handle {
     ) -> Result<WaitForTopic<'h>, Error> {
         valid_topic(record.topic)?;
         let name: Arc<str> = record.topic.into();
-        let wait = CallerWait::new(Arc::default());
+        let wait = DeadlineWaiter::new(Arc::default());
         let partition = record.partition;
         Ok(WaitForTopic { handle: self, name, partition, by, round: None, wait, last: None })
     }
@@ -204,7 +204,7 @@ impl Handle {
     /// Memory, in its turn.
     pub(super) async fn memory(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
         let (wait, from) = (self.wait_for_memory(size, by), self.acc.env.now());
-        self.acc.post(Event::Caller(by, wait.wait.clone()), by);
+        self.acc.post(Event::Waiter(by, wait.wait.clone()), by);
         let memory = wait.await;
         self.spent(Sensor::BufferpoolWait, from);
         if memory.as_ref().is_err_and(|e| e.kind() == ErrorKind::BufferExhausted) {
@@ -215,7 +215,7 @@ impl Handle {
 
     fn wait_for_memory(&self, size: usize, by: Tick) -> WaitForMemory<'_> {
         let allocate = self.acc.pool.allocate(size);
-        let wait = CallerWait::new(allocate.ticket());
+        let wait = DeadlineWaiter::new(allocate.ticket());
         WaitForMemory { handle: self, allocate, by, size, wait, told: false }
     }
 
@@ -246,7 +246,7 @@ impl Drop for Handle {
         }
         let wait = self.delivery_timeout.min(DROP_WAIT);
         let unwinding = std::thread::panicking();
-        if unwinding || self.acc.callers.inside_callback() {
+        if unwinding || self.acc.caller_context.is_in_callback() {
             self.begin_close(if unwinding { Duration::ZERO } else { wait });
             return;
         }
@@ -295,7 +295,7 @@ struct WaitForTopic<'h> {
     by: Tick,
     /// News before this round is none.
     round: Option<u64>,
-    wait: Arc<CallerWait>,
+    wait: Arc<DeadlineWaiter>,
     last: Option<Error>,
 }
 
@@ -336,10 +336,10 @@ impl Future for WaitForTopic<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let acc = &this.handle.acc;
-        this.wait.listen(cx.waker());
+        this.wait.register(cx.waker());
         let (round, last) = acc.topics.listen(&this.name, cx.waker());
         if acc.is_closed() {
-            return Poll::Ready(Err(acc.refusal_meanwhile()));
+            return Poll::Ready(Err(acc.closed_while_waiting_error()));
         }
         if let Some(topic) = this.handle.topic_now(&this.name, this.partition) {
             return Poll::Ready(Ok(topic));
@@ -355,7 +355,7 @@ impl Future for WaitForTopic<'_> {
             this.last = last;
         }
         // Again at each news that did not suffice; the metadata's backoff bounds it.
-        acc.post(Event::Topic(this.name.clone()), Tick(0));
+        acc.post(Event::TopicWanted(this.name.clone()), Tick(0));
         if acc.env.now() >= this.by {
             return Poll::Ready(Err(this.too_late()));
         }
@@ -369,7 +369,7 @@ struct WaitForMemory<'h> {
     allocate: Allocate,
     by: Tick,
     size: usize,
-    wait: Arc<CallerWait>,
+    wait: Arc<DeadlineWaiter>,
     told: bool,
 }
 
@@ -378,7 +378,7 @@ impl Future for WaitForMemory<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.wait.listen(cx.waker());
+        this.wait.register(cx.waker());
         match Pin::new(&mut this.allocate).poll(cx) {
             Poll::Ready(Err(e)) if e.kind() == ErrorKind::BufferExhausted => {
                 Poll::Ready(Err(this.handle.exhausted(this.size)))
@@ -390,7 +390,7 @@ impl Future for WaitForMemory<'_> {
             Poll::Pending => {
                 // Lingering batches hold memory: the sender is to let them go (once it is in the line).
                 if !std::mem::replace(&mut this.told, true) {
-                    this.handle.acc.post(Event::Starved, Tick(0));
+                    this.handle.acc.post(Event::MemoryWanted, Tick(0));
                 }
                 Poll::Pending
             }

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use crate::accumulator::completion::Delivery;
 use crate::accumulator::mailbox::Event;
-use crate::accumulator::waits::{Flush, Flushed};
+use crate::accumulator::waits::{FlushCompletion, FlushFuture};
 use crate::client::Health;
 use crate::error::{Error, SendError};
 use crate::metrics::{Metric, Sensor, Totals};
@@ -103,8 +103,8 @@ impl Producer {
     /// [`ErrorKind::WouldDeadlock`](crate::ErrorKind::WouldDeadlock) inside a callback.
     pub fn flush(&self) -> Result<(), Error> {
         self.handle.check_fork()?;
-        let callers = &self.handle.acc.callers;
-        callers.may_wait("Producer::flush")?;
+        let callers = &self.handle.acc.caller_context;
+        callers.check_can_block("Producer::flush")?;
         let from = callers.env.now();
         let _ = callers.block_on(self.begin_flush(), None);
         self.handle.spent(Sensor::Flush, from);
@@ -118,17 +118,17 @@ impl Producer {
     /// As [`flush`](Self::flush).
     pub async fn flush_async(&self) -> Result<(), Error> {
         self.handle.check_fork()?;
-        self.handle.acc.callers.may_wait("Producer::flush_async")?;
+        self.handle.acc.caller_context.check_can_block("Producer::flush_async")?;
         let from = self.handle.acc.env.now();
         self.begin_flush().await;
         self.handle.spent(Sensor::Flush, from);
         Ok(())
     }
 
-    fn begin_flush(&self) -> Flushed {
-        let flush = Arc::<Flush>::default();
+    fn begin_flush(&self) -> FlushFuture {
+        let flush = Arc::<FlushCompletion>::default();
         self.handle.acc.post(Event::Flush(flush.clone()), Tick(0));
-        Flushed(flush)
+        FlushFuture(flush)
     }
 
     /// The partitions of a topic; blocks for at most `max.block.ms` where it is not known yet (an async
@@ -161,8 +161,10 @@ impl Producer {
     pub fn purge(&self, what: Purge) -> Result<(), Error> {
         self.handle.check_fork()?;
         let in_flight = what == Purge::QueuedAndInFlight;
-        let to = self.handle.acc.last_number();
-        self.handle.acc.post(Event::Purge { to, in_flight }, Tick(0));
+        let to = self.handle.acc.last_batch_number();
+        self.handle
+            .acc
+            .post(Event::Purge { up_to_batch: to, include_in_flight: in_flight }, Tick(0));
         Ok(())
     }
 

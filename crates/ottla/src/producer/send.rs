@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::handle::Handle;
 use super::{Delivery, Prepared, Producer, Record, SendError};
-use crate::accumulator::append::{Append, Attempt, Watch};
+use crate::accumulator::append::{AppendResult, AppendState, DeliveryOptions};
 use crate::accumulator::completion::RecordMetadata;
 use crate::accumulator::ends::Callback;
 use crate::accumulator::mailbox::Event;
@@ -31,12 +31,14 @@ impl std::fmt::Display for TrySendError<'_> {
 impl std::error::Error for TrySendError<'_> {}
 
 /// A record whose end is told through a callback as well.
-fn called(callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static) -> Watch {
+fn called(
+    callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
+) -> DeliveryOptions {
     let callback: Callback = Box::new(callback);
-    Watch { callback: Some(callback), delivery: true }
+    DeliveryOptions { callback: Some(callback), wants_delivery: true }
 }
 
-const WATCHED: Watch = Watch { callback: None, delivery: true };
+const WATCHED: DeliveryOptions = DeliveryOptions { callback: None, wants_delivery: true };
 
 /// What a watched record that was accepted has.
 pub(super) fn delivery(accepted: Option<Delivery>) -> Result<Delivery, Error> {
@@ -126,8 +128,8 @@ struct Coming<'a, 'r> {
     known: Option<&'a Topic>,
     record: &'a Record<'r>,
     prepared: Prepared<'r>,
-    watch: &'a mut Watch,
-    attempt: Attempt,
+    watch: &'a mut DeliveryOptions,
+    attempt: AppendState,
     /// Whether the application's own partitioner was asked.
     asked: bool,
 }
@@ -139,7 +141,7 @@ impl Handle {
         &self,
         known: Option<&Topic>,
         record: Record<'_>,
-        mut watch: Watch,
+        mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
         match self.accept_at_once(known, &record, &mut watch) {
             Some(delivery) => Ok(delivery),
@@ -153,9 +155,9 @@ impl Handle {
         &self,
         known: Option<&Topic>,
         record: &Record<'_>,
-        watch: &mut Watch,
+        watch: &mut DeliveryOptions,
     ) -> Option<Option<Delivery>> {
-        if !self.is_plain || !self.acc.may_put_at_once() {
+        if !self.is_plain || !self.acc.can_try_append() {
             return None;
         }
         let prepared = Prepared::new(record, || self.acc.env.wall_ms())?;
@@ -163,10 +165,10 @@ impl Handle {
             return None;
         }
         match known {
-            Some(topic) => self.acc.put_at_once(topic, &prepared, watch),
+            Some(topic) => self.acc.try_append(topic, &prepared, watch),
             None => {
                 let map = self.acc.topics.load();
-                self.acc.put_at_once(map.get(record.topic)?, &prepared, watch)
+                self.acc.try_append(map.get(record.topic)?, &prepared, watch)
             }
         }
     }
@@ -176,7 +178,7 @@ impl Handle {
         &self,
         known: Option<&Topic>,
         record: Record<'_>,
-        mut watch: Watch,
+        mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
         let result = self.intercepted(record, |r| {
             let mut coming = self.coming(known, &r, &mut watch)?;
@@ -193,7 +195,7 @@ impl Handle {
         &self,
         known: Option<&Topic>,
         record: Record<'_>,
-        mut watch: Watch,
+        mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
         if let Some(delivery) = self.accept_at_once(known, &record, &mut watch) {
             return Ok(delivery);
@@ -214,7 +216,7 @@ impl Handle {
         &self,
         known: Option<&Topic>,
         record: &Record<'_>,
-        watch: &mut Watch,
+        watch: &mut DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
         let mut coming = self.coming(known, record, watch)?;
         match self.step(&mut coming)? {
@@ -228,7 +230,7 @@ impl Handle {
         &self,
         known: Option<&Topic>,
         record: Record<'a>,
-        mut watch: Watch,
+        mut watch: DeliveryOptions,
     ) -> Result<Delivery, TrySendError<'a>> {
         let result = self.intercepted(record, |r| {
             let mut coming = self.coming(known, &r, &mut watch)?;
@@ -252,7 +254,7 @@ impl Handle {
             Step::Done(delivery) => return Ok(delivery),
             Step::Topic => {
                 // Asked for in any case: it is found the next time.
-                self.acc.post(Event::Topic(record.topic.into()), Tick(0));
+                self.acc.post(Event::TopicWanted(record.topic.into()), Tick(0));
                 let what =
                     format!("topic {} is not known yet; it has been asked for", record.topic);
                 (ErrorKind::NoMetadata, what)
@@ -264,12 +266,12 @@ impl Handle {
 
     #[cold]
     fn wait_blocking(&self, coming: Coming<'_, '_>, step: Step) -> Result<Option<Delivery>, Error> {
-        if self.acc.callers.inside_callback() {
+        if self.acc.caller_context.is_in_callback() {
             return self.no_waiting(coming.record, step, ", and a callback cannot wait for it");
         }
         let by = self.deadline();
         let waiting = pin!(self.wait(coming, step, by));
-        match self.acc.callers.block_on(waiting, None) {
+        match self.acc.caller_context.block_on(waiting, None) {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
         }
@@ -297,8 +299,8 @@ impl Handle {
                 }
                 Step::Memory(size) => {
                     let from = self.acc.env.now();
-                    coming.attempt.spare = Some(self.memory(size, by).await?);
-                    coming.attempt.waited += self.acc.env.now().since(from);
+                    coming.attempt.spare_buffer = Some(self.memory(size, by).await?);
+                    coming.attempt.memory_wait += self.acc.env.now().since(from);
                 }
             }
             step = self.step(&mut coming)?;
@@ -309,9 +311,9 @@ impl Handle {
         &self,
         known: Option<&'a Topic>,
         record: &'a Record<'r>,
-        watch: &'a mut Watch,
+        watch: &'a mut DeliveryOptions,
     ) -> Result<Coming<'a, 'r>, Error> {
-        let (prepared, attempt) = (self.prepare(record)?, Attempt::default());
+        let (prepared, attempt) = (self.prepare(record)?, AppendState::default());
         Ok(Coming { known, record, prepared, watch, attempt, asked: false })
     }
 
@@ -340,23 +342,23 @@ impl Handle {
         }
         loop {
             match self.acc.append(topic, &c.prepared, c.watch, &mut c.attempt)? {
-                Append::Done(delivery) => {
-                    if let Some(shell) = c.attempt.shell.take() {
-                        self.acc.listeners.give_back(shell);
+                AppendResult::Appended(delivery) => {
+                    if let Some(shell) = c.attempt.scratch.take() {
+                        self.acc.listeners.return_scratch(shell);
                     }
                     return Ok(Step::Done(delivery));
                 }
-                Append::NeedsBuffer(size) => {
+                AppendResult::NeedsBuffer(size) => {
                     // Here, once a batch, the process is compared.
                     self.check_fork()?;
                     match self.acc.pool.try_allocate(size)? {
-                        Some(buf) => c.attempt.spare = Some(buf),
+                        Some(buf) => c.attempt.spare_buffer = Some(buf),
                         None => return Ok(Step::Memory(size)),
                     }
                 }
-                Append::NeedsMore(size) => {
-                    c.attempt.spare = self.acc.pool.try_allocate(size)?;
-                    c.attempt.no_more = c.attempt.spare.is_none();
+                AppendResult::NeedsChainBuffer(size) => {
+                    c.attempt.spare_buffer = self.acc.pool.try_allocate(size)?;
+                    c.attempt.no_chain_buffer = c.attempt.spare_buffer.is_none();
                 }
             }
         }
@@ -365,7 +367,7 @@ impl Handle {
     #[cold]
     fn unknown(&self, record: &Record<'_>) -> Result<Step, Error> {
         if self.acc.is_closed() {
-            return Err(self.acc.refusal());
+            return Err(self.acc.closed_error());
         }
         super::handle::valid_topic(record.topic)?;
         Ok(Step::Topic)
@@ -382,7 +384,7 @@ impl Handle {
     fn told(
         &self,
         record: &Record<'_>,
-        watch: Watch,
+        watch: DeliveryOptions,
         result: Result<Option<Delivery>, Error>,
     ) -> Result<Option<Delivery>, Error> {
         if let Err(e) = &result {

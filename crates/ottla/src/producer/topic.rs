@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::send::delivery;
 use super::{Delivery, Handle, Producer, Record, SendError, TrySendError};
-use crate::accumulator::append::Watch;
+use crate::accumulator::append::DeliveryOptions;
 use crate::accumulator::completion::RecordMetadata;
 use crate::accumulator::topics;
 use crate::error::{Error, ErrorKind};
@@ -89,7 +89,7 @@ impl Topic {
     /// As [`Producer::send`]; `InvalidRecord` for a record of another topic.
     #[inline]
     pub fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        let watch = Watch { callback: None, delivery: true };
+        let watch = DeliveryOptions { callback: None, wants_delivery: true };
         delivery(self.handle.accept(Some(self.mine(&record)?), record, watch)?)
     }
 
@@ -100,7 +100,9 @@ impl Topic {
     /// As [`send`](Self::send).
     #[inline]
     pub fn enqueue(&self, record: Record<'_>) -> Result<(), SendError> {
-        self.handle.accept(Some(self.mine(&record)?), record, Watch::default()).map(|_| ())
+        self.handle
+            .accept(Some(self.mine(&record)?), record, DeliveryOptions::default())
+            .map(|_| ())
     }
 
     /// As [`Producer::send_with`], without keeping a [`Delivery`].
@@ -113,7 +115,7 @@ impl Topic {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), SendError> {
-        let watch = Watch { callback: Some(Box::new(callback)), delivery: false };
+        let watch = DeliveryOptions { callback: Some(Box::new(callback)), wants_delivery: false };
         self.handle.accept(Some(self.mine(&record)?), record, watch).map(|_| ())
     }
 
@@ -123,7 +125,11 @@ impl Topic {
     /// As [`Producer::try_send`].
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
         let topic = self.mine(&record).map_err(|error| TrySendError { record, error })?;
-        self.handle.accept_now(Some(topic), record, Watch { callback: None, delivery: true })
+        self.handle.accept_now(
+            Some(topic),
+            record,
+            DeliveryOptions { callback: None, wants_delivery: true },
+        )
     }
 
     /// As [`Producer::send_async`].
@@ -131,7 +137,7 @@ impl Topic {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        let watch = Watch { callback: None, delivery: true };
+        let watch = DeliveryOptions { callback: None, wants_delivery: true };
         delivery(self.handle.accept_async(Some(self.mine(&record)?), record, watch).await?)
     }
 
@@ -141,6 +147,6 @@ impl Topic {
     /// As [`send`](Self::send).
     pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), SendError> {
         let topic = self.mine(&record)?;
-        self.handle.accept_async(Some(topic), record, Watch::default()).await.map(|_| ())
+        self.handle.accept_async(Some(topic), record, DeliveryOptions::default()).await.map(|_| ())
     }
 }

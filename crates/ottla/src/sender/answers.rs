@@ -12,7 +12,7 @@ use super::verdict::{Facts, Verdict, decide, possibly_appended};
 use super::{InFlight, Sender};
 use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::completion::Outcome;
-use crate::accumulator::partition::{Slot, Splitting};
+use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
 use crate::accumulator::split::{Cut, CutWork};
 use crate::client::in_flight::{Done, Purpose};
 use crate::cluster::{Hint, Leader};
@@ -140,12 +140,12 @@ impl<I: Io> Sender<I> {
                     Attempt::unanswered(&batch, why, whole)
                 }
             };
-            let story = &mut batch.closed.story;
-            story.in_flight += story.sent.take().map_or(Duration::ZERO, |at| now.since(at));
+            let story = &mut batch.closed.timings;
+            story.in_flight += story.sent_at.take().map_or(Duration::ZERO, |at| now.since(at));
             // Whatever it comes to, its partition may go on.
-            self.active.touch(batch.closed.meta.partition.key);
+            self.active.touch(batch.closed.meta.partition.id);
             if attempt.open {
-                batch.closed.known = Certainty::PossiblyWritten;
+                batch.closed.status = Certainty::PossiblyWritten;
             }
             self.apply(batch, attempt, node, now);
         }
@@ -184,9 +184,9 @@ impl<I: Io> Sender<I> {
             idempotent: self.sequences.is_idempotent(),
             attempts: closed.attempts,
             retries: self.settings.retries,
-            over: closed.is_settled() || closed.meta.created.after(timeout) <= now,
-            records: closed.meta.count,
-            known: closed.known,
+            over: closed.is_completed() || closed.meta.created.after(timeout) <= now,
+            records: closed.meta.record_count,
+            known: closed.status,
             next_in_line: self.sequences.is_next(batch),
             begins: self.sequences.begins(batch),
             by_leader: self.client.cluster().leader(&p.topic, p.index).node == node,
@@ -196,7 +196,7 @@ impl<I: Io> Sender<I> {
 
     /// Applies the verdict on one attempt.
     fn apply(&mut self, mut batch: StampedBatch, mut attempt: Attempt, node: i32, now: Tick) {
-        let key = batch.closed.meta.partition.key;
+        let key = batch.closed.meta.partition.id;
         let facts = self.facts(&batch, &attempt, node, now);
         if attempt.error.is_some() {
             batch.closed.last_error.clone_from(&attempt.error);
@@ -227,7 +227,7 @@ impl<I: Io> Sender<I> {
             Verdict::Resequence { proven, new_id } => {
                 let forgotten = attempt.code == ErrorCode::UNKNOWN_PRODUCER_ID;
                 if proven || (forgotten && plant!(ForgottenProves)) {
-                    batch.closed.known = Certainty::NotWritten;
+                    batch.closed.status = Certainty::NotWritten;
                 }
                 if new_id {
                     self.sequences.want_new_id();
@@ -258,14 +258,14 @@ impl<I: Io> Sender<I> {
     fn split(&mut self, batch: StampedBatch, now: Tick) {
         let (closed, p) = (&batch.closed, batch.closed.meta.partition.clone());
         let size = closed.wire_len();
-        self.brackets.refused((&p.topic, batch.stamp.topic_id, &p.sizing), size, now);
+        self.brackets.refused((&p.topic, batch.stamp.topic_id, &p.estimator), size, now);
         if closed.is_compressed() {
-            p.sizing.misjudged(closed.plain_len, size);
+            p.estimator.misjudged(closed.uncompressed_len, size);
         }
         add(&self.counters.batch_split_total, 1);
         self.counters.sensors.record(&[(Sensor::BatchSplit, 1.0)], now);
-        let slot = Slot::Splitting(Splitting::of(closed));
-        p.visit().put_back(slot);
+        let slot = QueuedBatch::Splitting(SplittingBatch::new(closed));
+        p.lock_for_sender().insert_in_order(slot);
         self.active.insert(p);
         let work = CutWork::new(self.acc.clone(), closed, true);
         let work = move || work.finish(|acc| acc.cut_stamped(batch, now));
@@ -276,12 +276,12 @@ impl<I: Io> Sender<I> {
     pub(super) fn put_parts(&mut self, cut: Cut) {
         let Cut { partition: p, number, stamped, parts, error } = cut;
         if stamped {
-            self.sequences.returned(p.key);
+            self.sequences.returned(p.id);
         }
         let purged = self.purged.as_ref().filter(|(to, _)| number <= *to).map(|p| p.1.clone());
         if stamped && parts.is_empty() {
             // Only a bug can bring that about; nothing carries its sequence any more.
-            self.sequences.broke_at(p.key);
+            self.sequences.broke_at(p.id);
         }
         let why = error.map(|e| {
             let why = format!("a batch to be split cannot be read: {e}");
@@ -298,9 +298,9 @@ impl<I: Io> Sender<I> {
             );
         }
         let failed = why.or(purged);
-        let kept: Vec<Slot> = if let Some(why) = &failed {
+        let kept: Vec<QueuedBatch> = if let Some(why) = &failed {
             for slot in parts {
-                if let Slot::Retry(b, _) = &slot {
+                if let QueuedBatch::Retry(b, _) = &slot {
                     self.sequences.broke(b);
                 }
                 slot.into_closed().into_iter().for_each(|b| self.fail(b, why));
@@ -308,11 +308,11 @@ impl<I: Io> Sender<I> {
             self.settled(number);
             Vec::new()
         } else {
-            self.replaced(number, parts.iter().map(Slot::number));
+            self.replaced(number, parts.iter().map(QueuedBatch::number));
             parts
         };
-        let mut queue = p.visit();
-        queue.replace(number, kept);
+        let mut queue = p.lock_for_sender();
+        queue.replace_with_parts(number, kept);
         queue.announced = true;
         drop(queue);
         self.active.insert(p);
@@ -321,20 +321,22 @@ impl<I: Io> Sender<I> {
     fn written(&mut self, mut batch: StampedBatch, base: Option<i64>, append_time: Option<i64>) {
         self.sequences.acknowledged(&batch);
         let p = &batch.closed.meta.partition;
-        self.sequences.returned(p.key);
-        self.active.touch(p.key);
-        p.sizing.took(batch.closed.wire_len());
-        if p.sizing.is_bounded() {
+        self.sequences.returned(p.id);
+        self.active.touch(p.id);
+        p.estimator.took(batch.closed.wire_len());
+        if p.estimator.is_bounded() {
             let (id, size) = (batch.stamp.topic_id, batch.closed.wire_len());
             self.brackets.accepted(&p.topic, id, size);
         }
         let number = batch.closed.meta.number;
-        batch.closed.settle(Outcome::Written { base, append_time });
+        batch
+            .closed
+            .complete(Outcome::Acknowledged { base_offset: base, log_append_time: append_time });
         self.settled(number);
     }
 
     fn put_back(&mut self, mut batch: StampedBatch, now: Tick) {
-        let count = batch.closed.meta.count;
+        let count = batch.closed.meta.record_count;
         add(&self.counters.record_retry_total, count as u64);
         let (sensors, topic) = (&self.counters.sensors, &batch.closed.meta.partition.topic);
         sensors.record(&[(Sensor::RecordRetry, f64::from(count))], now);
@@ -354,17 +356,17 @@ impl<I: Io> Sender<I> {
             "put back: {}",
             batch.closed.last_error.as_ref().map_or_else(String::new, ToString::to_string)
         );
-        let story = &mut batch.closed.story;
-        (story.backing_off, story.rests_until) = (story.backing_off + wait, now.after(wait));
-        let mut queue = partition.visit();
-        queue.put_back(Slot::Retry(Box::new(batch), now.after(wait)));
+        let story = &mut batch.closed.timings;
+        (story.backing_off, story.backoff_until) = (story.backing_off + wait, now.after(wait));
+        let mut queue = partition.lock_for_sender();
+        queue.insert_in_order(QueuedBatch::Retry(Box::new(batch), now.after(wait)));
         queue.announced = true;
         drop(queue);
         self.active.insert(partition);
     }
 
     fn fail_attempt(&mut self, batch: StampedBatch, attempt: Attempt) {
-        let over = batch.closed.is_settled();
+        let over = batch.closed.is_completed();
         let mut closed = batch.unstamp();
         if over {
             self.settled(closed.meta.number);
@@ -381,7 +383,7 @@ impl<I: Io> Sender<I> {
         }
         // KIP-467: some records are at fault, the others only shared a batch with them.
         let p = &closed.meta.partition;
-        let known = closed.known;
+        let known = closed.status;
         // Sent again, a record that may be there already would be there twice.
         let advice = if known == Certainty::NotWritten { "; send this one again" } else { "" };
         let others = format!(
@@ -392,23 +394,23 @@ impl<I: Io> Sender<I> {
         let others = self.knowing(&others, &closed);
         let own = attempt.own.into_iter().map(|(i, e)| (i, self.knowing(&e, &closed))).collect();
         let number = closed.meta.number;
-        closed.settle(Outcome::PerRecord { others, own });
+        closed.complete(Outcome::PerRecord { batch_error: others, record_errors: own });
         self.settled(number);
     }
 
     /// What one record says that no broker takes, however small its batch.
     fn too_large(batch: &ClosedBatch, e: &Error) -> Error {
         let p = &batch.meta.partition;
-        let largest = match p.sizing.largest() {
+        let largest = match p.estimator.largest() {
             0 => "none was accepted yet".to_owned(),
             size => format!("the largest batch accepted took {size}"),
         };
         let what = format!(
             "{e}: its batch of {} takes {} bytes on the wire ({} uncompressed), {largest}; raise the topic's \
              max.message.bytes or make the record smaller",
-            batch.meta.count,
+            batch.meta.record_count,
             batch.wire_len(),
-            batch.plain_len
+            batch.uncompressed_len
         );
         Error::new(e.kind(), what).caused_by(e.clone())
     }

@@ -11,9 +11,9 @@ use super::sequences::Id;
 use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::drain::Expired;
-use crate::accumulator::partition::{Partition, Slot};
+use crate::accumulator::partition::{Partition, QueuedBatch};
 use crate::accumulator::ready::View;
-use crate::accumulator::waits::Flush;
+use crate::accumulator::waits::FlushCompletion;
 use crate::collections::HashSet;
 use crate::error::{Certainty, Error, ErrorKind, Journey};
 use crate::events::Kind;
@@ -23,7 +23,7 @@ use crate::time::Tick;
 
 /// A flush, and the batches it waits for.
 pub(super) struct FlushWait {
-    pub(super) flush: Arc<Flush>,
+    pub(super) flush: Arc<FlushCompletion>,
     pub(super) pending: HashSet<u64>,
 }
 
@@ -66,7 +66,7 @@ impl<I: Io> Sender<I> {
     pub(super) fn fail_producer(&mut self, why: &Error) {
         tracing::error!("the producer is of no more use: {why}");
         self.sequences.id = Id::Refused(why.clone());
-        self.acc.refuse_all(why);
+        self.acc.set_fatal_error(why);
         self.acc.pool.close(why);
         self.acc.topics.report_all(why);
         self.fail_unsent(why);
@@ -90,11 +90,10 @@ impl<I: Io> Sender<I> {
         let Some((to, why)) = self.purged.clone() else { return };
         let mut failed = Vec::new();
         {
-            let mut queue = p.visit();
-            let purged =
-                |s: &Slot| matches!(s, Slot::Closed(b) if b.meta.number <= to && b.attempts == 0);
-            while let Some(at) = queue.line.iter().position(purged) {
-                failed.extend(queue.line.remove(at).and_then(Slot::into_closed));
+            let mut queue = p.lock_for_sender();
+            let purged = |s: &QueuedBatch| matches!(s, QueuedBatch::Closed(b) if b.meta.number <= to && b.attempts == 0);
+            while let Some(at) = queue.batches.iter().position(purged) {
+                failed.extend(queue.batches.remove(at).and_then(QueuedBatch::into_closed));
             }
         }
         failed.into_iter().for_each(|b| self.fail(b, &why));
@@ -108,13 +107,13 @@ impl<I: Io> Sender<I> {
             std::mem::take(&mut self.flushes).into_iter().partition(|f| f.pending.is_empty());
         self.flushes = rest;
         let done: Vec<FlushWait> = done;
-        done.iter().for_each(|f| f.flush.finish());
+        done.iter().for_each(|f| f.flush.complete());
     }
 
     /// Fails a batch's records, saying what is known of them.
     pub(super) fn fail(&mut self, mut batch: ClosedBatch, why: &Error) {
         let error = self.knowing(why, &batch);
-        batch.settle(Outcome::Failed(error));
+        batch.complete(Outcome::Failed(error));
         self.settled(batch.meta.number);
     }
 
@@ -123,8 +122,8 @@ impl<I: Io> Sender<I> {
     pub(super) fn knowing(&self, why: &Error, batch: &ClosedBatch) -> Error {
         let journey = self.journey(batch, self.env.now());
         let mut e = why.clone();
-        if e.certainty() != batch.known {
-            e = e.certain(batch.known);
+        if e.certainty() != batch.status {
+            e = e.certain(batch.status);
         }
         let p = &batch.meta.partition;
         e.at(&format!("{}-{}", p.topic, p.index)).after(journey)
@@ -133,26 +132,27 @@ impl<I: Io> Sender<I> {
     /// Where a batch's time went. What overlaps is told once: in requests before at rest before without a
     /// leader before throttled before lingering.
     fn journey(&self, batch: &ClosedBatch, now: Tick) -> Journey {
-        let (story, meta) = (&batch.story, &batch.meta);
+        let (story, meta) = (&batch.timings, &batch.meta);
         let mut left = now.since(meta.created);
         let mut take = |time: Duration| {
             let time = time.min(left);
             left -= time;
             time
         };
-        let under_way = story.sent.map_or(Duration::ZERO, |at| now.since(at));
+        let under_way = story.sent_at.map_or(Duration::ZERO, |at| now.since(at));
         let in_flight = take(story.in_flight + under_way);
-        let backing_off = take(story.rested(now));
-        let without_leader = take(self.active.without_leader(meta.partition.key, now));
+        let backing_off = take(story.backed_off(now));
+        let without_leader = take(self.active.without_leader(meta.partition.id, now));
         let leader = self.client.cluster().leader(&meta.partition.topic, meta.partition.index);
         let throttled = take(self.client.throttled(leader.node, meta.created, now));
         let linger = self.acc.settings.linger;
-        let lingering =
-            take(linger.min(story.closed.or(story.drained).unwrap_or(now).since(meta.created)));
+        let lingering = take(
+            linger.min(story.closed_at.or(story.drained_at).unwrap_or(now).since(meta.created)),
+        );
         Journey {
             attempts: batch.attempts,
             last_broker: (story.broker >= 0).then_some(story.broker),
-            waiting_for_memory: meta.waited,
+            waiting_for_memory: meta.memory_wait,
             lingering,
             without_leader,
             backing_off,
@@ -171,7 +171,7 @@ impl<I: Io> Sender<I> {
         let leader = cluster.leader(&p.topic, p.index).node;
         let why = match (&batch.last_error, self.health.complaint(), &self.sequences.id) {
             _ if in_flight => {
-                let name = self.client.broker_name(batch.story.broker);
+                let name = self.client.broker_name(batch.timings.broker);
                 format!(
                     "its request to {name} has no answer after {} attempts; see that broker's load and log",
                     batch.attempts
@@ -227,7 +227,7 @@ impl<I: Io> Sender<I> {
                     name: "ottla.batch_expired",
                     topic = &*p.topic,
                     partition = p.index,
-                    records = batch.meta.count,
+                    records = batch.meta.record_count,
                     left_out,
                     "{why}"
                 );
@@ -241,7 +241,7 @@ impl<I: Io> Sender<I> {
         let mut late = HashSet::default();
         for b in self.in_flight.values().flat_map(|f| &f.batches) {
             let due = b.closed.meta.created.after(timeout);
-            if b.closed.is_settled() || plant!(NoExpiryInFlight) {
+            if b.closed.is_completed() || plant!(NoExpiryInFlight) {
                 continue;
             } else if due > now {
                 next = next.min(due);
@@ -265,15 +265,15 @@ impl<I: Io> Sender<I> {
     ) {
         let mut in_flight = std::mem::take(&mut self.in_flight);
         for b in in_flight.values_mut().flat_map(|f| &mut f.batches) {
-            if b.closed.is_settled() || !which(&b.closed) {
+            if b.closed.is_completed() || !which(&b.closed) {
                 continue;
             }
-            b.closed.known = Certainty::PossiblyWritten;
+            b.closed.status = Certainty::PossiblyWritten;
             if plant!(MemoryTwice) {
                 drop(self.acc.pool.never_had(b.closed.wire_len()));
             }
             let e = self.knowing(&why(self, &b.closed), &b.closed);
-            b.closed.settle(Outcome::Failed(e));
+            b.closed.complete(Outcome::Failed(e));
             self.settled(b.closed.meta.number);
         }
         self.in_flight = in_flight;
@@ -306,19 +306,19 @@ impl<I: Io> Sender<I> {
             let Some(p) = self.active.get(mended.key).cloned() else { continue };
             let mut failed = Vec::new();
             {
-                let mut queue = p.visit();
-                for slot in std::mem::take(&mut queue.line) {
+                let mut queue = p.lock_for_sender();
+                for slot in std::mem::take(&mut queue.batches) {
                     match slot {
-                        Slot::Retry(mut b, at)
-                            if b.closed.known == Certainty::NotWritten
+                        QueuedBatch::Retry(mut b, at)
+                            if b.closed.status == Certainty::NotWritten
                                 || plant!(AllResequenced) =>
                         {
                             // A new order does not shorten the backoff.
                             b.closed.not_before = at;
-                            queue.line.push_back(Slot::Closed(b.unstamp()));
+                            queue.batches.push_back(QueuedBatch::Closed(b.unstamp()));
                         }
-                        Slot::Retry(b, _) => failed.push(b),
-                        other => queue.line.push_back(other),
+                        QueuedBatch::Retry(b, _) => failed.push(b),
+                        other => queue.batches.push_back(other),
                     }
                 }
             }
@@ -371,7 +371,7 @@ impl<I: Io> Sender<I> {
     /// Everything ends, with this reason where it has no other.
     pub(crate) fn stop(&mut self, why: &Error) {
         if why.is_fatal() && why.kind() != ErrorKind::Closed {
-            self.acc.refuse_all(why);
+            self.acc.set_fatal_error(why);
         }
         self.read_mail(self.env.now());
         self.fail_unsent(why);
@@ -382,8 +382,8 @@ impl<I: Io> Sender<I> {
             let whole = self.client.is_whole(f.node, correlation);
             for mut b in f.batches {
                 if whole {
-                    b.closed.known = Certainty::PossiblyWritten;
-                    lost += b.closed.meta.count;
+                    b.closed.status = Certainty::PossiblyWritten;
+                    lost += b.closed.meta.record_count;
                 }
                 self.fail(b.unstamp(), why);
             }
@@ -392,13 +392,13 @@ impl<I: Io> Sender<I> {
             tracing::warn!(records = lost, "closed while records were in flight");
         }
         self.acc.closed.store(true, Ordering::Relaxed);
-        self.acc.mailbox().close().into_iter().for_each(|e| self.acc.undeliverable(e));
+        self.acc.events().close().into_iter().for_each(|e| self.acc.handle_undeliverable(e));
         // Once more: what was appended between the first sweep and the closing of the mailbox.
         self.fail_unsent(why);
-        self.acc.pool.close(&self.acc.refusal_meanwhile());
+        self.acc.pool.close(&self.acc.closed_while_waiting_error());
         self.acc.topics.report_all(&Error::closed());
-        std::mem::take(&mut self.flushes).iter().for_each(|f| f.flush.finish());
-        std::mem::take(&mut self.deadlines).values().for_each(|w| w.fire());
+        std::mem::take(&mut self.flushes).iter().for_each(|f| f.flush.complete());
+        std::mem::take(&mut self.deadlines).values().for_each(|w| w.wake());
         self.stopped = true;
     }
 }

@@ -6,7 +6,7 @@ use super::Sender;
 use super::ends::FlushWait;
 use super::sequences::Id;
 use crate::accumulator::mailbox::Event;
-use crate::accumulator::waits::Flush;
+use crate::accumulator::waits::FlushCompletion;
 use crate::error::Error;
 use crate::network::io::Io;
 use crate::time::Tick;
@@ -16,29 +16,31 @@ const DEADLINES_FEW: usize = 1024;
 
 impl<I: Io> Sender<I> {
     pub(super) fn read_mail(&mut self, now: Tick) {
-        self.acc.mailbox().awake();
+        self.acc.events().set_awake();
         let mut mail = std::mem::take(&mut self.mail);
-        self.acc.mailbox().take(&mut mail);
-        if mail.iter().any(Event::concerns_all) {
+        self.acc.events().drain(&mut mail);
+        if mail.iter().any(Event::is_for_all_partitions) {
             self.gather(&mut mail);
         }
         for event in mail.drain(..) {
             match event {
-                Event::Opened(p) => self.active.insert(p),
-                Event::Full(p) => {
+                Event::BatchOpened(p) => self.active.insert(p),
+                Event::BatchClosed(p) => {
                     self.purge_closed(&p);
                     self.active.insert(p);
                 }
-                Event::Awaited(p, number) => self.active.awaited(p, number),
-                Event::Cut(cut) => self.put_parts(*cut),
-                Event::Purge { to, in_flight } => self.purge(to, in_flight),
-                Event::Starved => {}
-                Event::Topic(name) => {
+                Event::BatchAwaited(p, number) => self.active.awaited(p, number),
+                Event::Split(cut) => self.put_parts(*cut),
+                Event::Purge { up_to_batch: to, include_in_flight: in_flight } => {
+                    self.purge(to, in_flight)
+                }
+                Event::MemoryWanted => {}
+                Event::TopicWanted(name) => {
                     self.client.want_topic(&name, now);
                     // It may be known, and lack a partition that somebody waits for.
                     self.client.request_metadata(now);
                 }
-                Event::Caller(due, wait) => {
+                Event::Waiter(due, wait) => {
                     self.deadline_number += 1;
                     self.deadlines.insert((due, self.deadline_number), wait);
                 }
@@ -70,7 +72,7 @@ impl<I: Io> Sender<I> {
                 continue;
             }
             self.acc.pool.revoke(wait.ticket.load(crate::sync::atomic::Ordering::Relaxed));
-            wait.fire();
+            wait.wake();
         }
         Tick::NEVER
     }
@@ -79,11 +81,11 @@ impl<I: Io> Sender<I> {
     /// caller may have appended to a batch whose opener is still on the way to the mailbox. Where somebody is,
     /// all partitions are looked at; else whoever was has posted, behind what was taken.
     fn gather(&mut self, mail: &mut Vec<Event>) {
-        if self.acc.mailbox().gather(mail) {
+        if self.acc.events().drain_with_pending(mail) {
             return;
         }
         for p in self.acc.topics.partitions() {
-            let mut queue = p.visit();
+            let mut queue = p.lock_for_sender();
             let holds = !queue.is_empty();
             queue.announced |= holds;
             drop(queue);
@@ -94,15 +96,15 @@ impl<I: Io> Sender<I> {
     }
 
     /// A flush waits for every batch there is now, and for no later one.
-    fn begin_flush(&mut self, flush: Arc<Flush>) {
+    fn begin_flush(&mut self, flush: Arc<FlushCompletion>) {
         let mut pending: crate::collections::HashSet<u64> = (self.in_flight.values())
             .flat_map(|f| &f.batches)
-            .filter(|b| !b.closed.is_settled())
+            .filter(|b| !b.closed.is_completed())
             .map(|b| b.closed.meta.number)
             .collect();
         for p in self.active.iter() {
-            let queue = p.visit();
-            pending.extend(queue.line.iter().map(|s| s.number()));
+            let queue = p.lock_for_sender();
+            pending.extend(queue.batches.iter().map(|s| s.number()));
             pending.extend(queue.open().map(|b| b.meta.number));
         }
         self.flush_to = self.flush_to.max(pending.iter().copied().max().unwrap_or(0));
@@ -115,7 +117,7 @@ impl<I: Io> Sender<I> {
         if news.updated {
             let cluster = self.client.cluster();
             self.acc.topics.publish(&cluster, &self.acc.rack);
-            if self.acc.settings.adaptive {
+            if self.acc.settings.adaptive_partitioning {
                 self.active.reweigh(cluster.topics.keys().cloned());
             }
         }

@@ -19,13 +19,13 @@ use ottla_protocol::ApiKey;
 use ottla_protocol::compression::Codec;
 use ottla_protocol::messages::InitProducerIdRequest;
 
-use crate::accumulator::Accumulator;
-use crate::accumulator::append::CloseWork;
+use crate::accumulator::RecordAccumulator;
+use crate::accumulator::append::CloseJob;
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::mailbox::Event;
 use crate::accumulator::ready::{Active, Urge, View};
 use crate::accumulator::split;
-use crate::accumulator::waits::CallerWait;
+use crate::accumulator::waits::DeadlineWaiter;
 use crate::client::in_flight::{Done, Purpose};
 use crate::client::{NetworkClient, SharedHealth};
 use crate::cluster::Cluster;
@@ -65,7 +65,7 @@ struct InFlight {
 pub(crate) struct Sender<I: Io> {
     settings: SenderSettings,
     env: Arc<dyn Env>,
-    acc: Arc<Accumulator>,
+    acc: Arc<RecordAccumulator>,
     client: NetworkClient<I>,
     sequences: Sequences,
     active: Active,
@@ -78,7 +78,7 @@ pub(crate) struct Sender<I: Io> {
     flushes: Vec<FlushWait>,
     /// Batches up to this number are being flushed.
     flush_to: u64,
-    deadlines: BTreeMap<(Tick, u64), Arc<CallerWait>>,
+    deadlines: BTreeMap<(Tick, u64), Arc<DeadlineWaiter>>,
     deadline_number: u64,
     /// Set once no more is coming: what is not settled by then fails.
     closing: Option<Tick>,
@@ -97,13 +97,13 @@ pub(crate) struct Sender<I: Io> {
 impl<I: Io> Sender<I> {
     pub(crate) fn new(
         settings: SenderSettings,
-        acc: Arc<Accumulator>,
+        acc: Arc<RecordAccumulator>,
         client: NetworkClient<I>,
         health: SharedHealth,
         counters: Arc<Counters>,
     ) -> Sender<I> {
-        acc.mailbox().hang(client.bell());
-        let _ = acc.hands.set(client.hands());
+        acc.events().set_wakeup(client.bell());
+        let _ = acc.worker_pool.set(client.hands());
         let brackets = Brackets::new(settings.metadata_max_age, acc.settings.batch_size);
         Sender {
             env: acc.env.clone(),
@@ -176,7 +176,7 @@ impl<I: Io> Sender<I> {
         // 4. connections
         let mut nodes = std::mem::take(&mut self.nodes);
         nodes.extend(self.active.ready_nodes());
-        let watched = !acc.settings.availability.is_zero();
+        let watched = !acc.settings.availability_timeout.is_zero();
         for node in nodes.drain(..) {
             let can_take = self.client.ready(node, now);
             if watched {
@@ -212,8 +212,8 @@ impl<I: Io> Sender<I> {
             until = Tick(0);
         }
         self.client.count_in_flight();
-        acc.mailbox().set_busy(self.client.busy(now));
-        if !acc.mailbox().sleep(until) {
+        acc.events().set_busy(self.client.busy(now));
+        if !acc.events().begin_sleep(until) {
             until = Tick(0);
         }
         until
@@ -230,8 +230,8 @@ impl<I: Io> Sender<I> {
     /// Compresses and cuts batches off this thread.
     fn hand_out(&mut self, to_close: Vec<OpenBatch>, to_cut: Vec<ClosedBatch>) {
         for open in to_close {
-            if let Ok(work) = CloseWork::of(Some(self.acc.clone()), open) {
-                self.client.start(Job::Work(Box::new(move || work.finish())));
+            if let Ok(work) = CloseJob::try_new(Some(self.acc.clone()), open) {
+                self.client.start(Job::Work(Box::new(move || work.run())));
             }
         }
         for batch in to_cut {
@@ -244,7 +244,7 @@ impl<I: Io> Sender<I> {
     /// What is remembered of partitions is what they are.
     #[cfg(any(test, feature = "unstable-sim"))]
     pub(crate) fn check(&self) {
-        if self.acc.mailbox().has_mail() {
+        if self.acc.events().has_events() {
             // What it says is not known yet.
             return;
         }
@@ -273,7 +273,7 @@ impl<I: Io> Sender<I> {
             self.stop(&Error::new(ErrorKind::Internal, why).fatal());
             return false;
         }
-        self.acc.mailbox().awake();
+        self.acc.events().set_awake();
         let now = self.env.now();
         for done in ended.drain(..) {
             self.on_done(done, now);
@@ -338,7 +338,7 @@ impl<I: Io> Sender<I> {
             let why = format!("{name} is too old: it has no Produce of version {lowest} or above");
             for b in batches {
                 self.sequences.broke(&b);
-                self.active.touch(b.closed.meta.partition.key);
+                self.active.touch(b.closed.meta.partition.id);
                 self.fail(b.unstamp(), &Error::new(ErrorKind::Network, why.clone()));
             }
             return;
@@ -347,14 +347,14 @@ impl<I: Io> Sender<I> {
             b.closed.attempts += 1;
             let p = &b.closed.meta.partition;
             let leader = cluster.leader(&p.topic, p.index);
-            let story = &mut b.closed.story;
+            let story = &mut b.closed.timings;
             // A newer leader may have ended the rest early.
-            (story.backing_off, story.rests_until) = (story.rested(now), Tick(0));
-            (story.sent, story.broker, story.leader_epoch) = (Some(now), node, leader.epoch);
+            (story.backing_off, story.backoff_until) = (story.backed_off(now), Tick(0));
+            (story.sent_at, story.broker, story.leader_epoch) = (Some(now), node, leader.epoch);
             let over = b.closed.meta.created.after(self.settings.delivery_timeout);
             self.in_flight_due = self.in_flight_due.min(over);
-            let again = b.closed.attempts > 1 || b.closed.known == Certainty::PossiblyWritten;
-            self.sequences.sent(b.closed.meta.partition.key, node, again);
+            let again = b.closed.attempts > 1 || b.closed.status == Certainty::PossiblyWritten;
+            self.sequences.sent(b.closed.meta.partition.id, node, again);
             self.client.want_topic(&b.closed.meta.partition.topic, now);
         }
         self.measure_sent(&batches, now);
@@ -378,16 +378,16 @@ impl<I: Io> Sender<I> {
         let (mut records, mut bytes) = (0, 0);
         let sensors = &self.counters.sensors;
         for b in batches.iter().map(|b| &b.closed) {
-            let (count, size) = (f64::from(b.meta.count), b.wire_len());
-            (records, bytes) = (records + b.meta.count as u64, bytes + size as u64);
-            let ratio = b.records().len() as f64 / b.plain_len.max(1) as f64;
+            let (count, size) = (f64::from(b.meta.record_count), b.wire_len());
+            (records, bytes) = (records + b.meta.record_count as u64, bytes + size as u64);
+            let ratio = b.records().len() as f64 / b.uncompressed_len.max(1) as f64;
             let queued = now.since(b.meta.created).as_secs_f64() * 1e3;
             sensors.record(
                 &[
                     (Sensor::BatchSize, size as f64),
                     (Sensor::QueueTime, queued),
                     (Sensor::Compression, ratio),
-                    (Sensor::RecordSize, f64::from(b.meta.largest)),
+                    (Sensor::RecordSize, f64::from(b.meta.max_record_bytes)),
                 ],
                 now,
             );

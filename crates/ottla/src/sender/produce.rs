@@ -55,7 +55,7 @@ pub(crate) fn frame(
         }
         w.count(Some(topic.len()), flexible);
         for batch in topic {
-            let (header, records) = batch.wire();
+            let (header, records) = batch.header_and_records();
             w.i32(batch.closed.meta.partition.index);
             w.length(Some(header.len() + records.len()), flexible, false);
             w.raw(header);

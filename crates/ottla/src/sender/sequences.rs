@@ -3,7 +3,7 @@
 
 use ottla_protocol::Uuid;
 
-use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, advance};
+use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, increment_sequence};
 use crate::accumulator::partition::Partition;
 use crate::accumulator::ready::Order;
 use crate::cluster::Cluster;
@@ -154,11 +154,11 @@ impl Sequences {
 
     /// A batch was acknowledged.
     pub(crate) fn acknowledged(&mut self, batch: &StampedBatch) {
-        let line = self.line(batch.closed.meta.partition.key);
+        let line = self.line(batch.closed.meta.partition.id);
         if !line.holds(batch) {
             return;
         }
-        let end = advance(batch.stamp.sequence, batch.closed.meta.count);
+        let end = increment_sequence(batch.stamp.sequence, batch.closed.meta.record_count);
         // Answers of one connection come in order; a later batch acknowledged first keeps its place.
         let ahead = line.acked_to.is_none_or(|to| (end.wrapping_sub(to) & i32::MAX) < 1 << 30);
         if ahead {
@@ -168,20 +168,20 @@ impl Sequences {
 
     /// Whether the batch's sequence is right behind the last one that its order had acknowledged.
     pub(crate) fn is_next(&mut self, batch: &StampedBatch) -> bool {
-        let line = self.line(batch.closed.meta.partition.key);
+        let line = self.line(batch.closed.meta.partition.id);
         line.holds(batch) && line.acked_to == Some(batch.stamp.sequence)
     }
 
     /// Whether the batch is the first of its order, and nothing of that was acknowledged.
     pub(crate) fn begins(&mut self, batch: &StampedBatch) -> bool {
-        let line = self.line(batch.closed.meta.partition.key);
+        let line = self.line(batch.closed.meta.partition.id);
         line.holds(batch) && line.acked_to.is_none() && batch.stamp.sequence == 0
     }
 
     /// A batch with a sequence failed for good, or must have a new one: what follows it needs a new order.
     pub(crate) fn broke(&mut self, batch: &StampedBatch) {
         let idempotent = self.is_idempotent();
-        let line = self.line(batch.closed.meta.partition.key);
+        let line = self.line(batch.closed.meta.partition.id);
         if idempotent && line.holds(batch) {
             line.broken.get_or_insert(Broken::Lost);
             self.any_broken = true;
@@ -198,8 +198,8 @@ impl Sequences {
 
     /// A sequence is gone that no batch carries.
     pub(crate) fn lose(&mut self, batch: &ClosedBatch) {
-        let line = self.line(batch.meta.partition.key);
-        line.next = advance(line.next, batch.meta.count);
+        let line = self.line(batch.meta.partition.id);
+        line.next = increment_sequence(line.next, batch.meta.record_count);
     }
 
     /// A producer id has come.
@@ -286,7 +286,7 @@ impl Line {
 
 impl Order for Sequences {
     fn may_drain(&self, partition: &Partition, retry: bool) -> bool {
-        let line = self.lines.get(&partition.key);
+        let line = self.lines.get(&partition.id);
         let in_flight = line.map_or(0, |l| l.in_flight);
         let broken = line.is_some_and(|l| l.broken.is_some());
         let Id::Have { id, epoch } = self.id else {
@@ -316,13 +316,13 @@ impl Order for Sequences {
     }
 
     fn is_idle(&self, partition: &Partition) -> bool {
-        self.lines.get(&partition.key).is_none_or(|l| l.in_flight == 0)
+        self.lines.get(&partition.id).is_none_or(|l| l.in_flight == 0)
     }
 
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
         let topic_id = self.topic_id(&batch.meta.partition.topic);
         let id = self.id.clone();
-        let line = self.line(batch.meta.partition.key);
+        let line = self.line(batch.meta.partition.id);
         line.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
         if !topic_id.is_zero() {
             line.topic_id = topic_id;
@@ -336,7 +336,7 @@ impl Order for Sequences {
         }
         let sequence = line.next;
         if !(plant!(SequenceTwice) && sequence == 0) {
-            line.next = advance(sequence, batch.meta.count);
+            line.next = increment_sequence(sequence, batch.meta.record_count);
         }
         batch.stamp(Stamp { producer_id: id, epoch, sequence, topic_id })
     }

@@ -8,7 +8,7 @@ use crate::network::io::Io;
 
 /// Runs the sender to its end. A panic ends every record and caller with its text.
 pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
-    sender.acc.callers.sender_runs_here();
+    sender.acc.caller_context.set_sender_thread();
     let result = catch_unwind(AssertUnwindSafe(|| while sender.run_once() {}));
     if let Err(panic) = result {
         let text = (panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))

@@ -45,7 +45,8 @@ fn ra5_drains_go_round_a_nodes_partitions_and_pass_over_what_is_muted() {
 /// What only lingers goes along with what is ready, backing off and muted do not.
 #[test]
 fn what_lingers_goes_along_to_an_idle_node() {
-    let mut bed = Bed::new(Settings { linger: 3000 * MS, ..settings() }, &[1, 1, 1, 1, 2]);
+    let mut bed =
+        Bed::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 1, 1, 1, 2]);
     bed.to(0, b"retried");
     bed.urge.flush = 1;
     let batch = bed.drain(1, usize::MAX).pop().unwrap();
@@ -77,7 +78,7 @@ fn ra28_a_node_that_leads_nothing_is_drained_of_nothing() {
 /// While one partition's batch is still being compressed, the others of its node go.
 #[test]
 fn what_is_being_compressed_holds_up_nobody_else() {
-    let all = Settings { codec: Codec::Lz4, level: 9, ..settings() };
+    let all = AccumulatorSettings { codec: Codec::Lz4, compression_level: 9, ..settings() };
     let mut bed = Bed::new(all, &[1, 1]);
     bed.to(0, b"v");
     let mut out = bed.drain_all(1, usize::MAX);
@@ -87,8 +88,8 @@ fn what_is_being_compressed_holds_up_nobody_else() {
     let out = bed.drain_all(1, usize::MAX);
     for open in out.to_close.into_iter().chain([closing]) {
         let p = open.meta.partition.clone();
-        bed.acc.close_into_slot(open);
-        bed.acc.post_full(&p);
+        bed.acc.close_into_queue(open);
+        bed.acc.post_batch_closed(&p);
         assert_eq!(bed.partitions(1, usize::MAX), [p.index]);
     }
 }
@@ -97,7 +98,7 @@ fn what_is_being_compressed_holds_up_nobody_else() {
 fn ra16_ra17_batches_expire_at_their_time_in_order_muted_or_not() {
     for linger in [0, 300] {
         let linger = Duration::from_millis(linger);
-        let mut bed = Bed::new(Settings { linger, ..settings() }, &[1]);
+        let mut bed = Bed::new(AccumulatorSettings { linger, ..settings() }, &[1]);
         let key = bed.key(0);
         bed.order.muted.insert(key);
         let first = bed.to(0, &[b'a'; 900]);
@@ -119,7 +120,10 @@ fn ra16_ra17_batches_expire_at_their_time_in_order_muted_or_not() {
 
 #[test]
 fn ra16_ra17_pb4_the_greatest_timeout_does_not_wrap_and_what_was_sent_before_keeps_its_age() {
-    let never = Settings { delivery_timeout: Duration::from_millis(i32::MAX as u64), ..settings() };
+    let never = AccumulatorSettings {
+        delivery_timeout: Duration::from_millis(i32::MAX as u64),
+        ..settings()
+    };
     let mut bed = Bed::new(never, &[1]);
     bed.to(0, b"v");
     bed.pass(1_000_000);
@@ -140,22 +144,26 @@ fn pb1_pb2_a_batch_ends_once() {
     let mut bed = Bed::new(settings(), &[1]);
     let d = bed.to(0, b"v");
     let mut batch = bed.drain(1, usize::MAX).pop().unwrap();
-    batch.closed.settle(Outcome::Written { base: Some(500), append_time: Some(10) });
-    batch.closed.settle(Outcome::Failed(Error::closed()));
-    batch.closed.settle(Outcome::Written { base: Some(1000), append_time: Some(20) });
+    batch
+        .closed
+        .complete(Outcome::Acknowledged { base_offset: Some(500), log_append_time: Some(10) });
+    batch.closed.complete(Outcome::Failed(Error::closed()));
+    batch
+        .closed
+        .complete(Outcome::Acknowledged { base_offset: Some(1000), log_append_time: Some(20) });
     let m = d.try_result().unwrap().unwrap();
     assert_eq!((m.offset(), m.timestamp()), (Some(500), 10), "the first word counts");
 }
 
 #[test]
 fn pb6_some_records_have_a_reason_of_their_own() {
-    let mut bed = Bed::new(Settings { linger: 10 * MS, ..settings() }, &[1]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
     let sent: Vec<_> = (0..5).map(|_| bed.to(0, b"v")).collect();
     bed.pass(10);
     let mut batch = bed.drain(1, usize::MAX).pop().unwrap();
     let e = |what: &str| Error::new(crate::error::ErrorKind::Broker(87), what);
     let own = vec![(0, e("zero")), (3, e("three"))];
-    batch.closed.settle(Outcome::PerRecord { others: e("others"), own });
+    batch.closed.complete(Outcome::PerRecord { batch_error: e("others"), record_errors: own });
     let said: Vec<_> =
         sent.iter().map(|d| d.try_result().unwrap().unwrap_err().to_string()).collect();
     assert_eq!(said, ["zero", "others", "others", "three", "others"]);
@@ -163,7 +171,7 @@ fn pb6_some_records_have_a_reason_of_their_own() {
 
 #[test]
 fn pb8_a_wait_that_ends_first_leaves_the_record_on_its_way() {
-    let mut bed = Bed::new(Settings { linger: 10 * MS, ..settings() }, &[1]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
     let sent: Vec<_> = (0..6).map(|_| bed.to(0, b"v")).collect();
     bed.pass(10);
     let batch = bed.drain(1, usize::MAX).pop().unwrap();
@@ -176,7 +184,13 @@ fn pb8_a_wait_that_ends_first_leaves_the_record_on_its_way() {
 #[test]
 fn ra20_ra21_pb3_parts_of_a_split_batch_come_first_in_order_with_ends_of_their_own() {
     for codec in [Codec::None, Codec::Gzip] {
-        let all = Settings { codec, level: -1, batch_size: 4096, linger: 10 * MS, ..settings() };
+        let all = AccumulatorSettings {
+            codec,
+            compression_level: -1,
+            batch_size: 4096,
+            linger: 10 * MS,
+            ..settings()
+        };
         let mut bed = Bed::new(all, &[1]);
         let value: Vec<u8> = (0..1024u32).map(|i| (i * i % 251) as u8).collect();
         let sent: Vec<_> = (0..2).map(|_| bed.to(0, &value)).collect();
@@ -188,14 +202,16 @@ fn ra20_ra21_pb3_parts_of_a_split_batch_come_first_in_order_with_ends_of_their_o
         let batch = batches.pop().unwrap();
         let now = bed.machine.now();
         let p = batch.closed.meta.partition.clone();
-        p.visit().put_back(Slot::Splitting(super::super::partition::Splitting::of(&batch.closed)));
+        p.lock_for_sender().insert_in_order(QueuedBatch::Splitting(
+            super::super::partition::SplittingBatch::new(&batch.closed),
+        ));
         let cut = bed.acc.cut_stamped(batch, now);
         assert_eq!(cut.parts.len(), 2);
-        p.visit().replace(cut.number, cut.parts);
+        p.lock_for_sender().replace_with_parts(cut.number, cut.parts);
         bed.active.insert(p);
         for (d, base) in sent.iter().zip([100, 200]) {
             let part = bed.drain(1, usize::MAX).pop().unwrap();
-            assert_eq!(part.closed.meta.count, 1);
+            assert_eq!(part.closed.meta.record_count, 1);
             assert_eq!(part.closed.is_compressed(), codec != Codec::None);
             written(part, base);
             assert_eq!(

@@ -5,7 +5,8 @@ use super::*;
 #[test]
 fn ra1_sixty_eight_records_fill_a_batch_and_the_next_makes_it_ready() {
     let linger = 3000 * MS;
-    let mut bed = Bed::new(Settings { batch_size: 1025 + 61, linger, ..settings() }, &[1]);
+    let mut bed =
+        Bed::new(AccumulatorSettings { batch_size: 1025 + 61, linger, ..settings() }, &[1]);
     let record = Record::to("t").partition(0).key(b"key").value(b"value").timestamp(0);
     for _ in 0..68 {
         bed.append(record);
@@ -14,13 +15,18 @@ fn ra1_sixty_eight_records_fill_a_batch_and_the_next_makes_it_ready() {
     bed.append(record);
     assert_eq!(bed.ready(), [1], "without waiting for its linger");
     let batches = bed.drain(1, usize::MAX);
-    assert_eq!(batches.iter().map(|b| b.closed.meta.count).collect::<Vec<_>>(), [68]);
+    assert_eq!(batches.iter().map(|b| b.closed.meta.record_count).collect::<Vec<_>>(), [68]);
 }
 
 #[test]
 fn ra2_ra24_a_large_record_has_a_batch_of_its_own() {
     for codec in [Codec::None, Codec::Gzip] {
-        let all = Settings { batch_size: 512 + 61, codec, level: -1, ..settings() };
+        let all = AccumulatorSettings {
+            batch_size: 512 + 61,
+            codec,
+            compression_level: -1,
+            ..settings()
+        };
         let mut bed = Bed::new(all, &[1]);
         let value: Vec<u8> = (0..1024u32).map(|i| (i * i % 251) as u8).collect();
         bed.to(0, b"small");
@@ -29,7 +35,7 @@ fn ra2_ra24_a_large_record_has_a_batch_of_its_own() {
         assert_eq!(bed.ready(), [1]);
         let mut counts = Vec::new();
         for _ in 0..4 {
-            counts.extend(bed.drain(1, usize::MAX).iter().map(|b| b.closed.meta.count));
+            counts.extend(bed.drain(1, usize::MAX).iter().map(|b| b.closed.meta.record_count));
         }
         assert_eq!(counts, [1, 1, 1], "{codec}");
     }
@@ -37,14 +43,14 @@ fn ra2_ra24_a_large_record_has_a_batch_of_its_own() {
 
 #[test]
 fn pb5_a_batch_that_was_closed_takes_no_more() {
-    let mut bed = Bed::new(Settings { linger: 3000 * MS, ..settings() }, &[1]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1]);
     bed.to(0, b"a");
     let p = bed.topic().partitions.get(0).unwrap().clone();
     let open = p.queue.lock().close_open().unwrap();
     let second = bed.to(0, b"b");
-    assert_eq!(open.meta.count, 1);
-    assert_eq!(p.queue.lock().open().unwrap().meta.count, 1, "a new one was opened");
-    bed.acc.close_into_slot(open);
+    assert_eq!(open.meta.record_count, 1);
+    assert_eq!(p.queue.lock().open().unwrap().meta.record_count, 1, "a new one was opened");
+    bed.acc.close_into_queue(open);
     bed.urge.flush = u64::MAX;
     let lens: Vec<_> = (0..2).map(|_| bed.drain(1, usize::MAX).len()).collect();
     assert_eq!(lens, [1, 1]);
@@ -53,7 +59,7 @@ fn pb5_a_batch_that_was_closed_takes_no_more() {
 
 #[test]
 fn ra25_the_sticky_choice_stays_until_its_batch_is_full_and_draws_once_a_switch() {
-    let bed = Bed::new(Settings { linger: 3000 * MS, ..settings() }, &[1, 1, 1]);
+    let bed = Bed::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 1, 1]);
     let record = |n: usize| Record::to("t").value(&[b'x'; 1024][..n]).timestamp(0);
     let keyless = |n: usize| {
         let r = record(n);
@@ -67,7 +73,7 @@ fn ra25_the_sticky_choice_stays_until_its_batch_is_full_and_draws_once_a_switch(
 
 #[test]
 fn ra27_batches_are_never_fractions_left_behind() {
-    let mut bed = Bed::new(Settings { linger: 10 * MS, ..settings() }, &[1, 1, 1]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1, 1, 1]);
     let value = [b'x'; 50];
     for _ in 0..10 {
         // Two thirds of a batch in each interval.
@@ -92,8 +98,13 @@ fn ra22_fewer_than_a_tenth_of_batches_exceed_their_size_at_any_mix() {
     let mut g = ottla_protocol::wire::TestRng::new(3);
     for good in [1, 10, 30, 50, 70, 90, 99] {
         let batch_size = 1024;
-        let all = Settings { batch_size, codec: Codec::Gzip, level: -1, ..settings() };
-        let mut bed = Bed::new(Settings { linger: 3000 * MS, ..all }, &[1]);
+        let all = AccumulatorSettings {
+            batch_size,
+            codec: Codec::Gzip,
+            compression_level: -1,
+            ..settings()
+        };
+        let mut bed = Bed::new(AccumulatorSettings { linger: 3000 * MS, ..all }, &[1]);
         let (mut batches, mut over) = (0, 0);
         for _ in 0..3000 {
             let value: Vec<u8> = if g.next_below(100) < good {
@@ -106,8 +117,8 @@ fn ra22_fewer_than_a_tenth_of_batches_exceed_their_size_at_any_mix() {
                 (batches, over) =
                     (batches + 1, over + i32::from(batch.closed.wire_len() > batch_size));
                 if batch.closed.wire_len() > batch_size {
-                    let sizing = &batch.closed.meta.partition.sizing;
-                    sizing.misjudged(batch.closed.plain_len, batch.closed.wire_len());
+                    let sizing = &batch.closed.meta.partition.estimator;
+                    sizing.misjudged(batch.closed.uncompressed_len, batch.closed.wire_len());
                 }
                 written(batch, 0);
             }
@@ -120,15 +131,20 @@ fn ra22_fewer_than_a_tenth_of_batches_exceed_their_size_at_any_mix() {
 /// A batch that compresses goes on in further buffers; each is given back when it is closed.
 #[test]
 fn a_compressed_batch_is_a_chain_of_buffers_bounded_by_what_it_compresses_to() {
-    let all = Settings { codec: Codec::Lz4, level: 9, buffer_memory: 128 * 1024, ..settings() };
-    let mut bed = Bed::new(Settings { linger: 3000 * MS, ..all }, &[1]);
+    let all = AccumulatorSettings {
+        codec: Codec::Lz4,
+        compression_level: 9,
+        buffer_memory: 128 * 1024,
+        ..settings()
+    };
+    let mut bed = Bed::new(AccumulatorSettings { linger: 3000 * MS, ..all }, &[1]);
     let value = [b'a'; 100];
     let mut counts = Vec::new();
     for _ in 0..20_000 {
         bed.to(0, &value);
         for b in bed.drain(1, usize::MAX) {
             assert!(b.closed.wire_len() <= 1024, "{}", b.closed.wire_len());
-            counts.push(b.closed.meta.count);
+            counts.push(b.closed.meta.record_count);
             written(b, 0);
         }
     }
@@ -144,23 +160,28 @@ fn a_compressed_batch_is_a_chain_of_buffers_bounded_by_what_it_compresses_to() {
 /// With no buffer free to go on in, the batch counts as full: nothing waits for its own memory.
 #[test]
 fn a_chain_without_another_buffer_is_full() {
-    let all = Settings { codec: Codec::Lz4, level: 9, buffer_memory: 3 * 1024, ..settings() };
-    let mut bed = Bed::new(Settings { linger: 3000 * MS, ..all }, &[1]);
+    let all = AccumulatorSettings {
+        codec: Codec::Lz4,
+        compression_level: 9,
+        buffer_memory: 3 * 1024,
+        ..settings()
+    };
+    let mut bed = Bed::new(AccumulatorSettings { linger: 3000 * MS, ..all }, &[1]);
     let sizing = bed.topic().sizing.clone();
     (0..400).for_each(|_| sizing.observe(1000, 100));
     (0..27).for_each(|_| drop(bed.to(0, &[b'a'; 100])));
     // Three buffers are in use; the next record opens a new batch in what closing gives back.
     let p = bed.topic().partitions.get(0).unwrap().clone();
-    assert_eq!(p.queue.lock().open().unwrap().meta.count, 27);
+    assert_eq!(p.queue.lock().open().unwrap().meta.record_count, 27);
     let record = Record::to("t").partition(0).value(&[b'a'; 100]).timestamp(0);
     let prepared = Prepared::new(&record, || 0).unwrap();
-    let (mut watch, mut attempt) = (Watch::default(), Attempt::default());
+    let (mut watch, mut attempt) = (DeliveryOptions::default(), AppendState::default());
     let topic = bed.topic();
     let mut go =
-        |attempt: &mut Attempt| bed.acc.append(&topic, &prepared, &mut watch, attempt).unwrap();
-    assert!(matches!(go(&mut attempt), Append::NeedsMore(1024)));
-    attempt.no_more = true;
-    assert!(matches!(go(&mut attempt), Append::NeedsBuffer(1024)));
+        |attempt: &mut AppendState| bed.acc.append(&topic, &prepared, &mut watch, attempt).unwrap();
+    assert!(matches!(go(&mut attempt), AppendResult::NeedsChainBuffer(1024)));
+    attempt.no_chain_buffer = true;
+    assert!(matches!(go(&mut attempt), AppendResult::NeedsBuffer(1024)));
     bed.urge.exhausted = true;
     assert_eq!(bed.ready(), [1], "and the sender lets it go");
 }

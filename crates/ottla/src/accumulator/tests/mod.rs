@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use ottla_protocol::compression::Codec;
 
-use super::append::{Append, Attempt, Watch};
+use super::append::{AppendResult, AppendState, DeliveryOptions};
 use super::batch::{ClosedBatch, Stamp, StampedBatch};
-use super::callers::Callers;
+use super::callers::CallerContext;
 use super::completion::{Delivery, Outcome};
 use super::drain::Drained;
-use super::ends::Listeners;
+use super::ends::DeliveryListeners;
 use super::mailbox::Event;
-use super::partition::{Partition, Slot};
+use super::partition::{Partition, QueuedBatch};
 use super::partitioner::Spread;
 use super::ready::{Active, Order, Urge, View};
 use super::topics::Topic;
-use super::{Accumulator, Settings};
+use super::{AccumulatorSettings, RecordAccumulator};
 use crate::cluster::{Cluster, Leader, Node, TopicInfo};
 use crate::error::Error;
 use crate::network::io::simulated::{Faults, Machine};
@@ -41,10 +41,10 @@ struct Free {
 
 impl Order for Free {
     fn may_drain(&self, partition: &Partition, _: bool) -> bool {
-        !self.muted.contains(&partition.key)
+        !self.muted.contains(&partition.id)
     }
     fn is_idle(&self, partition: &Partition) -> bool {
-        !self.in_flight.contains(&partition.key)
+        !self.in_flight.contains(&partition.id)
     }
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
         batch.stamp(Stamp::NONE)
@@ -54,7 +54,7 @@ impl Order for Free {
 /// An accumulator on a virtual machine, and a cluster with one topic.
 struct Bed {
     machine: Machine,
-    acc: Arc<Accumulator>,
+    acc: Arc<RecordAccumulator>,
     cluster: Cluster,
     active: Active,
     order: Free,
@@ -63,27 +63,33 @@ struct Bed {
     along: bool,
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> AccumulatorSettings {
+    AccumulatorSettings {
         batch_size: 1024,
         linger: Duration::ZERO,
         delivery_timeout: 3200 * MS,
         buffer_memory: 10 << 20,
         codec: Codec::None,
-        level: 0,
-        spread: Spread::Default { ignore_keys: false },
-        adaptive: true,
-        availability: Duration::ZERO,
+        compression_level: 0,
+        partitioning: Spread::Default { ignore_keys: false },
+        adaptive_partitioning: true,
+        availability_timeout: Duration::ZERO,
     }
 }
 
 impl Bed {
     /// Topic `t`, its partitions led by these nodes.
-    fn new(settings: Settings, leaders: &[i32]) -> Bed {
+    fn new(settings: AccumulatorSettings, leaders: &[i32]) -> Bed {
         let machine = Machine::new(7, Faults::NONE);
-        let callers = Callers::new(Arc::new(machine.clone()), true);
+        let callers = CallerContext::new(Arc::new(machine.clone()), true);
         let env = Arc::new(machine.clone());
-        let acc = Accumulator::new(settings, env, callers, Arc::<Listeners>::default(), None);
+        let acc = RecordAccumulator::new(
+            settings,
+            env,
+            callers,
+            Arc::<DeliveryListeners>::default(),
+            None,
+        );
         let (active, order, urge) = Default::default();
         let cluster = Cluster::default();
         let mut bed = Bed { machine, acc, cluster, active, order, urge, along: false };
@@ -108,7 +114,7 @@ impl Bed {
     }
 
     fn key(&self, p: i32) -> u32 {
-        self.topic().partitions.get(p as usize).unwrap().key
+        self.topic().partitions.get(p as usize).unwrap().id
     }
 
     fn pass(&self, ms: u64) {
@@ -117,18 +123,18 @@ impl Bed {
 
     fn append(&self, record: Record<'_>) -> Delivery {
         let prepared = Prepared::new(&record, || 0).unwrap();
-        let mut watch = Watch { callback: None, delivery: true };
-        let mut attempt = Attempt::default();
+        let mut watch = DeliveryOptions { callback: None, wants_delivery: true };
+        let mut attempt = AppendState::default();
         loop {
             match self.acc.append(&self.topic(), &prepared, &mut watch, &mut attempt).unwrap() {
-                Append::Done(delivery) => return delivery.unwrap(),
-                Append::NeedsBuffer(size) => {
-                    attempt.spare =
+                AppendResult::Appended(delivery) => return delivery.unwrap(),
+                AppendResult::NeedsBuffer(size) => {
+                    attempt.spare_buffer =
                         Some(self.acc.pool.try_allocate(size).unwrap().expect("memory"));
                 }
-                Append::NeedsMore(size) => {
-                    attempt.spare = self.acc.pool.try_allocate(size).unwrap();
-                    attempt.no_more = attempt.spare.is_none();
+                AppendResult::NeedsChainBuffer(size) => {
+                    attempt.spare_buffer = self.acc.pool.try_allocate(size).unwrap();
+                    attempt.no_chain_buffer = attempt.spare_buffer.is_none();
                 }
             }
         }
@@ -141,11 +147,11 @@ impl Bed {
     /// What callers have posted, and what time brings.
     fn look(&mut self) {
         let mut mail = Vec::new();
-        self.acc.mailbox().take(&mut mail);
+        self.acc.events().drain(&mut mail);
         for event in mail {
             match event {
-                Event::Opened(p) | Event::Full(p) => self.active.insert(p),
-                Event::Awaited(p, number) => self.active.awaited(p, number),
+                Event::BatchOpened(p) | Event::BatchClosed(p) => self.active.insert(p),
+                Event::BatchAwaited(p, number) => self.active.awaited(p, number),
                 other => panic!("{other:?}"),
             }
         }
@@ -176,8 +182,8 @@ impl Bed {
         let out = self.drain_all(node, max);
         out.to_close.into_iter().for_each(|open| {
             let p = open.meta.partition.clone();
-            self.acc.close_into_slot(open);
-            self.acc.post_full(&p);
+            self.acc.close_into_queue(open);
+            self.acc.post_batch_closed(&p);
         });
         out.batches
     }
@@ -188,7 +194,7 @@ impl Bed {
 
     fn put_back(&mut self, batch: StampedBatch, not_before: Tick) {
         let p = batch.closed.meta.partition.clone();
-        p.visit().put_back(Slot::Retry(Box::new(batch), not_before));
+        p.lock_for_sender().insert_in_order(QueuedBatch::Retry(Box::new(batch), not_before));
         self.active.insert(p);
     }
 
@@ -203,12 +209,12 @@ impl Bed {
         let mut out = Vec::new();
         for mut batch in batches {
             out.push(batch.meta.partition.index);
-            batch.settle(Outcome::Failed(Error::closed()));
+            batch.complete(Outcome::Failed(Error::closed()));
         }
         out
     }
 }
 
 fn written(mut batch: StampedBatch, base: i64) {
-    batch.closed.settle(Outcome::Written { base: Some(base), append_time: None });
+    batch.closed.complete(Outcome::Acknowledged { base_offset: Some(base), log_append_time: None });
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn ra3_ra27_what_nobody_awaits_is_ready_when_its_linger_is_over_and_not_before() {
-    let mut bed = Bed::new(Settings { linger: 10 * MS, ..settings() }, &[1]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
     bed.to(0, b"v");
     assert!(bed.ready().is_empty());
     assert_eq!(bed.next(), 10);
@@ -17,7 +17,7 @@ fn ra3_ra27_what_nobody_awaits_is_ready_when_its_linger_is_over_and_not_before()
 
 #[test]
 fn ra6_the_next_look_is_at_the_earliest_of_what_is_not_ready() {
-    let mut bed = Bed::new(Settings { linger: 10 * MS, ..settings() }, &[1, 1, 2]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1, 1, 2]);
     bed.to(0, b"v");
     assert!(bed.ready().is_empty());
     assert_eq!(bed.next(), 10);
@@ -58,7 +58,7 @@ fn ra10_pb7_a_newer_leader_epoch_lifts_the_backoff_once() {
     {
         // It was sent to the leader known before; what is known now is this.
         let before = bed.cluster.leader("t", 0).epoch;
-        batch.closed.story.leader_epoch = before.max(batch.closed.story.leader_epoch);
+        batch.closed.timings.leader_epoch = before.max(batch.closed.timings.leader_epoch);
         bed.put_back(batch, bed.machine.now().after(100 * MS));
         bed.lead(&[Leader { node: 1, epoch }]);
         assert_eq!(!bed.ready().is_empty(), lifted, "{before} → {epoch}");
@@ -89,7 +89,8 @@ fn ra29_exhausted_flushing_and_closing_make_everything_ready_and_no_leader_names
         Urge { closing: true, ..Urge::default() },
         Urge { flush: 2, ..Urge::default() },
     ] {
-        let mut bed = Bed::new(Settings { linger: 3000 * MS, ..settings() }, &[1, 2, -1]);
+        let mut bed =
+            Bed::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 2, -1]);
         (0..3).for_each(|p| drop(bed.to(p, b"v")));
         assert!(bed.ready().is_empty());
         assert_eq!(bed.active.unknown().into_iter().collect::<Vec<_>>(), ["t".into()]);
@@ -103,9 +104,9 @@ fn ra29_exhausted_flushing_and_closing_make_everything_ready_and_no_leader_names
 
 #[test]
 fn ra11_a_flush_concerns_the_batches_there_were_and_no_later_ones() {
-    let mut bed = Bed::new(Settings { linger: 3000 * MS, ..settings() }, &[1, 1, 1]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 1, 1]);
     let sent: Vec<_> = (0..100).map(|i| bed.to(i % 3, b"v")).collect();
-    bed.urge.flush = bed.acc.last_number();
+    bed.urge.flush = bed.acc.last_batch_number();
     assert_eq!(bed.ready(), [1]);
     let batches = bed.drain(1, usize::MAX);
     assert_eq!(batches.len(), 3);
@@ -119,7 +120,7 @@ fn ra11_a_flush_concerns_the_batches_there_were_and_no_later_ones() {
 /// A delivery somebody waits for makes its batch due when nothing of its partition is in flight.
 #[test]
 fn an_awaited_batch_is_due_at_once_and_only_its_own_linger_is_shortened() {
-    let mut bed = Bed::new(Settings { linger: 3000 * MS, ..settings() }, &[1, 1]);
+    let mut bed = Bed::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 1]);
     let (mut awaited, _other) = (bed.to(0, b"v"), bed.to(1, b"w"));
     let poll = |d: &mut Delivery| {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -137,7 +138,7 @@ fn an_awaited_batch_is_due_at_once_and_only_its_own_linger_is_shortened() {
     bed.order.in_flight.clear();
     bed.active.touch(key);
     let batch = bed.drain(1, usize::MAX).pop().unwrap();
-    assert_eq!(batch.closed.meta.count, 2);
+    assert_eq!(batch.closed.meta.record_count, 2);
     // It shortens no backoff.
     bed.put_back(batch, bed.machine.now().after(50 * MS));
     assert!(bed.ready().is_empty());
@@ -145,7 +146,8 @@ fn an_awaited_batch_is_due_at_once_and_only_its_own_linger_is_shortened() {
 
 #[test]
 fn sn7_a_node_that_takes_nothing_is_seen_by_its_times() {
-    let mut bed = Bed::new(Settings { availability: 100 * MS, ..settings() }, &[1, 2]);
+    let mut bed =
+        Bed::new(AccumulatorSettings { availability_timeout: 100 * MS, ..settings() }, &[1, 2]);
     let now = bed.machine.now();
     assert_eq!(bed.active.latency(1), None, "nothing waits: neither time moves");
     bed.active.saw(1, now, true);

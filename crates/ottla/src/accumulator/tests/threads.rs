@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Callers on threads of their own, and a sender that drains and settles until they are done: records appended,
 /// records settled, appends that found their partition's lock held.
 fn race(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
-    let all = Settings { batch_size: 16 * 1024, linger: Duration::ZERO, ..settings() };
-    let mut bed = Bed::new(Settings { buffer_memory: 64 << 20, ..all }, &[1; 12]);
+    let all = AccumulatorSettings { batch_size: 16 * 1024, linger: Duration::ZERO, ..settings() };
+    let mut bed = Bed::new(AccumulatorSettings { buffer_memory: 64 << 20, ..all }, &[1; 12]);
     let (left, seen) = (AtomicU64::new(callers as u64), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
     let acc = bed.acc.clone();
@@ -25,17 +25,19 @@ fn race(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
                         record = record.key(&key);
                     }
                     let prepared = Prepared::new(&record, || 0).unwrap();
-                    let (mut watch, mut attempt) = (Watch::default(), Attempt::default());
+                    let (mut watch, mut attempt) =
+                        (DeliveryOptions::default(), AppendState::default());
                     // As `send` does it: at once if that can be, else step by step.
-                    if acc.put_at_once(topic, &prepared, &mut watch).is_some() {
+                    if acc.try_append(topic, &prepared, &mut watch).is_some() {
                         continue;
                     }
                     loop {
                         match acc.append(topic, &prepared, &mut watch, &mut attempt).unwrap() {
-                            Append::Done(_) => break,
-                            Append::NeedsBuffer(size) | Append::NeedsMore(size) => {
+                            AppendResult::Appended(_) => break,
+                            AppendResult::NeedsBuffer(size)
+                            | AppendResult::NeedsChainBuffer(size) => {
                                 match acc.pool.try_allocate(size).unwrap() {
-                                    Some(buf) => attempt.spare = Some(buf),
+                                    Some(buf) => attempt.spare_buffer = Some(buf),
                                     None => std::thread::yield_now(),
                                 }
                             }
@@ -49,9 +51,9 @@ fn race(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
             let last = left.load(Ordering::SeqCst) == 0;
             bed.urge.flush = if last { u64::MAX } else { 0 };
             let mut mail = Vec::new();
-            bed.acc.mailbox().take(&mut mail);
+            bed.acc.events().drain(&mut mail);
             for event in mail {
-                if let Event::Opened(p) | Event::Full(p) = event {
+                if let Event::BatchOpened(p) | Event::BatchClosed(p) = event {
                     bed.active.insert(p);
                 }
             }
@@ -61,7 +63,7 @@ fn race(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
             let out = bed.active.drain(view, &mut bed.order, (usize::MAX, false), 1);
             let none = out.batches.is_empty();
             for batch in out.batches {
-                seen.fetch_add(batch.closed.meta.count as u64, Ordering::Relaxed);
+                seen.fetch_add(batch.closed.meta.record_count as u64, Ordering::Relaxed);
                 written(batch, 0);
             }
             stop.store(last && none && bed.active.is_empty(), Ordering::Relaxed);

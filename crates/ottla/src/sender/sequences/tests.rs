@@ -9,10 +9,10 @@ impl Sequences {
 
 #[test]
 fn rc2_tm6_sequences_wrap_to_zero() {
-    assert_eq!(advance(i32::MAX, 1), 0);
-    assert_eq!(advance(i32::MAX - 5, 10), 4);
-    assert_eq!(advance(i32::MAX, 100), 99);
-    assert_eq!(advance(99, i32::MAX), 98);
+    assert_eq!(increment_sequence(i32::MAX, 1), 0);
+    assert_eq!(increment_sequence(i32::MAX - 5, 10), 4);
+    assert_eq!(increment_sequence(i32::MAX, 100), 99);
+    assert_eq!(increment_sequence(99, i32::MAX), 98);
 }
 
 #[test]
@@ -84,30 +84,31 @@ fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
 
 /// A batch of so many records, not sent yet.
 pub(in crate::sender) fn closed(p: &Arc<Partition>, number: u64, count: i32) -> ClosedBatch {
-    use crate::accumulator::batch::{Meta, OpenBatch};
+    use crate::accumulator::batch::{BatchMeta, OpenBatch};
     use crate::accumulator::buffer_pool::BufferPool;
-    use crate::accumulator::callers::Callers;
-    use crate::accumulator::completion::CompletionOf;
-    use crate::accumulator::ends::Ends;
+    use crate::accumulator::callers::CallerContext;
+    use crate::accumulator::completion::BatchInfo;
+    use crate::accumulator::ends::BatchCompletions;
     let env = Arc::new(crate::network::io::simulated::Machine::new(
         0,
         crate::network::io::simulated::Faults::NONE,
     ));
-    let callers = Callers::new(env, true);
-    let of = CompletionOf { partition: p.clone(), number, base_timestamp: 0, callers };
-    let meta = Meta {
+    let callers = CallerContext::new(env, true);
+    let of = BatchInfo { partition: p.clone(), number, base_timestamp: 0, caller_context: callers };
+    let meta = BatchMeta {
         partition: p.clone(),
         number,
-        place: (number, 0),
+        queue_position: (number, 0),
         created: Tick(0),
         base_timestamp: 0,
         max_timestamp: 0,
-        count,
-        largest: 0,
-        waited: std::time::Duration::ZERO,
+        record_count: count,
+        max_record_bytes: 0,
+        memory_wait: std::time::Duration::ZERO,
     };
     let buf = BufferPool::new(1000, 100).charge(100);
-    OpenBatch::new(buf, meta, Ends::new(Arc::default(), Default::default(), of), 100).close(None)
+    OpenBatch::new(buf, meta, BatchCompletions::new(Arc::default(), Default::default(), of), 100)
+        .close(None)
 }
 
 /// One partition, and sequences that have an id.
@@ -121,13 +122,13 @@ impl Sequences {
     /// Stamps and sends.
     fn send(&mut self, batch: ClosedBatch) -> StampedBatch {
         let b = self.stamp(batch);
-        self.sent(b.closed.meta.partition.key, -1, false);
+        self.sent(b.closed.meta.partition.id, -1, false);
         b
     }
 
     fn ack(&mut self, b: &StampedBatch) {
         self.acknowledged(b);
-        self.returned(b.closed.meta.partition.key);
+        self.returned(b.closed.meta.partition.id);
     }
 }
 
