@@ -170,7 +170,7 @@ fn checks() -> Result<Tally, (Tally, String)> {
         "--",
         "--nocapture",
     ]);
-    plants.env("RUSTFLAGS", "--cfg ottla_plants");
+    plants.env("RUSTFLAGS", "--cfg ottla_injected_bugs");
     let levels = ["test", "-p", "ottla-protocol", "--features", "lz4-hc,zstd-c", "compression"];
     let levels = cargo(&levels);
     let all = cargo(&["test", "--workspace"]);

@@ -26,7 +26,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, Stop> {
     let format = LineFormat::new(&args)?;
     // Checked before a broker is started or a byte is sent.
     let inputs = args.files.iter().map(|f| look(f)).collect::<Result<Vec<_>, _>>()?;
-    ottla::valid_topic(&args.topic).map_err(|e| Stop::usage(e.to_string()))?;
+    ottla::validate_topic_name(&args.topic).map_err(|e| Stop::usage(e.to_string()))?;
     settings::producer(&args, Some("127.0.0.1:1").filter(|_| args.embedded))?;
     let (broker, temporary) = embedded(&args)?;
     let address = broker.as_ref().map(EmbeddedBroker::bootstrap);

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
-use ottla::{BatchReport, Certainty, Error};
+use ottla::{BatchReport, Error, RecordStatus};
 
 /// Reasons of failures that are told apart; further ones are counted together.
 const REASONS_MAX: usize = 20;
@@ -152,7 +152,7 @@ impl Inner {
     }
 
     fn fail(&mut self, topic: &str, partition: Option<i32>, e: &Error) {
-        if e.certainty() == Certainty::PossiblyWritten {
+        if e.record_status() == RecordStatus::PossiblyPersisted {
             self.possibly += 1;
         }
         self.count(e.to_string());
@@ -160,7 +160,7 @@ impl Inner {
             "topic": topic,
             "partition": partition,
             "error": e.to_string(),
-            "possibly_written": e.certainty() == Certainty::PossiblyWritten,
+            "possibly_written": e.record_status() == RecordStatus::PossiblyPersisted,
         }));
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ottla::{Certainty, Producer, Record};
+use ottla::{Producer, Record, RecordStatus};
 use ottla_testkit::{Cluster, Jars, ReadRecord, say};
 
 const PARTITIONS: u32 = 3;
@@ -72,7 +72,7 @@ fn producer(kind: &Kind, cluster: &Cluster, ends: &Ends) -> Producer {
             for (i, token) in report.tokens.iter().enumerate() {
                 let end = match &report.result {
                     Ok(base) => End::Acknowledged(base.map(|b| b + i as i64)),
-                    Err(e) if e.certainty() == Certainty::NotWritten => End::NotWritten,
+                    Err(e) if e.record_status() == RecordStatus::NotPersisted => End::NotWritten,
                     Err(_) => End::PossiblyWritten,
                 };
                 let old = heard.insert(*token, (report.partition, end, now));

@@ -81,7 +81,7 @@ impl Bench {
             builder = builder.set(name, value);
         }
         let (producer, mut sender) = build(more(builder), &machine).unwrap();
-        let until = sender.prepare();
+        let until = sender.send_producer_data();
         let servers = Servers::new(core, &s);
         Bench { machine, producer, servers, sender, until, script, came }
     }
@@ -104,8 +104,8 @@ impl Bench {
     fn act(&mut self, limit: Tick) {
         let now = self.machine.now();
         if self.machine.would_wake() || self.until <= now {
-            assert!(self.sender.complete(), "the sender ended");
-            self.until = self.sender.prepare();
+            assert!(self.sender.poll_and_handle(), "the sender ended");
+            self.until = self.sender.send_producer_data();
             return;
         }
         let servers = self.servers.core.next_due().map(|ms| Tick(ms * 1_000_000));
@@ -197,8 +197,8 @@ impl Bench {
         let producer = self.producer.clone();
         let mut closing = std::pin::pin!(producer.close_async(timeout));
         let _ = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        while self.sender.complete() {
-            self.until = self.sender.prepare();
+        while self.sender.poll_and_handle() {
+            self.until = self.sender.send_producer_data();
         }
         assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
     }
@@ -263,6 +263,6 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        self.sender.abandon();
+        self.sender.abort();
     }
 }

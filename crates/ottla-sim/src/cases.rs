@@ -1,14 +1,14 @@
 //! Behaviours of the classic producer's sender, by their numbers in the acceptance cases: the whole producer against
 //! the broker's core, step by step in virtual time.
 
-use ottla::{Certainty, Error, ErrorKind};
+use ottla::{Error, ErrorKind, RecordStatus};
 use ottla_broker::Fault::{AppendedBut, Refuse};
 use ottla_protocol::ErrorCode as E;
 
 use crate::bench::Bench;
 
-const NOT_WRITTEN: Certainty = Certainty::NotWritten;
-const POSSIBLY: Certainty = Certainty::PossiblyWritten;
+const NOT_WRITTEN: RecordStatus = RecordStatus::NotPersisted;
+const POSSIBLY: RecordStatus = RecordStatus::PossiblyPersisted;
 
 fn code(e: &Error) -> i16 {
     e.code().unwrap_or_else(|| panic!("not a broker's: {e}"))
@@ -34,7 +34,7 @@ fn sn3_one_retry_survives_one_lost_connection_and_not_two() {
     b.lose_answer();
     b.lose_answer();
     let e = b.end(&d).unwrap_err();
-    assert_eq!((e.kind(), e.certainty()), (ErrorKind::Network, POSSIBLY), "{e}");
+    assert_eq!((e.kind(), e.record_status()), (ErrorKind::Network, POSSIBLY), "{e}");
     assert_eq!(b.values(0), ["a", "b"], "and it was: no second copy of either");
 }
 
@@ -65,7 +65,7 @@ fn sn8_an_authorization_error_names_the_topic_and_is_not_retried() {
     let d = b.send(0, "a");
     let e = b.end(&d).unwrap_err();
     assert_eq!(
-        (e.kind(), e.certainty(), b.came().len()),
+        (e.kind(), e.record_status(), b.came().len()),
         (ErrorKind::Authorization, NOT_WRITTEN, 1)
     );
     assert!(e.to_string().contains("t-0") && !e.is_fatal(), "{e}");
@@ -105,7 +105,7 @@ fn sn11_what_follows_a_batch_that_failed_for_good_begins_a_new_order() {
     b.script(&[Some(Refuse(E::MESSAGE_TOO_LARGE))]);
     let (first, second) = (b.send(0, "b"), b.send(0, "c"));
     let e = b.end(&first).unwrap_err();
-    assert_eq!((code(&e), e.certainty()), (E::MESSAGE_TOO_LARGE.0, NOT_WRITTEN));
+    assert_eq!((code(&e), e.record_status()), (E::MESSAGE_TOO_LARGE.0, NOT_WRITTEN));
     assert_eq!(b.end(&second).unwrap().offset(), Some(1));
     assert_eq!(b.sequences(0), [(0, 0), (1, 0)]);
 }
@@ -150,7 +150,7 @@ fn sn15_what_expires_unsent_leaves_no_hole() {
     b.pass(10);
     let d = b.send(0, "b");
     let e = b.end(&d).unwrap_err();
-    assert_eq!((e.kind(), e.certainty()), (ErrorKind::DeliveryTimeout, NOT_WRITTEN), "{e}");
+    assert_eq!((e.kind(), e.record_status()), (ErrorKind::DeliveryTimeout, NOT_WRITTEN), "{e}");
     b.machine.listen(crate::servers::address(1));
     b.pass(2_000);
     b.arrives(0, "c");
@@ -167,7 +167,7 @@ fn sn17_f1_6_a_batch_that_expires_after_it_was_sent_costs_an_epoch() {
     // Nobody is there until its time is over.
     b.machine.reset(crate::servers::address(1));
     let e = b.end(&d).unwrap_err();
-    assert_eq!((e.kind(), e.certainty()), (ErrorKind::DeliveryTimeout, POSSIBLY), "{e}");
+    assert_eq!((e.kind(), e.record_status()), (ErrorKind::DeliveryTimeout, POSSIBLY), "{e}");
     b.machine.listen(crate::servers::address(1));
     b.pass(2_000);
     b.arrives(0, "c");
@@ -238,7 +238,7 @@ fn sn22_sn24_a_forgotten_producer_begins_anew_with_what_was_not_written() {
     let d = b.send(0, "d");
     b.lose_answer();
     let e = b.end(&d).unwrap_err();
-    assert_eq!((code(&e), e.certainty()), (E::UNKNOWN_PRODUCER_ID.0, POSSIBLY), "{e}");
+    assert_eq!((code(&e), e.record_status()), (E::UNKNOWN_PRODUCER_ID.0, POSSIBLY), "{e}");
     b.arrives(0, "e");
     assert_eq!(b.values(0).concat(), "abde");
 }
@@ -266,7 +266,7 @@ fn sn26_no_producer_id_fails_what_waits_and_may_be_had_later() {
     b.servers.core.refuse_producer_ids(&[E::CLUSTER_AUTHORIZATION_FAILED; 2]);
     let d = b.send(0, "a");
     let e = b.end(&d).unwrap_err();
-    assert_eq!((e.kind(), e.certainty()), (ErrorKind::Authorization, NOT_WRITTEN));
+    assert_eq!((e.kind(), e.record_status()), (ErrorKind::Authorization, NOT_WRITTEN));
     assert_eq!(b.arrives(0, "b"), 0);
 }
 
@@ -325,7 +325,7 @@ fn sn29_sn32_nothing_is_sent_again_after_its_time_and_its_memory_returns_once() 
         b.machine.set_link(at, ottla::sim::Link { down_held: true, ..Default::default() });
         // The wait for its turn is part of its time: it ends before its request does.
         let e = b.end(&d).unwrap_err();
-        assert_eq!(e.certainty(), POSSIBLY, "{e}");
+        assert_eq!(e.record_status(), POSSIBLY, "{e}");
         let came = b.came().len();
         b.machine.set_link(at, Default::default());
         b.pass(3_000);
@@ -365,7 +365,7 @@ fn sn37_the_brokers_words_or_what_the_code_means() {
     let d = b.send(0, "b");
     let e = b.end(&d).unwrap_err();
     assert!(e.to_string().contains("4321"), "{e}");
-    assert_eq!(e.certainty(), POSSIBLY, "who knows what a code from the future means");
+    assert_eq!(e.record_status(), POSSIBLY, "who knows what a code from the future means");
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use ottla::sim::{Faults, Link};
 use ottla::{
-    BatchReport, Certainty, Delivery, ErrorKind, Partitioner, Partitions, Producer, Purge, Record,
+    BatchReport, Delivery, ErrorKind, Partitioner, Partitions, Producer, PurgeScope, Record,
+    RecordStatus,
 };
 use ottla_broker::Fault::Refuse;
 use ottla_protocol::ErrorCode as E;
@@ -150,7 +151,7 @@ fn sn33_the_sender_wakes_for_the_next_thing_that_is_due_and_rests_otherwise() {
     b.pass(1400);
     assert!(rounds(&b) - before <= 6, "linger, send, and no more: {}", rounds(&b) - before);
     let e = b.end(&d).unwrap_err();
-    assert_eq!(e.certainty(), Certainty::PossiblyWritten, "{e}");
+    assert_eq!(e.record_status(), RecordStatus::PossiblyPersisted, "{e}");
 }
 
 /// KAFKA-19012: a batch ends while its request is half written, and a new batch is filled at once. What is on the
@@ -181,8 +182,8 @@ fn kafka_19012_what_is_half_written_stays_what_it_was() {
         b.end(&before).unwrap();
         let e = b.end(&first).unwrap_err();
         assert_eq!(
-            (e.kind(), e.certainty()),
-            (ErrorKind::DeliveryTimeout, Certainty::PossiblyWritten),
+            (e.kind(), e.record_status()),
+            (ErrorKind::DeliveryTimeout, RecordStatus::PossiblyPersisted),
             "{e}"
         );
         if torn_down {
@@ -277,7 +278,7 @@ fn a_topics_limit_is_found_kept_to_and_found_again_when_it_is_raised() {
 
 #[test]
 fn ra15_a_purge_fails_what_waits_and_leaves_what_is_in_flight_unless_told() {
-    for what in [Purge::Queued, Purge::QueuedAndInFlight] {
+    for what in [PurgeScope::Queued, PurgeScope::QueuedAndInFlight] {
         let mut b = Bench::new(&[("linger.ms", "1"), ("batch.size", "1000")]);
         b.arrives(0, "warm");
         b.hold_answers(true);
@@ -290,20 +291,20 @@ fn ra15_a_purge_fails_what_waits_and_leaves_what_is_in_flight_unless_told() {
         for d in &waiting {
             let e = d.try_result().unwrap().unwrap_err();
             assert_eq!(
-                (e.kind(), e.certainty()),
-                (ErrorKind::Purged, Certainty::NotWritten),
+                (e.kind(), e.record_status()),
+                (ErrorKind::Purged, RecordStatus::NotPersisted),
                 "{e}"
             );
         }
-        if what == Purge::Queued {
+        if what == PurgeScope::Queued {
             assert!(flying.try_result().is_none());
             b.hold_answers(false);
             b.end(&flying).unwrap();
             assert_eq!(b.producer.totals().record_error_total - all, 50);
         } else {
             let e = b.end(&flying).unwrap_err();
-            let known = (e.kind(), e.certainty());
-            assert_eq!(known, (ErrorKind::Purged, Certainty::PossiblyWritten), "{e}");
+            let known = (e.kind(), e.record_status());
+            assert_eq!(known, (ErrorKind::Purged, RecordStatus::PossiblyPersisted), "{e}");
             b.hold_answers(false);
         }
         b.arrives(0, "after");
@@ -407,12 +408,12 @@ fn a_failure_tells_where_the_time_went() {
     b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS)); 40]);
     let d = b.send(0, "v");
     let e = b.end(&d).unwrap_err();
-    let j = e.journey().expect("it was accepted");
+    let j = e.timings().expect("it was accepted");
     assert_eq!((j.last_broker, e.kind()), (Some(1), ErrorKind::DeliveryTimeout));
     assert!(j.attempts > 5, "{j:?}");
-    assert!((90..=110).contains(&j.lingering.as_millis()), "{j:?}");
-    assert!((700..=910).contains(&j.backing_off.as_millis()), "{j:?}");
-    let sum = j.lingering + j.backing_off + j.without_leader + j.throttled + j.in_flight + j.queued;
+    assert!((90..=110).contains(&j.linger.as_millis()), "{j:?}");
+    assert!((700..=910).contains(&j.backoff.as_millis()), "{j:?}");
+    let sum = j.linger + j.backoff + j.leaderless + j.throttled + j.in_flight + j.queued;
     assert!((999..=1002).contains(&sum.as_millis()), "all of its time: {j:?}");
     assert!(e.to_string().contains("s backing off"), "{e}");
 }
@@ -469,7 +470,7 @@ fn a_topics_handle_takes_its_own_records_and_tells_the_handler() {
     b.arrives(0, "warm");
     let producer = b.producer.clone();
     let topic = b.finish(producer.topic_async("t")).unwrap();
-    assert_eq!((topic.name(), topic.partitions()), ("t", 2));
+    assert_eq!((topic.name(), topic.partition_count()), ("t", 2));
     for token in 1..=20 {
         topic.enqueue(topic.record().partition(0).value("v").token(token)).unwrap();
     }

@@ -1,13 +1,13 @@
 //! Behaviours of librdkafka and franz-go, and rules of sequences, epochs and batches, by their numbers in the
 //! acceptance cases: the whole producer against the broker's core, step by step in virtual time.
 
-use ottla::{Certainty, Error, ErrorKind};
+use ottla::{Error, ErrorKind, RecordStatus};
 use ottla_broker::Fault::{AppendedBut, Refuse};
 use ottla_protocol::ErrorCode as E;
 
 use crate::bench::Bench;
 
-const POSSIBLY: Certainty = Certainty::PossiblyWritten;
+const POSSIBLY: RecordStatus = RecordStatus::PossiblyPersisted;
 
 fn code(e: &Error) -> i16 {
     e.code().unwrap_or_else(|| panic!("not a broker's: {e}"))
@@ -21,7 +21,7 @@ fn f1_7_a_batch_that_may_be_written_is_not_split() {
     b.lose_answer();
     for d in &sent {
         let e = b.end(d).unwrap_err();
-        assert_eq!((code(&e), e.certainty()), (E::MESSAGE_TOO_LARGE.0, POSSIBLY), "{e}");
+        assert_eq!((code(&e), e.record_status()), (E::MESSAGE_TOO_LARGE.0, POSSIBLY), "{e}");
     }
     assert_eq!(b.values(0), ["a", "b"]);
 }
@@ -87,7 +87,7 @@ fn lr11_a_topic_made_anew_is_followed_and_what_may_be_in_the_old_one_is_not_sent
     let e = b.end(&d).unwrap_err();
     let said = e.to_string();
     assert!(said.contains(&old.to_string()) && said.contains(&new.to_string()), "{said}");
-    assert_eq!(e.certainty(), POSSIBLY);
+    assert_eq!(e.record_status(), POSSIBLY);
     assert_eq!(b.arrives(0, "c"), 0, "the new topic begins at 0");
     assert_eq!(b.sequences(0), [(1, 0)]);
 }

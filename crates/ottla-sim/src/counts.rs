@@ -36,7 +36,7 @@ impl Counted {
             .set("batch.size", batch_size)
             .delivery_handler(|r: &BatchReport<'_>| assert!(r.result.is_ok()));
         let (producer, mut sender) = build(builder, &machine).map_err(|e| e.to_string())?;
-        sender.prepare();
+        sender.send_producer_data();
         let servers = Servers::new(core, &Scenario::new(0));
         Ok(Counted { machine, servers, producer, sender })
     }
@@ -80,12 +80,12 @@ fn topics(partitions: i32) -> impl Iterator<Item = (String, i32)> {
 
 #[inline(never)]
 fn prepare(sender: &mut SimSender) {
-    sender.prepare();
+    sender.send_producer_data();
 }
 
 #[inline(never)]
 fn complete(sender: &mut SimSender) {
-    sender.complete();
+    sender.poll_and_handle();
 }
 
 #[inline(never)]
@@ -108,7 +108,7 @@ pub fn count(what: &str, rounds: u64) -> Result<(), String> {
     // All of them are known to the producer; one is sent to.
     let known: Vec<Topic> = topics(partitions).map(|(name, _)| counted.topic(&name)).collect();
     let topic = known.last().ok_or("no topic")?;
-    let there: i32 = known.iter().map(Topic::partitions).sum();
+    let there: i32 = known.iter().map(Topic::partition_count).sum();
     assert_eq!(there, partitions);
     let value = [b'v'; 100];
     let warm = if full { 3000 } else { 300 };
@@ -122,6 +122,6 @@ pub fn count(what: &str, rounds: u64) -> Result<(), String> {
     }
     counted.settle();
     // Nobody drives the sender from here on: a close would wait for it.
-    counted.sender.abandon();
+    counted.sender.abort();
     Ok(())
 }

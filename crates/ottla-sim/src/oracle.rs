@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ottla::sim::Tick;
-use ottla::{Certainty, ErrorKind};
+use ottla::{ErrorKind, RecordStatus};
 use ottla_broker::{Batch, Core, Journaled};
 use ottla_protocol::record::Batches;
 
@@ -282,7 +282,7 @@ fn all_acknowledged(case: &Case<'_>) -> Result<(), String> {
 fn not_in_the_dark(case: &Case<'_>) -> Result<(), String> {
     for (sent, ended) in case.history.records.iter().filter(|(r, _)| case.in_the_dark(r)) {
         match ended.as_ref().map(|e| &e.result) {
-            Some(Err(e)) if e.certainty() == Certainty::NotWritten => {}
+            Some(Err(e)) if e.record_status() == RecordStatus::NotPersisted => {}
             other => return Err(format!("{}: {other:?}", who(sent))),
         }
     }
@@ -384,7 +384,7 @@ fn only_what_was_sent(case: &Case<'_>) -> Result<(), String> {
 fn not_written(case: &Case<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         let Some(Err(e)) = ended.as_ref().map(|e| &e.result) else { continue };
-        if e.certainty() != Certainty::NotWritten {
+        if e.record_status() != RecordStatus::NotPersisted {
             continue;
         }
         let found = |log: &[Logged]| log.iter().any(|l| l.value == sent.value);

@@ -165,9 +165,9 @@ pub fn stream(input: &[u8]) {
     let begun = machine.now();
     for _ in 0..ROUNDS {
         executor.run(machine.now());
-        let mut until = sender.prepare();
+        let mut until = sender.send_producer_data();
         if over.get() == RECORDS && memory_balance(&producer) == MEMORY as i64 {
-            sender.abandon();
+            sender.abort();
             return;
         }
         if executor.run(machine.now()) {
@@ -187,7 +187,7 @@ pub fn stream(input: &[u8]) {
         }
         let spent = machine.now().since(begun);
         assert!(spent < Duration::from_secs(120), "it took {spent:?}: {} ended", over.get());
-        assert!(sender.complete(), "the sender ended by itself");
+        assert!(sender.poll_and_handle(), "the sender ended by itself");
         broker.serve(&machine);
     }
     panic!("the sender spins: {} records ended at {:?}", over.get(), machine.now());

@@ -12,7 +12,7 @@ fn seeds() -> u64 {
     std::env::var("OTTLA_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS)
 }
 /// Seeds within which a planted bug must be found.
-#[cfg(ottla_plants)]
+#[cfg(ottla_injected_bugs)]
 const PLANTED_SEEDS: u64 = 2000;
 
 /// Runs seeds on every core until one fails; how it failed, for the lowest that did.
@@ -108,14 +108,14 @@ fn the_demands_in_docs_are_these() {
 }
 
 /// Each planted bug is found, and within how many seeds.
-#[cfg(ottla_plants)]
+#[cfg(ottla_injected_bugs)]
 #[test]
 fn planted_bugs_are_found() {
     let mut missed = Vec::new();
-    for plant in ottla::sim::PLANTS {
-        ottla::sim::put_back(Some(*plant));
+    for plant in ottla::sim::INJECTED_BUGS {
+        ottla::sim::inject(Some(*plant));
         let found = first_failure(PLANTED_SEEDS, |_| {});
-        ottla::sim::put_back(None);
+        ottla::sim::inject(None);
         match found {
             Some((seed, how)) => {
                 assert!(!how.contains("it panicked"), "{plant:?}: not the oracle's find: {how}");
@@ -126,9 +126,9 @@ fn planted_bugs_are_found() {
         }
     }
     // And one of them is made small.
-    ottla::sim::put_back(Some(ottla::sim::Plant::MemoryKept));
+    ottla::sim::inject(Some(ottla::sim::InjectedBug::BufferLeaked));
     let (small, how) = shrink(&Scenario::new(1), |_| {}).expect("it fails");
-    ottla::sim::put_back(None);
+    ottla::sim::inject(None);
     assert!(small.callers == 1 && small.records == 1 && small.events.is_empty(), "{small:?}");
     assert!(how.contains("memory is all back"), "{how}");
     assert!(missed.is_empty(), "not found in {PLANTED_SEEDS} seeds: {missed:?}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ottla::sim::{Faults, Link, Machine, SimSender, Tick, build, memory_balance};
-use ottla::{Producer, Purge};
+use ottla::{Producer, PurgeScope};
 
 use crate::callers::{Caller, Shared};
 use crate::events::Kind;
@@ -129,7 +129,7 @@ impl<'s> World<'s> {
             heard.hear(report, clock.now());
         });
         let (producer, mut sender) = build(builder, &machine).map_err(|e| e.to_string())?;
-        let until = sender.prepare();
+        let until = sender.send_producer_data();
         let mut executor = Executor::new();
         let history = Rc::<RefCell<History>>::default();
         let shared = Shared {
@@ -157,7 +157,8 @@ impl<'s> World<'s> {
             let (producer, timers, at) =
                 (producer.clone(), executor.timers.clone(), machine.clone());
             let when = machine.now().after(ms(s.purge_at_ms));
-            let what = if s.purge_in_flight { Purge::QueuedAndInFlight } else { Purge::Queued };
+            let what =
+                if s.purge_in_flight { PurgeScope::QueuedAndInFlight } else { PurgeScope::Queued };
             executor.spawn(async move {
                 timers.until(&at, when).await;
                 let _ = producer.purge(what);
@@ -496,8 +497,8 @@ impl<'s> World<'s> {
         }
         self.rounds += 1;
         if let Some(sender) = &mut self.sender {
-            if sender.complete() {
-                self.until = sender.prepare();
+            if sender.poll_and_handle() {
+                self.until = sender.send_producer_data();
                 return Ok(());
             }
             (self.sender, self.until) = (None, Tick::NEVER);
@@ -560,7 +561,7 @@ impl<'s> World<'s> {
 impl Drop for World<'_> {
     fn drop(&mut self) {
         if let Some(sender) = &mut self.sender {
-            sender.abandon();
+            sender.abort();
         }
     }
 }

@@ -9,8 +9,9 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use ottla::{
-    BigEndian, BoxError, Delivery, Error, ErrorKind, Header, Interceptor, Nullable, Plain,
-    Producer, ProducerBuilder, Record, RecordDraft, RecordMetadata,
+    BigEndianSerializer, BoxError, BytesSerializer, Delivery, Error, ErrorKind, Header,
+    Interceptor, MutableRecord, NullableSerializer, Producer, ProducerBuilder, Record,
+    RecordMetadata,
 };
 use ottla_broker::{EmbeddedBroker, Fault};
 use ottla_protocol::ErrorCode;
@@ -76,7 +77,7 @@ fn blocking_async_and_typed_sends_reach_the_log() {
         producer.send_async(Record::to("t").partition(1).value("y")).await.unwrap().await
     });
     assert_eq!(m.unwrap().offset(), Some(1));
-    let typed = producer.typed(BigEndian, Nullable(Plain));
+    let typed = producer.typed(BigEndianSerializer, NullableSerializer(BytesSerializer));
     let a = typed.send("t", &7_i64, &Some("v")).unwrap().wait().unwrap();
     let b = block_on(typed.send_async("t", &7_i64, &None::<&str>)).unwrap().wait().unwrap();
     assert_eq!(a.partition(), b.partition());
@@ -112,7 +113,7 @@ struct Seen {
 struct Spy(Arc<Seen>);
 
 impl Interceptor for Spy {
-    fn on_send(&self, record: &mut RecordDraft<'_>) -> Result<(), BoxError> {
+    fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
         self.0.sent.fetch_add(1, Ordering::SeqCst);
         record.headers.push(("spy".into(), Some(b"was here"[..].into())));
         Ok(())
@@ -127,7 +128,7 @@ impl Interceptor for Spy {
 struct Bad;
 
 impl Interceptor for Bad {
-    fn on_send(&self, record: &mut RecordDraft<'_>) -> Result<(), BoxError> {
+    fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
         record.value = Some(b"ruined"[..].into());
         if record.key.is_some() { panic!("bad") } else { Err("bad".into()) }
     }

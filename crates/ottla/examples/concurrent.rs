@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use ottla::{Producer, Record};
 
-struct Unpark(std::thread::Thread);
+struct ThreadWaker(std::thread::Thread);
 
-impl Wake for Unpark {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
@@ -18,7 +18,7 @@ impl Wake for Unpark {
 /// The smallest executor there is; in a program, your runtime's.
 #[allow(clippy::disallowed_methods)]
 fn block_on<T>(mut future: Pin<Box<dyn Future<Output = T>>>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let waker = Waker::from(Arc::new(ThreadWaker(std::thread::current())));
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(out) => return out,

@@ -8,7 +8,7 @@ use crate::time::Tick;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+pub(crate) enum LogEvent {
     Connected,
     Authenticated,
     Disconnected,
@@ -20,17 +20,17 @@ pub(crate) enum Kind {
 }
 
 /// Between two of a kind and node.
-const APART: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// When each kind was told last.
 #[derive(Debug, Default)]
-pub(crate) struct Events(HashMap<(Kind, i32), (Tick, u64)>);
+pub(crate) struct LogLimiter(HashMap<(LogEvent, i32), (Tick, u64)>);
 
-impl Events {
+impl LogLimiter {
     /// Whether this one is told, and how many before it were not.
-    pub(crate) fn due(&mut self, kind: Kind, node: i32, now: Tick) -> Option<u64> {
+    pub(crate) fn check(&mut self, kind: LogEvent, node: i32, now: Tick) -> Option<u64> {
         match self.0.get_mut(&(kind, node)) {
-            Some((last, left_out)) if last.after(APART) > now => {
+            Some((last, left_out)) if last.after(MIN_INTERVAL) > now => {
                 *left_out += 1;
                 None
             }
@@ -47,7 +47,7 @@ impl Events {
     }
 
     /// A node that is no more is not remembered.
-    pub(crate) fn forget(&mut self, node: i32) {
+    pub(crate) fn remove_node(&mut self, node: i32) {
         self.0.retain(|(_, n), _| *n != node);
     }
 }
@@ -58,14 +58,14 @@ mod tests {
 
     #[test]
     fn one_a_second_of_a_kind_and_node() {
-        let (mut e, at) = (Events::default(), |ms: u64| Tick(ms * 1_000_000));
-        assert_eq!(e.due(Kind::Disconnected, 1, at(0)), Some(0));
-        assert_eq!(e.due(Kind::Disconnected, 2, at(1)), Some(0));
-        assert_eq!(e.due(Kind::Connected, 1, at(2)), Some(0));
-        assert_eq!(e.due(Kind::Disconnected, 1, at(500)), None);
-        assert_eq!(e.due(Kind::Disconnected, 1, at(999)), None);
-        assert_eq!(e.due(Kind::Disconnected, 1, at(1000)), Some(2));
-        e.forget(1);
-        assert_eq!(e.due(Kind::Disconnected, 1, at(1001)), Some(0));
+        let (mut e, at) = (LogLimiter::default(), |ms: u64| Tick(ms * 1_000_000));
+        assert_eq!(e.check(LogEvent::Disconnected, 1, at(0)), Some(0));
+        assert_eq!(e.check(LogEvent::Disconnected, 2, at(1)), Some(0));
+        assert_eq!(e.check(LogEvent::Connected, 1, at(2)), Some(0));
+        assert_eq!(e.check(LogEvent::Disconnected, 1, at(500)), None);
+        assert_eq!(e.check(LogEvent::Disconnected, 1, at(999)), None);
+        assert_eq!(e.check(LogEvent::Disconnected, 1, at(1000)), Some(2));
+        e.remove_node(1);
+        assert_eq!(e.check(LogEvent::Disconnected, 1, at(1001)), Some(0));
     }
 }

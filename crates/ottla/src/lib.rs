@@ -68,10 +68,11 @@ pub use accumulator::ends::BatchReport;
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
 pub use config::{Origin, Properties, configuration_markdown, parse_properties};
-pub use error::{Certainty, Error, ErrorKind, Journey, SendError};
+pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus, SendError};
 pub use metrics::{Metric, MetricValue, Totals};
 pub use producer::{
-    BigEndian, BoxError, Header, HeaderDraft, Interceptor, Nullable, PartitionInfo, Partitioner,
-    Partitions, Plain, Producer, ProducerBuilder, Purge, Record, RecordDraft, Serializer, Topic,
-    TrySendError, TypedProducer, With, valid_topic,
+    BigEndianSerializer, BoxError, BytesSerializer, FnSerializer, Header, Interceptor,
+    MutableHeader, MutableRecord, NullableSerializer, PartitionInfo, Partitioner, Partitions,
+    Producer, ProducerBuilder, PurgeScope, Record, Serializer, Topic, TrySendError, TypedProducer,
+    validate_topic_name,
 };

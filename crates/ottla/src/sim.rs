@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 pub use crate::network::io::simulated::{Arrived, Faults, Link, Machine, SimStream};
 pub use crate::network::io::{Answer, ChannelKey, Io, Job, Ready, Stream};
-#[cfg(ottla_plants)]
-pub use crate::plants::put_back;
-pub use crate::plants::{PLANTS, Plant};
-pub use crate::time::{Bell, Env, Tick};
+#[cfg(ottla_injected_bugs)]
+pub use crate::plants::inject;
+pub use crate::plants::{INJECTED_BUGS, InjectedBug};
+pub use crate::time::{Env, Tick, Wakeup};
 
 use crate::error::Error;
 use crate::producer::{Producer, ProducerBuilder};
@@ -60,7 +60,7 @@ pub fn build(
 ) -> Result<(Producer, SimSender), Error> {
     let config = builder.config()?;
     let (handle, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone())?;
-    Ok((Producer::from_handle(handle), SimSender(sender)))
+    Ok((Producer::from_inner(handle), SimSender(sender)))
 }
 
 /// What is left of `buffer.memory`, below zero while a debt is open.
@@ -70,19 +70,19 @@ pub fn memory_balance(producer: &Producer) -> i64 {
 
 impl SimSender {
     /// Everything up to the wait; until when that may take.
-    pub fn prepare(&mut self) -> Tick {
+    pub fn send_producer_data(&mut self) -> Tick {
         let until = self.0.prepare();
         self.0.check();
         until.min(self.0.poll_due())
     }
 
     /// Ends everything at once, as the end of the process would.
-    pub fn abandon(&mut self) {
+    pub fn abort(&mut self) {
         self.0.stop(&Error::closed());
     }
 
     /// Sees to what has happened since. False once everything is over.
-    pub fn complete(&mut self) -> bool {
+    pub fn poll_and_handle(&mut self) -> bool {
         self.0.complete(Tick(0))
     }
 }

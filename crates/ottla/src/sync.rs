@@ -16,7 +16,7 @@ pub(crate) use std::sync::atomic;
 
 #[cfg(not(ottla_loom))]
 thread_local! {
-    static HELD: Cell<u32> = const { Cell::new(0) };
+    static HELD_LOCKS: Cell<u32> = const { Cell::new(0) };
 }
 
 /// A number of this thread's own, small and in the order in which threads first ask.
@@ -29,51 +29,51 @@ pub(crate) fn thread_number() -> usize {
 }
 
 #[cfg(ottla_loom)]
-type Lock<T> = loom::sync::Mutex<T>;
+type InnerMutex<T> = loom::sync::Mutex<T>;
 #[cfg(not(ottla_loom))]
-type Lock<T> = parking_lot::Mutex<T>;
+type InnerMutex<T> = parking_lot::Mutex<T>;
 #[cfg(ottla_loom)]
-type Locked<'a, T> = loom::sync::MutexGuard<'a, T>;
+type InnerGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
 #[cfg(not(ottla_loom))]
-type Locked<'a, T> = parking_lot::MutexGuard<'a, T>;
+type InnerGuard<'a, T> = parking_lot::MutexGuard<'a, T>;
 
 /// A lock for a few instructions.
 #[derive(Debug, Default)]
-pub(crate) struct Mutex<T>(Lock<T>);
+pub(crate) struct Mutex<T>(InnerMutex<T>);
 
 /// Holds a [`Mutex`].
-pub(crate) struct Guard<'a, T>(Locked<'a, T>);
+pub(crate) struct MutexGuard<'a, T>(InnerGuard<'a, T>);
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Mutex<T> {
-        Mutex(Lock::new(value))
+        Mutex(InnerMutex::new(value))
     }
 
     #[inline]
-    pub(crate) fn lock(&self) -> Guard<'_, T> {
-        entered();
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        register_lock();
         #[cfg(ottla_loom)]
-        return Guard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        return MutexGuard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         #[cfg(not(ottla_loom))]
-        Guard(self.0.lock())
+        MutexGuard(self.0.lock())
     }
 
     /// The lock if nobody holds it.
     #[inline]
-    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         #[cfg(ottla_loom)]
         let guard = self.0.try_lock().ok()?;
         #[cfg(not(ottla_loom))]
         let guard = self.0.try_lock()?;
-        entered();
-        Some(Guard(guard))
+        register_lock();
+        Some(MutexGuard(guard))
     }
 }
 
 #[inline]
-fn entered() {
+fn register_lock() {
     #[cfg(all(debug_assertions, not(ottla_loom)))]
-    HELD.with(|held| {
+    HELD_LOCKS.with(|held| {
         debug_assert_eq!(held.get(), 0, "a second lock while one is held");
         held.set(held.get() + 1);
     });
@@ -83,7 +83,7 @@ fn entered() {
 #[inline]
 pub(crate) fn assert_unlocked() {
     #[cfg(all(debug_assertions, not(ottla_loom)))]
-    HELD.with(|held| debug_assert_eq!(held.get(), 0, "foreign code under a lock"));
+    HELD_LOCKS.with(|held| debug_assert_eq!(held.get(), 0, "foreign code under a lock"));
 }
 
 /// Wakes everyone. A waker is foreign code: one that panics takes nobody along.
@@ -96,15 +96,15 @@ pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
+impl<T> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         #[cfg(all(debug_assertions, not(ottla_loom)))]
-        HELD.with(|held| held.set(held.get().saturating_sub(1)));
+        HELD_LOCKS.with(|held| held.set(held.get().saturating_sub(1)));
     }
 }
 
-impl<T> Deref for Guard<'_, T> {
+impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
     #[inline]
     fn deref(&self) -> &T {
@@ -112,7 +112,7 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-impl<T> DerefMut for Guard<'_, T> {
+impl<T> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         &mut self.0

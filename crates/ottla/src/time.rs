@@ -40,11 +40,11 @@ pub trait Env: Send + Sync {
     /// Now, on the clock that only goes forward.
     fn now(&self) -> Tick;
     /// Now, in milliseconds since the epoch; may jump.
-    fn wall_ms(&self) -> i64;
+    fn wall_clock_ms(&self) -> i64;
     /// A random word.
     fn random(&self) -> u64;
     /// Bytes that nobody can guess, for what must be secret.
-    fn entropy(&self) -> [u8; 32];
+    fn secure_random(&self) -> [u8; 32];
     /// Ends a [`Env::park`] of the thread that asks for it.
     fn unparker(&self) -> Waker;
     /// Waits for the unparker, or until then; may return early.
@@ -52,26 +52,26 @@ pub trait Env: Send + Sync {
 }
 
 /// Ends a poll from any thread.
-pub trait Bell: Send + Sync {
+pub trait Wakeup: Send + Sync {
     /// Makes the poll that runs, or else the next one, return.
-    fn ring(&self);
+    fn wake(&self);
 }
 
 /// Helpers that take work from any thread.
-pub trait Hands: Send + Sync {
+pub trait WorkerPool: Send + Sync {
     /// Takes the work, or gives it back: where some waits already, or no thread can be had.
-    fn offer(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>>;
+    fn try_spawn(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>>;
 }
 
 /// A random word as a part of one.
-pub(crate) fn fraction(random: u64) -> f64 {
+pub(crate) fn random_fraction(random: u64) -> f64 {
     (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// A duration drawn around `base · 2^exponent`, at most `max`, give or take a fifth: the classic backoff.
 pub(crate) fn backoff(base: Duration, max: Duration, exponent: u32, random: u64) -> Duration {
     let grown = base.as_secs_f64() * 2f64.powi(exponent.min(60) as i32);
-    let jitter = 0.8 + 0.4 * fraction(random);
+    let jitter = 0.8 + 0.4 * random_fraction(random);
     Duration::from_secs_f64(
         (grown.min(max.as_secs_f64().max(base.as_secs_f64())) * jitter).min(1e9),
     )

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use syn::visit::Visit;
 
 /// Modules anyone may use.
-const LEAVES: [&str; 8] =
+const SHARED_MODULES: [&str; 8] =
     ["time", "sync", "collections", "error", "events", "metrics", "config", "plants"];
 
 /// Who may use whom, beyond the leaves and itself. `producer::builder` puts all parts together, and with it
 /// `producer` may name them; what else of it may is narrowed below.
-fn allowed(module: &str) -> &'static [&'static str] {
+fn allowed_dependencies(module: &str) -> &'static [&'static str] {
     match module {
         "producer" => &["accumulator", "cluster", "client", "network", "sender"],
         "accumulator" => &["cluster", "producer"],
@@ -26,7 +26,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
 }
 
 /// Where an arrow is narrower than the whole module.
-fn narrowed(file: &str, from: &str, to: &str, path: &str) -> bool {
+fn is_path_allowed(file: &str, from: &str, to: &str, path: &str) -> bool {
     match (from, to) {
         // A record as it was measured, and who listens to its end.
         ("accumulator", "producer") => {
@@ -44,9 +44,9 @@ fn narrowed(file: &str, from: &str, to: &str, path: &str) -> bool {
     }
 }
 
-struct Paths(Vec<String>);
+struct PathCollector(Vec<String>);
 
-impl<'ast> Visit<'ast> for Paths {
+impl<'ast> Visit<'ast> for PathCollector {
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let all: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
         if all.len() > 1 && all[0] == "crate" {
@@ -56,34 +56,36 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        flatten(&item.tree, String::new(), &mut self.0);
+        flatten_use_tree(&item.tree, String::new(), &mut self.0);
     }
 }
 
-fn flatten(tree: &syn::UseTree, before: String, out: &mut Vec<String>) {
+fn flatten_use_tree(tree: &syn::UseTree, before: String, out: &mut Vec<String>) {
     let join = |name: &str| {
         if before.is_empty() { name.to_owned() } else { format!("{before}::{name}") }
     };
     match tree {
-        syn::UseTree::Path(p) => flatten(&p.tree, join(&p.ident.to_string()), out),
-        syn::UseTree::Group(g) => g.items.iter().for_each(|t| flatten(t, before.clone(), out)),
-        syn::UseTree::Name(n) => push(join(&n.ident.to_string()), out),
-        syn::UseTree::Rename(r) => push(join(&r.ident.to_string()), out),
-        syn::UseTree::Glob(_) => push(before, out),
+        syn::UseTree::Path(p) => flatten_use_tree(&p.tree, join(&p.ident.to_string()), out),
+        syn::UseTree::Group(g) => {
+            g.items.iter().for_each(|t| flatten_use_tree(t, before.clone(), out))
+        }
+        syn::UseTree::Name(n) => push_crate_path(join(&n.ident.to_string()), out),
+        syn::UseTree::Rename(r) => push_crate_path(join(&r.ident.to_string()), out),
+        syn::UseTree::Glob(_) => push_crate_path(before, out),
     }
 }
 
-fn push(path: String, out: &mut Vec<String>) {
+fn push_crate_path(path: String, out: &mut Vec<String>) {
     if let Some(rest) = path.strip_prefix("crate::") {
         out.push(rest.to_owned());
     }
 }
 
-fn files(dir: &Path, out: &mut Vec<PathBuf>) {
+fn collect_rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files(&path, out);
+            collect_rust_files(&path, out);
         } else if path.extension().is_some_and(|e| e == "rs") {
             out.push(path);
         }
@@ -94,7 +96,7 @@ fn files(dir: &Path, out: &mut Vec<PathBuf>) {
 fn every_path_points_the_way_the_design_draws_it() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut all = Vec::new();
-    files(&src, &mut all);
+    collect_rust_files(&src, &mut all);
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for file in all {
         let inside = file.strip_prefix(&src).unwrap();
@@ -106,14 +108,15 @@ fn every_path_points_the_way_the_design_draws_it() {
         if module == "lib" || is_test {
             continue;
         }
-        let mut paths = Paths(Vec::new());
+        let mut paths = PathCollector(Vec::new());
         paths.visit_file(&syn::parse_file(&fs::read_to_string(&file).unwrap()).unwrap());
         for path in paths.0 {
             seen += 1;
             let to = path.split("::").next().unwrap();
             let fine = to == module
-                || LEAVES.contains(&to)
-                || (allowed(&module).contains(&to) && narrowed(name, &module, to, &path));
+                || SHARED_MODULES.contains(&to)
+                || (allowed_dependencies(&module).contains(&to)
+                    && is_path_allowed(name, &module, to, &path));
             // Public names re-exported at the crate's root are anybody's.
             let public = to.chars().next().is_some_and(char::is_uppercase);
             if !fine && !public {
@@ -130,7 +133,7 @@ fn no_source_file_is_longer_than_its_idea() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut all = Vec::new();
     for part in ["crates", "xtask"] {
-        files(&root.join(part), &mut all);
+        collect_rust_files(&root.join(part), &mut all);
     }
     let long: Vec<String> = (all.into_iter())
         .map(|f| (fs::read_to_string(&f).unwrap().lines().count(), f))

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ottla::{Certainty, Error, Producer, Record};
+use ottla::{Error, Producer, Record, RecordStatus};
 use ottla_broker::{EmbeddedBroker, Installed, Sent};
 use ottla_protocol::ApiKey;
 use ottla_protocol::record::Batches;
@@ -168,7 +168,7 @@ fn judge_all(
                 let text = e.to_string();
                 let place = text.contains(&format!("{TOPIC}-"));
                 assert!(place || e.is_fatal(), "{name}: no topic and partition in {text}");
-                if e.certainty() == Certainty::NotWritten {
+                if e.record_status() == RecordStatus::NotPersisted {
                     out.not_written += 1;
                     assert!(
                         at.is_empty(),

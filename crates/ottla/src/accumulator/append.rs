@@ -14,8 +14,8 @@ use super::partition::{Partition, PartitionQueue};
 use super::partitioner::{Choice, Spread, choose, is_worn, part, switch};
 use super::topics::Topic;
 use crate::error::Error;
-use crate::producer::Prepared;
-use crate::sync::Guard;
+use crate::producer::PreparedRecord;
+use crate::sync::MutexGuard;
 use crate::time::Tick;
 use ottla_protocol::compression::Codec;
 use ottla_protocol::record::RecordLayout;
@@ -75,7 +75,7 @@ impl RecordAccumulator {
     pub(crate) fn try_append(
         &self,
         topic: &Topic,
-        record: &Prepared<'_>,
+        record: &PreparedRecord<'_>,
         watch: &mut DeliveryOptions,
     ) -> Option<Option<Delivery>> {
         let (spread, random) = (self.settings.partitioning, || self.env.random());
@@ -108,7 +108,7 @@ impl RecordAccumulator {
     pub(crate) fn append(
         &self,
         topic: &Topic,
-        record: &Prepared<'_>,
+        record: &PreparedRecord<'_>,
         watch: &mut DeliveryOptions,
         attempt: &mut AppendState,
     ) -> Result<AppendResult, Error> {
@@ -196,8 +196,8 @@ impl RecordAccumulator {
         }
     }
 
-    fn buffer_size(&self, record: &Prepared<'_>) -> usize {
-        self.settings.batch_size.max(record.bound)
+    fn buffer_size(&self, record: &PreparedRecord<'_>) -> usize {
+        self.settings.batch_size.max(record.batch_len_upper_bound)
     }
 
     /// The partition's lock. A sticky caller that finds another caller there goes elsewhere, once: none.
@@ -206,7 +206,7 @@ impl RecordAccumulator {
         &self,
         spot: &AppendTarget<'p>,
         parted: &mut bool,
-    ) -> Option<Guard<'p, PartitionQueue>> {
+    ) -> Option<MutexGuard<'p, PartitionQueue>> {
         if *parted || spot.sticky_index.is_none() {
             return Some(spot.partition.queue.lock());
         }
@@ -230,7 +230,7 @@ impl RecordAccumulator {
         &self,
         buf: PooledBuf,
         partition: &Arc<Partition>,
-        record: &Prepared<'_>,
+        record: &PreparedRecord<'_>,
         attempt: &mut AppendState,
     ) -> OpenBatch {
         let number = self.next_batch_number();
@@ -265,8 +265,8 @@ impl RecordAccumulator {
     fn append_to_open(
         &self,
         spot: &AppendTarget<'_>,
-        mut queue: Guard<'_, PartitionQueue>,
-        (record, at): (&Prepared<'_>, RecordLayout),
+        mut queue: MutexGuard<'_, PartitionQueue>,
+        (record, at): (&PreparedRecord<'_>, RecordLayout),
         watch: &mut DeliveryOptions,
     ) -> Option<Delivery> {
         let Some(open) = queue.open_mut() else {
@@ -288,7 +288,7 @@ impl RecordAccumulator {
 
     /// What follows an append that filled a batch, wore the sticky choice out, or was the partition's first.
     #[cold]
-    fn after_append(&self, spot: &AppendTarget<'_>, mut queue: Guard<'_, PartitionQueue>) {
+    fn after_append(&self, spot: &AppendTarget<'_>, mut queue: MutexGuard<'_, PartitionQueue>) {
         let full = queue.open().is_some_and(OpenBatch::is_full);
         let taken = if full { queue.close_open() } else { None };
         let worn = spot.sticky_index.is_some() && self.should_switch(&queue);
@@ -327,7 +327,7 @@ impl RecordAccumulator {
         }
         let work = CloseJob::try_new(self.weak_self.upgrade(), batch);
         let back = match (self.worker_pool.get(), work) {
-            (Some(hands), Ok(work)) => hands.offer(Box::new(move || work.run())),
+            (Some(hands), Ok(work)) => hands.try_spawn(Box::new(move || work.run())),
             (None, Ok(work)) => {
                 work.run();
                 None

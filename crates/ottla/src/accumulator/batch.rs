@@ -19,7 +19,7 @@ use super::buffer_pool::PooledBuf;
 use super::completion::Outcome;
 use super::ends::BatchCompletions;
 use super::partition::Partition;
-use crate::error::{Certainty, Error};
+use crate::error::{Error, RecordStatus};
 use crate::time::Tick;
 
 /// What is known of a batch from its first record on.
@@ -188,7 +188,7 @@ impl OpenBatch {
             uncompressed_len: plain_len,
             meta: self.meta,
             completions: Some(self.completions),
-            status: Certainty::NotWritten,
+            status: RecordStatus::NotPersisted,
             not_before: Tick(0),
             attempts: 0,
             timings: BatchTimings::default(),
@@ -272,7 +272,7 @@ pub struct ClosedBatch {
     /// Taken when the batch is settled, which may be before its bytes are let go.
     completions: Option<BatchCompletions>,
     /// Only grows.
-    pub(crate) status: Certainty,
+    pub(crate) status: RecordStatus,
     /// It rests until then, having been sent in an order that is over.
     pub(crate) not_before: Tick,
     /// Requests that carried it.
@@ -327,7 +327,7 @@ impl Default for BatchTimings {
 #[derive(Debug)]
 pub(super) struct SplitParent {
     pub(super) meta: BatchMeta,
-    status: Certainty,
+    status: RecordStatus,
     timings: BatchTimings,
     last_error: Option<Error>,
 }

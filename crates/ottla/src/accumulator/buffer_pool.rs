@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, ErrorKind};
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::sync::{Mutex, wake_all};
 
 /// The pool.
@@ -63,7 +63,7 @@ impl AsRef<[u8]> for PooledBuf {
 
 impl Drop for PooledBuf {
     fn drop(&mut self) {
-        if plant!(MemoryKept) {
+        if inject_bug!(BufferLeaked) {
             return;
         }
         self.pool.give_back(self.charge, std::mem::take(&mut self.bytes));
@@ -207,9 +207,8 @@ impl BufferPool {
         if buf.bytes.capacity() < charge as usize
             && let Err(e) = buf.bytes.try_reserve_exact(charge as usize)
         {
-            return Err(
-                Error::new(ErrorKind::BufferExhausted, "the machine is out of memory").caused_by(e)
-            );
+            return Err(Error::new(ErrorKind::BufferExhausted, "the machine is out of memory")
+                .with_source(e));
         }
         Ok(buf)
     }
@@ -246,7 +245,7 @@ impl BufferPool {
 
     /// Fills the head of the line, completes it, goes on to the next.
     fn serve(&self, state: &mut State, wakers: &mut Vec<Waker>, dropped: &mut Vec<Vec<u8>>) {
-        if plant!(SmallOvertakes) {
+        if inject_bug!(UnfairAllocation) {
             state.waiters.make_contiguous().sort_by_key(|w| w.need - w.gathered);
         }
         while let Some(need) = state.waiters.front().map(|w| w.need - w.gathered) {
@@ -277,7 +276,7 @@ impl BufferPool {
 
     /// Ends a wait: what was gathered or granted goes back, and to whoever is next.
     fn cancel(&self, id: u64) {
-        if plant!(PlaceKept) {
+        if inject_bug!(CancelledWaiterKept) {
             return;
         }
         let mut wakers = Vec::new();

@@ -7,7 +7,7 @@ use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use super::marks::Bits;
 use super::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
 use super::ready::{Active, Order, View, is_over};
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use ottla_protocol::compression::Codec;
 
 /// Batches a request is given room for at once.
@@ -85,7 +85,7 @@ impl Active {
                     self.drained.insert(node, key);
                     let mut batch = match batch {
                         Out::Closed(b) => order.stamp(b),
-                        Out::Retry(b) if plant!(BufferReused) => b.with_corrupted_records(),
+                        Out::Retry(b) if inject_bug!(BufferReused) => b.with_corrupted_records(),
                         Out::Retry(b) => *b,
                         Out::Open(open) => {
                             rejoin(&open, view);

@@ -10,7 +10,7 @@ use super::completion::{
     BatchInfo, DELTA_OVERFLOW, Delivery, Outcome, ProduceRequestResult, RecordMetadata,
     SplitResults, find_part,
 };
-use crate::error::{Certainty, Error, ErrorKind};
+use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::sync::{Mutex, assert_unlocked, wake_all};
 
@@ -285,7 +285,7 @@ impl BatchCompletions {
             let (sensors, failed) = (&listeners.counters.sensors, f64::from(self.record_count));
             let (now, topic) = (done.batch.caller_context.env.now(), &done.batch.partition.topic);
             sensors.record(&[(Sensor::RecordError, failed)], now);
-            sensors.topic(topic, &[(TopicSensor::RecordError, failed)], now);
+            sensors.record_topic(topic, &[(TopicSensor::RecordError, failed)], now);
             if !heard && wakers.is_empty() {
                 tracing::warn!(
                     topic = &*done.batch.partition.topic,
@@ -332,8 +332,9 @@ impl BatchCompletions {
                 let (topic, partition) =
                     (&done.batch.partition.topic, Some(done.batch.partition.index));
                 let counters = &listeners.counters;
-                let tell =
-                    || listeners.interceptors.acknowledged(topic, partition, &result, counters);
+                let tell = || {
+                    listeners.interceptors.on_acknowledgement(topic, partition, &result, counters)
+                };
                 done.batch.caller_context.run_callback(counters, tell);
             }
         }
@@ -347,7 +348,7 @@ impl Drop for BatchCompletions {
                 ErrorKind::Internal,
                 "a batch was dropped before its end was known; this is a bug of ottla, please report it",
             );
-            self.complete_all(Outcome::Failed(e.certain(Certainty::PossiblyWritten)));
+            self.complete_all(Outcome::Failed(e.with_status(RecordStatus::PossiblyPersisted)));
         }
         // Deliveries that the application keeps keep their completion.
         let done = (Arc::strong_count(&self.result) == 1).then(|| self.result.clone());

@@ -12,9 +12,9 @@ use std::sync::OnceLock;
 use crate::accumulator::partition::Partition;
 use crate::accumulator::split::Cut;
 use crate::accumulator::waits::{DeadlineWaiter, FlushCompletion};
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::sync::Mutex;
-use crate::time::{Bell, Tick};
+use crate::time::{Tick, Wakeup};
 
 /// What a caller tells the sender.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(crate) struct EventQueue {
     events: Mutex<QueuedEvents>,
     /// When the sleeping sender wakes by itself, in nanoseconds; 0 while it is awake.
     sleep_deadline: AtomicU64,
-    wakeup: OnceLock<Arc<dyn Bell>>,
+    wakeup: OnceLock<Arc<dyn Wakeup>>,
     /// Nodes that can take no request while the sender sleeps: a bit for each remainder of 64.
     busy_nodes: AtomicU64,
     /// Callers between having filled a partition that was empty and having said so.
@@ -83,7 +83,7 @@ struct QueuedEvents {
 }
 
 impl EventQueue {
-    pub(crate) fn set_wakeup(&self, bell: Arc<dyn Bell>) {
+    pub(crate) fn set_wakeup(&self, bell: Arc<dyn Wakeup>) {
         let _ = self.wakeup.set(bell);
     }
 
@@ -101,7 +101,7 @@ impl EventQueue {
         due: Tick,
         rings: impl FnOnce() -> bool,
     ) -> Result<(), Event> {
-        let silent = matches!(event, Event::BatchOpened(_)) && plant!(LostWakeUp);
+        let silent = matches!(event, Event::BatchOpened(_)) && inject_bug!(LostWakeup);
         {
             let mut events = self.events.lock();
             if events.closed {
@@ -119,7 +119,7 @@ impl EventQueue {
             && let Some(bell) = self.wakeup.get()
             && !silent
         {
-            bell.ring();
+            bell.wake();
         }
         Ok(())
     }
@@ -206,8 +206,8 @@ mod tests {
 
     #[derive(Default)]
     struct CountingWakeup(AtomicU64);
-    impl Bell for CountingWakeup {
-        fn ring(&self) {
+    impl Wakeup for CountingWakeup {
+        fn wake(&self) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }

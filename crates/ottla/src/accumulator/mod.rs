@@ -27,7 +27,7 @@ use ottla_protocol::compression::{Codec, Compressor};
 
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
-use crate::time::{Env, Hands, Tick};
+use crate::time::{Env, Tick, WorkerPool};
 use batch::{BatchEncoder, ClosedBatch, OpenBatch};
 use buffer_pool::BufferPool;
 use callers::CallerContext;
@@ -70,7 +70,7 @@ pub(crate) struct RecordAccumulator {
     /// Itself, for work that outlives a call.
     weak_self: Weak<RecordAccumulator>,
     /// Helpers that take work from callers, once the sender has brought them.
-    pub(crate) worker_pool: OnceLock<Arc<dyn Hands>>,
+    pub(crate) worker_pool: OnceLock<Arc<dyn WorkerPool>>,
     /// The rack whose leaders are preferred.
     pub(crate) rack: Rack,
     encoders: Mutex<Vec<BatchEncoder>>,
@@ -174,7 +174,7 @@ impl RecordAccumulator {
     }
 
     fn fail_batch(&self, mut batch: ClosedBatch) {
-        let e = self.closed_error().certain(batch.status);
+        let e = self.closed_error().with_status(batch.status);
         batch.complete(Outcome::Failed(e));
     }
 

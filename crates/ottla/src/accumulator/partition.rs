@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 
 use super::batch::{BatchMeta, ClosedBatch, OpenBatch, StampedBatch};
 use super::sizing::Sizing;
-use crate::plants::plant;
-use crate::sync::{Guard, Mutex};
+use crate::plants::inject_bug;
+use crate::sync::{Mutex, MutexGuard};
 use crate::time::Tick;
 
 /// One partition of one topic; there for as long as the producer. One that never had a record is this and no
@@ -62,7 +62,7 @@ pub(crate) enum QueuedBatch {
 
 /// The sender's hold on a partition.
 pub(crate) struct SenderGuard<'p> {
-    queue: Guard<'p, PartitionQueue>,
+    queue: MutexGuard<'p, PartitionQueue>,
     locked_by_sender: &'p AtomicBool,
 }
 
@@ -245,8 +245,10 @@ impl PartitionQueue {
     /// Puts what was sent back in front of everything with a later sequence.
     pub(crate) fn insert_in_order(&mut self, slot: QueuedBatch) {
         let place = slot.queue_position();
-        let behind =
-            self.batches.iter().position(|s| s.queue_position() > place && !plant!(RetryAtTheEnd));
+        let behind = self
+            .batches
+            .iter()
+            .position(|s| s.queue_position() > place && !inject_bug!(RetryAtBackOfQueue));
         self.batches.insert(behind.unwrap_or(self.batches.len()), slot);
     }
 

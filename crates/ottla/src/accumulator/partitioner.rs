@@ -284,14 +284,14 @@ mod tests {
     use super::*;
     use crate::accumulator::partition::QueuedBatch;
     use crate::accumulator::topics::Topics;
-    use crate::cluster::{Leader, Node, TopicInfo};
+    use crate::cluster::{Leader, Node, TopicMetadata};
     use crate::time::Tick;
 
     fn topic(leaders: &[i32]) -> std::sync::Arc<Topic> {
         let topics = Topics::default();
         let mut cluster = Cluster::default();
-        let leaders = leaders.iter().map(|&node| Leader { node, epoch: 0 }).collect();
-        cluster.topics.insert("t".into(), TopicInfo { id: Default::default(), leaders });
+        let leaders = leaders.iter().map(|&node| Leader { node_id: node, epoch: 0 }).collect();
+        cluster.topics.insert("t".into(), TopicMetadata { id: Default::default(), leaders });
         topics.publish(&cluster, &None);
         topics.get("t").unwrap()
     }
@@ -347,8 +347,8 @@ mod tests {
         let topics = Topics::default();
         let publish = |n: usize| {
             let mut cluster = Cluster::default();
-            let leaders = vec![Leader { node: 1, epoch: 0 }; n];
-            cluster.topics.insert("t".into(), TopicInfo { id: Default::default(), leaders });
+            let leaders = vec![Leader { node_id: 1, epoch: 0 }; n];
+            cluster.topics.insert("t".into(), TopicMetadata { id: Default::default(), leaders });
             topics.publish(&cluster, &None);
             topics.get("t").unwrap()
         };

@@ -13,7 +13,7 @@ use super::partition::{Partition, PartitionQueue, QueuedBatch};
 use super::partitioner::Spread;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::time::Tick;
 
 /// The partitions that hold something, and where each stands.
@@ -315,7 +315,7 @@ impl Active {
                 return true;
             }
             let available = |p: &Partition| {
-                let leader = view.cluster.leader(&p.topic, p.index).node;
+                let leader = view.cluster.leader(&p.topic, p.index).node_id;
                 let late = latency.get(&leader).map(|(ready, took)| ready.since(*took));
                 limit.is_zero() || late.is_none_or(|late| late <= limit)
             };
@@ -376,7 +376,7 @@ fn stands(
     if *head == Head::Nothing {
         return (Stands::Waits, None);
     }
-    let leader = view.cluster.leader(&p.topic, p.index).node;
+    let leader = view.cluster.leader(&p.topic, p.index).node_id;
     if leader == -1 {
         return (Stands::Unled, None);
     }
@@ -419,7 +419,7 @@ pub(super) fn head(
         (Some(QueuedBatch::Retry(b, at)), _)
             if *at > now && !b.closed.timings.is_outdated(entry, view) =>
         {
-            Head::Later(if plant!(NoRest) { now } else { *at })
+            Head::Later(if inject_bug!(NoRetryBackoff) { now } else { *at })
         }
         (Some(QueuedBatch::Retry(..)), _) => Head::Sendable(true),
         (None, Some(open)) => {

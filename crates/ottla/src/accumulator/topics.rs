@@ -127,7 +127,7 @@ impl Topics {
             };
             self.resize(&topic, info.leaders.len());
             for (p, leader) in topic.partitions.iter().zip(&info.leaders) {
-                p.leader.store(leader.node, Relaxed);
+                p.leader.store(leader.node_id, Relaxed);
             }
             let table = Table::uniform(&topic.partitions, rack, cluster);
             topic.table.store(Arc::new(table));

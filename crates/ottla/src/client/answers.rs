@@ -11,11 +11,11 @@ use super::NetworkClient;
 use super::in_flight::{Done, InFlight, Lost, Purpose};
 use super::nodes::{Broker, State};
 use crate::error::{Error, ErrorKind};
-use crate::events::Kind;
+use crate::events::LogEvent;
 use crate::metrics::{NodeSensor, Sensor};
 use crate::network::channel::Why;
 use crate::network::io::{Answer, ChannelKey, Io};
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::time::Tick;
 
 /// The version of ApiVersions that is tried first.
@@ -105,7 +105,7 @@ impl<I: Io> NetworkClient<I> {
             }
             if self.secured.tls.is_some() {
                 // TLS alone says who we are, if anything does.
-                let fed = [(Sensor::Authentication, 1.0), (Sensor::AuthenticationForGood, 1.0)];
+                let fed = [(Sensor::Authentication, 1.0), (Sensor::AuthenticationNoReauth, 1.0)];
                 self.counters.sensors.record(&fed, now);
             }
             let Some(b) = self.brokers.get_mut(&node) else { return };
@@ -139,9 +139,9 @@ impl<I: Io> NetworkClient<I> {
                 sensors.record(&[(Sensor::RequestLatency, latency)], now);
             }
             use NodeSensor::{IncomingByte, RequestLatency, Response};
-            sensors.node(node, &[(Response, 1.0), (IncomingByte, size)], now);
+            sensors.record_node(node, &[(Response, 1.0), (IncomingByte, size)], now);
             if request.purpose == Purpose::Produce {
-                sensors.node(node, &[(RequestLatency, latency)], now);
+                sensors.record_node(node, &[(RequestLatency, latency)], now);
             }
         }
         match matched {
@@ -193,7 +193,7 @@ impl<I: Io> NetworkClient<I> {
             self.given_up = (0, Tick(0));
         }
         self.health.connected(&b.name());
-        if let Some(left_out) = self.events.due(Kind::Connected, node, now) {
+        if let Some(left_out) = self.events.check(LogEvent::Connected, node, now) {
             let (host, port) = (&*b.host, b.port);
             tracing::info!(name: "ottla.connected", broker = node, host, port, left_out, "connected");
         }
@@ -224,7 +224,7 @@ impl<I: Io> NetworkClient<I> {
                     let why = "its metadata names no broker that could be connected to";
                     return self.fail_connection(node, why, now);
                 }
-                self.counters.metadata_at.store(now.0, Ordering::Relaxed);
+                self.counters.last_metadata_tick.store(now.0, Ordering::Relaxed);
                 self.news.from = self.broker_name(node);
                 tracing::info!(
                     name: "ottla.metadata",
@@ -257,7 +257,7 @@ impl<I: Io> NetworkClient<I> {
             if let Some(b) = self.brokers.remove(&node) {
                 self.health.closed(&b.name());
             }
-            self.events.forget(node);
+            self.events.remove_node(node);
         }
         for n in cluster.nodes.values() {
             self.add(n.id, &n.host, n.port);
@@ -372,7 +372,7 @@ impl<I: Io> NetworkClient<I> {
                 self.health.closed(&name);
             }
             End::Failed | End::Refused => {
-                if let Some(left_out) = self.events.due(Kind::Disconnected, node, now) {
+                if let Some(left_out) = self.events.check(LogEvent::Disconnected, node, now) {
                     let oldest = requests.first();
                     tracing::warn!(
                         name: "ottla.disconnected",
@@ -440,7 +440,7 @@ impl<I: Io> NetworkClient<I> {
             })
             .collect();
         for (node, why) in late {
-            if plant!(LateAnswerMatched)
+            if inject_bug!(LateResponseMatched)
                 && let Some(request) =
                     self.brokers.get_mut(&node).and_then(|b| b.in_flight.complete(0).ok())
             {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use ottla_protocol::ApiKey;
 
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::time::Tick;
 
 /// What a request is for; decides who handles its end.
@@ -88,7 +88,9 @@ impl InFlightRequests {
     /// The oldest, if this answer is its own.
     pub(crate) fn complete(&mut self, correlation: i32) -> Result<InFlight, Option<i32>> {
         match self.0.front() {
-            Some(oldest) if oldest.correlation == correlation || plant!(LateAnswerMatched) => {
+            Some(oldest)
+                if oldest.correlation == correlation || inject_bug!(LateResponseMatched) =>
+            {
                 self.0.pop_front().ok_or(None)
             }
             other => Err(other.map(|o| o.correlation)),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 
-use crate::cluster::{Cluster, Hint, Node};
+use crate::cluster::{Cluster, LeaderHint, Node};
 use crate::error::Error;
 use crate::time::{Tick, backoff};
 
@@ -124,7 +124,7 @@ impl Metadata {
 
     /// An answer. One without brokers is a failure (NC18).
     pub(crate) fn update(&mut self, answer: &MetadataResponse, now: Tick, random: u64) -> News {
-        if !answer.brokers.iter().any(Node::is_sound) {
+        if !answer.brokers.iter().any(Node::is_valid) {
             self.failed(now, random);
             return News::default();
         }
@@ -139,7 +139,7 @@ impl Metadata {
         }
         let mut errors = Vec::new();
         let wanted = &self.wanted;
-        let next = self.cluster.updated(
+        let next = self.cluster.merge_with(
             answer,
             |name| wanted.contains_key(name),
             |name, code| errors.push((name.to_owned(), code)),
@@ -164,8 +164,8 @@ impl Metadata {
     }
 
     /// Leaders that a broker told of which leads no more (KIP-951); the full answer is still asked for.
-    pub(crate) fn hinted(&mut self, hints: &[Hint], nodes: &[Node]) -> bool {
-        match self.cluster.with_hints(hints, nodes) {
+    pub(crate) fn hinted(&mut self, hints: &[LeaderHint], nodes: &[Node]) -> bool {
+        match self.cluster.with_leader_hints(hints, nodes) {
             Some(next) => {
                 self.cluster = Arc::new(next);
                 true

@@ -23,14 +23,14 @@ use ottla_protocol::messages::ApiVersionsRequest;
 use ottla_protocol::{ApiKey, EncodeError, Request};
 use zeroize::Zeroizing;
 
-use crate::cluster::{Cluster, Hint, Node};
+use crate::cluster::{Cluster, LeaderHint, Node};
 use crate::collections::HashMap;
-use crate::events::{Events, Kind};
+use crate::events::{LogEvent, LogLimiter};
 use crate::metrics::{Counters, NodeSensor, Sensor};
 use crate::network::io::{ChannelKey, Io, Job};
 use crate::network::selector::{Polled, Selector};
-use crate::plants::plant;
-use crate::time::{Bell, Env, Hands, Tick, backoff};
+use crate::plants::inject_bug;
+use crate::time::{Env, Tick, Wakeup, WorkerPool, backoff};
 pub use health::Health;
 pub(crate) use health::SharedHealth;
 use in_flight::{Done, InFlight, Purpose};
@@ -67,7 +67,7 @@ pub(crate) struct NetworkClient<I: Io> {
     health: SharedHealth,
     counters: Arc<Counters>,
     news: News,
-    events: Events,
+    events: LogLimiter,
     /// When a pause that was told of is over.
     pauses: Tick,
     generation: u32,
@@ -115,7 +115,7 @@ impl<I: Io> NetworkClient<I> {
             health,
             counters,
             news: News::default(),
-            events: Events::default(),
+            events: LogLimiter::default(),
             pauses: Tick::NEVER,
             generation: 0,
             given_up: (0, Tick(0)),
@@ -141,11 +141,11 @@ impl<I: Io> NetworkClient<I> {
         }
     }
 
-    pub(crate) fn bell(&self) -> Arc<dyn Bell> {
+    pub(crate) fn bell(&self) -> Arc<dyn Wakeup> {
         self.selector.bell()
     }
 
-    pub(crate) fn hands(&self) -> Arc<dyn Hands> {
+    pub(crate) fn hands(&self) -> Arc<dyn WorkerPool> {
         self.selector.hands()
     }
 
@@ -214,7 +214,8 @@ impl<I: Io> NetworkClient<I> {
         let State::Ready(channel) = b.state else {
             return false;
         };
-        b.in_flight.len() < self.settings.max_in_flight + usize::from(plant!(OneMoreInFlight))
+        b.in_flight.len()
+            < self.settings.max_in_flight + usize::from(inject_bug!(ExtraInFlightRequest))
             && b.throttled_until <= now
             && !b.renewal_is_due(now)
             && self.selector.can_send(channel)
@@ -260,19 +261,19 @@ impl<I: Io> NetworkClient<I> {
                 self.health.paused(&b.name(), ms);
                 self.pauses = self.pauses.min(b.throttled_until);
             }
-            if let Some(left_out) = self.events.due(Kind::Throttled, node, now) {
+            if let Some(left_out) = self.events.check(LogEvent::Throttled, node, now) {
                 tracing::info!(name: "ottla.throttled", broker = node, ms, left_out, "throttled");
             }
         }
     }
 
     /// What events were told.
-    pub(crate) fn events(&mut self) -> &mut Events {
+    pub(crate) fn events(&mut self) -> &mut LogLimiter {
         &mut self.events
     }
 
     /// Leaders that a broker told of which leads no more, and where they are (KIP-951).
-    pub(crate) fn hinted(&mut self, hints: &[Hint], nodes: &[Node], now: Tick) {
+    pub(crate) fn hinted(&mut self, hints: &[LeaderHint], nodes: &[Node], now: Tick) {
         let before = self.metadata.cluster.clone();
         if self.metadata.hinted(hints, nodes) {
             self.news.updated = true;
@@ -282,14 +283,16 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn tell_of_leaders(&mut self, before: &Cluster, now: Tick) {
-        for (topic, partition, from, to) in self.metadata.cluster.clone().leaders_since(before) {
-            if let Some(left_out) = self.events.due(Kind::LeaderChanged, to.node, now) {
+        for (topic, partition, from, to) in
+            self.metadata.cluster.clone().leader_changes_since(before)
+        {
+            if let Some(left_out) = self.events.check(LogEvent::LeaderChanged, to.node_id, now) {
                 tracing::info!(
                     name: "ottla.leader_changed",
                     topic = &**topic,
                     partition,
-                    from = from.node,
-                    to = to.node,
+                    from = from.node_id,
+                    to = to.node_id,
                     epoch = to.epoch,
                     left_out,
                     "leader changed"
@@ -462,7 +465,11 @@ impl<I: Io> NetworkClient<I> {
             now,
         );
         use NodeSensor::{OutgoingByte, Request, RequestSize};
-        sensors.node(node, &[(Request, 1.0), (RequestSize, size), (OutgoingByte, size)], now);
+        sensors.record_node(
+            node,
+            &[(Request, 1.0), (RequestSize, size), (OutgoingByte, size)],
+            now,
+        );
         self.selector.send(channel, pieces, now);
     }
 
@@ -547,7 +554,7 @@ impl<I: Io> NetworkClient<I> {
         let known: Vec<i32> = self.brokers.keys().copied().collect();
         for node in known {
             self.disconnect(node, "going back to the bootstrap servers", now);
-            self.events.forget(node);
+            self.events.remove_node(node);
         }
         for b in std::mem::take(&mut self.brokers).values() {
             self.health.closed(&b.name());

@@ -21,11 +21,11 @@ use super::sasl::token::TokenManager;
 use super::sasl::{SaslAction, SaslClient};
 use super::{CORRELATION_RESERVED, NetworkClient};
 use crate::config::security::SaslSettings;
-use crate::events::Kind;
+use crate::events::LogEvent;
 use crate::metrics::Sensor;
 use crate::network::io::{Io, Job, Unprepared};
 use crate::network::tls::TlsConnector;
-use crate::time::{Tick, fraction};
+use crate::time::{Tick, random_fraction};
 
 /// The key of a preparation that nobody waits for.
 const NOBODYS: u64 = u64::MAX;
@@ -251,7 +251,7 @@ impl<I: Io> NetworkClient<I> {
 
     /// It knows us; until its session ends. Renewed after 85 to 95 % of it, as Java has it.
     fn authenticated(&mut self, node: i32, life: Option<Duration>, now: Tick) {
-        let part = 0.85 + 0.1 * fraction(self.env.random());
+        let part = 0.85 + 0.1 * random_fraction(self.env.random());
         let which = self.secured.sasl.as_ref().map_or("", |s| s.mechanism_name());
         let Some(b) = self.brokers.get_mut(&node) else { return };
         let State::Authenticating(channel, deadline) = b.state else { return };
@@ -273,11 +273,11 @@ impl<I: Io> NetworkClient<I> {
                 b.state = State::CheckingVersions(channel, deadline);
                 sensors.record(&[(Sensor::Authentication, 1.0)], now);
                 if life.is_none() {
-                    sensors.record(&[(Sensor::AuthenticationForGood, 1.0)], now);
+                    sensors.record(&[(Sensor::AuthenticationNoReauth, 1.0)], now);
                 }
             }
         }
-        if let Some(left_out) = self.events.due(Kind::Authenticated, node, now) {
+        if let Some(left_out) = self.events.check(LogEvent::Authenticated, node, now) {
             tracing::info!(
                 name: "ottla.authenticated",
                 broker = node,

@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 
 use crate::accumulator::partitioner::Spread;
 use crate::error::Error;
-use crate::metrics::Span;
+use crate::metrics::MetricConfig;
 use aliases::AliasTarget;
 pub use properties::parse as parse_properties;
 use secret::Secret;
@@ -292,7 +292,7 @@ pub(crate) struct ProducerConfig {
     pub(crate) partition_availability_timeout: Duration,
     pub(crate) linger_awaited: bool,
     pub(crate) client_rack: Option<String>,
-    pub(crate) metric_config: Span,
+    pub(crate) metric_config: MetricConfig,
     pub(crate) retry_backoff: (Duration, Duration),
     pub(crate) reconnect_backoff: (Duration, Duration),
     pub(crate) connection_setup_timeout: (Duration, Duration),
@@ -370,7 +370,7 @@ impl ProducerConfig {
                 .get_duration_ms("partitioner.availability.timeout.ms"),
             linger_awaited: p.get_bool("linger.awaited"),
             client_rack: configure_rack(p)?,
-            metric_config: Span {
+            metric_config: MetricConfig {
                 samples: p.get_usize("metrics.num.samples"),
                 window: p.get_duration_ms("metrics.sample.window.ms"),
             },

@@ -9,11 +9,11 @@ use ottla_protocol::ErrorCode;
 
 /// What is known of a record that was not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Certainty {
+pub enum RecordStatus {
     /// It is in no log: no request with it left this process whole, or each was refused.
-    NotWritten,
+    NotPersisted,
     /// It may be in the log: a request was sent and its answer lost, or the answer leaves it open.
-    PossiblyWritten,
+    PossiblyPersisted,
 }
 
 /// What went wrong, by who can do something about it.
@@ -65,30 +65,30 @@ pub enum ErrorKind {
 #[derive(Debug)]
 struct Inner {
     kind: ErrorKind,
-    certainty: Certainty,
+    status: RecordStatus,
     retriable: bool,
     fatal: bool,
     message: String,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
-    journey: Option<Journey>,
+    timings: Option<DeliveryTimings>,
 }
 
 /// How far a record came that was not acknowledged, and where its time went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Journey {
+pub struct DeliveryTimings {
     /// Requests that carried it.
     pub attempts: u32,
     /// The node that was sent the last of them.
     pub last_broker: Option<i32>,
     /// Its batch was waited for in `send`, for memory.
-    pub waiting_for_memory: Duration,
+    pub memory_wait: Duration,
     /// In an open batch, for others to come along.
-    pub lingering: Duration,
+    pub linger: Duration,
     /// Its partition had no leader.
-    pub without_leader: Duration,
+    pub leaderless: Duration,
     /// Between attempts.
-    pub backing_off: Duration,
+    pub backoff: Duration,
     /// The broker had asked for fewer requests.
     pub throttled: Duration,
     /// In requests.
@@ -97,13 +97,13 @@ pub struct Journey {
     pub queued: Duration,
 }
 
-impl fmt::Display for Journey {
+impl fmt::Display for DeliveryTimings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stages = [
-            (self.waiting_for_memory, "waiting for memory"),
-            (self.lingering, "lingering"),
-            (self.without_leader, "without a leader"),
-            (self.backing_off, "backing off"),
+            (self.memory_wait, "waiting for memory"),
+            (self.linger, "lingering"),
+            (self.leaderless, "without a leader"),
+            (self.backoff, "backing off"),
             (self.throttled, "throttled"),
             (self.in_flight, "in flight"),
             (self.queued, "queued"),
@@ -131,7 +131,7 @@ impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error(Arc::new(Inner {
             kind,
-            certainty: Certainty::NotWritten,
+            status: RecordStatus::NotPersisted,
             retriable: matches!(
                 kind,
                 ErrorKind::BufferExhausted
@@ -145,7 +145,7 @@ impl Error {
             fatal: matches!(kind, ErrorKind::Closed | ErrorKind::Internal | ErrorKind::Forked),
             message: message.into(),
             source: None,
-            journey: None,
+            timings: None,
         }))
     }
 
@@ -180,11 +180,18 @@ impl Error {
         // One that others hold, too, stays as it is; this is another with the same words.
         if Arc::get_mut(&mut self.0).is_none() {
             let i = &self.0;
-            let (kind, certainty, retriable, fatal) = (i.kind, i.certainty, i.retriable, i.fatal);
+            let (kind, certainty, retriable, fatal) = (i.kind, i.status, i.retriable, i.fatal);
             let (message, source) = (i.message.clone(), i.source.clone());
-            let journey = i.journey.clone();
-            self.0 =
-                Arc::new(Inner { kind, certainty, retriable, fatal, message, source, journey });
+            let journey = i.timings.clone();
+            self.0 = Arc::new(Inner {
+                kind,
+                status: certainty,
+                retriable,
+                fatal,
+                message,
+                source,
+                timings: journey,
+            });
         }
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             f(inner);
@@ -192,19 +199,19 @@ impl Error {
     }
 
     #[must_use]
-    pub(crate) fn certain(mut self, certainty: Certainty) -> Error {
-        self.edit(|i| i.certainty = certainty);
+    pub(crate) fn with_status(mut self, certainty: RecordStatus) -> Error {
+        self.edit(|i| i.status = certainty);
         self
     }
 
     #[must_use]
-    pub(crate) fn fatal(mut self) -> Error {
+    pub(crate) fn into_fatal(mut self) -> Error {
         self.edit(|i| i.fatal = true);
         self
     }
 
     #[must_use]
-    pub(crate) fn caused_by(
+    pub(crate) fn with_source(
         mut self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
@@ -214,7 +221,7 @@ impl Error {
 
     /// Says first where it was, if it does not say so.
     #[must_use]
-    pub(crate) fn at(mut self, place: &str) -> Error {
+    pub(crate) fn with_location(mut self, place: &str) -> Error {
         // t-1 is not named by t-10.
         let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
         let named = self.0.message.split(place).skip(1).any(ends);
@@ -225,14 +232,14 @@ impl Error {
     }
 
     #[must_use]
-    pub(crate) fn after(mut self, journey: Journey) -> Error {
-        self.edit(|i| i.journey = Some(journey));
+    pub(crate) fn with_timings(mut self, journey: DeliveryTimings) -> Error {
+        self.edit(|i| i.timings = Some(journey));
         self
     }
 
     /// How far the record came, and where its time went, if it had been accepted.
-    pub fn journey(&self) -> Option<&Journey> {
-        self.0.journey.as_ref()
+    pub fn timings(&self) -> Option<&DeliveryTimings> {
+        self.0.timings.as_ref()
     }
 
     /// What went wrong, by who can do something about it.
@@ -241,8 +248,8 @@ impl Error {
     }
 
     /// Whether the record may be in the log all the same.
-    pub fn certainty(&self) -> Certainty {
-        self.0.certainty
+    pub fn record_status(&self) -> RecordStatus {
+        self.0.status
     }
 
     /// Whether sending the record again may succeed without anything being changed. A record that was
@@ -273,7 +280,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
-        if self.0.certainty == Certainty::PossiblyWritten {
+        if self.0.status == RecordStatus::PossiblyPersisted {
             f.write_str(" (it may have been written)")?;
         }
         Ok(())
@@ -284,7 +291,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
-            .field("certainty", &self.0.certainty)
+            .field("certainty", &self.0.status)
             .field("message", &self.0.message)
             .field("source", &self.0.source)
             .finish()

@@ -5,7 +5,7 @@ mod series;
 
 pub use sensors::{Metric, MetricValue};
 pub(crate) use sensors::{NodeSensor, Sensor, Sensors, TopicSensor};
-pub(crate) use series::Span;
+pub(crate) use series::MetricConfig;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -19,7 +19,7 @@ macro_rules! counters {
             /// Requests that have no answer yet.
             pub(crate) requests_in_flight: AtomicU64,
             /// When metadata last came, in ticks; 0 for never.
-            pub(crate) metadata_at: AtomicU64,
+            pub(crate) last_metadata_tick: AtomicU64,
         }
 
         /// Totals since the producer was built, at one moment each.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::series::{Series, Span};
+use super::series::{MetricConfig, Series};
 use crate::sync::Mutex;
 use crate::time::Tick;
 
@@ -55,14 +55,14 @@ enum Stat {
     Ratio,
 }
 
-type Row = (&'static str, Stat, &'static str);
+type MetricTemplate = (&'static str, Stat, &'static str);
 
 macro_rules! sensors {
     ($(#[$doc:meta])* $enum:ident $table:ident { $($sensor:ident => [$($row:expr),* $(,)?],)* }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum $enum { $($sensor,)* }
-        const $table: &[&[Row]] = &[$(&[$($row),*],)*];
+        const $table: &[&[MetricTemplate]] = &[$(&[$($row),*],)*];
     };
 }
 
@@ -139,7 +139,7 @@ sensors! {
             ("successful-authentication-rate", Rate, "Connections a second whose broker accepted us"),
             ("successful-authentication-total", Total, "Connections whose broker accepted us"),
         ],
-        AuthenticationForGood => [
+        AuthenticationNoReauth => [
             ("successful-authentication-no-reauth-total", Total, "Of these, those that need not be renewed"),
         ],
         AuthenticationFailed => [
@@ -255,12 +255,12 @@ sensors! {
 /// All of a producer's.
 #[derive(Debug)]
 pub(crate) struct Sensors {
-    span: Span,
-    state: Mutex<State>,
+    config: MetricConfig,
+    series: Mutex<SensorSeries>,
 }
 
 #[derive(Debug, Default, Clone)]
-struct State {
+struct SensorSeries {
     producer: Vec<Series>,
     topics: BTreeMap<Arc<str>, Vec<Series>>,
     nodes: BTreeMap<i32, Vec<Series>>,
@@ -268,62 +268,64 @@ struct State {
 
 impl Default for Sensors {
     fn default() -> Sensors {
-        Sensors::new(Span { samples: 2, window: Duration::from_secs(30) })
+        Sensors::new(MetricConfig { samples: 2, window: Duration::from_secs(30) })
     }
 }
 
-fn series(of: &[&[Row]]) -> Vec<Series> {
+fn new_series(of: &[&[MetricTemplate]]) -> Vec<Series> {
     vec![Series::default(); of.len()]
 }
 
 impl Sensors {
-    pub(crate) fn new(span: Span) -> Sensors {
-        let state = State { producer: series(PRODUCER), ..State::default() };
-        Sensors { span, state: Mutex::new(state) }
+    pub(crate) fn new(span: MetricConfig) -> Sensors {
+        let state = SensorSeries { producer: new_series(PRODUCER), ..SensorSeries::default() };
+        Sensors { config: span, series: Mutex::new(state) }
     }
 
     pub(crate) fn record(&self, values: &[(Sensor, f64)], now: Tick) {
-        let mut state = self.state.lock();
+        let mut state = self.series.lock();
         for (sensor, value) in values {
-            state.producer[*sensor as usize].record(*value, now, self.span);
+            state.producer[*sensor as usize].record(*value, now, self.config);
         }
     }
 
-    pub(crate) fn topic(&self, topic: &Arc<str>, values: &[(TopicSensor, f64)], now: Tick) {
-        let mut state = self.state.lock();
+    pub(crate) fn record_topic(&self, topic: &Arc<str>, values: &[(TopicSensor, f64)], now: Tick) {
+        let mut state = self.series.lock();
         if !state.topics.contains_key(topic) {
-            state.topics.insert(topic.clone(), series(TOPIC));
+            state.topics.insert(topic.clone(), new_series(TOPIC));
         }
         let Some(all) = state.topics.get_mut(topic) else { return };
         for (sensor, value) in values {
-            all[*sensor as usize].record(*value, now, self.span);
+            all[*sensor as usize].record(*value, now, self.config);
         }
     }
 
-    pub(crate) fn node(&self, node: i32, values: &[(NodeSensor, f64)], now: Tick) {
-        let mut state = self.state.lock();
-        let all = state.nodes.entry(node).or_insert_with(|| series(NODE));
+    pub(crate) fn record_node(&self, node: i32, values: &[(NodeSensor, f64)], now: Tick) {
+        let mut state = self.series.lock();
+        let all = state.nodes.entry(node).or_insert_with(|| new_series(NODE));
         for (sensor, value) in values {
-            all[*sensor as usize].record(*value, now, self.span);
+            all[*sensor as usize].record(*value, now, self.config);
         }
     }
 
     /// What all of them tell now.
     pub(crate) fn read(&self, client: &str, now: Tick) -> Vec<Metric> {
         // Written out off the lock: the sender needs it.
-        let state = self.state.lock().clone();
+        let state = self.series.lock().clone();
         let mut out = Vec::new();
-        let mut add =
-            |group, rows: &[&[Row]], all: &[Series], tag: Option<(&'static str, String)>| {
-                for (rows, series) in rows.iter().zip(all) {
-                    for (name, stat, description) in *rows {
-                        let mut tags = vec![("client-id", client.to_owned())];
-                        tags.extend(tag.clone());
-                        let value = MetricValue::Number(stat.of(series, now, self.span));
-                        out.push(Metric { name, group, description, tags, value });
-                    }
+        let mut add = |group,
+                       rows: &[&[MetricTemplate]],
+                       all: &[Series],
+                       tag: Option<(&'static str, String)>| {
+            for (rows, series) in rows.iter().zip(all) {
+                for (name, stat, description) in *rows {
+                    let mut tags = vec![("client-id", client.to_owned())];
+                    tags.extend(tag.clone());
+                    let value = MetricValue::Number(stat.measure(series, now, self.config));
+                    out.push(Metric { name, group, description, tags, value });
                 }
-            };
+            }
+        };
         add("producer-metrics", PRODUCER, &state.producer, None);
         for (topic, all) in &state.topics {
             let tag = ("topic", topic.to_string());
@@ -338,7 +340,7 @@ impl Sensors {
 }
 
 impl Stat {
-    fn of(self, series: &Series, now: Tick, span: Span) -> f64 {
+    fn measure(self, series: &Series, now: Tick, span: MetricConfig) -> f64 {
         match self {
             Stat::Rate => series.rate(now, span),
             Stat::Total => series.total,
@@ -357,8 +359,8 @@ mod tests {
     fn names_are_unique_in_their_group_and_carry_their_tags() {
         let sensors = Sensors::default();
         sensors.record(&[(Sensor::RecordSend, 7.0)], Tick(1));
-        sensors.topic(&"t".into(), &[(TopicSensor::Byte, 100.0)], Tick(1));
-        sensors.node(-1, &[(NodeSensor::Request, 1.0)], Tick(1));
+        sensors.record_topic(&"t".into(), &[(TopicSensor::Byte, 100.0)], Tick(1));
+        sensors.record_node(-1, &[(NodeSensor::Request, 1.0)], Tick(1));
         let all = sensors.read("c", Tick(2));
         for (i, m) in all.iter().enumerate() {
             let same = |o: &&Metric| (o.name, o.group) == (m.name, m.group);

@@ -7,7 +7,7 @@ use crate::time::Tick;
 
 /// The windows all series have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(crate) struct MetricConfig {
     pub(crate) samples: usize,
     pub(crate) window: Duration,
 }
@@ -28,7 +28,7 @@ struct Window {
 }
 
 impl Series {
-    pub(super) fn record(&mut self, value: f64, now: Tick, span: Span) {
+    pub(super) fn record(&mut self, value: f64, now: Tick, span: MetricConfig) {
         self.total += value;
         let over = |w: &Window| now.since(w.start) >= span.window;
         if self.windows.last().is_none_or(over) {
@@ -45,35 +45,35 @@ impl Series {
     }
 
     /// Windows that are not too old to count.
-    fn live(&self, now: Tick, span: Span) -> impl Iterator<Item = &Window> {
+    fn current_windows(&self, now: Tick, span: MetricConfig) -> impl Iterator<Item = &Window> {
         let age = span.window.saturating_mul(span.samples.max(1) as u32);
         self.windows.iter().filter(move |w| now.since(w.start) < age)
     }
 
     /// Per second. A start of less than all windows but one counts as that long, so that the first records
     /// make no peak.
-    pub(super) fn rate(&self, now: Tick, span: Span) -> f64 {
-        let Some(first) = self.live(now, span).next() else { return 0.0 };
+    pub(super) fn rate(&self, now: Tick, span: MetricConfig) -> f64 {
+        let Some(first) = self.current_windows(now, span).next() else { return 0.0 };
         let window = span.window.as_secs_f64().max(1e-3);
         let mut elapsed = now.since(first.start).as_secs_f64();
         let (whole, least) = ((elapsed / window).floor(), span.samples.max(1) as f64 - 1.0);
         if whole < least {
             elapsed += (least - whole) * window;
         }
-        let sum: f64 = self.live(now, span).map(|w| w.sum).sum();
+        let sum: f64 = self.current_windows(now, span).map(|w| w.sum).sum();
         sum / elapsed.max(1e-3)
     }
 
     /// The mean; NaN of nothing, as Kafka has it.
-    pub(super) fn mean(&self, now: Tick, span: Span) -> f64 {
+    pub(super) fn mean(&self, now: Tick, span: MetricConfig) -> f64 {
         let (sum, count) =
-            self.live(now, span).fold((0.0, 0.0), |a, w| (a.0 + w.sum, a.1 + w.count));
+            self.current_windows(now, span).fold((0.0, 0.0), |a, w| (a.0 + w.sum, a.1 + w.count));
         if count == 0.0 { f64::NAN } else { sum / count }
     }
 
     /// The maximum; NaN of nothing.
-    pub(super) fn max(&self, now: Tick, span: Span) -> f64 {
-        self.live(now, span).map(|w| w.max).fold(f64::NAN, f64::max)
+    pub(super) fn max(&self, now: Tick, span: MetricConfig) -> f64 {
+        self.current_windows(now, span).map(|w| w.max).fold(f64::NAN, f64::max)
     }
 }
 
@@ -81,28 +81,28 @@ impl Series {
 mod tests {
     use super::*;
 
-    const SPAN: Span = Span { samples: 2, window: Duration::from_secs(30) };
+    const CONFIG: MetricConfig = MetricConfig { samples: 2, window: Duration::from_secs(30) };
 
-    fn at(seconds: u64) -> Tick {
+    fn at_secs(seconds: u64) -> Tick {
         Tick(1_000_000_000 * (seconds + 1))
     }
 
     #[test]
     fn windows_pass_and_totals_stay() {
         let mut s = Series::default();
-        assert!(s.mean(at(0), SPAN).is_nan() && s.max(at(0), SPAN).is_nan());
-        assert_eq!(s.rate(at(0), SPAN), 0.0);
-        s.record(30.0, at(0), SPAN);
-        s.record(60.0, at(0), SPAN);
+        assert!(s.mean(at_secs(0), CONFIG).is_nan() && s.max(at_secs(0), CONFIG).is_nan());
+        assert_eq!(s.rate(at_secs(0), CONFIG), 0.0);
+        s.record(30.0, at_secs(0), CONFIG);
+        s.record(60.0, at_secs(0), CONFIG);
         // 90 in no time count as 90 in a window and no time.
-        assert_eq!(s.rate(at(0), SPAN), 3.0);
-        assert_eq!((s.mean(at(5), SPAN), s.max(at(5), SPAN)), (45.0, 60.0));
-        s.record(10.0, at(30), SPAN);
-        assert_eq!(s.rate(at(40), SPAN), 100.0 / 40.0);
-        assert_eq!(s.max(at(40), SPAN), 60.0);
-        s.record(20.0, at(61), SPAN);
-        assert_eq!((s.mean(at(61), SPAN), s.max(at(61), SPAN)), (15.0, 20.0));
-        assert!(s.mean(at(200), SPAN).is_nan());
+        assert_eq!(s.rate(at_secs(0), CONFIG), 3.0);
+        assert_eq!((s.mean(at_secs(5), CONFIG), s.max(at_secs(5), CONFIG)), (45.0, 60.0));
+        s.record(10.0, at_secs(30), CONFIG);
+        assert_eq!(s.rate(at_secs(40), CONFIG), 100.0 / 40.0);
+        assert_eq!(s.max(at_secs(40), CONFIG), 60.0);
+        s.record(20.0, at_secs(61), CONFIG);
+        assert_eq!((s.mean(at_secs(61), CONFIG), s.max(at_secs(61), CONFIG)), (15.0, 20.0));
+        assert!(s.mean(at_secs(200), CONFIG).is_nan());
         assert_eq!(s.total, 120.0);
     }
 }

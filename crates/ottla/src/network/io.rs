@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::time::{Bell, Hands};
+use crate::time::{Wakeup, WorkerPool};
 
 /// Names a connection; never used twice.
 pub type ChannelKey = u64;
@@ -115,7 +115,7 @@ pub trait Io: Send {
     /// Hands work out; `poll` brings the answer.
     fn start(&mut self, job: Job);
     /// Ends a poll from any thread.
-    fn bell(&self) -> Arc<dyn Bell>;
+    fn bell(&self) -> Arc<dyn Wakeup>;
     /// Those who do [`Job::Work`], for work that comes from other threads.
-    fn hands(&self) -> Arc<dyn Hands>;
+    fn hands(&self) -> Arc<dyn WorkerPool>;
 }

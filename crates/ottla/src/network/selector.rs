@@ -13,7 +13,7 @@ use super::io::{Answer, ChannelKey, Io, Job, Ready};
 use super::tls::TlsSession;
 use crate::collections::HashMap;
 use crate::metrics::{Counters, Sensor, add};
-use crate::time::{Bell, Hands, Tick};
+use crate::time::{Tick, Wakeup, WorkerPool};
 
 /// What a poll brought.
 #[derive(Debug, Default)]
@@ -74,11 +74,11 @@ impl<I: Io> Selector<I> {
         }
     }
 
-    pub(crate) fn bell(&self) -> Arc<dyn Bell> {
+    pub(crate) fn bell(&self) -> Arc<dyn Wakeup> {
         self.io.bell()
     }
 
-    pub(crate) fn hands(&self) -> Arc<dyn Hands> {
+    pub(crate) fn hands(&self) -> Arc<dyn WorkerPool> {
         self.io.hands()
     }
 

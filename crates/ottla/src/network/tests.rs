@@ -15,7 +15,7 @@ use super::selector::{Polled, Selector};
 use super::tls::TlsSession;
 use crate::metrics::Counters;
 use crate::sync::Mutex;
-use crate::time::{Bell, Hands, Tick};
+use crate::time::{Tick, Wakeup, WorkerPool};
 
 /// The virtual machine, with an eye on who wants to write.
 #[derive(Clone)]
@@ -56,11 +56,11 @@ impl Io for Watched {
         self.machine.start(job);
     }
 
-    fn bell(&self) -> Arc<dyn Bell> {
+    fn bell(&self) -> Arc<dyn Wakeup> {
         self.machine.bell()
     }
 
-    fn hands(&self) -> Arc<dyn Hands> {
+    fn hands(&self) -> Arc<dyn WorkerPool> {
         self.machine.hands()
     }
 }

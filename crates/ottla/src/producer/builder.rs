@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Producer;
-use super::handle::Handle;
+use super::handle::ProducerInner;
 use super::interceptor::{Interceptor, Interceptors};
 use super::partitioner::Partitioner;
 use crate::accumulator::callers::CallerContext;
@@ -34,9 +34,9 @@ pub struct ProducerBuilder {
     properties: Properties,
     error: Option<Error>,
     interceptors: Vec<Box<dyn Interceptor>>,
-    handler: Option<BatchHandler>,
+    delivery_handler: Option<BatchHandler>,
     partitioner: Option<Box<dyn Partitioner>>,
-    tokens: Option<TokenProvider>,
+    token_provider: Option<TokenProvider>,
 }
 
 impl std::fmt::Debug for ProducerBuilder {
@@ -47,7 +47,7 @@ impl std::fmt::Debug for ProducerBuilder {
     }
 }
 
-macro_rules! typed {
+macro_rules! setting_methods {
     ($($(#[$doc:meta])* $method:ident($ty:ty) $name:literal $value:ident => $text:expr;)*) => {$(
         $(#[$doc])*
         pub fn $method(self, $value: $ty) -> Self {
@@ -75,7 +75,7 @@ impl ProducerBuilder {
         self
     }
 
-    typed! {
+    setting_methods! {
         /// Brokers to ask first: `host:port`, separated by commas.
         bootstrap_servers(&str) "bootstrap.servers" v => v;
         /// Names this client to brokers.
@@ -120,7 +120,7 @@ impl ProducerBuilder {
         mut self,
         handler: impl Fn(&BatchReport<'_>) + Send + Sync + 'static,
     ) -> Self {
-        self.handler = Some(Box::new(handler));
+        self.delivery_handler = Some(Box::new(handler));
         self
     }
 
@@ -138,7 +138,7 @@ impl ProducerBuilder {
         F: Fn() -> T + Send + Sync + 'static,
         T: Future<Output = Result<OAuthBearerToken, TokenError>> + Send + 'static,
     {
-        self.tokens = Some(TokenProvider::new(ask));
+        self.token_provider = Some(TokenProvider::new(ask));
         self
     }
 
@@ -164,8 +164,8 @@ impl ProducerBuilder {
         let name = format!("ottla-{}", config.client_id);
         let (handle, sender) = self.assemble(config, env, io)?;
         let joined = spawn(name, move || thread::run(sender)).map_err(os)?;
-        *handle.thread.lock() = Some(joined);
-        Ok(Producer { handle })
+        *handle.sender_thread.lock() = Some(joined);
+        Ok(Producer { inner: handle })
     }
 
     /// Puts the parts together over any machine.
@@ -174,12 +174,13 @@ impl ProducerBuilder {
         config: ProducerConfig,
         env: Arc<dyn Env>,
         io: I,
-    ) -> Result<(Arc<Handle>, Sender<I>), Error> {
-        let secured = secured(&config.security, self.tokens, &env)?;
+    ) -> Result<(Arc<ProducerInner>, Sender<I>), Error> {
+        let secured = connection_security(&config.security, self.token_provider, &env)?;
         let sensors = Sensors::new(config.metric_config);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
-        let listeners = DeliveryListeners::new(self.handler, interceptors, counters.clone());
+        let listeners =
+            DeliveryListeners::new(self.delivery_handler, interceptors, counters.clone());
         let settings = AccumulatorSettings {
             batch_size: config.batch_size,
             linger: config.linger,
@@ -219,21 +220,21 @@ impl ProducerBuilder {
         };
         let sender =
             Sender::new(sender_settings, acc.clone(), client, health.clone(), counters.clone());
-        let handle = Handle {
+        let handle = ProducerInner {
             client_id: config.client_id,
-            acc: acc.clone(),
+            accumulator: acc.clone(),
             health,
             counters,
             max_request_size: config.max_request_size,
-            largest_record: config
+            max_record_size: config
                 .max_request_size
                 .min(usize::try_from(config.buffer_memory).unwrap_or(usize::MAX)),
-            is_plain: self.partitioner.is_none() && acc.listeners.interceptors.is_empty(),
+            can_use_fast_path: self.partitioner.is_none() && acc.listeners.interceptors.is_empty(),
             partitioner: self.partitioner,
             max_block: config.max_block,
             delivery_timeout: config.delivery_timeout,
-            thread: Mutex::new(None),
-            started_ms: env.wall_ms(),
+            sender_thread: Mutex::new(None),
+            started_ms: env.wall_clock_ms(),
             pid: std::process::id(),
         };
         Ok((Arc::new(handle), sender))
@@ -250,7 +251,7 @@ impl ProducerBuilder {
 }
 
 /// What secures connections; files are read here the first time.
-fn secured(
+fn connection_security(
     security: &SecuritySettings,
     provider: Option<TokenProvider>,
     env: &Arc<dyn Env>,

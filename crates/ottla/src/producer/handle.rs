@@ -20,32 +20,32 @@ use crate::sync::Mutex;
 use crate::time::Tick;
 
 /// Shared by all clones.
-pub(crate) struct Handle {
+pub(crate) struct ProducerInner {
     pub(crate) client_id: String,
-    pub(crate) acc: Arc<RecordAccumulator>,
+    pub(crate) accumulator: Arc<RecordAccumulator>,
     pub(crate) health: SharedHealth,
     pub(crate) counters: Arc<Counters>,
     pub(crate) max_request_size: usize,
     /// The smaller of that and `buffer.memory`.
-    pub(crate) largest_record: usize,
+    pub(crate) max_record_size: usize,
     pub(crate) partitioner: Option<Box<dyn super::Partitioner>>,
     /// No code of the application's has a say in what becomes of a record.
-    pub(crate) is_plain: bool,
+    pub(crate) can_use_fast_path: bool,
     pub(crate) max_block: Duration,
     pub(crate) delivery_timeout: Duration,
-    pub(crate) thread: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) sender_thread: Mutex<Option<JoinHandle<()>>>,
     /// The calendar's milliseconds when it was built.
     pub(crate) started_ms: i64,
     pub(crate) pid: u32,
 }
 
 /// The longest that dropping a producer waits.
-const DROP_WAIT: Duration = Duration::from_secs(5);
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a close takes beyond its time-out at most, where a handler does not return.
-const CLOSE_GRACE: Duration = Duration::from_secs(2);
+const CLOSE_GRACE_PERIOD: Duration = Duration::from_secs(2);
 
-impl Handle {
+impl ProducerInner {
     /// A forked child has the memory of a producer and none of its threads.
     pub(super) fn check_fork(&self) -> Result<(), Error> {
         if std::process::id() == self.pid {
@@ -58,24 +58,24 @@ impl Handle {
     }
 
     /// A caller waited since then.
-    pub(super) fn spent(&self, sensor: Sensor, from: Tick) {
-        let now = self.acc.env.now();
+    pub(super) fn record_wait_time(&self, sensor: Sensor, from: Tick) {
+        let now = self.accumulator.env.now();
         self.counters.sensors.record(&[(sensor, now.since(from).as_nanos() as f64)], now);
     }
 
     /// All metrics: what the sensors tell, and what is so just now.
     pub(super) fn metrics(&self) -> Vec<Metric> {
-        if self.acc.is_closed() {
+        if self.accumulator.is_closed() {
             return Vec::new();
         }
-        let now = self.acc.env.now();
+        let now = self.accumulator.env.now();
         let mut all = self.counters.sensors.read(&self.client_id, now);
         let tags = || vec![("client-id", self.client_id.clone())];
         let mut now_is = |name, description, value: f64| {
             let (group, value) = ("producer-metrics", MetricValue::Number(value));
             all.push(Metric { name, group, description, tags: tags(), value });
         };
-        let pool = &self.acc.pool;
+        let pool = &self.accumulator.pool;
         now_is("buffer-total-bytes", "buffer.memory", pool.total() as f64);
         let balance = pool.balance() as f64;
         now_is(
@@ -87,7 +87,7 @@ impl Handle {
         let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         let in_flight = load(&self.counters.requests_in_flight);
         now_is("requests-in-flight", "Requests without an answer", in_flight as f64);
-        let age = match load(&self.counters.metadata_at) {
+        let age = match load(&self.counters.last_metadata_tick) {
             0 => f64::NAN,
             at => now.since(Tick(at)).as_secs_f64(),
         };
@@ -116,32 +116,33 @@ impl Handle {
     }
 
     /// When a caller that begins now has waited for `max.block.ms`.
-    pub(super) fn deadline(&self) -> Tick {
-        self.acc.env.now().after(self.max_block)
+    pub(super) fn max_block_deadline(&self) -> Tick {
+        self.accumulator.env.now().after(self.max_block)
     }
 
     pub(super) fn begin_close(&self, timeout: Duration) {
-        self.acc.closed.store(true, Ordering::Relaxed);
-        let by = self.acc.env.now().after(timeout);
-        self.acc.topics.report_all(&Error::closed());
-        self.acc.pool.close(&self.acc.closed_while_waiting_error());
-        self.acc.post(Event::Close(by), Tick(0));
+        self.accumulator.closed.store(true, Ordering::Relaxed);
+        let by = self.accumulator.env.now().after(timeout);
+        self.accumulator.topics.report_all(&Error::closed());
+        self.accumulator.pool.close(&self.accumulator.closed_while_waiting_error());
+        self.accumulator.post(Event::Close(by), Tick(0));
     }
 
     pub(super) fn close(&self, timeout: Duration) -> Result<(), Error> {
         self.check_fork()?;
-        let inside = self.acc.caller_context.is_in_callback();
+        let inside = self.accumulator.caller_context.is_in_callback();
         self.begin_close(if inside { Duration::ZERO } else { timeout });
         if inside {
             return Ok(());
         }
         // Everything is settled when the flush is answered, and the thread is about to end. A handler of the
         // application's that never returns must not hold its caller for ever.
-        let by = self.acc.env.now().after(timeout).after(CLOSE_GRACE);
+        let by = self.accumulator.env.now().after(timeout).after(CLOSE_GRACE_PERIOD);
         let flush = Arc::<FlushCompletion>::default();
-        self.acc.post(Event::Flush(flush.clone()), Tick(0));
-        let settled = self.acc.caller_context.block_on(FlushFuture(flush), Some(by)).is_ok();
-        let thread = self.thread.lock().take();
+        self.accumulator.post(Event::Flush(flush.clone()), Tick(0));
+        let settled =
+            self.accumulator.caller_context.block_on(FlushFuture(flush), Some(by)).is_ok();
+        let thread = self.sender_thread.lock().take();
         if !settled {
             tracing::warn!(
                 client = self.client_id,
@@ -157,69 +158,86 @@ impl Handle {
 
     pub(super) fn topic_blocking(&self, name: &str) -> Result<Arc<Topic>, Error> {
         let record = Record::to(name);
-        if let Some(topic) = self.topic_now(name, None) {
+        if let Some(topic) = self.find_topic(name, None) {
             return Ok(topic);
         }
-        if self.acc.caller_context.is_in_callback() {
-            self.acc.post(Event::TopicWanted(name.into()), Tick(0));
+        if self.accumulator.caller_context.is_in_callback() {
+            self.accumulator.post(Event::TopicWanted(name.into()), Tick(0));
             let what = format!("topic {name} is not known yet, and a callback cannot wait for it");
             return Err(Error::new(ErrorKind::NoMetadata, what));
         }
-        let waiting = std::pin::pin!(self.topic_for(&record, self.deadline()));
-        match self.acc.caller_context.block_on(waiting, None) {
+        let waiting = std::pin::pin!(self.wait_on_metadata(&record, self.max_block_deadline()));
+        match self.accumulator.caller_context.block_on(waiting, None) {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
         }
     }
 
     pub(super) async fn topic_async(&self, name: &str) -> Result<Arc<Topic>, Error> {
-        self.topic_for(&Record::to(name), self.deadline()).await
+        self.wait_on_metadata(&Record::to(name), self.max_block_deadline()).await
     }
 
     /// The topic, once its partitions are known and the one that is asked for is among them.
-    pub(super) async fn topic_for(
+    pub(super) async fn wait_on_metadata(
         &self,
         record: &Record<'_>,
         by: Tick,
     ) -> Result<Arc<Topic>, Error> {
-        let (wait, from) = (self.wait_for_topic(record, by)?, self.acc.env.now());
-        self.acc.post(Event::Waiter(by, wait.wait.clone()), by);
+        let (wait, from) = (self.start_topic_wait(record, by)?, self.accumulator.env.now());
+        self.accumulator.post(Event::Waiter(by, wait.waiter.clone()), by);
         let topic = wait.await;
-        self.spent(Sensor::MetadataWait, from);
+        self.record_wait_time(Sensor::MetadataWait, from);
         topic
     }
 
-    fn wait_for_topic<'h>(
+    fn start_topic_wait<'h>(
         &'h self,
         record: &Record<'_>,
         by: Tick,
-    ) -> Result<WaitForTopic<'h>, Error> {
-        valid_topic(record.topic)?;
+    ) -> Result<TopicWaitFuture<'h>, Error> {
+        validate_topic_name(record.topic)?;
         let name: Arc<str> = record.topic.into();
         let wait = DeadlineWaiter::new(Arc::default());
         let partition = record.partition;
-        Ok(WaitForTopic { handle: self, name, partition, by, round: None, wait, last: None })
+        Ok(TopicWaitFuture {
+            inner: self,
+            name,
+            partition,
+            deadline: by,
+            first_round: None,
+            waiter: wait,
+            last_error: None,
+        })
     }
 
     /// Memory, in its turn.
-    pub(super) async fn memory(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
-        let (wait, from) = (self.wait_for_memory(size, by), self.acc.env.now());
-        self.acc.post(Event::Waiter(by, wait.wait.clone()), by);
+    pub(super) async fn allocate_buffer(&self, size: usize, by: Tick) -> Result<PooledBuf, Error> {
+        let (wait, from) = (self.start_memory_wait(size, by), self.accumulator.env.now());
+        self.accumulator.post(Event::Waiter(by, wait.waiter.clone()), by);
         let memory = wait.await;
-        self.spent(Sensor::BufferpoolWait, from);
+        self.record_wait_time(Sensor::BufferpoolWait, from);
         if memory.as_ref().is_err_and(|e| e.kind() == ErrorKind::BufferExhausted) {
-            self.counters.sensors.record(&[(Sensor::BufferExhausted, 1.0)], self.acc.env.now());
+            self.counters
+                .sensors
+                .record(&[(Sensor::BufferExhausted, 1.0)], self.accumulator.env.now());
         }
         memory
     }
 
-    fn wait_for_memory(&self, size: usize, by: Tick) -> WaitForMemory<'_> {
-        let allocate = self.acc.pool.allocate(size);
+    fn start_memory_wait(&self, size: usize, by: Tick) -> MemoryWaitFuture<'_> {
+        let allocate = self.accumulator.pool.allocate(size);
         let wait = DeadlineWaiter::new(allocate.ticket());
-        WaitForMemory { handle: self, allocate, by, size, wait, told: false }
+        MemoryWaitFuture {
+            inner: self,
+            allocation: allocate,
+            deadline: by,
+            size,
+            waiter: wait,
+            has_notified_sender: false,
+        }
     }
 
-    fn exhausted(&self, size: usize) -> Error {
+    fn buffer_exhausted_error(&self, size: usize) -> Error {
         let why = self.health.complaint().unwrap_or_else(|| {
             "the brokers take records more slowly than they come; raise buffer.memory or max.block.ms".into()
         });
@@ -228,29 +246,29 @@ impl Handle {
             ErrorKind::BufferExhausted,
             format!(
                 "no {size} bytes of buffer.memory ({}) came free within max.block.ms ({ms} ms): {why}",
-                self.acc.pool.total()
+                self.accumulator.pool.total()
             ),
         )
     }
 }
 
-impl Drop for Handle {
+impl Drop for ProducerInner {
     fn drop(&mut self) {
         if std::process::id() != self.pid {
             // The thread is the parent's: joining it here would wait for ever.
-            std::mem::forget(self.thread.lock().take());
+            std::mem::forget(self.sender_thread.lock().take());
             return;
         }
-        if self.acc.is_closed() && self.thread.lock().is_none() {
+        if self.accumulator.is_closed() && self.sender_thread.lock().is_none() {
             return;
         }
-        let wait = self.delivery_timeout.min(DROP_WAIT);
+        let wait = self.delivery_timeout.min(DROP_TIMEOUT);
         let unwinding = std::thread::panicking();
-        if unwinding || self.acc.caller_context.is_in_callback() {
+        if unwinding || self.accumulator.caller_context.is_in_callback() {
             self.begin_close(if unwinding { Duration::ZERO } else { wait });
             return;
         }
-        let used = self.acc.pool.total() - self.acc.pool.available();
+        let used = self.accumulator.pool.total() - self.accumulator.pool.available();
         if used > 0 {
             tracing::warn!(
                 client = self.client_id,
@@ -267,7 +285,7 @@ impl Drop for Handle {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidTopic`], naming what is wrong.
-pub fn valid_topic(name: &str) -> Result<(), Error> {
+pub fn validate_topic_name(name: &str) -> Result<(), Error> {
     let bad = |why: &str| {
         Err(Error::new(ErrorKind::InvalidTopic, format!("the topic name {name:?} {why}")))
     };
@@ -288,21 +306,21 @@ pub fn valid_topic(name: &str) -> Result<(), Error> {
 }
 
 /// Waits until a topic's partitions are known.
-struct WaitForTopic<'h> {
-    handle: &'h Handle,
+struct TopicWaitFuture<'h> {
+    inner: &'h ProducerInner,
     name: Arc<str>,
     partition: Option<i32>,
-    by: Tick,
+    deadline: Tick,
     /// News before this round is none.
-    round: Option<u64>,
-    wait: Arc<DeadlineWaiter>,
-    last: Option<Error>,
+    first_round: Option<u64>,
+    waiter: Arc<DeadlineWaiter>,
+    last_error: Option<Error>,
 }
 
-impl WaitForTopic<'_> {
-    fn too_late(&self) -> Error {
-        let ms = self.handle.max_block.as_millis();
-        let what = match (self.partition, self.handle.acc.topics.get(&self.name)) {
+impl TopicWaitFuture<'_> {
+    fn metadata_timeout_error(&self) -> Error {
+        let ms = self.inner.max_block.as_millis();
+        let what = match (self.partition, self.inner.accumulator.topics.get(&self.name)) {
             (Some(p), Some(topic)) => {
                 let n = topic.partitions.len();
                 let message = format!(
@@ -314,83 +332,83 @@ impl WaitForTopic<'_> {
             }
             _ => format!("no metadata for topic {} within max.block.ms ({ms} ms)", self.name),
         };
-        let why = match (&self.last, self.handle.health.complaint()) {
+        let why = match (&self.last_error, self.inner.health.complaint()) {
             (_, Some(complaint)) => complaint,
             (Some(e), None) => e.to_string(),
-            (None, None) => match self.handle.health.last_failure() {
+            (None, None) => match self.inner.health.last_failure() {
                 Some(last) => format!("the brokers did not tell; what failed last: {last}"),
                 None => "the brokers did not answer".to_owned(),
             },
         };
         let e = Error::new(ErrorKind::MetadataTimeout, format!("{what}: {why}"));
-        match &self.last {
-            Some(cause) => e.caused_by(cause.clone()),
+        match &self.last_error {
+            Some(cause) => e.with_source(cause.clone()),
             None => e,
         }
     }
 }
 
-impl Future for WaitForTopic<'_> {
+impl Future for TopicWaitFuture<'_> {
     type Output = Result<Arc<Topic>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let acc = &this.handle.acc;
-        this.wait.register(cx.waker());
+        let acc = &this.inner.accumulator;
+        this.waiter.register(cx.waker());
         let (round, last) = acc.topics.listen(&this.name, cx.waker());
         if acc.is_closed() {
             return Poll::Ready(Err(acc.closed_while_waiting_error()));
         }
-        if let Some(topic) = this.handle.topic_now(&this.name, this.partition) {
+        if let Some(topic) = this.inner.find_topic(&this.name, this.partition) {
             return Poll::Ready(Ok(topic));
         }
         // News from before this caller came is not an answer to it.
-        let first = *this.round.get_or_insert(round);
+        let first = *this.first_round.get_or_insert(round);
         if round > first {
             if let Some(e) = &last
                 && !e.is_retriable()
             {
                 return Poll::Ready(Err(e.clone()));
             }
-            this.last = last;
+            this.last_error = last;
         }
         // Again at each news that did not suffice; the metadata's backoff bounds it.
         acc.post(Event::TopicWanted(this.name.clone()), Tick(0));
-        if acc.env.now() >= this.by {
-            return Poll::Ready(Err(this.too_late()));
+        if acc.env.now() >= this.deadline {
+            return Poll::Ready(Err(this.metadata_timeout_error()));
         }
         Poll::Pending
     }
 }
 
 /// Waits for memory, in its turn.
-struct WaitForMemory<'h> {
-    handle: &'h Handle,
-    allocate: Allocate,
-    by: Tick,
+struct MemoryWaitFuture<'h> {
+    inner: &'h ProducerInner,
+    allocation: Allocate,
+    deadline: Tick,
     size: usize,
-    wait: Arc<DeadlineWaiter>,
-    told: bool,
+    waiter: Arc<DeadlineWaiter>,
+    has_notified_sender: bool,
 }
 
-impl Future for WaitForMemory<'_> {
+impl Future for MemoryWaitFuture<'_> {
     type Output = Result<PooledBuf, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.wait.register(cx.waker());
-        match Pin::new(&mut this.allocate).poll(cx) {
+        this.waiter.register(cx.waker());
+        match Pin::new(&mut this.allocation).poll(cx) {
             Poll::Ready(Err(e)) if e.kind() == ErrorKind::BufferExhausted => {
-                Poll::Ready(Err(this.handle.exhausted(this.size)))
+                Poll::Ready(Err(this.inner.buffer_exhausted_error(this.size)))
             }
             Poll::Ready(result) => Poll::Ready(result),
-            Poll::Pending if this.handle.acc.env.now() >= this.by => {
-                Poll::Ready(Err(this.handle.exhausted(this.size)))
+            Poll::Pending if this.inner.accumulator.env.now() >= this.deadline => {
+                Poll::Ready(Err(this.inner.buffer_exhausted_error(this.size)))
             }
             Poll::Pending => {
                 // Lingering batches hold memory: the sender is to let them go (once it is in the line).
-                if !std::mem::replace(&mut this.told, true) {
-                    this.handle.acc.post(Event::MemoryWanted, Tick(0));
+                if !std::mem::replace(&mut this.has_notified_sender, true) {
+                    this.inner.accumulator.post(Event::MemoryWanted, Tick(0));
                 }
                 Poll::Pending
             }

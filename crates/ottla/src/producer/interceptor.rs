@@ -12,12 +12,12 @@ use crate::metrics::{Counters, add};
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A header that interceptors may change: a name, and bytes or null.
-pub type HeaderDraft<'a> = (Cow<'a, str>, Option<Cow<'a, [u8]>>);
+pub type MutableHeader<'a> = (Cow<'a, str>, Option<Cow<'a, [u8]>>);
 
 /// A record that interceptors may change.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct RecordDraft<'a> {
+pub struct MutableRecord<'a> {
     /// The topic.
     pub topic: Cow<'a, str>,
     /// The partition, if one was asked for.
@@ -27,7 +27,7 @@ pub struct RecordDraft<'a> {
     /// The value.
     pub value: Option<Cow<'a, [u8]>>,
     /// The headers, in order.
-    pub headers: Vec<HeaderDraft<'a>>,
+    pub headers: Vec<MutableHeader<'a>>,
     /// Milliseconds since the epoch, if they were given.
     pub timestamp: Option<i64>,
 }
@@ -39,7 +39,7 @@ pub trait Interceptor: Send + Sync {
     ///
     /// # Errors
     /// Anything: the changes made so far by this interceptor are dropped.
-    fn on_send(&self, record: &mut RecordDraft<'_>) -> Result<(), BoxError> {
+    fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
         let _ = record;
         Ok(())
     }
@@ -69,8 +69,12 @@ impl Interceptors {
         self.0.is_empty()
     }
 
-    pub(crate) fn on_send<'a>(&self, record: &Record<'a>, counters: &Counters) -> RecordDraft<'a> {
-        let mut draft = RecordDraft {
+    pub(crate) fn on_send<'a>(
+        &self,
+        record: &Record<'a>,
+        counters: &Counters,
+    ) -> MutableRecord<'a> {
+        let mut draft = MutableRecord {
             topic: record.topic.into(),
             partition: record.partition,
             key: record.key.map(Cow::Borrowed),
@@ -84,14 +88,14 @@ impl Interceptors {
             let mut copy = draft.clone();
             match catch_unwind(AssertUnwindSafe(|| i.on_send(&mut copy))) {
                 Ok(Ok(())) => draft = copy,
-                Ok(Err(e)) => failed(counters, &e.to_string()),
-                Err(_) => failed(counters, "it panicked"),
+                Ok(Err(e)) => count_failure(counters, &e.to_string()),
+                Err(_) => count_failure(counters, "it panicked"),
             }
         }
         draft
     }
 
-    pub(crate) fn acknowledged(
+    pub(crate) fn on_acknowledgement(
         &self,
         topic: &str,
         partition: Option<i32>,
@@ -101,24 +105,24 @@ impl Interceptors {
         for i in &self.0 {
             let call = || i.on_acknowledgement(topic, partition, result);
             if catch_unwind(AssertUnwindSafe(call)).is_err() {
-                failed(counters, "it panicked");
+                count_failure(counters, "it panicked");
             }
         }
     }
 }
 
-fn failed(counters: &Counters, why: &str) {
+fn count_failure(counters: &Counters, why: &str) {
     add(&counters.interceptor_error_total, 1);
     tracing::warn!("an interceptor failed and was skipped: {why}");
 }
 
-impl RecordDraft<'_> {
+impl MutableRecord<'_> {
     /// Headers as a record borrows them.
     pub(crate) fn borrowed_headers(&self) -> Vec<Header<'_>> {
         self.headers.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect()
     }
 
-    pub(crate) fn record<'b>(&'b self, headers: &'b [Header<'b>], token: u64) -> Record<'b> {
+    pub(crate) fn as_record<'b>(&'b self, headers: &'b [Header<'b>], token: u64) -> Record<'b> {
         Record {
             topic: &self.topic,
             partition: self.partition,

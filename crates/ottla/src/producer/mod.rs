@@ -11,15 +11,18 @@ mod serializer;
 mod topic;
 
 pub use builder::ProducerBuilder;
-pub(crate) use handle::Handle;
-pub use handle::valid_topic;
+pub(crate) use handle::ProducerInner;
+pub use handle::validate_topic_name;
 pub(crate) use interceptor::Interceptors;
-pub use interceptor::{BoxError, HeaderDraft, Interceptor, RecordDraft};
+pub use interceptor::{BoxError, Interceptor, MutableHeader, MutableRecord};
 pub use partitioner::{Partitioner, Partitions};
-pub(crate) use record::Prepared;
+pub(crate) use record::PreparedRecord;
 pub use record::{Header, Record};
 pub use send::TrySendError;
-pub use serializer::{BigEndian, Nullable, Plain, Serializer, TypedProducer, With};
+pub use serializer::{
+    BigEndianSerializer, BytesSerializer, FnSerializer, NullableSerializer, Serializer,
+    TypedProducer,
+};
 pub use topic::Topic;
 
 use std::fmt;
@@ -50,12 +53,12 @@ use crate::time::Tick;
 /// ```
 #[derive(Clone)]
 pub struct Producer {
-    handle: Arc<Handle>,
+    inner: Arc<ProducerInner>,
 }
 
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Producer({})", self.handle.client_id)
+        write!(f, "Producer({})", self.inner.client_id)
     }
 }
 
@@ -71,7 +74,7 @@ pub struct PartitionInfo {
 
 /// What a [`purge`](Producer::purge) ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purge {
+pub enum PurgeScope {
     /// Records that were not sent yet, or wait to be sent again.
     Queued,
     /// Those, and records whose answer is awaited.
@@ -85,13 +88,13 @@ impl Producer {
     }
 
     #[cfg_attr(not(feature = "unstable-sim"), allow(dead_code))]
-    pub(crate) fn from_handle(handle: Arc<Handle>) -> Producer {
-        Producer { handle }
+    pub(crate) fn from_inner(handle: Arc<ProducerInner>) -> Producer {
+        Producer { inner: handle }
     }
 
     #[cfg(any(test, feature = "unstable-sim"))]
     pub(crate) fn memory_balance(&self) -> i64 {
-        self.handle.acc.pool.balance()
+        self.inner.accumulator.pool.balance()
     }
 
     /// Sends every record accepted so far, without waiting for `linger.ms`, and blocks until each has ended,
@@ -102,12 +105,12 @@ impl Producer {
     /// # Errors
     /// [`ErrorKind::WouldDeadlock`](crate::ErrorKind::WouldDeadlock) inside a callback.
     pub fn flush(&self) -> Result<(), Error> {
-        self.handle.check_fork()?;
-        let callers = &self.handle.acc.caller_context;
+        self.inner.check_fork()?;
+        let callers = &self.inner.accumulator.caller_context;
         callers.check_can_block("Producer::flush")?;
         let from = callers.env.now();
         let _ = callers.block_on(self.begin_flush(), None);
-        self.handle.spent(Sensor::Flush, from);
+        self.inner.record_wait_time(Sensor::Flush, from);
         Ok(())
     }
 
@@ -117,17 +120,17 @@ impl Producer {
     /// # Errors
     /// As [`flush`](Self::flush).
     pub async fn flush_async(&self) -> Result<(), Error> {
-        self.handle.check_fork()?;
-        self.handle.acc.caller_context.check_can_block("Producer::flush_async")?;
-        let from = self.handle.acc.env.now();
+        self.inner.check_fork()?;
+        self.inner.accumulator.caller_context.check_can_block("Producer::flush_async")?;
+        let from = self.inner.accumulator.env.now();
         self.begin_flush().await;
-        self.handle.spent(Sensor::Flush, from);
+        self.inner.record_wait_time(Sensor::Flush, from);
         Ok(())
     }
 
     fn begin_flush(&self) -> FlushFuture {
         let flush = Arc::<FlushCompletion>::default();
-        self.handle.acc.post(Event::Flush(flush.clone()), Tick(0));
+        self.inner.accumulator.post(Event::Flush(flush.clone()), Tick(0));
         FlushFuture(flush)
     }
 
@@ -137,8 +140,8 @@ impl Producer {
     /// # Errors
     /// As [`send`](Self::send) where the topic is at fault.
     pub fn partitions_for(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
-        let topic = self.handle.topic_blocking(topic)?;
-        Ok(partitions(&topic))
+        let topic = self.inner.topic_blocking(topic)?;
+        Ok(partition_infos(&topic))
     }
 
     /// As [`partitions_for`](Self::partitions_for), without blocking. Dropping the future leaves the topic
@@ -147,8 +150,8 @@ impl Producer {
     /// # Errors
     /// As [`partitions_for`](Self::partitions_for).
     pub async fn partitions_for_async(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
-        let topic = self.handle.topic_async(topic).await?;
-        Ok(partitions(&topic))
+        let topic = self.inner.topic_async(topic).await?;
+        Ok(partition_infos(&topic))
     }
 
     /// Fails what waits to be sent, and what is in flight as well if so told, with
@@ -158,36 +161,36 @@ impl Producer {
     ///
     /// # Errors
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked).
-    pub fn purge(&self, what: Purge) -> Result<(), Error> {
-        self.handle.check_fork()?;
-        let in_flight = what == Purge::QueuedAndInFlight;
-        let to = self.handle.acc.last_batch_number();
-        self.handle
-            .acc
+    pub fn purge(&self, what: PurgeScope) -> Result<(), Error> {
+        self.inner.check_fork()?;
+        let in_flight = what == PurgeScope::QueuedAndInFlight;
+        let to = self.inner.accumulator.last_batch_number();
+        self.inner
+            .accumulator
             .post(Event::Purge { up_to_batch: to, include_in_flight: in_flight }, Tick(0));
         Ok(())
     }
 
     /// Bytes of `buffer.memory` that no record occupies.
     pub fn available_memory(&self) -> u64 {
-        self.handle.acc.pool.available()
+        self.inner.accumulator.pool.available()
     }
 
     /// Totals since the producer was built.
     pub fn totals(&self) -> Totals {
-        self.handle.counters.totals()
+        self.inner.counters.totals()
     }
 
     /// Everything that is measured, by Kafka's names: groups `producer-metrics`, `producer-topic-metrics`,
     /// `producer-node-metrics`, `app-info` and `kafka-metrics-count`. Rates, means and maxima are over the last
     /// `metrics.num.samples` windows of `metrics.sample.window.ms`. None once the producer is closed.
     pub fn metrics(&self) -> Vec<Metric> {
-        self.handle.metrics()
+        self.inner.metrics()
     }
 
     /// Who is connected, and who is not and why.
     pub fn health(&self) -> Health {
-        self.handle.health.get()
+        self.inner.health.get()
     }
 
     /// Stops accepting records, sends what was accepted, and blocks until each has ended or the time is over;
@@ -197,7 +200,7 @@ impl Producer {
     /// # Errors
     /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if the producer's thread cannot be joined.
     pub fn close(&self, timeout: Duration) -> Result<(), Error> {
-        self.handle.close(timeout)
+        self.inner.close(timeout)
     }
 
     /// As [`close`](Self::close), without blocking. Dropping the future leaves the producer closing.
@@ -205,7 +208,7 @@ impl Producer {
     /// # Errors
     /// As [`close`](Self::close).
     pub async fn close_async(&self, timeout: Duration) -> Result<(), Error> {
-        self.handle.begin_close(timeout);
+        self.inner.begin_close(timeout);
         // The flush is answered when everything is settled, or when the sender ends.
         self.begin_flush().await;
         Ok(())
@@ -213,11 +216,11 @@ impl Producer {
 
     /// Whether it has been closed.
     pub fn is_closed(&self) -> bool {
-        self.handle.acc.closed.load(Ordering::Relaxed)
+        self.inner.accumulator.closed.load(Ordering::Relaxed)
     }
 }
 
-fn partitions(topic: &crate::accumulator::topics::Topic) -> Vec<PartitionInfo> {
+fn partition_infos(topic: &crate::accumulator::topics::Topic) -> Vec<PartitionInfo> {
     let info = |p: &Arc<crate::accumulator::partition::Partition>| {
         let leader = p.leader.load(Ordering::Relaxed);
         PartitionInfo { partition: p.index, leader: (leader != -1).then_some(leader) }

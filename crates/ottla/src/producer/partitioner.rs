@@ -49,7 +49,7 @@ impl Partitions<'_> {
 }
 
 /// Asks; what the built-in partitioner takes where there is no answer is -1, never handed on.
-pub(super) fn ask(
+pub(super) fn call_partitioner(
     custom: &dyn Partitioner,
     record: &Record<'_>,
     topic: &topics::Topic,

@@ -124,45 +124,45 @@ impl<'a> Record<'a> {
     }
 }
 
-type Pair<'a> = (&'a str, Option<&'a [u8]>);
+type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
 /// Headers as the encoder takes them.
-pub(crate) type Pairs<'a> =
-    std::iter::Map<std::slice::Iter<'a, Header<'a>>, fn(&Header<'a>) -> Pair<'a>>;
+pub(crate) type HeaderIter<'a> =
+    std::iter::Map<std::slice::Iter<'a, Header<'a>>, fn(&Header<'a>) -> HeaderPair<'a>>;
 
-fn pair<'a>(h: &Header<'a>) -> Pair<'a> {
+fn header_to_pair<'a>(h: &Header<'a>) -> HeaderPair<'a> {
     (h.key, h.value)
 }
 
 /// A record with its sizes worked out, before any lock.
 #[derive(Debug)]
-pub(crate) struct Prepared<'a> {
+pub(crate) struct PreparedRecord<'a> {
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) timestamp: i64,
     pub(crate) token: u64,
-    pub(crate) body: RecordBody<'a, Pairs<'a>>,
+    pub(crate) body: RecordBody<'a, HeaderIter<'a>>,
     /// The most a batch of this record alone can take.
-    pub(crate) bound: usize,
+    pub(crate) batch_len_upper_bound: usize,
 }
 
-impl<'a> Prepared<'a> {
+impl<'a> PreparedRecord<'a> {
     /// Measures; `None` when no batch could ever hold it.
     #[inline]
-    pub(crate) fn new(r: &Record<'a>, now_ms: impl FnOnce() -> i64) -> Option<Prepared<'a>> {
-        let pairs = || r.headers.iter().map(pair as fn(&Header<'a>) -> Pair<'a>);
+    pub(crate) fn new(r: &Record<'a>, now_ms: impl FnOnce() -> i64) -> Option<PreparedRecord<'a>> {
+        let pairs = || r.headers.iter().map(header_to_pair as fn(&Header<'a>) -> HeaderPair<'a>);
         let body = RecordBody::new(r.key, r.value, pairs());
         // Each part's own length is in the sum: one of 2 GiB or more is found here, too.
         let bound = body.size_upper_bound();
         if bound > i32::MAX as usize {
             return None;
         }
-        Some(Prepared {
+        Some(PreparedRecord {
             partition: r.partition,
             key: r.key,
             timestamp: r.timestamp.unwrap_or_else(now_ms),
             token: r.token,
             body,
-            bound,
+            batch_len_upper_bound: bound,
         })
     }
 }

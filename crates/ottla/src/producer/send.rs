@@ -3,8 +3,8 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::handle::Handle;
-use super::{Delivery, Prepared, Producer, Record, SendError};
+use super::handle::ProducerInner;
+use super::{Delivery, PreparedRecord, Producer, Record, SendError};
 use crate::accumulator::append::{AppendResult, AppendState, DeliveryOptions};
 use crate::accumulator::completion::RecordMetadata;
 use crate::accumulator::ends::Callback;
@@ -31,17 +31,17 @@ impl std::fmt::Display for TrySendError<'_> {
 impl std::error::Error for TrySendError<'_> {}
 
 /// A record whose end is told through a callback as well.
-fn called(
+fn options_with_callback(
     callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
 ) -> DeliveryOptions {
     let callback: Callback = Box::new(callback);
     DeliveryOptions { callback: Some(callback), wants_delivery: true }
 }
 
-const WATCHED: DeliveryOptions = DeliveryOptions { callback: None, wants_delivery: true };
+const WITH_DELIVERY: DeliveryOptions = DeliveryOptions { callback: None, wants_delivery: true };
 
 /// What a watched record that was accepted has.
-pub(super) fn delivery(accepted: Option<Delivery>) -> Result<Delivery, Error> {
+pub(super) fn expect_delivery(accepted: Option<Delivery>) -> Result<Delivery, Error> {
     accepted.ok_or_else(|| Error::new(ErrorKind::Internal, "a watched record has no delivery"))
 }
 
@@ -59,7 +59,7 @@ impl Producer {
     /// `Authorization`, `MetadataTimeout` where the topic is at fault; `InvalidRecord`, `RecordTooLarge`
     /// where the record is; `BufferExhausted` when no memory came free; `Closed`.
     pub fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        delivery(self.handle.accept(None, record, WATCHED)?)
+        expect_delivery(self.inner.do_send(None, record, WITH_DELIVERY)?)
     }
 
     /// As [`send`](Self::send); the callback is called once, whatever becomes of the record: on the
@@ -72,7 +72,7 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<Delivery, SendError> {
-        delivery(self.handle.accept(None, record, called(callback))?)
+        expect_delivery(self.inner.do_send(None, record, options_with_callback(callback))?)
     }
 
     /// As [`send`](Self::send), without blocking. The append is the last step, in the poll that returns
@@ -82,7 +82,7 @@ impl Producer {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
-        delivery(self.handle.accept_async(None, record, WATCHED).await?)
+        expect_delivery(self.inner.do_send_async(None, record, WITH_DELIVERY).await?)
     }
 
     /// As [`send_with`](Self::send_with), without blocking. The callback of a future that is dropped before it
@@ -95,7 +95,9 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<Delivery, SendError> {
-        delivery(self.handle.accept_async(None, record, called(callback)).await?)
+        expect_delivery(
+            self.inner.do_send_async(None, record, options_with_callback(callback)).await?,
+        )
     }
 
     /// Accepts the record if that takes no waiting, and gives it back otherwise.
@@ -104,112 +106,112 @@ impl Producer {
     /// The record, with [`ErrorKind::Full`] (no memory just now), [`ErrorKind::NoMetadata`] (the topic is
     /// not known yet; it has been asked for), [`ErrorKind::Closed`], or what is wrong with the record.
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
-        self.handle.accept_now(None, record, WATCHED)
+        self.inner.do_try_send(None, record, WITH_DELIVERY)
     }
 
     /// Tells interceptors of a record that was refused before it could be appended.
-    pub(super) fn refused(&self, topic: &str, partition: Option<i32>, e: &Error) {
-        self.handle.refused(topic, partition, e);
+    pub(super) fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
+        self.inner.notify_interceptors(topic, partition, e);
     }
 }
 
 /// What an attempt to accept a record came to.
-enum Step {
-    Done(Option<Delivery>),
+enum SendStep {
+    Appended(Option<Delivery>),
     /// The topic is not known, or lacks the partition.
-    Topic,
+    NeedsTopic,
     /// Memory is used up: so many bytes are needed.
-    Memory(usize),
+    NeedsMemory(usize),
 }
 
 /// A record on its way in.
-struct Coming<'a, 'r> {
+struct PendingSend<'a, 'r> {
     /// The topic, where the caller holds it.
-    known: Option<&'a Topic>,
+    topic: Option<&'a Topic>,
     record: &'a Record<'r>,
-    prepared: Prepared<'r>,
-    watch: &'a mut DeliveryOptions,
-    attempt: AppendState,
+    prepared: PreparedRecord<'r>,
+    options: &'a mut DeliveryOptions,
+    append_state: AppendState,
     /// Whether the application's own partitioner was asked.
-    asked: bool,
+    has_called_partitioner: bool,
 }
 
-impl Handle {
+impl ProducerInner {
     /// `send`, blocking.
     #[inline]
-    pub(super) fn accept(
+    pub(super) fn do_send(
         &self,
         known: Option<&Topic>,
         record: Record<'_>,
         mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
-        match self.accept_at_once(known, &record, &mut watch) {
+        match self.do_send_fast(known, &record, &mut watch) {
             Some(delivery) => Ok(delivery),
-            None => self.accept_slowly(known, record, watch),
+            None => self.do_send_slow(known, record, watch),
         }
     }
 
     /// What nearly every record takes: nothing to ask, nothing to wait for, nothing wrong.
     #[inline]
-    fn accept_at_once(
+    fn do_send_fast(
         &self,
         known: Option<&Topic>,
         record: &Record<'_>,
         watch: &mut DeliveryOptions,
     ) -> Option<Option<Delivery>> {
-        if !self.is_plain || !self.acc.can_try_append() {
+        if !self.can_use_fast_path || !self.accumulator.can_try_append() {
             return None;
         }
-        let prepared = Prepared::new(record, || self.acc.env.wall_ms())?;
-        if prepared.bound > self.largest_record || prepared.timestamp < 0 {
+        let prepared = PreparedRecord::new(record, || self.accumulator.env.wall_clock_ms())?;
+        if prepared.batch_len_upper_bound > self.max_record_size || prepared.timestamp < 0 {
             return None;
         }
         match known {
-            Some(topic) => self.acc.try_append(topic, &prepared, watch),
+            Some(topic) => self.accumulator.try_append(topic, &prepared, watch),
             None => {
-                let map = self.acc.topics.load();
-                self.acc.try_append(map.get(record.topic)?, &prepared, watch)
+                let map = self.accumulator.topics.load();
+                self.accumulator.try_append(map.get(record.topic)?, &prepared, watch)
             }
         }
     }
 
     #[cold]
-    fn accept_slowly(
+    fn do_send_slow(
         &self,
         known: Option<&Topic>,
         record: Record<'_>,
         mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
-        let result = self.intercepted(record, |r| {
-            let mut coming = self.coming(known, &r, &mut watch)?;
-            match self.step(&mut coming)? {
-                Step::Done(delivery) => Ok(delivery),
-                step => self.wait_blocking(coming, step),
+        let result = self.with_interceptors(record, |r| {
+            let mut coming = self.new_pending_send(known, &r, &mut watch)?;
+            match self.run_step(&mut coming)? {
+                SendStep::Appended(delivery) => Ok(delivery),
+                step => self.wait_and_append_blocking(coming, step),
             }
         });
-        self.told(&record, watch, result)
+        self.notify_rejected(&record, watch, result)
     }
 
     /// `send`, async.
-    pub(super) async fn accept_async(
+    pub(super) async fn do_send_async(
         &self,
         known: Option<&Topic>,
         record: Record<'_>,
         mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
-        if let Some(delivery) = self.accept_at_once(known, &record, &mut watch) {
+        if let Some(delivery) = self.do_send_fast(known, &record, &mut watch) {
             return Ok(delivery);
         }
-        let interceptors = &self.acc.listeners.interceptors;
+        let interceptors = &self.accumulator.listeners.interceptors;
         let result = if interceptors.is_empty() {
             self.append_async(known, &record, &mut watch).await
         } else {
             let draft = interceptors.on_send(&record, &self.counters);
             let headers = draft.borrowed_headers();
-            let record = draft.record(&headers, record.token);
+            let record = draft.as_record(&headers, record.token);
             self.append_async(known, &record, &mut watch).await
         };
-        self.told(&record, watch, result)
+        self.notify_rejected(&record, watch, result)
     }
 
     async fn append_async(
@@ -218,177 +220,197 @@ impl Handle {
         record: &Record<'_>,
         watch: &mut DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
-        let mut coming = self.coming(known, record, watch)?;
-        match self.step(&mut coming)? {
-            Step::Done(delivery) => Ok(delivery),
-            step => self.wait(coming, step, self.deadline()).await,
+        let mut coming = self.new_pending_send(known, record, watch)?;
+        match self.run_step(&mut coming)? {
+            SendStep::Appended(delivery) => Ok(delivery),
+            step => self.wait_and_append(coming, step, self.max_block_deadline()).await,
         }
     }
 
     /// `send` without waiting.
-    pub(super) fn accept_now<'a>(
+    pub(super) fn do_try_send<'a>(
         &self,
         known: Option<&Topic>,
         record: Record<'a>,
         mut watch: DeliveryOptions,
     ) -> Result<Delivery, TrySendError<'a>> {
-        let result = self.intercepted(record, |r| {
-            let mut coming = self.coming(known, &r, &mut watch)?;
-            let step = self.step(&mut coming)?;
-            self.no_waiting(&r, step, "")
+        let result = self.with_interceptors(record, |r| {
+            let mut coming = self.new_pending_send(known, &r, &mut watch)?;
+            let step = self.run_step(&mut coming)?;
+            self.finish_without_waiting(&r, step, "")
         });
-        result.and_then(delivery).map_err(|error| {
-            self.refused(record.topic, record.partition, &error);
+        result.and_then(expect_delivery).map_err(|error| {
+            self.notify_interceptors(record.topic, record.partition, &error);
             TrySendError { record, error }
         })
     }
 
     /// What becomes of a record where nothing may wait.
-    fn no_waiting(
+    fn finish_without_waiting(
         &self,
         record: &Record<'_>,
-        step: Step,
+        step: SendStep,
         and: &str,
     ) -> Result<Option<Delivery>, Error> {
         let (kind, what) = match step {
-            Step::Done(delivery) => return Ok(delivery),
-            Step::Topic => {
+            SendStep::Appended(delivery) => return Ok(delivery),
+            SendStep::NeedsTopic => {
                 // Asked for in any case: it is found the next time.
-                self.acc.post(Event::TopicWanted(record.topic.into()), Tick(0));
+                self.accumulator.post(Event::TopicWanted(record.topic.into()), Tick(0));
                 let what =
                     format!("topic {} is not known yet; it has been asked for", record.topic);
                 (ErrorKind::NoMetadata, what)
             }
-            Step::Memory(_) => (ErrorKind::Full, "buffer.memory is used up just now".to_owned()),
+            SendStep::NeedsMemory(_) => {
+                (ErrorKind::Full, "buffer.memory is used up just now".to_owned())
+            }
         };
         Err(Error::new(kind, what + and))
     }
 
     #[cold]
-    fn wait_blocking(&self, coming: Coming<'_, '_>, step: Step) -> Result<Option<Delivery>, Error> {
-        if self.acc.caller_context.is_in_callback() {
-            return self.no_waiting(coming.record, step, ", and a callback cannot wait for it");
+    fn wait_and_append_blocking(
+        &self,
+        coming: PendingSend<'_, '_>,
+        step: SendStep,
+    ) -> Result<Option<Delivery>, Error> {
+        if self.accumulator.caller_context.is_in_callback() {
+            return self.finish_without_waiting(
+                coming.record,
+                step,
+                ", and a callback cannot wait for it",
+            );
         }
-        let by = self.deadline();
-        let waiting = pin!(self.wait(coming, step, by));
-        match self.acc.caller_context.block_on(waiting, None) {
+        let by = self.max_block_deadline();
+        let waiting = pin!(self.wait_and_append(coming, step, by));
+        match self.accumulator.caller_context.block_on(waiting, None) {
             Ok(result) => result,
             Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
         }
     }
 
     /// Waits for what is missing, and tries again, until then.
-    async fn wait(
+    async fn wait_and_append(
         &self,
-        mut coming: Coming<'_, '_>,
-        mut step: Step,
+        mut coming: PendingSend<'_, '_>,
+        mut step: SendStep,
         by: Tick,
     ) -> Result<Option<Delivery>, Error> {
         let topic: Arc<Topic>;
-        if matches!(step, Step::Topic) {
-            topic = self.topic_for(coming.record, by).await?;
-            coming.known = Some(&topic);
-            step = self.step(&mut coming)?;
+        if matches!(step, SendStep::NeedsTopic) {
+            topic = self.wait_on_metadata(coming.record, by).await?;
+            coming.topic = Some(&topic);
+            step = self.run_step(&mut coming)?;
         }
         loop {
             match step {
-                Step::Done(delivery) => return Ok(delivery),
-                Step::Topic => {
+                SendStep::Appended(delivery) => return Ok(delivery),
+                SendStep::NeedsTopic => {
                     // It was made anew with fewer partitions, just now.
-                    self.topic_for(coming.record, by).await?;
+                    self.wait_on_metadata(coming.record, by).await?;
                 }
-                Step::Memory(size) => {
-                    let from = self.acc.env.now();
-                    coming.attempt.spare_buffer = Some(self.memory(size, by).await?);
-                    coming.attempt.memory_wait += self.acc.env.now().since(from);
+                SendStep::NeedsMemory(size) => {
+                    let from = self.accumulator.env.now();
+                    coming.append_state.spare_buffer = Some(self.allocate_buffer(size, by).await?);
+                    coming.append_state.memory_wait += self.accumulator.env.now().since(from);
                 }
             }
-            step = self.step(&mut coming)?;
+            step = self.run_step(&mut coming)?;
         }
     }
 
-    fn coming<'a, 'r>(
+    fn new_pending_send<'a, 'r>(
         &self,
         known: Option<&'a Topic>,
         record: &'a Record<'r>,
         watch: &'a mut DeliveryOptions,
-    ) -> Result<Coming<'a, 'r>, Error> {
-        let (prepared, attempt) = (self.prepare(record)?, AppendState::default());
-        Ok(Coming { known, record, prepared, watch, attempt, asked: false })
+    ) -> Result<PendingSend<'a, 'r>, Error> {
+        let (prepared, attempt) = (self.prepare_record(record)?, AppendState::default());
+        Ok(PendingSend {
+            topic: known,
+            record,
+            prepared,
+            options: watch,
+            append_state: attempt,
+            has_called_partitioner: false,
+        })
     }
 
     /// One attempt, without waiting.
     #[inline]
-    fn step(&self, c: &mut Coming<'_, '_>) -> Result<Step, Error> {
+    fn run_step(&self, c: &mut PendingSend<'_, '_>) -> Result<SendStep, Error> {
         let map;
-        let topic = match c.known {
+        let topic = match c.topic {
             Some(topic) => topic,
             None => {
-                map = self.acc.topics.load();
+                map = self.accumulator.topics.load();
                 match map.get(c.record.topic) {
                     Some(topic) => topic,
-                    None => return self.unknown(c.record),
+                    None => return self.check_unknown_topic(c.record),
                 }
             }
         };
         if let Some(p) = c.record.partition
             && !topic.has(p)
         {
-            return self.unknown(c.record);
+            return self.check_unknown_topic(c.record);
         }
-        if let (Some(custom), None, false) = (&self.partitioner, c.prepared.partition, c.asked) {
-            c.asked = true;
-            c.prepared.partition = super::partitioner::ask(&**custom, c.record, topic)?;
+        if let (Some(custom), None, false) =
+            (&self.partitioner, c.prepared.partition, c.has_called_partitioner)
+        {
+            c.has_called_partitioner = true;
+            c.prepared.partition =
+                super::partitioner::call_partitioner(&**custom, c.record, topic)?;
         }
         loop {
-            match self.acc.append(topic, &c.prepared, c.watch, &mut c.attempt)? {
+            match self.accumulator.append(topic, &c.prepared, c.options, &mut c.append_state)? {
                 AppendResult::Appended(delivery) => {
-                    if let Some(shell) = c.attempt.scratch.take() {
-                        self.acc.listeners.return_scratch(shell);
+                    if let Some(shell) = c.append_state.scratch.take() {
+                        self.accumulator.listeners.return_scratch(shell);
                     }
-                    return Ok(Step::Done(delivery));
+                    return Ok(SendStep::Appended(delivery));
                 }
                 AppendResult::NeedsBuffer(size) => {
                     // Here, once a batch, the process is compared.
                     self.check_fork()?;
-                    match self.acc.pool.try_allocate(size)? {
-                        Some(buf) => c.attempt.spare_buffer = Some(buf),
-                        None => return Ok(Step::Memory(size)),
+                    match self.accumulator.pool.try_allocate(size)? {
+                        Some(buf) => c.append_state.spare_buffer = Some(buf),
+                        None => return Ok(SendStep::NeedsMemory(size)),
                     }
                 }
                 AppendResult::NeedsChainBuffer(size) => {
-                    c.attempt.spare_buffer = self.acc.pool.try_allocate(size)?;
-                    c.attempt.no_chain_buffer = c.attempt.spare_buffer.is_none();
+                    c.append_state.spare_buffer = self.accumulator.pool.try_allocate(size)?;
+                    c.append_state.no_chain_buffer = c.append_state.spare_buffer.is_none();
                 }
             }
         }
     }
 
     #[cold]
-    fn unknown(&self, record: &Record<'_>) -> Result<Step, Error> {
-        if self.acc.is_closed() {
-            return Err(self.acc.closed_error());
+    fn check_unknown_topic(&self, record: &Record<'_>) -> Result<SendStep, Error> {
+        if self.accumulator.is_closed() {
+            return Err(self.accumulator.closed_error());
         }
-        super::handle::valid_topic(record.topic)?;
-        Ok(Step::Topic)
+        super::handle::validate_topic_name(record.topic)?;
+        Ok(SendStep::NeedsTopic)
     }
 
     /// Tells interceptors of a record that was refused before it could be appended.
-    pub(super) fn refused(&self, topic: &str, partition: Option<i32>, e: &Error) {
-        let interceptors = &self.acc.listeners.interceptors;
-        interceptors.acknowledged(topic, partition, &Err(e.clone()), &self.counters);
+    pub(super) fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
+        let interceptors = &self.accumulator.listeners.interceptors;
+        interceptors.on_acknowledgement(topic, partition, &Err(e.clone()), &self.counters);
     }
 
     /// A record that was not accepted is told of once: to interceptors, and to its callback.
     #[inline]
-    fn told(
+    fn notify_rejected(
         &self,
         record: &Record<'_>,
         watch: DeliveryOptions,
         result: Result<Option<Delivery>, Error>,
     ) -> Result<Option<Delivery>, Error> {
         if let Err(e) = &result {
-            self.refused(record.topic, record.partition, e);
+            self.notify_interceptors(record.topic, record.partition, e);
             if let Some(callback) = watch.callback {
                 callback(Err(e.clone()));
             }
@@ -397,28 +419,31 @@ impl Handle {
     }
 
     #[inline]
-    fn intercepted<T>(&self, record: Record<'_>, f: impl FnOnce(Record<'_>) -> T) -> T {
-        let interceptors = &self.acc.listeners.interceptors;
+    fn with_interceptors<T>(&self, record: Record<'_>, f: impl FnOnce(Record<'_>) -> T) -> T {
+        let interceptors = &self.accumulator.listeners.interceptors;
         if interceptors.is_empty() {
             return f(record);
         }
         let draft = interceptors.on_send(&record, &self.counters);
         let headers = draft.borrowed_headers();
-        f(draft.record(&headers, record.token))
+        f(draft.as_record(&headers, record.token))
     }
 
     /// Checks a record and works out its sizes; `send`'s first step.
     #[inline]
-    fn prepare<'a>(&self, record: &Record<'a>) -> Result<Prepared<'a>, Error> {
-        match Prepared::new(record, || self.acc.env.wall_ms()) {
-            Some(p) if p.bound <= self.largest_record && p.timestamp >= 0 => Ok(p),
-            other => Err(self.unfit(record, other.map(|p| (p.bound, p.timestamp)))),
+    fn prepare_record<'a>(&self, record: &Record<'a>) -> Result<PreparedRecord<'a>, Error> {
+        match PreparedRecord::new(record, || self.accumulator.env.wall_clock_ms()) {
+            Some(p) if p.batch_len_upper_bound <= self.max_record_size && p.timestamp >= 0 => Ok(p),
+            other => Err(self.invalid_record_error(
+                record,
+                other.map(|p| (p.batch_len_upper_bound, p.timestamp)),
+            )),
         }
     }
 
     /// What is wrong with a record.
     #[cold]
-    fn unfit(&self, record: &Record<'_>, measured: Option<(usize, i64)>) -> Error {
+    fn invalid_record_error(&self, record: &Record<'_>, measured: Option<(usize, i64)>) -> Error {
         if let Some(ms) = record.timestamp.filter(|ms| *ms < 0) {
             let message = format!("the timestamp {ms} is negative");
             return Error::new(ErrorKind::InvalidRecord, message);
@@ -427,7 +452,9 @@ impl Handle {
         let (size, (limit, name)) = match measured {
             None => ("2 GiB or more".to_owned(), request),
             Some((bound, _)) if bound > self.max_request_size => (bound.to_string(), request),
-            Some((bound, _)) => (bound.to_string(), (self.acc.pool.total(), "buffer.memory")),
+            Some((bound, _)) => {
+                (bound.to_string(), (self.accumulator.pool.total(), "buffer.memory"))
+            }
         };
         let message = format!(
             "the record for {} takes {size} bytes when serialized, which is larger than {name} ({limit}); \
@@ -438,7 +465,7 @@ impl Handle {
     }
 
     /// The topic if its partitions are known, and has the one that is asked for.
-    pub(super) fn topic_now(&self, name: &str, partition: Option<i32>) -> Option<Arc<Topic>> {
-        self.acc.topics.get(name).filter(|t| partition.is_none_or(|p| t.has(p)))
+    pub(super) fn find_topic(&self, name: &str, partition: Option<i32>) -> Option<Arc<Topic>> {
+        self.accumulator.topics.get(name).filter(|t| partition.is_none_or(|p| t.has(p)))
     }
 }

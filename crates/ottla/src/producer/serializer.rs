@@ -14,9 +14,9 @@ pub trait Serializer<T: ?Sized>: Send + Sync {
 
 /// Strings as UTF-8, byte strings as they are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Plain;
+pub struct BytesSerializer;
 
-impl<T: AsRef<[u8]> + ?Sized> Serializer<T> for Plain {
+impl<T: AsRef<[u8]> + ?Sized> Serializer<T> for BytesSerializer {
     fn serialize(&self, _: &str, value: &T, out: &mut Vec<u8>) -> Result<bool, BoxError> {
         out.extend_from_slice(value.as_ref());
         Ok(true)
@@ -25,11 +25,11 @@ impl<T: AsRef<[u8]> + ?Sized> Serializer<T> for Plain {
 
 /// Integers as Java's `IntegerSerializer` and `LongSerializer` write them: big-endian.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct BigEndian;
+pub struct BigEndianSerializer;
 
-macro_rules! big_endian {
+macro_rules! impl_big_endian {
     ($($ty:ty),*) => {$(
-        impl Serializer<$ty> for BigEndian {
+        impl Serializer<$ty> for BigEndianSerializer {
             fn serialize(&self, _: &str, value: &$ty, out: &mut Vec<u8>) -> Result<bool, BoxError> {
                 out.extend_from_slice(&value.to_be_bytes());
                 Ok(true)
@@ -37,13 +37,13 @@ macro_rules! big_endian {
         }
     )*};
 }
-big_endian!(i16, i32, i64, f32, f64);
+impl_big_endian!(i16, i32, i64, f32, f64);
 
 /// `None` is null, everything else as the inner serializer has it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Nullable<S>(pub S);
+pub struct NullableSerializer<S>(pub S);
 
-impl<T, S: Serializer<T>> Serializer<Option<T>> for Nullable<S> {
+impl<T, S: Serializer<T>> Serializer<Option<T>> for NullableSerializer<S> {
     fn serialize(
         &self,
         topic: &str,
@@ -59,9 +59,9 @@ impl<T, S: Serializer<T>> Serializer<Option<T>> for Nullable<S> {
 
 /// A function as a serializer.
 #[derive(Debug, Clone, Copy)]
-pub struct With<F>(pub F);
+pub struct FnSerializer<F>(pub F);
 
-impl<F, T: ?Sized> Serializer<T> for With<F>
+impl<F, T: ?Sized> Serializer<T> for FnSerializer<F>
 where
     F: Fn(&str, &T, &mut Vec<u8>) -> Result<bool, BoxError> + Send + Sync,
 {
@@ -71,14 +71,14 @@ where
 }
 
 /// What a serializer made; `None` for null.
-type Bytes = Option<Vec<u8>>;
+type SerializedBytes = Option<Vec<u8>>;
 
 /// A producer of typed records. Made by [`Producer::typed`].
 #[derive(Debug, Clone)]
 pub struct TypedProducer<KS, VS> {
     producer: Producer,
-    key: KS,
-    value: VS,
+    key_serializer: KS,
+    value_serializer: VS,
 }
 
 impl Producer {
@@ -93,7 +93,7 @@ impl Producer {
     /// # Ok(()) }
     /// ```
     pub fn typed<KS, VS>(&self, key: KS, value: VS) -> TypedProducer<KS, VS> {
-        TypedProducer { producer: self.clone(), key, value }
+        TypedProducer { producer: self.clone(), key_serializer: key, value_serializer: value }
     }
 }
 
@@ -145,30 +145,31 @@ impl<KS, VS> TypedProducer<KS, VS> {
         topic: &str,
         key: &K,
         value: &V,
-    ) -> Result<(Bytes, Bytes), Error>
+    ) -> Result<(SerializedBytes, SerializedBytes), Error>
     where
         KS: Serializer<K>,
         VS: Serializer<V>,
     {
-        let key = one(&self.key, "key", topic, key);
-        let both = key.and_then(|k| Ok((k, one(&self.value, "value", topic, value)?)));
-        both.inspect_err(|e| self.producer.refused(topic, None, e))
+        let key = serialize_with(&self.key_serializer, "key", topic, key);
+        let both = key
+            .and_then(|k| Ok((k, serialize_with(&self.value_serializer, "value", topic, value)?)));
+        both.inspect_err(|e| self.producer.notify_interceptors(topic, None, e))
     }
 }
 
-fn one<T: ?Sized>(
+fn serialize_with<T: ?Sized>(
     s: &impl Serializer<T>,
     what: &str,
     topic: &str,
     value: &T,
-) -> Result<Bytes, Error> {
+) -> Result<SerializedBytes, Error> {
     let mut out = Vec::new();
     match s.serialize(topic, value, &mut out) {
         Ok(true) => Ok(Some(out)),
         Ok(false) => Ok(None),
         Err(e) => {
             let message = format!("the {what} serializer refused a record for {topic}: {e}");
-            Err(Error::new(ErrorKind::Serialization, message).caused_by(e))
+            Err(Error::new(ErrorKind::Serialization, message).with_source(e))
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::send::delivery;
-use super::{Delivery, Handle, Producer, Record, SendError, TrySendError};
+use super::send::expect_delivery;
+use super::{Delivery, Producer, ProducerInner, Record, SendError, TrySendError};
 use crate::accumulator::append::DeliveryOptions;
 use crate::accumulator::completion::RecordMetadata;
 use crate::accumulator::topics;
@@ -24,13 +24,13 @@ use crate::error::{Error, ErrorKind};
 /// ```
 #[derive(Clone)]
 pub struct Topic {
-    handle: Arc<Handle>,
-    topic: Arc<topics::Topic>,
+    inner: Arc<ProducerInner>,
+    info: Arc<topics::Topic>,
 }
 
 impl fmt::Debug for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Topic({})", self.topic.name)
+        write!(f, "Topic({})", self.info.name)
     }
 }
 
@@ -41,8 +41,8 @@ impl Producer {
     /// # Errors
     /// As [`send`](Self::send) where the topic is at fault.
     pub fn topic(&self, name: &str) -> Result<Topic, Error> {
-        let topic = self.handle.topic_blocking(name)?;
-        Ok(Topic { handle: self.handle.clone(), topic })
+        let topic = self.inner.topic_blocking(name)?;
+        Ok(Topic { inner: self.inner.clone(), info: topic })
     }
 
     /// As [`topic`](Self::topic), without blocking.
@@ -50,34 +50,34 @@ impl Producer {
     /// # Errors
     /// As [`topic`](Self::topic).
     pub async fn topic_async(&self, name: &str) -> Result<Topic, Error> {
-        let topic = self.handle.topic_async(name).await?;
-        Ok(Topic { handle: self.handle.clone(), topic })
+        let topic = self.inner.topic_async(name).await?;
+        Ok(Topic { inner: self.inner.clone(), info: topic })
     }
 }
 
 impl Topic {
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.topic.name
+        &self.info.name
     }
 
     /// How many partitions it has just now.
-    pub fn partitions(&self) -> i32 {
-        self.topic.partitions.len() as i32
+    pub fn partition_count(&self) -> i32 {
+        self.info.partitions.len() as i32
     }
 
     /// A record for it, without key and value.
     #[inline]
     pub fn record(&self) -> Record<'_> {
-        Record::to(&self.topic.name)
+        Record::to(&self.info.name)
     }
 
     /// A record for another topic is a mistake that must not go unseen.
     #[inline]
-    fn mine(&self, record: &Record<'_>) -> Result<&topics::Topic, Error> {
-        let name: &str = &self.topic.name;
+    fn check_topic(&self, record: &Record<'_>) -> Result<&topics::Topic, Error> {
+        let name: &str = &self.info.name;
         if std::ptr::eq(name, record.topic) || name == record.topic {
-            return Ok(&self.topic);
+            return Ok(&self.info);
         }
         let what = format!("a record for topic {} was given to topic {name}", record.topic);
         Err(Error::new(ErrorKind::InvalidRecord, what))
@@ -90,7 +90,7 @@ impl Topic {
     #[inline]
     pub fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
         let watch = DeliveryOptions { callback: None, wants_delivery: true };
-        delivery(self.handle.accept(Some(self.mine(&record)?), record, watch)?)
+        expect_delivery(self.inner.do_send(Some(self.check_topic(&record)?), record, watch)?)
     }
 
     /// As [`send`](Self::send) for a record whose end only the producer-wide
@@ -100,8 +100,8 @@ impl Topic {
     /// As [`send`](Self::send).
     #[inline]
     pub fn enqueue(&self, record: Record<'_>) -> Result<(), SendError> {
-        self.handle
-            .accept(Some(self.mine(&record)?), record, DeliveryOptions::default())
+        self.inner
+            .do_send(Some(self.check_topic(&record)?), record, DeliveryOptions::default())
             .map(|_| ())
     }
 
@@ -116,7 +116,7 @@ impl Topic {
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), SendError> {
         let watch = DeliveryOptions { callback: Some(Box::new(callback)), wants_delivery: false };
-        self.handle.accept(Some(self.mine(&record)?), record, watch).map(|_| ())
+        self.inner.do_send(Some(self.check_topic(&record)?), record, watch).map(|_| ())
     }
 
     /// As [`Producer::try_send`].
@@ -124,8 +124,8 @@ impl Topic {
     /// # Errors
     /// As [`Producer::try_send`].
     pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
-        let topic = self.mine(&record).map_err(|error| TrySendError { record, error })?;
-        self.handle.accept_now(
+        let topic = self.check_topic(&record).map_err(|error| TrySendError { record, error })?;
+        self.inner.do_try_send(
             Some(topic),
             record,
             DeliveryOptions { callback: None, wants_delivery: true },
@@ -138,7 +138,9 @@ impl Topic {
     /// As [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
         let watch = DeliveryOptions { callback: None, wants_delivery: true };
-        delivery(self.handle.accept_async(Some(self.mine(&record)?), record, watch).await?)
+        expect_delivery(
+            self.inner.do_send_async(Some(self.check_topic(&record)?), record, watch).await?,
+        )
     }
 
     /// As [`enqueue`](Self::enqueue), without blocking.
@@ -146,7 +148,7 @@ impl Topic {
     /// # Errors
     /// As [`send`](Self::send).
     pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), SendError> {
-        let topic = self.mine(&record)?;
-        self.handle.accept_async(Some(topic), record, DeliveryOptions::default()).await.map(|_| ())
+        let topic = self.check_topic(&record)?;
+        self.inner.do_send_async(Some(topic), record, DeliveryOptions::default()).await.map(|_| ())
     }
 }

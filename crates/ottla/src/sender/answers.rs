@@ -15,12 +15,12 @@ use crate::accumulator::completion::Outcome;
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
 use crate::accumulator::split::{Cut, CutWork};
 use crate::client::in_flight::{Done, Purpose};
-use crate::cluster::{Hint, Leader};
-use crate::error::{Certainty, Error, ErrorKind};
-use crate::events::Kind;
+use crate::cluster::{Leader, LeaderHint};
+use crate::error::{Error, ErrorKind, RecordStatus};
+use crate::events::LogEvent;
 use crate::metrics::{Sensor, TopicSensor, add};
 use crate::network::io::{Io, Job};
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::time::{Tick, backoff};
 
 /// What one attempt of a batch came to.
@@ -76,7 +76,7 @@ impl Attempt {
             error: Some(Error::new(ErrorKind::Network, why)),
             own: Vec::new(),
             log_start_told: false,
-            open: whole && !plant!(LostIsNotWritten),
+            open: whole && !inject_bug!(LostRequestNotPersisted),
         }
     }
 }
@@ -109,7 +109,7 @@ impl<I: Io> Sender<I> {
                 self.client.fail_connection(node, &why, now);
                 why
             }),
-            Err(_) if plant!(AckAfterLoss) => {
+            Err(_) if inject_bug!(AckAfterDisconnect) => {
                 batches.into_iter().for_each(|b| self.written(b, None, None));
                 return;
             }
@@ -145,7 +145,7 @@ impl<I: Io> Sender<I> {
             // Whatever it comes to, its partition may go on.
             self.active.touch(batch.closed.meta.partition.id);
             if attempt.open {
-                batch.closed.status = Certainty::PossiblyWritten;
+                batch.closed.status = RecordStatus::PossiblyPersisted;
             }
             self.apply(batch, attempt, node, now);
         }
@@ -167,8 +167,8 @@ impl<I: Io> Sender<I> {
                 && told.leader_epoch >= 0
             {
                 let p = &batch.closed.meta.partition;
-                let leader = Leader { node: told.leader_id, epoch: told.leader_epoch };
-                hints.push(Hint { topic: p.topic.clone(), partition: p.index, leader });
+                let leader = Leader { node_id: told.leader_id, epoch: told.leader_epoch };
+                hints.push(LeaderHint { topic: p.topic.clone(), partition: p.index, leader });
             }
         }
         if !hints.is_empty() {
@@ -189,7 +189,7 @@ impl<I: Io> Sender<I> {
             known: closed.status,
             next_in_line: self.sequences.is_next(batch),
             begins: self.sequences.begins(batch),
-            by_leader: self.client.cluster().leader(&p.topic, p.index).node == node,
+            by_leader: self.client.cluster().leader(&p.topic, p.index).node_id == node,
             log_start_told: attempt.log_start_told,
         }
     }
@@ -226,8 +226,8 @@ impl<I: Io> Sender<I> {
             }
             Verdict::Resequence { proven, new_id } => {
                 let forgotten = attempt.code == ErrorCode::UNKNOWN_PRODUCER_ID;
-                if proven || (forgotten && plant!(ForgottenProves)) {
-                    batch.closed.status = Certainty::NotWritten;
+                if proven || (forgotten && inject_bug!(UnknownProducerIdIsProof)) {
+                    batch.closed.status = RecordStatus::NotPersisted;
                 }
                 if new_id {
                     self.sequences.want_new_id();
@@ -246,7 +246,7 @@ impl<I: Io> Sender<I> {
             }
             Verdict::FailProducer => {
                 self.sequences.returned(key);
-                let error = attempt.error.take().unwrap_or_else(Error::closed).fatal();
+                let error = attempt.error.take().unwrap_or_else(Error::closed).into_fatal();
                 self.fail(batch.unstamp(), &error);
                 self.fail_producer(&error);
             }
@@ -287,7 +287,8 @@ impl<I: Io> Sender<I> {
             let why = format!("a batch to be split cannot be read: {e}");
             Error::new(ErrorKind::Internal, why)
         });
-        if let Some(left_out) = self.client.events().due(Kind::BatchSplit, -1, self.env.now()) {
+        if let Some(left_out) = self.client.events().check(LogEvent::BatchSplit, -1, self.env.now())
+        {
             tracing::info!(
                 name: "ottla.batch_split",
                 topic = &*p.topic,
@@ -340,7 +341,7 @@ impl<I: Io> Sender<I> {
         add(&self.counters.record_retry_total, count as u64);
         let (sensors, topic) = (&self.counters.sensors, &batch.closed.meta.partition.topic);
         sensors.record(&[(Sensor::RecordRetry, f64::from(count))], now);
-        sensors.topic(topic, &[(TopicSensor::RecordRetry, f64::from(count))], now);
+        sensors.record_topic(topic, &[(TopicSensor::RecordRetry, f64::from(count))], now);
         let (attempts, partition) = (batch.closed.attempts, batch.closed.meta.partition.clone());
         let s = &self.settings;
         let wait = backoff(
@@ -385,12 +386,12 @@ impl<I: Io> Sender<I> {
         let p = &closed.meta.partition;
         let known = closed.status;
         // Sent again, a record that may be there already would be there twice.
-        let advice = if known == Certainty::NotWritten { "; send this one again" } else { "" };
+        let advice = if known == RecordStatus::NotPersisted { "; send this one again" } else { "" };
         let others = format!(
             "{}-{}: another record of the same batch was refused ({}){advice}",
             p.topic, p.index, attempt.code
         );
-        let others = Error::new(ErrorKind::Broker(attempt.code.0), others).certain(known);
+        let others = Error::new(ErrorKind::Broker(attempt.code.0), others).with_status(known);
         let others = self.knowing(&others, &closed);
         let own = attempt.own.into_iter().map(|(i, e)| (i, self.knowing(&e, &closed))).collect();
         let number = closed.meta.number;
@@ -412,7 +413,7 @@ impl<I: Io> Sender<I> {
             batch.wire_len(),
             batch.uncompressed_len
         );
-        Error::new(e.kind(), what).caused_by(e.clone())
+        Error::new(e.kind(), what).with_source(e.clone())
     }
 
     fn on_producer_id(&mut self, done: Done, now: Tick) {
@@ -448,7 +449,7 @@ impl<I: Io> Sender<I> {
         match code {
             ErrorCode::NONE => {
                 let (id, epoch) = (answer.producer_id, answer.producer_epoch);
-                if let Some(left_out) = self.client.events().due(Kind::EpochBumped, -1, now) {
+                if let Some(left_out) = self.client.events().check(LogEvent::EpochBumped, -1, now) {
                     tracing::info!(
                         name: "ottla.producer_id",
                         id,
@@ -465,7 +466,7 @@ impl<I: Io> Sender<I> {
                 self.sequences.id = Id::Wanted(again);
             }
             ErrorCode::UNSUPPORTED_VERSION => {
-                self.fail_producer(&Error::broker(code, None, &place).fatal());
+                self.fail_producer(&Error::broker(code, None, &place).into_fatal());
             }
             code => {
                 // Not for ever: an administrator may grant it (SN26).

@@ -15,10 +15,10 @@ use crate::accumulator::partition::{Partition, QueuedBatch};
 use crate::accumulator::ready::View;
 use crate::accumulator::waits::FlushCompletion;
 use crate::collections::HashSet;
-use crate::error::{Certainty, Error, ErrorKind, Journey};
-use crate::events::Kind;
+use crate::error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
+use crate::events::LogEvent;
 use crate::network::io::Io;
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::time::Tick;
 
 /// A flush, and the batches it waits for.
@@ -38,7 +38,7 @@ fn left_behind(batch: &ClosedBatch, moved: Option<(Uuid, Uuid)>) -> Error {
                 p.topic, p.index
             );
             let e = Error::new(ErrorKind::Broker(ErrorCode::UNKNOWN_TOPIC_ID.0), why);
-            cause.clone().map_or(e.clone(), |cause| e.caused_by(cause))
+            cause.clone().map_or(e.clone(), |cause| e.with_source(cause))
         }
         (None, Some(error)) => error.clone(),
         (None, None) => Error::new(ErrorKind::Network, "its answer was lost"),
@@ -56,7 +56,7 @@ impl<I: Io> Sender<I> {
     /// A batch is gone, and these stand for it.
     pub(super) fn replaced(&mut self, number: u64, parts: impl Iterator<Item = u64> + Clone) {
         for f in &mut self.flushes {
-            if f.pending.remove(&number) && !plant!(FlushEndsAtSplit) {
+            if f.pending.remove(&number) && !inject_bug!(FlushIgnoresSplit) {
                 f.pending.extend(parts.clone());
             }
         }
@@ -122,16 +122,16 @@ impl<I: Io> Sender<I> {
     pub(super) fn knowing(&self, why: &Error, batch: &ClosedBatch) -> Error {
         let journey = self.journey(batch, self.env.now());
         let mut e = why.clone();
-        if e.certainty() != batch.status {
-            e = e.certain(batch.status);
+        if e.record_status() != batch.status {
+            e = e.with_status(batch.status);
         }
         let p = &batch.meta.partition;
-        e.at(&format!("{}-{}", p.topic, p.index)).after(journey)
+        e.with_location(&format!("{}-{}", p.topic, p.index)).with_timings(journey)
     }
 
     /// Where a batch's time went. What overlaps is told once: in requests before at rest before without a
     /// leader before throttled before lingering.
-    fn journey(&self, batch: &ClosedBatch, now: Tick) -> Journey {
+    fn journey(&self, batch: &ClosedBatch, now: Tick) -> DeliveryTimings {
         let (story, meta) = (&batch.timings, &batch.meta);
         let mut left = now.since(meta.created);
         let mut take = |time: Duration| {
@@ -144,18 +144,18 @@ impl<I: Io> Sender<I> {
         let backing_off = take(story.backed_off(now));
         let without_leader = take(self.active.without_leader(meta.partition.id, now));
         let leader = self.client.cluster().leader(&meta.partition.topic, meta.partition.index);
-        let throttled = take(self.client.throttled(leader.node, meta.created, now));
+        let throttled = take(self.client.throttled(leader.node_id, meta.created, now));
         let linger = self.acc.settings.linger;
         let lingering = take(
             linger.min(story.closed_at.or(story.drained_at).unwrap_or(now).since(meta.created)),
         );
-        Journey {
+        DeliveryTimings {
             attempts: batch.attempts,
             last_broker: (story.broker >= 0).then_some(story.broker),
-            waiting_for_memory: meta.memory_wait,
-            lingering,
-            without_leader,
-            backing_off,
+            memory_wait: meta.memory_wait,
+            linger: lingering,
+            leaderless: without_leader,
+            backoff: backing_off,
             throttled,
             in_flight,
             queued: left,
@@ -168,7 +168,7 @@ impl<I: Io> Sender<I> {
         let p = &batch.meta.partition;
         let ms = self.settings.delivery_timeout.as_millis();
         let cluster = self.client.cluster();
-        let leader = cluster.leader(&p.topic, p.index).node;
+        let leader = cluster.leader(&p.topic, p.index).node_id;
         let why = match (&batch.last_error, self.health.complaint(), &self.sequences.id) {
             _ if in_flight => {
                 let name = self.client.broker_name(batch.timings.broker);
@@ -199,7 +199,7 @@ impl<I: Io> Sender<I> {
         );
         let e = Error::new(ErrorKind::DeliveryTimeout, message);
         match &batch.last_error {
-            Some(cause) => e.caused_by(cause.clone()),
+            Some(cause) => e.with_source(cause.clone()),
             None => e,
         }
     }
@@ -210,7 +210,7 @@ impl<I: Io> Sender<I> {
         let now = view.now;
         for e in self.active.expire(view) {
             let batch = match e {
-                Expired::Unsent(batch) if plant!(SequenceAtClosing) => {
+                Expired::Unsent(batch) if inject_bug!(SequenceLostOnExpiry) => {
                     self.sequences.lose(&batch);
                     batch
                 }
@@ -221,7 +221,7 @@ impl<I: Io> Sender<I> {
                 }
             };
             let why = self.too_late(&batch, false, now);
-            if let Some(left_out) = self.client.events().due(Kind::BatchExpired, -1, now) {
+            if let Some(left_out) = self.client.events().check(LogEvent::BatchExpired, -1, now) {
                 let p = &batch.meta.partition;
                 tracing::warn!(
                     name: "ottla.batch_expired",
@@ -241,7 +241,7 @@ impl<I: Io> Sender<I> {
         let mut late = HashSet::default();
         for b in self.in_flight.values().flat_map(|f| &f.batches) {
             let due = b.closed.meta.created.after(timeout);
-            if b.closed.is_completed() || plant!(NoExpiryInFlight) {
+            if b.closed.is_completed() || inject_bug!(NoInFlightExpiry) {
                 continue;
             } else if due > now {
                 next = next.min(due);
@@ -268,8 +268,8 @@ impl<I: Io> Sender<I> {
             if b.closed.is_completed() || !which(&b.closed) {
                 continue;
             }
-            b.closed.status = Certainty::PossiblyWritten;
-            if plant!(MemoryTwice) {
+            b.closed.status = RecordStatus::PossiblyPersisted;
+            if inject_bug!(BufferFreedTwice) {
                 drop(self.acc.pool.never_had(b.closed.wire_len()));
             }
             let e = self.knowing(&why(self, &b.closed), &b.closed);
@@ -293,7 +293,7 @@ impl<I: Io> Sender<I> {
         self.active.touch_all();
         let broken = self.sequences.mend(now);
         if !broken.is_empty()
-            && let Some(left_out) = self.client.events().due(Kind::EpochBumped, 0, now)
+            && let Some(left_out) = self.client.events().check(LogEvent::EpochBumped, 0, now)
         {
             tracing::info!(
                 name: "ottla.epoch_bumped",
@@ -310,8 +310,8 @@ impl<I: Io> Sender<I> {
                 for slot in std::mem::take(&mut queue.batches) {
                     match slot {
                         QueuedBatch::Retry(mut b, at)
-                            if b.closed.status == Certainty::NotWritten
-                                || plant!(AllResequenced) =>
+                            if b.closed.status == RecordStatus::NotPersisted
+                                || inject_bug!(ResequenceAll) =>
                         {
                             // A new order does not shorten the backoff.
                             b.closed.not_before = at;
@@ -382,7 +382,7 @@ impl<I: Io> Sender<I> {
             let whole = self.client.is_whole(f.node, correlation);
             for mut b in f.batches {
                 if whole {
-                    b.closed.status = Certainty::PossiblyWritten;
+                    b.closed.status = RecordStatus::PossiblyPersisted;
                     lost += b.closed.meta.record_count;
                 }
                 self.fail(b.unstamp(), why);

@@ -30,7 +30,7 @@ use crate::client::in_flight::{Done, Purpose};
 use crate::client::{NetworkClient, SharedHealth};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
-use crate::error::{Certainty, Error, ErrorKind};
+use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::network::io::{Io, Job};
 use crate::time::{Env, Tick};
@@ -270,7 +270,7 @@ impl<I: Io> Sender<I> {
         if let Err(e) = self.client.poll(until, now, &mut ended) {
             tracing::error!("polling failed: {e}");
             let why = format!("the system refuses to poll: {e}");
-            self.stop(&Error::new(ErrorKind::Internal, why).fatal());
+            self.stop(&Error::new(ErrorKind::Internal, why).into_fatal());
             return false;
         }
         self.acc.events().set_awake();
@@ -309,7 +309,7 @@ impl<I: Io> Sender<I> {
                 ErrorKind::Broker(ottla_protocol::ErrorCode::UNSUPPORTED_VERSION.0),
                 why,
             );
-            self.fail_producer(&e.fatal());
+            self.fail_producer(&e.into_fatal());
             return now;
         };
         self.sequences.id = Id::Asked;
@@ -353,7 +353,7 @@ impl<I: Io> Sender<I> {
             (story.sent_at, story.broker, story.leader_epoch) = (Some(now), node, leader.epoch);
             let over = b.closed.meta.created.after(self.settings.delivery_timeout);
             self.in_flight_due = self.in_flight_due.min(over);
-            let again = b.closed.attempts > 1 || b.closed.status == Certainty::PossiblyWritten;
+            let again = b.closed.attempts > 1 || b.closed.status == RecordStatus::PossiblyPersisted;
             self.sequences.sent(b.closed.meta.partition.id, node, again);
             self.client.want_topic(&b.closed.meta.partition.topic, now);
         }
@@ -393,7 +393,7 @@ impl<I: Io> Sender<I> {
             );
             use TopicSensor::{Byte, Compression, RecordSend};
             let of_topic = [(RecordSend, count), (Byte, size as f64), (Compression, ratio)];
-            sensors.topic(&b.meta.partition.topic, &of_topic, now);
+            sensors.record_topic(&b.meta.partition.topic, &of_topic, now);
         }
         let sent = records as f64;
         sensors.record(&[(Sensor::RecordSend, sent), (Sensor::RecordsPerRequest, sent)], now);

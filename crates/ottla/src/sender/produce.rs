@@ -10,7 +10,7 @@ use ottla_protocol::{ApiKey, DecodeError, Uuid, Writer};
 
 use crate::accumulator::batch::StampedBatch;
 use crate::cluster::Node;
-use crate::plants::plant;
+use crate::plants::inject_bug;
 
 /// What every request of a producer says.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +128,7 @@ impl Answer {
     ) -> Option<&PartitionProduceResponse> {
         let partition = &batch.closed.meta.partition;
         let named = |name: &str, id: Uuid| {
-            if plant!(TopicsMixedUp) {
+            if inject_bug!(TopicIgnoredInResponse) {
                 true
             } else if version >= BY_ID {
                 id == batch.stamp.topic_id

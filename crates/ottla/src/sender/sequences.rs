@@ -9,7 +9,7 @@ use crate::accumulator::ready::Order;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
-use crate::plants::plant;
+use crate::plants::inject_bug;
 use crate::time::Tick;
 use std::sync::Arc;
 
@@ -108,7 +108,10 @@ impl Sequences {
         for line in self.lines.values_mut() {
             let topic = line.topic.as_ref().and_then(|t| cluster.topics.get(t));
             let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
-            if !line.topic_id.is_zero() && line.topic_id != id && !plant!(AnotherTopic) {
+            if !line.topic_id.is_zero()
+                && line.topic_id != id
+                && !inject_bug!(RecreatedTopicIgnored)
+            {
                 line.broken = Some(Broken::Moved(line.topic_id));
                 self.any_broken = true;
             }
@@ -255,7 +258,7 @@ impl Sequences {
         if mended.is_empty() {
             return mended;
         }
-        if plant!(AllResequenced) {
+        if inject_bug!(ResequenceAll) {
             self.lines.values_mut().for_each(|l| (l.id, l.epoch) = (-1, -1));
             mended = self.lines.keys().map(|key| Mended { key: *key, moved: None }).collect();
         }
@@ -300,12 +303,12 @@ impl Order for Sequences {
         // batch where the first was refused (Java's producer has that hole).
         let alone = retry
             || line.again
-            || (line.acked_to.is_none() && !plant!(FirstNotAlone))
+            || (line.acked_to.is_none() && !inject_bug!(FirstBatchNotAlone))
             || self.one_at_a_time
             || (line.id, line.epoch) != (id, epoch)
             // Another leader must not remember newer batches only, while an older one is still on its way to the
             // one before.
-            || line.node != self.cluster.leader(&partition.topic, partition.index).node;
+            || line.node != self.cluster.leader(&partition.topic, partition.index).node_id;
         if broken {
             false
         } else if alone {
@@ -335,7 +338,7 @@ impl Order for Sequences {
             (line.next, line.acked_to) = (0, None);
         }
         let sequence = line.next;
-        if !(plant!(SequenceTwice) && sequence == 0) {
+        if !(inject_bug!(DuplicateSequence) && sequence == 0) {
             line.next = increment_sequence(sequence, batch.meta.record_count);
         }
         batch.stamp(Stamp { producer_id: id, epoch, sequence, topic_id })

@@ -16,7 +16,7 @@ pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
             .unwrap_or_else(|| "no text".to_owned());
         tracing::error!("the sender panicked: {text}");
         let why = format!("the sender panicked: {text}; this is a bug of ottla, please report it");
-        let why = Error::new(ErrorKind::Internal, why).fatal();
+        let why = Error::new(ErrorKind::Internal, why).into_fatal();
         if catch_unwind(AssertUnwindSafe(|| sender.stop(&why))).is_err() {
             tracing::error!("the sender panicked again while it ended");
         }

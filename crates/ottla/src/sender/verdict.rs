@@ -2,8 +2,8 @@
 
 use ottla_protocol::ErrorCode;
 
-use crate::error::Certainty;
-use crate::plants::plant;
+use crate::error::RecordStatus;
+use crate::plants::inject_bug;
 
 /// What becomes of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(crate) struct Facts {
     /// Records in it.
     pub(crate) records: i32,
     /// What is known of it, this answer counted.
-    pub(crate) known: Certainty,
+    pub(crate) known: RecordStatus,
     /// Whether its sequence follows the last one that was acknowledged in its order.
     pub(crate) next_in_line: bool,
     /// Whether it begins its order: nothing of it was acknowledged.
@@ -134,7 +134,7 @@ const TABLE: &[Row] = &[
     Row { codes: Codes::These(&[ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::INVALID_PRODUCER_ID_MAPPING]), when: "idempotent, may be sent again", holds: |f| f.idempotent && f.again(), then: NEW_ID,
         why: "The log knows a later epoch of this id, or does not know the id: only a new id is sure to be taken." },
     Row { codes: Codes::These(&[ErrorCode::MESSAGE_TOO_LARGE]), when: "two records or more, its time is not over, known not to be written",
-        holds: |f| f.records > 1 && !f.over && (f.known == Certainty::NotWritten || plant!(SplitWhatMayBeWritten)), then: Verdict::Split,
+        holds: |f| f.records > 1 && !f.over && (f.known == RecordStatus::NotPersisted || inject_bug!(SplitPossiblyPersisted)), then: Verdict::Split,
         why: "Its parts may fit. A batch that may be in the log is never cut: its parts would stand there again." },
     Row { codes: Codes::RetriableStale, when: "may be sent again", holds: Facts::again, then: RETRY_STALE,
         why: "What is known of leaders is out of date, or the connection was lost." },

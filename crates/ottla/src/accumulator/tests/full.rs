@@ -174,7 +174,7 @@ fn a_chain_without_another_buffer_is_full() {
     let p = bed.topic().partitions.get(0).unwrap().clone();
     assert_eq!(p.queue.lock().open().unwrap().meta.record_count, 27);
     let record = Record::to("t").partition(0).value(&[b'a'; 100]).timestamp(0);
-    let prepared = Prepared::new(&record, || 0).unwrap();
+    let prepared = PreparedRecord::new(&record, || 0).unwrap();
     let (mut watch, mut attempt) = (DeliveryOptions::default(), AppendState::default());
     let topic = bed.topic();
     let mut go =

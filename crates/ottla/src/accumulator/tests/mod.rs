@@ -24,10 +24,10 @@ use super::partitioner::Spread;
 use super::ready::{Active, Order, Urge, View};
 use super::topics::Topic;
 use super::{AccumulatorSettings, RecordAccumulator};
-use crate::cluster::{Cluster, Leader, Node, TopicInfo};
+use crate::cluster::{Cluster, Leader, Node, TopicMetadata};
 use crate::error::Error;
 use crate::network::io::simulated::{Faults, Machine};
-use crate::producer::{Prepared, Record};
+use crate::producer::{PreparedRecord, Record};
 use crate::time::Tick;
 
 const MS: Duration = Duration::from_millis(1);
@@ -93,18 +93,20 @@ impl Bed {
         let (active, order, urge) = Default::default();
         let cluster = Cluster::default();
         let mut bed = Bed { machine, acc, cluster, active, order, urge, along: false };
-        bed.lead(&leaders.iter().map(|&node| Leader { node, epoch: 100 }).collect::<Vec<_>>());
+        bed.lead(
+            &leaders.iter().map(|&node| Leader { node_id: node, epoch: 100 }).collect::<Vec<_>>(),
+        );
         bed
     }
 
     fn lead(&mut self, leaders: &[Leader]) {
         let leaders = leaders.to_vec();
-        for node in leaders.iter().map(|l| l.node) {
+        for node in leaders.iter().map(|l| l.node_id) {
             self.cluster
                 .nodes
                 .insert(node, Node { id: node, host: "h".into(), port: 1, rack: None });
         }
-        self.cluster.topics.insert("t".into(), TopicInfo { id: Default::default(), leaders });
+        self.cluster.topics.insert("t".into(), TopicMetadata { id: Default::default(), leaders });
         self.acc.topics.publish(&self.cluster, &None);
         self.active.touch_all();
     }
@@ -122,7 +124,7 @@ impl Bed {
     }
 
     fn append(&self, record: Record<'_>) -> Delivery {
-        let prepared = Prepared::new(&record, || 0).unwrap();
+        let prepared = PreparedRecord::new(&record, || 0).unwrap();
         let mut watch = DeliveryOptions { callback: None, wants_delivery: true };
         let mut attempt = AppendState::default();
         loop {

@@ -40,7 +40,7 @@ fn ra7_ra9_what_backs_off_is_passed_over_until_its_time_whoever_leads() {
     bed.put_back(batch, later);
     bed.to(1, b"w");
     assert_eq!(bed.partitions(1, usize::MAX), [1], "the other one goes");
-    bed.lead(&[Leader { node: 2, epoch: 100 }, Leader { node: 1, epoch: 100 }]);
+    bed.lead(&[Leader { node_id: 2, epoch: 100 }, Leader { node_id: 1, epoch: 100 }]);
     bed.pass(799);
     assert!(bed.ready().is_empty(), "another leader of the same epoch is no news");
     bed.pass(1);
@@ -60,7 +60,7 @@ fn ra10_pb7_a_newer_leader_epoch_lifts_the_backoff_once() {
         let before = bed.cluster.leader("t", 0).epoch;
         batch.closed.timings.leader_epoch = before.max(batch.closed.timings.leader_epoch);
         bed.put_back(batch, bed.machine.now().after(100 * MS));
-        bed.lead(&[Leader { node: 1, epoch }]);
+        bed.lead(&[Leader { node_id: 1, epoch }]);
         assert_eq!(!bed.ready().is_empty(), lifted, "{before} → {epoch}");
         bed.pass(100);
         batch = bed.drain(1, usize::MAX).pop().expect("its time has come");

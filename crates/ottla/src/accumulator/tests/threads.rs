@@ -24,7 +24,7 @@ fn race(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
                     if keyed {
                         record = record.key(&key);
                     }
-                    let prepared = Prepared::new(&record, || 0).unwrap();
+                    let prepared = PreparedRecord::new(&record, || 0).unwrap();
                     let (mut watch, mut attempt) =
                         (DeliveryOptions::default(), AppendState::default());
                     // As `send` does it: at once if that can be, else step by step.

@@ -61,8 +61,13 @@ impl SaslClient {
                 Ok((SaslClient::AwaitingResult, first))
             }
             SaslMechanism::Scram { hash, user, password, token_auth } => {
-                let (scram, first) =
-                    ScramClient::begin(*hash, user, password.clone(), *token_auth, &env.entropy());
+                let (scram, first) = ScramClient::begin(
+                    *hash,
+                    user,
+                    password.clone(),
+                    *token_auth,
+                    &env.secure_random(),
+                );
                 Ok((SaslClient::Scram(Box::new(scram)), first))
             }
             SaslMechanism::OAuthBearer(_) => {

@@ -15,7 +15,7 @@ use crate::config::security::{LoginRefresh, SaslMechanism, SaslSettings, TokenCl
 use crate::error::Error;
 use crate::network::io::Unprepared;
 use crate::sync::Mutex;
-use crate::time::{Env, Tick, fraction};
+use crate::time::{Env, Tick, random_fraction};
 
 /// A token for `sasl.mechanism=OAUTHBEARER` (RFC 7628): what is shown to brokers, and until when it is good.
 #[derive(Debug, Clone)]
@@ -170,13 +170,13 @@ impl TokenManager {
     /// The token, while it is good.
     pub(crate) fn current(&self) -> Option<Arc<OAuthBearerToken>> {
         let held = self.cached.lock();
-        held.token.clone().filter(|t| t.expiry_ms > self.env.wall_ms())
+        held.token.clone().filter(|t| t.expiry_ms > self.env.wall_clock_ms())
     }
 
     /// Whether a new one is wanted while the old one is good still; true once, and again after a while. Whoever is told
     /// so has [`Tokens::renew`] run.
     pub(crate) fn begin_renewal(&self) -> bool {
-        let now_ms = self.env.wall_ms();
+        let now_ms = self.env.wall_clock_ms();
         let mut held = self.cached.lock();
         let good = held.token.as_ref().is_some_and(|t| t.expiry_ms > now_ms);
         if !good || held.renew_at_ms > now_ms {
@@ -210,7 +210,7 @@ impl TokenManager {
     }
 
     fn fetch_and_store(&self) -> Result<(), Unprepared> {
-        let now_ms = self.env.wall_ms();
+        let now_ms = self.env.wall_clock_ms();
         let token = self.request_token(now_ms)?;
         token.validate().map_err(|why| Unprepared { why, refused: true })?;
         if token.expiry_ms <= now_ms {
@@ -227,7 +227,7 @@ impl TokenManager {
     /// As Java has it: after a part of its life, with a margin before its end, and not at once.
     fn renewal_time_ms(&self, now_ms: i64, ends_ms: i64) -> i64 {
         let (r, life) = (&self.refresh, ends_ms.saturating_sub(now_ms) as f64);
-        let chance = fraction(self.env.random());
+        let chance = random_fraction(self.env.random());
         let planned =
             now_ms.saturating_add((life * (r.window_factor + r.window_jitter * chance)) as i64);
         let latest = ends_ms.saturating_sub(r.buffer.as_millis() as i64);
@@ -352,7 +352,7 @@ mod tests {
     fn a_provider_is_asked_again_when_it_is_due_and_its_failure_is_told() {
         let machine = Machine::new(3, Faults::NONE);
         let env: Arc<dyn Env> = Arc::new(machine.clone());
-        let begun = env.wall_ms();
+        let begun = env.wall_clock_ms();
         let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
         let count = asked.clone();
         let provider = TokenProvider::new(move || {

@@ -19,7 +19,7 @@ use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
 use super::{Answer, ChannelKey, Io, Job, Ready, Stream, Unprepared};
-use crate::time::{Bell, Env, Hands, Tick};
+use crate::time::{Env, Tick, Wakeup, WorkerPool};
 
 /// The real clocks.
 #[derive(Debug)]
@@ -50,11 +50,11 @@ impl Env for RealEnv {
         Tick(self.start.elapsed().as_nanos() as u64 + 1_000_000_000)
     }
 
-    fn wall_ms(&self) -> i64 {
+    fn wall_clock_ms(&self) -> i64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
     }
 
-    fn entropy(&self) -> [u8; 32] {
+    fn secure_random(&self) -> [u8; 32] {
         let mut out = [0; 32];
         // Without it nothing that depends on a secret can be done: better none than one that can be guessed.
         getrandom::fill(&mut out).expect("the system has randomness");
@@ -101,8 +101,8 @@ pub(crate) struct SocketBuffers {
 
 struct RealBell(Arc<mio::Waker>);
 
-impl Bell for RealBell {
-    fn ring(&self) {
+impl Wakeup for RealBell {
+    fn wake(&self) {
         if let Err(e) = self.0.wake() {
             tracing::error!("the sender could not be woken: {e}");
         }
@@ -130,7 +130,7 @@ impl RealIo {
         let (sender, waker) = (self.answers.0.clone(), self.waker.clone());
         let task = move || {
             let _ = sender.send(find());
-            RealBell(waker).ring();
+            RealBell(waker).wake();
         };
         self.helpers.run(kind, Box::new(task));
     }
@@ -231,11 +231,11 @@ impl Io for RealIo {
         }
     }
 
-    fn bell(&self) -> Arc<dyn Bell> {
+    fn bell(&self) -> Arc<dyn Wakeup> {
         Arc::new(RealBell(self.waker.clone()))
     }
 
-    fn hands(&self) -> Arc<dyn Hands> {
+    fn hands(&self) -> Arc<dyn WorkerPool> {
         Arc::new(RealHands(self.helpers.clone()))
     }
 }
@@ -295,8 +295,8 @@ struct LineState {
 
 struct RealHands(Arc<Helpers>);
 
-impl Hands for RealHands {
-    fn offer(&self, work: Task) -> Option<Task> {
+impl WorkerPool for RealHands {
+    fn try_spawn(&self, work: Task) -> Option<Task> {
         {
             let state = self.0.lines[Kind::Work as usize].state.lock();
             let free = state.idle > 0 || state.threads < self.0.most;

@@ -15,7 +15,7 @@ mod helpers;
 mod wires;
 
 use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
-use crate::time::{Bell, Env, Hands, Tick};
+use crate::time::{Env, Tick, Wakeup, WorkerPool};
 use helpers::Helpers;
 pub use wires::Link;
 use wires::{Conn, HELD, end};
@@ -366,7 +366,7 @@ impl Env for Machine {
         Machine::now(self)
     }
 
-    fn wall_ms(&self) -> i64 {
+    fn wall_clock_ms(&self) -> i64 {
         let s = self.state();
         s.wall_offset + (s.now.0 / 1_000_000) as i64
     }
@@ -375,7 +375,7 @@ impl Env for Machine {
         Machine::random(self)
     }
 
-    fn entropy(&self) -> [u8; 32] {
+    fn secure_random(&self) -> [u8; 32] {
         [(); 4].map(|()| Machine::random(self).to_be_bytes()).concat().try_into().unwrap_or([0; 32])
     }
 
@@ -390,8 +390,8 @@ impl Env for Machine {
 
 struct MachineBell(Machine);
 
-impl Bell for MachineBell {
-    fn ring(&self) {
+impl Wakeup for MachineBell {
+    fn wake(&self) {
         self.0.state().rung = true;
     }
 }
@@ -583,11 +583,11 @@ impl Io for Machine {
         }
     }
 
-    fn bell(&self) -> Arc<dyn Bell> {
+    fn bell(&self) -> Arc<dyn Wakeup> {
         Arc::new(MachineBell(self.clone()))
     }
 
-    fn hands(&self) -> Arc<dyn Hands> {
+    fn hands(&self) -> Arc<dyn WorkerPool> {
         Arc::new(self.clone())
     }
 }

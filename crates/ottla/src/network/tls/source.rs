@@ -264,7 +264,7 @@ impl std::fmt::Debug for EnvTimeProvider {
 
 impl TimeProvider for EnvTimeProvider {
     fn current_time(&self) -> Option<UnixTime> {
-        let ms = u64::try_from(self.0.wall_ms()).ok()?;
+        let ms = u64::try_from(self.0.wall_clock_ms()).ok()?;
         Some(UnixTime::since_unix_epoch(Duration::from_millis(ms)))
     }
 }

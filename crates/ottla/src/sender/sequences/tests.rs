@@ -59,7 +59,7 @@ fn sn12_a_broken_order_waits_for_the_network_then_bumps_the_epoch_sn19_or_asks_f
 
 fn cluster(id: u8) -> Arc<Cluster> {
     let mut c = Cluster::default();
-    let info = crate::cluster::TopicInfo { id: Uuid([id; 16]), leaders: Vec::new() };
+    let info = crate::cluster::TopicMetadata { id: Uuid([id; 16]), leaders: Vec::new() };
     c.topics.insert("t".into(), info);
     Arc::new(c)
 }

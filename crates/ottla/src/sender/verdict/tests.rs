@@ -1,7 +1,7 @@
 use std::fmt::Write;
 
 use super::*;
-use crate::error::Certainty::{NotWritten, PossiblyWritten};
+use crate::error::RecordStatus::{NotPersisted, PossiblyPersisted};
 
 fn facts(code: ErrorCode) -> Facts {
     Facts {
@@ -11,7 +11,7 @@ fn facts(code: ErrorCode) -> Facts {
         retries: 3,
         over: false,
         records: 5,
-        known: NotWritten,
+        known: NotPersisted,
         next_in_line: false,
         begins: false,
         by_leader: true,
@@ -141,7 +141,7 @@ fn sn28_sn32_f1_7_too_large_is_split_unless_it_is_one_over_or_possibly_written()
     assert_eq!(verdict(&Facts { records: 2, ..large }), Verdict::Split);
     assert_eq!(verdict(&Facts { records: 1, ..large }), Verdict::Fail);
     assert_eq!(verdict(&Facts { over: true, ..large }), Verdict::Fail);
-    assert_eq!(verdict(&Facts { known: PossiblyWritten, ..large }), Verdict::Fail);
+    assert_eq!(verdict(&Facts { known: PossiblyPersisted, ..large }), Verdict::Fail);
     assert_eq!(verdict(&Facts { attempts: 99, ..large }), Verdict::Split, "takes no attempt");
     assert_eq!(verdict(&Facts { idempotent: false, ..large }), Verdict::Split);
 }

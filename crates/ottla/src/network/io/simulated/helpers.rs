@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::Machine;
-use crate::time::{Hands, Tick};
+use crate::time::{Tick, WorkerPool};
 
 /// The most nanoseconds a helper's work takes.
 const WORK_NS: u64 = 900_000;
@@ -19,8 +19,8 @@ impl std::fmt::Debug for Helpers {
     }
 }
 
-impl Hands for Machine {
-    fn offer(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>> {
+impl WorkerPool for Machine {
+    fn try_spawn(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>> {
         if self.next_work().is_some() {
             return Some(work);
         }
