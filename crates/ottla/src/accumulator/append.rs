@@ -11,8 +11,10 @@ use super::completion::{BatchInfo, Delivery};
 use super::ends::{BatchCompletions, BatchScratch, Callback};
 use super::mailbox::Event;
 use super::partition::{Partition, PartitionQueue};
-use super::partitioner::{Choice, Spread, choose, is_worn, part, switch};
-use super::topics::Topic;
+use super::partitioner::{
+    PartitionChoice, Partitioning, choose_partition, should_switch, split_stripe, switch_partition,
+};
+use super::topics::TopicInfo;
 use crate::error::Error;
 use crate::producer::PreparedRecord;
 use crate::sync::MutexGuard;
@@ -58,7 +60,7 @@ pub(crate) struct AppendState {
 
 /// Where an append stands: its topic, and the sticky choice it follows, if it does.
 struct AppendTarget<'a> {
-    topic: &'a Topic,
+    topic: &'a TopicInfo,
     partition: &'a Arc<Partition>,
     sticky_index: Option<usize>,
 }
@@ -67,23 +69,24 @@ impl RecordAccumulator {
     /// Whether a record may try [`put_at_once`](Self::put_at_once): a choice that is made by counting is made once.
     #[inline]
     pub(crate) fn can_try_append(&self) -> bool {
-        self.settings.partitioning != Spread::RoundRobin
+        self.settings.partitioning != Partitioning::RoundRobin
     }
 
     /// Appends where that takes no more than a batch with room for the record; else nothing is done.
     #[inline]
     pub(crate) fn try_append(
         &self,
-        topic: &Topic,
+        topic: &TopicInfo,
         record: &PreparedRecord<'_>,
         watch: &mut DeliveryOptions,
     ) -> Option<Option<Delivery>> {
         let (spread, random) = (self.settings.partitioning, || self.env.random());
         let count = topic.partitions.len();
-        let chosen = choose(topic, count, record.partition, record.key, spread, random).ok()?;
+        let chosen =
+            choose_partition(topic, count, record.partition, record.key, spread, random).ok()?;
         let (index, sticky) = match chosen {
-            Choice::Fixed(p) => (p, None),
-            Choice::Sticky(p) => (p, Some(p)),
+            PartitionChoice::Fixed(p) => (p, None),
+            PartitionChoice::Sticky(p) => (p, Some(p)),
         };
         let partition = topic.partitions.get(index)?;
         let Some(mut queue) = partition.queue.try_lock() else {
@@ -107,7 +110,7 @@ impl RecordAccumulator {
     /// is needed.
     pub(crate) fn append(
         &self,
-        topic: &Topic,
+        topic: &TopicInfo,
         record: &PreparedRecord<'_>,
         watch: &mut DeliveryOptions,
         attempt: &mut AppendState,
@@ -115,8 +118,8 @@ impl RecordAccumulator {
         loop {
             let partitions = &topic.partitions;
             let choice = match attempt.fixed_partition {
-                Some(p) => Choice::Fixed(p),
-                None => choose(
+                Some(p) => PartitionChoice::Fixed(p),
+                None => choose_partition(
                     topic,
                     partitions.len(),
                     record.partition,
@@ -126,8 +129,8 @@ impl RecordAccumulator {
                 )?,
             };
             let (index, sticky) = match choice {
-                Choice::Fixed(p) => (*attempt.fixed_partition.insert(p), None),
-                Choice::Sticky(p) => (p, Some(p)),
+                PartitionChoice::Fixed(p) => (*attempt.fixed_partition.insert(p), None),
+                PartitionChoice::Sticky(p) => (p, Some(p)),
             };
             let Some(partition) = partitions.get(index) else {
                 // The topic was re-created with fewer, just now.
@@ -135,7 +138,8 @@ impl RecordAccumulator {
                 continue;
             };
             if attempt.spare_buffer.is_some() && attempt.scratch.is_none() {
-                attempt.scratch = Some(self.listeners.take_scratch(topic.sizing.expected()));
+                attempt.scratch =
+                    Some(self.listeners.take_scratch(topic.estimator.expected_records()));
             }
             let spot = AppendTarget { topic, partition, sticky_index: sticky };
             let Some(mut queue) = self.lock_partition(&spot, &mut attempt.moved_away) else {
@@ -178,7 +182,7 @@ impl RecordAccumulator {
             if sticky.is_some() && self.should_switch(&queue) {
                 queue.sticky_bytes = 0;
                 drop(queue);
-                switch(topic, index, self.env.random());
+                switch_partition(topic, index, self.env.random());
                 continue;
             }
             let Some(buf) = attempt.spare_buffer.take() else {
@@ -223,7 +227,7 @@ impl RecordAccumulator {
     fn on_contention(&self, spot: &AppendTarget<'_>) -> bool {
         let Some(index) = spot.sticky_index else { return false };
         // The sender only looks in, and is gone in a moment.
-        !spot.partition.is_locked_by_sender() && part(spot.topic, index, self.env.random())
+        !spot.partition.is_locked_by_sender() && split_stripe(spot.topic, index, self.env.random())
     }
 
     fn open_batch(
@@ -256,7 +260,7 @@ impl RecordAccumulator {
         let ends = BatchCompletions::new(self.listeners.clone(), shell, of);
         let sizing = &partition.estimator;
         let packs = self.settings.codec != Codec::None;
-        OpenBatch::new(buf, meta, ends, sizing.plain_limit(self.settings.batch_size, packs))
+        OpenBatch::new(buf, meta, ends, sizing.uncompressed_limit(self.settings.batch_size, packs))
     }
 
     /// Encodes the record into the open batch; what follows: the lock goes, the sender hears, the batch is
@@ -278,7 +282,7 @@ impl RecordAccumulator {
         let mut worn = false;
         if spot.sticky_index.is_some() {
             queue.sticky_bytes = queue.sticky_bytes.saturating_add(bytes as u32);
-            worn = is_worn(queue.sticky_bytes as usize, limit, full);
+            worn = should_switch(queue.sticky_bytes as usize, limit, full);
         }
         if full || worn || !queue.announced {
             self.after_append(spot, queue);
@@ -311,7 +315,7 @@ impl RecordAccumulator {
         }
         // First, so that others do not go on here while this one compresses.
         if let (true, Some(index)) = (worn, spot.sticky_index) {
-            switch(spot.topic, index, self.env.random());
+            switch_partition(spot.topic, index, self.env.random());
         }
         if let Some(batch) = taken {
             self.close_batch(spot.partition, batch);
@@ -343,7 +347,7 @@ impl RecordAccumulator {
     fn should_switch(&self, queue: &PartitionQueue) -> bool {
         let size = self.settings.batch_size;
         let limit = queue.open().map_or(size.max(1), |open| open.sticky_limit(size));
-        is_worn(queue.sticky_bytes as usize, limit, queue.all_batches_full())
+        should_switch(queue.sticky_bytes as usize, limit, queue.all_batches_full())
     }
 
     /// Tells the sender of a partition that holds something.

@@ -167,15 +167,15 @@ impl OpenBatch {
     pub fn close(mut self, compressor: Option<&mut BatchEncoder>) -> ClosedBatch {
         let (mut attributes, plain_len) = (0, self.uncompressed_len());
         let sizing = self.meta.partition.estimator.clone();
-        sizing.closed_with(self.meta.record_count as usize);
+        sizing.set_expected_records(self.meta.record_count as usize);
         self.completions.charge(self.buf.pool());
         let (full, last) = (std::mem::take(&mut self.chain), self.buf);
         let records = match compressor.and_then(|e| Some((e.compress(&full, &last)?, e))) {
             Some((packed, e)) => {
-                sizing.observe(plain_len, packed);
+                sizing.update_ratio(plain_len, packed);
                 if packed < plain_len {
                     attributes = e.compressor.codec() as i16;
-                    PooledBuf::holding(full, last, &[&e.output])
+                    PooledBuf::with_contents(full, last, &[&e.output])
                 } else {
                     PooledBuf::joined(full, last)
                 }

@@ -18,15 +18,15 @@ use crate::sync::{Mutex, wake_all};
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct BufferPool {
-    state: Mutex<State>,
-    total: u64,
-    poolable: usize,
+    state: Mutex<PoolState>,
+    total_memory: u64,
+    poolable_size: usize,
     /// Waiters, for whoever wants to know without the lock.
-    queued: AtomicUsize,
+    waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PoolState {
     /// Memory in no buffer; below zero while a debt is open.
     unallocated: i64,
     /// Buffers of exactly the poolable size. A queue: a stack's top lines bounce between cores.
@@ -34,15 +34,15 @@ struct State {
     waiters: VecDeque<Waiter>,
     granted: Vec<(u64, u64, Option<Vec<u8>>)>,
     /// Why no more memory is handed out.
-    closed: Option<Error>,
+    close_reason: Option<Error>,
     next_id: u64,
 }
 
 #[derive(Debug)]
 struct Waiter {
     id: u64,
-    need: u64,
-    gathered: u64,
+    needed_bytes: u64,
+    accumulated_bytes: u64,
     waker: Waker,
 }
 
@@ -66,7 +66,7 @@ impl Drop for PooledBuf {
         if inject_bug!(BufferLeaked) {
             return;
         }
-        self.pool.give_back(self.charge, std::mem::take(&mut self.bytes));
+        self.pool.deallocate(self.charge, std::mem::take(&mut self.bytes));
     }
 }
 
@@ -77,7 +77,11 @@ impl PooledBuf {
 
     /// These bytes in as few of these buffers as hold them; the others go back. What no single one holds is
     /// put into memory of its own, accounted for by those it replaces.
-    pub(super) fn holding(full: Vec<PooledBuf>, last: PooledBuf, bytes: &[&[u8]]) -> PooledBuf {
+    pub(super) fn with_contents(
+        full: Vec<PooledBuf>,
+        last: PooledBuf,
+        bytes: &[&[u8]],
+    ) -> PooledBuf {
         let len: usize = bytes.iter().map(|b| b.len()).sum();
         let mut rest = full.into_iter();
         let (mut first, mut last) = match rest.next() {
@@ -104,7 +108,7 @@ impl PooledBuf {
         let contents: Vec<Vec<u8>> =
             (full.iter_mut().chain([&mut last])).map(|b| std::mem::take(&mut b.bytes)).collect();
         let pieces: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
-        PooledBuf::holding(full, last, &pieces)
+        PooledBuf::with_contents(full, last, &pieces)
     }
 }
 
@@ -129,31 +133,33 @@ impl BufferPool {
     }
 
     pub(crate) fn new(total: u64, poolable: usize) -> Arc<BufferPool> {
-        let state =
-            State { unallocated: i64::try_from(total).unwrap_or(i64::MAX), ..State::default() };
+        let state = PoolState {
+            unallocated: i64::try_from(total).unwrap_or(i64::MAX),
+            ..PoolState::default()
+        };
         Arc::new(BufferPool {
             state: Mutex::new(state),
-            total,
-            poolable,
-            queued: AtomicUsize::new(0),
+            total_memory: total,
+            poolable_size: poolable,
+            waiting: AtomicUsize::new(0),
         })
     }
 
     /// A buffer of this size if it can be had without waiting and nobody waits already.
     pub(crate) fn try_allocate(self: &Arc<Self>, size: usize) -> Result<Option<PooledBuf>, Error> {
-        self.refuse_if_hopeless(size)?;
+        self.check_size(size)?;
         // Dropped after the lock.
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
-        if let Some(why) = &state.closed {
+        if let Some(why) = &state.close_reason {
             return Err(why.clone());
         }
         if !state.waiters.is_empty() {
             return Ok(None);
         }
-        let buffer = if size == self.poolable { state.free.pop_front() } else { None };
+        let buffer = if size == self.poolable_size { state.free.pop_front() } else { None };
         if buffer.is_none() {
-            state.free_up(size as u64, self.poolable, &mut dropped);
+            state.release_free_buffers(size as u64, self.poolable_size, &mut dropped);
             if state.unallocated < size as i64 {
                 return Ok(None);
             }
@@ -161,7 +167,7 @@ impl BufferPool {
         }
         drop(state);
         drop(dropped);
-        self.buffer(size as u64, buffer).map(Some)
+        self.allocate_buffer(size as u64, buffer).map(Some)
     }
 
     /// A buffer of this size, at once and beside the line: for parts of a batch that must not wait. The balance
@@ -175,33 +181,45 @@ impl BufferPool {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         state.unallocated -= size as i64;
-        state.free_up(0, self.poolable, &mut dropped);
+        state.release_free_buffers(0, self.poolable_size, &mut dropped);
         drop(state);
     }
 
     /// A buffer that nobody accounted for, for a planted bug.
-    pub(crate) fn never_had(self: &Arc<Self>, size: usize) -> PooledBuf {
+    pub(crate) fn unaccounted_buffer(self: &Arc<Self>, size: usize) -> PooledBuf {
         PooledBuf { bytes: Vec::new(), charge: size as u64, pool: self.clone() }
     }
 
     /// A buffer of this size, in its turn.
-    pub(crate) fn allocate(self: &Arc<Self>, size: usize) -> Allocate {
-        Allocate { pool: self.clone(), size, id: None, ticket: Arc::new(AtomicU64::new(0)) }
+    pub(crate) fn allocate(self: &Arc<Self>, size: usize) -> AllocateFuture {
+        AllocateFuture {
+            pool: self.clone(),
+            size,
+            id: None,
+            shared_waiter_id: Arc::new(AtomicU64::new(0)),
+        }
     }
 
     /// More than the pool has in all can never be had: say so at once, with both numbers.
-    fn refuse_if_hopeless(&self, size: usize) -> Result<(), Error> {
-        if size as u64 <= self.total {
+    fn check_size(&self, size: usize) -> Result<(), Error> {
+        if size as u64 <= self.total_memory {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::RecordTooLarge,
-            format!("a buffer of {size} bytes is more than buffer.memory ({}) in all", self.total),
+            format!(
+                "a buffer of {size} bytes is more than buffer.memory ({}) in all",
+                self.total_memory
+            ),
         ))
     }
 
     /// The memory itself, once it is accounted for; a failure to get it gives the account back.
-    fn buffer(self: &Arc<Self>, charge: u64, reused: Option<Vec<u8>>) -> Result<PooledBuf, Error> {
+    fn allocate_buffer(
+        self: &Arc<Self>,
+        charge: u64,
+        reused: Option<Vec<u8>>,
+    ) -> Result<PooledBuf, Error> {
         let bytes = reused.unwrap_or_default();
         let mut buf = PooledBuf { bytes, charge, pool: self.clone() };
         if buf.bytes.capacity() < charge as usize
@@ -219,17 +237,18 @@ impl BufferPool {
         {
             let mut state = self.state.lock();
             state.unallocated += charge as i64;
-            self.serve(&mut state, &mut wakers, &mut dropped);
+            self.serve_waiters(&mut state, &mut wakers, &mut dropped);
         }
         wake_all(wakers);
     }
 
-    fn give_back(&self, charge: u64, mut bytes: Vec<u8>) {
+    fn deallocate(&self, charge: u64, mut bytes: Vec<u8>) {
         let mut wakers = Vec::new();
         let mut dropped = Vec::new();
         {
             let mut state = self.state.lock();
-            let whole = charge == self.poolable as u64 && bytes.capacity() == self.poolable;
+            let whole =
+                charge == self.poolable_size as u64 && bytes.capacity() == self.poolable_size;
             // What pays a debt is not kept as a buffer.
             if whole && charge > 0 && state.unallocated >= 0 {
                 bytes.clear();
@@ -238,40 +257,45 @@ impl BufferPool {
                 state.unallocated += charge as i64;
                 dropped.push(bytes);
             }
-            self.serve(&mut state, &mut wakers, &mut dropped);
+            self.serve_waiters(&mut state, &mut wakers, &mut dropped);
         }
         wake_all(wakers);
     }
 
     /// Fills the head of the line, completes it, goes on to the next.
-    fn serve(&self, state: &mut State, wakers: &mut Vec<Waker>, dropped: &mut Vec<Vec<u8>>) {
+    fn serve_waiters(
+        &self,
+        state: &mut PoolState,
+        wakers: &mut Vec<Waker>,
+        dropped: &mut Vec<Vec<u8>>,
+    ) {
         if inject_bug!(UnfairAllocation) {
-            state.waiters.make_contiguous().sort_by_key(|w| w.need - w.gathered);
+            state.waiters.make_contiguous().sort_by_key(|w| w.needed_bytes - w.accumulated_bytes);
         }
-        while let Some(need) = state.waiters.front().map(|w| w.need - w.gathered) {
-            let untouched = state.waiters.front().is_some_and(|w| w.gathered == 0);
+        while let Some(need) = state.waiters.front().map(|w| w.needed_bytes - w.accumulated_bytes) {
+            let untouched = state.waiters.front().is_some_and(|w| w.accumulated_bytes == 0);
             let mut buffer = None;
-            if untouched && need == self.poolable as u64 {
+            if untouched && need == self.poolable_size as u64 {
                 buffer = state.free.pop_front();
             }
             if buffer.is_none() {
-                state.free_up(need, self.poolable, dropped);
+                state.release_free_buffers(need, self.poolable_size, dropped);
                 let piece = need.min(u64::try_from(state.unallocated).unwrap_or(0));
                 state.unallocated -= piece as i64;
                 let Some(head) = state.waiters.front_mut() else {
                     break;
                 };
-                head.gathered += piece;
-                if head.gathered < head.need {
+                head.accumulated_bytes += piece;
+                if head.accumulated_bytes < head.needed_bytes {
                     break;
                 }
             }
             if let Some(w) = state.waiters.pop_front() {
-                state.granted.push((w.id, w.need, buffer));
+                state.granted.push((w.id, w.needed_bytes, buffer));
                 wakers.push(w.waker);
             }
         }
-        self.queued.store(state.waiters.len(), Ordering::Relaxed);
+        self.waiting.store(state.waiters.len(), Ordering::Relaxed);
     }
 
     /// Ends a wait: what was gathered or granted goes back, and to whoever is next.
@@ -285,7 +309,7 @@ impl BufferPool {
             let mut state = self.state.lock();
             if let Some(at) = state.waiters.iter().position(|w| w.id == id) {
                 if let Some(w) = state.waiters.remove(at) {
-                    state.unallocated += w.gathered as i64;
+                    state.unallocated += w.accumulated_bytes as i64;
                     dropped.push(Vec::new());
                     // The waker is foreign code: it goes with the others, after the lock.
                     wakers.push(w.waker);
@@ -301,7 +325,7 @@ impl BufferPool {
                     }
                 }
             }
-            self.serve(&mut state, &mut wakers, &mut dropped);
+            self.serve_waiters(&mut state, &mut wakers, &mut dropped);
         }
         wake_all(wakers);
     }
@@ -317,47 +341,47 @@ impl BufferPool {
     pub(crate) fn close(&self, why: &Error) {
         let wakers: Vec<Waker> = {
             let mut state = self.state.lock();
-            state.closed.get_or_insert_with(|| why.clone());
-            let gathered: u64 = state.waiters.iter().map(|w| w.gathered).sum();
+            state.close_reason.get_or_insert_with(|| why.clone());
+            let gathered: u64 = state.waiters.iter().map(|w| w.accumulated_bytes).sum();
             state.unallocated += gathered as i64;
-            self.queued.store(0, Ordering::Relaxed);
+            self.waiting.store(0, Ordering::Relaxed);
             state.waiters.drain(..).map(|w| w.waker).collect()
         };
         wake_all(wakers);
     }
 
     /// Callers in the line.
-    pub(crate) fn queued(&self) -> usize {
-        self.queued.load(Ordering::Relaxed)
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Memory in no buffer that is in use; 0 while a debt is open.
-    pub(crate) fn available(&self) -> u64 {
+    pub(crate) fn available_memory(&self) -> u64 {
         let state = self.state.lock();
-        let free = state.free.len() as u64 * self.poolable as u64;
+        let free = state.free.len() as u64 * self.poolable_size as u64;
         u64::try_from(state.unallocated.saturating_add(free as i64)).unwrap_or(0)
     }
 
     /// The balance: memory in no buffer that is in use, below zero while a debt is open.
     pub(crate) fn balance(&self) -> i64 {
         let state = self.state.lock();
-        state.unallocated + (state.free.len() * self.poolable) as i64
+        state.unallocated + (state.free.len() * self.poolable_size) as i64
     }
 
     /// Memory in no buffer at all.
     #[cfg(test)]
-    pub(crate) fn unallocated(&self) -> i64 {
+    pub(crate) fn unallocated_memory(&self) -> i64 {
         self.state.lock().unallocated
     }
 
-    pub(crate) fn total(&self) -> u64 {
-        self.total
+    pub(crate) fn total_memory(&self) -> u64 {
+        self.total_memory
     }
 }
 
-impl State {
+impl PoolState {
     /// Turns free buffers back into plain memory until `need` is there.
-    fn free_up(&mut self, need: u64, poolable: usize, dropped: &mut Vec<Vec<u8>>) {
+    fn release_free_buffers(&mut self, need: u64, poolable: usize, dropped: &mut Vec<Vec<u8>>) {
         while self.unallocated < need as i64 {
             let Some(buffer) = self.free.pop_back() else {
                 break;
@@ -370,21 +394,21 @@ impl State {
 
 /// A place in the line.
 #[derive(Debug)]
-pub(crate) struct Allocate {
+pub(crate) struct AllocateFuture {
     pool: Arc<BufferPool>,
     size: usize,
     id: Option<u64>,
     /// The id, for whoever may have to revoke the grant; 0 while there is none.
-    ticket: Arc<AtomicU64>,
+    shared_waiter_id: Arc<AtomicU64>,
 }
 
-impl Allocate {
-    pub(crate) fn ticket(&self) -> Arc<AtomicU64> {
-        self.ticket.clone()
+impl AllocateFuture {
+    pub(crate) fn shared_waiter_id(&self) -> Arc<AtomicU64> {
+        self.shared_waiter_id.clone()
     }
 }
 
-impl Future for Allocate {
+impl Future for AllocateFuture {
     type Output = Result<PooledBuf, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -396,18 +420,18 @@ impl Future for Allocate {
             // Cloned before the lock: a waker is foreign code.
             let waker = cx.waker().clone();
             let mut state = this.pool.state.lock();
-            if let Some(why) = &state.closed {
+            if let Some(why) = &state.close_reason {
                 return Poll::Ready(Err(why.clone()));
             }
             state.next_id += 1;
             let id = state.next_id;
             this.id = Some(id);
-            this.ticket.store(id, Ordering::Relaxed);
+            this.shared_waiter_id.store(id, Ordering::Relaxed);
             let need = this.size as u64;
-            state.waiters.push_back(Waiter { id, need, gathered: 0, waker });
+            state.waiters.push_back(Waiter { id, needed_bytes: need, accumulated_bytes: 0, waker });
             // Memory may have come free between the attempt and the lock.
             let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
-            this.pool.serve(&mut state, &mut wakers, &mut dropped);
+            this.pool.serve_waiters(&mut state, &mut wakers, &mut dropped);
             drop(state);
             wake_all(wakers);
             return Poll::Pending;
@@ -418,9 +442,9 @@ impl Future for Allocate {
             let (_, charge, buffer) = state.granted.swap_remove(at);
             drop(state);
             this.id = None;
-            return Poll::Ready(this.pool.buffer(charge, buffer));
+            return Poll::Ready(this.pool.allocate_buffer(charge, buffer));
         }
-        if let Some(why) = &state.closed {
+        if let Some(why) = &state.close_reason {
             return Poll::Ready(Err(why.clone()));
         }
         let place = state.waiters.iter_mut().find(|w| w.id == id);
@@ -440,7 +464,7 @@ impl Future for Allocate {
     }
 }
 
-impl Drop for Allocate {
+impl Drop for AllocateFuture {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.pool.cancel(id);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::accumulator::partition::Partition;
-use crate::accumulator::split::Cut;
+use crate::accumulator::split::SplitOutcome;
 use crate::accumulator::waits::{DeadlineWaiter, FlushCompletion};
 use crate::plants::inject_bug;
 use crate::sync::Mutex;
@@ -26,7 +26,7 @@ pub(crate) enum Event {
     /// Somebody waits for a record of the partition's batch of this number.
     BatchAwaited(Arc<Partition>, u64),
     /// A batch that was too large has been cut.
-    Split(Box<Cut>),
+    Split(Box<SplitOutcome>),
     /// What waits in batches up to this number is to fail, and what is in flight too if so told.
     Purge { up_to_batch: u64, include_in_flight: bool },
     /// A caller waits for memory.

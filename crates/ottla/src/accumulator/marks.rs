@@ -10,33 +10,33 @@ use crate::time::Tick;
 /// When partitions are to be looked at: at most one mark each, never later than it is due. One that comes too
 /// early, since what it was for is gone, costs a look.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct DeadlineQueue {
     heap: BinaryHeap<Reverse<(Tick, u32)>>,
     /// Each partition's mark.
-    at: HashMap<u32, Tick>,
+    deadlines: HashMap<u32, Tick>,
 }
 
-impl Marks {
+impl DeadlineQueue {
     /// The partition is due then.
-    pub(super) fn set(&mut self, key: u32, due: Tick) {
-        if self.at.get(&key).is_none_or(|at| due < *at) {
-            self.at.insert(key, due);
+    pub(super) fn schedule(&mut self, key: u32, due: Tick) {
+        if self.deadlines.get(&key).is_none_or(|at| due < *at) {
+            self.deadlines.insert(key, due);
             self.heap.push(Reverse((due, key)));
         }
     }
 
     /// When the next mark is; never if there is none.
-    pub(super) fn next(&self) -> Tick {
+    pub(super) fn next_deadline(&self) -> Tick {
         self.heap.peek().map_or(Tick::NEVER, |Reverse((at, _))| *at)
     }
 
     /// Takes a mark whose time has come.
-    pub(super) fn pop(&mut self, now: Tick) -> Option<u32> {
-        while self.next() <= now {
+    pub(super) fn pop_due(&mut self, now: Tick) -> Option<u32> {
+        while self.next_deadline() <= now {
             let Reverse((at, key)) = self.heap.pop()?;
             // An earlier mark took its place.
-            if self.at.get(&key) == Some(&at) {
-                self.at.remove(&key);
+            if self.deadlines.get(&key) == Some(&at) {
+                self.deadlines.remove(&key);
                 return Some(key);
             }
         }
@@ -46,13 +46,13 @@ impl Marks {
 
 /// A set of small numbers, in order: a bit each, and a bit for each word that has one.
 #[derive(Debug, Default)]
-pub(super) struct Bits {
+pub(super) struct BitSet {
     words: Vec<u64>,
     summary: Vec<u64>,
     len: usize,
 }
 
-impl Bits {
+impl BitSet {
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -84,18 +84,18 @@ impl Bits {
     }
 
     /// The smallest member that is not below `from`.
-    pub(super) fn next(&self, from: u32) -> Option<u32> {
+    pub(super) fn next_set_bit(&self, from: u32) -> Option<u32> {
         let (word, bit) = (from as usize / 64, from % 64);
         let here = self.words.get(word)? & (u64::MAX << bit);
         if here != 0 {
             return Some(word as u32 * 64 + here.trailing_zeros());
         }
-        let word = self.next_word(word + 1)?;
+        let word = self.next_nonzero_word(word + 1)?;
         Some(word as u32 * 64 + self.words[word].trailing_zeros())
     }
 
     /// The first word from this one on that has a bit.
-    fn next_word(&self, from: usize) -> Option<usize> {
+    fn next_nonzero_word(&self, from: usize) -> Option<usize> {
         let mut at = from / 64;
         let mut summary = self.summary.get(at)? & (u64::MAX << (from % 64));
         while summary == 0 {
@@ -107,10 +107,10 @@ impl Bits {
 
     /// All members.
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
-        let mut next = self.next(0);
+        let mut next = self.next_set_bit(0);
         std::iter::from_fn(move || {
             let n = next?;
-            next = self.next(n + 1);
+            next = self.next_set_bit(n + 1);
             Some(n)
         })
     }
@@ -124,7 +124,7 @@ mod tests {
     proptest! {
         #[test]
         fn bits_are_a_set_in_order(ops in proptest::collection::vec((any::<bool>(), 0u32..20_000), 1..300)) {
-            let (mut bits, mut set) = (Bits::default(), std::collections::BTreeSet::new());
+            let (mut bits, mut set) = (BitSet::default(), std::collections::BTreeSet::new());
             for (insert, n) in ops {
                 if insert {
                     bits.insert(n);
@@ -134,7 +134,7 @@ mod tests {
                     set.remove(&n);
                 }
                 prop_assert_eq!(bits.is_empty(), set.is_empty());
-                prop_assert_eq!(bits.next(n), set.range(n..).next().copied());
+                prop_assert_eq!(bits.next_set_bit(n), set.range(n..).next().copied());
             }
             prop_assert_eq!(bits.iter().collect::<Vec<_>>(), set.into_iter().collect::<Vec<_>>());
         }
@@ -142,15 +142,15 @@ mod tests {
 
     #[test]
     fn a_mark_comes_no_later_than_what_it_is_for_and_once() {
-        let mut marks = Marks::default();
-        marks.set(1, Tick(50));
-        marks.set(1, Tick(70));
-        marks.set(2, Tick(60));
-        marks.set(1, Tick(40));
-        assert_eq!((marks.next(), marks.pop(Tick(39))), (Tick(40), None));
-        assert_eq!(marks.pop(Tick(45)), Some(1));
-        assert_eq!(marks.pop(Tick(55)), None, "the later mark of the first is void");
-        assert_eq!(marks.pop(Tick(60)), Some(2));
-        assert_eq!((marks.pop(Tick(1000)), marks.next()), (None, Tick::NEVER));
+        let mut marks = DeadlineQueue::default();
+        marks.schedule(1, Tick(50));
+        marks.schedule(1, Tick(70));
+        marks.schedule(2, Tick(60));
+        marks.schedule(1, Tick(40));
+        assert_eq!((marks.next_deadline(), marks.pop_due(Tick(39))), (Tick(40), None));
+        assert_eq!(marks.pop_due(Tick(45)), Some(1));
+        assert_eq!(marks.pop_due(Tick(55)), None, "the later mark of the first is void");
+        assert_eq!(marks.pop_due(Tick(60)), Some(2));
+        assert_eq!((marks.pop_due(Tick(1000)), marks.next_deadline()), (None, Tick::NEVER));
     }
 }

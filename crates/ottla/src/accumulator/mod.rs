@@ -35,8 +35,8 @@ use completion::Outcome;
 use ends::DeliveryListeners;
 use mailbox::{Event, EventQueue};
 use partition::{Partition, QueuedBatch};
-use partitioner::{Rack, Spread};
-use topics::Topics;
+use partitioner::{Partitioning, Rack};
+use topics::TopicInfoMap;
 
 /// The settings that decide how records wait.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ pub(crate) struct AccumulatorSettings {
     pub(crate) buffer_memory: u64,
     pub(crate) codec: Codec,
     pub(crate) compression_level: i32,
-    pub(crate) partitioning: Spread,
+    pub(crate) partitioning: Partitioning,
     /// Whether short queues are drawn more often (KIP-794).
     pub(crate) adaptive_partitioning: bool,
     /// How long a node may leave its batches waiting before it is drawn no more; zero for ever.
@@ -59,7 +59,7 @@ pub(crate) struct RecordAccumulator {
     pub(crate) settings: AccumulatorSettings,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) pool: Arc<BufferPool>,
-    pub(crate) topics: Topics,
+    pub(crate) topics: TopicInfoMap,
     pub(crate) caller_context: Arc<CallerContext>,
     pub(crate) listeners: Arc<DeliveryListeners>,
     /// No record is accepted any more.
@@ -93,7 +93,7 @@ impl RecordAccumulator {
             settings,
             env,
             pool: BufferPool::new(settings.buffer_memory, settings.batch_size.max(1)),
-            topics: Topics::default(),
+            topics: TopicInfoMap::default(),
             caller_context: callers,
             listeners,
             closed: AtomicBool::new(false),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 
 use super::batch::{BatchMeta, ClosedBatch, OpenBatch, StampedBatch};
-use super::sizing::Sizing;
+use super::sizing::BatchSizeEstimator;
 use crate::plants::inject_bug;
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::Tick;
@@ -19,7 +19,7 @@ pub(crate) struct Partition {
     pub(crate) queue: Mutex<PartitionQueue>,
     pub(crate) topic: Arc<str>,
     /// What the topic's batches have taught.
-    pub(crate) estimator: Arc<Sizing>,
+    pub(crate) estimator: Arc<BatchSizeEstimator>,
     pub(crate) index: i32,
     /// Dense, unique in the producer: what the sender files it under.
     pub(crate) id: u32,
@@ -101,7 +101,12 @@ impl SplittingBatch {
 }
 
 impl Partition {
-    pub(crate) fn new(topic: Arc<str>, index: i32, key: u32, sizing: Arc<Sizing>) -> Partition {
+    pub(crate) fn new(
+        topic: Arc<str>,
+        index: i32,
+        key: u32,
+        sizing: Arc<BatchSizeEstimator>,
+    ) -> Partition {
         let (leader, queued) = (AtomicI32::new(-1), AtomicU32::new(0));
         let (visited, queue) = Default::default();
         Partition {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::RecordAccumulator;
 use super::batch::{BatchTimings, ClosedBatch, StampedBatch};
-use super::marks::{Bits, Marks};
+use super::marks::{BitSet, DeadlineQueue};
 use super::partition::{Partition, PartitionQueue, QueuedBatch};
-use super::partitioner::Spread;
+use super::partitioner::Partitioning;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::plants::inject_bug;
@@ -18,61 +18,61 @@ use crate::time::Tick;
 
 /// The partitions that hold something, and where each stands.
 #[derive(Debug, Default)]
-pub(crate) struct Active {
-    pub(super) entries: HashMap<u32, Entry>,
+pub(crate) struct ReadyTracker {
+    pub(super) partitions: HashMap<u32, TrackedPartition>,
     /// To be looked at.
-    dirty: Vec<u32>,
+    dirty_keys: Vec<u32>,
     all_dirty: bool,
     /// Partitions that may be drained, by their leader.
-    pub(super) ready: BTreeMap<i32, Bits>,
+    pub(super) ready_by_node: BTreeMap<i32, BitSet>,
     /// Partitions whose only batch lingers, by their leader: they go along with what is ready.
-    pub(super) lingering: BTreeMap<i32, Bits>,
+    pub(super) lingering_by_node: BTreeMap<i32, BitSet>,
     /// Partitions without a leader.
-    unled: Bits,
+    leaderless: BitSet,
     /// When a lingering or resting head is due.
-    timers: Marks,
+    timers: DeadlineQueue,
     /// When a head's delivery time-out is over.
-    pub(super) expiries: Marks,
+    pub(super) expiries: DeadlineQueue,
     /// Per node, the partition drained last: the next drain begins behind it.
-    pub(super) drained: HashMap<i32, u32>,
+    pub(super) drain_index: HashMap<i32, u32>,
     /// Topics whose queues changed since their draws were weighed, and how often.
-    changed: BTreeMap<Arc<str>, usize>,
+    queue_changes: BTreeMap<Arc<str>, usize>,
     /// Per node, when it last had something ready, and when it last took some.
-    latency: HashMap<i32, (Tick, Tick)>,
+    node_latencies: HashMap<i32, (Tick, Tick)>,
     /// What made a lingering batch due in the last round.
-    urge: Urge,
+    pressure: SendPressure,
 }
 
 /// A partition that holds something.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct TrackedPartition {
     pub(super) partition: Arc<Partition>,
-    stands: Stands,
+    state: PartitionState,
     timer: Option<Tick>,
     pub(super) expiry: Option<Tick>,
     dirty: bool,
     /// The number of the last batch somebody waits for.
-    awaited: u64,
+    last_awaited: u64,
     /// Since when it has no leader, and how long it had none before.
-    unled: (Option<Tick>, Duration),
+    leaderless: (Option<Tick>, Duration),
 }
 
 /// Where a partition stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stands {
+enum PartitionState {
     /// Waits for an event, or for its time.
-    Waits,
+    Waiting,
     /// May be drained, to this node.
     Ready(i32),
     /// Might be drained to this node, but lingers.
-    Lingers(i32),
-    Unled,
+    Lingering(i32),
+    Leaderless,
 }
 
 /// The sender's word on what a partition may do, beyond having something.
-pub(crate) trait Order {
+pub(crate) trait DrainPolicy {
     /// Whether a batch may leave now; `retry` if it has been sent before.
-    fn may_drain(&self, partition: &Partition, retry: bool) -> bool;
+    fn can_drain(&self, partition: &Partition, retry: bool) -> bool;
     /// Whether nothing of it is in flight.
     fn is_idle(&self, partition: &Partition) -> bool;
     /// Takes the batch's place in the producer's order.
@@ -81,19 +81,19 @@ pub(crate) trait Order {
 
 /// Why lingering batches need not linger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Urge {
+pub(crate) struct SendPressure {
     /// Callers wait for memory.
     pub(crate) exhausted: bool,
     /// No more is coming.
     pub(crate) closing: bool,
     /// Batches up to this number are being flushed.
-    pub(crate) flush: u64,
+    pub(crate) flush_up_to: u64,
 }
 
 /// What a partition's standing depends on beside itself.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    pub(crate) acc: &'a RecordAccumulator,
+pub(crate) struct DrainContext<'a> {
+    pub(crate) accumulator: &'a RecordAccumulator,
     pub(crate) cluster: &'a Cluster,
     pub(crate) now: Tick,
 }
@@ -104,109 +104,109 @@ pub(super) enum Head {
     /// It may leave; true if it was sent before.
     Sendable(bool),
     /// It may leave then.
-    Later(Tick),
+    BackingOff(Tick),
     /// It might leave, and is given until then for others to come along.
-    Lingers(Tick),
+    Lingering(Tick),
     /// Somebody works on it, and will say so.
-    Away,
+    BeingProcessed,
     /// Its time is over: it is not to be sent, nor to be worked on any more.
-    Over,
-    Nothing,
+    Expired,
+    Empty,
 }
 
-impl Active {
+impl ReadyTracker {
     /// A partition holds something, or something about it has changed.
     pub(crate) fn insert(&mut self, partition: Arc<Partition>) {
         let key = partition.id;
-        self.entries.entry(key).or_insert_with(|| Entry {
+        self.partitions.entry(key).or_insert_with(|| TrackedPartition {
             partition,
-            stands: Stands::Waits,
+            state: PartitionState::Waiting,
             timer: None,
             expiry: None,
             dirty: false,
-            awaited: 0,
-            unled: (None, Duration::ZERO),
+            last_awaited: 0,
+            leaderless: (None, Duration::ZERO),
         });
-        self.touch(key);
+        self.mark_dirty(key);
     }
 
     /// Somebody waits for a batch.
-    pub(crate) fn awaited(&mut self, partition: Arc<Partition>, number: u64) {
+    pub(crate) fn mark_awaited(&mut self, partition: Arc<Partition>, number: u64) {
         let key = partition.id;
         self.insert(partition);
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.awaited = entry.awaited.max(number);
+        if let Some(entry) = self.partitions.get_mut(&key) {
+            entry.last_awaited = entry.last_awaited.max(number);
         }
     }
 
     /// To be looked at again, if it holds something.
-    pub(crate) fn touch(&mut self, key: u32) {
-        if let Some(entry) = self.entries.get_mut(&key)
+    pub(crate) fn mark_dirty(&mut self, key: u32) {
+        if let Some(entry) = self.partitions.get_mut(&key)
             && !std::mem::replace(&mut entry.dirty, true)
         {
-            self.dirty.push(key);
+            self.dirty_keys.push(key);
         }
     }
 
     /// Something changed that may concern every partition: leaders, the producer's id.
-    pub(crate) fn touch_all(&mut self) {
+    pub(crate) fn mark_all_dirty(&mut self) {
         self.all_dirty = true;
     }
 
     /// What makes lingering batches due; a change concerns every partition that holds something.
-    pub(crate) fn set_urge(&mut self, urge: Urge) {
-        self.all_dirty |= std::mem::replace(&mut self.urge, urge) != urge;
+    pub(crate) fn set_pressure(&mut self, urge: SendPressure) {
+        self.all_dirty |= std::mem::replace(&mut self.pressure, urge) != urge;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.partitions.is_empty()
     }
 
     pub(crate) fn get(&self, key: u32) -> Option<&Arc<Partition>> {
-        self.entries.get(&key).map(|e| &e.partition)
+        self.partitions.get(&key).map(|e| &e.partition)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Partition>> {
-        self.entries.values().map(|e| &e.partition)
+        self.partitions.values().map(|e| &e.partition)
     }
 
     /// Nodes with something to drain.
     pub(crate) fn ready_nodes(&self) -> impl Iterator<Item = i32> {
-        self.ready.iter().filter(|(_, keys)| !keys.is_empty()).map(|(node, _)| *node)
+        self.ready_by_node.iter().filter(|(_, keys)| !keys.is_empty()).map(|(node, _)| *node)
     }
 
     /// Topics of batches whose partition has no leader.
-    pub(crate) fn unknown(&self) -> BTreeSet<Arc<str>> {
-        let topic = |key: u32| Some(self.entries.get(&key)?.partition.topic.clone());
-        self.unled.iter().filter_map(topic).collect()
+    pub(crate) fn unknown_leader_topics(&self) -> BTreeSet<Arc<str>> {
+        let topic = |key: u32| Some(self.partitions.get(&key)?.partition.topic.clone());
+        self.leaderless.iter().filter_map(topic).collect()
     }
 
     /// When something that waits is due, or over.
-    pub(crate) fn next(&self) -> Tick {
-        self.timers.next().min(self.expiries.next())
+    pub(crate) fn next_deadline(&self) -> Tick {
+        self.timers.next_deadline().min(self.expiries.next_deadline())
     }
 
     /// Looks at what has changed, or has become due. Partitions that hold nothing any more are forgotten;
     /// they announce themselves again.
     #[inline(never)]
-    pub(crate) fn refresh(&mut self, view: View<'_>, order: &impl Order) {
-        while let Some(key) = self.timers.pop(view.now) {
-            self.touch(key);
+    pub(crate) fn refresh(&mut self, view: DrainContext<'_>, order: &impl DrainPolicy) {
+        while let Some(key) = self.timers.pop_due(view.now) {
+            self.mark_dirty(key);
         }
         if std::mem::take(&mut self.all_dirty) {
-            let keys: Vec<u32> = self.entries.keys().copied().collect();
-            keys.into_iter().for_each(|key| self.touch(key));
+            let keys: Vec<u32> = self.partitions.keys().copied().collect();
+            keys.into_iter().for_each(|key| self.mark_dirty(key));
         }
-        let mut dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.dirty_keys);
         for key in dirty.drain(..) {
-            self.look(key, view, order);
+            self.reevaluate(key, view, order);
         }
-        self.dirty = dirty;
-        self.weigh(view);
+        self.dirty_keys = dirty;
+        self.update_load_stats(view);
     }
 
-    fn look(&mut self, key: u32, view: View<'_>, order: &impl Order) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
+    fn reevaluate(&mut self, key: u32, view: DrainContext<'_>, order: &impl DrainPolicy) {
+        let Some(entry) = self.partitions.get_mut(&key) else { return };
         entry.dirty = false;
         let p = entry.partition.clone();
         let (head, expiry, changed, empty) = {
@@ -215,75 +215,79 @@ impl Active {
             if empty {
                 queue.announced = false;
             }
-            let head = head(&queue, entry, view, self.urge, order);
+            let head = head(&queue, entry, view, self.pressure, order);
             let away = queue.batches.front().is_some_and(QueuedBatch::is_being_processed);
             let created = match queue.batches.front() {
                 Some(slot) => Some(slot.created()),
                 None => queue.open().map(|b| b.meta.created),
             };
-            let expiry = created.map(|c| c.after(view.acc.settings.delivery_timeout));
+            let expiry = created.map(|c| c.after(view.accumulator.settings.delivery_timeout));
             // Of what somebody works on past its time, whoever it is will say so.
             let expiry = expiry.filter(|at| !away || *at > view.now);
             (head, expiry, p.update_queued(&queue), empty)
         };
-        if changed && view.acc.settings.adaptive_partitioning {
-            *self.changed.entry(p.topic.clone()).or_default() += 1;
+        if changed && view.accumulator.settings.adaptive_partitioning {
+            *self.queue_changes.entry(p.topic.clone()).or_default() += 1;
         }
-        let (stands, timer) = stands(&p, &head, view, order);
-        let entry = self.entries.get_mut(&key).map(|e| {
-            let no_leader = stands == Stands::Unled;
-            match (e.unled.0, no_leader) {
-                (None, true) => e.unled.0 = Some(view.now),
+        let (stands, timer) = partition_state(&p, &head, view, order);
+        let entry = self.partitions.get_mut(&key).map(|e| {
+            let no_leader = stands == PartitionState::Leaderless;
+            match (e.leaderless.0, no_leader) {
+                (None, true) => e.leaderless.0 = Some(view.now),
                 (Some(since), false) => {
-                    e.unled = (None, e.unled.1 + view.now.since(since));
+                    e.leaderless = (None, e.leaderless.1 + view.now.since(since));
                 }
                 _ => {}
             }
-            let old = e.stands;
-            (e.stands, e.timer, e.expiry) = (stands, timer, expiry);
+            let old = e.state;
+            (e.state, e.timer, e.expiry) = (stands, timer, expiry);
             old
         });
         let Some(old) = entry else { return };
-        self.refile(key, old, (stands, timer, expiry));
+        self.update_index(key, old, (stands, timer, expiry));
         if empty {
-            self.entries.remove(&key);
+            self.partitions.remove(&key);
         }
     }
 
-    fn refile(&mut self, key: u32, old: Stands, new: Filed) {
+    fn update_index(&mut self, key: u32, old: PartitionState, new: IndexEntry) {
         if old != new.0 {
             match old {
-                Stands::Ready(node) => {
-                    if let Some(keys) = self.ready.get_mut(&node) {
+                PartitionState::Ready(node) => {
+                    if let Some(keys) = self.ready_by_node.get_mut(&node) {
                         keys.remove(key);
                     }
                 }
-                Stands::Lingers(node) => {
-                    if let Some(keys) = self.lingering.get_mut(&node) {
+                PartitionState::Lingering(node) => {
+                    if let Some(keys) = self.lingering_by_node.get_mut(&node) {
                         keys.remove(key);
                     }
                 }
-                Stands::Unled => self.unled.remove(key),
-                Stands::Waits => {}
+                PartitionState::Leaderless => self.leaderless.remove(key),
+                PartitionState::Waiting => {}
             }
             match new.0 {
-                Stands::Ready(node) => self.ready.entry(node).or_default().insert(key),
-                Stands::Lingers(node) => self.lingering.entry(node).or_default().insert(key),
-                Stands::Unled => self.unled.insert(key),
-                Stands::Waits => {}
+                PartitionState::Ready(node) => {
+                    self.ready_by_node.entry(node).or_default().insert(key)
+                }
+                PartitionState::Lingering(node) => {
+                    self.lingering_by_node.entry(node).or_default().insert(key)
+                }
+                PartitionState::Leaderless => self.leaderless.insert(key),
+                PartitionState::Waiting => {}
             }
         }
         // Marks that were for something else stay, and cost a look when they come.
         for (marks, due) in [(&mut self.timers, new.1), (&mut self.expiries, new.2)] {
             if let Some(due) = due {
-                marks.set(key, due);
+                marks.schedule(key, due);
             }
         }
     }
 
     /// A node had something ready, and took it or could not (SN7).
-    pub(crate) fn saw(&mut self, node: i32, now: Tick, took: bool) {
-        let times = self.latency.entry(node).or_insert((now, now));
+    pub(crate) fn update_node_latency(&mut self, node: i32, now: Tick, took: bool) {
+        let times = self.node_latencies.entry(node).or_insert((now, now));
         times.0 = now;
         if took {
             times.1 = now;
@@ -292,25 +296,28 @@ impl Active {
 
     /// When a node last had something ready, and when it last took some.
     #[cfg(test)]
-    pub(crate) fn latency(&self, node: i32) -> Option<(Tick, Tick)> {
-        self.latency.get(&node).copied()
+    pub(crate) fn node_latency(&self, node: i32) -> Option<(Tick, Tick)> {
+        self.node_latencies.get(&node).copied()
     }
 
     /// Topics were published, their draws uniform: those that had weights get them again.
-    pub(crate) fn reweigh(&mut self, topics: impl Iterator<Item = Arc<str>>) {
-        self.changed.extend(topics.map(|t| (t, usize::MAX / 2)));
+    pub(crate) fn reset_load_stats(&mut self, topics: impl Iterator<Item = Arc<str>>) {
+        self.queue_changes.extend(topics.map(|t| (t, usize::MAX / 2)));
     }
 
     /// Weighs the draws of topics whose queues changed: at most once for so many changes that a draw of a
     /// large topic costs no more than one of a small.
-    fn weigh(&mut self, view: View<'_>) {
-        if self.changed.is_empty() || matches!(view.acc.settings.partitioning, Spread::RoundRobin) {
-            self.changed.clear();
+    fn update_load_stats(&mut self, view: DrainContext<'_>) {
+        if self.queue_changes.is_empty()
+            || matches!(view.accumulator.settings.partitioning, Partitioning::RoundRobin)
+        {
+            self.queue_changes.clear();
             return;
         }
-        let (latency, limit) = (&self.latency, view.acc.settings.availability_timeout);
-        self.changed.retain(|name, changes| {
-            let Some(topic) = view.acc.topics.get(name) else { return false };
+        let (latency, limit) =
+            (&self.node_latencies, view.accumulator.settings.availability_timeout);
+        self.queue_changes.retain(|name, changes| {
+            let Some(topic) = view.accumulator.topics.get(name) else { return false };
             if *changes < topic.partitions.len() * 2 {
                 return true;
             }
@@ -319,37 +326,37 @@ impl Active {
                 let late = latency.get(&leader).map(|(ready, took)| ready.since(*took));
                 limit.is_zero() || late.is_none_or(|late| late <= limit)
             };
-            topic.weigh(available);
+            topic.update_load_stats(available);
             false
         });
     }
 
     /// How long a partition has had no leader in all while it held something.
-    pub(crate) fn without_leader(&self, key: u32, now: Tick) -> Duration {
-        self.entries.get(&key).map_or(Duration::ZERO, |e| {
-            e.unled.1 + e.unled.0.map_or(Duration::ZERO, |since| now.since(since))
+    pub(crate) fn leaderless_duration(&self, key: u32, now: Tick) -> Duration {
+        self.partitions.get(&key).map_or(Duration::ZERO, |e| {
+            e.leaderless.1 + e.leaderless.0.map_or(Duration::ZERO, |since| now.since(since))
         })
     }
 
     /// What is remembered is what a look at every partition would find: the simulation asks every round.
     #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn check(&self, view: View<'_>, order: &impl Order) {
-        for entry in self.entries.values().filter(|e| !e.dirty && !self.all_dirty) {
+    pub(crate) fn assert_consistent(&self, view: DrainContext<'_>, order: &impl DrainPolicy) {
+        for entry in self.partitions.values().filter(|e| !e.dirty && !self.all_dirty) {
             let p = &entry.partition;
-            let head = head(&p.queue.lock(), entry, view, self.urge, order);
-            if head == Head::Away {
+            let head = head(&p.queue.lock(), entry, view, self.pressure, order);
+            if head == Head::BeingProcessed {
                 // A caller took it to close it; whoever is done will say so.
                 continue;
             }
-            let found = stands(p, &head, view, order);
+            let found = partition_state(p, &head, view, order);
             let past = |at: Option<Tick>| at.is_some_and(|at| at <= view.now);
             let due = past(entry.timer) || past(entry.expiry);
             assert!(
-                due || found == (entry.stands, entry.timer),
+                due || found == (entry.state, entry.timer),
                 "{}-{} stands otherwise than remembered: {found:?}, not {:?}",
                 p.topic,
                 p.index,
-                (entry.stands, entry.timer)
+                (entry.state, entry.timer)
             );
         }
     }
@@ -357,7 +364,7 @@ impl Active {
 
 impl BatchTimings {
     /// Whether the partition has had another election since the batch was sent.
-    fn is_outdated(&self, entry: &Entry, view: View<'_>) -> bool {
+    fn has_leader_changed(&self, entry: &TrackedPartition, view: DrainContext<'_>) -> bool {
         let p = &entry.partition;
         let known = self.leader_epoch;
         known >= 0 && view.cluster.leader(&p.topic, p.index).epoch > known
@@ -365,72 +372,76 @@ impl BatchTimings {
 }
 
 /// What an entry is filed under: its standing, its timer, its expiry.
-type Filed = (Stands, Option<Tick>, Option<Tick>);
+type IndexEntry = (PartitionState, Option<Tick>, Option<Tick>);
 
-fn stands(
+fn partition_state(
     p: &Partition,
     head: &Head,
-    view: View<'_>,
-    order: &impl Order,
-) -> (Stands, Option<Tick>) {
-    if *head == Head::Nothing {
-        return (Stands::Waits, None);
+    view: DrainContext<'_>,
+    order: &impl DrainPolicy,
+) -> (PartitionState, Option<Tick>) {
+    if *head == Head::Empty {
+        return (PartitionState::Waiting, None);
     }
     let leader = view.cluster.leader(&p.topic, p.index).node_id;
     if leader == -1 {
-        return (Stands::Unled, None);
+        return (PartitionState::Leaderless, None);
     }
     match head {
-        Head::Sendable(retry) if order.may_drain(p, *retry) => (Stands::Ready(leader), None),
-        Head::Later(at) => (Stands::Waits, Some(*at)),
-        Head::Lingers(at) if order.may_drain(p, false) => (Stands::Lingers(leader), Some(*at)),
-        Head::Lingers(at) => (Stands::Waits, Some(*at)),
-        _ => (Stands::Waits, None),
+        Head::Sendable(retry) if order.can_drain(p, *retry) => {
+            (PartitionState::Ready(leader), None)
+        }
+        Head::BackingOff(at) => (PartitionState::Waiting, Some(*at)),
+        Head::Lingering(at) if order.can_drain(p, false) => {
+            (PartitionState::Lingering(leader), Some(*at))
+        }
+        Head::Lingering(at) => (PartitionState::Waiting, Some(*at)),
+        _ => (PartitionState::Waiting, None),
     }
 }
 
 /// Whether the time of what stands at the head is over.
-pub(super) fn is_over(queue: &PartitionQueue, view: View<'_>) -> bool {
+pub(super) fn is_expired(queue: &PartitionQueue, view: DrainContext<'_>) -> bool {
     let created = match (queue.batches.front(), queue.open()) {
         (Some(slot), _) if slot.is_being_processed() => return false,
         (Some(slot), _) => slot.created(),
         (None, Some(open)) => open.meta.created,
         (None, None) => return false,
     };
-    created.after(view.acc.settings.delivery_timeout) <= view.now
+    created.after(view.accumulator.settings.delivery_timeout) <= view.now
 }
 
 pub(super) fn head(
     queue: &PartitionQueue,
-    entry: &Entry,
-    view: View<'_>,
-    urge: Urge,
-    order: &impl Order,
+    entry: &TrackedPartition,
+    view: DrainContext<'_>,
+    urge: SendPressure,
+    order: &impl DrainPolicy,
 ) -> Head {
     let now = view.now;
-    if is_over(queue, view) {
-        return Head::Over;
+    if is_expired(queue, view) {
+        return Head::Expired;
     }
     match (queue.batches.front(), queue.open()) {
-        (Some(QueuedBatch::Closing(..) | QueuedBatch::Splitting(_)), _) => Head::Away,
-        (Some(QueuedBatch::Closed(b)), _) if b.not_before > now => Head::Later(b.not_before),
+        (Some(QueuedBatch::Closing(..) | QueuedBatch::Splitting(_)), _) => Head::BeingProcessed,
+        (Some(QueuedBatch::Closed(b)), _) if b.not_before > now => Head::BackingOff(b.not_before),
         (Some(QueuedBatch::Closed(_)), _) => Head::Sendable(false),
         // A newer leader need not be waited for (KAFKA-15415); the old one under a new name must.
         (Some(QueuedBatch::Retry(b, at)), _)
-            if *at > now && !b.closed.timings.is_outdated(entry, view) =>
+            if *at > now && !b.closed.timings.has_leader_changed(entry, view) =>
         {
-            Head::Later(if inject_bug!(NoRetryBackoff) { now } else { *at })
+            Head::BackingOff(if inject_bug!(NoRetryBackoff) { now } else { *at })
         }
         (Some(QueuedBatch::Retry(..)), _) => Head::Sendable(true),
         (None, Some(open)) => {
-            let due = open.meta.created.after(view.acc.settings.linger);
+            let due = open.meta.created.after(view.accumulator.settings.linger);
             let number = open.meta.number;
             let urged = urge.exhausted
                 || urge.closing
-                || number <= urge.flush
-                || (number <= entry.awaited && order.is_idle(&entry.partition));
-            if due <= now || urged { Head::Sendable(false) } else { Head::Lingers(due) }
+                || number <= urge.flush_up_to
+                || (number <= entry.last_awaited && order.is_idle(&entry.partition));
+            if due <= now || urged { Head::Sendable(false) } else { Head::Lingering(due) }
         }
-        (None, None) => Head::Nothing,
+        (None, None) => Head::Empty,
     }
 }

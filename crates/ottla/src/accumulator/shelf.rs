@@ -4,19 +4,19 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Pieces a list has at most. Each is at least as long as all before it, so this is never reached.
-const PIECES: usize = 48;
+const MAX_CHUNKS: usize = 48;
 
 /// The list. One thread grows it; any read it.
 #[derive(Debug)]
 pub(crate) struct Shelf<T> {
     /// Items that are shown; there may be more.
-    shown: AtomicUsize,
-    pieces: [OnceLock<Box<[T]>>; PIECES],
+    len: AtomicUsize,
+    chunks: [OnceLock<Box<[T]>>; MAX_CHUNKS],
 }
 
 impl<T> Default for Shelf<T> {
     fn default() -> Shelf<T> {
-        Shelf { shown: AtomicUsize::new(0), pieces: [const { OnceLock::new() }; PIECES] }
+        Shelf { len: AtomicUsize::new(0), chunks: [const { OnceLock::new() }; MAX_CHUNKS] }
     }
 }
 
@@ -24,7 +24,7 @@ impl<T> Shelf<T> {
     /// Items shown.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.shown.load(Ordering::Acquire)
+        self.len.load(Ordering::Acquire)
     }
 
     /// An item that is shown.
@@ -34,7 +34,7 @@ impl<T> Shelf<T> {
             return None;
         }
         let mut at = index;
-        for piece in &self.pieces {
+        for piece in &self.chunks {
             let piece = piece.get()?;
             if let Some(item) = piece.get(at) {
                 return Some(item);
@@ -46,28 +46,28 @@ impl<T> Shelf<T> {
 
     /// Items shown, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.all().take(self.len())
+        self.iter_all().take(self.len())
     }
 
     /// All items, shown or not.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
-        self.pieces.iter().map_while(OnceLock::get).flat_map(|p| p.iter())
+    pub(crate) fn iter_all(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().map_while(OnceLock::get).flat_map(|p| p.iter())
     }
 
     /// Shows so many, making what is missing. Only what was never there is made: an item that is shown again is
     /// the same.
-    pub(crate) fn show(&self, count: usize, make: impl FnMut(usize) -> T) {
-        let there = self.all().count();
+    pub(crate) fn set_len(&self, count: usize, make: impl FnMut(usize) -> T) {
+        let there = self.iter_all().count();
         if there < count {
             // At least doubled, unless it is the first: so the pieces suffice.
             let to = if there == 0 { count } else { count.max(there * 2) };
             let piece: Box<[T]> = (there..to).map(make).collect();
-            let free = self.pieces.iter().find(|p| p.get().is_none());
+            let free = self.chunks.iter().find(|p| p.get().is_none());
             if free.is_none_or(|free| free.set(piece).is_err()) {
                 return;
             }
         }
-        self.shown.store(count, Ordering::Release);
+        self.len.store(count, Ordering::Release);
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
         let shelf = Shelf::default();
         let mut made = Vec::new();
         for count in [3, 5, 2, 4, 40, 0, 41] {
-            shelf.show(count, |i| {
+            shelf.set_len(count, |i| {
                 made.push(i);
                 i
             });
@@ -91,7 +91,7 @@ mod tests {
         }
         assert_eq!(made, (0..made.len()).collect::<Vec<_>>(), "each once, in order");
         for n in 1..1000 {
-            shelf.show(n * 7, |i| i);
+            shelf.set_len(n * 7, |i| i);
             assert_eq!(shelf.len(), n * 7);
         }
     }

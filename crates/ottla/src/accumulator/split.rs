@@ -24,7 +24,7 @@ fn headers<'r>(r: &'r RecordView<'_>) -> impl Iterator<Item = (&'r str, Option<&
 }
 
 /// Where to cut: parts of at most `limit` bytes, or of one record.
-fn cuts(records: &[RecordView<'_>], limit: usize) -> Vec<Range<usize>> {
+fn split_points(records: &[RecordView<'_>], limit: usize) -> Vec<Range<usize>> {
     let (mut out, mut from, mut size) = (Vec::new(), 0, 0);
     for (i, r) in records.iter().enumerate() {
         let len = RecordBody::new(r.key, r.value, headers(r)).len(0, 0);
@@ -45,7 +45,7 @@ fn cuts(records: &[RecordView<'_>], limit: usize) -> Vec<Range<usize>> {
 
 /// A batch cut into parts, on its way back to its line.
 #[derive(Debug)]
-pub(crate) struct Cut {
+pub(crate) struct SplitOutcome {
     pub(crate) partition: Arc<Partition>,
     /// The batch's number.
     pub(crate) number: u64,
@@ -58,58 +58,61 @@ pub(crate) struct Cut {
 }
 
 /// A batch that is being cut off the sender's thread. Whatever becomes of the work, the sender hears.
-pub(crate) struct CutWork {
-    acc: Arc<RecordAccumulator>,
-    cut: Option<Box<Cut>>,
+pub(crate) struct SplitJob {
+    accumulator: Arc<RecordAccumulator>,
+    outcome: Option<Box<SplitOutcome>>,
 }
 
-impl CutWork {
-    pub(crate) fn new(acc: Arc<RecordAccumulator>, batch: &ClosedBatch, stamped: bool) -> CutWork {
+impl SplitJob {
+    pub(crate) fn new(acc: Arc<RecordAccumulator>, batch: &ClosedBatch, stamped: bool) -> SplitJob {
         let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
         let (parts, error) = Default::default();
-        CutWork { acc, cut: Some(Box::new(Cut { partition, number, stamped, parts, error })) }
+        SplitJob {
+            accumulator: acc,
+            outcome: Some(Box::new(SplitOutcome { partition, number, stamped, parts, error })),
+        }
     }
 
-    pub(crate) fn finish(mut self, work: impl FnOnce(&RecordAccumulator) -> Cut) {
-        self.cut = Some(Box::new(work(&self.acc)));
+    pub(crate) fn run(mut self, work: impl FnOnce(&RecordAccumulator) -> SplitOutcome) {
+        self.outcome = Some(Box::new(work(&self.accumulator)));
     }
 }
 
-impl Drop for CutWork {
+impl Drop for SplitJob {
     fn drop(&mut self) {
-        if let Some(cut) = self.cut.take() {
-            self.acc.post(Event::Split(cut), Tick(0));
+        if let Some(cut) = self.outcome.take() {
+            self.accumulator.post(Event::Split(cut), Tick(0));
         }
     }
 }
 
 impl RecordAccumulator {
     /// Cuts a batch that was sent; what of it waits goes out at once.
-    pub(crate) fn cut_stamped(&self, batch: StampedBatch, now: Tick) -> Cut {
+    pub(crate) fn split_stamped(&self, batch: StampedBatch, now: Tick) -> SplitOutcome {
         let (partition, number) = (batch.closed.meta.partition.clone(), batch.closed.meta.number);
         let again = |b: StampedBatch| QueuedBatch::Retry(Box::new(b), now);
-        let (parts, error) = match self.cut(batch) {
+        let (parts, error) = match self.split(batch) {
             Ok(parts) => (parts.into_iter().map(again).collect(), None),
             Err((whole, e)) => (vec![QueuedBatch::Retry(whole, now)], Some(e)),
         };
-        Cut { partition, number, stamped: true, parts, error }
+        SplitOutcome { partition, number, stamped: true, parts, error }
     }
 
     /// Cuts a batch that was never sent.
-    pub(crate) fn cut_closed(&self, batch: ClosedBatch) -> Cut {
+    pub(crate) fn split_closed(&self, batch: ClosedBatch) -> SplitOutcome {
         let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
-        let (parts, error) = match self.cut(batch.stamp(Stamp::NONE)) {
+        let (parts, error) = match self.split(batch.stamp(Stamp::NONE)) {
             Ok(parts) => {
                 (parts.into_iter().map(|b| QueuedBatch::Closed(b.unstamp())).collect(), None)
             }
             Err((whole, e)) => (vec![QueuedBatch::Closed(whole.unstamp())], Some(e)),
         };
-        Cut { partition, number, stamped: false, parts, error }
+        SplitOutcome { partition, number, stamped: false, parts, error }
     }
 
     /// Cuts a batch into at least two parts where it has two records, each of no more than `batch.size`, what
     /// brokers take, and half of the whole: so cutting again and again comes to an end at single records.
-    fn cut(
+    fn split(
         &self,
         mut parent: StampedBatch,
     ) -> Result<Vec<StampedBatch>, (Box<StampedBatch>, DecodeError)> {
@@ -129,7 +132,7 @@ impl RecordAccumulator {
             Err(e) => return Err((Box::new(parent), e)),
         };
         let half = parent.closed.uncompressed_len.div_ceil(2).max(1);
-        let ranges = cuts(&list, self.part_size(&parent.closed).clamp(1, half));
+        let ranges = split_points(&list, self.max_part_bytes(&parent.closed).clamp(1, half));
         let counts: Vec<u32> = ranges.iter().map(|r| r.len() as u32).collect();
         let Some(ends) = parent.closed.take_completions() else {
             return Ok(Vec::new());
@@ -139,16 +142,15 @@ impl RecordAccumulator {
         let of = parent.closed.to_split_parent();
         // Its memory first, so that the debt is no larger than it must be.
         drop(parent);
-        let parts = ranges
-            .into_iter()
-            .zip(ends)
-            .map(|(range, ends)| self.part(&list[range.clone()], range.start, &of, stamp, ends));
+        let parts = ranges.into_iter().zip(ends).map(|(range, ends)| {
+            self.build_part(&list[range.clone()], range.start, &of, stamp, ends)
+        });
         Ok(parts.collect())
     }
 
     /// Bytes of records, uncompressed, that a part may have.
-    fn part_size(&self, whole: &ClosedBatch) -> usize {
-        let bound = whole.meta.partition.estimator.bound();
+    fn max_part_bytes(&self, whole: &ClosedBatch) -> usize {
+        let bound = whole.meta.partition.estimator.limit();
         if bound == usize::MAX {
             return self.settings.batch_size;
         }
@@ -157,14 +159,15 @@ impl RecordAccumulator {
         let room = bound.saturating_sub(BATCH_HEADER_LEN) as u128 * 9 / 8
             * whole.uncompressed_len as u128
             / packed;
-        let most = whole.meta.partition.estimator.below_refused().saturating_sub(BATCH_HEADER_LEN)
-            as u128
-            * whole.uncompressed_len as u128
-            / packed;
+        let most =
+            whole.meta.partition.estimator.largest_not_rejected().saturating_sub(BATCH_HEADER_LEN)
+                as u128
+                * whole.uncompressed_len as u128
+                / packed;
         self.settings.batch_size.min(usize::try_from(room.min(most)).unwrap_or(usize::MAX))
     }
 
-    fn part(
+    fn build_part(
         &self,
         records: &[RecordView<'_>],
         first: usize,

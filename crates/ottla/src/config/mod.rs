@@ -19,7 +19,7 @@ use std::time::Duration;
 use ottla_protocol::compression::{Codec, Compressor};
 use zeroize::Zeroize;
 
-use crate::accumulator::partitioner::Spread;
+use crate::accumulator::partitioner::Partitioning;
 use crate::error::Error;
 use crate::metrics::MetricConfig;
 use aliases::AliasTarget;
@@ -287,7 +287,7 @@ pub(crate) struct ProducerConfig {
     pub(crate) receive_message_max_bytes: usize,
     pub(crate) codec: Codec,
     pub(crate) compression_level: i32,
-    pub(crate) partitioning: Spread,
+    pub(crate) partitioning: Partitioning,
     pub(crate) adaptive_partitioning: bool,
     pub(crate) partition_availability_timeout: Duration,
     pub(crate) linger_awaited: bool,
@@ -473,7 +473,9 @@ fn configure_compression(p: &Properties) -> Result<(Codec, i32), Error> {
 
 /// The rack to prefer: asked for, it must be named (BI5).
 fn configure_rack(p: &Properties) -> Result<Option<String>, Error> {
-    if !p.get_bool("partitioner.rack.aware") || configure_partitioning(p)? == Spread::RoundRobin {
+    if !p.get_bool("partitioner.rack.aware")
+        || configure_partitioning(p)? == Partitioning::RoundRobin
+    {
         return Ok(None);
     }
     match p.get_str("client.rack") {
@@ -482,14 +484,14 @@ fn configure_rack(p: &Properties) -> Result<Option<String>, Error> {
     }
 }
 
-fn configure_partitioning(p: &Properties) -> Result<Spread, Error> {
+fn configure_partitioning(p: &Properties) -> Result<Partitioning, Error> {
     let ignore_keys = p.get_bool("partitioner.ignore.keys");
     match p.get_str("partitioner.class").rsplit('.').next().unwrap_or("") {
-        "" | "null" => Ok(Spread::Default { ignore_keys }),
-        "RoundRobinPartitioner" => Ok(Spread::RoundRobin),
+        "" | "null" => Ok(Partitioning::Default { ignore_keys }),
+        "RoundRobinPartitioner" => Ok(Partitioning::RoundRobin),
         // Removed from Kafka in 4.0, and what the default does since 3.3.
-        "DefaultPartitioner" => Ok(Spread::Default { ignore_keys }),
-        "UniformStickyPartitioner" => Ok(Spread::Default { ignore_keys: true }),
+        "DefaultPartitioner" => Ok(Partitioning::Default { ignore_keys }),
+        "UniformStickyPartitioner" => Ok(Partitioning::Default { ignore_keys: true }),
         other => Err(Error::config(format!(
             "partitioner.class={other} is a Java class that cannot run here; give each record its partition \
              instead"

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::Record;
 use crate::accumulator::RecordAccumulator;
-use crate::accumulator::buffer_pool::{Allocate, PooledBuf};
+use crate::accumulator::buffer_pool::{AllocateFuture, PooledBuf};
 use crate::accumulator::mailbox::Event;
-use crate::accumulator::topics::Topic;
+use crate::accumulator::topics::TopicInfo;
 use crate::accumulator::waits::{DeadlineWaiter, FlushCompletion, FlushFuture};
 use crate::client::SharedHealth;
 use crate::error::{Error, ErrorKind};
@@ -76,14 +76,14 @@ impl ProducerInner {
             all.push(Metric { name, group, description, tags: tags(), value });
         };
         let pool = &self.accumulator.pool;
-        now_is("buffer-total-bytes", "buffer.memory", pool.total() as f64);
+        now_is("buffer-total-bytes", "buffer.memory", pool.total_memory() as f64);
         let balance = pool.balance() as f64;
         now_is(
             "buffer-available-bytes",
             "What no record occupies; below zero while a debt is open",
             balance,
         );
-        now_is("waiting-threads", "Callers that wait for memory", pool.queued() as f64);
+        now_is("waiting-threads", "Callers that wait for memory", pool.waiting() as f64);
         let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
         let in_flight = load(&self.counters.requests_in_flight);
         now_is("requests-in-flight", "Requests without an answer", in_flight as f64);
@@ -123,7 +123,7 @@ impl ProducerInner {
     pub(super) fn begin_close(&self, timeout: Duration) {
         self.accumulator.closed.store(true, Ordering::Relaxed);
         let by = self.accumulator.env.now().after(timeout);
-        self.accumulator.topics.report_all(&Error::closed());
+        self.accumulator.topics.notify_error_all(&Error::closed());
         self.accumulator.pool.close(&self.accumulator.closed_while_waiting_error());
         self.accumulator.post(Event::Close(by), Tick(0));
     }
@@ -156,7 +156,7 @@ impl ProducerInner {
         }
     }
 
-    pub(super) fn topic_blocking(&self, name: &str) -> Result<Arc<Topic>, Error> {
+    pub(super) fn topic_blocking(&self, name: &str) -> Result<Arc<TopicInfo>, Error> {
         let record = Record::to(name);
         if let Some(topic) = self.find_topic(name, None) {
             return Ok(topic);
@@ -173,7 +173,7 @@ impl ProducerInner {
         }
     }
 
-    pub(super) async fn topic_async(&self, name: &str) -> Result<Arc<Topic>, Error> {
+    pub(super) async fn topic_async(&self, name: &str) -> Result<Arc<TopicInfo>, Error> {
         self.wait_on_metadata(&Record::to(name), self.max_block_deadline()).await
     }
 
@@ -182,7 +182,7 @@ impl ProducerInner {
         &self,
         record: &Record<'_>,
         by: Tick,
-    ) -> Result<Arc<Topic>, Error> {
+    ) -> Result<Arc<TopicInfo>, Error> {
         let (wait, from) = (self.start_topic_wait(record, by)?, self.accumulator.env.now());
         self.accumulator.post(Event::Waiter(by, wait.waiter.clone()), by);
         let topic = wait.await;
@@ -226,7 +226,7 @@ impl ProducerInner {
 
     fn start_memory_wait(&self, size: usize, by: Tick) -> MemoryWaitFuture<'_> {
         let allocate = self.accumulator.pool.allocate(size);
-        let wait = DeadlineWaiter::new(allocate.ticket());
+        let wait = DeadlineWaiter::new(allocate.shared_waiter_id());
         MemoryWaitFuture {
             inner: self,
             allocation: allocate,
@@ -246,7 +246,7 @@ impl ProducerInner {
             ErrorKind::BufferExhausted,
             format!(
                 "no {size} bytes of buffer.memory ({}) came free within max.block.ms ({ms} ms): {why}",
-                self.accumulator.pool.total()
+                self.accumulator.pool.total_memory()
             ),
         )
     }
@@ -268,7 +268,7 @@ impl Drop for ProducerInner {
             self.begin_close(if unwinding { Duration::ZERO } else { wait });
             return;
         }
-        let used = self.accumulator.pool.total() - self.accumulator.pool.available();
+        let used = self.accumulator.pool.total_memory() - self.accumulator.pool.available_memory();
         if used > 0 {
             tracing::warn!(
                 client = self.client_id,
@@ -349,13 +349,13 @@ impl TopicWaitFuture<'_> {
 }
 
 impl Future for TopicWaitFuture<'_> {
-    type Output = Result<Arc<Topic>, Error>;
+    type Output = Result<Arc<TopicInfo>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let acc = &this.inner.accumulator;
         this.waiter.register(cx.waker());
-        let (round, last) = acc.topics.listen(&this.name, cx.waker());
+        let (round, last) = acc.topics.register(&this.name, cx.waker());
         if acc.is_closed() {
             return Poll::Ready(Err(acc.closed_while_waiting_error()));
         }
@@ -384,7 +384,7 @@ impl Future for TopicWaitFuture<'_> {
 /// Waits for memory, in its turn.
 struct MemoryWaitFuture<'h> {
     inner: &'h ProducerInner,
-    allocation: Allocate,
+    allocation: AllocateFuture,
     deadline: Tick,
     size: usize,
     waiter: Arc<DeadlineWaiter>,

@@ -173,7 +173,7 @@ impl Producer {
 
     /// Bytes of `buffer.memory` that no record occupies.
     pub fn available_memory(&self) -> u64 {
-        self.inner.accumulator.pool.available()
+        self.inner.accumulator.pool.available_memory()
     }
 
     /// Totals since the producer was built.
@@ -220,7 +220,7 @@ impl Producer {
     }
 }
 
-fn partition_infos(topic: &crate::accumulator::topics::Topic) -> Vec<PartitionInfo> {
+fn partition_infos(topic: &crate::accumulator::topics::TopicInfo) -> Vec<PartitionInfo> {
     let info = |p: &Arc<crate::accumulator::partition::Partition>| {
         let leader = p.leader.load(Ordering::Relaxed);
         PartitionInfo { partition: p.index, leader: (leader != -1).then_some(leader) }

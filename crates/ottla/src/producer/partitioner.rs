@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Record;
-use crate::accumulator::partitioner::no_partition;
+use crate::accumulator::partitioner::unknown_partition_error;
 use crate::accumulator::topics;
 use crate::error::{Error, ErrorKind};
 
@@ -30,7 +30,7 @@ pub trait Partitioner: Send + Sync {
 /// A topic's partitions, as a [`Partitioner`] sees them.
 #[derive(Debug)]
 pub struct Partitions<'a> {
-    topic: &'a topics::Topic,
+    topic: &'a topics::TopicInfo,
     count: i32,
 }
 
@@ -52,7 +52,7 @@ impl Partitions<'_> {
 pub(super) fn call_partitioner(
     custom: &dyn Partitioner,
     record: &Record<'_>,
-    topic: &topics::Topic,
+    topic: &topics::TopicInfo,
 ) -> Result<Option<i32>, Error> {
     let count = topic.partitions.len();
     let partitions = Partitions { topic, count: count as i32 };
@@ -61,7 +61,7 @@ pub(super) fn call_partitioner(
         Ok(Some(p)) if usize::try_from(p).is_ok_and(|p| p < count) => Ok(Some(p)),
         Ok(None) => Ok(None),
         Ok(Some(p)) => {
-            let e = no_partition(&topic.name, p, count);
+            let e = unknown_partition_error(&topic.name, p, count);
             Err(Error::new(ErrorKind::InvalidRecord, format!("the partitioner chose wrongly: {e}")))
         }
         Err(_) => Err(Error::new(ErrorKind::InvalidRecord, "the partitioner panicked")),

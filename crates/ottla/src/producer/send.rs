@@ -9,7 +9,7 @@ use crate::accumulator::append::{AppendResult, AppendState, DeliveryOptions};
 use crate::accumulator::completion::RecordMetadata;
 use crate::accumulator::ends::Callback;
 use crate::accumulator::mailbox::Event;
-use crate::accumulator::topics::Topic;
+use crate::accumulator::topics::TopicInfo;
 use crate::error::{Error, ErrorKind};
 use crate::time::Tick;
 
@@ -127,7 +127,7 @@ enum SendStep {
 /// A record on its way in.
 struct PendingSend<'a, 'r> {
     /// The topic, where the caller holds it.
-    topic: Option<&'a Topic>,
+    topic: Option<&'a TopicInfo>,
     record: &'a Record<'r>,
     prepared: PreparedRecord<'r>,
     options: &'a mut DeliveryOptions,
@@ -141,7 +141,7 @@ impl ProducerInner {
     #[inline]
     pub(super) fn do_send(
         &self,
-        known: Option<&Topic>,
+        known: Option<&TopicInfo>,
         record: Record<'_>,
         mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
@@ -155,7 +155,7 @@ impl ProducerInner {
     #[inline]
     fn do_send_fast(
         &self,
-        known: Option<&Topic>,
+        known: Option<&TopicInfo>,
         record: &Record<'_>,
         watch: &mut DeliveryOptions,
     ) -> Option<Option<Delivery>> {
@@ -178,7 +178,7 @@ impl ProducerInner {
     #[cold]
     fn do_send_slow(
         &self,
-        known: Option<&Topic>,
+        known: Option<&TopicInfo>,
         record: Record<'_>,
         mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
@@ -195,7 +195,7 @@ impl ProducerInner {
     /// `send`, async.
     pub(super) async fn do_send_async(
         &self,
-        known: Option<&Topic>,
+        known: Option<&TopicInfo>,
         record: Record<'_>,
         mut watch: DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
@@ -216,7 +216,7 @@ impl ProducerInner {
 
     async fn append_async(
         &self,
-        known: Option<&Topic>,
+        known: Option<&TopicInfo>,
         record: &Record<'_>,
         watch: &mut DeliveryOptions,
     ) -> Result<Option<Delivery>, Error> {
@@ -230,7 +230,7 @@ impl ProducerInner {
     /// `send` without waiting.
     pub(super) fn do_try_send<'a>(
         &self,
-        known: Option<&Topic>,
+        known: Option<&TopicInfo>,
         record: Record<'a>,
         mut watch: DeliveryOptions,
     ) -> Result<Delivery, TrySendError<'a>> {
@@ -296,7 +296,7 @@ impl ProducerInner {
         mut step: SendStep,
         by: Tick,
     ) -> Result<Option<Delivery>, Error> {
-        let topic: Arc<Topic>;
+        let topic: Arc<TopicInfo>;
         if matches!(step, SendStep::NeedsTopic) {
             topic = self.wait_on_metadata(coming.record, by).await?;
             coming.topic = Some(&topic);
@@ -321,7 +321,7 @@ impl ProducerInner {
 
     fn new_pending_send<'a, 'r>(
         &self,
-        known: Option<&'a Topic>,
+        known: Option<&'a TopicInfo>,
         record: &'a Record<'r>,
         watch: &'a mut DeliveryOptions,
     ) -> Result<PendingSend<'a, 'r>, Error> {
@@ -351,7 +351,7 @@ impl ProducerInner {
             }
         };
         if let Some(p) = c.record.partition
-            && !topic.has(p)
+            && !topic.has_partition(p)
         {
             return self.check_unknown_topic(c.record);
         }
@@ -453,7 +453,7 @@ impl ProducerInner {
             None => ("2 GiB or more".to_owned(), request),
             Some((bound, _)) if bound > self.max_request_size => (bound.to_string(), request),
             Some((bound, _)) => {
-                (bound.to_string(), (self.accumulator.pool.total(), "buffer.memory"))
+                (bound.to_string(), (self.accumulator.pool.total_memory(), "buffer.memory"))
             }
         };
         let message = format!(
@@ -465,7 +465,7 @@ impl ProducerInner {
     }
 
     /// The topic if its partitions are known, and has the one that is asked for.
-    pub(super) fn find_topic(&self, name: &str, partition: Option<i32>) -> Option<Arc<Topic>> {
-        self.accumulator.topics.get(name).filter(|t| partition.is_none_or(|p| t.has(p)))
+    pub(super) fn find_topic(&self, name: &str, partition: Option<i32>) -> Option<Arc<TopicInfo>> {
+        self.accumulator.topics.get(name).filter(|t| partition.is_none_or(|p| t.has_partition(p)))
     }
 }

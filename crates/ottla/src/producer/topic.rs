@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind};
 #[derive(Clone)]
 pub struct Topic {
     inner: Arc<ProducerInner>,
-    info: Arc<topics::Topic>,
+    info: Arc<topics::TopicInfo>,
 }
 
 impl fmt::Debug for Topic {
@@ -74,7 +74,7 @@ impl Topic {
 
     /// A record for another topic is a mistake that must not go unseen.
     #[inline]
-    fn check_topic(&self, record: &Record<'_>) -> Result<&topics::Topic, Error> {
+    fn check_topic(&self, record: &Record<'_>) -> Result<&topics::TopicInfo, Error> {
         let name: &str = &self.info.name;
         if std::ptr::eq(name, record.topic) || name == record.topic {
             return Ok(&self.info);

@@ -13,7 +13,7 @@ use super::{InFlight, Sender};
 use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
-use crate::accumulator::split::{Cut, CutWork};
+use crate::accumulator::split::{SplitJob, SplitOutcome};
 use crate::client::in_flight::{Done, Purpose};
 use crate::cluster::{Leader, LeaderHint};
 use crate::error::{Error, ErrorKind, RecordStatus};
@@ -143,7 +143,7 @@ impl<I: Io> Sender<I> {
             let story = &mut batch.closed.timings;
             story.in_flight += story.sent_at.take().map_or(Duration::ZERO, |at| now.since(at));
             // Whatever it comes to, its partition may go on.
-            self.active.touch(batch.closed.meta.partition.id);
+            self.active.mark_dirty(batch.closed.meta.partition.id);
             if attempt.open {
                 batch.closed.status = RecordStatus::PossiblyPersisted;
             }
@@ -260,21 +260,21 @@ impl<I: Io> Sender<I> {
         let size = closed.wire_len();
         self.brackets.refused((&p.topic, batch.stamp.topic_id, &p.estimator), size, now);
         if closed.is_compressed() {
-            p.estimator.misjudged(closed.uncompressed_len, size);
+            p.estimator.reset_ratio(closed.uncompressed_len, size);
         }
         add(&self.counters.batch_split_total, 1);
         self.counters.sensors.record(&[(Sensor::BatchSplit, 1.0)], now);
         let slot = QueuedBatch::Splitting(SplittingBatch::new(closed));
         p.lock_for_sender().insert_in_order(slot);
         self.active.insert(p);
-        let work = CutWork::new(self.acc.clone(), closed, true);
-        let work = move || work.finish(|acc| acc.cut_stamped(batch, now));
+        let work = SplitJob::new(self.acc.clone(), closed, true);
+        let work = move || work.run(|acc| acc.split_stamped(batch, now));
         self.client.start(Job::Work(Box::new(work)));
     }
 
     /// A batch that was cut is back.
-    pub(super) fn put_parts(&mut self, cut: Cut) {
-        let Cut { partition: p, number, stamped, parts, error } = cut;
+    pub(super) fn put_parts(&mut self, cut: SplitOutcome) {
+        let SplitOutcome { partition: p, number, stamped, parts, error } = cut;
         if stamped {
             self.sequences.returned(p.id);
         }
@@ -323,9 +323,9 @@ impl<I: Io> Sender<I> {
         self.sequences.acknowledged(&batch);
         let p = &batch.closed.meta.partition;
         self.sequences.returned(p.id);
-        self.active.touch(p.id);
-        p.estimator.took(batch.closed.wire_len());
-        if p.estimator.is_bounded() {
+        self.active.mark_dirty(p.id);
+        p.estimator.record_accepted(batch.closed.wire_len());
+        if p.estimator.has_limit() {
             let (id, size) = (batch.stamp.topic_id, batch.closed.wire_len());
             self.brackets.accepted(&p.topic, id, size);
         }
@@ -402,7 +402,7 @@ impl<I: Io> Sender<I> {
     /// What one record says that no broker takes, however small its batch.
     fn too_large(batch: &ClosedBatch, e: &Error) -> Error {
         let p = &batch.meta.partition;
-        let largest = match p.estimator.largest() {
+        let largest = match p.estimator.largest_accepted() {
             0 => "none was accepted yet".to_owned(),
             size => format!("the largest batch accepted took {size}"),
         };
@@ -459,7 +459,7 @@ impl<I: Io> Sender<I> {
                     );
                 }
                 self.sequences.begin_with(id, epoch);
-                self.active.touch_all();
+                self.active.mark_all_dirty();
             }
             code if code.is_retriable() => {
                 tracing::debug!("{place}: {code}");

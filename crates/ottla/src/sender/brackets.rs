@@ -9,7 +9,7 @@ use std::time::Duration;
 use ottla_protocol::Uuid;
 use ottla_protocol::record::BATCH_HEADER_LEN;
 
-use crate::accumulator::sizing::Sizing;
+use crate::accumulator::sizing::BatchSizeEstimator;
 use crate::collections::HashMap;
 use crate::time::Tick;
 
@@ -27,7 +27,7 @@ pub(super) struct Brackets {
 #[derive(Debug)]
 struct Bracket {
     id: Uuid,
-    sizing: Arc<Sizing>,
+    sizing: Arc<BatchSizeEstimator>,
     accepted: usize,
     refused: usize,
     /// When it widens.
@@ -49,7 +49,7 @@ impl Brackets {
     /// A batch of this size was too large.
     pub(super) fn refused(
         &mut self,
-        (topic, id, sizing): (&Arc<str>, Uuid, &Arc<Sizing>),
+        (topic, id, sizing): (&Arc<str>, Uuid, &Arc<BatchSizeEstimator>),
         size: usize,
         now: Tick,
     ) {
@@ -75,7 +75,7 @@ impl Brackets {
     pub(super) fn accepted(&mut self, topic: &str, id: Uuid, size: usize) {
         let Some(b) = self.topics.get_mut(topic) else { return };
         if b.id != id {
-            b.sizing.set_bound(usize::MAX, usize::MAX);
+            b.sizing.set_limit(usize::MAX, usize::MAX);
             b.sizing.set_probe(0);
             self.topics.remove(topic);
             return;
@@ -98,7 +98,7 @@ impl Brackets {
                 b.refused = b.refused.saturating_mul(2);
                 b.until = now.after(step);
                 if b.refused > most.saturating_mul(2) {
-                    b.sizing.set_bound(usize::MAX, usize::MAX);
+                    b.sizing.set_limit(usize::MAX, usize::MAX);
                     b.sizing.set_probe(0);
                     return false;
                 }
@@ -119,12 +119,12 @@ impl Bracket {
         let gap = self.refused.saturating_sub(self.accepted);
         let middle = self.accepted + gap / 2;
         if self.accepted == NONE {
-            self.sizing.set_bound(NONE + gap / 4, self.refused);
+            self.sizing.set_limit(NONE + gap / 4, self.refused);
             self.sizing.set_probe(0);
             return;
         }
         // A small batch that was taken says nothing of larger ones.
-        self.sizing.set_bound(self.accepted.max(NONE + (self.refused - NONE) / 4), self.refused);
+        self.sizing.set_limit(self.accepted.max(NONE + (self.refused - NONE) / 4), self.refused);
         let worth_it = self.refused - self.accepted > self.accepted / 16;
         self.sizing.set_probe(if worth_it { middle } else { 0 });
     }
@@ -137,14 +137,14 @@ mod tests {
     fn batches(
         limit: usize,
         b: &mut Brackets,
-        s: &Arc<Sizing>,
+        s: &Arc<BatchSizeEstimator>,
         n: usize,
         now: Tick,
     ) -> (usize, usize) {
         let topic: Arc<str> = "t".into();
         let (mut refusals, mut last) = (0, 0);
         for _ in 0..n {
-            let size = s.plain_limit(262_144, false) + 61;
+            let size = s.uncompressed_limit(262_144, false) + 61;
             if size > limit {
                 refusals += 1;
                 b.refused((&topic, Uuid([1; 16]), s), size, now);
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn the_limit_is_found_in_a_few_steps_and_found_again_when_it_moves() {
         let step = Duration::from_secs(300);
-        let (mut b, s) = (Brackets::new(step, 262_144), Arc::<Sizing>::default());
+        let (mut b, s) = (Brackets::new(step, 262_144), Arc::<BatchSizeEstimator>::default());
         let (refusals, last) = batches(20_000, &mut b, &s, 10_000, Tick(0));
         assert!(refusals < 10, "{refusals}");
         assert!((18_000..=20_000).contains(&last), "{last}");
@@ -170,8 +170,8 @@ mod tests {
             assert!(b.widen(now) > now);
             batches(usize::MAX, &mut b, &s, 100, now);
         }
-        assert_eq!(s.plain_limit(262_144, false), 262_144 - 61);
-        assert!(!s.is_bounded());
+        assert_eq!(s.uncompressed_limit(262_144, false), 262_144 - 61);
+        assert!(!s.has_limit());
         // And lowered below what was accepted.
         batches(100_000, &mut b, &s, 1000, now);
         let (refusals, last) = batches(5_000, &mut b, &s, 1000, now);
@@ -180,21 +180,23 @@ mod tests {
 
     #[test]
     fn a_small_batch_that_was_taken_does_not_make_all_of_them_small() {
-        let (mut b, s) = (Brackets::new(Duration::from_secs(1), 1 << 20), Arc::<Sizing>::default());
+        let (mut b, s) =
+            (Brackets::new(Duration::from_secs(1), 1 << 20), Arc::<BatchSizeEstimator>::default());
         b.refused((&"t".into(), Uuid([1; 16]), &s), 1_000_000, Tick(0));
         b.accepted("t", Uuid([1; 16]), 100);
-        assert_eq!(s.bound(), 61 + (1_000_000 - 61) / 4);
+        assert_eq!(s.limit(), 61 + (1_000_000 - 61) / 4);
         b.refused((&"t".into(), Uuid([1; 16]), &s), 1000, Tick(0));
-        assert_eq!(s.bound(), 61 + (1000 - 61) / 4, "what is refused still draws it down");
+        assert_eq!(s.limit(), 61 + (1000 - 61) / 4, "what is refused still draws it down");
     }
 
     #[test]
     fn a_topic_of_another_id_is_another_topic() {
-        let (mut b, s) = (Brackets::new(Duration::from_secs(1), 1000), Arc::<Sizing>::default());
+        let (mut b, s) =
+            (Brackets::new(Duration::from_secs(1), 1000), Arc::<BatchSizeEstimator>::default());
         b.refused((&"t".into(), Uuid([1; 16]), &s), 900, Tick(0));
-        assert!(s.is_bounded());
+        assert!(s.has_limit());
         b.accepted("t", Uuid([2; 16]), 400);
-        assert!(!s.is_bounded());
+        assert!(!s.has_limit());
         assert_eq!(b.widen(Tick(0)), Tick::NEVER);
     }
 }

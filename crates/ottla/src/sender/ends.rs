@@ -10,9 +10,9 @@ use super::Sender;
 use super::sequences::Id;
 use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::completion::Outcome;
-use crate::accumulator::drain::Expired;
+use crate::accumulator::drain::RemovedBatch;
 use crate::accumulator::partition::{Partition, QueuedBatch};
-use crate::accumulator::ready::View;
+use crate::accumulator::ready::DrainContext;
 use crate::accumulator::waits::FlushCompletion;
 use crate::collections::HashSet;
 use crate::error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
@@ -68,7 +68,7 @@ impl<I: Io> Sender<I> {
         self.sequences.id = Id::Refused(why.clone());
         self.acc.set_fatal_error(why);
         self.acc.pool.close(why);
-        self.acc.topics.report_all(why);
+        self.acc.topics.notify_error_all(why);
         self.fail_unsent(why);
         // Their bytes stay where they are until the answers come.
         self.fail_in_flight(|_| true, |_, _| why.clone());
@@ -78,7 +78,7 @@ impl<I: Io> Sender<I> {
     pub(super) fn purge(&mut self, to: u64, in_flight: bool) {
         let why = Error::new(ErrorKind::Purged, "the record was purged");
         self.purged = Some((to, why.clone()));
-        let taken = self.active.take_up_to(to);
+        let taken = self.active.remove_up_to(to);
         self.fail_taken(taken, &why);
         if in_flight {
             self.fail_in_flight(|b| b.meta.number <= to, |_, _| why.clone());
@@ -142,7 +142,7 @@ impl<I: Io> Sender<I> {
         let under_way = story.sent_at.map_or(Duration::ZERO, |at| now.since(at));
         let in_flight = take(story.in_flight + under_way);
         let backing_off = take(story.backed_off(now));
-        let without_leader = take(self.active.without_leader(meta.partition.id, now));
+        let without_leader = take(self.active.leaderless_duration(meta.partition.id, now));
         let leader = self.client.cluster().leader(&meta.partition.topic, meta.partition.index);
         let throttled = take(self.client.throttled(leader.node_id, meta.created, now));
         let linger = self.acc.settings.linger;
@@ -206,16 +206,16 @@ impl<I: Io> Sender<I> {
 
     /// Step 6: batches whose time is over fail; when the next one in flight's will be. Those in flight are told
     /// now, and their bytes stay where they are until the answer comes or the connection dies.
-    pub(super) fn expire(&mut self, view: View<'_>) -> Tick {
+    pub(super) fn expire(&mut self, view: DrainContext<'_>) -> Tick {
         let now = view.now;
         for e in self.active.expire(view) {
             let batch = match e {
-                Expired::Unsent(batch) if inject_bug!(SequenceLostOnExpiry) => {
+                RemovedBatch::Unsent(batch) if inject_bug!(SequenceLostOnExpiry) => {
                     self.sequences.lose(&batch);
                     batch
                 }
-                Expired::Unsent(batch) => batch,
-                Expired::Sent(batch) => {
+                RemovedBatch::Unsent(batch) => batch,
+                RemovedBatch::Sent(batch) => {
                     self.sequences.broke(&batch);
                     batch.unstamp()
                 }
@@ -270,7 +270,7 @@ impl<I: Io> Sender<I> {
             }
             b.closed.status = RecordStatus::PossiblyPersisted;
             if inject_bug!(BufferFreedTwice) {
-                drop(self.acc.pool.never_had(b.closed.wire_len()));
+                drop(self.acc.pool.unaccounted_buffer(b.closed.wire_len()));
             }
             let e = self.knowing(&why(self, &b.closed), &b.closed);
             b.closed.complete(Outcome::Failed(e));
@@ -290,7 +290,7 @@ impl<I: Io> Sender<I> {
             return;
         }
         // Even one that turns out whole may go on; and an epoch moves for every partition.
-        self.active.touch_all();
+        self.active.mark_all_dirty();
         let broken = self.sequences.mend(now);
         if !broken.is_empty()
             && let Some(left_out) = self.client.events().check(LogEvent::EpochBumped, 0, now)
@@ -336,15 +336,15 @@ impl<I: Io> Sender<I> {
 
     /// Fails what is not in flight of some partitions.
     pub(super) fn fail_where(&mut self, why: &Error, which: impl Fn(&Partition) -> bool) {
-        let taken = self.active.take(which);
+        let taken = self.active.remove(which);
         self.fail_taken(taken, why);
     }
 
-    fn fail_taken(&mut self, taken: Vec<Expired>, why: &Error) {
+    fn fail_taken(&mut self, taken: Vec<RemovedBatch>, why: &Error) {
         for e in taken {
             match e {
-                Expired::Unsent(batch) => self.fail(batch, why),
-                Expired::Sent(batch) => {
+                RemovedBatch::Unsent(batch) => self.fail(batch, why),
+                RemovedBatch::Sent(batch) => {
                     self.sequences.broke(&batch);
                     self.fail(batch.unstamp(), why);
                 }
@@ -396,7 +396,7 @@ impl<I: Io> Sender<I> {
         // Once more: what was appended between the first sweep and the closing of the mailbox.
         self.fail_unsent(why);
         self.acc.pool.close(&self.acc.closed_while_waiting_error());
-        self.acc.topics.report_all(&Error::closed());
+        self.acc.topics.notify_error_all(&Error::closed());
         std::mem::take(&mut self.flushes).iter().for_each(|f| f.flush.complete());
         std::mem::take(&mut self.deadlines).values().for_each(|w| w.wake());
         self.stopped = true;

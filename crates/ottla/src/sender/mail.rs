@@ -29,7 +29,7 @@ impl<I: Io> Sender<I> {
                     self.purge_closed(&p);
                     self.active.insert(p);
                 }
-                Event::BatchAwaited(p, number) => self.active.awaited(p, number),
+                Event::BatchAwaited(p, number) => self.active.mark_awaited(p, number),
                 Event::Split(cut) => self.put_parts(*cut),
                 Event::Purge { up_to_batch: to, include_in_flight: in_flight } => {
                     self.purge(to, in_flight)
@@ -84,7 +84,7 @@ impl<I: Io> Sender<I> {
         if self.acc.events().drain_with_pending(mail) {
             return;
         }
-        for p in self.acc.topics.partitions() {
+        for p in self.acc.topics.all_partitions() {
             let mut queue = p.lock_for_sender();
             let holds = !queue.is_empty();
             queue.announced |= holds;
@@ -118,11 +118,11 @@ impl<I: Io> Sender<I> {
             let cluster = self.client.cluster();
             self.acc.topics.publish(&cluster, &self.acc.rack);
             if self.acc.settings.adaptive_partitioning {
-                self.active.reweigh(cluster.topics.keys().cloned());
+                self.active.reset_load_stats(cluster.topics.keys().cloned());
             }
         }
         if let Some(e) = news.refused {
-            self.acc.topics.report_all(&e);
+            self.acc.topics.notify_error_all(&e);
             // Without a producer id nothing can go out: what waits for one is told (SA5). Whoever has one may come
             // by a better broker, or credentials, in its time.
             let waits = matches!(self.sequences.id, Id::Wanted(_) | Id::Asked);
@@ -137,7 +137,7 @@ impl<I: Io> Sender<I> {
                 self.client.give_up_topic(&name);
                 self.fail_where(&e, |p| *p.topic == *name);
             }
-            self.acc.topics.report(&name, &e);
+            self.acc.topics.notify_error(&name, &e);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::accumulator::RecordAccumulator;
 use crate::accumulator::append::CloseJob;
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::mailbox::Event;
-use crate::accumulator::ready::{Active, Urge, View};
+use crate::accumulator::ready::{DrainContext, ReadyTracker, SendPressure};
 use crate::accumulator::split;
 use crate::accumulator::waits::DeadlineWaiter;
 use crate::client::in_flight::{Done, Purpose};
@@ -68,7 +68,7 @@ pub(crate) struct Sender<I: Io> {
     acc: Arc<RecordAccumulator>,
     client: NetworkClient<I>,
     sequences: Sequences,
-    active: Active,
+    active: ReadyTracker,
     in_flight: HashMap<i32, InFlight>,
     /// No batch in flight is over before then.
     in_flight_due: Tick,
@@ -111,7 +111,7 @@ impl<I: Io> Sender<I> {
             settings,
             acc,
             client,
-            active: Active::default(),
+            active: ReadyTracker::default(),
             in_flight: HashMap::default(),
             in_flight_due: Tick::NEVER,
             brackets,
@@ -150,7 +150,7 @@ impl<I: Io> Sender<I> {
         wake(self.client.maybe_update_metadata(now));
         let cluster = self.client.cluster();
         if self.sequences.follow(cluster.clone()) {
-            self.active.touch_all();
+            self.active.mark_all_dirty();
         }
         // In this order: a mended one may want a new id.
         self.mend_orders(now);
@@ -159,12 +159,12 @@ impl<I: Io> Sender<I> {
 
         // 2. ready
         let acc = self.acc.clone();
-        let view = View { acc: &acc, cluster: &cluster, now };
-        self.active.set_urge(self.urge());
+        let view = DrainContext { accumulator: &acc, cluster: &cluster, now };
+        self.active.set_pressure(self.urge());
         self.active.refresh(view, &self.sequences);
 
         // 3. unknown leaders
-        let unknown = self.active.unknown();
+        let unknown = self.active.unknown_leader_topics();
         for topic in &unknown {
             self.client.want_topic(topic, now);
             self.client.request_metadata(now);
@@ -180,7 +180,7 @@ impl<I: Io> Sender<I> {
         for node in nodes.drain(..) {
             let can_take = self.client.ready(node, now);
             if watched {
-                self.active.saw(node, now, can_take);
+                self.active.update_node_latency(node, now, can_take);
             }
             if !can_take {
                 continue;
@@ -189,7 +189,7 @@ impl<I: Io> Sender<I> {
             // What lingers goes along to a node that has nothing to do; one that has will be back for it.
             let limits = (self.settings.max_request_size, self.client.is_idle(node));
             let out = self.active.drain(view, &mut self.sequences, limits, node);
-            self.hand_out(out.to_close, out.to_cut);
+            self.hand_out(out.to_close, out.to_split);
             self.send(node, &cluster, out.batches, now);
         }
         self.nodes = nodes;
@@ -197,7 +197,7 @@ impl<I: Io> Sender<I> {
         // 6. expire
         wake(self.expire(view));
         self.active.refresh(view, &self.sequences);
-        wake(self.active.next());
+        wake(self.active.next_deadline());
         for node in self.active.ready_nodes() {
             wake(self.may_take(node, now));
         }
@@ -235,9 +235,8 @@ impl<I: Io> Sender<I> {
             }
         }
         for batch in to_cut {
-            let work = split::CutWork::new(self.acc.clone(), &batch, false);
-            self.client
-                .start(Job::Work(Box::new(move || work.finish(|acc| acc.cut_closed(batch)))));
+            let work = split::SplitJob::new(self.acc.clone(), &batch, false);
+            self.client.start(Job::Work(Box::new(move || work.run(|acc| acc.split_closed(batch)))));
         }
     }
 
@@ -250,8 +249,8 @@ impl<I: Io> Sender<I> {
         }
         let now = self.env.now();
         let cluster = self.client.cluster();
-        let view = View { acc: &self.acc, cluster: &cluster, now };
-        self.active.check(view, &self.sequences);
+        let view = DrainContext { accumulator: &self.acc, cluster: &cluster, now };
+        self.active.assert_consistent(view, &self.sequences);
     }
 
     /// When the wait ends by itself, whatever sockets and callers do, beside what `prepare` said.
@@ -283,9 +282,9 @@ impl<I: Io> Sender<I> {
         true
     }
 
-    fn urge(&self) -> Urge {
-        let (exhausted, closing) = (self.acc.pool.queued() > 0, self.closing.is_some());
-        Urge { exhausted, closing, flush: self.flush_to }
+    fn urge(&self) -> SendPressure {
+        let (exhausted, closing) = (self.acc.pool.waiting() > 0, self.closing.is_some());
+        SendPressure { exhausted, closing, flush_up_to: self.flush_to }
     }
 
     /// Asks for a producer id when one is wanted; when to look again.
@@ -338,7 +337,7 @@ impl<I: Io> Sender<I> {
             let why = format!("{name} is too old: it has no Produce of version {lowest} or above");
             for b in batches {
                 self.sequences.broke(&b);
-                self.active.touch(b.closed.meta.partition.id);
+                self.active.mark_dirty(b.closed.meta.partition.id);
                 self.fail(b.unstamp(), &Error::new(ErrorKind::Network, why.clone()));
             }
             return;

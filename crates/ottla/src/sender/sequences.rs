@@ -5,7 +5,7 @@ use ottla_protocol::Uuid;
 
 use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, increment_sequence};
 use crate::accumulator::partition::Partition;
-use crate::accumulator::ready::Order;
+use crate::accumulator::ready::DrainPolicy;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
@@ -287,8 +287,8 @@ impl Line {
     }
 }
 
-impl Order for Sequences {
-    fn may_drain(&self, partition: &Partition, retry: bool) -> bool {
+impl DrainPolicy for Sequences {
+    fn can_drain(&self, partition: &Partition, retry: bool) -> bool {
         let line = self.lines.get(&partition.id);
         let in_flight = line.map_or(0, |l| l.in_flight);
         let broken = line.is_some_and(|l| l.broken.is_some());

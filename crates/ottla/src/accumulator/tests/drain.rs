@@ -2,42 +2,42 @@
 
 use super::*;
 
-fn big(bed: &Bed, p: i32) {
-    bed.to(p, &[b'x'; 950]);
-    bed.to(p, &[b'x'; 950]);
+fn append_full_batch(bed: &AccumulatorFixture, p: i32) {
+    bed.append_to(p, &[b'x'; 950]);
+    bed.append_to(p, &[b'x'; 950]);
 }
 
 #[test]
 fn ra4_a_drain_stops_at_its_size_and_takes_one_that_is_larger_alone() {
-    let mut bed = Bed::new(settings(), &[1, 1]);
-    big(&bed, 0);
-    big(&bed, 1);
+    let mut bed = AccumulatorFixture::new(settings(), &[1, 1]);
+    append_full_batch(&bed, 0);
+    append_full_batch(&bed, 1);
     assert_eq!(bed.drain(1, 1024).len(), 1);
     assert_eq!(bed.drain(1, 10).len(), 1, "larger than the limit, it goes alone");
 }
 
 #[test]
 fn ra5_drains_go_round_a_nodes_partitions_and_pass_over_what_is_muted() {
-    let mut bed = Bed::new(settings(), &[1, 1, 2, 2]);
-    let round = |bed: &mut Bed| {
+    let mut bed = AccumulatorFixture::new(settings(), &[1, 1, 2, 2]);
+    let round = |bed: &mut AccumulatorFixture| {
         for p in 0..4 {
-            big(bed, p);
+            append_full_batch(bed, p);
         }
-        let mut all = bed.partitions(1, 1024);
-        all.extend(bed.partitions(2, 1024));
+        let mut all = bed.drain_partitions(1, 1024);
+        all.extend(bed.drain_partitions(2, 1024));
         all
     };
     assert_eq!(round(&mut bed), [0, 2]);
     assert_eq!(round(&mut bed), [1, 3]);
     assert_eq!(round(&mut bed), [0, 2]);
     let key = bed.key(3);
-    bed.order.muted.insert(key);
-    bed.active.touch(key);
+    bed.policy.muted.insert(key);
+    bed.ready.mark_dirty(key);
     assert_eq!(round(&mut bed), [1, 2], "muted, it is passed over");
-    bed.order.muted.clear();
-    bed.active.touch(key);
-    let mut all = bed.partitions(1, usize::MAX);
-    all.extend(bed.partitions(2, usize::MAX));
+    bed.policy.muted.clear();
+    bed.ready.mark_dirty(key);
+    let mut all = bed.drain_partitions(1, usize::MAX);
+    all.extend(bed.drain_partitions(2, usize::MAX));
     all.sort_unstable();
     assert_eq!(all, [0, 1, 2, 3], "and comes back");
 }
@@ -45,32 +45,34 @@ fn ra5_drains_go_round_a_nodes_partitions_and_pass_over_what_is_muted() {
 /// What only lingers goes along with what is ready, backing off and muted do not.
 #[test]
 fn what_lingers_goes_along_to_an_idle_node() {
-    let mut bed =
-        Bed::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 1, 1, 1, 2]);
-    bed.to(0, b"retried");
-    bed.urge.flush = 1;
+    let mut bed = AccumulatorFixture::new(
+        AccumulatorSettings { linger: 3000 * MS, ..settings() },
+        &[1, 1, 1, 1, 2],
+    );
+    bed.append_to(0, b"retried");
+    bed.pressure.flush_up_to = 1;
     let batch = bed.drain(1, usize::MAX).pop().unwrap();
-    bed.put_back(batch, bed.machine.now().after(500 * MS));
+    bed.reenqueue_batch(batch, bed.machine.now().after(500 * MS));
     for p in 1..5 {
-        bed.to(p, b"lingers");
+        bed.append_to(p, b"lingers");
     }
     let key = bed.key(1);
-    bed.order.muted.insert(key);
-    bed.along = true;
-    assert!(bed.ready().is_empty(), "it makes nothing ready");
-    big(&bed, 3);
-    assert_eq!(bed.partitions(1, usize::MAX), [2, 3]);
-    bed.order.muted.clear();
-    bed.active.touch(key);
-    bed.along = false;
-    big(&bed, 2);
-    assert_eq!(bed.partitions(1, usize::MAX), [2, 3], "not to one that is busy");
+    bed.policy.muted.insert(key);
+    bed.include_lingering = true;
+    assert!(bed.ready_nodes().is_empty(), "it makes nothing ready");
+    append_full_batch(&bed, 3);
+    assert_eq!(bed.drain_partitions(1, usize::MAX), [2, 3]);
+    bed.policy.muted.clear();
+    bed.ready.mark_dirty(key);
+    bed.include_lingering = false;
+    append_full_batch(&bed, 2);
+    assert_eq!(bed.drain_partitions(1, usize::MAX), [2, 3], "not to one that is busy");
 }
 
 #[test]
 fn ra28_a_node_that_leads_nothing_is_drained_of_nothing() {
-    let mut bed = Bed::new(settings(), &[1]);
-    bed.to(0, b"v");
+    let mut bed = AccumulatorFixture::new(settings(), &[1]);
+    bed.append_to(0, b"v");
     assert!(bed.drain(2, usize::MAX).is_empty());
     assert_eq!(bed.drain(1, usize::MAX).len(), 1);
 }
@@ -79,18 +81,18 @@ fn ra28_a_node_that_leads_nothing_is_drained_of_nothing() {
 #[test]
 fn what_is_being_compressed_holds_up_nobody_else() {
     let all = AccumulatorSettings { codec: Codec::Lz4, compression_level: 9, ..settings() };
-    let mut bed = Bed::new(all, &[1, 1]);
-    bed.to(0, b"v");
-    let mut out = bed.drain_all(1, usize::MAX);
+    let mut bed = AccumulatorFixture::new(all, &[1, 1]);
+    bed.append_to(0, b"v");
+    let mut out = bed.drain_without_closing(1, usize::MAX);
     let closing = out.to_close.pop().unwrap();
-    assert!(bed.ready().is_empty() && out.batches.is_empty());
-    bed.to(1, b"w");
-    let out = bed.drain_all(1, usize::MAX);
+    assert!(bed.ready_nodes().is_empty() && out.batches.is_empty());
+    bed.append_to(1, b"w");
+    let out = bed.drain_without_closing(1, usize::MAX);
     for open in out.to_close.into_iter().chain([closing]) {
         let p = open.meta.partition.clone();
-        bed.acc.close_into_queue(open);
-        bed.acc.post_batch_closed(&p);
-        assert_eq!(bed.partitions(1, usize::MAX), [p.index]);
+        bed.accumulator.close_into_queue(open);
+        bed.accumulator.post_batch_closed(&p);
+        assert_eq!(bed.drain_partitions(1, usize::MAX), [p.index]);
     }
 }
 
@@ -98,23 +100,23 @@ fn what_is_being_compressed_holds_up_nobody_else() {
 fn ra16_ra17_batches_expire_at_their_time_in_order_muted_or_not() {
     for linger in [0, 300] {
         let linger = Duration::from_millis(linger);
-        let mut bed = Bed::new(AccumulatorSettings { linger, ..settings() }, &[1]);
+        let mut bed = AccumulatorFixture::new(AccumulatorSettings { linger, ..settings() }, &[1]);
         let key = bed.key(0);
-        bed.order.muted.insert(key);
-        let first = bed.to(0, &[b'a'; 900]);
-        bed.pass(10);
-        let second = bed.to(0, &[b'b'; 900]);
-        bed.pass(300);
+        bed.policy.muted.insert(key);
+        let first = bed.append_to(0, &[b'a'; 900]);
+        bed.advance_ms(10);
+        let second = bed.append_to(0, &[b'b'; 900]);
+        bed.advance_ms(300);
         assert!(bed.expire().is_empty());
-        bed.pass(2889);
+        bed.advance_ms(2889);
         assert!(bed.expire().is_empty(), "a millisecond before");
-        bed.pass(1);
+        bed.advance_ms(1);
         assert_eq!(bed.expire(), [0], "3200 ms, that moment included");
         assert!(first.try_result().is_some() && second.try_result().is_none());
-        bed.pass(10);
+        bed.advance_ms(10);
         assert_eq!(bed.expire(), [0]);
         assert!(second.try_result().is_some());
-        assert_eq!(bed.acc.pool.balance(), 10 << 20);
+        assert_eq!(bed.accumulator.pool.balance(), 10 << 20);
     }
 }
 
@@ -124,25 +126,25 @@ fn ra16_ra17_pb4_the_greatest_timeout_does_not_wrap_and_what_was_sent_before_kee
         delivery_timeout: Duration::from_millis(i32::MAX as u64),
         ..settings()
     };
-    let mut bed = Bed::new(never, &[1]);
-    bed.to(0, b"v");
-    bed.pass(1_000_000);
+    let mut bed = AccumulatorFixture::new(never, &[1]);
+    bed.append_to(0, b"v");
+    bed.advance_ms(1_000_000);
     assert!(bed.expire().is_empty());
-    let mut bed = Bed::new(settings(), &[1]);
-    bed.to(0, b"v");
-    bed.pass(1000);
+    let mut bed = AccumulatorFixture::new(settings(), &[1]);
+    bed.append_to(0, b"v");
+    bed.advance_ms(1000);
     let batch = bed.drain(1, usize::MAX).pop().unwrap();
-    bed.put_back(batch, bed.machine.now().after(160 * MS));
-    bed.pass(160);
+    bed.reenqueue_batch(batch, bed.machine.now().after(160 * MS));
+    bed.advance_ms(160);
     assert!(bed.expire().is_empty(), "1160 of 3200 ms");
-    bed.pass(2040);
+    bed.advance_ms(2040);
     assert_eq!(bed.expire(), [0], "its age counts from its first record");
 }
 
 #[test]
 fn pb1_pb2_a_batch_ends_once() {
-    let mut bed = Bed::new(settings(), &[1]);
-    let d = bed.to(0, b"v");
+    let mut bed = AccumulatorFixture::new(settings(), &[1]);
+    let d = bed.append_to(0, b"v");
     let mut batch = bed.drain(1, usize::MAX).pop().unwrap();
     batch
         .closed
@@ -157,9 +159,10 @@ fn pb1_pb2_a_batch_ends_once() {
 
 #[test]
 fn pb6_some_records_have_a_reason_of_their_own() {
-    let mut bed = Bed::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
-    let sent: Vec<_> = (0..5).map(|_| bed.to(0, b"v")).collect();
-    bed.pass(10);
+    let mut bed =
+        AccumulatorFixture::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
+    let sent: Vec<_> = (0..5).map(|_| bed.append_to(0, b"v")).collect();
+    bed.advance_ms(10);
     let mut batch = bed.drain(1, usize::MAX).pop().unwrap();
     let e = |what: &str| Error::new(crate::error::ErrorKind::Broker(87), what);
     let own = vec![(0, e("zero")), (3, e("three"))];
@@ -171,13 +174,14 @@ fn pb6_some_records_have_a_reason_of_their_own() {
 
 #[test]
 fn pb8_a_wait_that_ends_first_leaves_the_record_on_its_way() {
-    let mut bed = Bed::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
-    let sent: Vec<_> = (0..6).map(|_| bed.to(0, b"v")).collect();
-    bed.pass(10);
+    let mut bed =
+        AccumulatorFixture::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
+    let sent: Vec<_> = (0..6).map(|_| bed.append_to(0, b"v")).collect();
+    bed.advance_ms(10);
     let batch = bed.drain(1, usize::MAX).pop().unwrap();
     let last = sent.into_iter().next_back().unwrap();
     let last = last.wait_timeout(Duration::ZERO).expect_err("it has not ended");
-    written(batch, 45);
+    acknowledge(batch, 45);
     assert_eq!(last.wait().unwrap().offset(), Some(50));
 }
 
@@ -191,29 +195,29 @@ fn ra20_ra21_pb3_parts_of_a_split_batch_come_first_in_order_with_ends_of_their_o
             linger: 10 * MS,
             ..settings()
         };
-        let mut bed = Bed::new(all, &[1]);
+        let mut bed = AccumulatorFixture::new(all, &[1]);
         let value: Vec<u8> = (0..1024u32).map(|i| (i * i % 251) as u8).collect();
-        let sent: Vec<_> = (0..2).map(|_| bed.to(0, &value)).collect();
-        bed.pass(10);
+        let sent: Vec<_> = (0..2).map(|_| bed.append_to(0, &value)).collect();
+        bed.advance_ms(10);
         let mut batches = bed.drain(1, usize::MAX);
         batches.extend(bed.drain(1, usize::MAX));
-        bed.to(0, b"later");
-        bed.pass(10);
+        bed.append_to(0, b"later");
+        bed.advance_ms(10);
         let batch = batches.pop().unwrap();
         let now = bed.machine.now();
         let p = batch.closed.meta.partition.clone();
         p.lock_for_sender().insert_in_order(QueuedBatch::Splitting(
             super::super::partition::SplittingBatch::new(&batch.closed),
         ));
-        let cut = bed.acc.cut_stamped(batch, now);
+        let cut = bed.accumulator.split_stamped(batch, now);
         assert_eq!(cut.parts.len(), 2);
         p.lock_for_sender().replace_with_parts(cut.number, cut.parts);
-        bed.active.insert(p);
+        bed.ready.insert(p);
         for (d, base) in sent.iter().zip([100, 200]) {
             let part = bed.drain(1, usize::MAX).pop().unwrap();
             assert_eq!(part.closed.meta.record_count, 1);
             assert_eq!(part.closed.is_compressed(), codec != Codec::None);
-            written(part, base);
+            acknowledge(part, base);
             assert_eq!(
                 d.try_result().unwrap().unwrap().offset(),
                 Some(base),
@@ -222,7 +226,7 @@ fn ra20_ra21_pb3_parts_of_a_split_batch_come_first_in_order_with_ends_of_their_o
         }
         let mut rest = bed.drain(1, usize::MAX);
         rest.extend(bed.drain(1, usize::MAX));
-        rest.into_iter().for_each(|b| written(b, 300));
-        assert_eq!(bed.acc.pool.balance(), 10 << 20, "all of it is back");
+        rest.into_iter().for_each(|b| acknowledge(b, 300));
+        assert_eq!(bed.accumulator.pool.balance(), 10 << 20, "all of it is back");
     }
 }

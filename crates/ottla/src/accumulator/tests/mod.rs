@@ -16,13 +16,13 @@ use super::append::{AppendResult, AppendState, DeliveryOptions};
 use super::batch::{ClosedBatch, Stamp, StampedBatch};
 use super::callers::CallerContext;
 use super::completion::{Delivery, Outcome};
-use super::drain::Drained;
+use super::drain::DrainedBatches;
 use super::ends::DeliveryListeners;
 use super::mailbox::Event;
 use super::partition::{Partition, QueuedBatch};
-use super::partitioner::Spread;
-use super::ready::{Active, Order, Urge, View};
-use super::topics::Topic;
+use super::partitioner::Partitioning;
+use super::ready::{DrainContext, DrainPolicy, ReadyTracker, SendPressure};
+use super::topics::TopicInfo;
 use super::{AccumulatorSettings, RecordAccumulator};
 use crate::cluster::{Cluster, Leader, Node, TopicMetadata};
 use crate::error::Error;
@@ -34,13 +34,13 @@ const MS: Duration = Duration::from_millis(1);
 
 /// Anything may be drained but what is muted, and no order is kept.
 #[derive(Default)]
-struct Free {
+struct TestDrainPolicy {
     muted: BTreeSet<u32>,
     in_flight: BTreeSet<u32>,
 }
 
-impl Order for Free {
-    fn may_drain(&self, partition: &Partition, _: bool) -> bool {
+impl DrainPolicy for TestDrainPolicy {
+    fn can_drain(&self, partition: &Partition, _: bool) -> bool {
         !self.muted.contains(&partition.id)
     }
     fn is_idle(&self, partition: &Partition) -> bool {
@@ -52,15 +52,15 @@ impl Order for Free {
 }
 
 /// An accumulator on a virtual machine, and a cluster with one topic.
-struct Bed {
+struct AccumulatorFixture {
     machine: Machine,
-    acc: Arc<RecordAccumulator>,
+    accumulator: Arc<RecordAccumulator>,
     cluster: Cluster,
-    active: Active,
-    order: Free,
-    urge: Urge,
+    ready: ReadyTracker,
+    policy: TestDrainPolicy,
+    pressure: SendPressure,
     /// Whether what lingers goes along.
-    along: bool,
+    include_lingering: bool,
 }
 
 fn settings() -> AccumulatorSettings {
@@ -71,15 +71,15 @@ fn settings() -> AccumulatorSettings {
         buffer_memory: 10 << 20,
         codec: Codec::None,
         compression_level: 0,
-        partitioning: Spread::Default { ignore_keys: false },
+        partitioning: Partitioning::Default { ignore_keys: false },
         adaptive_partitioning: true,
         availability_timeout: Duration::ZERO,
     }
 }
 
-impl Bed {
+impl AccumulatorFixture {
     /// Topic `t`, its partitions led by these nodes.
-    fn new(settings: AccumulatorSettings, leaders: &[i32]) -> Bed {
+    fn new(settings: AccumulatorSettings, leaders: &[i32]) -> AccumulatorFixture {
         let machine = Machine::new(7, Faults::NONE);
         let callers = CallerContext::new(Arc::new(machine.clone()), true);
         let env = Arc::new(machine.clone());
@@ -92,14 +92,22 @@ impl Bed {
         );
         let (active, order, urge) = Default::default();
         let cluster = Cluster::default();
-        let mut bed = Bed { machine, acc, cluster, active, order, urge, along: false };
-        bed.lead(
+        let mut bed = AccumulatorFixture {
+            machine,
+            accumulator: acc,
+            cluster,
+            ready: active,
+            policy: order,
+            pressure: urge,
+            include_lingering: false,
+        };
+        bed.set_leaders(
             &leaders.iter().map(|&node| Leader { node_id: node, epoch: 100 }).collect::<Vec<_>>(),
         );
         bed
     }
 
-    fn lead(&mut self, leaders: &[Leader]) {
+    fn set_leaders(&mut self, leaders: &[Leader]) {
         let leaders = leaders.to_vec();
         for node in leaders.iter().map(|l| l.node_id) {
             self.cluster
@@ -107,19 +115,19 @@ impl Bed {
                 .insert(node, Node { id: node, host: "h".into(), port: 1, rack: None });
         }
         self.cluster.topics.insert("t".into(), TopicMetadata { id: Default::default(), leaders });
-        self.acc.topics.publish(&self.cluster, &None);
-        self.active.touch_all();
+        self.accumulator.topics.publish(&self.cluster, &None);
+        self.ready.mark_all_dirty();
     }
 
-    fn topic(&self) -> Arc<Topic> {
-        self.acc.topics.get("t").unwrap()
+    fn topic(&self) -> Arc<TopicInfo> {
+        self.accumulator.topics.get("t").unwrap()
     }
 
     fn key(&self, p: i32) -> u32 {
         self.topic().partitions.get(p as usize).unwrap().id
     }
 
-    fn pass(&self, ms: u64) {
+    fn advance_ms(&self, ms: u64) {
         self.machine.advance(self.machine.now().after(Duration::from_millis(ms)));
     }
 
@@ -128,85 +136,101 @@ impl Bed {
         let mut watch = DeliveryOptions { callback: None, wants_delivery: true };
         let mut attempt = AppendState::default();
         loop {
-            match self.acc.append(&self.topic(), &prepared, &mut watch, &mut attempt).unwrap() {
+            match self
+                .accumulator
+                .append(&self.topic(), &prepared, &mut watch, &mut attempt)
+                .unwrap()
+            {
                 AppendResult::Appended(delivery) => return delivery.unwrap(),
                 AppendResult::NeedsBuffer(size) => {
                     attempt.spare_buffer =
-                        Some(self.acc.pool.try_allocate(size).unwrap().expect("memory"));
+                        Some(self.accumulator.pool.try_allocate(size).unwrap().expect("memory"));
                 }
                 AppendResult::NeedsChainBuffer(size) => {
-                    attempt.spare_buffer = self.acc.pool.try_allocate(size).unwrap();
+                    attempt.spare_buffer = self.accumulator.pool.try_allocate(size).unwrap();
                     attempt.no_chain_buffer = attempt.spare_buffer.is_none();
                 }
             }
         }
     }
 
-    fn to(&self, partition: i32, value: &[u8]) -> Delivery {
+    fn append_to(&self, partition: i32, value: &[u8]) -> Delivery {
         self.append(Record::to("t").partition(partition).value(value).timestamp(0))
     }
 
     /// What callers have posted, and what time brings.
-    fn look(&mut self) {
+    fn refresh(&mut self) {
         let mut mail = Vec::new();
-        self.acc.events().drain(&mut mail);
+        self.accumulator.events().drain(&mut mail);
         for event in mail {
             match event {
-                Event::BatchOpened(p) | Event::BatchClosed(p) => self.active.insert(p),
-                Event::BatchAwaited(p, number) => self.active.awaited(p, number),
+                Event::BatchOpened(p) | Event::BatchClosed(p) => self.ready.insert(p),
+                Event::BatchAwaited(p, number) => self.ready.mark_awaited(p, number),
                 other => panic!("{other:?}"),
             }
         }
-        self.active.set_urge(self.urge);
-        let view = View { acc: &self.acc, cluster: &self.cluster, now: self.machine.now() };
-        self.active.refresh(view, &self.order);
-        self.active.check(view, &self.order);
+        self.ready.set_pressure(self.pressure);
+        let view = DrainContext {
+            accumulator: &self.accumulator,
+            cluster: &self.cluster,
+            now: self.machine.now(),
+        };
+        self.ready.refresh(view, &self.policy);
+        self.ready.assert_consistent(view, &self.policy);
     }
 
-    fn ready(&mut self) -> Vec<i32> {
-        self.look();
-        self.active.ready_nodes().collect()
+    fn ready_nodes(&mut self) -> Vec<i32> {
+        self.refresh();
+        self.ready.ready_nodes().collect()
     }
 
     /// Milliseconds until something is to be looked at; delivery time-outs aside, which are far away.
-    fn next(&mut self) -> u64 {
-        self.look();
-        self.active.next().since(self.machine.now()).as_millis() as u64
+    fn next_deadline_ms(&mut self) -> u64 {
+        self.refresh();
+        self.ready.next_deadline().since(self.machine.now()).as_millis() as u64
     }
 
-    fn drain_all(&mut self, node: i32, max: usize) -> Drained {
-        self.look();
-        let view = View { acc: &self.acc, cluster: &self.cluster, now: self.machine.now() };
-        self.active.drain(view, &mut self.order, (max, self.along), node)
+    fn drain_without_closing(&mut self, node: i32, max: usize) -> DrainedBatches {
+        self.refresh();
+        let view = DrainContext {
+            accumulator: &self.accumulator,
+            cluster: &self.cluster,
+            now: self.machine.now(),
+        };
+        self.ready.drain(view, &mut self.policy, (max, self.include_lingering), node)
     }
 
     fn drain(&mut self, node: i32, max: usize) -> Vec<StampedBatch> {
-        let out = self.drain_all(node, max);
+        let out = self.drain_without_closing(node, max);
         out.to_close.into_iter().for_each(|open| {
             let p = open.meta.partition.clone();
-            self.acc.close_into_queue(open);
-            self.acc.post_batch_closed(&p);
+            self.accumulator.close_into_queue(open);
+            self.accumulator.post_batch_closed(&p);
         });
         out.batches
     }
 
-    fn partitions(&mut self, node: i32, max: usize) -> Vec<i32> {
+    fn drain_partitions(&mut self, node: i32, max: usize) -> Vec<i32> {
         self.drain(node, max).iter().map(|b| b.closed.meta.partition.index).collect()
     }
 
-    fn put_back(&mut self, batch: StampedBatch, not_before: Tick) {
+    fn reenqueue_batch(&mut self, batch: StampedBatch, not_before: Tick) {
         let p = batch.closed.meta.partition.clone();
         p.lock_for_sender().insert_in_order(QueuedBatch::Retry(Box::new(batch), not_before));
-        self.active.insert(p);
+        self.ready.insert(p);
     }
 
     fn expire(&mut self) -> Vec<i32> {
-        self.look();
-        let view = View { acc: &self.acc, cluster: &self.cluster, now: self.machine.now() };
-        let expired = self.active.expire(view);
+        self.refresh();
+        let view = DrainContext {
+            accumulator: &self.accumulator,
+            cluster: &self.cluster,
+            now: self.machine.now(),
+        };
+        let expired = self.ready.expire(view);
         let batches = expired.into_iter().map(|e| match e {
-            super::drain::Expired::Unsent(b) => b,
-            super::drain::Expired::Sent(b) => b.unstamp(),
+            super::drain::RemovedBatch::Unsent(b) => b,
+            super::drain::RemovedBatch::Sent(b) => b.unstamp(),
         });
         let mut out = Vec::new();
         for mut batch in batches {
@@ -217,6 +241,6 @@ impl Bed {
     }
 }
 
-fn written(mut batch: StampedBatch, base: i64) {
+fn acknowledge(mut batch: StampedBatch, base: i64) {
     batch.closed.complete(Outcome::Acknowledged { base_offset: Some(base), log_append_time: None });
 }

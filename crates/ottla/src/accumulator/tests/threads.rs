@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Callers on threads of their own, and a sender that drains and settles until they are done: records appended,
 /// records settled, appends that found their partition's lock held.
-fn race(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
+fn append_concurrently(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
     let all = AccumulatorSettings { batch_size: 16 * 1024, linger: Duration::ZERO, ..settings() };
-    let mut bed = Bed::new(AccumulatorSettings { buffer_memory: 64 << 20, ..all }, &[1; 12]);
+    let mut bed =
+        AccumulatorFixture::new(AccumulatorSettings { buffer_memory: 64 << 20, ..all }, &[1; 12]);
     let (left, seen) = (AtomicU64::new(callers as u64), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
-    let acc = bed.acc.clone();
+    let acc = bed.accumulator.clone();
     let topic = bed.topic();
     std::thread::scope(|scope| {
         for t in 0..callers as u64 {
@@ -49,38 +50,42 @@ fn race(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
         }
         while !stop.load(Ordering::Relaxed) {
             let last = left.load(Ordering::SeqCst) == 0;
-            bed.urge.flush = if last { u64::MAX } else { 0 };
+            bed.pressure.flush_up_to = if last { u64::MAX } else { 0 };
             let mut mail = Vec::new();
-            bed.acc.events().drain(&mut mail);
+            bed.accumulator.events().drain(&mut mail);
             for event in mail {
                 if let Event::BatchOpened(p) | Event::BatchClosed(p) = event {
-                    bed.active.insert(p);
+                    bed.ready.insert(p);
                 }
             }
-            bed.active.set_urge(bed.urge);
-            let view = View { acc: &bed.acc, cluster: &bed.cluster, now: bed.machine.now() };
-            bed.active.refresh(view, &bed.order);
-            let out = bed.active.drain(view, &mut bed.order, (usize::MAX, false), 1);
+            bed.ready.set_pressure(bed.pressure);
+            let view = DrainContext {
+                accumulator: &bed.accumulator,
+                cluster: &bed.cluster,
+                now: bed.machine.now(),
+            };
+            bed.ready.refresh(view, &bed.policy);
+            let out = bed.ready.drain(view, &mut bed.policy, (usize::MAX, false), 1);
             let none = out.batches.is_empty();
             for batch in out.batches {
                 seen.fetch_add(batch.closed.meta.record_count as u64, Ordering::Relaxed);
-                written(batch, 0);
+                acknowledge(batch, 0);
             }
-            stop.store(last && none && bed.active.is_empty(), Ordering::Relaxed);
+            stop.store(last && none && bed.ready.is_empty(), Ordering::Relaxed);
             if none {
                 std::thread::yield_now();
             }
         }
     });
-    assert_eq!(bed.acc.pool.balance(), 64 << 20, "memory is all back");
-    let met = bed.topic().sticky.met.load(Ordering::Relaxed);
+    assert_eq!(bed.accumulator.pool.balance(), 64 << 20, "memory is all back");
+    let met = bed.topic().sticky_partition.contentions.load(Ordering::Relaxed);
     (callers as u64 * records, seen.load(Ordering::Relaxed), met)
 }
 
 #[test]
 fn ra30_every_record_of_many_threads_ends_once() {
     for keyed in [false, true] {
-        let (appended, settled, _) = race(5, 10_000, keyed);
+        let (appended, settled, _) = append_concurrently(5, 10_000, keyed);
         assert_eq!(appended, settled, "keyed: {keyed}");
     }
 }
@@ -89,7 +94,8 @@ fn ra30_every_record_of_many_threads_ends_once() {
 #[test]
 fn callers_without_keys_hardly_ever_meet() {
     for callers in [2, 4] {
-        let (appended, settled, met) = race(callers, 200_000 / callers as u64, false);
+        let (appended, settled, met) =
+            append_concurrently(callers, 200_000 / callers as u64, false);
         assert_eq!(appended, settled);
         assert!(met * 100 < appended, "{callers} callers: {met} of {appended}");
     }

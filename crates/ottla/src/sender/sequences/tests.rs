@@ -19,24 +19,24 @@ fn rc2_tm6_sequences_wrap_to_zero() {
 fn at_most_five_in_flight_a_partition_and_one_while_retrying() {
     let mut s = Sequences::new(true, false);
     let p = Partition::new("t".into(), 0, 7, Default::default());
-    assert!(!s.may_drain(&p, false), "no id yet");
+    assert!(!s.can_drain(&p, false), "no id yet");
     s.id = Id::Have { id: 1, epoch: 0 };
-    assert!(s.may_drain(&p, false));
+    assert!(s.can_drain(&p, false));
     let line = s.line(7);
     (line.id, line.epoch) = (1, 0);
     s.sent(7, -1, false);
-    assert!(!s.may_drain(&p, false), "the first of an order goes alone");
+    assert!(!s.can_drain(&p, false), "the first of an order goes alone");
     s.returned(7);
     s.line(7).acked_to = Some(1);
     for _ in 0..5 {
-        assert!(s.may_drain(&p, false));
+        assert!(s.can_drain(&p, false));
         s.sent(7, -1, false);
     }
-    assert!(!s.may_drain(&p, false));
+    assert!(!s.can_drain(&p, false));
     s.returned(7);
-    assert!(s.may_drain(&p, false) && !s.may_drain(&p, true));
+    assert!(s.can_drain(&p, false) && !s.can_drain(&p, true));
     (0..4).for_each(|_| s.returned(7));
-    assert!(s.may_drain(&p, true));
+    assert!(s.can_drain(&p, true));
 }
 
 #[test]
@@ -47,10 +47,10 @@ fn sn12_a_broken_order_waits_for_the_network_then_bumps_the_epoch_sn19_or_asks_f
     let line = s.line(7);
     (line.id, line.epoch, line.in_flight) = (1, 0, 1);
     s.break_it(7);
-    assert!(s.mend(Tick(0)).is_empty() && !s.may_drain(&p, false));
+    assert!(s.mend(Tick(0)).is_empty() && !s.can_drain(&p, false));
     s.returned(7);
     assert_eq!(s.mend(Tick(0)), [Mended { key: 7, moved: None }]);
-    assert!(matches!(s.id, Id::Have { id: 1, epoch: 1 }) && s.may_drain(&p, false));
+    assert!(matches!(s.id, Id::Have { id: 1, epoch: 1 }) && s.can_drain(&p, false));
     s.id = Id::Have { id: 1, epoch: i16::MAX };
     s.break_it(7);
     s.mend(Tick(9));
@@ -178,7 +178,7 @@ fn f1_6_sn16_a_lost_sequence_that_a_later_acknowledgement_covers_needs_no_new_ep
     assert!(s.mend(Tick(0)).is_empty(), "the other is still under way");
     s.ack(&b);
     assert!(s.mend(Tick(0)).is_empty() && matches!(s.id, Id::Have { epoch: 0, .. }));
-    assert!(s.may_drain(&p, false));
+    assert!(s.can_drain(&p, false));
     // Not so when the last one is the lost one.
     let c = s.send(closed(&p, 3, 1));
     s.broke(&c);
@@ -198,9 +198,9 @@ fn f2_9_sn20_only_the_broken_partition_begins_anew_others_when_they_are_through(
     s.returned(7);
     assert_eq!(s.mend(Tick(0)).len(), 1);
     assert_eq!(s.send(closed(&p, 4, 1)).stamp.epoch, 1);
-    assert!(!s.may_drain(&q, false), "what is under way there goes by the old epoch");
+    assert!(!s.can_drain(&q, false), "what is under way there goes by the old epoch");
     s.ack(&y);
-    assert!(s.may_drain(&q, false));
+    assert!(s.can_drain(&q, false));
     let z = s.send(closed(&q, 5, 1));
     assert_eq!((z.stamp.epoch, z.stamp.sequence), (1, 0));
     // What belongs to an order that is over decides nothing any more.
@@ -219,7 +219,7 @@ fn f2_a_new_id_where_the_log_takes_no_further_epoch() {
     s.returned(7);
     assert_eq!(s.mend(Tick(5)).len(), 1);
     assert!(matches!(s.id, Id::Wanted(Tick(5))));
-    assert!(!s.may_drain(&p, false) && !s.may_drain(&p, true), "nothing goes without an id");
+    assert!(!s.can_drain(&p, false) && !s.can_drain(&p, true), "nothing goes without an id");
     s.id = Id::Have { id: 2, epoch: 0 };
     let b = s.send(closed(&p, 2, 1));
     assert_eq!((b.stamp.producer_id, b.stamp.epoch, b.stamp.sequence), (2, 0, 0));
@@ -233,13 +233,13 @@ fn without_idempotence_only_a_topic_of_another_id_breaks_an_order() {
     let a = s.send(closed(&p, 1, 1));
     assert_eq!((a.stamp.sequence, a.stamp.topic_id), (-1, Uuid([1; 16])));
     s.broke(&a);
-    assert!(s.mend(Tick(0)).is_empty() && s.may_drain(&p, false));
+    assert!(s.mend(Tick(0)).is_empty() && s.can_drain(&p, false));
     s.follow(cluster(2));
-    assert!(!s.may_drain(&p, false) && s.mend(Tick(0)).is_empty(), "it is still under way");
+    assert!(!s.can_drain(&p, false) && s.mend(Tick(0)).is_empty(), "it is still under way");
     s.returned(7);
     let moved = Some((Uuid([1; 16]), Uuid([2; 16])));
     assert_eq!(s.mend(Tick(0)), [Mended { key: 7, moved }]);
-    assert!(s.may_drain(&p, false) && !s.is_idempotent());
+    assert!(s.can_drain(&p, false) && !s.is_idempotent());
 }
 
 #[test]
@@ -248,9 +248,9 @@ fn f1_4_one_in_flight_is_one_a_partition_whoever_leads_it() {
     s.id = Id::Have { id: 1, epoch: 0 };
     let p = Arc::new(Partition::new("t".into(), 0, 7, Default::default()));
     let a = s.send(closed(&p, 1, 1));
-    assert!(!s.may_drain(&p, false));
+    assert!(!s.can_drain(&p, false));
     s.ack(&a);
-    assert!(s.may_drain(&p, false));
+    assert!(s.can_drain(&p, false));
     let _b = s.send(closed(&p, 2, 1));
-    assert!(!s.may_drain(&p, false), "the first is acknowledged, and still one at a time");
+    assert!(!s.can_drain(&p, false), "the first is acknowledged, and still one at a time");
 }
