@@ -71,18 +71,18 @@ pub fn memory_balance(producer: &Producer) -> i64 {
 impl SimSender {
     /// Everything up to the wait; until when that may take.
     pub fn send_producer_data(&mut self) -> Tick {
-        let until = self.0.prepare();
-        self.0.check();
-        until.min(self.0.poll_due())
+        let until = self.0.send_producer_data();
+        self.0.check_invariants();
+        until.min(self.0.poll_deadline())
     }
 
     /// Ends everything at once, as the end of the process would.
     pub fn abort(&mut self) {
-        self.0.stop(&Error::closed());
+        self.0.shut_down(&Error::closed());
     }
 
     /// Sees to what has happened since. False once everything is over.
     pub fn poll_and_handle(&mut self) -> bool {
-        self.0.complete(Tick(0))
+        self.0.poll_and_handle(Tick(0))
     }
 }

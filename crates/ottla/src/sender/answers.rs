@@ -6,10 +6,10 @@ use ottla_protocol::ErrorCode;
 use ottla_protocol::header::decode_response;
 use ottla_protocol::messages::InitProducerIdRequest;
 
-use super::produce::Answer;
-use super::sequences::Id;
+use super::produce::ParsedProduceResponse;
+use super::sequences::ProducerIdState;
 use super::verdict::{Facts, Verdict, decide, possibly_appended};
-use super::{InFlight, Sender};
+use super::{InFlightBatches, Sender};
 use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
@@ -24,24 +24,24 @@ use crate::plants::inject_bug;
 use crate::time::{Tick, backoff};
 
 /// What one attempt of a batch came to.
-struct Attempt {
+struct BatchResponse {
     code: ErrorCode,
     base_offset: i64,
-    append_time: i64,
+    log_append_time: i64,
     error: Option<Error>,
-    own: Vec<(u32, Error)>,
-    log_start_told: bool,
+    record_errors: Vec<(u32, Error)>,
+    has_log_start_offset: bool,
     /// Whether it leaves open that the batch was written.
-    open: bool,
+    possibly_appended: bool,
 }
 
-impl Attempt {
+impl BatchResponse {
     /// The answer said this of it.
-    fn answered(
+    fn from_response(
         batch: &StampedBatch,
         r: &ottla_protocol::messages::PartitionProduceResponse,
         place: impl FnOnce() -> String,
-    ) -> Attempt {
+    ) -> BatchResponse {
         let code = ErrorCode(r.error_code);
         let (mut error, mut own) = (None, Vec::new());
         if !code.is_none() {
@@ -54,45 +54,46 @@ impl Attempt {
                 Some((index, Error::broker(code, said, &place)))
             }));
         }
-        Attempt {
+        BatchResponse {
             code,
             base_offset: r.base_offset,
-            append_time: r.log_append_time_ms,
+            log_append_time: r.log_append_time_ms,
             error,
-            own,
-            log_start_told: r.log_start_offset >= 0,
-            open: possibly_appended(code, r.base_offset),
+            record_errors: own,
+            has_log_start_offset: r.log_start_offset >= 0,
+            possibly_appended: possibly_appended(code, r.base_offset),
         }
     }
 
     /// There was no answer. What the socket did not take whole, no broker can have acted on.
-    fn unanswered(batch: &StampedBatch, why: &str, whole: bool) -> Attempt {
+    fn without_response(batch: &StampedBatch, why: &str, whole: bool) -> BatchResponse {
         let p = &batch.closed.meta.partition;
         let why = format!("{}-{}: {why}", p.topic, p.index);
-        Attempt {
+        BatchResponse {
             code: ErrorCode::NETWORK_EXCEPTION,
             base_offset: -1,
-            append_time: -1,
+            log_append_time: -1,
             error: Some(Error::new(ErrorKind::Network, why)),
-            own: Vec::new(),
-            log_start_told: false,
-            open: whole && !inject_bug!(LostRequestNotPersisted),
+            record_errors: Vec::new(),
+            has_log_start_offset: false,
+            possibly_appended: whole && !inject_bug!(LostRequestNotPersisted),
         }
     }
 }
 
 impl<I: Io> Sender<I> {
-    pub(super) fn on_done(&mut self, done: Done, now: Tick) {
+    pub(super) fn handle_completed_request(&mut self, done: Done, now: Tick) {
         match done.request.purpose {
-            Purpose::Produce => self.on_produced(done, now),
-            Purpose::ProducerId => self.on_producer_id(done, now),
+            Purpose::Produce => self.handle_produce_response(done, now),
+            Purpose::ProducerId => self.handle_init_producer_id_response(done, now),
             Purpose::Versions(_) | Purpose::Metadata | Purpose::Sasl(_) => {}
         }
     }
 
     #[inline(never)]
-    fn on_produced(&mut self, done: Done, now: Tick) {
-        let Some(InFlight { node, batches }) = self.in_flight.remove(&done.request.correlation)
+    fn handle_produce_response(&mut self, done: Done, now: Tick) {
+        let Some(InFlightBatches { node, batches }) =
+            self.in_flight_batches.remove(&done.request.correlation)
         else {
             return;
         };
@@ -100,54 +101,54 @@ impl<I: Io> Sender<I> {
         let answer = match &done.result {
             Ok(_) if !done.request.answered => {
                 // acks=0: handed to the socket, and nothing more will ever be known.
-                batches.into_iter().for_each(|b| self.written(b, None, None));
+                batches.into_iter().for_each(|b| self.complete_batch(b, None, None));
                 return;
             }
-            Ok(frame) => Answer::read(frame, version).map_err(|e| {
+            Ok(frame) => ParsedProduceResponse::parse(frame, version).map_err(|e| {
                 let name = self.client.broker_name(node);
                 let why = format!("{name}: its answer cannot be read: {e}");
                 self.client.fail_connection(node, &why, now);
                 why
             }),
             Err(_) if inject_bug!(AckAfterDisconnect) => {
-                batches.into_iter().for_each(|b| self.written(b, None, None));
+                batches.into_iter().for_each(|b| self.complete_batch(b, None, None));
                 return;
             }
             Err(lost) => Err(lost.why.clone()),
         };
         if let Ok(answer) = &answer {
-            self.client.throttle(node, answer.throttle_ms(), version >= 6, now);
+            self.client.throttle(node, answer.throttle_time_ms(), version >= 6, now);
         }
         if let Ok(answer) = &answer {
-            self.follow_hints(answer, &batches, version, now);
+            self.apply_leader_hints(answer, &batches, version, now);
         }
-        let mut strangers = answer.as_ref().map_or(0, Answer::len);
+        let mut strangers = answer.as_ref().map_or(0, ParsedProduceResponse::partition_count);
         for mut batch in batches {
             let attempt = match &answer {
-                Ok(answer) => match answer.of(&batch, version) {
+                Ok(answer) => match answer.partition_response(&batch, version) {
                     Some(r) => {
                         strangers = strangers.saturating_sub(1);
-                        Attempt::answered(&batch, r, || self.client.broker_name(node))
+                        BatchResponse::from_response(&batch, r, || self.client.broker_name(node))
                     }
                     None => {
                         let name = self.client.broker_name(node);
                         let why = format!("{name} left the partition out of its answer");
-                        Attempt::unanswered(&batch, &why, true)
+                        BatchResponse::without_response(&batch, &why, true)
                     }
                 },
                 Err(why) => {
                     let whole = done.result.is_ok() || done.request.whole;
-                    Attempt::unanswered(&batch, why, whole)
+                    BatchResponse::without_response(&batch, why, whole)
                 }
             };
             let story = &mut batch.closed.timings;
             story.in_flight += story.sent_at.take().map_or(Duration::ZERO, |at| now.since(at));
             // Whatever it comes to, its partition may go on.
-            self.active.mark_dirty(batch.closed.meta.partition.id);
-            if attempt.open {
+            self.ready.mark_dirty(batch.closed.meta.partition.id);
+            if attempt.possibly_appended {
                 batch.closed.status = RecordStatus::PossiblyPersisted;
             }
-            self.apply(batch, attempt, node, now);
+            self.apply_verdict(batch, attempt, node, now);
         }
         if strangers > 0 {
             tracing::warn!(broker = node, strangers, "its answer speaks of what was not asked");
@@ -156,10 +157,16 @@ impl<I: Io> Sender<I> {
 
     /// A broker that does not lead a partition may say who does (KIP-951): it is followed at once, without waiting for
     /// metadata, which is asked for all the same.
-    fn follow_hints(&mut self, answer: &Answer, batches: &[StampedBatch], version: i16, now: Tick) {
+    fn apply_leader_hints(
+        &mut self,
+        answer: &ParsedProduceResponse,
+        batches: &[StampedBatch],
+        version: i16,
+        now: Tick,
+    ) {
         let mut hints = Vec::new();
         for batch in batches {
-            let Some(r) = answer.of(batch, version) else { continue };
+            let Some(r) = answer.partition_response(batch, version) else { continue };
             let moved = [ErrorCode::NOT_LEADER_OR_FOLLOWER, ErrorCode::FENCED_LEADER_EPOCH];
             let told = &r.current_leader;
             if moved.contains(&ErrorCode(r.error_code))
@@ -172,93 +179,109 @@ impl<I: Io> Sender<I> {
             }
         }
         if !hints.is_empty() {
-            self.client.hinted(&hints, &answer.nodes(), now);
+            self.client.hinted(&hints, &answer.node_endpoints(), now);
         }
     }
 
-    fn facts(&mut self, batch: &StampedBatch, attempt: &Attempt, node: i32, now: Tick) -> Facts {
+    fn collect_facts(
+        &mut self,
+        batch: &StampedBatch,
+        attempt: &BatchResponse,
+        node: i32,
+        now: Tick,
+    ) -> Facts {
         let (closed, timeout) = (&batch.closed, self.settings.delivery_timeout);
         let p = &closed.meta.partition;
         Facts {
             code: attempt.code,
-            idempotent: self.sequences.is_idempotent(),
+            idempotent: self.producer_state.is_idempotent(),
             attempts: closed.attempts,
             retries: self.settings.retries,
-            over: closed.is_completed() || closed.meta.created.after(timeout) <= now,
-            records: closed.meta.record_count,
-            known: closed.status,
-            next_in_line: self.sequences.is_next(batch),
-            begins: self.sequences.begins(batch),
-            by_leader: self.client.cluster().leader(&p.topic, p.index).node_id == node,
-            log_start_told: attempt.log_start_told,
+            expired: closed.is_completed() || closed.meta.created.after(timeout) <= now,
+            record_count: closed.meta.record_count,
+            status: closed.status,
+            follows_last_acked: self.producer_state.follows_last_acked(batch),
+            first_of_epoch: self.producer_state.is_first_of_epoch(batch),
+            from_leader: self.client.cluster().leader(&p.topic, p.index).node_id == node,
+            has_log_start_offset: attempt.has_log_start_offset,
         }
     }
 
     /// Applies the verdict on one attempt.
-    fn apply(&mut self, mut batch: StampedBatch, mut attempt: Attempt, node: i32, now: Tick) {
+    fn apply_verdict(
+        &mut self,
+        mut batch: StampedBatch,
+        mut attempt: BatchResponse,
+        node: i32,
+        now: Tick,
+    ) {
         let key = batch.closed.meta.partition.id;
-        let facts = self.facts(&batch, &attempt, node, now);
+        let facts = self.collect_facts(&batch, &attempt, node, now);
         if attempt.error.is_some() {
             batch.closed.last_error.clone_from(&attempt.error);
         }
         let row = decide(&facts);
         if !attempt.code.is_none() {
             let p = &batch.closed.meta.partition;
-            let (when, why) = (row.when, row.why);
+            let (when, why) = (row.condition, row.reason);
             tracing::debug!(topic = &*p.topic, partition = p.index, code = %attempt.code, when, why);
         }
-        match row.then {
-            Verdict::Done => {
+        match row.verdict {
+            Verdict::Complete => {
                 let base = (attempt.base_offset >= 0).then_some(attempt.base_offset);
-                let time = (attempt.append_time >= 0).then_some(attempt.append_time);
-                self.written(batch, base, time);
+                let time = (attempt.log_append_time >= 0).then_some(attempt.log_append_time);
+                self.complete_batch(batch, base, time);
             }
-            Verdict::Duplicate => self.written(batch, None, None),
-            Verdict::Retry { metadata } => {
+            Verdict::Duplicate => self.complete_batch(batch, None, None),
+            Verdict::Retry { refresh_metadata: metadata } => {
                 if metadata {
                     self.client.request_metadata(now);
                 }
-                self.sequences.returned(key);
-                self.put_back(batch, now);
+                self.producer_state.remove_in_flight_batch(key);
+                self.reenqueue_batch(batch, now);
             }
             Verdict::Split => {
-                self.split(batch, now);
+                self.start_split(batch, now);
             }
-            Verdict::Resequence { proven, new_id } => {
+            Verdict::Resequence { proven_not_persisted: proven, new_producer_id: new_id } => {
                 let forgotten = attempt.code == ErrorCode::UNKNOWN_PRODUCER_ID;
                 if proven || (forgotten && inject_bug!(UnknownProducerIdIsProof)) {
                     batch.closed.status = RecordStatus::NotPersisted;
                 }
                 if new_id {
-                    self.sequences.want_new_id();
+                    self.producer_state.require_new_producer_id();
                 }
-                self.sequences.broke(&batch);
-                self.sequences.returned(key);
-                self.put_back(batch, now);
+                self.producer_state.mark_unresolved(&batch);
+                self.producer_state.remove_in_flight_batch(key);
+                self.reenqueue_batch(batch, now);
             }
             Verdict::Fail => {
                 if attempt.code.is_invalid_metadata() {
                     self.client.request_metadata(now);
                 }
-                self.sequences.broke(&batch);
-                self.sequences.returned(key);
-                self.fail_attempt(batch, attempt);
+                self.producer_state.mark_unresolved(&batch);
+                self.producer_state.remove_in_flight_batch(key);
+                self.fail_batch(batch, attempt);
             }
             Verdict::FailProducer => {
-                self.sequences.returned(key);
+                self.producer_state.remove_in_flight_batch(key);
                 let error = attempt.error.take().unwrap_or_else(Error::closed).into_fatal();
-                self.fail(batch.unstamp(), &error);
-                self.fail_producer(&error);
+                self.fail_records(batch.unstamp(), &error);
+                self.transition_to_fatal_error(&error);
             }
         }
     }
 
     /// Sends a batch again in parts, which stand in its place; no attempt is counted, and nothing is waited for.
     /// It is cut off this thread, and counts as in flight until its parts are back: nothing may overtake it.
-    fn split(&mut self, batch: StampedBatch, now: Tick) {
+    fn start_split(&mut self, batch: StampedBatch, now: Tick) {
         let (closed, p) = (&batch.closed, batch.closed.meta.partition.clone());
         let size = closed.wire_len();
-        self.brackets.refused((&p.topic, batch.stamp.topic_id, &p.estimator), size, now);
+        self.batch_size_discovery.on_rejected(
+            (&p.topic, batch.stamp.topic_id, &p.estimator),
+            size,
+            now,
+        );
         if closed.is_compressed() {
             p.estimator.reset_ratio(closed.uncompressed_len, size);
         }
@@ -266,22 +289,22 @@ impl<I: Io> Sender<I> {
         self.counters.sensors.record(&[(Sensor::BatchSplit, 1.0)], now);
         let slot = QueuedBatch::Splitting(SplittingBatch::new(closed));
         p.lock_for_sender().insert_in_order(slot);
-        self.active.insert(p);
-        let work = SplitJob::new(self.acc.clone(), closed, true);
+        self.ready.insert(p);
+        let work = SplitJob::new(self.accumulator.clone(), closed, true);
         let work = move || work.run(|acc| acc.split_stamped(batch, now));
         self.client.start(Job::Work(Box::new(work)));
     }
 
     /// A batch that was cut is back.
-    pub(super) fn put_parts(&mut self, cut: SplitOutcome) {
+    pub(super) fn reenqueue_parts(&mut self, cut: SplitOutcome) {
         let SplitOutcome { partition: p, number, stamped, parts, error } = cut;
         if stamped {
-            self.sequences.returned(p.id);
+            self.producer_state.remove_in_flight_batch(p.id);
         }
-        let purged = self.purged.as_ref().filter(|(to, _)| number <= *to).map(|p| p.1.clone());
+        let purged = self.last_purge.as_ref().filter(|(to, _)| number <= *to).map(|p| p.1.clone());
         if stamped && parts.is_empty() {
             // Only a bug can bring that about; nothing carries its sequence any more.
-            self.sequences.broke_at(p.id);
+            self.producer_state.mark_unresolved_at(p.id);
         }
         let why = error.map(|e| {
             let why = format!("a batch to be split cannot be read: {e}");
@@ -302,41 +325,46 @@ impl<I: Io> Sender<I> {
         let kept: Vec<QueuedBatch> = if let Some(why) = &failed {
             for slot in parts {
                 if let QueuedBatch::Retry(b, _) = &slot {
-                    self.sequences.broke(b);
+                    self.producer_state.mark_unresolved(b);
                 }
-                slot.into_closed().into_iter().for_each(|b| self.fail(b, why));
+                slot.into_closed().into_iter().for_each(|b| self.fail_records(b, why));
             }
-            self.settled(number);
+            self.batch_completed(number);
             Vec::new()
         } else {
-            self.replaced(number, parts.iter().map(QueuedBatch::number));
+            self.batch_split(number, parts.iter().map(QueuedBatch::number));
             parts
         };
         let mut queue = p.lock_for_sender();
         queue.replace_with_parts(number, kept);
         queue.announced = true;
         drop(queue);
-        self.active.insert(p);
+        self.ready.insert(p);
     }
 
-    fn written(&mut self, mut batch: StampedBatch, base: Option<i64>, append_time: Option<i64>) {
-        self.sequences.acknowledged(&batch);
+    fn complete_batch(
+        &mut self,
+        mut batch: StampedBatch,
+        base: Option<i64>,
+        append_time: Option<i64>,
+    ) {
+        self.producer_state.maybe_update_last_acked_sequence(&batch);
         let p = &batch.closed.meta.partition;
-        self.sequences.returned(p.id);
-        self.active.mark_dirty(p.id);
+        self.producer_state.remove_in_flight_batch(p.id);
+        self.ready.mark_dirty(p.id);
         p.estimator.record_accepted(batch.closed.wire_len());
         if p.estimator.has_limit() {
             let (id, size) = (batch.stamp.topic_id, batch.closed.wire_len());
-            self.brackets.accepted(&p.topic, id, size);
+            self.batch_size_discovery.on_accepted(&p.topic, id, size);
         }
         let number = batch.closed.meta.number;
         batch
             .closed
             .complete(Outcome::Acknowledged { base_offset: base, log_append_time: append_time });
-        self.settled(number);
+        self.batch_completed(number);
     }
 
-    fn put_back(&mut self, mut batch: StampedBatch, now: Tick) {
+    fn reenqueue_batch(&mut self, mut batch: StampedBatch, now: Tick) {
         let count = batch.closed.meta.record_count;
         add(&self.counters.record_retry_total, count as u64);
         let (sensors, topic) = (&self.counters.sensors, &batch.closed.meta.partition.topic);
@@ -363,23 +391,23 @@ impl<I: Io> Sender<I> {
         queue.insert_in_order(QueuedBatch::Retry(Box::new(batch), now.after(wait)));
         queue.announced = true;
         drop(queue);
-        self.active.insert(partition);
+        self.ready.insert(partition);
     }
 
-    fn fail_attempt(&mut self, batch: StampedBatch, attempt: Attempt) {
+    fn fail_batch(&mut self, batch: StampedBatch, attempt: BatchResponse) {
         let over = batch.closed.is_completed();
         let mut closed = batch.unstamp();
         if over {
-            self.settled(closed.meta.number);
+            self.batch_completed(closed.meta.number);
             return;
         }
-        if attempt.own.is_empty() {
+        if attempt.record_errors.is_empty() {
             let mut e =
                 attempt.error.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no reason"));
             if attempt.code == ErrorCode::MESSAGE_TOO_LARGE {
-                e = Self::too_large(&closed, &e);
+                e = Self::message_too_large_error(&closed, &e);
             }
-            self.fail(closed, &e);
+            self.fail_records(closed, &e);
             return;
         }
         // KIP-467: some records are at fault, the others only shared a batch with them.
@@ -392,15 +420,19 @@ impl<I: Io> Sender<I> {
             p.topic, p.index, attempt.code
         );
         let others = Error::new(ErrorKind::Broker(attempt.code.0), others).with_status(known);
-        let others = self.knowing(&others, &closed);
-        let own = attempt.own.into_iter().map(|(i, e)| (i, self.knowing(&e, &closed))).collect();
+        let others = self.with_batch_context(&others, &closed);
+        let own = attempt
+            .record_errors
+            .into_iter()
+            .map(|(i, e)| (i, self.with_batch_context(&e, &closed)))
+            .collect();
         let number = closed.meta.number;
         closed.complete(Outcome::PerRecord { batch_error: others, record_errors: own });
-        self.settled(number);
+        self.batch_completed(number);
     }
 
     /// What one record says that no broker takes, however small its batch.
-    fn too_large(batch: &ClosedBatch, e: &Error) -> Error {
+    fn message_too_large_error(batch: &ClosedBatch, e: &Error) -> Error {
         let p = &batch.meta.partition;
         let largest = match p.estimator.largest_accepted() {
             0 => "none was accepted yet".to_owned(),
@@ -416,8 +448,8 @@ impl<I: Io> Sender<I> {
         Error::new(e.kind(), what).with_source(e.clone())
     }
 
-    fn on_producer_id(&mut self, done: Done, now: Tick) {
-        if matches!(self.sequences.id, Id::Refused(_)) {
+    fn handle_init_producer_id_response(&mut self, done: Done, now: Tick) {
+        if matches!(self.producer_state.producer_id, ProducerIdState::Failed(_)) {
             // Something ended the producer meanwhile: no id brings it back.
             return;
         }
@@ -427,7 +459,7 @@ impl<I: Io> Sender<I> {
             Ok(frame) => frame,
             Err(lost) => {
                 tracing::debug!("no producer id yet: {}", lost.why);
-                self.sequences.id = Id::Wanted(again);
+                self.producer_state.producer_id = ProducerIdState::Needed(again);
                 return;
             }
         };
@@ -439,7 +471,7 @@ impl<I: Io> Sender<I> {
                     &format!("its answer cannot be read: {e}"),
                     now,
                 );
-                self.sequences.id = Id::Wanted(again);
+                self.producer_state.producer_id = ProducerIdState::Needed(again);
                 return;
             }
         };
@@ -458,21 +490,22 @@ impl<I: Io> Sender<I> {
                         "a producer id, or a new one"
                     );
                 }
-                self.sequences.begin_with(id, epoch);
-                self.active.mark_all_dirty();
+                self.producer_state.set_producer_id(id, epoch);
+                self.ready.mark_all_dirty();
             }
             code if code.is_retriable() => {
                 tracing::debug!("{place}: {code}");
-                self.sequences.id = Id::Wanted(again);
+                self.producer_state.producer_id = ProducerIdState::Needed(again);
             }
             ErrorCode::UNSUPPORTED_VERSION => {
-                self.fail_producer(&Error::broker(code, None, &place).into_fatal());
+                self.transition_to_fatal_error(&Error::broker(code, None, &place).into_fatal());
             }
             code => {
                 // Not for ever: an administrator may grant it (SN26).
                 let e = Error::broker(code, None, &place);
-                self.fail_unsent(&e);
-                self.sequences.id = Id::Wanted(now.after(self.settings.retry_backoff_max));
+                self.abort_undrained_batches(&e);
+                self.producer_state.producer_id =
+                    ProducerIdState::Needed(now.after(self.settings.retry_backoff_max));
             }
         }
     }

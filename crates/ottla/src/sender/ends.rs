@@ -7,7 +7,7 @@ use std::time::Duration;
 use ottla_protocol::{ErrorCode, Uuid};
 
 use super::Sender;
-use super::sequences::Id;
+use super::sequences::ProducerIdState;
 use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::drain::RemovedBatch;
@@ -22,13 +22,13 @@ use crate::plants::inject_bug;
 use crate::time::Tick;
 
 /// A flush, and the batches it waits for.
-pub(super) struct FlushWait {
-    pub(super) flush: Arc<FlushCompletion>,
-    pub(super) pending: HashSet<u64>,
+pub(super) struct PendingFlush {
+    pub(super) completion: Arc<FlushCompletion>,
+    pub(super) incomplete_batches: HashSet<u64>,
 }
 
 /// Why a batch cannot come along into its partition's new order.
-fn left_behind(batch: &ClosedBatch, moved: Option<(Uuid, Uuid)>) -> Error {
+fn stale_batch_error(batch: &ClosedBatch, moved: Option<(Uuid, Uuid)>) -> Error {
     let p = &batch.meta.partition;
     match (moved, &batch.last_error) {
         (Some((old, new)), cause) => {
@@ -47,47 +47,47 @@ fn left_behind(batch: &ClosedBatch, moved: Option<(Uuid, Uuid)>) -> Error {
 
 impl<I: Io> Sender<I> {
     /// A batch is settled: flushes hear of it.
-    pub(super) fn settled(&mut self, number: u64) {
-        for f in &mut self.flushes {
-            f.pending.remove(&number);
+    pub(super) fn batch_completed(&mut self, number: u64) {
+        for f in &mut self.pending_flushes {
+            f.incomplete_batches.remove(&number);
         }
     }
 
     /// A batch is gone, and these stand for it.
-    pub(super) fn replaced(&mut self, number: u64, parts: impl Iterator<Item = u64> + Clone) {
-        for f in &mut self.flushes {
-            if f.pending.remove(&number) && !inject_bug!(FlushIgnoresSplit) {
-                f.pending.extend(parts.clone());
+    pub(super) fn batch_split(&mut self, number: u64, parts: impl Iterator<Item = u64> + Clone) {
+        for f in &mut self.pending_flushes {
+            if f.incomplete_batches.remove(&number) && !inject_bug!(FlushIgnoresSplit) {
+                f.incomplete_batches.extend(parts.clone());
             }
         }
     }
 
     /// Nothing this producer sends will be taken any more: everything ends with this reason, now and later.
-    pub(super) fn fail_producer(&mut self, why: &Error) {
+    pub(super) fn transition_to_fatal_error(&mut self, why: &Error) {
         tracing::error!("the producer is of no more use: {why}");
-        self.sequences.id = Id::Refused(why.clone());
-        self.acc.set_fatal_error(why);
-        self.acc.pool.close(why);
-        self.acc.topics.notify_error_all(why);
-        self.fail_unsent(why);
+        self.producer_state.producer_id = ProducerIdState::Failed(why.clone());
+        self.accumulator.set_fatal_error(why);
+        self.accumulator.pool.close(why);
+        self.accumulator.topics.notify_error_all(why);
+        self.abort_undrained_batches(why);
         // Their bytes stay where they are until the answers come.
-        self.fail_in_flight(|_| true, |_, _| why.clone());
+        self.fail_in_flight_batches(|_| true, |_, _| why.clone());
     }
 
     /// The application gives up what there is in batches up to this number.
     pub(super) fn purge(&mut self, to: u64, in_flight: bool) {
         let why = Error::new(ErrorKind::Purged, "the record was purged");
-        self.purged = Some((to, why.clone()));
-        let taken = self.active.remove_up_to(to);
-        self.fail_taken(taken, &why);
+        self.last_purge = Some((to, why.clone()));
+        let taken = self.ready.remove_up_to(to);
+        self.fail_removed_batches(taken, &why);
         if in_flight {
-            self.fail_in_flight(|b| b.meta.number <= to, |_, _| why.clone());
+            self.fail_in_flight_batches(|b| b.meta.number <= to, |_, _| why.clone());
         }
     }
 
     /// A batch that was being closed when everything was purged goes the same way.
     pub(super) fn purge_closed(&mut self, p: &Partition) {
-        let Some((to, why)) = self.purged.clone() else { return };
+        let Some((to, why)) = self.last_purge.clone() else { return };
         let mut failed = Vec::new();
         {
             let mut queue = p.lock_for_sender();
@@ -96,31 +96,32 @@ impl<I: Io> Sender<I> {
                 failed.extend(queue.batches.remove(at).and_then(QueuedBatch::into_closed));
             }
         }
-        failed.into_iter().for_each(|b| self.fail(b, &why));
+        failed.into_iter().for_each(|b| self.fail_records(b, &why));
     }
 
-    pub(super) fn finish_flushes(&mut self) {
-        if self.flushes.is_empty() {
+    pub(super) fn complete_flushes(&mut self) {
+        if self.pending_flushes.is_empty() {
             return;
         }
-        let (done, rest) =
-            std::mem::take(&mut self.flushes).into_iter().partition(|f| f.pending.is_empty());
-        self.flushes = rest;
-        let done: Vec<FlushWait> = done;
-        done.iter().for_each(|f| f.flush.complete());
+        let (done, rest) = std::mem::take(&mut self.pending_flushes)
+            .into_iter()
+            .partition(|f| f.incomplete_batches.is_empty());
+        self.pending_flushes = rest;
+        let done: Vec<PendingFlush> = done;
+        done.iter().for_each(|f| f.completion.complete());
     }
 
     /// Fails a batch's records, saying what is known of them.
-    pub(super) fn fail(&mut self, mut batch: ClosedBatch, why: &Error) {
-        let error = self.knowing(why, &batch);
+    pub(super) fn fail_records(&mut self, mut batch: ClosedBatch, why: &Error) {
+        let error = self.with_batch_context(why, &batch);
         batch.complete(Outcome::Failed(error));
-        self.settled(batch.meta.number);
+        self.batch_completed(batch.meta.number);
     }
 
     /// An error that says what is known of the batch's records: where they were to go, whether they may have been
     /// written, how far they came, where their time went.
-    pub(super) fn knowing(&self, why: &Error, batch: &ClosedBatch) -> Error {
-        let journey = self.journey(batch, self.env.now());
+    pub(super) fn with_batch_context(&self, why: &Error, batch: &ClosedBatch) -> Error {
+        let journey = self.delivery_timings(batch, self.env.now());
         let mut e = why.clone();
         if e.record_status() != batch.status {
             e = e.with_status(batch.status);
@@ -131,7 +132,7 @@ impl<I: Io> Sender<I> {
 
     /// Where a batch's time went. What overlaps is told once: in requests before at rest before without a
     /// leader before throttled before lingering.
-    fn journey(&self, batch: &ClosedBatch, now: Tick) -> DeliveryTimings {
+    fn delivery_timings(&self, batch: &ClosedBatch, now: Tick) -> DeliveryTimings {
         let (story, meta) = (&batch.timings, &batch.meta);
         let mut left = now.since(meta.created);
         let mut take = |time: Duration| {
@@ -142,10 +143,10 @@ impl<I: Io> Sender<I> {
         let under_way = story.sent_at.map_or(Duration::ZERO, |at| now.since(at));
         let in_flight = take(story.in_flight + under_way);
         let backing_off = take(story.backed_off(now));
-        let without_leader = take(self.active.leaderless_duration(meta.partition.id, now));
+        let without_leader = take(self.ready.leaderless_duration(meta.partition.id, now));
         let leader = self.client.cluster().leader(&meta.partition.topic, meta.partition.index);
         let throttled = take(self.client.throttled(leader.node_id, meta.created, now));
-        let linger = self.acc.settings.linger;
+        let linger = self.accumulator.settings.linger;
         let lingering = take(
             linger.min(story.closed_at.or(story.drained_at).unwrap_or(now).since(meta.created)),
         );
@@ -163,13 +164,13 @@ impl<I: Io> Sender<I> {
     }
 
     /// What a batch says whose time is over.
-    fn too_late(&self, batch: &ClosedBatch, in_flight: bool, now: Tick) -> Error {
-        let spent = self.journey(batch, now);
+    fn delivery_timeout_error(&self, batch: &ClosedBatch, in_flight: bool, now: Tick) -> Error {
+        let spent = self.delivery_timings(batch, now);
         let p = &batch.meta.partition;
         let ms = self.settings.delivery_timeout.as_millis();
         let cluster = self.client.cluster();
         let leader = cluster.leader(&p.topic, p.index).node_id;
-        let why = match (&batch.last_error, self.health.complaint(), &self.sequences.id) {
+        let why = match (&batch.last_error, self.health.complaint(), &self.producer_state.producer_id) {
             _ if in_flight => {
                 let name = self.client.broker_name(batch.timings.broker);
                 format!(
@@ -182,7 +183,7 @@ impl<I: Io> Sender<I> {
             (None, None, _) if leader == -1 => {
                 "the partition has no leader; see its replicas with kafka-topics --describe".to_owned()
             }
-            (None, None, Id::Wanted(_) | Id::Asked) => {
+            (None, None, ProducerIdState::Needed(_) | ProducerIdState::Requested) => {
                 "no producer id came from any broker; see their logs, or set enable.idempotence=false"
                     .to_owned()
             }
@@ -206,21 +207,21 @@ impl<I: Io> Sender<I> {
 
     /// Step 6: batches whose time is over fail; when the next one in flight's will be. Those in flight are told
     /// now, and their bytes stay where they are until the answer comes or the connection dies.
-    pub(super) fn expire(&mut self, view: DrainContext<'_>) -> Tick {
+    pub(super) fn fail_expired_batches(&mut self, view: DrainContext<'_>) -> Tick {
         let now = view.now;
-        for e in self.active.expire(view) {
+        for e in self.ready.expire(view) {
             let batch = match e {
                 RemovedBatch::Unsent(batch) if inject_bug!(SequenceLostOnExpiry) => {
-                    self.sequences.lose(&batch);
+                    self.producer_state.skip_sequence(&batch);
                     batch
                 }
                 RemovedBatch::Unsent(batch) => batch,
                 RemovedBatch::Sent(batch) => {
-                    self.sequences.broke(&batch);
+                    self.producer_state.mark_unresolved(&batch);
                     batch.unstamp()
                 }
             };
-            let why = self.too_late(&batch, false, now);
+            let why = self.delivery_timeout_error(&batch, false, now);
             if let Some(left_out) = self.client.events().check(LogEvent::BatchExpired, -1, now) {
                 let p = &batch.meta.partition;
                 tracing::warn!(
@@ -232,14 +233,14 @@ impl<I: Io> Sender<I> {
                     "{why}"
                 );
             }
-            self.fail(batch, &why);
+            self.fail_records(batch, &why);
         }
-        if self.in_flight_due > now {
-            return self.in_flight_due;
+        if self.next_in_flight_expiry > now {
+            return self.next_in_flight_expiry;
         }
         let (mut next, timeout) = (Tick::NEVER, self.settings.delivery_timeout);
         let mut late = HashSet::default();
-        for b in self.in_flight.values().flat_map(|f| &f.batches) {
+        for b in self.in_flight_batches.values().flat_map(|f| &f.batches) {
             let due = b.closed.meta.created.after(timeout);
             if b.closed.is_completed() || inject_bug!(NoInFlightExpiry) {
                 continue;
@@ -249,49 +250,49 @@ impl<I: Io> Sender<I> {
                 late.insert(b.closed.meta.number);
             }
         }
-        self.in_flight_due = next;
+        self.next_in_flight_expiry = next;
         if !late.is_empty() {
             let is_late = |b: &ClosedBatch| late.contains(&b.meta.number);
-            self.fail_in_flight(is_late, |s, b| s.too_late(b, true, now));
+            self.fail_in_flight_batches(is_late, |s, b| s.delivery_timeout_error(b, true, now));
         }
         next
     }
 
     /// Tells the ends of batches in flight; what of their requests arrived is not known.
-    fn fail_in_flight(
+    fn fail_in_flight_batches(
         &mut self,
         which: impl Fn(&ClosedBatch) -> bool,
         why: impl Fn(&Self, &ClosedBatch) -> Error,
     ) {
-        let mut in_flight = std::mem::take(&mut self.in_flight);
+        let mut in_flight = std::mem::take(&mut self.in_flight_batches);
         for b in in_flight.values_mut().flat_map(|f| &mut f.batches) {
             if b.closed.is_completed() || !which(&b.closed) {
                 continue;
             }
             b.closed.status = RecordStatus::PossiblyPersisted;
             if inject_bug!(BufferFreedTwice) {
-                drop(self.acc.pool.unaccounted_buffer(b.closed.wire_len()));
+                drop(self.accumulator.pool.unaccounted_buffer(b.closed.wire_len()));
             }
-            let e = self.knowing(&why(self, &b.closed), &b.closed);
+            let e = self.with_batch_context(&why(self, &b.closed), &b.closed);
             b.closed.complete(Outcome::Failed(e));
-            self.settled(b.closed.meta.number);
+            self.batch_completed(b.closed.meta.number);
         }
-        self.in_flight = in_flight;
+        self.in_flight_batches = in_flight;
     }
 
     /// Partitions whose order broke start a new one, once the network holds nothing of theirs: what is known
     /// not to be in their logs is sent again under it, the rest fails as possibly written.
-    pub(super) fn mend_orders(&mut self, now: Tick) {
-        if let Id::Refused(e) = &self.sequences.id {
+    pub(super) fn resolve_sequences(&mut self, now: Tick) {
+        if let ProducerIdState::Failed(e) = &self.producer_state.producer_id {
             let e = e.clone();
-            self.fail_unsent(&e);
+            self.abort_undrained_batches(&e);
         }
-        if !self.sequences.can_mend() {
+        if !self.producer_state.can_resolve() {
             return;
         }
         // Even one that turns out whole may go on; and an epoch moves for every partition.
-        self.active.mark_all_dirty();
-        let broken = self.sequences.mend(now);
+        self.ready.mark_all_dirty();
+        let broken = self.producer_state.bump_epoch(now);
         if !broken.is_empty()
             && let Some(left_out) = self.client.events().check(LogEvent::EpochBumped, 0, now)
         {
@@ -303,7 +304,7 @@ impl<I: Io> Sender<I> {
             );
         }
         for mended in broken {
-            let Some(p) = self.active.get(mended.key).cloned() else { continue };
+            let Some(p) = self.ready.get(mended.key).cloned() else { continue };
             let mut failed = Vec::new();
             {
                 let mut queue = p.lock_for_sender();
@@ -323,44 +324,48 @@ impl<I: Io> Sender<I> {
                 }
             }
             for b in failed {
-                let why = left_behind(&b.closed, mended.moved);
-                self.fail(b.unstamp(), &why);
+                let why = stale_batch_error(&b.closed, mended.topic_id_change);
+                self.fail_records(b.unstamp(), &why);
             }
         }
     }
 
     /// Fails everything that is not in flight.
-    pub(super) fn fail_unsent(&mut self, why: &Error) {
-        self.fail_where(why, |_| true);
+    pub(super) fn abort_undrained_batches(&mut self, why: &Error) {
+        self.abort_undrained_batches_in(why, |_| true);
     }
 
     /// Fails what is not in flight of some partitions.
-    pub(super) fn fail_where(&mut self, why: &Error, which: impl Fn(&Partition) -> bool) {
-        let taken = self.active.remove(which);
-        self.fail_taken(taken, why);
+    pub(super) fn abort_undrained_batches_in(
+        &mut self,
+        why: &Error,
+        which: impl Fn(&Partition) -> bool,
+    ) {
+        let taken = self.ready.remove(which);
+        self.fail_removed_batches(taken, why);
     }
 
-    fn fail_taken(&mut self, taken: Vec<RemovedBatch>, why: &Error) {
+    fn fail_removed_batches(&mut self, taken: Vec<RemovedBatch>, why: &Error) {
         for e in taken {
             match e {
-                RemovedBatch::Unsent(batch) => self.fail(batch, why),
+                RemovedBatch::Unsent(batch) => self.fail_records(batch, why),
                 RemovedBatch::Sent(batch) => {
-                    self.sequences.broke(&batch);
-                    self.fail(batch.unstamp(), why);
+                    self.producer_state.mark_unresolved(&batch);
+                    self.fail_records(batch.unstamp(), why);
                 }
             }
         }
     }
 
     /// Ends when nothing is left, or when the time to close is over; until when it can wait.
-    pub(super) fn maybe_stop(&mut self, now: Tick) -> Tick {
-        let Some(by) = self.closing else {
+    pub(super) fn maybe_shut_down(&mut self, now: Tick) -> Tick {
+        let Some(by) = self.close_deadline else {
             return Tick::NEVER;
         };
-        if self.active.is_empty() && self.in_flight.is_empty() {
-            self.stop(&Error::closed());
+        if self.ready.is_empty() && self.in_flight_batches.is_empty() {
+            self.shut_down(&Error::closed());
         } else if by <= now {
-            self.stop(&Error::new(
+            self.shut_down(&Error::new(
                 ErrorKind::Closed,
                 "the producer was closed before the record was acknowledged",
             ));
@@ -369,13 +374,13 @@ impl<I: Io> Sender<I> {
     }
 
     /// Everything ends, with this reason where it has no other.
-    pub(crate) fn stop(&mut self, why: &Error) {
+    pub(crate) fn shut_down(&mut self, why: &Error) {
         if why.is_fatal() && why.kind() != ErrorKind::Closed {
-            self.acc.set_fatal_error(why);
+            self.accumulator.set_fatal_error(why);
         }
-        self.read_mail(self.env.now());
-        self.fail_unsent(why);
-        let in_flight = std::mem::take(&mut self.in_flight);
+        self.handle_events(self.env.now());
+        self.abort_undrained_batches(why);
+        let in_flight = std::mem::take(&mut self.in_flight_batches);
         let mut lost = 0;
         for (correlation, f) in in_flight {
             // The connections end with the producer: what they did not take whole was not written.
@@ -385,20 +390,24 @@ impl<I: Io> Sender<I> {
                     b.closed.status = RecordStatus::PossiblyPersisted;
                     lost += b.closed.meta.record_count;
                 }
-                self.fail(b.unstamp(), why);
+                self.fail_records(b.unstamp(), why);
             }
         }
         if lost > 0 {
             tracing::warn!(records = lost, "closed while records were in flight");
         }
-        self.acc.closed.store(true, Ordering::Relaxed);
-        self.acc.events().close().into_iter().for_each(|e| self.acc.handle_undeliverable(e));
+        self.accumulator.closed.store(true, Ordering::Relaxed);
+        self.accumulator
+            .events()
+            .close()
+            .into_iter()
+            .for_each(|e| self.accumulator.handle_undeliverable(e));
         // Once more: what was appended between the first sweep and the closing of the mailbox.
-        self.fail_unsent(why);
-        self.acc.pool.close(&self.acc.closed_while_waiting_error());
-        self.acc.topics.notify_error_all(&Error::closed());
-        std::mem::take(&mut self.flushes).iter().for_each(|f| f.flush.complete());
-        std::mem::take(&mut self.deadlines).values().for_each(|w| w.wake());
-        self.stopped = true;
+        self.abort_undrained_batches(why);
+        self.accumulator.pool.close(&self.accumulator.closed_while_waiting_error());
+        self.accumulator.topics.notify_error_all(&Error::closed());
+        std::mem::take(&mut self.pending_flushes).iter().for_each(|f| f.completion.complete());
+        std::mem::take(&mut self.waiter_deadlines).values().for_each(|w| w.wake());
+        self.is_shut_down = true;
     }
 }

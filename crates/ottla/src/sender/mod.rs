@@ -34,10 +34,10 @@ use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::network::io::{Io, Job};
 use crate::time::{Env, Tick};
-use brackets::Brackets;
-use ends::FlushWait;
+use brackets::BatchSizeDiscovery;
+use ends::PendingFlush;
 use produce::RequestSettings;
-use sequences::{Id, Sequences};
+use sequences::{ProducerIdState, ProducerState};
 
 /// The settings that decide how batches are sent.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ pub(crate) struct SenderSettings {
 }
 
 /// A produce request without its answer.
-struct InFlight {
+struct InFlightBatches {
     node: i32,
     batches: Vec<StampedBatch>,
 }
@@ -65,31 +65,31 @@ struct InFlight {
 pub(crate) struct Sender<I: Io> {
     settings: SenderSettings,
     env: Arc<dyn Env>,
-    acc: Arc<RecordAccumulator>,
+    accumulator: Arc<RecordAccumulator>,
     client: NetworkClient<I>,
-    sequences: Sequences,
-    active: ReadyTracker,
-    in_flight: HashMap<i32, InFlight>,
+    producer_state: ProducerState,
+    ready: ReadyTracker,
+    in_flight_batches: HashMap<i32, InFlightBatches>,
     /// No batch in flight is over before then.
-    in_flight_due: Tick,
-    brackets: Brackets,
+    next_in_flight_expiry: Tick,
+    batch_size_discovery: BatchSizeDiscovery,
     /// Batches up to this number were purged, for this reason.
-    purged: Option<(u64, Error)>,
-    flushes: Vec<FlushWait>,
+    last_purge: Option<(u64, Error)>,
+    pending_flushes: Vec<PendingFlush>,
     /// Batches up to this number are being flushed.
-    flush_to: u64,
-    deadlines: BTreeMap<(Tick, u64), Arc<DeadlineWaiter>>,
-    deadline_number: u64,
+    flush_up_to: u64,
+    waiter_deadlines: BTreeMap<(Tick, u64), Arc<DeadlineWaiter>>,
+    last_deadline_id: u64,
     /// Set once no more is coming: what is not settled by then fails.
-    closing: Option<Tick>,
-    stopped: bool,
-    mail: Vec<Event>,
+    close_deadline: Option<Tick>,
+    is_shut_down: bool,
+    event_buffer: Vec<Event>,
     /// Nodes of this round; empty between two.
-    nodes: Vec<i32>,
+    ready_nodes: Vec<i32>,
     /// Requests that ended in this round; empty between two.
-    ended: Vec<Done>,
+    completed_requests: Vec<Done>,
     /// Where the records of a request come between its heads; empty between two.
-    cuts: Vec<(usize, Bytes)>,
+    record_pieces: Vec<(usize, Bytes)>,
     health: SharedHealth,
     counters: Arc<Counters>,
 }
@@ -104,28 +104,28 @@ impl<I: Io> Sender<I> {
     ) -> Sender<I> {
         acc.events().set_wakeup(client.bell());
         let _ = acc.worker_pool.set(client.hands());
-        let brackets = Brackets::new(settings.metadata_max_age, acc.settings.batch_size);
+        let brackets = BatchSizeDiscovery::new(settings.metadata_max_age, acc.settings.batch_size);
         Sender {
             env: acc.env.clone(),
-            sequences: Sequences::new(settings.idempotent, settings.max_in_flight == 1),
+            producer_state: ProducerState::new(settings.idempotent, settings.max_in_flight == 1),
             settings,
-            acc,
+            accumulator: acc,
             client,
-            active: ReadyTracker::default(),
-            in_flight: HashMap::default(),
-            in_flight_due: Tick::NEVER,
-            brackets,
-            purged: None,
-            flushes: Vec::new(),
-            flush_to: 0,
-            deadlines: BTreeMap::new(),
-            deadline_number: 0,
-            closing: None,
-            stopped: false,
-            mail: Vec::new(),
-            nodes: Vec::new(),
-            ended: Vec::new(),
-            cuts: Vec::new(),
+            ready: ReadyTracker::default(),
+            in_flight_batches: HashMap::default(),
+            next_in_flight_expiry: Tick::NEVER,
+            batch_size_discovery: brackets,
+            last_purge: None,
+            pending_flushes: Vec::new(),
+            flush_up_to: 0,
+            waiter_deadlines: BTreeMap::new(),
+            last_deadline_id: 0,
+            close_deadline: None,
+            is_shut_down: false,
+            event_buffer: Vec::new(),
+            ready_nodes: Vec::new(),
+            completed_requests: Vec::new(),
+            record_pieces: Vec::new(),
             health,
             counters,
         }
@@ -133,38 +133,38 @@ impl<I: Io> Sender<I> {
 
     /// One round: work, then wait for something to happen and see to it. False once everything is over.
     pub(crate) fn run_once(&mut self) -> bool {
-        let until = self.prepare();
-        self.complete(until)
+        let until = self.send_producer_data();
+        self.poll_and_handle(until)
     }
 
     /// Everything up to the wait; until when that may take. The sender then counts as asleep: whoever posts
     /// something that is due earlier rings.
-    pub(crate) fn prepare(&mut self) -> Tick {
+    pub(crate) fn send_producer_data(&mut self) -> Tick {
         add(&self.counters.loop_total, 1);
         let now = self.env.now();
-        self.read_mail(now);
-        let mut until = self.fire_deadlines(now);
+        self.handle_events(now);
+        let mut until = self.wake_expired_waiters(now);
         let mut wake = |at: Tick| until = until.min(at);
 
         // 1. metadata
         wake(self.client.maybe_update_metadata(now));
         let cluster = self.client.cluster();
-        if self.sequences.follow(cluster.clone()) {
-            self.active.mark_all_dirty();
+        if self.producer_state.update_cluster(cluster.clone()) {
+            self.ready.mark_all_dirty();
         }
         // In this order: a mended one may want a new id.
-        self.mend_orders(now);
-        wake(self.maybe_ask_producer_id(now));
-        wake(self.brackets.widen(now));
+        self.resolve_sequences(now);
+        wake(self.maybe_request_producer_id(now));
+        wake(self.batch_size_discovery.raise_limit(now));
 
         // 2. ready
-        let acc = self.acc.clone();
+        let acc = self.accumulator.clone();
         let view = DrainContext { accumulator: &acc, cluster: &cluster, now };
-        self.active.set_pressure(self.urge());
-        self.active.refresh(view, &self.sequences);
+        self.ready.set_pressure(self.send_pressure());
+        self.ready.refresh(view, &self.producer_state);
 
         // 3. unknown leaders
-        let unknown = self.active.unknown_leader_topics();
+        let unknown = self.ready.unknown_leader_topics();
         for topic in &unknown {
             self.client.want_topic(topic, now);
             self.client.request_metadata(now);
@@ -174,13 +174,13 @@ impl<I: Io> Sender<I> {
         }
 
         // 4. connections
-        let mut nodes = std::mem::take(&mut self.nodes);
-        nodes.extend(self.active.ready_nodes());
+        let mut nodes = std::mem::take(&mut self.ready_nodes);
+        nodes.extend(self.ready.ready_nodes());
         let watched = !acc.settings.availability_timeout.is_zero();
         for node in nodes.drain(..) {
             let can_take = self.client.ready(node, now);
             if watched {
-                self.active.update_node_latency(node, now, can_take);
+                self.ready.update_node_latency(node, now, can_take);
             }
             if !can_take {
                 continue;
@@ -188,27 +188,27 @@ impl<I: Io> Sender<I> {
             // 5. drain (a partition's order mutes it while it must), 7. create requests
             // What lingers goes along to a node that has nothing to do; one that has will be back for it.
             let limits = (self.settings.max_request_size, self.client.is_idle(node));
-            let out = self.active.drain(view, &mut self.sequences, limits, node);
-            self.hand_out(out.to_close, out.to_split);
-            self.send(node, &cluster, out.batches, now);
+            let out = self.ready.drain(view, &mut self.producer_state, limits, node);
+            self.start_jobs(out.to_close, out.to_split);
+            self.send_produce_request(node, &cluster, out.batches, now);
         }
-        self.nodes = nodes;
+        self.ready_nodes = nodes;
 
         // 6. expire
-        wake(self.expire(view));
-        self.active.refresh(view, &self.sequences);
-        wake(self.active.next_deadline());
-        for node in self.active.ready_nodes() {
-            wake(self.may_take(node, now));
+        wake(self.fail_expired_batches(view));
+        self.ready.refresh(view, &self.producer_state);
+        wake(self.ready.next_deadline());
+        for node in self.ready.ready_nodes() {
+            wake(self.next_ready_time(node, now));
         }
 
-        if self.sequences.can_mend() {
+        if self.producer_state.can_resolve() {
             wake(now);
         }
 
-        self.finish_flushes();
-        wake(self.maybe_stop(now));
-        if self.stopped {
+        self.complete_flushes();
+        wake(self.maybe_shut_down(now));
+        if self.is_shut_down {
             until = Tick(0);
         }
         self.client.count_in_flight();
@@ -220,7 +220,7 @@ impl<I: Io> Sender<I> {
     }
 
     /// When a node with something ready may take it; never, if an event will tell.
-    fn may_take(&self, node: i32, now: Tick) -> Tick {
+    fn next_ready_time(&self, node: i32, now: Tick) -> Tick {
         if self.client.is_ready(node, now) {
             return now;
         }
@@ -228,70 +228,71 @@ impl<I: Io> Sender<I> {
     }
 
     /// Compresses and cuts batches off this thread.
-    fn hand_out(&mut self, to_close: Vec<OpenBatch>, to_cut: Vec<ClosedBatch>) {
+    fn start_jobs(&mut self, to_close: Vec<OpenBatch>, to_cut: Vec<ClosedBatch>) {
         for open in to_close {
-            if let Ok(work) = CloseJob::try_new(Some(self.acc.clone()), open) {
+            if let Ok(work) = CloseJob::try_new(Some(self.accumulator.clone()), open) {
                 self.client.start(Job::Work(Box::new(move || work.run())));
             }
         }
         for batch in to_cut {
-            let work = split::SplitJob::new(self.acc.clone(), &batch, false);
+            let work = split::SplitJob::new(self.accumulator.clone(), &batch, false);
             self.client.start(Job::Work(Box::new(move || work.run(|acc| acc.split_closed(batch)))));
         }
     }
 
     /// What is remembered of partitions is what they are.
     #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn check(&self) {
-        if self.acc.events().has_events() {
+    pub(crate) fn check_invariants(&self) {
+        if self.accumulator.events().has_events() {
             // What it says is not known yet.
             return;
         }
         let now = self.env.now();
         let cluster = self.client.cluster();
-        let view = DrainContext { accumulator: &self.acc, cluster: &cluster, now };
-        self.active.assert_consistent(view, &self.sequences);
+        let view = DrainContext { accumulator: &self.accumulator, cluster: &cluster, now };
+        self.ready.assert_consistent(view, &self.producer_state);
     }
 
     /// When the wait ends by itself, whatever sockets and callers do, beside what `prepare` said.
     #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn poll_due(&self) -> Tick {
+    pub(crate) fn poll_deadline(&self) -> Tick {
         self.client.due()
     }
 
     /// 8. poll, and see to what it brings. False once everything is over.
-    pub(crate) fn complete(&mut self, until: Tick) -> bool {
-        if self.stopped {
+    pub(crate) fn poll_and_handle(&mut self, until: Tick) -> bool {
+        if self.is_shut_down {
             return false;
         }
         let now = self.env.now();
-        let mut ended = std::mem::take(&mut self.ended);
+        let mut ended = std::mem::take(&mut self.completed_requests);
         if let Err(e) = self.client.poll(until, now, &mut ended) {
             tracing::error!("polling failed: {e}");
             let why = format!("the system refuses to poll: {e}");
-            self.stop(&Error::new(ErrorKind::Internal, why).into_fatal());
+            self.shut_down(&Error::new(ErrorKind::Internal, why).into_fatal());
             return false;
         }
-        self.acc.events().set_awake();
+        self.accumulator.events().set_awake();
         let now = self.env.now();
         for done in ended.drain(..) {
-            self.on_done(done, now);
+            self.handle_completed_request(done, now);
         }
-        self.ended = ended;
-        self.on_news();
+        self.completed_requests = ended;
+        self.handle_metadata_update();
         true
     }
 
-    fn urge(&self) -> SendPressure {
-        let (exhausted, closing) = (self.acc.pool.waiting() > 0, self.closing.is_some());
-        SendPressure { exhausted, closing, flush_up_to: self.flush_to }
+    fn send_pressure(&self) -> SendPressure {
+        let (exhausted, closing) =
+            (self.accumulator.pool.waiting() > 0, self.close_deadline.is_some());
+        SendPressure { exhausted, closing, flush_up_to: self.flush_up_to }
     }
 
     /// Asks for a producer id when one is wanted; when to look again.
-    fn maybe_ask_producer_id(&mut self, now: Tick) -> Tick {
-        match self.sequences.id {
-            Id::Wanted(at) if at > now => return at,
-            Id::Wanted(_) => {}
+    fn maybe_request_producer_id(&mut self, now: Tick) -> Tick {
+        match self.producer_state.producer_id {
+            ProducerIdState::Needed(at) if at > now => return at,
+            ProducerIdState::Needed(_) => {}
             _ => return Tick::NEVER,
         }
         let Some(node) = self.client.least_loaded(now) else {
@@ -308,20 +309,27 @@ impl<I: Io> Sender<I> {
                 ErrorKind::Broker(ottla_protocol::ErrorCode::UNSUPPORTED_VERSION.0),
                 why,
             );
-            self.fail_producer(&e.into_fatal());
+            self.transition_to_fatal_error(&e.into_fatal());
             return now;
         };
-        self.sequences.id = Id::Asked;
+        self.producer_state.producer_id = ProducerIdState::Requested;
         if let Err(e) = self.client.send(node, &ask, version, Purpose::ProducerId, now) {
             tracing::error!("a request for a producer id could not be written: {e}");
-            self.sequences.id = Id::Wanted(now.after(self.settings.retry_backoff));
+            self.producer_state.producer_id =
+                ProducerIdState::Needed(now.after(self.settings.retry_backoff));
         }
         Tick::NEVER
     }
 
     /// One request for what was drained for a node.
     #[inline(never)]
-    fn send(&mut self, node: i32, cluster: &Cluster, mut batches: Vec<StampedBatch>, now: Tick) {
+    fn send_produce_request(
+        &mut self,
+        node: i32,
+        cluster: &Cluster,
+        mut batches: Vec<StampedBatch>,
+        now: Tick,
+    ) {
         if batches.is_empty() {
             return;
         }
@@ -330,15 +338,19 @@ impl<I: Io> Sender<I> {
             let now_id = cluster.topics.get(&b.closed.meta.partition.topic).map(|t| t.id);
             !b.stamp.topic_id.is_zero() && now_id == Some(b.stamp.topic_id)
         };
-        let highest = if batches.iter().all(known) { produce::BY_ID } else { produce::BY_ID - 1 };
-        let lowest = if self.acc.settings.codec == Codec::Zstd { 7 } else { 3 };
+        let highest = if batches.iter().all(known) {
+            produce::FIRST_VERSION_WITH_TOPIC_ID
+        } else {
+            produce::FIRST_VERSION_WITH_TOPIC_ID - 1
+        };
+        let lowest = if self.accumulator.settings.codec == Codec::Zstd { 7 } else { 3 };
         let Some(version) = self.client.pick(node, ApiKey::PRODUCE, lowest, highest) else {
             let name = self.client.broker_name(node);
             let why = format!("{name} is too old: it has no Produce of version {lowest} or above");
             for b in batches {
-                self.sequences.broke(&b);
-                self.active.mark_dirty(b.closed.meta.partition.id);
-                self.fail(b.unstamp(), &Error::new(ErrorKind::Network, why.clone()));
+                self.producer_state.mark_unresolved(&b);
+                self.ready.mark_dirty(b.closed.meta.partition.id);
+                self.fail_records(b.unstamp(), &Error::new(ErrorKind::Network, why.clone()));
             }
             return;
         };
@@ -351,29 +363,29 @@ impl<I: Io> Sender<I> {
             (story.backing_off, story.backoff_until) = (story.backed_off(now), Tick(0));
             (story.sent_at, story.broker, story.leader_epoch) = (Some(now), node, leader.epoch);
             let over = b.closed.meta.created.after(self.settings.delivery_timeout);
-            self.in_flight_due = self.in_flight_due.min(over);
+            self.next_in_flight_expiry = self.next_in_flight_expiry.min(over);
             let again = b.closed.attempts > 1 || b.closed.status == RecordStatus::PossiblyPersisted;
-            self.sequences.sent(b.closed.meta.partition.id, node, again);
+            self.producer_state.add_in_flight_batch(b.closed.meta.partition.id, node, again);
             self.client.want_topic(&b.closed.meta.partition.topic, now);
         }
-        self.measure_sent(&batches, now);
+        self.update_produce_request_metrics(&batches, now);
         let settings = RequestSettings {
             acks: self.settings.acks,
             timeout_ms: i32::try_from(self.settings.request_timeout.as_millis())
                 .unwrap_or(i32::MAX),
         };
         let answered = self.settings.acks != 0;
-        let mut cuts = std::mem::take(&mut self.cuts);
+        let mut cuts = std::mem::take(&mut self.record_pieces);
         let correlation =
             self.client.send_produce(node, version, answered, now, |correlation, id| {
-                produce::frame((version, correlation, id), settings, &batches, &mut cuts)
+                produce::encode_frame((version, correlation, id), settings, &batches, &mut cuts)
             });
-        self.cuts = cuts;
-        self.in_flight.insert(correlation, InFlight { node, batches });
+        self.record_pieces = cuts;
+        self.in_flight_batches.insert(correlation, InFlightBatches { node, batches });
     }
 
     /// What a request is made of.
-    fn measure_sent(&self, batches: &[StampedBatch], now: Tick) {
+    fn update_produce_request_metrics(&self, batches: &[StampedBatch], now: Tick) {
         let (mut records, mut bytes) = (0, 0);
         let sensors = &self.counters.sensors;
         for b in batches.iter().map(|b| &b.closed) {

@@ -20,10 +20,10 @@ pub(crate) struct RequestSettings {
 }
 
 /// The first version that names topics by id.
-pub(super) const BY_ID: i16 = 13;
+pub(super) const FIRST_VERSION_WITH_TOPIC_ID: i16 = 13;
 
 /// The request's frame (of this version, correlation and client) as pieces: heads that are made here, records that are only referenced.
-pub(crate) fn frame(
+pub(crate) fn encode_frame(
     (version, correlation, client_id): (i16, i32, &str),
     settings: RequestSettings,
     batches: &[StampedBatch],
@@ -47,7 +47,7 @@ pub(crate) fn frame(
     w.count(Some(topics().count()), flexible);
     for topic in topics() {
         let name = &topic[0].closed.meta.partition.topic;
-        if version >= BY_ID {
+        if version >= FIRST_VERSION_WITH_TOPIC_ID {
             w.raw(&topic[0].stamp.topic_id.0);
         } else {
             w.length(Some(name.len()), flexible, true);
@@ -71,10 +71,10 @@ pub(crate) fn frame(
     if flexible {
         w.unsigned_varint(0);
     }
-    pieces(w, cuts)
+    interleave_records(w, cuts)
 }
 
-fn pieces(w: Writer, cuts: &mut Vec<(usize, Bytes)>) -> Vec<Bytes> {
+fn interleave_records(w: Writer, cuts: &mut Vec<(usize, Bytes)>) -> Vec<Bytes> {
     // Names were checked when the topics became known: nothing here is too long for its length.
     let mut heads = w.finish().unwrap_or_default();
     let size = heads.len() - 4 + cuts.iter().map(|c| c.1.len()).sum::<usize>();
@@ -91,19 +91,19 @@ fn pieces(w: Writer, cuts: &mut Vec<(usize, Bytes)>) -> Vec<Bytes> {
 }
 
 /// An answer, read.
-pub(crate) struct Answer(ProduceResponse);
+pub(crate) struct ParsedProduceResponse(ProduceResponse);
 
-impl Answer {
-    pub(crate) fn read(frame: &Bytes, version: i16) -> Result<Answer, DecodeError> {
-        decode_response::<ProduceRequest>(frame, version).map(Answer)
+impl ParsedProduceResponse {
+    pub(crate) fn parse(frame: &Bytes, version: i16) -> Result<ParsedProduceResponse, DecodeError> {
+        decode_response::<ProduceRequest>(frame, version).map(ParsedProduceResponse)
     }
 
-    pub(crate) fn throttle_ms(&self) -> i32 {
+    pub(crate) fn throttle_time_ms(&self) -> i32 {
         self.0.throttle_time_ms
     }
 
     /// Where the leaders are that it names (KIP-951).
-    pub(crate) fn nodes(&self) -> Vec<Node> {
+    pub(crate) fn node_endpoints(&self) -> Vec<Node> {
         let node = |n: &ProduceNodeEndpoint| {
             let port = u16::try_from(n.port).ok().filter(|p| *p > 0)?;
             if n.node_id < 0 || n.host.is_empty() {
@@ -116,12 +116,12 @@ impl Answer {
     }
 
     /// Partitions it speaks of. One that is no batch's is never taken for an answer to another (SN44).
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn partition_count(&self) -> usize {
         self.0.responses.iter().map(|t| t.partition_responses.len()).sum()
     }
 
     /// What it says of a batch; a second entry for the same partition is ignored.
-    pub(crate) fn of(
+    pub(crate) fn partition_response(
         &self,
         batch: &StampedBatch,
         version: i16,
@@ -130,7 +130,7 @@ impl Answer {
         let named = |name: &str, id: Uuid| {
             if inject_bug!(TopicIgnoredInResponse) {
                 true
-            } else if version >= BY_ID {
+            } else if version >= FIRST_VERSION_WITH_TOPIC_ID {
                 id == batch.stamp.topic_id
             } else {
                 name == &*partition.topic
@@ -159,7 +159,7 @@ mod tests {
             7,
             Default::default(),
         ));
-        let closed = crate::sender::sequences::tests::closed(&p, 1, 1);
+        let closed = crate::sender::sequences::tests::closed_batch(&p, 1, 1);
         let id = Uuid([7; 16]);
         let batch = closed.stamp(Stamp { topic_id: id, ..Stamp::NONE });
         let entry = |index, base_offset| PartitionProduceResponse {
@@ -173,19 +173,22 @@ mod tests {
             partition_responses,
             ..Default::default()
         };
-        let answer = Answer(ProduceResponse {
+        let answer = ParsedProduceResponse(ProduceResponse {
             responses: vec![
                 topic("other", Uuid([8; 16]), vec![entry(1, 50)]),
                 topic("t", id, vec![entry(0, 60), entry(1, 70), entry(1, 80)]),
             ],
             ..Default::default()
         });
-        for version in [BY_ID, BY_ID - 1] {
-            assert_eq!(answer.of(&batch, version).map(|r| r.base_offset), Some(70));
+        for version in [FIRST_VERSION_WITH_TOPIC_ID, FIRST_VERSION_WITH_TOPIC_ID - 1] {
+            assert_eq!(answer.partition_response(&batch, version).map(|r| r.base_offset), Some(70));
         }
-        assert_eq!(answer.len(), 4, "one of them is its own");
-        let elsewhere = crate::sender::sequences::tests::closed(&p, 2, 1)
+        assert_eq!(answer.partition_count(), 4, "one of them is its own");
+        let elsewhere = crate::sender::sequences::tests::closed_batch(&p, 2, 1)
             .stamp(Stamp { topic_id: Uuid([9; 16]), ..Stamp::NONE });
-        assert!(answer.of(&elsewhere, BY_ID).is_none(), "a topic of another id");
+        assert!(
+            answer.partition_response(&elsewhere, FIRST_VERSION_WITH_TOPIC_ID).is_none(),
+            "a topic of another id"
+        );
     }
 }

@@ -14,86 +14,95 @@ use crate::time::Tick;
 use std::sync::Arc;
 
 /// Batches a broker remembers for each producer and partition, and so the most in flight there.
-const REMEMBERED: u32 = 5;
+const NUM_BATCHES_TO_RETAIN: u32 = 5;
 
 /// Where the producer's id stands.
 #[derive(Debug, Clone)]
-pub(crate) enum Id {
+pub(crate) enum ProducerIdState {
     /// Not idempotent.
-    Off,
+    Disabled,
     /// To be asked for, not before then.
-    Wanted(Tick),
+    Needed(Tick),
     /// Asked for.
-    Asked,
+    Requested,
     /// Held.
-    Have {
+    Assigned {
         /// The id.
         id: i64,
         /// Its epoch.
         epoch: i16,
     },
     /// Cannot be had, for good.
-    Refused(Error),
+    Failed(Error),
 }
 
 /// A partition's place in the order.
 #[derive(Debug)]
-struct Line {
-    id: i64,
+struct PartitionSequences {
+    producer_id: i64,
     epoch: i16,
     topic: Option<Arc<str>>,
     /// Zero while no broker has told it.
     topic_id: Uuid,
     /// Where its batches in flight went.
-    node: i32,
-    next: i32,
+    in_flight_node: i32,
+    next_sequence: i32,
     /// The sequence behind the last acknowledged batch, if any of this epoch was.
-    acked_to: Option<i32>,
-    in_flight: u32,
+    acked_end: Option<i32>,
+    in_flight_batches: u32,
     /// What is in flight was sent before, and goes alone: were others to pass it again and again, the broker
     /// would forget it, and could not say any more that it has it.
-    again: bool,
+    is_retry: bool,
     /// A new order is needed before anything new may go.
-    broken: Option<Broken>,
+    unresolved: Option<Unresolved>,
 }
 
 /// Why an order cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Broken {
+enum Unresolved {
     /// A sequence is lost, for good or for all that is known.
-    Lost,
+    SequenceLost,
     /// The topic is another one of the same name; this was its id.
-    Moved(Uuid),
+    TopicRecreated(Uuid),
 }
 
 /// A partition that begins a new order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mended {
+pub(crate) struct RestartedPartition {
     pub(crate) key: u32,
     /// The topic's id before, and now, where it is another topic.
-    pub(crate) moved: Option<(Uuid, Uuid)>,
+    pub(crate) topic_id_change: Option<(Uuid, Uuid)>,
 }
 
 /// All partitions' orders.
 #[derive(Debug)]
-pub(crate) struct Sequences {
-    pub(crate) id: Id,
-    lines: HashMap<u32, Line>,
+pub(crate) struct ProducerState {
+    pub(crate) producer_id: ProducerIdState,
+    partitions: HashMap<u32, PartitionSequences>,
     /// One request in flight in all: then one batch a partition, too, whoever leads it.
-    one_at_a_time: bool,
+    guarantee_message_order: bool,
     /// Whether any line is broken, so that a round without a break looks at none.
-    any_broken: bool,
+    has_unresolved_sequences: bool,
     /// The log takes no further epoch of this id.
-    wants_new_id: bool,
-    had_id: bool,
+    needs_new_producer_id: bool,
+    has_had_producer_id: bool,
     cluster: Arc<Cluster>,
 }
 
-impl Sequences {
-    pub(crate) fn new(idempotent: bool, one_at_a_time: bool) -> Sequences {
-        let id = if idempotent { Id::Wanted(Tick(0)) } else { Id::Off };
+impl ProducerState {
+    pub(crate) fn new(idempotent: bool, one_at_a_time: bool) -> ProducerState {
+        let id =
+            if idempotent { ProducerIdState::Needed(Tick(0)) } else { ProducerIdState::Disabled };
         let (lines, cluster, any_broken, wants_new_id, had_id) = Default::default();
-        Sequences { id, lines, one_at_a_time, any_broken, wants_new_id, had_id, cluster }
+        ProducerState {
+            producer_id: id,
+            partitions: lines,
+            guarantee_message_order: one_at_a_time,
+            has_unresolved_sequences: any_broken,
+            needs_new_producer_id: wants_new_id,
+            has_had_producer_id: had_id,
+            cluster,
+        }
     }
 
     /// Topic ids and leaders come from the snapshot of this round. A topic of another id is another log: its
@@ -101,19 +110,19 @@ impl Sequences {
     /// not told (an older broker) says nothing.
     ///
     /// Whether it is another snapshot than the last.
-    pub(crate) fn follow(&mut self, cluster: Arc<Cluster>) -> bool {
+    pub(crate) fn update_cluster(&mut self, cluster: Arc<Cluster>) -> bool {
         if Arc::ptr_eq(&self.cluster, &cluster) {
             return false;
         }
-        for line in self.lines.values_mut() {
+        for line in self.partitions.values_mut() {
             let topic = line.topic.as_ref().and_then(|t| cluster.topics.get(t));
             let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
             if !line.topic_id.is_zero()
                 && line.topic_id != id
                 && !inject_bug!(RecreatedTopicIgnored)
             {
-                line.broken = Some(Broken::Moved(line.topic_id));
-                self.any_broken = true;
+                line.unresolved = Some(Unresolved::TopicRecreated(line.topic_id));
+                self.has_unresolved_sequences = true;
             }
             line.topic_id = id;
         }
@@ -122,153 +131,161 @@ impl Sequences {
     }
 
     pub(crate) fn is_idempotent(&self) -> bool {
-        !matches!(self.id, Id::Off)
+        !matches!(self.producer_id, ProducerIdState::Disabled)
     }
 
-    fn line(&mut self, key: u32) -> &mut Line {
-        self.lines.entry(key).or_insert(Line {
-            id: -1,
+    fn get_or_create(&mut self, key: u32) -> &mut PartitionSequences {
+        self.partitions.entry(key).or_insert(PartitionSequences {
+            producer_id: -1,
             epoch: -1,
             topic: None,
             topic_id: Uuid::ZERO,
-            node: -1,
-            next: 0,
-            acked_to: None,
-            in_flight: 0,
-            again: false,
-            broken: None,
+            in_flight_node: -1,
+            next_sequence: 0,
+            acked_end: None,
+            in_flight_batches: 0,
+            is_retry: false,
+            unresolved: None,
         })
     }
 
     /// A batch leaves for a broker, not for the first time if so told.
-    pub(crate) fn sent(&mut self, key: u32, node: i32, again: bool) {
-        let line = self.line(key);
-        line.in_flight += 1;
-        line.again = again;
-        line.node = node;
+    pub(crate) fn add_in_flight_batch(&mut self, key: u32, node: i32, again: bool) {
+        let line = self.get_or_create(key);
+        line.in_flight_batches += 1;
+        line.is_retry = again;
+        line.in_flight_node = node;
     }
 
     /// A batch is back, whatever became of it.
-    pub(crate) fn returned(&mut self, key: u32) {
-        let line = self.line(key);
-        debug_assert!(line.in_flight > 0, "more came back than went out");
-        line.in_flight = line.in_flight.saturating_sub(1);
+    pub(crate) fn remove_in_flight_batch(&mut self, key: u32) {
+        let line = self.get_or_create(key);
+        debug_assert!(line.in_flight_batches > 0, "more came back than went out");
+        line.in_flight_batches = line.in_flight_batches.saturating_sub(1);
     }
 
     /// A batch was acknowledged.
-    pub(crate) fn acknowledged(&mut self, batch: &StampedBatch) {
-        let line = self.line(batch.closed.meta.partition.id);
-        if !line.holds(batch) {
+    pub(crate) fn maybe_update_last_acked_sequence(&mut self, batch: &StampedBatch) {
+        let line = self.get_or_create(batch.closed.meta.partition.id);
+        if !line.is_in_current_epoch(batch) {
             return;
         }
         let end = increment_sequence(batch.stamp.sequence, batch.closed.meta.record_count);
         // Answers of one connection come in order; a later batch acknowledged first keeps its place.
-        let ahead = line.acked_to.is_none_or(|to| (end.wrapping_sub(to) & i32::MAX) < 1 << 30);
+        let ahead = line.acked_end.is_none_or(|to| (end.wrapping_sub(to) & i32::MAX) < 1 << 30);
         if ahead {
-            line.acked_to = Some(end);
+            line.acked_end = Some(end);
         }
     }
 
     /// Whether the batch's sequence is right behind the last one that its order had acknowledged.
-    pub(crate) fn is_next(&mut self, batch: &StampedBatch) -> bool {
-        let line = self.line(batch.closed.meta.partition.id);
-        line.holds(batch) && line.acked_to == Some(batch.stamp.sequence)
+    pub(crate) fn follows_last_acked(&mut self, batch: &StampedBatch) -> bool {
+        let line = self.get_or_create(batch.closed.meta.partition.id);
+        line.is_in_current_epoch(batch) && line.acked_end == Some(batch.stamp.sequence)
     }
 
     /// Whether the batch is the first of its order, and nothing of that was acknowledged.
-    pub(crate) fn begins(&mut self, batch: &StampedBatch) -> bool {
-        let line = self.line(batch.closed.meta.partition.id);
-        line.holds(batch) && line.acked_to.is_none() && batch.stamp.sequence == 0
+    pub(crate) fn is_first_of_epoch(&mut self, batch: &StampedBatch) -> bool {
+        let line = self.get_or_create(batch.closed.meta.partition.id);
+        line.is_in_current_epoch(batch) && line.acked_end.is_none() && batch.stamp.sequence == 0
     }
 
     /// A batch with a sequence failed for good, or must have a new one: what follows it needs a new order.
-    pub(crate) fn broke(&mut self, batch: &StampedBatch) {
+    pub(crate) fn mark_unresolved(&mut self, batch: &StampedBatch) {
         let idempotent = self.is_idempotent();
-        let line = self.line(batch.closed.meta.partition.id);
-        if idempotent && line.holds(batch) {
-            line.broken.get_or_insert(Broken::Lost);
-            self.any_broken = true;
+        let line = self.get_or_create(batch.closed.meta.partition.id);
+        if idempotent && line.is_in_current_epoch(batch) {
+            line.unresolved.get_or_insert(Unresolved::SequenceLost);
+            self.has_unresolved_sequences = true;
         }
     }
 
     /// The order of a partition is broken, by a batch that is there no more.
-    pub(crate) fn broke_at(&mut self, key: u32) {
+    pub(crate) fn mark_unresolved_at(&mut self, key: u32) {
         if self.is_idempotent() {
-            self.line(key).broken.get_or_insert(Broken::Lost);
-            self.any_broken = true;
+            self.get_or_create(key).unresolved.get_or_insert(Unresolved::SequenceLost);
+            self.has_unresolved_sequences = true;
         }
     }
 
     /// A sequence is gone that no batch carries.
-    pub(crate) fn lose(&mut self, batch: &ClosedBatch) {
-        let line = self.line(batch.meta.partition.id);
-        line.next = increment_sequence(line.next, batch.meta.record_count);
+    pub(crate) fn skip_sequence(&mut self, batch: &ClosedBatch) {
+        let line = self.get_or_create(batch.meta.partition.id);
+        line.next_sequence = increment_sequence(line.next_sequence, batch.meta.record_count);
     }
 
     /// A producer id has come.
-    pub(crate) fn begin_with(&mut self, id: i64, epoch: i16) {
-        self.id = Id::Have { id, epoch };
-        (self.wants_new_id, self.had_id) = (false, true);
+    pub(crate) fn set_producer_id(&mut self, id: i64, epoch: i16) {
+        self.producer_id = ProducerIdState::Assigned { id, epoch };
+        (self.needs_new_producer_id, self.has_had_producer_id) = (false, true);
     }
 
     /// Whether there ever was one.
-    pub(crate) fn ever_had_id(&self) -> bool {
-        self.had_id
+    pub(crate) fn has_had_producer_id(&self) -> bool {
+        self.has_had_producer_id
     }
 
     /// The log takes nothing more under this id.
-    pub(crate) fn want_new_id(&mut self) {
-        self.wants_new_id = true;
+    pub(crate) fn require_new_producer_id(&mut self) {
+        self.needs_new_producer_id = true;
     }
 
     /// Whether an order is broken that can be mended now.
-    pub(crate) fn can_mend(&self) -> bool {
-        let now = |l: &Line| l.broken.is_some() && l.in_flight == 0;
-        self.any_broken && self.lines.values().any(now)
+    pub(crate) fn can_resolve(&self) -> bool {
+        let now = |l: &PartitionSequences| l.unresolved.is_some() && l.in_flight_batches == 0;
+        self.has_unresolved_sequences && self.partitions.values().any(now)
     }
 
     /// Partitions whose order is broken and that have nothing in flight any more. The epoch is bumped for
     /// them; the caller resequences what stands in their lines.
-    pub(crate) fn mend(&mut self, now: Tick) -> Vec<Mended> {
-        if !self.any_broken {
+    pub(crate) fn bump_epoch(&mut self, now: Tick) -> Vec<RestartedPartition> {
+        if !self.has_unresolved_sequences {
             return Vec::new();
         }
         let mut mended = Vec::new();
-        self.any_broken = false;
-        for (key, line) in &mut self.lines {
-            let Some(broken) = line.broken else { continue };
-            if line.in_flight > 0 {
-                self.any_broken = true;
+        self.has_unresolved_sequences = false;
+        for (key, line) in &mut self.partitions {
+            let Some(broken) = line.unresolved else { continue };
+            if line.in_flight_batches > 0 {
+                self.has_unresolved_sequences = true;
                 continue;
             }
-            line.broken = None;
+            line.unresolved = None;
             // All that was given is acknowledged after all: a later batch was taken, so the lost one was, too.
-            if broken == Broken::Lost && line.acked_to == Some(line.next) {
+            if broken == Unresolved::SequenceLost && line.acked_end == Some(line.next_sequence) {
                 continue;
             }
             let moved = match broken {
-                Broken::Moved(old) => Some((old, line.topic_id)),
-                Broken::Lost => None,
+                Unresolved::TopicRecreated(old) => Some((old, line.topic_id)),
+                Unresolved::SequenceLost => None,
             };
             // No id has this epoch: the next stamp begins a new order.
-            (line.id, line.epoch) = (-1, -1);
-            mended.push(Mended { key: *key, moved });
+            (line.producer_id, line.epoch) = (-1, -1);
+            mended.push(RestartedPartition { key: *key, topic_id_change: moved });
         }
         mended.sort_by_key(|m| m.key);
         if mended.is_empty() {
             return mended;
         }
         if inject_bug!(ResequenceAll) {
-            self.lines.values_mut().for_each(|l| (l.id, l.epoch) = (-1, -1));
-            mended = self.lines.keys().map(|key| Mended { key: *key, moved: None }).collect();
+            self.partitions.values_mut().for_each(|l| (l.producer_id, l.epoch) = (-1, -1));
+            mended = self
+                .partitions
+                .keys()
+                .map(|key| RestartedPartition { key: *key, topic_id_change: None })
+                .collect();
         }
-        self.id = match self.id.clone() {
-            Id::Have { .. } if std::mem::take(&mut self.wants_new_id) => Id::Wanted(now),
-            Id::Have { epoch: i16::MAX, .. } => Id::Wanted(now),
-            Id::Have { id, epoch } => Id::Have { id, epoch: epoch + 1 },
+        self.producer_id = match self.producer_id.clone() {
+            ProducerIdState::Assigned { .. } if std::mem::take(&mut self.needs_new_producer_id) => {
+                ProducerIdState::Needed(now)
+            }
+            ProducerIdState::Assigned { epoch: i16::MAX, .. } => ProducerIdState::Needed(now),
+            ProducerIdState::Assigned { id, epoch } => {
+                ProducerIdState::Assigned { id, epoch: epoch + 1 }
+            }
             other => other,
         };
-        if let Id::Have { id, epoch } = self.id {
+        if let ProducerIdState::Assigned { id, epoch } = self.producer_id {
             tracing::info!(id, epoch, partitions = mended.len(), "producer epoch bumped");
         }
         mended
@@ -279,22 +296,22 @@ impl Sequences {
     }
 }
 
-impl Line {
+impl PartitionSequences {
     /// Whether the batch has its place in this order, not in one before it.
-    fn holds(&self, batch: &StampedBatch) -> bool {
+    fn is_in_current_epoch(&self, batch: &StampedBatch) -> bool {
         batch.stamp.sequence >= 0
-            && (self.id, self.epoch) == (batch.stamp.producer_id, batch.stamp.epoch)
+            && (self.producer_id, self.epoch) == (batch.stamp.producer_id, batch.stamp.epoch)
     }
 }
 
-impl DrainPolicy for Sequences {
+impl DrainPolicy for ProducerState {
     fn can_drain(&self, partition: &Partition, retry: bool) -> bool {
-        let line = self.lines.get(&partition.id);
-        let in_flight = line.map_or(0, |l| l.in_flight);
-        let broken = line.is_some_and(|l| l.broken.is_some());
-        let Id::Have { id, epoch } = self.id else {
-            let off = matches!(self.id, Id::Off);
-            return off && !broken && !(self.one_at_a_time && in_flight > 0);
+        let line = self.partitions.get(&partition.id);
+        let in_flight = line.map_or(0, |l| l.in_flight_batches);
+        let broken = line.is_some_and(|l| l.unresolved.is_some());
+        let ProducerIdState::Assigned { id, epoch } = self.producer_id else {
+            let off = matches!(self.producer_id, ProducerIdState::Disabled);
+            return off && !broken && !(self.guarantee_message_order && in_flight > 0);
         };
         let Some(line) = line else { return true };
         // A batch that is sent again goes alone, so that those behind it cannot arrive before it; a new
@@ -302,44 +319,44 @@ impl DrainPolicy for Sequences {
         // broker that knows nothing of the producer accepts any first sequence, and so would take the second
         // batch where the first was refused (Java's producer has that hole).
         let alone = retry
-            || line.again
-            || (line.acked_to.is_none() && !inject_bug!(FirstBatchNotAlone))
-            || self.one_at_a_time
-            || (line.id, line.epoch) != (id, epoch)
+            || line.is_retry
+            || (line.acked_end.is_none() && !inject_bug!(FirstBatchNotAlone))
+            || self.guarantee_message_order
+            || (line.producer_id, line.epoch) != (id, epoch)
             // Another leader must not remember newer batches only, while an older one is still on its way to the
             // one before.
-            || line.node != self.cluster.leader(&partition.topic, partition.index).node_id;
+            || line.in_flight_node != self.cluster.leader(&partition.topic, partition.index).node_id;
         if broken {
             false
         } else if alone {
             in_flight == 0
         } else {
-            in_flight < REMEMBERED
+            in_flight < NUM_BATCHES_TO_RETAIN
         }
     }
 
     fn is_idle(&self, partition: &Partition) -> bool {
-        self.lines.get(&partition.id).is_none_or(|l| l.in_flight == 0)
+        self.partitions.get(&partition.id).is_none_or(|l| l.in_flight_batches == 0)
     }
 
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
         let topic_id = self.topic_id(&batch.meta.partition.topic);
-        let id = self.id.clone();
-        let line = self.line(batch.meta.partition.id);
+        let id = self.producer_id.clone();
+        let line = self.get_or_create(batch.meta.partition.id);
         line.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
         if !topic_id.is_zero() {
             line.topic_id = topic_id;
         }
-        let Id::Have { id, epoch } = id else {
+        let ProducerIdState::Assigned { id, epoch } = id else {
             return batch.stamp(Stamp { topic_id, ..Stamp::NONE });
         };
-        if (line.id, line.epoch) != (id, epoch) {
-            (line.id, line.epoch) = (id, epoch);
-            (line.next, line.acked_to) = (0, None);
+        if (line.producer_id, line.epoch) != (id, epoch) {
+            (line.producer_id, line.epoch) = (id, epoch);
+            (line.next_sequence, line.acked_end) = (0, None);
         }
-        let sequence = line.next;
+        let sequence = line.next_sequence;
         if !(inject_bug!(DuplicateSequence) && sequence == 0) {
-            line.next = increment_sequence(sequence, batch.meta.record_count);
+            line.next_sequence = increment_sequence(sequence, batch.meta.record_count);
         }
         batch.stamp(Stamp { producer_id: id, epoch, sequence, topic_id })
     }

@@ -8,7 +8,7 @@ use crate::network::io::Io;
 
 /// Runs the sender to its end. A panic ends every record and caller with its text.
 pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
-    sender.acc.caller_context.set_sender_thread();
+    sender.accumulator.caller_context.set_sender_thread();
     let result = catch_unwind(AssertUnwindSafe(|| while sender.run_once() {}));
     if let Err(panic) = result {
         let text = (panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
@@ -17,7 +17,7 @@ pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
         tracing::error!("the sender panicked: {text}");
         let why = format!("the sender panicked: {text}; this is a bug of ottla, please report it");
         let why = Error::new(ErrorKind::Internal, why).into_fatal();
-        if catch_unwind(AssertUnwindSafe(|| sender.stop(&why))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| sender.shut_down(&why))).is_err() {
             tracing::error!("the sender panicked again while it ended");
         }
     }

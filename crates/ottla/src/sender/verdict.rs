@@ -9,22 +9,22 @@ use crate::plants::inject_bug;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Written, at the offset the answer gives.
-    Done,
+    Complete,
     /// Written by an earlier attempt; the offset is not known.
     Duplicate,
     /// To be sent again as it is, after the backoff; after fresh metadata too where that may help.
     Retry {
         /// Whether what is known of leaders is out of date.
-        metadata: bool,
+        refresh_metadata: bool,
     },
     /// To be sent again in parts.
     Split,
     /// To be sent again in a new order, from sequence 0, if the log is known to lack it.
     Resequence {
         /// This answer proves that the log lacks it.
-        proven: bool,
+        proven_not_persisted: bool,
         /// A new epoch of the same id would not do.
-        new_id: bool,
+        new_producer_id: bool,
     },
     /// Its records failed for good; the producer goes on.
     Fail,
@@ -43,33 +43,33 @@ pub(crate) struct Facts {
     /// `retries`.
     pub(crate) retries: u32,
     /// Whether its end has been told already, or its time is over.
-    pub(crate) over: bool,
+    pub(crate) expired: bool,
     /// Records in it.
-    pub(crate) records: i32,
+    pub(crate) record_count: i32,
     /// What is known of it, this answer counted.
-    pub(crate) known: RecordStatus,
+    pub(crate) status: RecordStatus,
     /// Whether its sequence follows the last one that was acknowledged in its order.
-    pub(crate) next_in_line: bool,
+    pub(crate) follows_last_acked: bool,
     /// Whether it begins its order: nothing of it was acknowledged.
-    pub(crate) begins: bool,
+    pub(crate) first_of_epoch: bool,
     /// Whether the broker that answered leads the partition, as far as metadata knows.
-    pub(crate) by_leader: bool,
+    pub(crate) from_leader: bool,
     /// Whether the answer tells where the log starts.
-    pub(crate) log_start_told: bool,
+    pub(crate) has_log_start_offset: bool,
 }
 
 impl Facts {
-    fn again(&self) -> bool {
-        !self.over && self.attempts <= self.retries
+    fn can_retry(&self) -> bool {
+        !self.expired && self.attempts <= self.retries
     }
 }
 
 /// The codes a row is for.
 #[derive(Debug, Clone, Copy)]
 enum Codes {
-    These(&'static [ErrorCode]),
+    OneOf(&'static [ErrorCode]),
     /// Those that say "try again" and "ask for metadata".
-    RetriableStale,
+    RefreshRetriable,
     /// The others that say "try again".
     Retriable,
     /// Those this version of the protocol does not have.
@@ -78,10 +78,10 @@ enum Codes {
 }
 
 impl Codes {
-    fn has(self, code: ErrorCode) -> bool {
+    fn contains(self, code: ErrorCode) -> bool {
         match self {
-            Codes::These(list) => list.contains(&code),
-            Codes::RetriableStale => code.is_retriable() && code.is_invalid_metadata(),
+            Codes::OneOf(list) => list.contains(&code),
+            Codes::RefreshRetriable => code.is_retriable() && code.is_invalid_metadata(),
             Codes::Retriable => code.is_retriable(),
             Codes::Unknown => !code.is_known(),
             Codes::All => true,
@@ -90,66 +90,69 @@ impl Codes {
 }
 
 /// A row: the first that holds decides.
-pub(crate) struct Row {
+pub(crate) struct Rule {
     codes: Codes,
     /// `holds` in words.
-    pub(crate) when: &'static str,
-    holds: fn(&Facts) -> bool,
-    pub(crate) then: Verdict,
-    pub(crate) why: &'static str,
+    pub(crate) condition: &'static str,
+    applies: fn(&Facts) -> bool,
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: &'static str,
 }
 
-const RETRY: Verdict = Verdict::Retry { metadata: false };
-const RETRY_STALE: Verdict = Verdict::Retry { metadata: true };
-const NEW_EPOCH: Verdict = Verdict::Resequence { proven: false, new_id: false };
-const NEW_EPOCH_PROVEN: Verdict = Verdict::Resequence { proven: true, new_id: false };
-const NEW_ID: Verdict = Verdict::Resequence { proven: false, new_id: true };
+const RETRY: Verdict = Verdict::Retry { refresh_metadata: false };
+const RETRY_AFTER_METADATA: Verdict = Verdict::Retry { refresh_metadata: true };
+const NEW_EPOCH: Verdict =
+    Verdict::Resequence { proven_not_persisted: false, new_producer_id: false };
+const NEW_EPOCH_NOT_PERSISTED: Verdict =
+    Verdict::Resequence { proven_not_persisted: true, new_producer_id: false };
+const NEW_PRODUCER_ID: Verdict =
+    Verdict::Resequence { proven_not_persisted: false, new_producer_id: true };
 
 /// The table.
 #[rustfmt::skip]
-const TABLE: &[Row] = &[
-    Row { codes: Codes::These(&[ErrorCode::NONE]), when: "", holds: |_| true, then: Verdict::Done,
-        why: "The leader has it, as far as `acks` asked." },
-    Row { codes: Codes::These(&[ErrorCode::DUPLICATE_SEQUENCE_NUMBER]), when: "idempotent", holds: |f| f.idempotent, then: Verdict::Duplicate,
-        why: "An earlier attempt was written; which offset it has is not said." },
-    Row { codes: Codes::These(&[ErrorCode::PRODUCER_FENCED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED, ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, ErrorCode::UNSUPPORTED_VERSION]),
-        when: "idempotent", holds: |f| f.idempotent, then: Verdict::FailProducer,
-        why: "Nothing this producer sends will be taken." },
-    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again, answered by the leader, right behind the last acknowledged sequence",
-        holds: |f| f.idempotent && f.again() && f.by_leader && f.next_in_line, then: NEW_EPOCH_PROVEN,
-        why: "None is missing before it, so the leader has lost what it knew: its log lacks this batch for sure." },
-    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again, answered by the leader, first of its order",
-        holds: |f| f.idempotent && f.again() && f.by_leader && f.begins, then: NEW_EPOCH,
-        why: "The leader knows another order under this id and epoch; a new one begins anew." },
-    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again, not from the leader",
-        holds: |f| f.idempotent && f.again() && !f.by_leader, then: RETRY_STALE,
-        why: "A broker that does not lead proves nothing." },
-    Row { codes: Codes::These(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), when: "idempotent, may be sent again", holds: |f| f.idempotent && f.again(), then: RETRY,
-        why: "A batch before it is not there yet; it goes first." },
-    Row { codes: Codes::These(&[ErrorCode::UNKNOWN_PRODUCER_ID]), when: "idempotent, may be sent again, and it begins its order or the log's start is not told",
-        holds: |f| f.idempotent && f.again() && (f.begins || !f.log_start_told), then: RETRY,
-        why: "A batch that begins an order needs no state at the broker." },
-    Row { codes: Codes::These(&[ErrorCode::UNKNOWN_PRODUCER_ID]), when: "idempotent, may be sent again", holds: |f| f.idempotent && f.again(), then: NEW_EPOCH,
-        why: "The broker has forgotten the producer; that says nothing of what its log holds." },
-    Row { codes: Codes::These(&[ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::INVALID_PRODUCER_ID_MAPPING]), when: "idempotent, may be sent again", holds: |f| f.idempotent && f.again(), then: NEW_ID,
-        why: "The log knows a later epoch of this id, or does not know the id: only a new id is sure to be taken." },
-    Row { codes: Codes::These(&[ErrorCode::MESSAGE_TOO_LARGE]), when: "two records or more, its time is not over, known not to be written",
-        holds: |f| f.records > 1 && !f.over && (f.known == RecordStatus::NotPersisted || inject_bug!(SplitPossiblyPersisted)), then: Verdict::Split,
-        why: "Its parts may fit. A batch that may be in the log is never cut: its parts would stand there again." },
-    Row { codes: Codes::RetriableStale, when: "may be sent again", holds: Facts::again, then: RETRY_STALE,
-        why: "What is known of leaders is out of date, or the connection was lost." },
-    Row { codes: Codes::Retriable, when: "may be sent again", holds: Facts::again, then: RETRY,
-        why: "It passes." },
-    Row { codes: Codes::Unknown, when: "", holds: |_| true, then: Verdict::Fail,
-        why: "A code from the future is final for the batch; the error names its number." },
-    Row { codes: Codes::All, when: "", holds: |_| true, then: Verdict::Fail,
-        why: "The same request would be refused again, or there is no time or no retry left." },
+const RULES: &[Rule] = &[
+    Rule { codes: Codes::OneOf(&[ErrorCode::NONE]), condition: "", applies: |_| true, verdict: Verdict::Complete,
+        reason: "The leader has it, as far as `acks` asked." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::DUPLICATE_SEQUENCE_NUMBER]), condition: "idempotent", applies: |f| f.idempotent, verdict: Verdict::Duplicate,
+        reason: "An earlier attempt was written; which offset it has is not said." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::PRODUCER_FENCED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED, ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, ErrorCode::UNSUPPORTED_VERSION]),
+        condition: "idempotent", applies: |f| f.idempotent, verdict: Verdict::FailProducer,
+        reason: "Nothing this producer sends will be taken." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again, answered by the leader, right behind the last acknowledged sequence",
+        applies: |f| f.idempotent && f.can_retry() && f.from_leader && f.follows_last_acked, verdict: NEW_EPOCH_NOT_PERSISTED,
+        reason: "None is missing before it, so the leader has lost what it knew: its log lacks this batch for sure." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again, answered by the leader, first of its order",
+        applies: |f| f.idempotent && f.can_retry() && f.from_leader && f.first_of_epoch, verdict: NEW_EPOCH,
+        reason: "The leader knows another order under this id and epoch; a new one begins anew." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again, not from the leader",
+        applies: |f| f.idempotent && f.can_retry() && !f.from_leader, verdict: RETRY_AFTER_METADATA,
+        reason: "A broker that does not lead proves nothing." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again", applies: |f| f.idempotent && f.can_retry(), verdict: RETRY,
+        reason: "A batch before it is not there yet; it goes first." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]), condition: "idempotent, may be sent again, and it begins its order or the log's start is not told",
+        applies: |f| f.idempotent && f.can_retry() && (f.first_of_epoch || !f.has_log_start_offset), verdict: RETRY,
+        reason: "A batch that begins an order needs no state at the broker." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]), condition: "idempotent, may be sent again", applies: |f| f.idempotent && f.can_retry(), verdict: NEW_EPOCH,
+        reason: "The broker has forgotten the producer; that says nothing of what its log holds." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::INVALID_PRODUCER_ID_MAPPING]), condition: "idempotent, may be sent again", applies: |f| f.idempotent && f.can_retry(), verdict: NEW_PRODUCER_ID,
+        reason: "The log knows a later epoch of this id, or does not know the id: only a new id is sure to be taken." },
+    Rule { codes: Codes::OneOf(&[ErrorCode::MESSAGE_TOO_LARGE]), condition: "two records or more, its time is not over, known not to be written",
+        applies: |f| f.record_count > 1 && !f.expired && (f.status == RecordStatus::NotPersisted || inject_bug!(SplitPossiblyPersisted)), verdict: Verdict::Split,
+        reason: "Its parts may fit. A batch that may be in the log is never cut: its parts would stand there again." },
+    Rule { codes: Codes::RefreshRetriable, condition: "may be sent again", applies: Facts::can_retry, verdict: RETRY_AFTER_METADATA,
+        reason: "What is known of leaders is out of date, or the connection was lost." },
+    Rule { codes: Codes::Retriable, condition: "may be sent again", applies: Facts::can_retry, verdict: RETRY,
+        reason: "It passes." },
+    Rule { codes: Codes::Unknown, condition: "", applies: |_| true, verdict: Verdict::Fail,
+        reason: "A code from the future is final for the batch; the error names its number." },
+    Rule { codes: Codes::All, condition: "", applies: |_| true, verdict: Verdict::Fail,
+        reason: "The same request would be refused again, or there is no time or no retry left." },
 ];
 
 /// The row that decides; the last one holds for everything.
-pub(crate) fn decide(f: &Facts) -> &'static Row {
-    let row = TABLE.iter().find(|row| row.codes.has(f.code) && (row.holds)(f));
-    row.unwrap_or(&TABLE[TABLE.len() - 1])
+pub(crate) fn decide(f: &Facts) -> &'static Rule {
+    let row = RULES.iter().find(|row| row.codes.contains(f.code) && (row.applies)(f));
+    row.unwrap_or(&RULES[RULES.len() - 1])
 }
 
 /// Whether this answer leaves open that the batch was appended (CASES B6). Only what a leader says before it appends

@@ -3,104 +3,111 @@ use std::fmt::Write;
 use super::*;
 use crate::error::RecordStatus::{NotPersisted, PossiblyPersisted};
 
-fn facts(code: ErrorCode) -> Facts {
+fn facts_for_code(code: ErrorCode) -> Facts {
     Facts {
         code,
         idempotent: true,
         attempts: 1,
         retries: 3,
-        over: false,
-        records: 5,
-        known: NotPersisted,
-        next_in_line: false,
-        begins: false,
-        by_leader: true,
-        log_start_told: true,
+        expired: false,
+        record_count: 5,
+        status: NotPersisted,
+        follows_last_acked: false,
+        first_of_epoch: false,
+        from_leader: true,
+        has_log_start_offset: true,
     }
 }
 
-fn verdict(f: &Facts) -> Verdict {
-    decide(f).then
+fn verdict_for(f: &Facts) -> Verdict {
+    decide(f).verdict
 }
 
-fn v(code: ErrorCode) -> Verdict {
-    verdict(&facts(code))
+fn verdict_for_code(code: ErrorCode) -> Verdict {
+    verdict_for(&facts_for_code(code))
 }
 
 /// For each row, in order, facts that it alone decides.
-fn examples() -> Vec<Facts> {
+fn rule_examples() -> Vec<Facts> {
     use ErrorCode as E;
-    let out_of_order = facts(E::OUT_OF_ORDER_SEQUENCE_NUMBER);
-    let unknown = facts(E::UNKNOWN_PRODUCER_ID);
+    let out_of_order = facts_for_code(E::OUT_OF_ORDER_SEQUENCE_NUMBER);
+    let unknown = facts_for_code(E::UNKNOWN_PRODUCER_ID);
     vec![
-        facts(E::NONE),
-        facts(E::DUPLICATE_SEQUENCE_NUMBER),
-        facts(E::PRODUCER_FENCED),
-        Facts { next_in_line: true, ..out_of_order },
-        Facts { begins: true, ..out_of_order },
-        Facts { next_in_line: true, by_leader: false, ..out_of_order },
+        facts_for_code(E::NONE),
+        facts_for_code(E::DUPLICATE_SEQUENCE_NUMBER),
+        facts_for_code(E::PRODUCER_FENCED),
+        Facts { follows_last_acked: true, ..out_of_order },
+        Facts { first_of_epoch: true, ..out_of_order },
+        Facts { follows_last_acked: true, from_leader: false, ..out_of_order },
         out_of_order,
-        Facts { begins: true, ..unknown },
+        Facts { first_of_epoch: true, ..unknown },
         unknown,
-        facts(E::INVALID_PRODUCER_EPOCH),
-        facts(E::MESSAGE_TOO_LARGE),
-        facts(E::NOT_LEADER_OR_FOLLOWER),
-        facts(E::NOT_ENOUGH_REPLICAS),
-        facts(E(4321)),
-        facts(E::TOPIC_AUTHORIZATION_FAILED),
+        facts_for_code(E::INVALID_PRODUCER_EPOCH),
+        facts_for_code(E::MESSAGE_TOO_LARGE),
+        facts_for_code(E::NOT_LEADER_OR_FOLLOWER),
+        facts_for_code(E::NOT_ENOUGH_REPLICAS),
+        facts_for_code(E(4321)),
+        facts_for_code(E::TOPIC_AUTHORIZATION_FAILED),
     ]
 }
 
 #[test]
 fn every_row_decides_something_and_says_so() {
-    let examples = examples();
-    assert_eq!(examples.len(), TABLE.len());
-    for (i, (row, facts)) in TABLE.iter().zip(&examples).enumerate() {
-        let first = TABLE.iter().position(|r| r.codes.has(facts.code) && (r.holds)(facts));
+    let examples = rule_examples();
+    assert_eq!(examples.len(), RULES.len());
+    for (i, (row, facts)) in RULES.iter().zip(&examples).enumerate() {
+        let first = RULES.iter().position(|r| r.codes.contains(facts.code) && (r.applies)(facts));
         assert_eq!(first, Some(i), "{facts:?}");
-        assert_eq!(verdict(facts), row.then);
+        assert_eq!(verdict_for(facts), row.verdict);
     }
 }
 
 #[test]
 fn sn9_sn14_sn21_done_and_duplicate() {
-    assert_eq!(v(ErrorCode::NONE), Verdict::Done);
-    assert_eq!(v(ErrorCode::DUPLICATE_SEQUENCE_NUMBER), Verdict::Duplicate);
-    let plain = Facts { idempotent: false, ..facts(ErrorCode::DUPLICATE_SEQUENCE_NUMBER) };
-    assert_eq!(verdict(&plain), Verdict::Fail, "nobody gave it a sequence");
+    assert_eq!(verdict_for_code(ErrorCode::NONE), Verdict::Complete);
+    assert_eq!(verdict_for_code(ErrorCode::DUPLICATE_SEQUENCE_NUMBER), Verdict::Duplicate);
+    let plain = Facts { idempotent: false, ..facts_for_code(ErrorCode::DUPLICATE_SEQUENCE_NUMBER) };
+    assert_eq!(verdict_for(&plain), Verdict::Fail, "nobody gave it a sequence");
     // Whatever else is over, what is in the log is in the log.
-    let late = Facts { over: true, attempts: 99, ..facts(ErrorCode::NONE) };
-    assert_eq!(verdict(&late), Verdict::Done);
+    let late = Facts { expired: true, attempts: 99, ..facts_for_code(ErrorCode::NONE) };
+    assert_eq!(verdict_for(&late), Verdict::Complete);
 }
 
 #[test]
 fn sn10_f2_10_out_of_order_waits_for_those_before_it() {
-    assert_eq!(v(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), RETRY);
+    assert_eq!(verdict_for_code(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), RETRY);
 }
 
 #[test]
 fn sn12_f2_10_out_of_order_right_behind_the_last_acknowledged_begins_a_new_order() {
-    let next = Facts { next_in_line: true, ..facts(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER) };
-    assert_eq!(verdict(&next), NEW_EPOCH_PROVEN);
-    assert_eq!(verdict(&Facts { by_leader: false, ..next }), RETRY_STALE, "not the leader's word");
-    assert_eq!(verdict(&Facts { idempotent: false, ..next }), Verdict::Fail);
-    assert_eq!(verdict(&Facts { over: true, ..next }), Verdict::Fail);
-    assert_eq!(verdict(&Facts { attempts: 4, ..next }), Verdict::Fail);
+    let next = Facts {
+        follows_last_acked: true,
+        ..facts_for_code(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
+    };
+    assert_eq!(verdict_for(&next), NEW_EPOCH_NOT_PERSISTED);
+    assert_eq!(
+        verdict_for(&Facts { from_leader: false, ..next }),
+        RETRY_AFTER_METADATA,
+        "not the leader's word"
+    );
+    assert_eq!(verdict_for(&Facts { idempotent: false, ..next }), Verdict::Fail);
+    assert_eq!(verdict_for(&Facts { expired: true, ..next }), Verdict::Fail);
+    assert_eq!(verdict_for(&Facts { attempts: 4, ..next }), Verdict::Fail);
 }
 
 #[test]
 fn sn22_sn24_f2_11_an_unknown_producer_begins_anew_unless_it_just_did() {
-    let unknown = facts(ErrorCode::UNKNOWN_PRODUCER_ID);
-    assert_eq!(verdict(&unknown), NEW_EPOCH);
-    assert_eq!(verdict(&Facts { begins: true, ..unknown }), RETRY, "no second bump");
-    assert_eq!(verdict(&Facts { log_start_told: false, ..unknown }), RETRY);
-    assert_eq!(verdict(&Facts { over: true, ..unknown }), Verdict::Fail);
+    let unknown = facts_for_code(ErrorCode::UNKNOWN_PRODUCER_ID);
+    assert_eq!(verdict_for(&unknown), NEW_EPOCH);
+    assert_eq!(verdict_for(&Facts { first_of_epoch: true, ..unknown }), RETRY, "no second bump");
+    assert_eq!(verdict_for(&Facts { has_log_start_offset: false, ..unknown }), RETRY);
+    assert_eq!(verdict_for(&Facts { expired: true, ..unknown }), Verdict::Fail);
 }
 
 #[test]
 fn f2_an_epoch_or_id_the_log_does_not_take_asks_for_a_new_id() {
-    assert_eq!(v(ErrorCode::INVALID_PRODUCER_EPOCH), NEW_ID);
-    assert_eq!(v(ErrorCode::INVALID_PRODUCER_ID_MAPPING), NEW_ID);
+    assert_eq!(verdict_for_code(ErrorCode::INVALID_PRODUCER_EPOCH), NEW_PRODUCER_ID);
+    assert_eq!(verdict_for_code(ErrorCode::INVALID_PRODUCER_ID_MAPPING), NEW_PRODUCER_ID);
 }
 
 #[test]
@@ -111,11 +118,11 @@ fn sn25_sn27_only_these_end_the_producer() {
         ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
         ErrorCode::UNSUPPORTED_VERSION,
     ] {
-        assert_eq!(v(code), Verdict::FailProducer, "{code}");
-        let plain = Facts { idempotent: false, ..facts(code) };
-        assert_eq!(verdict(&plain), Verdict::Fail, "{code}: without an id only the batch");
+        assert_eq!(verdict_for_code(code), Verdict::FailProducer, "{code}");
+        let plain = Facts { idempotent: false, ..facts_for_code(code) };
+        assert_eq!(verdict_for(&plain), Verdict::Fail, "{code}: without an id only the batch");
     }
-    let fatal = |code: i16| verdict(&facts(ErrorCode(code))) == Verdict::FailProducer;
+    let fatal = |code: i16| verdict_for(&facts_for_code(ErrorCode(code))) == Verdict::FailProducer;
     assert_eq!((-1..200).filter(|c| fatal(*c)).collect::<Vec<_>>(), [31, 35, 53, 90]);
 }
 
@@ -129,27 +136,29 @@ fn sn8_sn27_these_fail_the_batch_alone() {
         ErrorCode::INVALID_REQUIRED_ACKS,
         ErrorCode::RECORD_LIST_TOO_LARGE,
     ] {
-        assert_eq!(v(code), Verdict::Fail, "{code}");
+        assert_eq!(verdict_for_code(code), Verdict::Fail, "{code}");
     }
-    assert_eq!(v(ErrorCode(4321)), Verdict::Fail, "a code from the future is final");
+    assert_eq!(verdict_for_code(ErrorCode(4321)), Verdict::Fail, "a code from the future is final");
 }
 
 #[test]
 fn sn28_sn32_f1_7_too_large_is_split_unless_it_is_one_over_or_possibly_written() {
-    let large = facts(ErrorCode::MESSAGE_TOO_LARGE);
-    assert_eq!(verdict(&large), Verdict::Split);
-    assert_eq!(verdict(&Facts { records: 2, ..large }), Verdict::Split);
-    assert_eq!(verdict(&Facts { records: 1, ..large }), Verdict::Fail);
-    assert_eq!(verdict(&Facts { over: true, ..large }), Verdict::Fail);
-    assert_eq!(verdict(&Facts { known: PossiblyPersisted, ..large }), Verdict::Fail);
-    assert_eq!(verdict(&Facts { attempts: 99, ..large }), Verdict::Split, "takes no attempt");
-    assert_eq!(verdict(&Facts { idempotent: false, ..large }), Verdict::Split);
+    let large = facts_for_code(ErrorCode::MESSAGE_TOO_LARGE);
+    assert_eq!(verdict_for(&large), Verdict::Split);
+    assert_eq!(verdict_for(&Facts { record_count: 2, ..large }), Verdict::Split);
+    assert_eq!(verdict_for(&Facts { record_count: 1, ..large }), Verdict::Fail);
+    assert_eq!(verdict_for(&Facts { expired: true, ..large }), Verdict::Fail);
+    assert_eq!(verdict_for(&Facts { status: PossiblyPersisted, ..large }), Verdict::Fail);
+    assert_eq!(verdict_for(&Facts { attempts: 99, ..large }), Verdict::Split, "takes no attempt");
+    assert_eq!(verdict_for(&Facts { idempotent: false, ..large }), Verdict::Split);
 }
 
 #[test]
 fn sn3_sn32_f2_12_nothing_is_sent_again_after_the_last_retry_or_past_its_time() {
     for code in [ErrorCode::NOT_ENOUGH_REPLICAS, ErrorCode::NOT_LEADER_OR_FOLLOWER] {
-        let retry = |attempts, over| verdict(&Facts { attempts, over, ..facts(code) });
+        let retry = |attempts, over| {
+            verdict_for(&Facts { attempts, expired: over, ..facts_for_code(code) })
+        };
         assert!(matches!(retry(3, false), Verdict::Retry { .. }), "the third of three retries");
         assert_eq!(retry(4, false), Verdict::Fail);
         assert_eq!(retry(1, true), Verdict::Fail);
@@ -162,16 +171,16 @@ fn b6_lr5_what_is_sent_again() {
     let stale = [3, 5, 6, 9, 13, 56, 72, 74, 100, 103];
     let plain = [2, 7, 14, 15, 16, 19, 20, 41, 51, 75, 89];
     for code in -1..200 {
-        let f = Facts { idempotent: false, ..facts(ErrorCode(code)) };
+        let f = Facts { idempotent: false, ..facts_for_code(ErrorCode(code)) };
         let expected = match code {
-            0 => Verdict::Done,
+            0 => Verdict::Complete,
             10 => Verdict::Split,
-            c if stale.contains(&c) => RETRY_STALE,
+            c if stale.contains(&c) => RETRY_AFTER_METADATA,
             c if plain.contains(&c) => RETRY,
             _ if ErrorCode(code).is_retriable() => continue,
             _ => Verdict::Fail,
         };
-        assert_eq!(verdict(&f), expected, "{}", ErrorCode(code));
+        assert_eq!(verdict_for(&f), expected, "{}", ErrorCode(code));
     }
 }
 
@@ -206,35 +215,39 @@ fn the_table_in_docs_is_this_one() {
          and `delivery.timeout.ms` is not over.\n\n\
          | answer | when | verdict | why |\n|---|---|---|---|\n",
     );
-    for row in TABLE {
+    for row in RULES {
         let codes = match row.codes {
-            Codes::These(list) => {
+            Codes::OneOf(list) => {
                 list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             }
-            Codes::RetriableStale => {
+            Codes::RefreshRetriable => {
                 "any other that is retriable and calls for metadata".to_owned()
             }
             Codes::Retriable => "any other that is retriable".to_owned(),
             Codes::Unknown => "any code not known here".to_owned(),
             Codes::All => "anything else".to_owned(),
         };
-        let then = match row.then {
-            Verdict::Done => "done",
+        let then = match row.verdict {
+            Verdict::Complete => "done",
             Verdict::Duplicate => "done, offset unknown",
-            Verdict::Retry { metadata: false } => "send again after the backoff",
-            Verdict::Retry { metadata: true } => "send again after metadata and the backoff",
+            Verdict::Retry { refresh_metadata: false } => "send again after the backoff",
+            Verdict::Retry { refresh_metadata: true } => {
+                "send again after metadata and the backoff"
+            }
             Verdict::Split => "split, send the parts at once",
-            Verdict::Resequence { proven: true, .. } => {
+            Verdict::Resequence { proven_not_persisted: true, .. } => {
                 "new order under a new epoch; known not to be written"
             }
-            Verdict::Resequence { new_id: true, .. } => "new order under a new producer id",
+            Verdict::Resequence { new_producer_id: true, .. } => {
+                "new order under a new producer id"
+            }
             Verdict::Resequence { .. } => {
                 "new order under a new epoch; fails if it may have been written"
             }
             Verdict::Fail => "fail the records",
             Verdict::FailProducer => "fail the records and the producer",
         };
-        let _ = writeln!(page, "| {codes} | {} | {then} | {} |", row.when, row.why);
+        let _ = writeln!(page, "| {codes} | {} | {then} | {} |", row.condition, row.reason);
     }
     page.push_str(
         "\n## Was it appended?\n\n\
