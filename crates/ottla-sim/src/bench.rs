@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use ottla::sim::{Link, Machine, SimSender, Tick, build};
+use ottla::sim::{Link, SimMachine, SimSender, Tick, build};
 use ottla::{Delivery, Error, Producer, ProducerBuilder, Record, RecordMetadata};
 use ottla_broker::{Config, Core, Fault};
 use ottla_protocol::record::{BatchHeader, BatchView};
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 type Script = Arc<Mutex<VecDeque<Option<Fault>>>>;
 
 pub(crate) struct Bench {
-    pub(crate) machine: Machine,
+    pub(crate) machine: SimMachine,
     pub(crate) producer: Producer,
     pub(crate) servers: Servers,
     sender: SimSender,
@@ -57,7 +57,7 @@ impl Bench {
     ) -> Bench {
         let mut s = Scenario::new(0);
         (s.late, s.stale, s.in_flight) = (0, 0, 5);
-        let machine = Machine::new(1, ottla::sim::Faults::NONE);
+        let machine = SimMachine::new(1, ottla::sim::Faults::NONE);
         let mut config = Config::default();
         (config.nodes, config.default_replication, config.auto_create) = (nodes, 2, false);
         let mut core = Core::new(config, now(&machine)).unwrap();
@@ -228,7 +228,7 @@ impl Bench {
 
     /// Loses every connection, and whatever was under way.
     pub(crate) fn lose_connections(&mut self) {
-        self.machine.reset(address(1));
+        self.machine.reset_server(address(1));
         self.servers.forget(1);
         self.machine.listen(address(1));
     }

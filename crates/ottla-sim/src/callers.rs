@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ottla::sim::{Machine, Tick};
+use ottla::sim::{SimMachine, Tick};
 use ottla::{Delivery, Error, ErrorKind, Producer, Record};
 use ottla_protocol::wire::TestRng;
 
@@ -19,7 +19,7 @@ use crate::trace::trace;
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) s: Scenario,
-    pub(crate) machine: Machine,
+    pub(crate) machine: SimMachine,
     pub(crate) timers: Timers,
     pub(crate) history: Rc<RefCell<History>>,
     pub(crate) ends: Ends,

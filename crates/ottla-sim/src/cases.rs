@@ -145,7 +145,7 @@ fn sn14_answers_out_of_order_keep_the_order() {
 fn sn15_what_expires_unsent_leaves_no_hole() {
     let mut b = Bench::new(&[("delivery.timeout.ms", "400"), ("request.timeout.ms", "300")]);
     b.arrives(0, "a");
-    b.machine.reset(crate::servers::address(1));
+    b.machine.reset_server(crate::servers::address(1));
     b.servers.forget(1);
     b.pass(10);
     let d = b.send(0, "b");
@@ -165,7 +165,7 @@ fn sn17_f1_6_a_batch_that_expires_after_it_was_sent_costs_an_epoch() {
     let d = b.send(0, "b");
     b.lose_answer();
     // Nobody is there until its time is over.
-    b.machine.reset(crate::servers::address(1));
+    b.machine.reset_server(crate::servers::address(1));
     let e = b.end(&d).unwrap_err();
     assert_eq!((e.kind(), e.record_status()), (ErrorKind::DeliveryTimeout, POSSIBLY), "{e}");
     b.machine.listen(crate::servers::address(1));

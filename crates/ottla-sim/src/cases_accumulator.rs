@@ -34,7 +34,7 @@ fn the_ninth_partition_gets_its_memory_though_eight_batches_linger() {
         ("linger.awaited", "false"),
     ]);
     b.topic("wide", 9);
-    let latency = Faults { delay_ns: 1_000_000, ..Faults::NONE };
+    let latency = Faults { max_delay_ns: 1_000_000, ..Faults::NONE };
     b.arrives_at("wide", 0, "warm");
     b.machine.set_faults(latency);
     let from = b.machine.now();
@@ -50,7 +50,7 @@ fn sequential_awaited_sends_take_no_longer_with_a_linger() {
     for linger in ["0", "5"] {
         let mut b = Bench::new(&[("linger.ms", linger), ("batch.size", "16384")]);
         b.arrives(0, "warm");
-        b.machine.set_faults(Faults { delay_ns: 1_000_000, ..Faults::NONE });
+        b.machine.set_faults(Faults { max_delay_ns: 1_000_000, ..Faults::NONE });
         let from = b.machine.now();
         for _ in 0..1000 {
             let d = b.send(0, "v");
@@ -76,7 +76,7 @@ fn a_thousand_that_await_at_once_gather_into_few_batches() {
     let mut b = Bench::new(&[("linger.ms", "5"), ("batch.size", "16384")]);
     b.topic("wide", 12);
     b.arrives_at("wide", 0, "warm");
-    b.machine.set_faults(Faults { delay_ns: 1_000_000, ..Faults::NONE });
+    b.machine.set_faults(Faults { max_delay_ns: 1_000_000, ..Faults::NONE });
     let before = b.producer.totals();
     let mut sent: Vec<_> = (0..1000).map(|i| b.send_to("wide", i % 12, "v")).collect();
     sent.retain_mut(|d| !poll(d));
@@ -177,8 +177,8 @@ fn kafka_19012_what_is_half_written_stays_what_it_was() {
         let first = b.send(1, &"A".repeat(800));
         b.pass(150);
         // Its turn comes late, and its request only goes out in part before its time is over.
-        b.machine.set_faults(Faults { window: 300, ..Faults::NONE });
-        b.machine.set_link(address(1), Link { unread: true, ..Link::default() });
+        b.machine.set_faults(Faults { window_bytes: 300, ..Faults::NONE });
+        b.machine.set_link(address(1), Link { reads_paused: true, ..Link::default() });
         b.end(&before).unwrap();
         let e = b.end(&first).unwrap_err();
         assert_eq!(

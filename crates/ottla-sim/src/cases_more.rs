@@ -97,7 +97,7 @@ fn fg5_lr5_connections_that_end_after_any_byte_cost_time_alone() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
     let mut faults = ottla::sim::Faults::NONE;
-    faults.cut = 1;
+    faults.disconnect_one_in = 1;
     b.machine.set_faults(faults);
     let d = b.send(0, "b");
     b.pass(200);
@@ -194,7 +194,7 @@ fn lr10_a_stall_longer_than_records_live_costs_records_and_nothing_else() {
 fn lr15_records_wait_for_brokers_that_are_away() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.machine.reset(crate::servers::address(1));
+    b.machine.reset_server(crate::servers::address(1));
     b.servers.forget(1);
     b.pass(10_000);
     let d = b.send(0, "b");

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ottla::sim::{Faults, Machine, SimSender, build};
+use ottla::sim::{Faults, SimMachine, SimSender, build};
 use ottla::{BatchReport, Producer, Record, Topic};
 use ottla_broker::{Config, Core};
 
@@ -14,7 +14,7 @@ use crate::servers::{Servers, address, now};
 /// What is counted: records of 100 bytes in full batches, or a batch of one record a round in a topic of so many
 /// partitions.
 struct Counted {
-    machine: Machine,
+    machine: SimMachine,
     servers: Servers,
     producer: Producer,
     sender: SimSender,
@@ -22,7 +22,7 @@ struct Counted {
 
 impl Counted {
     fn new(partitions: i32, batch_size: &str) -> Result<Counted, String> {
-        let machine = Machine::new(1, Faults::NONE);
+        let machine = SimMachine::new(1, Faults::NONE);
         let mut core = Core::new(Config::default(), now(&machine)).map_err(|e| e.to_string())?;
         core.set_address(1, &address(1).ip().to_string(), 9092);
         machine.listen(address(1));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use ottla::sim::{Machine, Tick};
+use ottla::sim::{SimMachine, Tick};
 
 struct Flag(AtomicBool);
 
@@ -92,7 +92,7 @@ impl Timers {
     }
 
     /// Sleeps until then.
-    pub(crate) fn until(&self, machine: &Machine, at: Tick) -> Sleep {
+    pub(crate) fn until(&self, machine: &SimMachine, at: Tick) -> Sleep {
         Sleep { timers: self.clone(), machine: machine.clone(), at }
     }
 }
@@ -100,7 +100,7 @@ impl Timers {
 /// A virtual sleep.
 pub(crate) struct Sleep {
     timers: Timers,
-    machine: Machine,
+    machine: SimMachine,
     at: Tick,
 }
 

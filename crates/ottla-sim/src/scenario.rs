@@ -316,11 +316,11 @@ impl Scenario {
     /// What the network does.
     pub fn faults(&self) -> Faults {
         Faults {
-            delay_ns: self.delay_ns,
-            split: self.split as usize,
-            stall: self.stall,
-            cut: self.cut,
-            window: self.window as usize,
+            max_delay_ns: self.delay_ns,
+            max_io_bytes: self.split as usize,
+            stall_one_in: self.stall,
+            disconnect_one_in: self.cut,
+            window_bytes: self.window as usize,
         }
     }
 

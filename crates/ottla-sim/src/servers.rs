@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla::sim::{Arrived, Machine};
+use ottla::sim::{ClientInput, SimMachine};
 use ottla_broker::{Core, Fault, Local, Now, Reply};
 use ottla_protocol::header::RequestHeader;
 use ottla_protocol::wire::TestRng;
@@ -27,7 +27,7 @@ fn node_of(at: SocketAddr) -> i32 {
 }
 
 /// The time as brokers have it: their calendar does not jump with the client's.
-pub(crate) fn now(machine: &Machine) -> Now {
+pub(crate) fn now(machine: &SimMachine) -> Now {
     let mono_ms = machine.now().0 / 1_000_000;
     Now { mono_ms, wall_ms: 1_700_000_000_000 + mono_ms as i64 }
 }
@@ -96,15 +96,15 @@ impl Servers {
     }
 
     /// Reads what came, answers what can be answered.
-    pub(crate) fn serve(&mut self, machine: &Machine) {
-        for (conn, to, what) in machine.arrived() {
+    pub(crate) fn serve(&mut self, machine: &SimMachine) {
+        for (conn, to, what) in machine.take_client_input() {
             match what {
-                Arrived::Closed => {
+                ClientInput::Closed => {
                     if let Some(ticket) = self.conns.remove(&conn).and_then(|c| c.waiting) {
                         self.core.abandon(ticket);
                     }
                 }
-                Arrived::Bytes(bytes) => {
+                ClientInput::Bytes(bytes) => {
                     let fresh = || Conn {
                         node: node_of(to),
                         buffer: Vec::new(),
@@ -138,7 +138,7 @@ impl Servers {
     }
 
     /// Handles the frames a connection holds, until one has to wait.
-    fn frames(&mut self, conn: u64, machine: &Machine) {
+    fn frames(&mut self, conn: u64, machine: &SimMachine) {
         self.check_in_flight(conn);
         loop {
             let Some(c) = self.conns.get_mut(&conn).filter(|c| c.waiting.is_none()) else {
@@ -156,7 +156,7 @@ impl Servers {
             trace(machine, || describe(node, conn, &frame));
             if let Some(out) = self.old_answer(node, &frame) {
                 self.count("old metadata");
-                machine.answer(conn, out, Duration::ZERO);
+                machine.send_to_client(conn, out, Duration::ZERO);
                 continue;
             }
             let at = address(node);
@@ -173,7 +173,7 @@ impl Servers {
     }
 
     /// False if the connection takes no further request for now.
-    fn reply(&mut self, conn: u64, reply: Reply, machine: &Machine) -> bool {
+    fn reply(&mut self, conn: u64, reply: Reply, machine: &SimMachine) -> bool {
         match reply {
             Reply::Frame(out) => {
                 let (one_in, most) = self.late;
@@ -183,7 +183,7 @@ impl Servers {
                     self.count("late answer");
                 }
                 trace(machine, || format!("connection {conn}: answered, {late:?} late"));
-                machine.answer(conn, out, late);
+                machine.send_to_client(conn, out, late);
             }
             Reply::Silence | Reply::Wait(_) => {}
             Reply::Later(ticket, _) => {
@@ -198,7 +198,7 @@ impl Servers {
                     c.hung_up = true;
                     c.buffer.clear();
                 }
-                machine.close(conn);
+                machine.close_connection(conn);
                 return false;
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ottla::sim::Machine;
+use ottla::sim::SimMachine;
 use ottla_broker::{Config, Core, Fault};
 use ottla_protocol::ErrorCode;
 use ottla_protocol::wire::TestRng;
@@ -47,7 +47,7 @@ pub(crate) fn make(
 }
 
 /// The cluster of a scenario, whole and running.
-pub(crate) fn cluster(s: &Scenario, machine: &Machine, played: &Played) -> Result<Core, String> {
+pub(crate) fn cluster(s: &Scenario, machine: &SimMachine, played: &Played) -> Result<Core, String> {
     let time = now(machine);
     let mut config = Config::default();
     config.seed = s.seed;
@@ -66,7 +66,7 @@ pub(crate) fn cluster(s: &Scenario, machine: &Machine, played: &Played) -> Resul
         machine.listen(at);
     }
     if !s.by_name {
-        machine.name("kafka", vec![address(1)]);
+        machine.set_host("kafka", vec![address(1)]);
     }
     for topic in 0..s.topics {
         make(&mut core, s, topic, s.partitions, time)?;

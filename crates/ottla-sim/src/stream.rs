@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla::sim::{Arrived, Faults, Machine, Tick, build, memory_balance};
+use ottla::sim::{ClientInput, Faults, SimMachine, Tick, build, memory_balance};
 use ottla::{Producer, Record};
 use ottla_broker::{Config, Core, Local, Now, Reply};
 
@@ -88,11 +88,11 @@ struct Broker<'s> {
 }
 
 impl Broker<'_> {
-    fn serve(&mut self, machine: &Machine) {
-        for (conn, _, what) in machine.arrived() {
+    fn serve(&mut self, machine: &SimMachine) {
+        for (conn, _, what) in machine.take_client_input() {
             match what {
-                Arrived::Closed => drop(self.buffers.remove(&conn)),
-                Arrived::Bytes(bytes) => {
+                ClientInput::Closed => drop(self.buffers.remove(&conn)),
+                ClientInput::Bytes(bytes) => {
                     self.buffers.entry(conn).or_default().extend(bytes);
                     self.frames(conn, machine);
                 }
@@ -100,7 +100,7 @@ impl Broker<'_> {
         }
     }
 
-    fn frames(&mut self, conn: u64, machine: &Machine) {
+    fn frames(&mut self, conn: u64, machine: &SimMachine) {
         let (at, time): (SocketAddr, Now) = (address(1), now(machine));
         let local = Local { host: at.ip().to_string(), port: at.port() };
         while let Some(held) = self.buffers.get_mut(&conn) {
@@ -115,9 +115,9 @@ impl Broker<'_> {
             let reply = self.core.handle(&Bytes::from(frame), &local, time.mono_ms, time);
             let Reply::Frame(out) = reply else { continue };
             let (out, late, ends) = self.script.change(out);
-            machine.answer(conn, out, late);
+            machine.send_to_client(conn, out, late);
             if ends {
-                machine.close(conn);
+                machine.close_connection(conn);
             }
         }
     }
@@ -139,7 +139,8 @@ pub fn stream(input: &[u8]) {
     let mut script = Script(input);
     let split = usize::from(script.byte());
     let idempotent = script.byte().is_multiple_of(2);
-    let machine = Machine::new(1, Faults { delay_ns: 100_000, split, ..Faults::NONE });
+    let machine =
+        SimMachine::new(1, Faults { max_delay_ns: 100_000, max_io_bytes: split, ..Faults::NONE });
     machine.listen(address(1));
     let mut config = Config::default();
     config.default_partitions = 2;

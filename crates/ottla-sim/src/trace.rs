@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-use ottla::sim::Machine;
+use ottla::sim::SimMachine;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
@@ -29,14 +29,14 @@ pub(crate) fn is_on() -> bool {
 }
 
 /// The time moved.
-pub(crate) fn moved(machine: &Machine) {
+pub(crate) fn moved(machine: &SimMachine) {
     if is_on() {
         NOW.set(machine.now().0);
     }
 }
 
 /// Says a line.
-pub(crate) fn trace(machine: &Machine, line: impl FnOnce() -> String) {
+pub(crate) fn trace(machine: &SimMachine, line: impl FnOnce() -> String) {
     if is_on() {
         moved(machine);
         println!("{} world: {}", stamp(), line());

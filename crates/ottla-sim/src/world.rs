@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ottla::sim::{Faults, Link, Machine, SimSender, Tick, build, memory_balance};
+use ottla::sim::{Faults, Link, SimMachine, SimSender, Tick, build, memory_balance};
 use ottla::{Producer, PurgeScope};
 
 use crate::callers::{Caller, Shared};
@@ -92,7 +92,7 @@ pub fn run_scenario(s: &Scenario) -> Result<Report, String> {
 
 struct World<'s> {
     s: &'s Scenario,
-    machine: Machine,
+    machine: SimMachine,
     executor: Executor,
     producer: Producer,
     /// Gone once it is over, with all it held.
@@ -118,7 +118,7 @@ struct World<'s> {
 
 impl<'s> World<'s> {
     fn new(s: &'s Scenario) -> Result<World<'s>, String> {
-        let machine = Machine::new(s.seed ^ 0x5eed, s.faults());
+        let machine = SimMachine::new(s.seed ^ 0x5eed, s.faults());
         let played = Played::default();
         let core = cluster(s, &machine, &played)?;
         let ends = Ends::default();
@@ -205,7 +205,7 @@ impl<'s> World<'s> {
         self.heal();
         let virtual_ms = self.machine.now().since(self.start).as_millis() as u64;
         // Bytes that come and go in pieces are a reason each.
-        let reasons = self.happened + self.machine.moves();
+        let reasons = self.happened + self.machine.io_operations();
         if self.rounds > reasons * ROUNDS_AN_EVENT + 1000 + virtual_ms {
             return Err(format!(
                 "{ROUNDS_DEMAND}: {} rounds for {reasons} reasons in {virtual_ms} ms",
@@ -235,12 +235,12 @@ impl<'s> World<'s> {
         let time = now(&self.machine);
         let (machine, core) = (&self.machine, &mut self.servers.core);
         let link = |node, up_held, down_held, unread| {
-            machine.set_link(address(node), Link { up_held, down_held, unread });
+            machine.set_link(address(node), Link { up_held, down_held, reads_paused: unread });
         };
         let name = match kind {
             Kind::Kill(node) if core.is_up(node) => {
                 core.stop_node(node, time);
-                machine.reset(address(node));
+                machine.reset_server(address(node));
                 self.servers.forget(node);
                 "node killed"
             }
@@ -248,7 +248,7 @@ impl<'s> World<'s> {
             Kind::Restart(node) if core.is_up(node) => return,
             Kind::Restart(node) => {
                 core.start_node(node, time);
-                machine.unlisten(address(node));
+                machine.stop_listening(address(node));
                 machine.listen(address(node));
                 "node started"
             }
@@ -285,7 +285,7 @@ impl<'s> World<'s> {
             }
             Kind::Reset(node) => {
                 let up = core.is_up(node);
-                machine.reset(address(node));
+                machine.reset_server(address(node));
                 if up {
                     machine.listen(address(node));
                 }
@@ -293,7 +293,7 @@ impl<'s> World<'s> {
                 "connections reset"
             }
             Kind::Calendar(by) => {
-                machine.jump_wall(by);
+                machine.jump_wall_clock(by);
                 self.calendar += by;
                 "calendar jumped"
             }
@@ -326,11 +326,11 @@ impl<'s> World<'s> {
                 "throttle set"
             }
             Kind::NoNames => {
-                machine.name("kafka", Vec::new());
+                machine.set_host("kafka", Vec::new());
                 "names lost"
             }
             Kind::Names => {
-                machine.name("kafka", vec![address(1)]);
+                machine.set_host("kafka", vec![address(1)]);
                 "names found"
             }
         };
@@ -354,16 +354,16 @@ impl<'s> World<'s> {
         self.healed_at = self.healed_at.min(self.machine.now());
         self.machine.set_faults(Faults::NONE);
         self.servers.heal();
-        self.machine.jump_wall(-std::mem::take(&mut self.calendar));
+        self.machine.jump_wall_clock(-std::mem::take(&mut self.calendar));
         self.servers.core.set_lag(None::<fn(i32) -> u64>);
-        self.machine.name("kafka", vec![address(1)]);
+        self.machine.set_host("kafka", vec![address(1)]);
         for node in 1..=self.s.nodes as i32 {
             let time = now(&self.machine);
             let core = &mut self.servers.core;
             core.set_throttle(node, 0);
             core.pause_node(node, false, time);
             core.start_node(node, time);
-            self.machine.unlisten(address(node));
+            self.machine.stop_listening(address(node));
             self.machine.listen(address(node));
             self.machine.set_link(address(node), Link::default());
         }
@@ -502,7 +502,7 @@ impl<'s> World<'s> {
                 return Ok(());
             }
             (self.sender, self.until) = (None, Tick::NEVER);
-            self.machine.leave();
+            self.machine.drop_client();
         }
         Ok(())
     }
@@ -545,7 +545,7 @@ impl<'s> World<'s> {
             acknowledged,
             failed: accepted - acknowledged,
             refused: history.refused.len() as u64,
-            losses: self.machine.losses(),
+            losses: self.machine.lost_connections(),
             faults: {
                 let mut all = std::mem::take(&mut self.servers.played);
                 all.append(&mut self.played.lock().unwrap_or_else(PoisonError::into_inner));

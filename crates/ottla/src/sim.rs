@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-pub use crate::network::io::simulated::{Arrived, Faults, Link, Machine, SimStream};
-pub use crate::network::io::{Answer, ChannelKey, Io, Job, Ready, Stream};
+pub use crate::network::io::simulated::{ClientInput, Faults, Link, SimMachine, SimStream};
+pub use crate::network::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 #[cfg(ottla_injected_bugs)]
 pub use crate::plants::inject;
 pub use crate::plants::{INJECTED_BUGS, InjectedBug};
@@ -42,7 +42,7 @@ pub mod types {
 }
 
 /// A sender that somebody else drives.
-pub struct SimSender(Sender<Machine>);
+pub struct SimSender(Sender<SimMachine>);
 
 impl std::fmt::Debug for SimSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -56,7 +56,7 @@ impl std::fmt::Debug for SimSender {
 /// Those of [`ProducerBuilder::build`].
 pub fn build(
     mut builder: ProducerBuilder,
-    machine: &Machine,
+    machine: &SimMachine,
 ) -> Result<(Producer, SimSender), Error> {
     let config = builder.config()?;
     let (handle, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone())?;

@@ -14,7 +14,7 @@ pub struct Health {
     /// Brokers that were tried and why that failed, latest reason each.
     pub failing: BTreeMap<String, String>,
     /// Brokers that are connected and asked us to pause, and for how long, in words.
-    pub paused: BTreeMap<String, String>,
+    pub throttled: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -31,24 +31,24 @@ impl SharedHealth {
         *self.1.lock() = Some(format!("{name}: {why}"));
         let mut h = self.0.lock();
         h.connected.retain(|c| c != name);
-        h.paused.remove(name);
+        h.throttled.remove(name);
         h.failing.insert(name.to_owned(), why.to_owned());
     }
 
     pub(crate) fn closed(&self, name: &str) {
         let mut h = self.0.lock();
         h.connected.retain(|c| c != name);
-        h.paused.remove(name);
+        h.throttled.remove(name);
         h.failing.remove(name);
     }
 
-    pub(crate) fn paused(&self, name: &str, ms: u64) {
+    pub(crate) fn throttled(&self, name: &str, ms: u64) {
         let words = format!("it asked us to pause for {ms} ms (a quota, perhaps)");
-        self.0.lock().paused.insert(name.to_owned(), words);
+        self.0.lock().throttled.insert(name.to_owned(), words);
     }
 
-    pub(crate) fn goes_on(&self, name: &str) {
-        self.0.lock().paused.remove(name);
+    pub(crate) fn resumed(&self, name: &str) {
+        self.0.lock().throttled.remove(name);
     }
 
     pub(crate) fn get(&self) -> Health {
@@ -61,12 +61,12 @@ impl SharedHealth {
     }
 
     /// One sentence on why nothing is connected; `None` if something is.
-    pub(crate) fn complaint(&self) -> Option<String> {
+    pub(crate) fn unreachable_summary(&self) -> Option<String> {
         let h = self.0.lock();
-        if h.connected.iter().any(|c| !h.paused.contains_key(c)) {
+        if h.connected.iter().any(|c| !h.throttled.contains_key(c)) {
             return None;
         }
-        let known = h.paused.iter().chain(&h.failing);
+        let known = h.throttled.iter().chain(&h.failing);
         let all: Vec<String> = known.map(|(who, why)| format!("{who}: {why}")).collect();
         (!all.is_empty()).then(|| format!("no broker can be reached ({})", all.join("; ")))
     }

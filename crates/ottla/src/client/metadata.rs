@@ -22,87 +22,87 @@ pub(crate) struct MetadataSettings {
 
 /// What an answer brought.
 #[derive(Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct MetadataUpdate {
     /// A new snapshot is there.
     pub(crate) updated: bool,
     /// The broker that answered last, as people write it.
-    pub(crate) from: String,
+    pub(crate) responder: String,
     /// Topics with an error.
-    pub(crate) errors: Vec<(String, ErrorCode)>,
+    pub(crate) topic_errors: Vec<(String, ErrorCode)>,
     /// Nobody can be spoken to, and one has refused us, or we it.
-    pub(crate) refused: Option<Error>,
+    pub(crate) authentication_error: Option<Error>,
 }
 
 /// The state of what is known.
 #[derive(Debug)]
-pub(crate) struct Metadata {
+pub(crate) struct MetadataUpdater {
     settings: MetadataSettings,
     pub(crate) cluster: Arc<Cluster>,
     /// Topics somebody produces to, and when they last did.
-    wanted: BTreeMap<Arc<str>, Tick>,
-    need: bool,
+    topics: BTreeMap<Arc<str>, Tick>,
+    update_requested: bool,
     /// Somebody asked for news while a request was under way: its answer may be too old.
-    asked_again: bool,
+    requested_during_update: bool,
     in_progress: bool,
     pub(crate) last_success: Option<Tick>,
     /// Since when news was wanted without any coming.
-    pub(crate) wanting_since: Option<Tick>,
+    pub(crate) update_requested_at: Option<Tick>,
     not_before: Tick,
     /// Failures or identical answers in a row.
-    in_vain: u32,
+    attempts: u32,
 }
 
-impl Metadata {
-    pub(crate) fn new(settings: MetadataSettings) -> Metadata {
-        Metadata {
+impl MetadataUpdater {
+    pub(crate) fn new(settings: MetadataSettings) -> MetadataUpdater {
+        MetadataUpdater {
             settings,
             cluster: Arc::default(),
-            wanted: BTreeMap::new(),
-            need: true,
-            asked_again: false,
+            topics: BTreeMap::new(),
+            update_requested: true,
+            requested_during_update: false,
             in_progress: false,
             last_success: None,
-            wanting_since: None,
+            update_requested_at: None,
             not_before: Tick(0),
-            in_vain: 0,
+            attempts: 0,
         }
     }
 
     /// Somebody produces to this topic; a new one is asked for at once.
-    pub(crate) fn want(&mut self, topic: &Arc<str>, now: Tick) {
-        if self.wanted.insert(topic.clone(), now).is_none() {
+    pub(crate) fn add_topic(&mut self, topic: &Arc<str>, now: Tick) {
+        if self.topics.insert(topic.clone(), now).is_none() {
             self.not_before = now.min(self.not_before);
-            self.in_vain = 0;
-            self.request(now);
+            self.attempts = 0;
+            self.request_update(now);
         } else if !self.cluster.topics.contains_key(topic) {
-            self.request(now);
+            self.request_update(now);
         }
     }
 
     /// Something shows that what is known is out of date.
-    pub(crate) fn request(&mut self, now: Tick) {
-        self.need = true;
-        self.asked_again = self.in_progress;
-        self.wanting_since.get_or_insert(now);
+    pub(crate) fn request_update(&mut self, now: Tick) {
+        self.update_requested = true;
+        self.requested_during_update = self.in_progress;
+        self.update_requested_at.get_or_insert(now);
     }
 
     /// When the next request is due; never while one is under way.
-    pub(crate) fn due(&self) -> Tick {
+    pub(crate) fn next_update(&self) -> Tick {
         if self.in_progress {
             return Tick::NEVER;
         }
         let aged = self.last_success.map_or(Tick(0), |at| at.after(self.settings.max_age));
-        let due = if self.need { Tick(0) } else { aged };
+        let due = if self.update_requested { Tick(0) } else { aged };
         due.max(self.not_before)
     }
 
     /// The request, for the topics that are wanted; idle ones are forgotten first.
-    pub(crate) fn begin(&mut self, now: Tick) -> MetadataRequest {
+    pub(crate) fn begin_request(&mut self, now: Tick) -> MetadataRequest {
         let max_idle = self.settings.max_idle;
-        self.wanted.retain(|_, used| used.after(max_idle) > now);
+        self.topics.retain(|_, used| used.after(max_idle) > now);
         self.in_progress = true;
-        self.asked_again = false;
-        let topics = self.wanted.keys().map(|name| MetadataRequestTopic {
+        self.requested_during_update = false;
+        let topics = self.topics.keys().map(|name| MetadataRequestTopic {
             name: Some(name.to_string()),
             ..Default::default()
         });
@@ -110,23 +110,28 @@ impl Metadata {
     }
 
     /// No answer, or one that says nothing.
-    pub(crate) fn failed(&mut self, now: Tick, random: u64) {
+    pub(crate) fn fail_update(&mut self, now: Tick, random: u64) {
         self.in_progress = false;
-        self.need = true;
-        self.wait(now, random);
+        self.update_requested = true;
+        self.back_off(now, random);
     }
 
-    fn wait(&mut self, now: Tick, random: u64) {
-        let wait = backoff(self.settings.backoff, self.settings.backoff_max, self.in_vain, random);
-        self.in_vain = self.in_vain.saturating_add(1);
+    fn back_off(&mut self, now: Tick, random: u64) {
+        let wait = backoff(self.settings.backoff, self.settings.backoff_max, self.attempts, random);
+        self.attempts = self.attempts.saturating_add(1);
         self.not_before = now.after(wait);
     }
 
     /// An answer. One without brokers is a failure (NC18).
-    pub(crate) fn update(&mut self, answer: &MetadataResponse, now: Tick, random: u64) -> News {
+    pub(crate) fn update(
+        &mut self,
+        answer: &MetadataResponse,
+        now: Tick,
+        random: u64,
+    ) -> MetadataUpdate {
         if !answer.brokers.iter().any(Node::is_valid) {
-            self.failed(now, random);
-            return News::default();
+            self.fail_update(now, random);
+            return MetadataUpdate::default();
         }
         if let (Some(known), Some(told)) = (&self.cluster.id, &answer.cluster_id)
             && **known != **told
@@ -138,33 +143,33 @@ impl Metadata {
             );
         }
         let mut errors = Vec::new();
-        let wanted = &self.wanted;
+        let wanted = &self.topics;
         let next = self.cluster.merge_with(
             answer,
             |name| wanted.contains_key(name),
             |name, code| errors.push((name.to_owned(), code)),
         );
         self.in_progress = false;
-        self.need = self.asked_again;
+        self.update_requested = self.requested_during_update;
         self.last_success = Some(now);
         // News came, whatever else is still wanted.
-        self.wanting_since = self.need.then_some(now);
+        self.update_requested_at = self.update_requested.then_some(now);
         // A second identical answer means that asking again at once is no use (MD3).
         if next.topics != self.cluster.topics || next.nodes != self.cluster.nodes {
-            self.in_vain = 0;
+            self.attempts = 0;
         }
-        self.wait(now, random);
+        self.back_off(now, random);
         self.cluster = Arc::new(next);
         // A topic that is being created is asked for again until it is there, in turn with the backoff.
         if errors.iter().any(|(_, code)| code.is_retriable()) {
-            self.need = true;
-            self.wanting_since.get_or_insert(now);
+            self.update_requested = true;
+            self.update_requested_at.get_or_insert(now);
         }
-        News { updated: true, errors, ..News::default() }
+        MetadataUpdate { updated: true, topic_errors: errors, ..MetadataUpdate::default() }
     }
 
     /// Leaders that a broker told of which leads no more (KIP-951); the full answer is still asked for.
-    pub(crate) fn hinted(&mut self, hints: &[LeaderHint], nodes: &[Node]) -> bool {
+    pub(crate) fn apply_leader_hints(&mut self, hints: &[LeaderHint], nodes: &[Node]) -> bool {
         match self.cluster.with_leader_hints(hints, nodes) {
             Some(next) => {
                 self.cluster = Arc::new(next);
@@ -177,15 +182,15 @@ impl Metadata {
     /// Back to the beginning: nothing of the cluster's nodes is believed any more (KIP-899).
     pub(crate) fn forget_nodes(&mut self, now: Tick) {
         self.cluster = Arc::new(self.cluster.without_nodes());
-        self.need = true;
+        self.update_requested = true;
         self.in_progress = false;
         self.not_before = Tick(0);
-        self.wanting_since = Some(now);
+        self.update_requested_at = Some(now);
     }
 
     /// A topic that cannot be had is not asked for again until somebody wants it anew.
-    pub(crate) fn give_up(&mut self, topic: &str) {
-        self.wanted.remove(topic);
+    pub(crate) fn remove_topic(&mut self, topic: &str) {
+        self.topics.remove(topic);
     }
 }
 
@@ -194,8 +199,8 @@ mod tests {
     use super::*;
     use ottla_protocol::messages::MetadataResponseBroker;
 
-    fn metadata() -> Metadata {
-        Metadata::new(MetadataSettings {
+    fn metadata_updater() -> MetadataUpdater {
+        MetadataUpdater::new(MetadataSettings {
             max_age: Duration::from_secs(300),
             max_idle: Duration::from_secs(60),
             backoff: Duration::from_millis(100),
@@ -203,7 +208,7 @@ mod tests {
         })
     }
 
-    fn answer() -> MetadataResponse {
+    fn response() -> MetadataResponse {
         let broker =
             MetadataResponseBroker { node_id: 1, host: "h".into(), port: 1, ..Default::default() };
         MetadataResponse { brokers: vec![broker], ..Default::default() }
@@ -213,56 +218,56 @@ mod tests {
 
     #[test]
     fn md1_due_at_once_then_when_aged_or_asked_for_after_the_backoff() {
-        let mut m = metadata();
-        assert_eq!(m.due(), Tick(0));
-        m.begin(Tick(0));
-        assert_eq!(m.due(), Tick::NEVER);
-        m.update(&answer(), Tick(0), 0);
-        assert_eq!(m.due(), Tick(300 * SECOND));
-        m.request(Tick(0));
-        assert_eq!(m.due(), Tick(80_000_000));
+        let mut m = metadata_updater();
+        assert_eq!(m.next_update(), Tick(0));
+        m.begin_request(Tick(0));
+        assert_eq!(m.next_update(), Tick::NEVER);
+        m.update(&response(), Tick(0), 0);
+        assert_eq!(m.next_update(), Tick(300 * SECOND));
+        m.request_update(Tick(0));
+        assert_eq!(m.next_update(), Tick(80_000_000));
     }
 
     #[test]
     fn md2_md3_failures_and_identical_answers_back_off() {
-        let mut m = metadata();
+        let mut m = metadata_updater();
         let mut dues = Vec::new();
         for _ in 0..5 {
-            m.begin(Tick(0));
-            m.update(&answer(), Tick(0), 0);
-            m.request(Tick(0));
-            dues.push(m.due().0 / 1_000_000);
+            m.begin_request(Tick(0));
+            m.update(&response(), Tick(0), 0);
+            m.request_update(Tick(0));
+            dues.push(m.next_update().0 / 1_000_000);
         }
         assert_eq!(dues, [80, 160, 320, 640, 800]);
     }
 
     #[test]
     fn md8_a_request_made_meanwhile_is_not_answered_by_the_older_answer() {
-        let mut m = metadata();
-        m.begin(Tick(0));
-        m.want(&"t".into(), Tick(0));
-        m.update(&answer(), Tick(1), 0);
-        assert!(m.due() < Tick(SECOND));
+        let mut m = metadata_updater();
+        m.begin_request(Tick(0));
+        m.add_topic(&"t".into(), Tick(0));
+        m.update(&response(), Tick(1), 0);
+        assert!(m.next_update() < Tick(SECOND));
     }
 
     #[test]
     fn md14_a_new_topic_overrides_the_backoff_and_md15_an_idle_one_is_forgotten() {
-        let mut m = metadata();
-        m.begin(Tick(0));
-        m.failed(Tick(0), 0);
-        assert!(m.due() > Tick(0));
-        m.want(&"t".into(), Tick(5));
-        assert_eq!(m.due(), Tick(5));
-        let asked = m.begin(Tick(5)).topics.unwrap();
+        let mut m = metadata_updater();
+        m.begin_request(Tick(0));
+        m.fail_update(Tick(0), 0);
+        assert!(m.next_update() > Tick(0));
+        m.add_topic(&"t".into(), Tick(5));
+        assert_eq!(m.next_update(), Tick(5));
+        let asked = m.begin_request(Tick(5)).topics.unwrap();
         assert_eq!(asked.len(), 1);
-        m.update(&answer(), Tick(6), 0);
-        assert_eq!(m.begin(Tick(70 * SECOND)).topics.unwrap().len(), 0);
+        m.update(&response(), Tick(6), 0);
+        assert_eq!(m.begin_request(Tick(70 * SECOND)).topics.unwrap().len(), 0);
     }
 
     #[test]
     fn nc18_an_answer_without_brokers_is_a_failure() {
-        let mut m = metadata();
-        m.begin(Tick(0));
+        let mut m = metadata_updater();
+        m.begin_request(Tick(0));
         assert!(!m.update(&MetadataResponse::default(), Tick(0), 0).updated);
         assert!(m.last_success.is_none());
     }

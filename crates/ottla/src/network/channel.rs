@@ -11,7 +11,7 @@ use super::tls::TlsSession;
 
 /// Why a connection ended.
 #[derive(Debug)]
-pub(crate) enum Why {
+pub(crate) enum DisconnectReason {
     /// The peer closed it.
     Eof,
     /// The system says so.
@@ -25,27 +25,30 @@ pub(crate) enum Why {
     Tls(String),
     /// One side does not accept who the other is: trying again is no use until something is changed.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    Refused(String),
+    AuthenticationFailed(String),
 }
 
-impl std::fmt::Display for Why {
+impl std::fmt::Display for DisconnectReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Why::Eof => f.write_str("the broker closed the connection"),
-            Why::Io(e) => write!(f, "{e}"),
-            Why::BadFrame { size, .. } if *size == i32::from_be_bytes(*b"HTTP") => {
+            DisconnectReason::Eof => f.write_str("the broker closed the connection"),
+            DisconnectReason::Io(e) => write!(f, "{e}"),
+            DisconnectReason::BadFrame { size, .. } if *size == i32::from_be_bytes(*b"HTTP") => {
                 f.write_str("this is an HTTP server, not a Kafka broker; check the port")
             }
-            Why::BadFrame { size, .. } if size.to_be_bytes()[..2] == [0x15, 0x03] => f.write_str(
-                "the answer is a TLS alert; this is a TLS port, set security.protocol to match",
-            ),
-            Why::BadFrame { size, limit } => write!(
+            DisconnectReason::BadFrame { size, .. } if size.to_be_bytes()[..2] == [0x15, 0x03] => f
+                .write_str(
+                    "the answer is a TLS alert; this is a TLS port, set security.protocol to match",
+                ),
+            DisconnectReason::BadFrame { size, limit } => write!(
                 f,
                 "an answer of {size} bytes, where receive.message.max.bytes allows {limit}; \
                  is this a Kafka broker?"
             ),
-            Why::Tls(words) | Why::Refused(words) => f.write_str(words),
-            Why::Idle => f.write_str("idle for connections.max.idle.ms"),
+            DisconnectReason::Tls(words) | DisconnectReason::AuthenticationFailed(words) => {
+                f.write_str(words)
+            }
+            DisconnectReason::Idle => f.write_str("idle for connections.max.idle.ms"),
         }
     }
 }
@@ -53,15 +56,15 @@ impl std::fmt::Display for Why {
 /// Bytes read ahead of the frame that is handed on.
 const READ_AHEAD: usize = 64 * 1024;
 /// Pieces given to one system call.
-const PIECES: usize = 64;
+const MAX_IO_SLICES: usize = 64;
 
 /// Has some of what is at the front taken, and lets go of what was: so many bytes.
-pub(super) fn hand_over(
+pub(super) fn write_slices(
     outgoing: &mut VecDeque<Bytes>,
     take: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
 ) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); PIECES];
-    let count = outgoing.len().min(PIECES);
+    let mut slices = [IoSlice::new(&[]); MAX_IO_SLICES];
+    let count = outgoing.len().min(MAX_IO_SLICES);
     for (slice, piece) in slices.iter_mut().zip(&*outgoing) {
         *slice = IoSlice::new(piece);
     }
@@ -79,47 +82,47 @@ pub(super) fn hand_over(
 }
 
 /// A connection.
-pub(crate) struct Channel<S> {
+pub(crate) struct KafkaChannel<S> {
     key: ChannelKey,
     stream: S,
     tls: Option<Box<TlsSession>>,
     connected: bool,
     /// Whether it was told that it can be used.
-    told: bool,
+    open_reported: bool,
     /// Remembered, since the seam reports an edge once; cleared by `WouldBlock` alone.
     pub(super) readable: bool,
     writable: bool,
-    wants_write: bool,
+    write_interest: bool,
     /// A frame was given whose last byte is not out.
     sending: bool,
     outgoing: VecDeque<Bytes>,
     incoming: BytesMut,
     /// The stream has ended; frames that arrived whole are still handed on.
-    ended: Option<Why>,
-    limit: usize,
+    end_reason: Option<DisconnectReason>,
+    frame_limit: usize,
 }
 
-impl<S: Stream> Channel<S> {
+impl<S: Stream> KafkaChannel<S> {
     pub(crate) fn new(
         key: ChannelKey,
         stream: S,
         tls: Option<TlsSession>,
         limit: usize,
-    ) -> Channel<S> {
-        Channel {
+    ) -> KafkaChannel<S> {
+        KafkaChannel {
             key,
             stream,
             tls: tls.map(Box::new),
             connected: false,
-            told: false,
+            open_reported: false,
             readable: false,
             writable: false,
-            wants_write: true,
+            write_interest: true,
             sending: false,
             outgoing: VecDeque::new(),
             incoming: BytesMut::new(),
-            ended: None,
-            limit,
+            end_reason: None,
+            frame_limit: limit,
         }
     }
 
@@ -133,31 +136,34 @@ impl<S: Stream> Channel<S> {
     }
 
     /// True once, when frames may be sent.
-    pub(super) fn opens(&mut self) -> bool {
-        self.is_open() && !std::mem::replace(&mut self.told, true)
+    pub(super) fn report_open(&mut self) -> bool {
+        self.is_open() && !std::mem::replace(&mut self.open_reported, true)
     }
 
-    pub(super) fn is_ready(&mut self, readable: bool, writable: bool) {
+    pub(super) fn add_readiness(&mut self, readable: bool, writable: bool) {
         self.readable |= readable;
         self.writable |= writable;
     }
 
     /// True once, when the connection is made.
-    pub(super) fn connect(&mut self, io: &mut impl Io<Stream = S>) -> Result<bool, Why> {
+    pub(super) fn finish_connect(
+        &mut self,
+        io: &mut impl Io<Stream = S>,
+    ) -> Result<bool, DisconnectReason> {
         if self.connected || !self.writable {
             return Ok(false);
         }
         match self.stream.finish_connect() {
             Ok(()) => {
                 self.connected = true;
-                self.want_write(io, false)?;
+                self.set_write_interest(io, false)?;
                 Ok(true)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.writable = false;
                 Ok(false)
             }
-            Err(e) => Err(Why::Io(e)),
+            Err(e) => Err(DisconnectReason::Io(e)),
         }
     }
 
@@ -166,7 +172,7 @@ impl<S: Stream> Channel<S> {
     }
 
     /// Whether bytes wait for the socket, a frame's or the handshake's.
-    pub(super) fn has_bytes(&self) -> bool {
+    pub(super) fn has_pending_writes(&self) -> bool {
         self.sending || self.tls.as_ref().is_some_and(|t| t.wants_write())
     }
 
@@ -179,7 +185,10 @@ impl<S: Stream> Channel<S> {
 
     /// Writes what it can: bytes written, and whether a send is complete. Write interest is on exactly while
     /// bytes wait.
-    pub(super) fn write(&mut self, io: &mut impl Io<Stream = S>) -> Result<(usize, bool), Why> {
+    pub(super) fn write(
+        &mut self,
+        io: &mut impl Io<Stream = S>,
+    ) -> Result<(usize, bool), DisconnectReason> {
         if !self.connected {
             return Ok((0, false));
         }
@@ -190,12 +199,12 @@ impl<S: Stream> Channel<S> {
         match result {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                self.want_write(io, true)?;
+                self.set_write_interest(io, true)?;
                 return Ok((written, false));
             }
-            Err(e) => return Err(Why::Io(e)),
+            Err(e) => return Err(DisconnectReason::Io(e)),
         }
-        self.want_write(io, false)?;
+        self.set_write_interest(io, false)?;
         // With a handshake under way, what is to be sent waits for it.
         let done = self.sending && self.outgoing.is_empty();
         self.sending &= !done;
@@ -205,7 +214,7 @@ impl<S: Stream> Channel<S> {
     fn write_plain(&mut self) -> (usize, io::Result<()>) {
         let mut written = 0;
         while !self.outgoing.is_empty() {
-            match hand_over(&mut self.outgoing, |pieces| self.stream.write_vectored(pieces)) {
+            match write_slices(&mut self.outgoing, |pieces| self.stream.write_vectored(pieces)) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => written += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -215,9 +224,13 @@ impl<S: Stream> Channel<S> {
         (written, Ok(()))
     }
 
-    fn want_write(&mut self, io: &mut impl Io<Stream = S>, on: bool) -> Result<(), Why> {
-        if std::mem::replace(&mut self.wants_write, on) != on {
-            io.want_write(self.key, &mut self.stream, on).map_err(Why::Io)?;
+    fn set_write_interest(
+        &mut self,
+        io: &mut impl Io<Stream = S>,
+        on: bool,
+    ) -> Result<(), DisconnectReason> {
+        if std::mem::replace(&mut self.write_interest, on) != on {
+            io.set_write_interest(self.key, &mut self.stream, on).map_err(DisconnectReason::Io)?;
         }
         Ok(())
     }
@@ -225,11 +238,11 @@ impl<S: Stream> Channel<S> {
     /// Reads while there is something and room for it; bytes read.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> usize {
         let mut total = 0;
-        while self.readable && self.ended.is_none() && self.has_room() {
+        while self.readable && self.end_reason.is_none() && self.has_room() {
             match self.stream.read(scratch) {
                 Ok(0) => {
                     let in_handshake = self.tls.as_ref().and_then(|tls| tls.eof_reason());
-                    self.ended = Some(in_handshake.unwrap_or(Why::Eof));
+                    self.end_reason = Some(in_handshake.unwrap_or(DisconnectReason::Eof));
                 }
                 Ok(n) => {
                     total += n;
@@ -237,56 +250,58 @@ impl<S: Stream> Channel<S> {
                         None => self.incoming.extend_from_slice(&scratch[..n]),
                         Some(tls) => match tls.read_tls(&scratch[..n], &mut self.incoming) {
                             Ok(true) => {}
-                            Ok(false) => self.ended = Some(Why::Eof),
-                            Err(why) => self.ended = Some(why),
+                            Ok(false) => self.end_reason = Some(DisconnectReason::Eof),
+                            Err(why) => self.end_reason = Some(why),
                         },
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => self.ended = Some(Why::Io(e)),
+                Err(e) => self.end_reason = Some(DisconnectReason::Io(e)),
             }
         }
         total
     }
 
-    fn size(&self) -> Option<i32> {
+    fn next_frame_len(&self) -> Option<i32> {
         let head = self.incoming.first_chunk::<4>()?;
         Some(i32::from_be_bytes(*head))
     }
 
     /// One frame and a read-ahead is all that is kept here.
     fn has_room(&self) -> bool {
-        let frame = self.size().map_or(0, |n| usize::try_from(n).unwrap_or(0).min(self.limit));
+        let frame = self
+            .next_frame_len()
+            .map_or(0, |n| usize::try_from(n).unwrap_or(0).min(self.frame_limit));
         self.incoming.len() < frame + 4 + READ_AHEAD
     }
 
     /// Cuts the next frame out, without its length; or says why there will be no more.
-    pub(super) fn receive(&mut self) -> Result<Option<Bytes>, Why> {
-        if let Some(size) = self.size() {
-            let limit = self.limit;
+    pub(super) fn take_frame(&mut self) -> Result<Option<Bytes>, DisconnectReason> {
+        if let Some(size) = self.next_frame_len() {
+            let limit = self.frame_limit;
             let length = usize::try_from(size).ok().filter(|n| *n <= limit);
             let Some(length) = length else {
-                return Err(Why::BadFrame { size, limit });
+                return Err(DisconnectReason::BadFrame { size, limit });
             };
             if self.incoming.len() >= 4 + length {
                 self.incoming.advance(4);
                 return Ok(Some(self.incoming.split_to(length).freeze()));
             }
         }
-        match self.ended.take() {
+        match self.end_reason.take() {
             Some(why) => Err(why),
             None => Ok(None),
         }
     }
 
     /// Whether a frame that is here whole, or an end, waits to be handed on.
-    pub(super) fn has_more(&self) -> bool {
-        let whole = self.size().is_some_and(|n| match usize::try_from(n) {
-            Ok(n) => n > self.limit || self.incoming.len() >= 4 + n,
+    pub(super) fn has_unprocessed_input(&self) -> bool {
+        let whole = self.next_frame_len().is_some_and(|n| match usize::try_from(n) {
+            Ok(n) => n > self.frame_limit || self.incoming.len() >= 4 + n,
             Err(_) => true,
         });
-        whole || self.ended.is_some() || self.readable
+        whole || self.end_reason.is_some() || self.readable
     }
 
     /// The socket, to be closed; the peer is told why, as TLS wants it.

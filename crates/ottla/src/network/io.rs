@@ -21,7 +21,7 @@ pub type ChannelKey = u64;
 
 /// What a connection can do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ready {
+pub struct Readiness {
     /// Which.
     pub key: ChannelKey,
     /// Reading will not block, if only to say that it ended.
@@ -48,22 +48,22 @@ pub enum Job {
         /// Comes back with the answer.
         key: u64,
         /// It.
-        work: Box<dyn FnOnce() -> Result<(), Unprepared> + Send>,
+        work: Box<dyn FnOnce() -> Result<(), PrepareError> + Send>,
     },
 }
 
 /// Why a connection cannot be made yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unprepared {
+pub struct PrepareError {
     /// In words.
-    pub why: String,
+    pub reason: String,
     /// Whether somebody said no, so that trying again is of no use until something is changed.
-    pub refused: bool,
+    pub fatal: bool,
 }
 
 /// What came of a job.
 #[derive(Debug)]
-pub enum Answer {
+pub enum JobResult {
     /// A host's addresses, at least one.
     Resolved {
         /// From the job.
@@ -76,7 +76,7 @@ pub enum Answer {
         /// From the job.
         key: u64,
         /// Or why it failed.
-        result: Result<(), Unprepared>,
+        result: Result<(), PrepareError>,
     },
 }
 
@@ -97,7 +97,7 @@ pub trait Io: Send {
     /// Begins to connect; readiness tells when that is done.
     fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<Self::Stream>;
     /// Whether writability is of interest; only while bytes wait.
-    fn want_write(
+    fn set_write_interest(
         &mut self,
         key: ChannelKey,
         stream: &mut Self::Stream,
@@ -108,14 +108,14 @@ pub trait Io: Send {
     /// Waits for something to happen: readiness, answers, the bell, or the time-out.
     fn poll(
         &mut self,
-        ready: &mut Vec<Ready>,
-        answers: &mut Vec<Answer>,
+        ready: &mut Vec<Readiness>,
+        answers: &mut Vec<JobResult>,
         timeout: Option<Duration>,
     ) -> io::Result<()>;
     /// Hands work out; `poll` brings the answer.
-    fn start(&mut self, job: Job);
+    fn start_job(&mut self, job: Job);
     /// Ends a poll from any thread.
-    fn bell(&self) -> Arc<dyn Wakeup>;
+    fn wakeup(&self) -> Arc<dyn Wakeup>;
     /// Those who do [`Job::Work`], for work that comes from other threads.
-    fn hands(&self) -> Arc<dyn WorkerPool>;
+    fn worker_pool(&self) -> Arc<dyn WorkerPool>;
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::channel::{Channel, Why};
-use super::io::{Answer, ChannelKey, Io, Job, Ready};
+use super::channel::{DisconnectReason, KafkaChannel};
+use super::io::{ChannelKey, Io, Job, JobResult, Readiness};
 use super::tls::TlsSession;
 use crate::collections::HashMap;
 use crate::metrics::{Counters, Sensor, add};
@@ -17,37 +17,37 @@ use crate::time::{Tick, Wakeup, WorkerPool};
 
 /// What a poll brought.
 #[derive(Debug, Default)]
-pub(crate) struct Polled {
+pub(crate) struct PollResult {
     /// Connections that can be used now: made, and with TLS agreed upon.
     pub(crate) connected: Vec<ChannelKey>,
     /// Sends whose last byte the socket took.
-    pub(crate) sent: Vec<ChannelKey>,
-    pub(crate) received: Vec<(ChannelKey, Bytes)>,
-    pub(crate) disconnected: Vec<(ChannelKey, Why)>,
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) completed_sends: Vec<ChannelKey>,
+    pub(crate) completed_receives: Vec<(ChannelKey, Bytes)>,
+    pub(crate) disconnected: Vec<(ChannelKey, DisconnectReason)>,
+    pub(crate) job_results: Vec<JobResult>,
     /// When the wait was over, and the work began.
-    pub(crate) woke: Tick,
+    pub(crate) woken_at: Tick,
 }
 
 /// All connections.
 pub(crate) struct Selector<I: Io> {
     io: I,
-    channels: HashMap<ChannelKey, Channel<I::Stream>>,
+    channels: HashMap<ChannelKey, KafkaChannel<I::Stream>>,
     /// Last use, for idle expiry.
-    used: HashMap<ChannelKey, Tick>,
+    last_used: HashMap<ChannelKey, Tick>,
     /// Channels that can make progress without a new edge.
-    pending: BTreeSet<ChannelKey>,
+    keys_with_buffered_data: BTreeSet<ChannelKey>,
     next_key: ChannelKey,
-    ready: Vec<Ready>,
+    ready: Vec<Readiness>,
     scratch: Vec<u8>,
     frame_limit: usize,
     max_idle: Option<Duration>,
     counters: Arc<Counters>,
     /// Failures found outside a poll, reported by the next.
-    failed: Vec<(ChannelKey, Why)>,
-    sent: Vec<ChannelKey>,
+    failed_sends: Vec<(ChannelKey, DisconnectReason)>,
+    completed_sends: Vec<ChannelKey>,
     /// Channels that are looked at in a poll; empty between two.
-    turn: Vec<ChannelKey>,
+    keys_to_process: Vec<ChannelKey>,
 }
 
 impl<I: Io> Selector<I> {
@@ -60,30 +60,30 @@ impl<I: Io> Selector<I> {
         Selector {
             io,
             channels: HashMap::default(),
-            used: HashMap::default(),
-            pending: BTreeSet::new(),
+            last_used: HashMap::default(),
+            keys_with_buffered_data: BTreeSet::new(),
             next_key: 0,
             ready: Vec::new(),
             scratch: vec![0; 64 * 1024],
             frame_limit,
             max_idle,
             counters,
-            failed: Vec::new(),
-            sent: Vec::new(),
-            turn: Vec::new(),
+            failed_sends: Vec::new(),
+            completed_sends: Vec::new(),
+            keys_to_process: Vec::new(),
         }
     }
 
-    pub(crate) fn bell(&self) -> Arc<dyn Wakeup> {
-        self.io.bell()
+    pub(crate) fn wakeup(&self) -> Arc<dyn Wakeup> {
+        self.io.wakeup()
     }
 
-    pub(crate) fn hands(&self) -> Arc<dyn WorkerPool> {
-        self.io.hands()
+    pub(crate) fn worker_pool(&self) -> Arc<dyn WorkerPool> {
+        self.io.worker_pool()
     }
 
-    pub(crate) fn start(&mut self, job: Job) {
-        self.io.start(job);
+    pub(crate) fn start_job(&mut self, job: Job) {
+        self.io.start_job(job);
     }
 
     /// Begins to connect, and to speak TLS where there is a session for it.
@@ -96,8 +96,8 @@ impl<I: Io> Selector<I> {
         self.next_key += 1;
         let key = self.next_key;
         let stream = self.io.connect(key, to)?;
-        self.channels.insert(key, Channel::new(key, stream, tls, self.frame_limit));
-        self.used.insert(key, now);
+        self.channels.insert(key, KafkaChannel::new(key, stream, tls, self.frame_limit));
+        self.last_used.insert(key, now);
         Ok(key)
     }
 
@@ -108,8 +108,8 @@ impl<I: Io> Selector<I> {
 
     /// Whether bytes wait for the socket to take them, or it to be made.
     #[cfg(test)]
-    pub(super) fn waits_to_write(&self, key: ChannelKey) -> bool {
-        self.channels.get(&key).is_some_and(|c| !c.is_connected() || c.has_bytes())
+    pub(super) fn has_pending_writes(&self, key: ChannelKey) -> bool {
+        self.channels.get(&key).is_some_and(|c| !c.is_connected() || c.has_pending_writes())
     }
 
     /// Takes a send and writes at once what the socket will have; the next poll tells the rest.
@@ -118,20 +118,20 @@ impl<I: Io> Selector<I> {
             return;
         };
         channel.send(pieces);
-        self.used.insert(key, now);
+        self.last_used.insert(key, now);
         match channel.write(&mut self.io) {
-            Ok((_, true)) => self.sent.push(key),
+            Ok((_, true)) => self.completed_sends.push(key),
             Ok((_, false)) => {}
-            Err(why) => self.failed.push((key, why)),
+            Err(why) => self.failed_sends.push((key, why)),
         }
     }
 
     /// Closes without a word.
     pub(crate) fn close(&mut self, key: ChannelKey, now: Tick) {
-        self.pending.remove(&key);
-        self.used.remove(&key);
-        self.sent.retain(|k| *k != key);
-        self.failed.retain(|f| f.0 != key);
+        self.keys_with_buffered_data.remove(&key);
+        self.last_used.remove(&key);
+        self.completed_sends.retain(|k| *k != key);
+        self.failed_sends.retain(|f| f.0 != key);
         if let Some(channel) = self.channels.remove(&key) {
             let was_made = channel.is_connected();
             self.io.close(key, channel.into_stream());
@@ -144,11 +144,14 @@ impl<I: Io> Selector<I> {
 
     /// When the next poll has something to do whatever sockets say: at once where something is left over from the
     /// last, else when a connection has been idle for too long.
-    pub(crate) fn due(&self) -> Tick {
-        if !self.sent.is_empty() || !self.failed.is_empty() || !self.pending.is_empty() {
+    pub(crate) fn next_poll_deadline(&self) -> Tick {
+        if !self.completed_sends.is_empty()
+            || !self.failed_sends.is_empty()
+            || !self.keys_with_buffered_data.is_empty()
+        {
             return Tick(0);
         }
-        let oldest = self.max_idle.and_then(|max| Some(self.used.values().min()?.after(max)));
+        let oldest = self.max_idle.and_then(|max| Some(self.last_used.values().min()?.after(max)));
         oldest.unwrap_or(Tick::NEVER)
     }
 
@@ -157,37 +160,37 @@ impl<I: Io> Selector<I> {
         &mut self,
         timeout: Option<Duration>,
         now: impl Fn() -> Tick,
-        out: &mut Polled,
+        out: &mut PollResult,
     ) -> std::io::Result<()> {
-        let due = self.due();
-        out.sent.append(&mut self.sent);
+        let due = self.next_poll_deadline();
+        out.completed_sends.append(&mut self.completed_sends);
         let due = (due != Tick::NEVER).then(|| due.since(now()));
         let timeout = [timeout, due].into_iter().flatten().min();
-        self.io.poll(&mut self.ready, &mut out.answers, timeout)?;
+        self.io.poll(&mut self.ready, &mut out.job_results, timeout)?;
         let now = now();
-        out.woke = now;
-        let mut turn = std::mem::take(&mut self.turn);
-        while let Some(key) = self.pending.pop_first() {
+        out.woken_at = now;
+        let mut turn = std::mem::take(&mut self.keys_to_process);
+        while let Some(key) = self.keys_with_buffered_data.pop_first() {
             turn.push(key);
         }
         for ready in self.ready.drain(..) {
             if let Some(channel) = self.channels.get_mut(&ready.key) {
-                channel.is_ready(ready.readable, ready.writable);
+                channel.add_readiness(ready.readable, ready.writable);
                 turn.push(ready.key);
             }
         }
         turn.sort_unstable();
         turn.dedup();
         for key in turn.drain(..) {
-            if let Err(why) = self.progress(key, now, out) {
+            if let Err(why) = self.process_channel(key, now, out) {
                 out.disconnected.push((key, why));
             }
         }
-        self.turn = turn;
-        for (key, why) in std::mem::take(&mut self.failed) {
+        self.keys_to_process = turn;
+        for (key, why) in std::mem::take(&mut self.failed_sends) {
             let words = match self.channels.get_mut(&key) {
                 Some(channel) if !out.disconnected.iter().any(|d| d.0 == key) => {
-                    Self::last_words(channel, &mut self.scratch, key, why, out)
+                    Self::read_before_close(channel, &mut self.scratch, key, why, out)
                 }
                 _ => continue,
             };
@@ -200,12 +203,17 @@ impl<I: Io> Selector<I> {
         Ok(())
     }
 
-    fn progress(&mut self, key: ChannelKey, now: Tick, out: &mut Polled) -> Result<(), Why> {
+    fn process_channel(
+        &mut self,
+        key: ChannelKey,
+        now: Tick,
+        out: &mut PollResult,
+    ) -> Result<(), DisconnectReason> {
         let Some(channel) = self.channels.get_mut(&key) else {
             return Ok(());
         };
         let mut moved = 0;
-        if channel.connect(&mut self.io)? {
+        if channel.finish_connect(&mut self.io)? {
             add(&self.counters.connection_creation_total, 1);
             self.counters.sensors.record(&[(Sensor::ConnectionCreation, 1.0)], now);
             moved += 1;
@@ -213,70 +221,72 @@ impl<I: Io> Selector<I> {
         if !channel.is_connected() {
             return Ok(());
         }
-        if channel.has_bytes() {
+        if channel.has_pending_writes() {
             moved += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
         }
         moved += channel.read(&mut self.scratch);
         // What came may be the handshake's, and ask for an answer.
-        if !channel.is_sending() && channel.has_bytes() {
+        if !channel.is_sending() && channel.has_pending_writes() {
             moved += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
         }
-        if channel.opens() {
+        if channel.report_open() {
             out.connected.push(key);
         }
-        if let Some(frame) = channel.receive()? {
+        if let Some(frame) = channel.take_frame()? {
             moved += 1;
-            out.received.push((key, frame));
+            out.completed_receives.push((key, frame));
         }
-        if channel.has_more() {
-            self.pending.insert(key);
+        if channel.has_unprocessed_input() {
+            self.keys_with_buffered_data.insert(key);
         }
         if moved > 0 {
-            self.used.insert(key, now);
+            self.last_used.insert(key, now);
         }
         Ok(())
     }
 
     fn write(
-        channel: &mut Channel<I::Stream>,
+        channel: &mut KafkaChannel<I::Stream>,
         io: &mut I,
         scratch: &mut [u8],
         key: ChannelKey,
-        out: &mut Polled,
-    ) -> Result<usize, Why> {
+        out: &mut PollResult,
+    ) -> Result<usize, DisconnectReason> {
         match channel.write(io) {
             Ok((n, done)) => {
                 if done {
-                    out.sent.push(key);
+                    out.completed_sends.push(key);
                 }
                 Ok(n)
             }
-            Err(why) => Err(Self::last_words(channel, scratch, key, why, out)),
+            Err(why) => Err(Self::read_before_close(channel, scratch, key, why, out)),
         }
     }
 
     /// A write that fails may have answers before it in the socket, or what TLS was told: they are read first.
-    fn last_words(
-        channel: &mut Channel<I::Stream>,
+    fn read_before_close(
+        channel: &mut KafkaChannel<I::Stream>,
         scratch: &mut [u8],
         key: ChannelKey,
-        why: Why,
-        out: &mut Polled,
-    ) -> Why {
-        channel.is_ready(true, false);
+        why: DisconnectReason,
+        out: &mut PollResult,
+    ) -> DisconnectReason {
+        channel.add_readiness(true, false);
         loop {
             channel.read(scratch);
-            match channel.receive() {
-                Ok(Some(frame)) => out.received.push((key, frame)),
-                Err(said @ (Why::Refused(_) | Why::Tls(_))) => return said,
+            match channel.take_frame() {
+                Ok(Some(frame)) => out.completed_receives.push((key, frame)),
+                Err(
+                    said @ (DisconnectReason::AuthenticationFailed(_) | DisconnectReason::Tls(_)),
+                ) => return said,
                 Ok(None) | Err(_) => return why,
             }
         }
     }
 
-    fn expire_idle(&mut self, now: Tick, out: &mut Polled) {
+    fn expire_idle(&mut self, now: Tick, out: &mut PollResult) {
         let Some(max) = self.max_idle else { return };
-        let mut idle: Vec<(Tick, ChannelKey)> = (self.used.iter())
+        let mut idle: Vec<(Tick, ChannelKey)> = (self.last_used.iter())
             .filter(|(_, used)| used.after(max) <= now)
             .map(|(key, used)| (*used, *key))
             .collect();
@@ -284,7 +294,7 @@ impl<I: Io> Selector<I> {
         idle.sort_unstable();
         for (_, key) in idle {
             if !out.disconnected.iter().any(|d| d.0 == key) {
-                out.disconnected.push((key, Why::Idle));
+                out.disconnected.push((key, DisconnectReason::Idle));
             }
         }
     }

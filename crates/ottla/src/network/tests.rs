@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::channel::Why;
-use super::io::simulated::{Arrived, Faults, Machine, SimStream};
-use super::io::{Answer, ChannelKey, Io, Job, Ready, Stream};
-use super::selector::{Polled, Selector};
+use super::channel::DisconnectReason;
+use super::io::simulated::{ClientInput, Faults, SimMachine, SimStream};
+use super::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
+use super::selector::{PollResult, Selector};
 use super::tls::TlsSession;
 use crate::metrics::Counters;
 use crate::sync::Mutex;
@@ -19,105 +19,116 @@ use crate::time::{Tick, Wakeup, WorkerPool};
 
 /// The virtual machine, with an eye on who wants to write.
 #[derive(Clone)]
-pub(super) struct Watched {
-    machine: Machine,
-    wants: Arc<Mutex<BTreeMap<ChannelKey, bool>>>,
+pub(super) struct WriteInterestChecker {
+    machine: SimMachine,
+    write_interest: Arc<Mutex<BTreeMap<ChannelKey, bool>>>,
 }
 
-impl Io for Watched {
+impl Io for WriteInterestChecker {
     type Stream = SimStream;
 
     fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<SimStream> {
-        self.wants.lock().insert(key, true);
+        self.write_interest.lock().insert(key, true);
         self.machine.connect(key, to)
     }
 
-    fn want_write(&mut self, key: ChannelKey, stream: &mut SimStream, on: bool) -> io::Result<()> {
-        let old = self.wants.lock().insert(key, on);
+    fn set_write_interest(
+        &mut self,
+        key: ChannelKey,
+        stream: &mut SimStream,
+        on: bool,
+    ) -> io::Result<()> {
+        let old = self.write_interest.lock().insert(key, on);
         assert_ne!(old, Some(on), "told what is so already");
-        self.machine.want_write(key, stream, on)
+        self.machine.set_write_interest(key, stream, on)
     }
 
     fn close(&mut self, key: ChannelKey, stream: SimStream) {
-        self.wants.lock().remove(&key);
+        self.write_interest.lock().remove(&key);
         Io::close(&mut self.machine, key, stream);
     }
 
     fn poll(
         &mut self,
-        ready: &mut Vec<Ready>,
-        answers: &mut Vec<Answer>,
+        ready: &mut Vec<Readiness>,
+        answers: &mut Vec<JobResult>,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         self.machine.poll(ready, answers, timeout)
     }
 
-    fn start(&mut self, job: Job) {
-        self.machine.start(job);
+    fn start_job(&mut self, job: Job) {
+        self.machine.start_job(job);
     }
 
-    fn bell(&self) -> Arc<dyn Wakeup> {
-        self.machine.bell()
+    fn wakeup(&self) -> Arc<dyn Wakeup> {
+        self.machine.wakeup()
     }
 
-    fn hands(&self) -> Arc<dyn WorkerPool> {
-        self.machine.hands()
+    fn worker_pool(&self) -> Arc<dyn WorkerPool> {
+        self.machine.worker_pool()
     }
 }
 
 /// A selector and the other side of its connections.
-pub(super) struct Rig {
-    pub(super) machine: Machine,
-    pub(super) selector: Selector<Watched>,
-    pub(super) polls: u32,
-    wants: Arc<Mutex<BTreeMap<ChannelKey, bool>>>,
+pub(super) struct SelectorFixture {
+    pub(super) machine: SimMachine,
+    pub(super) selector: Selector<WriteInterestChecker>,
+    pub(super) poll_count: u32,
+    write_interest: Arc<Mutex<BTreeMap<ChannelKey, bool>>>,
 }
 
-const LIMIT: usize = 1 << 20;
-pub(super) const IDLE: Duration = Duration::from_secs(5);
+const FRAME_LIMIT: usize = 1 << 20;
+pub(super) const MAX_IDLE: Duration = Duration::from_secs(5);
 
-pub(super) fn at() -> SocketAddr {
+pub(super) fn server_address() -> SocketAddr {
     ([127, 0, 0, 1], 9092).into()
 }
 
-impl Rig {
-    pub(super) fn new(seed: u64, faults: Faults) -> Rig {
-        let machine = Machine::new(seed, faults);
-        machine.listen(at());
+impl SelectorFixture {
+    pub(super) fn new(seed: u64, faults: Faults) -> SelectorFixture {
+        let machine = SimMachine::new(seed, faults);
+        machine.listen(server_address());
         let wants = Arc::default();
-        let io = Watched { machine: machine.clone(), wants: Arc::clone(&wants) };
+        let io =
+            WriteInterestChecker { machine: machine.clone(), write_interest: Arc::clone(&wants) };
         let counters = Arc::new(Counters::default());
-        Rig { machine, selector: Selector::new(io, LIMIT, Some(IDLE), counters), polls: 0, wants }
+        SelectorFixture {
+            machine,
+            selector: Selector::new(io, FRAME_LIMIT, Some(MAX_IDLE), counters),
+            poll_count: 0,
+            write_interest: wants,
+        }
     }
 
     pub(super) fn connect(&mut self, tls: Option<TlsSession>) -> ChannelKey {
-        self.selector.connect(at(), tls, self.machine.now()).unwrap()
+        self.selector.connect(server_address(), tls, self.machine.now()).unwrap()
     }
 
     /// Time goes on to whatever happens next, and the selector sees to it. False if nothing does.
-    pub(super) fn step(&mut self, out: &mut Polled) -> bool {
+    pub(super) fn step(&mut self, out: &mut PollResult) -> bool {
         let now = self.machine.now();
-        if self.selector.due() > now && !self.machine.would_wake() {
+        if self.selector.next_poll_deadline() > now && !self.machine.would_wake() {
             match self.machine.next_event() {
                 Some(next) => self.machine.advance(next),
                 None => return false,
             }
         }
         let machine = self.machine.clone();
-        *out = Polled::default();
-        self.polls += 1;
+        *out = PollResult::default();
+        self.poll_count += 1;
         self.selector.poll(Some(Duration::ZERO), || machine.now(), out).unwrap();
-        for (key, on) in &*self.wants.lock() {
-            let waits = self.selector.waits_to_write(*key);
+        for (key, on) in &*self.write_interest.lock() {
+            let waits = self.selector.has_pending_writes(*key);
             assert_eq!(*on, waits, "write interest is on exactly while bytes wait");
         }
         true
     }
 
     /// Until the connection can be used.
-    fn open(&mut self) -> ChannelKey {
+    fn open_connection(&mut self) -> ChannelKey {
         let key = self.connect(None);
-        let mut out = Polled::default();
+        let mut out = PollResult::default();
         while !out.connected.contains(&key) {
             assert!(self.step(&mut out), "it opens");
         }
@@ -131,12 +142,12 @@ impl Rig {
     }
 
     /// Bytes that came, by connection.
-    pub(super) fn heard(&self) -> Vec<(u64, Vec<u8>)> {
-        let arrived = self.machine.arrived().into_iter();
+    pub(super) fn received_bytes(&self) -> Vec<(u64, Vec<u8>)> {
+        let arrived = self.machine.take_client_input().into_iter();
         arrived
             .filter_map(|(conn, _, what)| match what {
-                Arrived::Bytes(bytes) => Some((conn, bytes)),
-                Arrived::Closed => None,
+                ClientInput::Bytes(bytes) => Some((conn, bytes)),
+                ClientInput::Closed => None,
             })
             .collect()
     }
@@ -146,17 +157,23 @@ fn frame(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as i32).to_be_bytes(), bytes].concat()
 }
 
-const SPLIT: Faults = Faults { delay_ns: 50_000, split: 4096, stall: 5, cut: 0, window: 8192 };
+const SPLIT_FAULTS: Faults = Faults {
+    max_delay_ns: 50_000,
+    max_io_bytes: 4096,
+    stall_one_in: 5,
+    disconnect_one_in: 0,
+    window_bytes: 8192,
+};
 
 /// Five connections, echoed by another side that knows nothing of frames.
 #[test]
 fn se3_se5_every_answer_in_order_and_one_a_poll() {
-    let mut rig = Rig::new(7, SPLIT);
-    let keys: Vec<ChannelKey> = (0..5).map(|_| rig.open()).collect();
+    let mut rig = SelectorFixture::new(7, SPLIT_FAULTS);
+    let keys: Vec<ChannelKey> = (0..5).map(|_| rig.open_connection()).collect();
     let sizes = [0, 1, 3, 100, 5000, 40 * 1024];
     let mut sent: BTreeMap<ChannelKey, usize> = keys.iter().map(|k| (*k, 0)).collect();
     let mut received = sent.clone();
-    let mut out = Polled::default();
+    let mut out = PollResult::default();
     const EACH: usize = 60;
     let body = |key: u64, n: usize| vec![(key as usize * 31 + n) as u8; sizes[n % sizes.len()]];
     while received.values().any(|n| *n < EACH) {
@@ -168,33 +185,33 @@ fn se3_se5_every_answer_in_order_and_one_a_poll() {
         }
         assert!(rig.step(&mut out), "something is on its way");
         assert!(out.disconnected.is_empty());
-        let mut seen: Vec<ChannelKey> = out.received.iter().map(|r| r.0).collect();
+        let mut seen: Vec<ChannelKey> = out.completed_receives.iter().map(|r| r.0).collect();
         seen.dedup();
-        assert_eq!(seen.len(), out.received.len(), "one a connection and poll");
-        for (key, bytes) in out.received.drain(..) {
+        assert_eq!(seen.len(), out.completed_receives.len(), "one a connection and poll");
+        for (key, bytes) in out.completed_receives.drain(..) {
             let n = received.get_mut(&key).unwrap();
             assert_eq!(bytes, body(key, *n), "answer {n} of {key}");
             *n += 1;
         }
-        for (conn, bytes) in rig.heard() {
-            rig.machine.answer(conn, bytes, Duration::ZERO);
+        for (conn, bytes) in rig.received_bytes() {
+            rig.machine.send_to_client(conn, bytes, Duration::ZERO);
         }
     }
 }
 
 #[test]
 fn se3_nr3_if3_large_sends_pass_through_small_sockets() {
-    let mut rig = Rig::new(3, SPLIT);
-    let key = rig.open();
-    let (mut out, mut total) = (Polled::default(), 0);
+    let mut rig = SelectorFixture::new(3, SPLIT_FAULTS);
+    let key = rig.open_connection();
+    let (mut out, mut total) = (PollResult::default(), 0);
     for n in 0..10u8 {
         rig.send(key, vec![n; 512 * 1024]);
         assert!(!rig.selector.can_send(key), "one send at a time (IF3)");
         let mut done = false;
         while !done || total < (usize::from(n) + 1) * (512 * 1024 + 4) {
             assert!(rig.step(&mut out));
-            done |= out.sent.contains(&key);
-            total += rig.heard().iter().map(|h| h.1.len()).sum::<usize>();
+            done |= out.completed_sends.contains(&key);
+            total += rig.received_bytes().iter().map(|h| h.1.len()).sum::<usize>();
         }
         assert!(rig.selector.can_send(key));
     }
@@ -204,44 +221,48 @@ fn se3_nr3_if3_large_sends_pass_through_small_sockets() {
 fn nr1_nr2_frames_in_any_pieces_several_at_once_and_what_is_none() {
     let whole = [frame(b""), frame(b"one"), frame(&[9; 70_000]), frame(b"two")].concat();
     for piece in [1, 3, 4, 5, 64, 70_011, whole.len()] {
-        let mut rig = Rig::new(1, Faults::NONE);
-        let key = rig.open();
+        let mut rig = SelectorFixture::new(1, Faults::NONE);
+        let key = rig.open_connection();
         rig.send(key, b"x".to_vec());
-        let (mut out, mut got) = (Polled::default(), Vec::new());
+        let (mut out, mut got) = (PollResult::default(), Vec::new());
         let conn = loop {
             rig.step(&mut out);
-            if let Some((conn, _)) = rig.heard().first() {
+            if let Some((conn, _)) = rig.received_bytes().first() {
                 break *conn;
             }
         };
         for part in whole.chunks(piece) {
-            rig.machine.answer(conn, part.to_vec(), Duration::ZERO);
+            rig.machine.send_to_client(conn, part.to_vec(), Duration::ZERO);
         }
-        rig.machine.close(conn);
+        rig.machine.close_connection(conn);
         let mut ended = None;
         while ended.is_none() {
             assert!(rig.step(&mut out), "{piece}");
-            assert!(out.received.len() <= 1);
-            got.extend(out.received.drain(..).map(|r| r.1.len()));
+            assert!(out.completed_receives.len() <= 1);
+            got.extend(out.completed_receives.drain(..).map(|r| r.1.len()));
             ended = out.disconnected.pop();
         }
         assert_eq!(got, [0, 3, 70_000, 3], "what came whole before the end is delivered ({piece})");
-        assert!(matches!(ended, Some((k, Why::Eof)) if k == key));
+        assert!(matches!(ended, Some((k, DisconnectReason::Eof)) if k == key));
     }
     for (bad, words) in [
         (vec![0xff, 0xff, 0xff, 0xff], "-1 bytes"),
-        ((LIMIT as i32 + 1).to_be_bytes().to_vec(), "receive.message.max.bytes"),
+        ((FRAME_LIMIT as i32 + 1).to_be_bytes().to_vec(), "receive.message.max.bytes"),
         (b"HTTP/1.1 400".to_vec(), "HTTP server"),
         (vec![0x15, 3, 3, 0, 2, 2, 40], "TLS alert"),
     ] {
-        let mut rig = Rig::new(1, Faults::NONE);
-        let (key, other) = (rig.open(), rig.open());
+        let mut rig = SelectorFixture::new(1, Faults::NONE);
+        let (key, other) = (rig.open_connection(), rig.open_connection());
         rig.send(key, b"x".to_vec());
-        let mut out = Polled::default();
+        let mut out = PollResult::default();
         let why = loop {
             assert!(rig.step(&mut out));
-            for (conn, _) in rig.heard() {
-                rig.machine.answer(conn, [frame(b"good"), bad.clone()].concat(), Duration::ZERO);
+            for (conn, _) in rig.received_bytes() {
+                rig.machine.send_to_client(
+                    conn,
+                    [frame(b"good"), bad.clone()].concat(),
+                    Duration::ZERO,
+                );
             }
             if let Some((k, why)) = out.disconnected.pop() {
                 assert_eq!(k, key);
@@ -256,97 +277,99 @@ fn nr1_nr2_frames_in_any_pieces_several_at_once_and_what_is_none() {
 #[test]
 fn nr2_an_end_within_a_frame_is_an_end() {
     for cut in 0..7 {
-        let mut rig = Rig::new(1, Faults::NONE);
-        let key = rig.open();
+        let mut rig = SelectorFixture::new(1, Faults::NONE);
+        let key = rig.open_connection();
         rig.send(key, b"x".to_vec());
-        let mut out = Polled::default();
+        let mut out = PollResult::default();
         loop {
             assert!(rig.step(&mut out));
-            for (conn, _) in rig.heard() {
-                rig.machine.answer(conn, frame(b"abc")[..cut].to_vec(), Duration::ZERO);
-                rig.machine.close(conn);
+            for (conn, _) in rig.received_bytes() {
+                rig.machine.send_to_client(conn, frame(b"abc")[..cut].to_vec(), Duration::ZERO);
+                rig.machine.close_connection(conn);
             }
             if let Some((_, why)) = out.disconnected.pop() {
-                assert!(matches!(why, Why::Eof), "cut at {cut}: {why}");
+                assert!(matches!(why, DisconnectReason::Eof), "cut at {cut}: {why}");
                 break;
             }
-            assert!(out.received.is_empty());
+            assert!(out.completed_receives.is_empty());
         }
     }
 }
 
 #[test]
 fn se1_se9_what_ends_or_never_begins_leaves_nothing_behind() {
-    let mut rig = Rig::new(1, Faults::NONE);
-    let key = rig.open();
+    let mut rig = SelectorFixture::new(1, Faults::NONE);
+    let key = rig.open_connection();
     rig.send(key, b"x".to_vec());
-    let mut out = Polled::default();
+    let mut out = PollResult::default();
     rig.step(&mut out);
-    let conn = rig.heard()[0].0;
-    rig.machine.close(conn);
+    let conn = rig.received_bytes()[0].0;
+    rig.machine.close_connection(conn);
     while out.disconnected.is_empty() {
         assert!(rig.step(&mut out));
     }
     assert!(!rig.selector.can_send(key));
     // A send to what is gone is nobody's.
     rig.send(key, b"late".to_vec());
-    let again = rig.open();
+    let again = rig.open_connection();
     assert_ne!(again, key, "a key is never used twice");
-    rig.machine.unlisten(at());
+    rig.machine.stop_listening(server_address());
     let refused = rig.connect(None);
     loop {
         assert!(rig.step(&mut out));
         assert!(out.connected.is_empty());
         if let Some((k, why)) = out.disconnected.pop() {
             assert_eq!(k, refused);
-            assert!(matches!(why, Why::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused));
+            assert!(
+                matches!(why, DisconnectReason::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused)
+            );
             break;
         }
     }
     let now = rig.machine.now();
     rig.selector.close(again, now);
     rig.selector.close(again, now);
-    assert!(rig.wants.lock().is_empty());
-    assert_eq!(rig.selector.due(), Tick::NEVER);
+    assert!(rig.write_interest.lock().is_empty());
+    assert_eq!(rig.selector.next_poll_deadline(), Tick::NEVER);
 }
 
 #[test]
 fn se7_the_longest_unused_connection_is_closed_first_and_nothing_polls_in_between() {
-    let mut rig = Rig::new(1, Faults::NONE);
-    let first = rig.open();
+    let mut rig = SelectorFixture::new(1, Faults::NONE);
+    let first = rig.open_connection();
     rig.machine.advance(rig.machine.now().after(Duration::from_secs(2)));
-    let second = rig.open();
-    let mut out = Polled::default();
+    let second = rig.open_connection();
+    let mut out = PollResult::default();
     while rig.step(&mut out) {}
-    let due = rig.selector.due();
-    assert_eq!(due, Tick(1_000_000_000).after(IDLE), "nothing before that");
-    rig.polls = 0;
+    let due = rig.selector.next_poll_deadline();
+    assert_eq!(due, Tick(1_000_000_000).after(MAX_IDLE), "nothing before that");
+    rig.poll_count = 0;
     for (key, at) in [(first, due), (second, due.after(Duration::from_secs(2)))] {
         rig.machine.advance(at);
         assert!(rig.step(&mut out));
-        assert!(matches!(out.disconnected[..], [(k, Why::Idle)] if k == key));
+        assert!(matches!(out.disconnected[..], [(k, DisconnectReason::Idle)] if k == key));
     }
-    assert_eq!(rig.polls, 2, "a poll each, and none for nothing");
-    assert_eq!(rig.selector.due(), Tick::NEVER);
+    assert_eq!(rig.poll_count, 2, "a poll each, and none for nothing");
+    assert_eq!(rig.selector.next_poll_deadline(), Tick::NEVER);
 }
 
 /// A send that fails may have an answer before it in the socket.
 #[test]
 fn an_answer_before_a_failed_write_is_delivered() {
-    let mut rig = Rig::new(1, Faults::NONE);
-    let key = rig.open();
+    let mut rig = SelectorFixture::new(1, Faults::NONE);
+    let key = rig.open_connection();
     rig.send(key, b"x".to_vec());
-    let mut out = Polled::default();
+    let mut out = PollResult::default();
     rig.step(&mut out);
-    let conn = rig.heard()[0].0;
-    rig.machine.answer(conn, frame(b"answer"), Duration::ZERO);
-    rig.machine.close(conn);
+    let conn = rig.received_bytes()[0].0;
+    rig.machine.send_to_client(conn, frame(b"answer"), Duration::ZERO);
+    rig.machine.close_connection(conn);
     // The end is there, and nobody has looked.
     rig.send(key, b"more".to_vec());
     let (mut got, mut ended) = (false, false);
     while !ended {
         assert!(rig.step(&mut out));
-        got |= out.received.iter().any(|r| r.1 == b"answer"[..]);
+        got |= out.completed_receives.iter().any(|r| r.1 == b"answer"[..]);
         ended = !out.disconnected.is_empty();
     }
     assert!(got);
@@ -355,13 +378,13 @@ fn an_answer_before_a_failed_write_is_delivered() {
 /// The stream's own word on a connection is final.
 #[test]
 fn a_stream_that_was_never_made_says_so() {
-    let mut machine = Machine::new(1, Faults { delay_ns: 1_000_000, ..Faults::NONE });
-    machine.listen(at());
-    let mut stream = machine.connect(1, at()).unwrap();
+    let mut machine = SimMachine::new(1, Faults { max_delay_ns: 1_000_000, ..Faults::NONE });
+    machine.listen(server_address());
+    let mut stream = machine.connect(1, server_address()).unwrap();
     let early = stream.finish_connect().map_err(|e| e.kind());
     assert!(matches!(early, Ok(()) | Err(io::ErrorKind::WouldBlock)));
-    machine.unlisten(at());
-    let mut refused = machine.connect(2, at()).unwrap();
+    machine.stop_listening(server_address());
+    let mut refused = machine.connect(2, server_address()).unwrap();
     assert_eq!(refused.finish_connect().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     assert!(
         refused.write_vectored(&[IoSlice::new(b"x")]).is_ok(),
@@ -372,8 +395,8 @@ fn a_stream_that_was_never_made_says_so() {
 #[test]
 #[should_panic(expected = "one send at a time")]
 fn se2_a_second_send_while_one_is_pending_is_a_bug_of_ours() {
-    let mut rig = Rig::new(3, Faults { window: 8, ..Faults::NONE });
-    let key = rig.open();
+    let mut rig = SelectorFixture::new(3, Faults { window_bytes: 8, ..Faults::NONE });
+    let key = rig.open_connection();
     rig.send(key, vec![1; 100]);
     rig.send(key, vec![2; 100]);
 }

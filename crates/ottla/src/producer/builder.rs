@@ -13,7 +13,7 @@ use crate::accumulator::{AccumulatorSettings, RecordAccumulator};
 use crate::client::metadata::MetadataSettings;
 use crate::client::nodes::ConnectSettings;
 use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, TokenProvider};
-use crate::client::{ClientSettings, NetworkClient, Secured, SharedHealth};
+use crate::client::{ClientSettings, ConnectionSecurity, NetworkClient, SharedHealth};
 use crate::config::security::SecuritySettings;
 use crate::config::{Origin, ProducerConfig, Properties};
 use crate::error::{Error, ErrorKind};
@@ -255,8 +255,8 @@ fn connection_security(
     security: &SecuritySettings,
     provider: Option<TokenProvider>,
     env: &Arc<dyn Env>,
-) -> Result<Secured, Error> {
-    let mut out = Secured::default();
+) -> Result<ConnectionSecurity, Error> {
+    let mut out = ConnectionSecurity::default();
     #[cfg(feature = "tls")]
     if let Some(tls) = &security.tls {
         out.tls = Some(Arc::new(crate::network::tls::TlsConnector::new(tls.clone(), env.clone())?));
@@ -271,14 +271,14 @@ fn connection_security(
 fn client_settings(config: &ProducerConfig) -> ClientSettings {
     ClientSettings {
         client_id: config.client_id.clone(),
-        bootstrap: config.bootstrap_servers.clone(),
+        bootstrap_servers: config.bootstrap_servers.clone(),
         max_in_flight: config.max_in_flight,
         request_timeout: config.request_timeout,
         connect: ConnectSettings {
             backoff: config.reconnect_backoff.0,
             backoff_max: config.reconnect_backoff.1,
-            setup: config.connection_setup_timeout.0,
-            setup_max: config.connection_setup_timeout.1,
+            setup_timeout: config.connection_setup_timeout.0,
+            setup_timeout_max: config.connection_setup_timeout.1,
         },
         metadata: MetadataSettings {
             max_age: config.metadata_max_age,
@@ -286,6 +286,6 @@ fn client_settings(config: &ProducerConfig) -> ClientSettings {
             backoff: config.retry_backoff.0,
             backoff_max: config.retry_backoff.1,
         },
-        rebootstrap: config.rebootstrap_trigger,
+        rebootstrap_trigger: config.rebootstrap_trigger,
     }
 }

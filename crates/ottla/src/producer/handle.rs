@@ -238,7 +238,7 @@ impl ProducerInner {
     }
 
     fn buffer_exhausted_error(&self, size: usize) -> Error {
-        let why = self.health.complaint().unwrap_or_else(|| {
+        let why = self.health.unreachable_summary().unwrap_or_else(|| {
             "the brokers take records more slowly than they come; raise buffer.memory or max.block.ms".into()
         });
         let ms = self.max_block.as_millis();
@@ -332,7 +332,7 @@ impl TopicWaitFuture<'_> {
             }
             _ => format!("no metadata for topic {} within max.block.ms ({ms} ms)", self.name),
         };
-        let why = match (&self.last_error, self.inner.health.complaint()) {
+        let why = match (&self.last_error, self.inner.health.unreachable_summary()) {
             (_, Some(complaint)) => complaint,
             (Some(e), None) => e.to_string(),
             (None, None) => match self.inner.health.last_failure() {

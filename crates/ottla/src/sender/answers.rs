@@ -14,7 +14,7 @@ use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
 use crate::accumulator::split::{SplitJob, SplitOutcome};
-use crate::client::in_flight::{Done, Purpose};
+use crate::client::in_flight::{CompletedRequest, RequestKind};
 use crate::cluster::{Leader, LeaderHint};
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::events::LogEvent;
@@ -82,24 +82,24 @@ impl BatchResponse {
 }
 
 impl<I: Io> Sender<I> {
-    pub(super) fn handle_completed_request(&mut self, done: Done, now: Tick) {
-        match done.request.purpose {
-            Purpose::Produce => self.handle_produce_response(done, now),
-            Purpose::ProducerId => self.handle_init_producer_id_response(done, now),
-            Purpose::Versions(_) | Purpose::Metadata | Purpose::Sasl(_) => {}
+    pub(super) fn handle_completed_request(&mut self, done: CompletedRequest, now: Tick) {
+        match done.request.kind {
+            RequestKind::Produce => self.handle_produce_response(done, now),
+            RequestKind::InitProducerId => self.handle_init_producer_id_response(done, now),
+            RequestKind::ApiVersions(_) | RequestKind::Metadata | RequestKind::Sasl(_) => {}
         }
     }
 
     #[inline(never)]
-    fn handle_produce_response(&mut self, done: Done, now: Tick) {
+    fn handle_produce_response(&mut self, done: CompletedRequest, now: Tick) {
         let Some(InFlightBatches { node, batches }) =
-            self.in_flight_batches.remove(&done.request.correlation)
+            self.in_flight_batches.remove(&done.request.correlation_id)
         else {
             return;
         };
         let version = done.request.version;
         let answer = match &done.result {
-            Ok(_) if !done.request.answered => {
+            Ok(_) if !done.request.expects_response => {
                 // acks=0: handed to the socket, and nothing more will ever be known.
                 batches.into_iter().for_each(|b| self.complete_batch(b, None, None));
                 return;
@@ -114,7 +114,7 @@ impl<I: Io> Sender<I> {
                 batches.into_iter().for_each(|b| self.complete_batch(b, None, None));
                 return;
             }
-            Err(lost) => Err(lost.why.clone()),
+            Err(lost) => Err(lost.reason.clone()),
         };
         if let Ok(answer) = &answer {
             self.client.throttle(node, answer.throttle_time_ms(), version >= 6, now);
@@ -137,7 +137,7 @@ impl<I: Io> Sender<I> {
                     }
                 },
                 Err(why) => {
-                    let whole = done.result.is_ok() || done.request.whole;
+                    let whole = done.result.is_ok() || done.request.fully_sent;
                     BatchResponse::without_response(&batch, why, whole)
                 }
             };
@@ -179,7 +179,7 @@ impl<I: Io> Sender<I> {
             }
         }
         if !hints.is_empty() {
-            self.client.hinted(&hints, &answer.node_endpoints(), now);
+            self.client.apply_leader_hints(&hints, &answer.node_endpoints(), now);
         }
     }
 
@@ -292,7 +292,7 @@ impl<I: Io> Sender<I> {
         self.ready.insert(p);
         let work = SplitJob::new(self.accumulator.clone(), closed, true);
         let work = move || work.run(|acc| acc.split_stamped(batch, now));
-        self.client.start(Job::Work(Box::new(work)));
+        self.client.start_job(Job::Work(Box::new(work)));
     }
 
     /// A batch that was cut is back.
@@ -310,7 +310,8 @@ impl<I: Io> Sender<I> {
             let why = format!("a batch to be split cannot be read: {e}");
             Error::new(ErrorKind::Internal, why)
         });
-        if let Some(left_out) = self.client.events().check(LogEvent::BatchSplit, -1, self.env.now())
+        if let Some(left_out) =
+            self.client.log_events().check(LogEvent::BatchSplit, -1, self.env.now())
         {
             tracing::info!(
                 name: "ottla.batch_split",
@@ -448,7 +449,7 @@ impl<I: Io> Sender<I> {
         Error::new(e.kind(), what).with_source(e.clone())
     }
 
-    fn handle_init_producer_id_response(&mut self, done: Done, now: Tick) {
+    fn handle_init_producer_id_response(&mut self, done: CompletedRequest, now: Tick) {
         if matches!(self.producer_state.producer_id, ProducerIdState::Failed(_)) {
             // Something ended the producer meanwhile: no id brings it back.
             return;
@@ -458,7 +459,7 @@ impl<I: Io> Sender<I> {
         let frame = match done.result {
             Ok(frame) => frame,
             Err(lost) => {
-                tracing::debug!("no producer id yet: {}", lost.why);
+                tracing::debug!("no producer id yet: {}", lost.reason);
                 self.producer_state.producer_id = ProducerIdState::Needed(again);
                 return;
             }
@@ -481,7 +482,9 @@ impl<I: Io> Sender<I> {
         match code {
             ErrorCode::NONE => {
                 let (id, epoch) = (answer.producer_id, answer.producer_epoch);
-                if let Some(left_out) = self.client.events().check(LogEvent::EpochBumped, -1, now) {
+                if let Some(left_out) =
+                    self.client.log_events().check(LogEvent::EpochBumped, -1, now)
+                {
                     tracing::info!(
                         name: "ottla.producer_id",
                         id,

@@ -145,7 +145,7 @@ impl<I: Io> Sender<I> {
         let backing_off = take(story.backed_off(now));
         let without_leader = take(self.ready.leaderless_duration(meta.partition.id, now));
         let leader = self.client.cluster().leader(&meta.partition.topic, meta.partition.index);
-        let throttled = take(self.client.throttled(leader.node_id, meta.created, now));
+        let throttled = take(self.client.throttled_time(leader.node_id, meta.created, now));
         let linger = self.accumulator.settings.linger;
         let lingering = take(
             linger.min(story.closed_at.or(story.drained_at).unwrap_or(now).since(meta.created)),
@@ -170,7 +170,7 @@ impl<I: Io> Sender<I> {
         let ms = self.settings.delivery_timeout.as_millis();
         let cluster = self.client.cluster();
         let leader = cluster.leader(&p.topic, p.index).node_id;
-        let why = match (&batch.last_error, self.health.complaint(), &self.producer_state.producer_id) {
+        let why = match (&batch.last_error, self.health.unreachable_summary(), &self.producer_state.producer_id) {
             _ if in_flight => {
                 let name = self.client.broker_name(batch.timings.broker);
                 format!(
@@ -222,7 +222,8 @@ impl<I: Io> Sender<I> {
                 }
             };
             let why = self.delivery_timeout_error(&batch, false, now);
-            if let Some(left_out) = self.client.events().check(LogEvent::BatchExpired, -1, now) {
+            if let Some(left_out) = self.client.log_events().check(LogEvent::BatchExpired, -1, now)
+            {
                 let p = &batch.meta.partition;
                 tracing::warn!(
                     name: "ottla.batch_expired",
@@ -294,7 +295,7 @@ impl<I: Io> Sender<I> {
         self.ready.mark_all_dirty();
         let broken = self.producer_state.bump_epoch(now);
         if !broken.is_empty()
-            && let Some(left_out) = self.client.events().check(LogEvent::EpochBumped, 0, now)
+            && let Some(left_out) = self.client.log_events().check(LogEvent::EpochBumped, 0, now)
         {
             tracing::info!(
                 name: "ottla.epoch_bumped",
@@ -384,7 +385,7 @@ impl<I: Io> Sender<I> {
         let mut lost = 0;
         for (correlation, f) in in_flight {
             // The connections end with the producer: what they did not take whole was not written.
-            let whole = self.client.is_whole(f.node, correlation);
+            let whole = self.client.is_fully_sent(f.node, correlation);
             for mut b in f.batches {
                 if whole {
                     b.closed.status = RecordStatus::PossiblyPersisted;

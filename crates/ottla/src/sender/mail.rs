@@ -36,7 +36,7 @@ impl<I: Io> Sender<I> {
                 }
                 Event::MemoryWanted => {}
                 Event::TopicWanted(name) => {
-                    self.client.want_topic(&name, now);
+                    self.client.add_topic(&name, now);
                     // It may be known, and lack a partition that somebody waits for.
                     self.client.request_metadata(now);
                 }
@@ -113,7 +113,7 @@ impl<I: Io> Sender<I> {
 
     /// New topics for callers, and errors for those who wait for one.
     pub(super) fn handle_metadata_update(&mut self) {
-        let news = self.client.take_news();
+        let news = self.client.take_metadata_update();
         if news.updated {
             let cluster = self.client.cluster();
             self.accumulator.topics.publish(&cluster, &self.accumulator.rack);
@@ -121,7 +121,7 @@ impl<I: Io> Sender<I> {
                 self.ready.reset_load_stats(cluster.topics.keys().cloned());
             }
         }
-        if let Some(e) = news.refused {
+        if let Some(e) = news.authentication_error {
             self.accumulator.topics.notify_error_all(&e);
             // Without a producer id nothing can go out: what waits for one is told (SA5). Whoever has one may come
             // by a better broker, or credentials, in its time.
@@ -133,11 +133,11 @@ impl<I: Io> Sender<I> {
                 self.abort_undrained_batches(&e);
             }
         }
-        for (name, code) in news.errors {
-            let place = format!("topic {name}, says {}", news.from);
+        for (name, code) in news.topic_errors {
+            let place = format!("topic {name}, says {}", news.responder);
             let e = Error::broker(code, None, &place);
             if !e.is_retriable() {
-                self.client.give_up_topic(&name);
+                self.client.remove_topic(&name);
                 self.abort_undrained_batches_in(&e, |p| *p.topic == *name);
             }
             self.accumulator.topics.notify_error(&name, &e);

@@ -26,7 +26,7 @@ use crate::accumulator::mailbox::Event;
 use crate::accumulator::ready::{DrainContext, ReadyTracker, SendPressure};
 use crate::accumulator::split;
 use crate::accumulator::waits::DeadlineWaiter;
-use crate::client::in_flight::{Done, Purpose};
+use crate::client::in_flight::{CompletedRequest, RequestKind};
 use crate::client::{NetworkClient, SharedHealth};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
@@ -87,7 +87,7 @@ pub(crate) struct Sender<I: Io> {
     /// Nodes of this round; empty between two.
     ready_nodes: Vec<i32>,
     /// Requests that ended in this round; empty between two.
-    completed_requests: Vec<Done>,
+    completed_requests: Vec<CompletedRequest>,
     /// Where the records of a request come between its heads; empty between two.
     record_pieces: Vec<(usize, Bytes)>,
     health: SharedHealth,
@@ -102,8 +102,8 @@ impl<I: Io> Sender<I> {
         health: SharedHealth,
         counters: Arc<Counters>,
     ) -> Sender<I> {
-        acc.events().set_wakeup(client.bell());
-        let _ = acc.worker_pool.set(client.hands());
+        acc.events().set_wakeup(client.wakeup());
+        let _ = acc.worker_pool.set(client.worker_pool());
         let brackets = BatchSizeDiscovery::new(settings.metadata_max_age, acc.settings.batch_size);
         Sender {
             env: acc.env.clone(),
@@ -166,7 +166,7 @@ impl<I: Io> Sender<I> {
         // 3. unknown leaders
         let unknown = self.ready.unknown_leader_topics();
         for topic in &unknown {
-            self.client.want_topic(topic, now);
+            self.client.add_topic(topic, now);
             self.client.request_metadata(now);
         }
         if !unknown.is_empty() {
@@ -187,7 +187,8 @@ impl<I: Io> Sender<I> {
             }
             // 5. drain (a partition's order mutes it while it must), 7. create requests
             // What lingers goes along to a node that has nothing to do; one that has will be back for it.
-            let limits = (self.settings.max_request_size, self.client.is_idle(node));
+            let limits =
+                (self.settings.max_request_size, self.client.has_no_in_flight_requests(node));
             let out = self.ready.drain(view, &mut self.producer_state, limits, node);
             self.start_jobs(out.to_close, out.to_split);
             self.send_produce_request(node, &cluster, out.batches, now);
@@ -211,8 +212,8 @@ impl<I: Io> Sender<I> {
         if self.is_shut_down {
             until = Tick(0);
         }
-        self.client.count_in_flight();
-        acc.events().set_busy(self.client.busy(now));
+        self.client.update_in_flight_metric();
+        acc.events().set_busy(self.client.node_busy_states(now));
         if !acc.events().begin_sleep(until) {
             until = Tick(0);
         }
@@ -224,19 +225,20 @@ impl<I: Io> Sender<I> {
         if self.client.is_ready(node, now) {
             return now;
         }
-        self.client.connection_delay(node, now).unwrap_or(Tick::NEVER)
+        self.client.earliest_ready_at(node, now).unwrap_or(Tick::NEVER)
     }
 
     /// Compresses and cuts batches off this thread.
     fn start_jobs(&mut self, to_close: Vec<OpenBatch>, to_cut: Vec<ClosedBatch>) {
         for open in to_close {
             if let Ok(work) = CloseJob::try_new(Some(self.accumulator.clone()), open) {
-                self.client.start(Job::Work(Box::new(move || work.run())));
+                self.client.start_job(Job::Work(Box::new(move || work.run())));
             }
         }
         for batch in to_cut {
             let work = split::SplitJob::new(self.accumulator.clone(), &batch, false);
-            self.client.start(Job::Work(Box::new(move || work.run(|acc| acc.split_closed(batch)))));
+            self.client
+                .start_job(Job::Work(Box::new(move || work.run(|acc| acc.split_closed(batch)))));
         }
     }
 
@@ -256,7 +258,7 @@ impl<I: Io> Sender<I> {
     /// When the wait ends by itself, whatever sockets and callers do, beside what `prepare` said.
     #[cfg(any(test, feature = "unstable-sim"))]
     pub(crate) fn poll_deadline(&self) -> Tick {
-        self.client.due()
+        self.client.next_poll_deadline()
     }
 
     /// 8. poll, and see to what it brings. False once everything is over.
@@ -295,14 +297,15 @@ impl<I: Io> Sender<I> {
             ProducerIdState::Needed(_) => {}
             _ => return Tick::NEVER,
         }
-        let Some(node) = self.client.least_loaded(now) else {
-            return self.client.next_chance(now);
+        let Some(node) = self.client.least_loaded_node(now) else {
+            return self.client.next_retry(now);
         };
         if !self.client.ready(node, now) {
-            return self.client.next_chance(now);
+            return self.client.next_retry(now);
         }
         let ask = InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
-        let Some(version) = self.client.pick(node, ApiKey::INIT_PRODUCER_ID, 0, 5) else {
+        let Some(version) = self.client.latest_usable_version(node, ApiKey::INIT_PRODUCER_ID, 0, 5)
+        else {
             let name = self.client.broker_name(node);
             let why = format!("{name} is too old for idempotence; set enable.idempotence=false");
             let e = Error::new(
@@ -313,7 +316,7 @@ impl<I: Io> Sender<I> {
             return now;
         };
         self.producer_state.producer_id = ProducerIdState::Requested;
-        if let Err(e) = self.client.send(node, &ask, version, Purpose::ProducerId, now) {
+        if let Err(e) = self.client.send(node, &ask, version, RequestKind::InitProducerId, now) {
             tracing::error!("a request for a producer id could not be written: {e}");
             self.producer_state.producer_id =
                 ProducerIdState::Needed(now.after(self.settings.retry_backoff));
@@ -344,7 +347,9 @@ impl<I: Io> Sender<I> {
             produce::FIRST_VERSION_WITH_TOPIC_ID - 1
         };
         let lowest = if self.accumulator.settings.codec == Codec::Zstd { 7 } else { 3 };
-        let Some(version) = self.client.pick(node, ApiKey::PRODUCE, lowest, highest) else {
+        let Some(version) =
+            self.client.latest_usable_version(node, ApiKey::PRODUCE, lowest, highest)
+        else {
             let name = self.client.broker_name(node);
             let why = format!("{name} is too old: it has no Produce of version {lowest} or above");
             for b in batches {
@@ -366,7 +371,7 @@ impl<I: Io> Sender<I> {
             self.next_in_flight_expiry = self.next_in_flight_expiry.min(over);
             let again = b.closed.attempts > 1 || b.closed.status == RecordStatus::PossiblyPersisted;
             self.producer_state.add_in_flight_batch(b.closed.meta.partition.id, node, again);
-            self.client.want_topic(&b.closed.meta.partition.topic, now);
+            self.client.add_topic(&b.closed.meta.partition.topic, now);
         }
         self.update_produce_request_metrics(&batches, now);
         let settings = RequestSettings {

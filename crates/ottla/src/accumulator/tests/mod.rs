@@ -26,7 +26,7 @@ use super::topics::TopicInfo;
 use super::{AccumulatorSettings, RecordAccumulator};
 use crate::cluster::{Cluster, Leader, Node, TopicMetadata};
 use crate::error::Error;
-use crate::network::io::simulated::{Faults, Machine};
+use crate::network::io::simulated::{Faults, SimMachine};
 use crate::producer::{PreparedRecord, Record};
 use crate::time::Tick;
 
@@ -53,7 +53,7 @@ impl DrainPolicy for TestDrainPolicy {
 
 /// An accumulator on a virtual machine, and a cluster with one topic.
 struct AccumulatorFixture {
-    machine: Machine,
+    machine: SimMachine,
     accumulator: Arc<RecordAccumulator>,
     cluster: Cluster,
     ready: ReadyTracker,
@@ -80,7 +80,7 @@ fn settings() -> AccumulatorSettings {
 impl AccumulatorFixture {
     /// Topic `t`, its partitions led by these nodes.
     fn new(settings: AccumulatorSettings, leaders: &[i32]) -> AccumulatorFixture {
-        let machine = Machine::new(7, Faults::NONE);
+        let machine = SimMachine::new(7, Faults::NONE);
         let callers = CallerContext::new(Arc::new(machine.clone()), true);
         let env = Arc::new(machine.clone());
         let acc = RecordAccumulator::new(

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::config::secret::Secret;
     use crate::config::security::{LoginRefresh, TokenSource};
-    use crate::network::io::simulated::{Faults, Machine};
+    use crate::network::io::simulated::{Faults, SimMachine};
     use std::time::Duration;
 
     fn settings(mechanism: SaslMechanism) -> SaslSettings {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn env() -> Arc<dyn Env> {
-        Arc::new(Machine::new(1, Faults::NONE))
+        Arc::new(SimMachine::new(1, Faults::NONE))
     }
 
     #[test]

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::token::OAuthBearerToken;
 use crate::config::security::OidcSettings;
 use crate::error::Error;
-use crate::network::io::Unprepared;
+use crate::network::io::PrepareError;
 use crate::network::tls::{TlsConnector, crypto_provider};
 use crate::time::{Env, backoff};
 
@@ -63,14 +63,14 @@ impl TokenEndpoint {
         &self,
         env: &Arc<dyn Env>,
         now_ms: i64,
-    ) -> Result<OAuthBearerToken, Unprepared> {
+    ) -> Result<OAuthBearerToken, PrepareError> {
         let (first, most) = self.settings.retry_backoff;
         let mut attempt = 0;
         loop {
             match self.request_token(now_ms) {
-                Err(e) if !e.refused && attempt + 1 < MAX_ATTEMPTS => {
+                Err(e) if !e.fatal && attempt + 1 < MAX_ATTEMPTS => {
                     let wait = backoff(first, most, attempt, env.random());
-                    tracing::debug!("the token endpoint failed, asking again: {}", e.why);
+                    tracing::debug!("the token endpoint failed, asking again: {}", e.reason);
                     let until = env.now().after(wait);
                     while env.now() < until {
                         env.park(Some(until));
@@ -82,11 +82,11 @@ impl TokenEndpoint {
         }
     }
 
-    fn request_token(&self, now_ms: i64) -> Result<OAuthBearerToken, Unprepared> {
+    fn request_token(&self, now_ms: i64) -> Result<OAuthBearerToken, PrepareError> {
         let s = &self.settings;
-        let failed = |why: String, refused: bool| Unprepared {
-            why: format!("no token from {}: {why}", s.token_endpoint_url),
-            refused,
+        let failed = |why: String, refused: bool| PrepareError {
+            reason: format!("no token from {}: {why}", s.token_endpoint_url),
+            fatal: refused,
         };
         let encode = |text: &str| {
             Zeroizing::new(if s.url_encode_header { url_encode(text) } else { text.to_owned() })

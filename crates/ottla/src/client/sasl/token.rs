@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::config::secret::Secret;
 use crate::config::security::{LoginRefresh, SaslMechanism, SaslSettings, TokenClaim, TokenSource};
 use crate::error::Error;
-use crate::network::io::Unprepared;
+use crate::network::io::PrepareError;
 use crate::sync::Mutex;
 use crate::time::{Env, Tick, random_fraction};
 
@@ -187,7 +187,7 @@ impl TokenManager {
     }
 
     /// Has a token, if there is none that is good; may take long.
-    pub(crate) fn ensure_token(&self) -> Result<(), Unprepared> {
+    pub(crate) fn ensure_token(&self) -> Result<(), PrepareError> {
         // Whoever has one does not wait for another that is fetched meanwhile.
         if self.current().is_some() {
             return Ok(());
@@ -205,18 +205,19 @@ impl TokenManager {
         #[allow(clippy::disallowed_methods)]
         let _one_at_a_time = self.fetch_lock.lock();
         if let Err(e) = self.fetch_and_store() {
-            tracing::warn!("a new token could not be had, the old one will do: {}", e.why);
+            tracing::warn!("a new token could not be had, the old one will do: {}", e.reason);
         }
     }
 
-    fn fetch_and_store(&self) -> Result<(), Unprepared> {
+    fn fetch_and_store(&self) -> Result<(), PrepareError> {
         let now_ms = self.env.wall_clock_ms();
         let token = self.request_token(now_ms)?;
-        token.validate().map_err(|why| Unprepared { why, refused: true })?;
+        token.validate().map_err(|why| PrepareError { reason: why, fatal: true })?;
         if token.expiry_ms <= now_ms {
-            return Err(Unprepared {
-                why: "the token that came is over already; check this machine's clock".to_owned(),
-                refused: true,
+            return Err(PrepareError {
+                reason: "the token that came is over already; check this machine's clock"
+                    .to_owned(),
+                fatal: true,
             });
         }
         let renew_ms = self.renewal_time_ms(now_ms, token.expiry_ms);
@@ -235,7 +236,7 @@ impl TokenManager {
         if earliest >= latest { planned } else { planned.clamp(earliest, latest) }
     }
 
-    fn request_token(&self, now_ms: i64) -> Result<OAuthBearerToken, Unprepared> {
+    fn request_token(&self, now_ms: i64) -> Result<OAuthBearerToken, PrepareError> {
         match &self.source {
             TokenFetcher::Unsecured(claims, lifetime) => {
                 let ends_ms = now_ms.saturating_add(lifetime.as_millis() as i64);
@@ -248,16 +249,16 @@ impl TokenManager {
                 let asked = (provider.0)();
                 match self.block_on(asked) {
                     Some(Ok(token)) => Ok(token),
-                    Some(Err(e)) => Err(Unprepared {
-                        why: format!("the token provider failed: {e}"),
-                        refused: true,
+                    Some(Err(e)) => Err(PrepareError {
+                        reason: format!("the token provider failed: {e}"),
+                        fatal: true,
                     }),
-                    None => Err(Unprepared {
-                        why: format!(
+                    None => Err(PrepareError {
+                        reason: format!(
                             "the token provider gave no token within {} s",
                             PROVIDER_TIMEOUT.as_secs()
                         ),
-                        refused: false,
+                        fatal: false,
                     }),
                 }
             }
@@ -322,7 +323,7 @@ fn json_string(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::io::simulated::{Faults, Machine};
+    use crate::network::io::simulated::{Faults, SimMachine};
 
     fn settings(source: TokenSource) -> SaslSettings {
         let refresh = LoginRefresh {
@@ -337,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_token_is_renewed_within_its_life_as_java_plans_it() {
-        let machine = Machine::new(3, Faults::NONE);
+        let machine = SimMachine::new(3, Faults::NONE);
         let env: Arc<dyn Env> = Arc::new(machine);
         let provider = TokenProvider::new(|| async { Err("never asked".into()) });
         let t = TokenManager::new(&settings(TokenSource::Provider), Some(provider), env).unwrap();
@@ -350,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_provider_is_asked_again_when_it_is_due_and_its_failure_is_told() {
-        let machine = Machine::new(3, Faults::NONE);
+        let machine = SimMachine::new(3, Faults::NONE);
         let env: Arc<dyn Env> = Arc::new(machine.clone());
         let begun = env.wall_clock_ms();
         let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
@@ -373,29 +374,29 @@ mod tests {
         assert_eq!(t.current().unwrap().value(), "t0");
         t.ensure_token().unwrap();
         assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1, "it is good still");
-        machine.jump_wall(3_200_000);
+        machine.jump_wall_clock(3_200_000);
         assert!(t.begin_renewal() && !t.begin_renewal(), "one at a time");
         t.renew();
         assert_eq!(t.current().unwrap().value(), "t0", "the old one will do");
-        machine.jump_wall(RENEWAL_RETRY_MS);
+        machine.jump_wall_clock(RENEWAL_RETRY_MS);
         assert!(t.begin_renewal());
         t.renew();
         assert_eq!(t.current().unwrap().value(), "t2");
         assert!(!format!("{:?}", t.current().unwrap()).contains("t2"));
-        machine.jump_wall(100 * 3_600_000);
+        machine.jump_wall_clock(100 * 3_600_000);
         assert!(t.current().is_none() && !t.begin_renewal(), "it is over");
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
-        let machine: Arc<dyn Env> = Arc::new(Machine::new(3, Faults::NONE));
+        let machine: Arc<dyn Env> = Arc::new(SimMachine::new(3, Faults::NONE));
         for bad in ["", "a b", "a\x01auth=x", "é"] {
             let provider = TokenProvider::new(move || async move {
                 Ok(OAuthBearerToken::with_expiry_ms(bad.to_owned(), i64::MAX))
             });
             let s = settings(TokenSource::Provider);
             let t = TokenManager::new(&s, Some(provider), machine.clone()).unwrap();
-            assert!(t.ensure_token().unwrap_err().refused, "{bad:?}");
+            assert!(t.ensure_token().unwrap_err().fatal, "{bad:?}");
         }
         let none = TokenManager::new(&settings(TokenSource::Provider), None, machine);
         assert!(none.err().unwrap().to_string().contains("token provider"));

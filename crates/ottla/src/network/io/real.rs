@@ -18,7 +18,7 @@ use mio::{Events, Interest, Poll, Token};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
-use super::{Answer, ChannelKey, Io, Job, Ready, Stream, Unprepared};
+use super::{ChannelKey, Io, Job, JobResult, PrepareError, Readiness, Stream};
 use crate::time::{Env, Tick, Wakeup, WorkerPool};
 
 /// The real clocks.
@@ -80,15 +80,15 @@ impl Env for RealEnv {
     }
 }
 
-const BELL: Token = Token(usize::MAX);
+const WAKEUP_TOKEN: Token = Token(usize::MAX);
 
 /// Sockets over mio.
 pub(crate) struct RealIo {
     poll: Poll,
     events: Events,
     waker: Arc<mio::Waker>,
-    helpers: Arc<Helpers>,
-    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    worker_threads: Arc<WorkerThreads>,
+    job_results: (mpsc::Sender<JobResult>, mpsc::Receiver<JobResult>),
     buffers: SocketBuffers,
 }
 
@@ -99,9 +99,9 @@ pub(crate) struct SocketBuffers {
     pub(crate) receive: Option<usize>,
 }
 
-struct RealBell(Arc<mio::Waker>);
+struct RealWakeup(Arc<mio::Waker>);
 
-impl Wakeup for RealBell {
+impl Wakeup for RealWakeup {
     fn wake(&self) {
         if let Err(e) = self.0.wake() {
             tracing::error!("the sender could not be woken: {e}");
@@ -112,13 +112,13 @@ impl Wakeup for RealBell {
 impl RealIo {
     pub(crate) fn new(buffers: SocketBuffers) -> io::Result<RealIo> {
         let poll = Poll::new()?;
-        let waker = Arc::new(mio::Waker::new(poll.registry(), BELL)?);
+        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKEUP_TOKEN)?);
         Ok(RealIo {
             poll,
             events: Events::with_capacity(256),
             waker,
-            helpers: Arc::new(Helpers::default()),
-            answers: mpsc::channel(),
+            worker_threads: Arc::new(WorkerThreads::default()),
+            job_results: mpsc::channel(),
             buffers,
         })
     }
@@ -126,13 +126,13 @@ impl RealIo {
 
 impl RealIo {
     /// Has an answer found by a helper.
-    fn ask(&self, kind: Kind, find: impl FnOnce() -> Answer + Send + 'static) {
-        let (sender, waker) = (self.answers.0.clone(), self.waker.clone());
+    fn start_with_result(&self, kind: JobKind, find: impl FnOnce() -> JobResult + Send + 'static) {
+        let (sender, waker) = (self.job_results.0.clone(), self.waker.clone());
         let task = move || {
             let _ = sender.send(find());
-            RealBell(waker).wake();
+            RealWakeup(waker).wake();
         };
-        self.helpers.run(kind, Box::new(task));
+        self.worker_threads.submit(kind, Box::new(task));
     }
 }
 
@@ -182,7 +182,12 @@ impl Io for RealIo {
         Ok(stream)
     }
 
-    fn want_write(&mut self, key: ChannelKey, stream: &mut TcpStream, on: bool) -> io::Result<()> {
+    fn set_write_interest(
+        &mut self,
+        key: ChannelKey,
+        stream: &mut TcpStream,
+        on: bool,
+    ) -> io::Result<()> {
         let write = if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         self.poll.registry().reregister(stream, token(key), write)
     }
@@ -194,55 +199,55 @@ impl Io for RealIo {
 
     fn poll(
         &mut self,
-        ready: &mut Vec<Ready>,
-        answers: &mut Vec<Answer>,
+        ready: &mut Vec<Readiness>,
+        answers: &mut Vec<JobResult>,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         match self.poll.poll(&mut self.events, timeout) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(()),
             other => other?,
         }
-        for event in self.events.iter().filter(|e| e.token() != BELL) {
+        for event in self.events.iter().filter(|e| e.token() != WAKEUP_TOKEN) {
             let ended = event.is_error() || event.is_read_closed() || event.is_write_closed();
-            ready.push(Ready {
+            ready.push(Readiness {
                 key: event.token().0 as u64,
                 readable: event.is_readable() || ended,
                 writable: event.is_writable() || ended,
             });
         }
-        answers.extend(self.answers.1.try_iter());
+        answers.extend(self.job_results.1.try_iter());
         Ok(())
     }
 
-    fn start(&mut self, job: Job) {
+    fn start_job(&mut self, job: Job) {
         match job {
-            Job::Work(work) => self.helpers.run(Kind::Work, work),
+            Job::Work(work) => self.worker_threads.submit(JobKind::Work, work),
             Job::Resolve { key, host, port } => {
-                let found = move || Answer::Resolved { key, result: resolve(&host, port) };
-                self.ask(Kind::Resolve, found);
+                let found = move || JobResult::Resolved { key, result: resolve(&host, port) };
+                self.start_with_result(JobKind::Resolve, found);
             }
-            Job::Prepare { key, work } => self.ask(Kind::Prepare, move || {
+            Job::Prepare { key, work } => self.start_with_result(JobKind::Prepare, move || {
                 // Foreign code, perhaps: it is to be answered whatever it does.
                 let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-                let panicked = || Unprepared { why: "it panicked".to_owned(), refused: true };
+                let panicked = || PrepareError { reason: "it panicked".to_owned(), fatal: true };
                 let result = done.unwrap_or_else(|_| Err(panicked()));
-                Answer::Prepared { key, result }
+                JobResult::Prepared { key, result }
             }),
         }
     }
 
-    fn bell(&self) -> Arc<dyn Wakeup> {
-        Arc::new(RealBell(self.waker.clone()))
+    fn wakeup(&self) -> Arc<dyn Wakeup> {
+        Arc::new(RealWakeup(self.waker.clone()))
     }
 
-    fn hands(&self) -> Arc<dyn WorkerPool> {
-        Arc::new(RealHands(self.helpers.clone()))
+    fn worker_pool(&self) -> Arc<dyn WorkerPool> {
+        Arc::new(RealWorkerPool(self.worker_threads.clone()))
     }
 }
 
 impl Drop for RealIo {
     fn drop(&mut self) {
-        self.helpers.end();
+        self.worker_threads.shut_down();
     }
 }
 
@@ -256,7 +261,7 @@ fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 /// Which line a job stands in: a name that takes its time must not hold up compression.
 #[derive(Clone, Copy)]
-enum Kind {
+enum JobKind {
     Work = 0,
     Resolve = 1,
     /// Files and tokens, and the application's own code among them: they hold up each other at most.
@@ -266,73 +271,73 @@ enum Kind {
 type Task = Box<dyn FnOnce() + Send>;
 
 /// Threads that begin when there is work and end with the producer.
-struct Helpers {
-    lines: [Line; 3],
+struct WorkerThreads {
+    queues: [JobQueue; 3],
     /// Threads that work at the same time at most.
-    most: usize,
+    max_threads: usize,
 }
 
-impl Default for Helpers {
-    fn default() -> Helpers {
+impl Default for WorkerThreads {
+    fn default() -> WorkerThreads {
         let most = thread::available_parallelism().map_or(1, |n| (n.get() - 1).clamp(1, 4));
-        Helpers { lines: Default::default(), most }
+        WorkerThreads { queues: Default::default(), max_threads: most }
     }
 }
 
 #[derive(Default)]
-struct Line {
-    state: Mutex<LineState>,
-    more: Condvar,
+struct JobQueue {
+    state: Mutex<JobQueueState>,
+    task_available: Condvar,
 }
 
 #[derive(Default)]
-struct LineState {
+struct JobQueueState {
     tasks: VecDeque<Task>,
     threads: usize,
-    idle: usize,
-    ended: bool,
+    idle_threads: usize,
+    shut_down: bool,
 }
 
-struct RealHands(Arc<Helpers>);
+struct RealWorkerPool(Arc<WorkerThreads>);
 
-impl WorkerPool for RealHands {
+impl WorkerPool for RealWorkerPool {
     fn try_spawn(&self, work: Task) -> Option<Task> {
         {
-            let state = self.0.lines[Kind::Work as usize].state.lock();
-            let free = state.idle > 0 || state.threads < self.0.most;
-            if !free || !state.tasks.is_empty() || state.ended {
+            let state = self.0.queues[JobKind::Work as usize].state.lock();
+            let free = state.idle_threads > 0 || state.threads < self.0.max_threads;
+            if !free || !state.tasks.is_empty() || state.shut_down {
                 return Some(work);
             }
         }
         // Another may be faster: then this one waits behind it, which is as good.
-        self.0.run(Kind::Work, work);
+        self.0.submit(JobKind::Work, work);
         None
     }
 }
 
-impl Helpers {
-    fn run(self: &Arc<Self>, kind: Kind, task: Task) {
+impl WorkerThreads {
+    fn submit(self: &Arc<Self>, kind: JobKind, task: Task) {
         let most = match kind {
-            Kind::Work => self.most,
-            Kind::Resolve => 2,
-            Kind::Prepare => 4,
+            JobKind::Work => self.max_threads,
+            JobKind::Resolve => 2,
+            JobKind::Prepare => 4,
         };
-        let line = &self.lines[kind as usize];
+        let line = &self.queues[kind as usize];
         let mut state = line.state.lock();
-        if state.ended {
+        if state.shut_down {
             // Nobody is there any more.
             drop(state);
             return task();
         }
         state.tasks.push_back(task);
         // Whoever is idle may have been called by another task already.
-        if state.tasks.len() > state.idle && state.threads < most {
+        if state.tasks.len() > state.idle_threads && state.threads < most {
             state.threads += 1;
             let this = self.clone();
             let name = ["ottla-helper", "ottla-resolver", "ottla-prepare"][kind as usize];
             let begun = thread::Builder::new()
                 .name(name.into())
-                .spawn(move || this.lines[kind as usize].work());
+                .spawn(move || this.queues[kind as usize].run_worker());
             if begun.is_err() {
                 state.threads -= 1;
                 // Without a thread the work is done here rather than not at all.
@@ -346,19 +351,19 @@ impl Helpers {
             }
         }
         drop(state);
-        line.more.notify_one();
+        line.task_available.notify_one();
     }
 
-    fn end(&self) {
-        for line in &self.lines {
-            line.state.lock().ended = true;
-            line.more.notify_all();
+    fn shut_down(&self) {
+        for line in &self.queues {
+            line.state.lock().shut_down = true;
+            line.task_available.notify_all();
         }
     }
 }
 
-impl Line {
-    fn work(&self) {
+impl JobQueue {
+    fn run_worker(&self) {
         let mut state = self.state.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
@@ -366,12 +371,12 @@ impl Line {
                 // A task that panics must not take its helper along.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
                 state = self.state.lock();
-            } else if state.ended {
+            } else if state.shut_down {
                 return;
             } else {
-                state.idle += 1;
-                self.more.wait(&mut state);
-                state.idle -= 1;
+                state.idle_threads += 1;
+                self.task_available.wait(&mut state);
+                state.idle_threads -= 1;
             }
         }
     }

@@ -14,116 +14,122 @@ use std::time::Duration;
 mod helpers;
 mod wires;
 
-use super::{Answer, ChannelKey, Io, Job, Ready, Stream};
+use super::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 use crate::time::{Env, Tick, Wakeup, WorkerPool};
-use helpers::Helpers;
+use helpers::SimWorkers;
 pub use wires::Link;
-use wires::{Conn, HELD, end};
+use wires::{HELD, SimConnection, disconnect};
 
 /// What the network does to bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Faults {
     /// The most nanoseconds a segment is under way.
-    pub delay_ns: u64,
+    pub max_delay_ns: u64,
     /// The most bytes one read or write moves; 0 for as many as there are.
-    pub split: usize,
+    pub max_io_bytes: usize,
     /// One in this many writes finds no room; 0 for none.
-    pub stall: u64,
+    pub stall_one_in: u64,
     /// One in this many segments is the connection's last; 0 for none.
-    pub cut: u64,
+    pub disconnect_one_in: u64,
     /// The most bytes that wait for the other side to read them before a write finds no room; 0 for any number.
-    pub window: usize,
+    pub window_bytes: usize,
 }
 
 impl Faults {
     /// None at all.
-    pub const NONE: Faults = Faults { delay_ns: 0, split: 0, stall: 0, cut: 0, window: 0 };
+    pub const NONE: Faults = Faults {
+        max_delay_ns: 0,
+        max_io_bytes: 0,
+        stall_one_in: 0,
+        disconnect_one_in: 0,
+        window_bytes: 0,
+    };
 }
 
 #[derive(Debug)]
-struct State {
+struct SimState {
     now: Tick,
-    wall_offset: i64,
-    random: u64,
+    wall_offset_ms: i64,
+    random_state: u64,
     faults: Faults,
-    conns: BTreeMap<u64, Conn>,
+    conns: BTreeMap<u64, SimConnection>,
     next_conn: u64,
     listening: Vec<SocketAddr>,
     links: BTreeMap<SocketAddr, Link>,
-    names: BTreeMap<String, Vec<SocketAddr>>,
+    hosts: BTreeMap<String, Vec<SocketAddr>>,
     /// What was asked of helpers, found already, and when it comes back.
-    answers: Vec<(Tick, Answer)>,
-    rung: bool,
-    losses: u64,
-    moves: u64,
+    job_results: Vec<(Tick, JobResult)>,
+    woken: bool,
+    lost_connections: u64,
+    io_operations: u64,
 }
 
-impl State {
-    fn word(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
+impl SimState {
+    fn next_random(&mut self) -> u64 {
+        self.random_state = self.random_state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random_state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
 
     fn one_in(&mut self, n: u64) -> bool {
-        n > 0 && self.word().is_multiple_of(n)
+        n > 0 && self.next_random().is_multiple_of(n)
     }
 
-    fn arrival(&mut self) -> Tick {
-        let delay = self.faults.delay_ns;
-        Tick(self.now.0 + if delay == 0 { 0 } else { self.word() % delay })
+    fn random_arrival(&mut self) -> Tick {
+        let delay = self.faults.max_delay_ns;
+        Tick(self.now.0 + if delay == 0 { 0 } else { self.next_random() % delay })
     }
 
-    fn links_of(&self, conn: u64) -> Link {
+    fn link_of(&self, conn: u64) -> Link {
         let link = self.conns.get(&conn).and_then(|c| self.links.get(&c.to));
         link.copied().unwrap_or_default()
     }
 
-    fn split(&mut self, n: usize) -> usize {
-        match self.faults.split {
+    fn random_io_len(&mut self, n: usize) -> usize {
+        match self.faults.max_io_bytes {
             0 => n,
-            most => n.min(1 + (self.word() % most as u64) as usize),
+            most => n.min(1 + (self.next_random() % most as u64) as usize),
         }
     }
 }
 
 /// The virtual machine; clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Machine(Arc<Mutex<State>>, Arc<Mutex<Helpers>>);
+pub struct SimMachine(Arc<Mutex<SimState>>, Arc<Mutex<SimWorkers>>);
 
 /// What a client did, as the other side sees it.
 #[derive(Debug)]
-pub enum Arrived {
+pub enum ClientInput {
     /// It sent these bytes.
     Bytes(Vec<u8>),
     /// It is gone.
     Closed,
 }
 
-impl Machine {
+impl SimMachine {
     /// A machine at time one second, with this seed.
-    pub fn new(seed: u64, faults: Faults) -> Machine {
-        let state = State {
+    pub fn new(seed: u64, faults: Faults) -> SimMachine {
+        let state = SimState {
             now: Tick(1_000_000_000),
-            wall_offset: 1_700_000_000_000,
-            random: seed,
+            wall_offset_ms: 1_700_000_000_000,
+            random_state: seed,
             faults,
             conns: BTreeMap::new(),
             next_conn: 0,
             listening: Vec::new(),
             links: BTreeMap::new(),
-            names: BTreeMap::new(),
-            answers: Vec::new(),
-            rung: false,
-            losses: 0,
-            moves: 0,
+            hosts: BTreeMap::new(),
+            job_results: Vec::new(),
+            woken: false,
+            lost_connections: 0,
+            io_operations: 0,
         };
-        Machine(Arc::new(Mutex::new(state)), Arc::default())
+        SimMachine(Arc::new(Mutex::new(state)), Arc::default())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SimState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -134,7 +140,7 @@ impl Machine {
 
     /// A random word from the machine's seed.
     pub fn random(&self) -> u64 {
-        self.state().word()
+        self.state().next_random()
     }
 
     /// Changes what the network does from here on.
@@ -148,14 +154,14 @@ impl Machine {
     }
 
     /// Nothing listens there any more; connections stay.
-    pub fn unlisten(&self, at: SocketAddr) {
+    pub fn stop_listening(&self, at: SocketAddr) {
         self.state().listening.retain(|a| *a != at);
     }
 
     /// How the way to an address is from here on.
     pub fn set_link(&self, to: SocketAddr, link: Link) {
         let mut s = self.state();
-        let (now, then) = (s.now, s.arrival());
+        let (now, then) = (s.now, s.random_arrival());
         let old = s.links.insert(to, link).unwrap_or_default();
         for c in s.conns.values_mut().filter(|c| c.to == to) {
             for (pipe, held, was) in [
@@ -165,75 +171,75 @@ impl Machine {
                 if held {
                     pipe.hold(now);
                 } else if was {
-                    pipe.let_go(then);
+                    pipe.release(then);
                 }
             }
             let made_held = link.up_held || link.down_held;
-            if !c.reported_made && c.made > now {
-                c.made = if made_held { HELD } else { c.made };
+            if !c.connect_reported && c.connected_at > now {
+                c.connected_at = if made_held { HELD } else { c.connected_at };
             }
-            if !made_held && c.made == HELD {
-                c.made = then;
+            if !made_held && c.connected_at == HELD {
+                c.connected_at = then;
             }
         }
     }
 
     /// Whoever listened there is gone, and so is every connection to it.
-    pub fn reset(&self, to: SocketAddr) {
+    pub fn reset_server(&self, to: SocketAddr) {
         let mut s = self.state();
         s.listening.retain(|a| *a != to);
         let held = s.links.get(&to).is_some_and(|l| l.down_held);
         let now = s.now;
         for c in s.conns.values_mut().filter(|c| c.to == to) {
-            if c.made > now {
-                (c.refused, c.made) = (true, if held { HELD } else { now });
+            if c.connected_at > now {
+                (c.refused, c.connected_at) = (true, if held { HELD } else { now });
                 continue;
             }
             c.up.segments.clear();
             c.down.segments.clear();
-            c.up.ends = Some(now);
-            c.down.ends = Some(if held { HELD } else { now });
+            c.up.ends_at = Some(now);
+            c.down.ends_at = Some(if held { HELD } else { now });
         }
     }
 
     /// The client is no more, and so are its sockets.
-    pub fn leave(&self) {
-        self.work(Tick::NEVER);
+    pub fn drop_client(&self) {
+        self.run_due_work(Tick::NEVER);
         let mut s = self.state();
-        let at = s.arrival();
+        let at = s.random_arrival();
         for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
-            c.closed(at);
+            c.close_by_client(at);
         }
-        s.answers.clear();
+        s.job_results.clear();
     }
 
     /// A name.
-    pub fn name(&self, host: &str, addresses: Vec<SocketAddr>) {
-        self.state().names.insert(host.into(), addresses);
+    pub fn set_host(&self, host: &str, addresses: Vec<SocketAddr>) {
+        self.state().hosts.insert(host.into(), addresses);
     }
 
     /// Connections lost to faults so far.
-    pub fn losses(&self) -> u64 {
-        self.state().losses
+    pub fn lost_connections(&self) -> u64 {
+        self.state().lost_connections
     }
 
     /// Reads and writes of the client's that moved bytes.
-    pub fn moves(&self) -> u64 {
-        self.state().moves
+    pub fn io_operations(&self) -> u64 {
+        self.state().io_operations
     }
 
     /// When something happens next, if nobody does anything: arrivals, lookups, room.
     pub fn next_event(&self) -> Option<Tick> {
         let s = self.state();
         let conns = s.conns.values().flat_map(|c| {
-            let made = (!c.reported_made).then_some(c.made).filter(|at| *at < HELD);
-            let unread = s.links.get(&c.to).is_some_and(|l| l.unread);
-            let up = c.up.next().filter(|_| !unread && !c.end_seen);
-            let down = c.down.next().filter(|_| !c.closed_by_client);
-            [made, c.stalled, down, up].into_iter().flatten()
+            let made = (!c.connect_reported).then_some(c.connected_at).filter(|at| *at < HELD);
+            let unread = s.links.get(&c.to).is_some_and(|l| l.reads_paused);
+            let up = c.up.next_arrival().filter(|_| !unread && !c.end_reported);
+            let down = c.down.next_arrival().filter(|_| !c.closed_by_client);
+            [made, c.stalled_until, down, up].into_iter().flatten()
         });
-        let work = self.next_work();
-        conns.chain(s.answers.iter().map(|l| l.0)).chain(work).min()
+        let work = self.next_work_at();
+        conns.chain(s.job_results.iter().map(|l| l.0)).chain(work).min()
     }
 
     /// Moves the clock on.
@@ -243,12 +249,12 @@ impl Machine {
             s.now = s.now.max(to);
             s.now
         };
-        self.work(now);
+        self.run_due_work(now);
     }
 
     /// Moves the calendar.
-    pub fn jump_wall(&self, by_ms: i64) {
-        self.state().wall_offset += by_ms;
+    pub fn jump_wall_clock(&self, by_ms: i64) {
+        self.state().wall_offset_ms += by_ms;
     }
 
     /// Whether the sender's poll would return at once.
@@ -256,20 +262,20 @@ impl Machine {
         let mut s = self.state();
         collect_edges(&mut s);
         let now = s.now;
-        s.rung
-            || s.conns.values().any(|c| c.edge != (false, false))
-            || s.answers.iter().any(|l| l.0 <= now)
+        s.woken
+            || s.conns.values().any(|c| c.pending_edges != (false, false))
+            || s.job_results.iter().any(|l| l.0 <= now)
     }
 
     /// What arrived at the other side, by connection.
-    pub fn arrived(&self) -> Vec<(u64, SocketAddr, Arrived)> {
+    pub fn take_client_input(&self) -> Vec<(u64, SocketAddr, ClientInput)> {
         let mut s = self.state();
         let now = s.now;
         let mut out = Vec::new();
         let mut gone = Vec::new();
-        let (links, window) = (s.links.clone(), s.faults.window);
+        let (links, window) = (s.links.clone(), s.faults.window_bytes);
         for (id, c) in &mut s.conns {
-            if links.get(&c.to).is_some_and(|l| l.unread) {
+            if links.get(&c.to).is_some_and(|l| l.reads_paused) {
                 continue;
             }
             while let Some((at, _)) = c.up.segments.front() {
@@ -277,20 +283,20 @@ impl Machine {
                     break;
                 }
                 if let Some((_, bytes)) = c.up.segments.pop_front() {
-                    out.push((*id, c.to, Arrived::Bytes(bytes)));
+                    out.push((*id, c.to, ClientInput::Bytes(bytes)));
                 }
             }
-            let room = window == 0 || c.up.len() < window;
+            let room = window == 0 || c.up.queued_bytes() < window;
             if c.full && room && !c.closed_by_client {
                 c.full = false;
-                c.edge.1 = true;
+                c.pending_edges.1 = true;
             }
-            let over = c.up.ended(now);
+            let over = c.up.has_ended(now);
             if over && c.closed_by_client {
                 gone.push(*id);
             }
-            if over && !std::mem::replace(&mut c.end_seen, true) {
-                out.push((*id, c.to, Arrived::Closed));
+            if over && !std::mem::replace(&mut c.end_reported, true) {
+                out.push((*id, c.to, ClientInput::Closed));
             }
         }
         for id in gone {
@@ -300,83 +306,87 @@ impl Machine {
     }
 
     /// The other side answers.
-    pub fn answer(&self, conn: u64, bytes: Vec<u8>, after: Duration) {
+    pub fn send_to_client(&self, conn: u64, bytes: Vec<u8>, after: Duration) {
         let mut s = self.state();
-        let at = s.arrival().after(after);
-        let cut = s.faults.cut;
+        let at = s.random_arrival().after(after);
+        let cut = s.faults.disconnect_one_in;
         let lost = s.one_in(cut);
-        let keep = if lost { s.word() as usize % (bytes.len() + 1) } else { bytes.len() };
-        let held = s.links_of(conn).down_held;
+        let keep = if lost { s.next_random() as usize % (bytes.len() + 1) } else { bytes.len() };
+        let held = s.link_of(conn).down_held;
         let at = if held { HELD } else { at };
         let Some(c) = s.conns.get_mut(&conn) else {
             return;
         };
-        if c.down.ends.is_some() || c.closed_by_client {
+        if c.down.ends_at.is_some() || c.closed_by_client {
             return;
         }
         if keep > 0 {
             c.down.push(at, bytes[..keep].to_vec());
         }
         if lost {
-            end(c, at);
-            s.losses += 1;
+            disconnect(c, at);
+            s.lost_connections += 1;
         }
     }
 
     /// The other side closes.
-    pub fn close(&self, conn: u64) {
+    pub fn close_connection(&self, conn: u64) {
         let mut s = self.state();
         let now = s.now;
         if let Some(c) = s.conns.get_mut(&conn) {
             // What is still under way to it, it never sees.
             c.up.segments.clear();
-            end(c, now);
+            disconnect(c, now);
         }
     }
 }
 
-fn collect_edges(s: &mut State) {
+fn collect_edges(s: &mut SimState) {
     let now = s.now;
     for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
-        if !c.reported_made && c.made <= now {
-            c.reported_made = true;
-            c.edge.1 = true;
+        if !c.connect_reported && c.connected_at <= now {
+            c.connect_reported = true;
+            c.pending_edges.1 = true;
         }
-        if c.stalled.is_some_and(|at| at <= now) {
-            c.stalled = None;
-            c.edge.1 = true;
+        if c.stalled_until.is_some_and(|at| at <= now) {
+            c.stalled_until = None;
+            c.pending_edges.1 = true;
         }
-        if c.down.next().is_some_and(|at| at <= now) {
-            c.edge.0 = true;
+        if c.down.next_arrival().is_some_and(|at| at <= now) {
+            c.pending_edges.0 = true;
         }
     }
 }
 
-impl Machine {
+impl SimMachine {
     /// A helper's answer is here after a while.
-    fn come_back(&self, answer: Answer) {
+    fn queue_job_result(&self, answer: JobResult) {
         let mut s = self.state();
-        let at = s.arrival();
-        s.answers.push((at, answer));
+        let at = s.random_arrival();
+        s.job_results.push((at, answer));
     }
 }
 
-impl Env for Machine {
+impl Env for SimMachine {
     fn now(&self) -> Tick {
-        Machine::now(self)
+        SimMachine::now(self)
     }
 
     fn wall_clock_ms(&self) -> i64 {
         let s = self.state();
-        s.wall_offset + (s.now.0 / 1_000_000) as i64
+        s.wall_offset_ms + (s.now.0 / 1_000_000) as i64
     }
 
     fn random(&self) -> u64 {
-        Machine::random(self)
+        SimMachine::random(self)
     }
 
     fn secure_random(&self) -> [u8; 32] {
-        [(); 4].map(|()| Machine::random(self).to_be_bytes()).concat().try_into().unwrap_or([0; 32])
+        [(); 4]
+            .map(|()| SimMachine::random(self).to_be_bytes())
+            .concat()
+            .try_into()
+            .unwrap_or([0; 32])
     }
 
     fn unparker(&self) -> Waker {
@@ -388,18 +398,18 @@ impl Env for Machine {
     }
 }
 
-struct MachineBell(Machine);
+struct SimWakeup(SimMachine);
 
-impl Wakeup for MachineBell {
+impl Wakeup for SimWakeup {
     fn wake(&self) {
-        self.0.state().rung = true;
+        self.0.state().woken = true;
     }
 }
 
 /// A client's end of a virtual connection.
 #[derive(Debug)]
 pub struct SimStream {
-    machine: Machine,
+    machine: SimMachine,
     conn: u64,
 }
 
@@ -408,7 +418,7 @@ impl Stream for SimStream {
         let s = self.machine.state();
         match s.conns.get(&self.conn) {
             Some(c) if c.refused => Err(io::ErrorKind::ConnectionRefused.into()),
-            Some(c) if c.made <= s.now => Ok(()),
+            Some(c) if c.connected_at <= s.now => Ok(()),
             Some(_) => Err(io::ErrorKind::WouldBlock.into()),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -416,17 +426,17 @@ impl Stream for SimStream {
 
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut s = self.machine.state();
-        let most = s.split(into.len());
+        let most = s.random_io_len(into.len());
         let now = s.now;
-        s.moves += 1;
+        s.io_operations += 1;
         let Some(c) = s.conns.get_mut(&self.conn) else {
             return Ok(0);
         };
-        match c.down.take(&mut into[..most], now) {
+        match c.down.read(&mut into[..most], now) {
             Some(n) => Ok(n),
-            None if c.down.ended(now) => Ok(0),
+            None if c.down.has_ended(now) => Ok(0),
             None => {
-                c.edge.0 = false;
+                c.pending_edges.0 = false;
                 Err(io::ErrorKind::WouldBlock.into())
             }
         }
@@ -435,30 +445,31 @@ impl Stream for SimStream {
     fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut s = self.machine.state();
         let total: usize = from.iter().map(|b| b.len()).sum();
-        let (stall, cut) = (s.faults.stall, s.faults.cut);
+        let (stall, cut) = (s.faults.stall_one_in, s.faults.disconnect_one_in);
         let stalls = s.one_in(stall);
         let lost = s.one_in(cut);
-        let take = s.split(total);
-        let at = s.arrival();
-        let at = if s.links_of(self.conn).up_held { HELD } else { at };
-        let (now, window) = (s.now, s.faults.window);
+        let take = s.random_io_len(total);
+        let at = s.random_arrival();
+        let at = if s.link_of(self.conn).up_held { HELD } else { at };
+        let (now, window) = (s.now, s.faults.window_bytes);
         let Some(c) = s.conns.get_mut(&self.conn) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        if c.up.ends.is_some_and(|at| at <= now) {
+        if c.up.ends_at.is_some_and(|at| at <= now) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if c.stalled.is_some() || c.full {
+        if c.stalled_until.is_some() || c.full {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let room = if window == 0 { usize::MAX } else { window.saturating_sub(c.up.len()) };
-        if room == 0 && c.up.ends.is_none() {
+        let room =
+            if window == 0 { usize::MAX } else { window.saturating_sub(c.up.queued_bytes()) };
+        if room == 0 && c.up.ends_at.is_none() {
             c.full = true;
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let take = take.min(room.max(1));
         if stalls {
-            c.stalled = Some(now.after(Duration::from_micros(500)));
+            c.stalled_until = Some(now.after(Duration::from_micros(500)));
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut bytes = Vec::with_capacity(take.min(total));
@@ -467,34 +478,34 @@ impl Stream for SimStream {
             bytes.extend_from_slice(&piece[..piece.len().min(room)]);
         }
         let n = bytes.len();
-        s.moves += 1;
+        s.io_operations += 1;
         if lost {
             // The socket took them; how many of them arrive is another matter.
-            let keep = s.word() as usize % (n + 1);
+            let keep = s.next_random() as usize % (n + 1);
             bytes.truncate(keep);
         }
         let Some(c) = s.conns.get_mut(&self.conn) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         // Behind a loss the socket takes bytes for a while that go nowhere.
-        if !bytes.is_empty() && c.up.ends.is_none() {
+        if !bytes.is_empty() && c.up.ends_at.is_none() {
             c.up.push(at, bytes);
         }
         if lost {
             let at = c.up.segments.back().map_or(at, |last| last.0);
-            end(c, at);
-            s.losses += 1;
+            disconnect(c, at);
+            s.lost_connections += 1;
         }
         Ok(n)
     }
 }
 
-impl Io for Machine {
+impl Io for SimMachine {
     type Stream = SimStream;
 
     fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<SimStream> {
         let mut s = self.state();
-        let made = s.arrival();
+        let made = s.random_arrival();
         let link = s.links.get(&to).copied().unwrap_or_default();
         let made = if link.up_held || link.down_held { HELD } else { made };
         let refused = !s.listening.contains(&to);
@@ -503,91 +514,96 @@ impl Io for Machine {
         let (up, down) = Default::default();
         s.conns.insert(
             conn,
-            Conn {
+            SimConnection {
                 to,
                 key,
-                made,
+                connected_at: made,
                 refused,
                 up,
                 down,
-                stalled: None,
+                stalled_until: None,
                 full: false,
-                edge: (false, false),
-                reported_made: false,
+                pending_edges: (false, false),
+                connect_reported: false,
                 closed_by_client: false,
-                end_seen: false,
+                end_reported: false,
             },
         );
         drop(s);
         Ok(SimStream { machine: self.clone(), conn })
     }
 
-    fn want_write(&mut self, _: ChannelKey, stream: &mut SimStream, on: bool) -> io::Result<()> {
+    fn set_write_interest(
+        &mut self,
+        _: ChannelKey,
+        stream: &mut SimStream,
+        on: bool,
+    ) -> io::Result<()> {
         let mut s = self.state();
         if let Some(c) = s.conns.get_mut(&stream.conn)
             && on
-            && c.stalled.is_none()
+            && c.stalled_until.is_none()
             && !c.full
         {
-            c.edge.1 = true;
+            c.pending_edges.1 = true;
         }
         Ok(())
     }
 
     fn close(&mut self, _: ChannelKey, stream: SimStream) {
         let mut s = self.state();
-        let at = if s.links_of(stream.conn).up_held { HELD } else { s.arrival() };
+        let at = if s.link_of(stream.conn).up_held { HELD } else { s.random_arrival() };
         if let Some(c) = s.conns.get_mut(&stream.conn) {
-            c.closed(at);
+            c.close_by_client(at);
         }
     }
 
     fn poll(
         &mut self,
-        ready: &mut Vec<Ready>,
-        answers: &mut Vec<Answer>,
+        ready: &mut Vec<Readiness>,
+        answers: &mut Vec<JobResult>,
         _: Option<Duration>,
     ) -> io::Result<()> {
         let mut s = self.state();
-        s.rung = false;
+        s.woken = false;
         collect_edges(&mut s);
         for c in s.conns.values_mut().filter(|c| !c.closed_by_client) {
-            let (readable, writable) = std::mem::take(&mut c.edge);
+            let (readable, writable) = std::mem::take(&mut c.pending_edges);
             if readable || writable {
-                ready.push(Ready { key: c.key, readable, writable });
+                ready.push(Readiness { key: c.key, readable, writable });
             }
         }
         let now = s.now;
-        let (due, later) = std::mem::take(&mut s.answers).into_iter().partition(|a| a.0 <= now);
-        s.answers = later;
-        let due: Vec<(Tick, Answer)> = due;
+        let (due, later) = std::mem::take(&mut s.job_results).into_iter().partition(|a| a.0 <= now);
+        s.job_results = later;
+        let due: Vec<(Tick, JobResult)> = due;
         answers.extend(due.into_iter().map(|(_, answer)| answer));
         Ok(())
     }
 
-    fn start(&mut self, job: Job) {
+    fn start_job(&mut self, job: Job) {
         match job {
             Job::Resolve { key, host, port } => {
-                let found = match (host.parse(), self.state().names.get(&host)) {
+                let found = match (host.parse(), self.state().hosts.get(&host)) {
                     (Ok(ip), _) => Ok(vec![SocketAddr::new(ip, port)]),
                     (_, Some(found)) => Ok(found.clone()),
                     _ => Err(io::Error::new(io::ErrorKind::NotFound, "no such name")),
                 };
-                self.come_back(Answer::Resolved { key, result: found });
+                self.queue_job_result(JobResult::Resolved { key, result: found });
             }
-            Job::Work(work) => self.hand_out(work),
+            Job::Work(work) => self.schedule_work(work),
             Job::Prepare { key, work } => {
                 let result = work();
-                self.come_back(Answer::Prepared { key, result });
+                self.queue_job_result(JobResult::Prepared { key, result });
             }
         }
     }
 
-    fn bell(&self) -> Arc<dyn Wakeup> {
-        Arc::new(MachineBell(self.clone()))
+    fn wakeup(&self) -> Arc<dyn Wakeup> {
+        Arc::new(SimWakeup(self.clone()))
     }
 
-    fn hands(&self) -> Arc<dyn WorkerPool> {
+    fn worker_pool(&self) -> Arc<dyn WorkerPool> {
         Arc::new(self.clone())
     }
 }

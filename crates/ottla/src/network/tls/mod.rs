@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use rustls::ClientConnection;
 
-use super::channel::{Why, hand_over};
+use super::channel::{DisconnectReason, write_slices};
 use super::io::Stream;
 use source::CertificateVerifier;
 pub(crate) use source::TlsConnector;
@@ -42,10 +42,14 @@ impl TlsSession {
     }
 
     /// Takes what came from the socket; plaintext goes to `into`. False once the peer has said that it is over.
-    pub(super) fn read_tls(&mut self, mut bytes: &[u8], into: &mut BytesMut) -> Result<bool, Why> {
+    pub(super) fn read_tls(
+        &mut self,
+        mut bytes: &[u8],
+        into: &mut BytesMut,
+    ) -> Result<bool, DisconnectReason> {
         let mut goes_on = true;
         while !bytes.is_empty() {
-            self.conn.read_tls(&mut bytes).map_err(Why::Io)?;
+            self.conn.read_tls(&mut bytes).map_err(DisconnectReason::Io)?;
             let state = self.conn.process_new_packets();
             // What came before an alert was said all the same.
             let ready = match &state {
@@ -102,7 +106,7 @@ impl TlsSession {
 
     fn encrypt(&mut self, outgoing: &mut VecDeque<Bytes>) -> io::Result<()> {
         while !outgoing.is_empty() && !self.conn.is_handshaking() {
-            if hand_over(outgoing, |pieces| self.conn.writer().write_vectored(pieces))? == 0 {
+            if write_slices(outgoing, |pieces| self.conn.writer().write_vectored(pieces))? == 0 {
                 // There is no room until the socket takes some.
                 return Ok(());
             }
@@ -120,19 +124,19 @@ impl TlsSession {
         }
     }
 
-    fn disconnect_reason(&self, e: &rustls::Error) -> Why {
+    fn disconnect_reason(&self, e: &rustls::Error) -> DisconnectReason {
         let (words, refused) = words::explain(e, &self.host, &self.verifier);
         match refused && !self.has_received_data {
-            true => Why::Refused(words),
-            false => Why::Tls(words),
+            true => DisconnectReason::AuthenticationFailed(words),
+            false => DisconnectReason::Tls(words),
         }
     }
 
     /// What an end of the stream means now.
-    pub(super) fn eof_reason(&self) -> Option<Why> {
+    pub(super) fn eof_reason(&self) -> Option<DisconnectReason> {
         let words = "it closed the connection during the TLS handshake; if this is a plaintext port, set \
                      security.protocol to match";
-        self.conn.is_handshaking().then(|| Why::Tls(words.to_owned()))
+        self.conn.is_handshaking().then(|| DisconnectReason::Tls(words.to_owned()))
     }
 }
 

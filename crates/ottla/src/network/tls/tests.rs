@@ -21,10 +21,10 @@ use super::TlsConnector;
 use crate::config::secret::Secret;
 use crate::config::security::{SecurityStore, TlsSettings};
 use crate::error::Error;
-use crate::network::channel::Why;
-use crate::network::io::simulated::{Faults, Machine};
-use crate::network::selector::Polled;
-use crate::network::tests::Rig;
+use crate::network::channel::DisconnectReason;
+use crate::network::io::simulated::{Faults, SimMachine};
+use crate::network::selector::PollResult;
+use crate::network::tests::SelectorFixture;
 use crate::time::Env;
 
 type CertificateAuthority = CertifiedIssuer<'static, KeyPair>;
@@ -92,7 +92,7 @@ fn tls_settings(ca: &CertificateAuthority) -> TlsSettings {
 
 fn new_connector(settings: TlsSettings) -> Result<TlsConnector, Error> {
     install_provider();
-    let env: Arc<dyn Env> = Arc::new(Machine::new(1, Faults::NONE));
+    let env: Arc<dyn Env> = Arc::new(SimMachine::new(1, Faults::NONE));
     TlsConnector::new(settings, env)
 }
 
@@ -121,11 +121,11 @@ fn run_echo(
     host: &str,
     config: &Arc<ServerConfig>,
     faults: Faults,
-) -> Result<u32, Why> {
-    let mut rig = Rig::new(11, faults);
+) -> Result<u32, DisconnectReason> {
+    let mut rig = SelectorFixture::new(11, faults);
     let key = rig.connect(Some(source.create_session(host).unwrap()));
     let mut sessions: BTreeMap<u64, ServerConnection> = BTreeMap::new();
-    let (mut out, mut sent, mut got, mut open) = (Polled::default(), 0u32, 0u32, false);
+    let (mut out, mut sent, mut got, mut open) = (PollResult::default(), 0u32, 0u32, false);
     let body = |n: u32| Bytes::from(vec![n as u8; (n as usize % 7) * 9000 + 1]);
     while got < 10 {
         if open && sent == got && rig.selector.can_send(key) {
@@ -135,13 +135,13 @@ fn run_echo(
             sent += 1;
         }
         assert!(rig.step(&mut out), "it goes on: {sent} sent, {got} answered, open: {open}");
-        assert!(rig.polls < 20_000, "no busy loop");
+        assert!(rig.poll_count < 20_000, "no busy loop");
         open |= out.connected.contains(&key);
-        for (_, bytes) in out.received.drain(..) {
+        for (_, bytes) in out.completed_receives.drain(..) {
             assert_eq!(bytes, body(got));
             got += 1;
         }
-        for (conn, bytes) in rig.heard() {
+        for (conn, bytes) in rig.received_bytes() {
             let s = sessions
                 .entry(conn)
                 .or_insert_with(|| ServerConnection::new(config.clone()).unwrap());
@@ -157,10 +157,10 @@ fn run_echo(
                     s.write_tls(&mut reply).unwrap();
                 }
                 if !reply.is_empty() {
-                    rig.machine.answer(conn, reply, Duration::ZERO);
+                    rig.machine.send_to_client(conn, reply, Duration::ZERO);
                 }
                 if refused {
-                    rig.machine.close(conn);
+                    rig.machine.close_connection(conn);
                     break;
                 }
             }
@@ -169,15 +169,20 @@ fn run_echo(
             return Err(why);
         }
     }
-    Ok(rig.polls)
+    Ok(rig.poll_count)
 }
 
-const FRAGMENTED: Faults =
-    Faults { delay_ns: 10_000, split: 700, stall: 9, cut: 0, window: 16_384 };
+const FRAGMENTED: Faults = Faults {
+    max_delay_ns: 10_000,
+    max_io_bytes: 700,
+    stall_one_in: 9,
+    disconnect_one_in: 0,
+    window_bytes: 16_384,
+};
 
-fn assert_rejected(why: Result<u32, Why>, words: &[&str]) {
+fn assert_rejected(why: Result<u32, DisconnectReason>, words: &[&str]) {
     match why {
-        Err(Why::Refused(text)) => {
+        Err(DisconnectReason::AuthenticationFailed(text)) => {
             for word in words {
                 assert!(text.contains(word), "{word} is not in: {text}");
             }
@@ -192,7 +197,7 @@ fn tl1_tl5_both_versions_by_name_and_address_whatever_the_sockets_do() {
     let own = issue_certificate(&ca, &["broker.example", "127.0.0.1"], None);
     for versions in [(true, false), (false, true), (true, true)] {
         let source = new_connector(TlsSettings { versions, ..tls_settings(&ca) }).unwrap();
-        for faults in [Faults::NONE, FRAGMENTED, Faults { split: 1, ..Faults::NONE }] {
+        for faults in [Faults::NONE, FRAGMENTED, Faults { max_io_bytes: 1, ..Faults::NONE }] {
             for host in ["broker.example", "127.0.0.1", "broker.example."] {
                 let done = run_echo(&source, host, &server_config(&own, None), faults);
                 assert!(done.is_ok(), "{versions:?} {faults:?} {host}: {done:?}");
@@ -314,21 +319,24 @@ fn tl4_an_end_in_the_handshake_is_an_ordinary_disconnect_and_noise_is_told() {
         (&[0, 0, 0, 4, 0, 0, 0, 1][..], "not TLS"),
         (&[0xff; 64][..], "not TLS"),
     ] {
-        let mut rig = Rig::new(5, Faults::NONE);
+        let mut rig = SelectorFixture::new(5, Faults::NONE);
         rig.connect(Some(source.create_session("b").unwrap()));
-        let mut out = Polled::default();
+        let mut out = PollResult::default();
         let why = loop {
             assert!(rig.step(&mut out));
-            for (conn, _) in rig.heard() {
-                rig.machine.answer(conn, reply.to_vec(), Duration::ZERO);
-                rig.machine.close(conn);
+            for (conn, _) in rig.received_bytes() {
+                rig.machine.send_to_client(conn, reply.to_vec(), Duration::ZERO);
+                rig.machine.close_connection(conn);
             }
             assert!(out.connected.is_empty());
             if let Some((_, why)) = out.disconnected.pop() {
                 break why;
             }
         };
-        assert!(matches!(&why, Why::Tls(text) if text.contains(words)), "{reply:?}: {why:?}");
+        assert!(
+            matches!(&why, DisconnectReason::Tls(text) if text.contains(words)),
+            "{reply:?}: {why:?}"
+        );
     }
 }
 

@@ -95,7 +95,7 @@ pub(in crate::sender) fn closed_batch(p: &Arc<Partition>, number: u64, count: i3
     use crate::accumulator::callers::CallerContext;
     use crate::accumulator::completion::BatchInfo;
     use crate::accumulator::ends::BatchCompletions;
-    let env = Arc::new(crate::network::io::simulated::Machine::new(
+    let env = Arc::new(crate::network::io::simulated::SimMachine::new(
         0,
         crate::network::io::simulated::Faults::NONE,
     ));

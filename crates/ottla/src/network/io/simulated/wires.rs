@@ -14,7 +14,7 @@ pub struct Link {
     /// Bytes on their way back wait until this is over.
     pub down_held: bool,
     /// The other side reads nothing.
-    pub unread: bool,
+    pub reads_paused: bool,
 }
 
 /// When what is held arrives: not before it is let go.
@@ -22,21 +22,21 @@ pub(super) const HELD: Tick = Tick(u64::MAX - 1);
 
 /// Where bytes that were written stand until they are read.
 #[derive(Debug, Default)]
-pub(super) struct Pipe {
+pub(super) struct SegmentQueue {
     pub(super) segments: VecDeque<(Tick, Vec<u8>)>,
     /// The end comes then.
-    pub(super) ends: Option<Tick>,
+    pub(super) ends_at: Option<Tick>,
 }
 
-impl Pipe {
+impl SegmentQueue {
     pub(super) fn push(&mut self, at: Tick, bytes: Vec<u8>) {
         // Bytes never overtake one another.
         let at = self.segments.back().map_or(at, |last| last.0.max(at));
         self.segments.push_back((at, bytes));
     }
 
-    pub(super) fn next(&self) -> Option<Tick> {
-        self.segments.front().map(|s| s.0).or(self.ends).filter(|at| *at < HELD)
+    pub(super) fn next_arrival(&self) -> Option<Tick> {
+        self.segments.front().map(|s| s.0).or(self.ends_at).filter(|at| *at < HELD)
     }
 
     /// Holds back everything under way.
@@ -44,22 +44,22 @@ impl Pipe {
         for (at, _) in self.segments.iter_mut().filter(|s| s.0 > now) {
             *at = HELD;
         }
-        self.ends = self.ends.map(|at| if at > now { HELD } else { at });
+        self.ends_at = self.ends_at.map(|at| if at > now { HELD } else { at });
     }
 
     /// Lets go of what was held, to arrive then.
-    pub(super) fn let_go(&mut self, then: Tick) {
+    pub(super) fn release(&mut self, then: Tick) {
         for (at, _) in self.segments.iter_mut().filter(|s| s.0 == HELD) {
             *at = then;
         }
-        self.ends = self.ends.map(|at| if at == HELD { then } else { at });
+        self.ends_at = self.ends_at.map(|at| if at == HELD { then } else { at });
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn queued_bytes(&self) -> usize {
         self.segments.iter().map(|s| s.1.len()).sum()
     }
 
-    pub(super) fn take(&mut self, into: &mut [u8], now: Tick) -> Option<usize> {
+    pub(super) fn read(&mut self, into: &mut [u8], now: Tick) -> Option<usize> {
         let (at, bytes) = self.segments.front_mut()?;
         if *at > now {
             return None;
@@ -73,44 +73,44 @@ impl Pipe {
         Some(n)
     }
 
-    pub(super) fn ended(&self, now: Tick) -> bool {
-        self.segments.is_empty() && self.ends.is_some_and(|at| at <= now)
+    pub(super) fn has_ended(&self, now: Tick) -> bool {
+        self.segments.is_empty() && self.ends_at.is_some_and(|at| at <= now)
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Conn {
+pub(super) struct SimConnection {
     pub(super) to: SocketAddr,
     pub(super) key: ChannelKey,
-    pub(super) made: Tick,
+    pub(super) connected_at: Tick,
     pub(super) refused: bool,
-    pub(super) up: Pipe,
-    pub(super) down: Pipe,
+    pub(super) up: SegmentQueue,
+    pub(super) down: SegmentQueue,
     /// Room in the socket comes back then.
-    pub(super) stalled: Option<Tick>,
+    pub(super) stalled_until: Option<Tick>,
     /// There is no room until the other side reads.
     pub(super) full: bool,
     /// Edges not reported yet.
-    pub(super) edge: (bool, bool),
-    pub(super) reported_made: bool,
+    pub(super) pending_edges: (bool, bool),
+    pub(super) connect_reported: bool,
     pub(super) closed_by_client: bool,
     /// The other side knows that nothing more comes.
-    pub(super) end_seen: bool,
+    pub(super) end_reported: bool,
 }
 
-impl Conn {
+impl SimConnection {
     /// The client closed it; what it sent is still on its way, and the end behind that.
-    pub(super) fn closed(&mut self, at: Tick) {
+    pub(super) fn close_by_client(&mut self, at: Tick) {
         self.closed_by_client = true;
-        self.stalled = None;
-        self.down = Pipe::default();
-        self.reported_made = true;
+        self.stalled_until = None;
+        self.down = SegmentQueue::default();
+        self.connect_reported = true;
         let at = self.up.segments.back().map_or(at, |last| last.0.max(at));
-        self.up.ends = Some(self.up.ends.map_or(at, |e| e.min(at)));
+        self.up.ends_at = Some(self.up.ends_at.map_or(at, |e| e.min(at)));
     }
 }
 
-pub(super) fn end(c: &mut Conn, at: Tick) {
-    c.down.ends.get_or_insert(at);
-    c.up.ends.get_or_insert(at);
+pub(super) fn disconnect(c: &mut SimConnection, at: Tick) {
+    c.down.ends_at.get_or_insert(at);
+    c.up.ends_at.get_or_insert(at);
 }
