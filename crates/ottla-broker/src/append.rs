@@ -8,68 +8,73 @@ use ottla_protocol::record::{
     BATCH_HEADER_LEN, BatchHeader, BatchHeaderView, BatchView, attributes,
 };
 
-use crate::core::Now;
+use crate::core::ClockReading;
 use crate::partition::Partition;
-use crate::producers::Place;
+use crate::producers::SequenceCheck;
 use crate::topics::TopicConfig;
 
 /// A batch was not appended.
 #[derive(Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct AppendError {
     pub(crate) code: ErrorCode,
     pub(crate) message: Option<String>,
     /// Records at fault, by index.
-    pub(crate) records: Vec<(i32, String)>,
+    pub(crate) record_errors: Vec<(i32, String)>,
     /// Where it was appended all the same; −1 if it was not, or that is not told.
     pub(crate) base_offset: i64,
 }
 
 /// A batch is in the log.
 #[derive(Debug)]
-pub(crate) struct Appended {
+pub(crate) struct LogAppendInfo {
     pub(crate) base_offset: i64,
     /// The offset behind it.
-    pub(crate) end: i64,
+    pub(crate) end_offset: i64,
     /// Whether it was written just now, not by an earlier attempt.
-    pub(crate) fresh: bool,
+    pub(crate) newly_appended: bool,
     /// The broker's time, where the topic takes it.
-    pub(crate) append_time: Option<i64>,
+    pub(crate) log_append_time: Option<i64>,
 }
 
-fn refuse(code: ErrorCode, message: impl Into<String>) -> Refusal {
-    Refusal { code, message: Some(message.into()), records: Vec::new(), base_offset: -1 }
+fn reject(code: ErrorCode, message: impl Into<String>) -> AppendError {
+    AppendError { code, message: Some(message.into()), record_errors: Vec::new(), base_offset: -1 }
 }
 
 /// The most a batch may decompress to.
-const DECOMPRESSED_MAX: usize = 256 << 20;
+const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
 /// How far a record's timestamp may lie ahead of the broker's clock (message.timestamp.after.max.ms).
-const AHEAD_MS: i64 = 60 * 60 * 1000;
+const TIMESTAMP_AFTER_MAX_MS: i64 = 60 * 60 * 1000;
 
 /// Appends `records`, which came with a Produce of this version.
-pub(crate) fn append(
+pub(crate) fn append_records_to_leader(
     partition: &mut Partition,
     config: &TopicConfig,
     records: &[u8],
     version: i16,
-    now: Now,
-) -> Result<Appended, Refusal> {
+    now: ClockReading,
+) -> Result<LogAppendInfo, AppendError> {
     let batch = BatchView::parse(records)
-        .map_err(|e| refuse(ErrorCode::INVALID_RECORD, format!("not a batch of magic 2: {e}")))?;
+        .map_err(|e| reject(ErrorCode::INVALID_RECORD, format!("not a batch of magic 2: {e}")))?;
     if batch.bytes().len() != records.len() {
         let message = "a Produce request has exactly one batch a partition";
-        return Err(refuse(ErrorCode::INVALID_RECORD, message));
+        return Err(reject(ErrorCode::INVALID_RECORD, message));
     }
-    check(&batch, config, version, now)?;
+    validate_batch(&batch, config, version, now)?;
     let header = batch.header();
     if header.producer_id >= 0 {
-        let replica = partition.led().ok_or_else(|| not_leader(partition))?;
-        match replica.producers.place(header, now.wall_ms) {
-            Place::Next => {}
-            Place::Duplicate(base_offset) => {
+        let replica = partition.leader_replica().ok_or_else(|| not_leader_error(partition))?;
+        match replica.producer_state.check_sequence(header, now.wall_ms) {
+            SequenceCheck::Accepted => {}
+            SequenceCheck::Duplicate(base_offset) => {
                 let end = base_offset + i64::from(header.last_offset_delta) + 1;
-                return Ok(Appended { base_offset, end, fresh: false, append_time: None });
+                return Ok(LogAppendInfo {
+                    base_offset,
+                    end_offset: end,
+                    newly_appended: false,
+                    log_append_time: None,
+                });
             }
-            Place::Refused(code) => {
+            SequenceCheck::Rejected(code) => {
                 let message = format!(
                     "producer {} epoch {} sequence {} on {}",
                     header.producer_id,
@@ -77,83 +82,90 @@ pub(crate) fn append(
                     header.base_sequence,
                     partition.name()
                 );
-                return Err(refuse(code, message));
+                return Err(reject(code, message));
             }
         }
     }
-    let (bytes, append_time) = stamped(&batch, config, now);
+    let (bytes, append_time) = apply_log_append_time(&batch, config, now);
     let view = BatchHeaderView::parse(&bytes)
-        .map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
+        .map_err(|e| reject(ErrorCode::INVALID_RECORD, e.to_string()))?;
     let epoch = partition.leader_epoch;
-    let gone = not_leader(partition);
-    let replica = partition.led_mut().ok_or(gone)?;
-    let base_offset = replica.log.append(&bytes, &view, epoch).map_err(|e| {
+    let gone = not_leader_error(partition);
+    let replica = partition.leader_replica_mut().ok_or(gone)?;
+    let base_offset = replica.log.append_as_leader(&bytes, &view, epoch).map_err(|e| {
         tracing::error!("append failed: {e}");
-        refuse(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
+        reject(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
     })?;
-    replica.producers.appended(header, base_offset, now.wall_ms);
-    Ok(Appended { base_offset, end: replica.log.end(), fresh: true, append_time })
+    replica.producer_state.on_appended(header, base_offset, now.wall_ms);
+    Ok(LogAppendInfo {
+        base_offset,
+        end_offset: replica.log.log_end_offset(),
+        newly_appended: true,
+        log_append_time: append_time,
+    })
 }
 
-fn not_leader(partition: &Partition) -> Refusal {
-    refuse(ErrorCode::NOT_LEADER_OR_FOLLOWER, format!("{} has no leader", partition.name()))
+fn not_leader_error(partition: &Partition) -> AppendError {
+    reject(ErrorCode::NOT_LEADER_OR_FOLLOWER, format!("{} has no leader", partition.name()))
 }
 
-fn check(
+fn validate_batch(
     batch: &BatchView<'_>,
     config: &TopicConfig,
     version: i16,
-    now: Now,
-) -> Result<(), Refusal> {
+    now: ClockReading,
+) -> Result<(), AppendError> {
     let header = batch.header();
-    let codec = batch.codec().map_err(|e| refuse(ErrorCode::INVALID_RECORD, e.to_string()))?;
+    let codec = batch.codec().map_err(|e| reject(ErrorCode::INVALID_RECORD, e.to_string()))?;
     if codec == Codec::Zstd && version < 7 {
         let message = "zstd needs Produce version 7";
-        return Err(refuse(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message));
+        return Err(reject(ErrorCode::UNSUPPORTED_COMPRESSION_TYPE, message));
     }
     if header.base_offset != 0 {
-        return Err(refuse(ErrorCode::INVALID_RECORD, "the base offset is not 0"));
+        return Err(reject(ErrorCode::INVALID_RECORD, "the base offset is not 0"));
     }
     if batch.bytes().len() > config.max_message_bytes {
-        return Err(Refusal {
+        return Err(AppendError {
             code: ErrorCode::MESSAGE_TOO_LARGE,
             message: None,
-            records: Vec::new(),
+            record_errors: Vec::new(),
             base_offset: -1,
         });
     }
-    batch.verify().map_err(|e| refuse(ErrorCode::CORRUPT_MESSAGE, e.to_string()))?;
+    batch.verify().map_err(|e| reject(ErrorCode::CORRUPT_MESSAGE, e.to_string()))?;
     if batch.is_control() {
-        return Err(refuse(ErrorCode::INVALID_RECORD, "clients may not write control batches"));
+        return Err(reject(ErrorCode::INVALID_RECORD, "clients may not write control batches"));
     }
     if header.attributes & attributes::TIMESTAMP_TYPE_MASK != 0 {
-        return Err(refuse(ErrorCode::INVALID_TIMESTAMP, "log-append time is the broker's to set"));
+        return Err(reject(ErrorCode::INVALID_TIMESTAMP, "log-append time is the broker's to set"));
     }
     if header.last_offset_delta.checked_add(1) != Some(header.record_count) {
-        return Err(refuse(
+        return Err(reject(
             ErrorCode::INVALID_RECORD,
             "the last offset delta does not match the count",
         ));
     }
     if header.producer_id >= 0 && header.base_sequence < 0 {
-        return Err(refuse(ErrorCode::INVALID_RECORD, "a producer id without a sequence"));
+        return Err(reject(ErrorCode::INVALID_RECORD, "a producer id without a sequence"));
     }
-    check_records(batch, header, config, now)
+    validate_records(batch, header, config, now)
 }
 
-fn check_records(
+fn validate_records(
     batch: &BatchView<'_>,
     header: &BatchHeader,
     config: &TopicConfig,
-    now: Now,
-) -> Result<(), Refusal> {
-    let invalid = |e: ottla_protocol::DecodeError| refuse(ErrorCode::INVALID_RECORD, e.to_string());
-    let records = batch.records(DECOMPRESSED_MAX).map_err(invalid)?;
+    now: ClockReading,
+) -> Result<(), AppendError> {
+    let invalid = |e: ottla_protocol::DecodeError| reject(ErrorCode::INVALID_RECORD, e.to_string());
+    let records = batch.records(MAX_DECOMPRESSED_BYTES).map_err(invalid)?;
     let (mut late, mut keyless, mut index, mut misplaced) = (Vec::new(), Vec::new(), 0, false);
     records
         .try_for_each(|r| {
             misplaced |= r.offset != header.base_offset + i64::from(index);
-            if r.timestamp.saturating_sub(now.wall_ms) > AHEAD_MS && !config.log_append_time {
+            if r.timestamp.saturating_sub(now.wall_ms) > TIMESTAMP_AFTER_MAX_MS
+                && !config.log_append_time
+            {
                 late.push((index, format!("the timestamp {} is too far ahead", r.timestamp)));
             }
             if config.compacted && r.key.is_none() {
@@ -164,7 +176,7 @@ fn check_records(
         })
         .map_err(invalid)?;
     if misplaced {
-        return Err(refuse(ErrorCode::INVALID_RECORD, "offset deltas are not 0, 1, 2, …"));
+        return Err(reject(ErrorCode::INVALID_RECORD, "offset deltas are not 0, 1, 2, …"));
     }
     let message = Some("one or more records were refused".to_owned());
     let code =
@@ -174,15 +186,15 @@ fn check_records(
     if records.is_empty() {
         Ok(())
     } else {
-        Err(Refusal { code, message, records, base_offset: -1 })
+        Err(AppendError { code, message, record_errors: records, base_offset: -1 })
     }
 }
 
 /// The bytes for the log: the broker's time where the topic takes it, with a new checksum.
-fn stamped<'b>(
+fn apply_log_append_time<'b>(
     batch: &BatchView<'b>,
     config: &TopicConfig,
-    now: Now,
+    now: ClockReading,
 ) -> (Cow<'b, [u8]>, Option<i64>) {
     if !config.log_append_time {
         return (Cow::Borrowed(batch.bytes()), None);

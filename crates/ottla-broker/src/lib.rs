@@ -24,7 +24,9 @@ mod topics;
 mod log;
 mod tcp;
 
-pub use crate::adversary::{Call, Installed, Sent};
-pub use crate::core::{Config, Core, Fault, Journaled, Local, Now, Reply};
-pub use crate::log::Batch;
+pub use crate::adversary::{InterceptedResponse, InterceptorGuard, ResponseAction};
+pub use crate::core::{
+    AppendedBatch, BrokerConfig, ClockReading, Core, HandleResult, LocalAddress, ProduceFault,
+};
+pub use crate::log::LogBatch;
 pub use crate::tcp::{EmbeddedBroker, EmbeddedBrokerBuilder};

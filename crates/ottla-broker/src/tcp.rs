@@ -14,17 +14,19 @@ use bytes::Bytes;
 use ottla_protocol::header::RequestHeader;
 use parking_lot::{Condvar, Mutex};
 
-use crate::adversary::{Call, Installed, Rules, Sent};
-use crate::core::{Config, Core, Local, Now, Reply};
+use crate::adversary::{
+    InterceptedResponse, InterceptorGuard, ResponseAction, ResponseInterceptors,
+};
+use crate::core::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
 
 /// The largest request that is read (Kafka's `socket.request.max.bytes`).
-const REQUEST_MAX: usize = 100 << 20;
+const MAX_REQUEST_BYTES: usize = 100 << 20;
 
 /// Says how an [`EmbeddedBroker`] is to be.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct EmbeddedBrokerBuilder {
-    config: Config,
+    config: BrokerConfig,
     listen: String,
     topics: Vec<(String, i32)>,
 }
@@ -37,14 +39,14 @@ impl EmbeddedBrokerBuilder {
     }
 
     /// The address clients are told; by default the one they came in by.
-    pub fn advertise(mut self, host: impl Into<String>, port: u16) -> Self {
-        self.config.advertise = Some((host.into(), port));
+    pub fn advertised_listener(mut self, host: impl Into<String>, port: u16) -> Self {
+        self.config.advertised_listener = Some((host.into(), port));
         self
     }
 
     /// So many nodes, each on a port of its own: the one given and those behind it, or what the system picks.
-    pub fn nodes(mut self, nodes: i32) -> Self {
-        self.config.nodes = nodes;
+    pub fn node_count(mut self, nodes: i32) -> Self {
+        self.config.node_count = nodes;
         self
     }
 
@@ -67,8 +69,8 @@ impl EmbeddedBrokerBuilder {
     }
 
     /// Whether asking for a topic makes it.
-    pub fn auto_create(mut self, on: bool) -> Self {
-        self.config.auto_create = on;
+    pub fn auto_create_topics(mut self, on: bool) -> Self {
+        self.config.auto_create_topics = on;
         self
     }
 
@@ -78,7 +80,7 @@ impl EmbeddedBrokerBuilder {
     /// When the address cannot be listened on, the directory cannot be used, or a topic cannot be made.
     pub fn start(mut self) -> io::Result<EmbeddedBroker> {
         let start = Instant::now();
-        let now = clock(start);
+        let now = read_clock(start);
         self.config.seed = now.wall_ms as u64 ^ (u64::from(std::process::id()) << 40);
         let mut core = Core::new(self.config, now)?;
         for (name, partitions) in self.topics {
@@ -88,37 +90,37 @@ impl EmbeddedBrokerBuilder {
                 Err((code, message)) => return Err(io::Error::other(format!("{code}: {message}"))),
             }
         }
-        let listeners = bind(&self.listen, core.nodes())?;
+        let listeners = bind_listeners(&self.listen, core.node_count())?;
         let mut addresses = Vec::new();
         for (node, listener) in (1..).zip(&listeners) {
             let address = listener.local_addr()?;
             if listeners.len() > 1 {
-                core.set_address(node, "", address.port());
+                core.set_advertised_address(node, "", address.port());
             }
             addresses.push(address);
         }
         let shared = Arc::new(Shared {
             core: Mutex::new(core),
-            appended: Condvar::new(),
-            start,
-            ended: AtomicBool::new(false),
+            state_changed: Condvar::new(),
+            started_at: start,
+            shutting_down: AtomicBool::new(false),
             connections: Mutex::default(),
-            ids: AtomicU64::new(0),
-            rules: Arc::default(),
+            next_connection_id: AtomicU64::new(0),
+            interceptors: Arc::default(),
         });
         // From here on, what has begun is ended by the drop of this.
         let mut broker = EmbeddedBroker { shared, addresses, threads: Vec::new() };
         for (node, listener) in (1..).zip(listeners) {
             let accepting = broker.shared.clone();
             let thread = thread::Builder::new().name(format!("broker-{node}"));
-            broker.threads.push(thread.spawn(move || accept(node, &listener, &accepting))?);
+            broker.threads.push(thread.spawn(move || run_acceptor(node, &listener, &accepting))?);
         }
         Ok(broker)
     }
 }
 
 /// A listener a node: on the port given and those behind it, or on any.
-fn bind(listen: &str, nodes: i32) -> io::Result<Vec<TcpListener>> {
+fn bind_listeners(listen: &str, nodes: i32) -> io::Result<Vec<TcpListener>> {
     let first = TcpListener::bind(listen)?;
     let (mut next, any) = (first.local_addr()?, listen.ends_with(":0"));
     let mut out = vec![first];
@@ -145,12 +147,12 @@ pub struct EmbeddedBroker {
 struct Shared {
     core: Mutex<Core>,
     /// Something was appended, or everything ends.
-    appended: Condvar,
-    start: Instant,
-    ended: AtomicBool,
+    state_changed: Condvar,
+    started_at: Instant,
+    shutting_down: AtomicBool,
     connections: Mutex<BTreeMap<u64, Connection>>,
-    ids: AtomicU64,
-    rules: Arc<Rules>,
+    next_connection_id: AtomicU64,
+    interceptors: Arc<ResponseInterceptors>,
 }
 
 #[derive(Debug)]
@@ -160,9 +162,9 @@ struct Connection {
     thread: JoinHandle<()>,
 }
 
-fn clock(start: Instant) -> Now {
+fn read_clock(start: Instant) -> ClockReading {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-    Now { mono_ms: start.elapsed().as_millis() as u64, wall_ms: wall }
+    ClockReading { mono_ms: start.elapsed().as_millis() as u64, wall_ms: wall }
 }
 
 impl EmbeddedBroker {
@@ -176,38 +178,38 @@ impl EmbeddedBroker {
 
     /// Says how it is to be.
     pub fn builder() -> EmbeddedBrokerBuilder {
-        let config = Config::default();
+        let config = BrokerConfig::default();
         EmbeddedBrokerBuilder { config, listen: "127.0.0.1:0".into(), topics: Vec::new() }
     }
 
     /// Where clients begin.
-    pub fn bootstrap(&self) -> String {
+    pub fn bootstrap_servers(&self) -> String {
         let all: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
         all.join(",")
     }
 
     /// Looks at the core, or changes it: topics, faults, logs.
-    pub fn with_core<T>(&self, f: impl FnOnce(&mut Core, Now) -> T) -> T {
-        let out = f(&mut self.shared.core.lock(), clock(self.shared.start));
+    pub fn with_core<T>(&self, f: impl FnOnce(&mut Core, ClockReading) -> T) -> T {
+        let out = f(&mut self.shared.core.lock(), read_clock(self.shared.started_at));
         // Whoever waits may have what it waits for.
-        self.shared.appended.notify_all();
+        self.shared.state_changed.notify_all();
         out
     }
 
     /// Has answers go out as this says, while the guard lives: a broker that misbehaves on the wire.
-    pub fn misbehave(
+    pub fn intercept_responses(
         &self,
-        act: impl FnMut(&Call<'_>, Vec<u8>) -> Sent + Send + 'static,
-    ) -> Installed {
-        self.shared.rules.install(act)
+        act: impl FnMut(&InterceptedResponse<'_>, Vec<u8>) -> ResponseAction + Send + 'static,
+    ) -> InterceptorGuard {
+        self.shared.interceptors.install(act)
     }
 
     /// Closes every connection; clients may come again.
-    pub fn drop_connections(&self) {
-        self.drop_connections_of(|_| true);
+    pub fn close_connections(&self) {
+        self.close_connections_where(|_| true);
     }
 
-    fn drop_connections_of(&self, which: impl Fn(i32) -> bool) {
+    fn close_connections_where(&self, which: impl Fn(i32) -> bool) {
         for c in self.shared.connections.lock().values().filter(|c| which(c.node)) {
             let _ = c.stream.shutdown(Shutdown::Both);
         }
@@ -216,7 +218,7 @@ impl EmbeddedBroker {
     /// Ends a node: its connections close, others lead what it led, clients are hung up on.
     pub fn stop_node(&self, node: i32) {
         self.with_core(|core, now| core.stop_node(node, now));
-        self.drop_connections_of(|n| n == node);
+        self.close_connections_where(|n| n == node);
     }
 
     /// A node comes back with the log it had.
@@ -227,7 +229,7 @@ impl EmbeddedBroker {
 
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
+        self.shared.shutting_down.store(true, Ordering::SeqCst);
         // Wakes the accepts.
         for mut to in self.addresses.iter().copied() {
             if to.ip().is_unspecified() {
@@ -241,7 +243,7 @@ impl Drop for EmbeddedBroker {
         let connections = std::mem::take(&mut *self.shared.connections.lock());
         // Under the core's lock, so that no waiter is between its look and its wait.
         let core = self.shared.core.lock();
-        self.shared.appended.notify_all();
+        self.shared.state_changed.notify_all();
         drop(core);
         for c in connections.into_values() {
             let _ = c.stream.shutdown(Shutdown::Both);
@@ -250,9 +252,9 @@ impl Drop for EmbeddedBroker {
     }
 }
 
-fn accept(node: i32, listener: &TcpListener, shared: &Arc<Shared>) {
+fn run_acceptor(node: i32, listener: &TcpListener, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
-        if shared.ended.load(Ordering::SeqCst) {
+        if shared.shutting_down.load(Ordering::SeqCst) {
             return;
         }
         let stream = match stream {
@@ -267,21 +269,21 @@ fn accept(node: i32, listener: &TcpListener, shared: &Arc<Shared>) {
         if !shared.core.lock().is_up(node) {
             continue;
         }
-        if let Err(e) = begin(node, stream, shared) {
+        if let Err(e) = start_connection(node, stream, shared) {
             tracing::warn!("a connection was not served: {e}");
         }
     }
 }
 
-fn begin(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+fn start_connection(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let id = shared.ids.fetch_add(1, Ordering::Relaxed);
+    let id = shared.next_connection_id.fetch_add(1, Ordering::Relaxed);
     tracing::info!(connection = id, node, peer = ?stream.peer_addr().ok(), "accepted");
     let (kept, mine) = (stream.try_clone()?, shared.clone());
     let mut connections = shared.connections.lock();
     let thread = thread::Builder::new().name(format!("broker-{node}-{id}")).spawn(move || {
-        let leave = Leave(mine, id);
-        if let Err(e) = serve((node, id), stream, &leave.0) {
+        let leave = ConnectionGuard(mine, id);
+        if let Err(e) = serve_connection((node, id), stream, &leave.0) {
             tracing::info!(connection = id, "closed: {e}");
         }
     })?;
@@ -290,28 +292,28 @@ fn begin(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
 }
 
 /// Takes a connection out of the list when its thread ends, also by a panic: its peer must not wait for ever.
-struct Leave(Arc<Shared>, u64);
+struct ConnectionGuard(Arc<Shared>, u64);
 
-impl Drop for Leave {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         // While ending, whoever ends joins this thread and wants to find it there.
-        if !self.0.ended.load(Ordering::SeqCst) {
+        if !self.0.shutting_down.load(Ordering::SeqCst) {
             self.0.connections.lock().remove(&self.1);
         }
     }
 }
 
-fn serve(at: (i32, u64), stream: TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve_connection(at: (i32, u64), stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let address = stream.local_addr()?;
-    let local = Local { host: address.ip().to_string(), port: address.port() };
+    let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
     let mut reader = io::BufReader::with_capacity(64 * 1024, stream.try_clone()?);
-    let mut writer = Writer { stream, held: Vec::new(), count: 0 };
+    let mut writer = ResponseWriter { stream, buffered: Vec::new(), buffered_responses: 0 };
     loop {
-        writer.before_reading(&mut reader)?;
+        writer.flush_if_idle(&mut reader)?;
         let mut size = [0; 4];
         reader.read_exact(&mut size)?;
         let size = i32::from_be_bytes(size);
-        let size = usize::try_from(size).ok().filter(|n| *n <= REQUEST_MAX);
+        let size = usize::try_from(size).ok().filter(|n| *n <= MAX_REQUEST_BYTES);
         let size =
             size.ok_or_else(|| io::Error::other("not a Kafka request: its size is nonsense"))?;
         // Read as it comes, so that a claim alone takes no memory.
@@ -321,40 +323,48 @@ fn serve(at: (i32, u64), stream: TcpStream, shared: &Shared) -> io::Result<()> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let request = Bytes::from(frame);
-        let Some(frame) = answer(at.0, &request, &local, shared)? else { continue };
+        let Some(frame) = handle_request(at.0, &request, &local, shared)? else { continue };
         let sent = match RequestHeader::decode(&mut ottla_protocol::Reader::new(&request)) {
             Ok(h) => {
                 let (node, connection) = at;
                 let (api, version, correlation) = (h.api_key, h.api_version, h.correlation_id);
                 let request = &request;
                 let nth = 0;
-                let call = Call { node, connection, api, version, correlation, request, nth };
-                shared.rules.apply(call, frame)
+                let call = InterceptedResponse {
+                    node,
+                    connection_id: connection,
+                    api,
+                    version,
+                    correlation_id: correlation,
+                    request,
+                    call_index: nth,
+                };
+                shared.interceptors.apply(call, frame)
             }
-            Err(_) => Sent::Bytes(frame),
+            Err(_) => ResponseAction::Send(frame),
         };
         writer.send(sent)?;
     }
 }
 
 /// What goes out on a connection.
-struct Writer {
+struct ResponseWriter {
     stream: TcpStream,
     /// Answers that are kept back to go out together.
-    held: Vec<u8>,
-    count: usize,
+    buffered: Vec<u8>,
+    buffered_responses: usize,
 }
 
 /// How long answers are kept back when no further request comes.
-const GATHER: Duration = Duration::from_millis(20);
+const COALESCE_TIMEOUT: Duration = Duration::from_millis(20);
 
-impl Writer {
+impl ResponseWriter {
     /// With answers kept back, the next request is not waited for without end.
-    fn before_reading(&mut self, reader: &mut io::BufReader<TcpStream>) -> io::Result<()> {
-        if self.held.is_empty() || !reader.buffer().is_empty() {
+    fn flush_if_idle(&mut self, reader: &mut io::BufReader<TcpStream>) -> io::Result<()> {
+        if self.buffered.is_empty() || !reader.buffer().is_empty() {
             return Ok(());
         }
-        self.stream.set_read_timeout(Some(GATHER))?;
+        self.stream.set_read_timeout(Some(COALESCE_TIMEOUT))?;
         let more = io::BufRead::fill_buf(reader).map(|_| ());
         self.stream.set_read_timeout(None)?;
         match more {
@@ -366,32 +376,32 @@ impl Writer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.count = 0;
-        self.stream.write_all(&std::mem::take(&mut self.held))
+        self.buffered_responses = 0;
+        self.stream.write_all(&std::mem::take(&mut self.buffered))
     }
 
-    fn send(&mut self, sent: Sent) -> io::Result<()> {
+    fn send(&mut self, sent: ResponseAction) -> io::Result<()> {
         match sent {
-            Sent::Bytes(bytes) => {
-                self.held.extend(bytes);
+            ResponseAction::Send(bytes) => {
+                self.buffered.extend(bytes);
                 self.flush()
             }
-            Sent::Trickle(bytes) => {
+            ResponseAction::SendByteByByte(bytes) => {
                 self.flush()?;
                 bytes.chunks(1).try_for_each(|one| self.stream.write_all(one))
             }
-            Sent::Gathered(bytes, most) => {
-                self.held.extend(bytes);
-                self.count += 1;
-                if self.count >= most { self.flush() } else { Ok(()) }
+            ResponseAction::Coalesce(bytes, most) => {
+                self.buffered.extend(bytes);
+                self.buffered_responses += 1;
+                if self.buffered_responses >= most { self.flush() } else { Ok(()) }
             }
-            Sent::Cut(bytes) => {
-                self.held.extend(bytes);
+            ResponseAction::SendAndClose(bytes) => {
+                self.buffered.extend(bytes);
                 self.flush()?;
                 self.stream.shutdown(Shutdown::Both)?;
                 Err(io::Error::other("cut by a rule"))
             }
-            Sent::Silence => {
+            ResponseAction::Stall => {
                 // Until the client gives up on it, or everything ends.
                 let mut rest = [0; 1024];
                 while self.stream.read(&mut rest)? > 0 {}
@@ -402,43 +412,50 @@ impl Writer {
 }
 
 /// Hands a request in until there is an answer.
-fn answer(node: i32, frame: &Bytes, local: &Local, shared: &Shared) -> io::Result<Option<Vec<u8>>> {
-    let arrived = clock(shared.start).mono_ms;
+fn handle_request(
+    node: i32,
+    frame: &Bytes,
+    local: &LocalAddress,
+    shared: &Shared,
+) -> io::Result<Option<Vec<u8>>> {
+    let arrived = read_clock(shared.started_at).mono_ms;
     let mut core = shared.core.lock();
     let mut ticket = None;
     loop {
-        let now = clock(shared.start);
-        if core.nodes() > 1 && core.next_due().is_some_and(|at| at <= now.mono_ms) {
+        let now = read_clock(shared.started_at);
+        if core.node_count() > 1 && core.next_deadline().is_some_and(|at| at <= now.mono_ms) {
             core.tick(now);
-            shared.appended.notify_all();
+            shared.state_changed.notify_all();
         }
         let reply = match ticket {
-            Some((ticket, until)) => core.later(ticket, now).unwrap_or(Reply::Later(ticket, until)),
-            None => core.handle_at(node, frame, local, arrived, now),
+            Some((ticket, until)) => core
+                .try_complete_produce(ticket, now)
+                .unwrap_or(HandleResult::DelayedProduce(ticket, until)),
+            None => core.handle_at_node(node, frame, local, arrived, now),
         };
         let until = match reply {
-            Reply::Frame(out) => {
-                shared.appended.notify_all();
+            HandleResult::SendResponse(out) => {
+                shared.state_changed.notify_all();
                 return Ok(Some(out));
             }
-            Reply::Silence => {
-                shared.appended.notify_all();
+            HandleResult::NoResponse => {
+                shared.state_changed.notify_all();
                 return Ok(None);
             }
-            Reply::Close(why) => return Err(io::Error::other(why)),
-            Reply::Wait(until) => until,
-            Reply::Later(number, until) => {
+            HandleResult::CloseConnection(why) => return Err(io::Error::other(why)),
+            HandleResult::DelayedFetch(until) => until,
+            HandleResult::DelayedProduce(number, until) => {
                 ticket = Some((number, until));
                 until
             }
         };
         // What followers do meanwhile may be what is waited for.
-        let due = if core.nodes() > 1 { core.next_due() } else { None };
+        let due = if core.node_count() > 1 { core.next_deadline() } else { None };
         let until = due.map_or(until, |due| due.min(until));
-        if shared.ended.load(Ordering::SeqCst) {
+        if shared.shutting_down.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let wait = Duration::from_millis(until.saturating_sub(now.mono_ms).max(1));
-        shared.appended.wait_for(&mut core, wait);
+        shared.state_changed.wait_for(&mut core, wait);
     }
 }

@@ -2,23 +2,23 @@
 #![allow(missing_docs, clippy::disallowed_methods)]
 
 use bytes::Bytes;
-use ottla_broker::{Config, Core, Local, Now, Reply};
+use ottla_broker::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
 use ottla_protocol::header::{decode_response, encode_request};
 use ottla_protocol::messages::*;
 use ottla_protocol::record::{BatchHeader, RecordBody};
 use ottla_protocol::{ErrorCode, Request};
 
-struct Cluster {
+struct ClusterFixture {
     core: Core,
-    ms: u64,
+    now_ms: u64,
 }
 
-fn now(ms: u64) -> Now {
-    Now { mono_ms: ms, wall_ms: 1_700_000_000_000 + ms as i64 }
+fn clock_at(ms: u64) -> ClockReading {
+    ClockReading { mono_ms: ms, wall_ms: 1_700_000_000_000 + ms as i64 }
 }
 
 /// One batch of one record.
-fn batch(producer: (i64, i16), sequence: i32, value: &str) -> Bytes {
+fn record_batch(producer: (i64, i16), sequence: i32, value: &str) -> Bytes {
     let mut records = Vec::new();
     let none = std::iter::empty::<(&str, Option<&[u8]>)>();
     let body = RecordBody::new(None, Some(value.as_bytes()), none);
@@ -38,65 +38,75 @@ fn batch(producer: (i64, i16), sequence: i32, value: &str) -> Bytes {
     [&header.encode(&records)[..], &records].concat().into()
 }
 
-impl Cluster {
-    fn new(nodes: i32, min_isr: &str) -> Cluster {
-        let mut config = Config::default();
-        (config.nodes, config.auto_create) = (nodes, false);
-        Cluster::open(config, min_isr)
+impl ClusterFixture {
+    fn new(nodes: i32, min_isr: &str) -> ClusterFixture {
+        let mut config = BrokerConfig::default();
+        (config.node_count, config.auto_create_topics) = (nodes, false);
+        ClusterFixture::open(config, min_isr)
     }
 
-    fn open(config: Config, min_isr: &str) -> Cluster {
-        let mut core = Core::new(config, now(0)).unwrap();
-        core.set_patience(100);
-        let _ = core.create_topic_with("t", 1, &[("min.insync.replicas", min_isr)], now(0));
-        Cluster { core, ms: 0 }
+    fn open(config: BrokerConfig, min_isr: &str) -> ClusterFixture {
+        let mut core = Core::new(config, clock_at(0)).unwrap();
+        core.set_replica_lag_time_max(100);
+        let _ = core.create_topic_with_configs(
+            "t",
+            1,
+            &[("min.insync.replicas", min_isr)],
+            clock_at(0),
+        );
+        ClusterFixture { core, now_ms: 0 }
     }
 
-    fn ask<R: Request>(&mut self, node: i32, request: &R, version: i16) -> Reply {
+    fn send_request<R: Request>(&mut self, node: i32, request: &R, version: i16) -> HandleResult {
         let frame = encode_request(request, version, 7, Some("c")).unwrap();
         let frame = Bytes::from(frame).slice(4..);
-        let local = Local { host: "h".into(), port: 9092 };
-        self.core.handle_at(node, &frame, &local, self.ms, now(self.ms))
+        let local = LocalAddress { host: "h".into(), port: 9092 };
+        self.core.handle_at_node(node, &frame, &local, self.now_ms, clock_at(self.now_ms))
     }
 
-    fn answer<R: Request>(&mut self, node: i32, request: &R, version: i16) -> R::Response {
-        match self.ask(node, request, version) {
-            Reply::Frame(out) => {
+    fn send_for_response<R: Request>(
+        &mut self,
+        node: i32,
+        request: &R,
+        version: i16,
+    ) -> R::Response {
+        match self.send_request(node, request, version) {
+            HandleResult::SendResponse(out) => {
                 decode_response::<R>(&Bytes::from(out).slice(4..), version).unwrap()
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn produce(&mut self, node: i32, acks: i16, records: Bytes) -> Reply {
-        self.ask(node, &request(acks, records), 9)
+    fn produce(&mut self, node: i32, acks: i16, records: Bytes) -> HandleResult {
+        self.send_request(node, &produce_request(acks, records), 9)
     }
 
     /// Code and base offset of a produce that is answered at once.
-    fn produced(&mut self, node: i32, acks: i16, records: Bytes) -> (ErrorCode, i64) {
-        said(&self.answer(node, &request(acks, records), 9))
+    fn produce_completed(&mut self, node: i32, acks: i16, records: Bytes) -> (ErrorCode, i64) {
+        error_and_offset(&self.send_for_response(node, &produce_request(acks, records), 9))
     }
 
-    fn later(&mut self, ticket: u64) -> Option<(ErrorCode, i64)> {
-        let reply = self.core.later(ticket, now(self.ms))?;
-        let Reply::Frame(out) = reply else { panic!("{reply:?}") };
+    fn try_complete_produce(&mut self, ticket: u64) -> Option<(ErrorCode, i64)> {
+        let reply = self.core.try_complete_produce(ticket, clock_at(self.now_ms))?;
+        let HandleResult::SendResponse(out) = reply else { panic!("{reply:?}") };
         let frame = Bytes::from(out).slice(4..);
-        Some(said(&decode_response::<ProduceRequest>(&frame, 9).unwrap()))
+        Some(error_and_offset(&decode_response::<ProduceRequest>(&frame, 9).unwrap()))
     }
 
-    fn pass(&mut self, ms: u64) {
-        self.ms += ms;
-        self.core.tick(now(self.ms));
+    fn advance(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.core.tick(clock_at(self.now_ms));
     }
 
-    fn state(&self) -> (i32, Vec<i32>, Vec<i64>) {
-        let (leader, mut isr, ends) = self.core.state_of("t", 0).unwrap();
+    fn describe_partition(&self) -> (i32, Vec<i32>, Vec<i64>) {
+        let (leader, mut isr, ends) = self.core.describe_partition("t", 0).unwrap();
         isr.sort_unstable();
         (leader, isr, ends.into_values().collect())
     }
 
     /// What a consumer sees at a node: the high watermark, or an error.
-    fn end_at(&mut self, node: i32) -> Result<i64, ErrorCode> {
+    fn high_watermark_at(&mut self, node: i32) -> Result<i64, ErrorCode> {
         let partition = ListOffsetsPartition {
             partition_index: 0,
             timestamp: -1,
@@ -109,254 +119,302 @@ impl Cluster {
             ..Default::default()
         };
         let ask = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
-        let p = self.answer(node, &ask, 4).topics[0].partitions[0].clone();
+        let p = self.send_for_response(node, &ask, 4).topics[0].partitions[0].clone();
         if p.error_code == 0 { Ok(p.offset) } else { Err(ErrorCode(p.error_code)) }
     }
 }
 
-fn request(acks: i16, records: Bytes) -> ProduceRequest {
+fn produce_request(acks: i16, records: Bytes) -> ProduceRequest {
     let data = PartitionProduceData { index: 0, records: Some(records), ..Default::default() };
     let topic =
         TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
     ProduceRequest { acks, timeout_ms: 1000, topic_data: vec![topic], ..Default::default() }
 }
 
-fn said(r: &ProduceResponse) -> (ErrorCode, i64) {
+fn error_and_offset(r: &ProduceResponse) -> (ErrorCode, i64) {
     let p = &r.responses[0].partition_responses[0];
     (ErrorCode(p.error_code), p.base_offset)
 }
 
-const NONE: (i64, i16) = (-1, -1);
-const MINE: (i64, i16) = (7, 0);
+const NO_PRODUCER: (i64, i16) = (-1, -1);
+const PRODUCER: (i64, i16) = (7, 0);
 
 #[test]
 fn followers_have_what_the_leader_has_and_only_the_leader_answers() {
-    let mut c = Cluster::new(3, "2");
-    assert_eq!(c.produced(1, -1, batch(NONE, -1, "a")), (ErrorCode::NONE, 0));
-    assert_eq!(c.state(), (1, vec![1, 2, 3], vec![1, 1, 1]));
+    let mut c = ClusterFixture::new(3, "2");
     assert_eq!(
-        c.produced(2, -1, batch(NONE, -1, "b")).0,
+        c.produce_completed(1, -1, record_batch(NO_PRODUCER, -1, "a")),
+        (ErrorCode::NONE, 0)
+    );
+    assert_eq!(c.describe_partition(), (1, vec![1, 2, 3], vec![1, 1, 1]));
+    assert_eq!(
+        c.produce_completed(2, -1, record_batch(NO_PRODUCER, -1, "b")).0,
         ErrorCode::NOT_LEADER_OR_FOLLOWER,
         "a follower takes nothing"
     );
-    assert_eq!(c.end_at(1), Ok(1));
-    assert_eq!(c.end_at(3), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+    assert_eq!(c.high_watermark_at(1), Ok(1));
+    assert_eq!(c.high_watermark_at(3), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
 }
 
 #[test]
 fn acks_all_waits_for_those_in_sync_and_one_does_not() {
-    let mut c = Cluster::new(3, "1");
-    c.core.set_lag(Some(|_| 30));
-    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")), (ErrorCode::NONE, 0));
-    assert_eq!(c.end_at(1), Ok(0), "nobody is shown what is not copied");
-    let Reply::Later(ticket, until) = c.produce(1, -1, batch(NONE, -1, "b")) else { panic!() };
+    let mut c = ClusterFixture::new(3, "1");
+    c.core.set_fetch_delay(Some(|_| 30));
+    assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")), (ErrorCode::NONE, 0));
+    assert_eq!(c.high_watermark_at(1), Ok(0), "nobody is shown what is not copied");
+    let HandleResult::DelayedProduce(ticket, until) =
+        c.produce(1, -1, record_batch(NO_PRODUCER, -1, "b"))
+    else {
+        panic!()
+    };
     assert_eq!(until, 1000);
-    c.pass(29);
-    assert_eq!(c.later(ticket), None);
-    c.pass(1);
-    assert_eq!(c.later(ticket), Some((ErrorCode::NONE, 1)));
-    assert_eq!(c.end_at(1), Ok(2));
+    c.advance(29);
+    assert_eq!(c.try_complete_produce(ticket), None);
+    c.advance(1);
+    assert_eq!(c.try_complete_produce(ticket), Some((ErrorCode::NONE, 1)));
+    assert_eq!(c.high_watermark_at(1), Ok(2));
 }
 
 #[test]
 fn a_follower_that_lags_leaves_the_isr_and_joins_again() {
-    let mut c = Cluster::new(3, "2");
-    c.core.pause_node(2, true, now(0));
-    c.core.pause_node(3, true, now(0));
-    let Reply::Later(ticket, _) = c.produce(1, -1, batch(NONE, -1, "a")) else { panic!() };
-    c.pass(100);
-    assert_eq!(c.state().1, [1]);
+    let mut c = ClusterFixture::new(3, "2");
+    c.core.set_replication_paused(2, true, clock_at(0));
+    c.core.set_replication_paused(3, true, clock_at(0));
+    let HandleResult::DelayedProduce(ticket, _) =
+        c.produce(1, -1, record_batch(NO_PRODUCER, -1, "a"))
+    else {
+        panic!()
+    };
+    c.advance(100);
+    assert_eq!(c.describe_partition().1, [1]);
     assert_eq!(
-        c.later(ticket),
+        c.try_complete_produce(ticket),
         Some((ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, 0)),
         "it is there, and not as often as asked for"
     );
-    assert_eq!(c.produced(1, -1, batch(NONE, -1, "b")).0, ErrorCode::NOT_ENOUGH_REPLICAS);
-    c.core.pause_node(2, false, now(c.ms));
-    c.pass(0);
-    assert_eq!(c.state(), (1, vec![1, 2], vec![1, 1, 0]));
-    assert_eq!(c.produced(1, -1, batch(NONE, -1, "b")), (ErrorCode::NONE, 1));
+    assert_eq!(
+        c.produce_completed(1, -1, record_batch(NO_PRODUCER, -1, "b")).0,
+        ErrorCode::NOT_ENOUGH_REPLICAS
+    );
+    c.core.set_replication_paused(2, false, clock_at(c.now_ms));
+    c.advance(0);
+    assert_eq!(c.describe_partition(), (1, vec![1, 2], vec![1, 1, 0]));
+    assert_eq!(
+        c.produce_completed(1, -1, record_batch(NO_PRODUCER, -1, "b")),
+        (ErrorCode::NONE, 1)
+    );
 }
 
 #[test]
 fn a_wait_that_is_too_long_is_timed_out() {
-    let mut c = Cluster::new(2, "1");
-    c.core.set_patience(5_000);
-    c.core.pause_node(2, true, now(0));
-    let Reply::Later(ticket, _) = c.produce(1, -1, batch(NONE, -1, "a")) else { panic!() };
-    c.pass(999);
-    assert_eq!(c.later(ticket), None);
-    c.pass(1);
-    assert_eq!(c.later(ticket).unwrap().0, ErrorCode::REQUEST_TIMED_OUT);
+    let mut c = ClusterFixture::new(2, "1");
+    c.core.set_replica_lag_time_max(5_000);
+    c.core.set_replication_paused(2, true, clock_at(0));
+    let HandleResult::DelayedProduce(ticket, _) =
+        c.produce(1, -1, record_batch(NO_PRODUCER, -1, "a"))
+    else {
+        panic!()
+    };
+    c.advance(999);
+    assert_eq!(c.try_complete_produce(ticket), None);
+    c.advance(1);
+    assert_eq!(c.try_complete_produce(ticket).unwrap().0, ErrorCode::REQUEST_TIMED_OUT);
 }
 
 #[test]
 fn b7_a_moved_leader_knows_the_producer_from_its_own_log() {
-    let mut c = Cluster::new(2, "1");
+    let mut c = ClusterFixture::new(2, "1");
     for i in 0..7 {
-        assert_eq!(c.produced(1, -1, batch(MINE, i, "v")), (ErrorCode::NONE, i64::from(i)));
+        assert_eq!(
+            c.produce_completed(1, -1, record_batch(PRODUCER, i, "v")),
+            (ErrorCode::NONE, i64::from(i))
+        );
     }
-    c.core.stop_node(1, now(0));
-    assert_eq!(c.state(), (2, vec![2], vec![7, 7]));
+    c.core.stop_node(1, clock_at(0));
+    assert_eq!(c.describe_partition(), (2, vec![2], vec![7, 7]));
     assert_eq!(
-        c.produced(2, -1, batch(MINE, 2, "v")),
+        c.produce_completed(2, -1, record_batch(PRODUCER, 2, "v")),
         (ErrorCode::NONE, 2),
         "one of the last five"
     );
     assert_eq!(
-        c.produced(2, -1, batch(MINE, 1, "v")).0,
+        c.produce_completed(2, -1, record_batch(PRODUCER, 1, "v")).0,
         ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
         "no more than five"
     );
-    assert_eq!(c.produced(2, -1, batch(MINE, 7, "v")), (ErrorCode::NONE, 7));
-    c.core.start_node(1, now(0));
-    assert_eq!(c.state(), (2, vec![1, 2], vec![8, 8]));
+    assert_eq!(c.produce_completed(2, -1, record_batch(PRODUCER, 7, "v")), (ErrorCode::NONE, 7));
+    c.core.start_node(1, clock_at(0));
+    assert_eq!(c.describe_partition(), (2, vec![1, 2], vec![8, 8]));
 }
 
 #[test]
 fn what_was_not_copied_is_lost_with_its_leader_and_forgotten() {
-    let mut c = Cluster::new(2, "1");
-    assert_eq!(c.produced(1, -1, batch(MINE, 0, "a")).0, ErrorCode::NONE);
-    c.core.set_lag(Some(|_| 50));
-    assert_eq!(c.produced(1, 1, batch(MINE, 1, "b")).0, ErrorCode::NONE);
-    let Reply::Later(ticket, _) = c.produce(1, -1, batch(MINE, 2, "c")) else { panic!() };
-    assert!(c.core.move_leader("t", 0, 2, (false, false), now(0)));
+    let mut c = ClusterFixture::new(2, "1");
+    assert_eq!(c.produce_completed(1, -1, record_batch(PRODUCER, 0, "a")).0, ErrorCode::NONE);
+    c.core.set_fetch_delay(Some(|_| 50));
+    assert_eq!(c.produce_completed(1, 1, record_batch(PRODUCER, 1, "b")).0, ErrorCode::NONE);
+    let HandleResult::DelayedProduce(ticket, _) = c.produce(1, -1, record_batch(PRODUCER, 2, "c"))
+    else {
+        panic!()
+    };
+    assert!(c.core.move_leader("t", 0, 2, (false, false), clock_at(0)));
     assert_eq!(
-        c.later(ticket),
+        c.try_complete_produce(ticket),
         Some((ErrorCode::NOT_LEADER_OR_FOLLOWER, 2)),
         "the offset says that it was appended"
     );
-    c.pass(50);
-    assert_eq!(c.state(), (2, vec![1, 2], vec![1, 1]), "the old leader cut its log");
-    assert_eq!(c.produced(2, 1, batch(MINE, 2, "c")).0, ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
-    assert_eq!(c.produced(2, 1, batch(MINE, 1, "B")), (ErrorCode::NONE, 1));
-    c.pass(50);
-    assert!(c.core.move_leader("t", 0, 1, (true, false), now(c.ms)));
-    assert_eq!(c.produced(1, 1, batch(MINE, 1, "B")), (ErrorCode::NONE, 1), "a duplicate, known");
+    c.advance(50);
+    assert_eq!(c.describe_partition(), (2, vec![1, 2], vec![1, 1]), "the old leader cut its log");
+    assert_eq!(
+        c.produce_completed(2, 1, record_batch(PRODUCER, 2, "c")).0,
+        ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+    );
+    assert_eq!(c.produce_completed(2, 1, record_batch(PRODUCER, 1, "B")), (ErrorCode::NONE, 1));
+    c.advance(50);
+    assert!(c.core.move_leader("t", 0, 1, (true, false), clock_at(c.now_ms)));
+    assert_eq!(
+        c.produce_completed(1, 1, record_batch(PRODUCER, 1, "B")),
+        (ErrorCode::NONE, 1),
+        "a duplicate, known"
+    );
 }
 
 #[test]
 fn a_move_that_keeps_the_tail_loses_nothing() {
-    let mut c = Cluster::new(2, "1");
-    c.core.set_lag(Some(|_| 50));
-    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")).0, ErrorCode::NONE);
-    assert!(c.core.move_leader("t", 0, 2, (true, false), now(0)));
-    assert_eq!(c.state().2, [1, 1]);
+    let mut c = ClusterFixture::new(2, "1");
+    c.core.set_fetch_delay(Some(|_| 50));
+    assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
+    assert!(c.core.move_leader("t", 0, 2, (true, false), clock_at(0)));
+    assert_eq!(c.describe_partition().2, [1, 1]);
 }
 
 #[test]
 fn the_last_in_sync_is_waited_for_unless_an_unclean_election_is_asked_for() {
-    let mut c = Cluster::new(2, "1");
-    c.core.pause_node(2, true, now(0));
-    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")).0, ErrorCode::NONE);
-    c.pass(100);
-    c.core.stop_node(1, now(c.ms));
-    assert_eq!(c.state(), (-1, vec![1], vec![1, 0]));
-    assert_eq!(c.end_at(2), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
-    assert!(!c.core.move_leader("t", 0, 2, (false, false), now(c.ms)));
-    c.core.start_node(1, now(c.ms));
-    assert_eq!(c.state().0, 1, "it comes back with what it had");
-    c.core.stop_node(1, now(c.ms));
-    assert!(c.core.move_leader("t", 0, 2, (false, true), now(c.ms)));
-    c.core.pause_node(2, false, now(c.ms));
-    assert_eq!(c.produced(2, 1, batch(NONE, -1, "b")), (ErrorCode::NONE, 0));
-    c.core.start_node(1, now(c.ms));
-    c.pass(0);
-    assert_eq!(c.state(), (2, vec![1, 2], vec![1, 1]), "what was acknowledged is gone");
+    let mut c = ClusterFixture::new(2, "1");
+    c.core.set_replication_paused(2, true, clock_at(0));
+    assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
+    c.advance(100);
+    c.core.stop_node(1, clock_at(c.now_ms));
+    assert_eq!(c.describe_partition(), (-1, vec![1], vec![1, 0]));
+    assert_eq!(c.high_watermark_at(2), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
+    assert!(!c.core.move_leader("t", 0, 2, (false, false), clock_at(c.now_ms)));
+    c.core.start_node(1, clock_at(c.now_ms));
+    assert_eq!(c.describe_partition().0, 1, "it comes back with what it had");
+    c.core.stop_node(1, clock_at(c.now_ms));
+    assert!(c.core.move_leader("t", 0, 2, (false, true), clock_at(c.now_ms)));
+    c.core.set_replication_paused(2, false, clock_at(c.now_ms));
+    assert_eq!(c.produce_completed(2, 1, record_batch(NO_PRODUCER, -1, "b")), (ErrorCode::NONE, 0));
+    c.core.start_node(1, clock_at(c.now_ms));
+    c.advance(0);
+    assert_eq!(
+        c.describe_partition(),
+        (2, vec![1, 2], vec![1, 1]),
+        "what was acknowledged is gone"
+    );
 }
 
 #[test]
 fn metadata_names_who_runs_and_who_leads() {
-    let mut c = Cluster::new(3, "2");
-    c.core.stop_node(1, now(0));
+    let mut c = ClusterFixture::new(3, "2");
+    c.core.stop_node(1, clock_at(0));
     let ask = MetadataRequest { topics: None, ..Default::default() };
-    let m = c.answer(2, &ask, 9);
+    let m = c.send_for_response(2, &ask, 9);
     let nodes: Vec<i32> = m.brokers.iter().map(|b| b.node_id).collect();
     assert_eq!((nodes, m.controller_id), (vec![2, 3], 2));
     let p = &m.topics[0].partitions[0];
     assert_eq!((p.leader_id, p.leader_epoch), (2, 1));
     assert_eq!((&p.replica_nodes[..], &p.isr_nodes[..]), (&[1, 2, 3][..], &[2, 3][..]));
     assert_eq!(p.offline_replicas, [1]);
-    assert!(matches!(c.ask(1, &ask, 9), Reply::Close(_)), "a node that ended answers nothing");
+    assert!(
+        matches!(c.send_request(1, &ask, 9), HandleResult::CloseConnection(_)),
+        "a node that ended answers nothing"
+    );
 }
 
 #[test]
 fn a_clusters_directory_is_read_again_and_not_by_another_number_of_nodes() {
     let dir = tempfile::tempdir().unwrap();
     let config = |nodes| {
-        let mut config = Config::default();
-        (config.nodes, config.data_dir) = (nodes, Some(dir.path().to_owned()));
+        let mut config = BrokerConfig::default();
+        (config.node_count, config.data_dir) = (nodes, Some(dir.path().to_owned()));
         config
     };
-    let mut c = Cluster::open(config(3), "2");
+    let mut c = ClusterFixture::open(config(3), "2");
     for i in 0..3 {
-        assert_eq!(c.produced(1, -1, batch(MINE, i, "v")).0, ErrorCode::NONE);
+        assert_eq!(c.produce_completed(1, -1, record_batch(PRODUCER, i, "v")).0, ErrorCode::NONE);
     }
-    c.core.pause_node(3, true, now(0));
-    assert_eq!(c.produced(1, 1, batch(MINE, 3, "v")).0, ErrorCode::NONE);
+    c.core.set_replication_paused(3, true, clock_at(0));
+    assert_eq!(c.produce_completed(1, 1, record_batch(PRODUCER, 3, "v")).0, ErrorCode::NONE);
     drop(c);
-    let mut c = Cluster::open(config(3), "2");
-    let (leader, isr, ends) = c.state();
+    let mut c = ClusterFixture::open(config(3), "2");
+    let (leader, isr, ends) = c.describe_partition();
     assert_eq!((isr, ends), (vec![1, 2, 3], vec![4, 4, 4]));
-    assert_eq!(c.produced(leader, -1, batch(MINE, 3, "v")), (ErrorCode::NONE, 3), "a duplicate");
-    assert_eq!(c.produced(leader, -1, batch(MINE, 4, "v")), (ErrorCode::NONE, 4));
+    assert_eq!(
+        c.produce_completed(leader, -1, record_batch(PRODUCER, 3, "v")),
+        (ErrorCode::NONE, 3),
+        "a duplicate"
+    );
+    assert_eq!(
+        c.produce_completed(leader, -1, record_batch(PRODUCER, 4, "v")),
+        (ErrorCode::NONE, 4)
+    );
     drop(c);
     for wrong in [1, 2] {
-        let e = Core::new(config(wrong), now(0)).unwrap_err();
+        let e = Core::new(config(wrong), clock_at(0)).unwrap_err();
         assert!(e.to_string().contains("another number of nodes"), "{e}");
     }
 }
 
 #[test]
 fn a_topic_made_while_nodes_are_down_does_without_them() {
-    let mut c = Cluster::new(3, "1");
-    c.core.stop_node(1, now(0));
-    c.core.create_topic("new", 3, now(0)).unwrap();
+    let mut c = ClusterFixture::new(3, "1");
+    c.core.stop_node(1, clock_at(0));
+    c.core.create_topic("new", 3, clock_at(0)).unwrap();
     for p in 0..3 {
-        let (leader, isr, _) = c.core.state_of("new", p).unwrap();
+        let (leader, isr, _) = c.core.describe_partition("new", p).unwrap();
         assert!(leader > 1 && !isr.contains(&1), "{leader} {isr:?}");
     }
-    c.core.start_node(1, now(0));
-    c.pass(0);
-    assert_eq!(c.core.state_of("new", 0).unwrap().1.len(), 3);
+    c.core.start_node(1, clock_at(0));
+    c.advance(0);
+    assert_eq!(c.core.describe_partition("new", 0).unwrap().1.len(), 3);
 }
 
 #[test]
 fn a_move_that_keeps_the_tail_leaves_the_others_in_sync() {
-    let mut c = Cluster::new(3, "2");
-    c.core.set_lag(Some(|_| 50));
-    assert_eq!(c.produced(1, 1, batch(NONE, -1, "a")).0, ErrorCode::NONE);
-    assert!(c.core.move_leader("t", 0, 2, (true, false), now(0)));
-    assert_eq!(c.state(), (2, vec![1, 2, 3], vec![1, 1, 0]));
+    let mut c = ClusterFixture::new(3, "2");
+    c.core.set_fetch_delay(Some(|_| 50));
+    assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
+    assert!(c.core.move_leader("t", 0, 2, (true, false), clock_at(0)));
+    assert_eq!(c.describe_partition(), (2, vec![1, 2, 3], vec![1, 1, 0]));
 }
 
 #[test]
 fn leader_epochs_rise_over_a_restart_though_nothing_was_appended() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = Config::default();
-    (config.nodes, config.data_dir) = (2, Some(dir.path().to_owned()));
-    let epoch = |c: &mut Cluster| {
+    let mut config = BrokerConfig::default();
+    (config.node_count, config.data_dir) = (2, Some(dir.path().to_owned()));
+    let epoch = |c: &mut ClusterFixture| {
         let ask = MetadataRequest { topics: None, ..Default::default() };
-        c.answer(1, &ask, 9).topics[0].partitions[0].leader_epoch
+        c.send_for_response(1, &ask, 9).topics[0].partitions[0].leader_epoch
     };
-    let mut c = Cluster::open(config.clone(), "1");
+    let mut c = ClusterFixture::open(config.clone(), "1");
     for to in [2, 1, 2] {
-        assert!(c.core.move_leader("t", 0, to, (true, false), now(0)));
+        assert!(c.core.move_leader("t", 0, to, (true, false), clock_at(0)));
     }
     let before = epoch(&mut c);
     drop(c);
-    let mut c = Cluster::open(config, "1");
+    let mut c = ClusterFixture::open(config, "1");
     assert!(epoch(&mut c) > before);
 }
 
 #[test]
 fn a_timestamp_from_before_all_time_is_no_panic() {
-    let mut c = Cluster::new(1, "1");
-    let mut bytes = batch(NONE, -1, "a").to_vec();
+    let mut c = ClusterFixture::new(1, "1");
+    let mut bytes = record_batch(NO_PRODUCER, -1, "a").to_vec();
     let header = ottla_protocol::record::BatchHeaderView::parse(&bytes).unwrap().header;
     let (base_timestamp, max_timestamp) = (i64::MIN, i64::MIN);
     let old = BatchHeader { base_timestamp, max_timestamp, ..header };
     let records = bytes.split_off(ottla_protocol::record::BATCH_HEADER_LEN);
     let batch = [&old.encode(&records)[..], &records].concat();
-    assert_eq!(c.produced(1, 1, batch.into()).0, ErrorCode::NONE);
+    assert_eq!(c.produce_completed(1, 1, batch.into()).0, ErrorCode::NONE);
 }

@@ -212,7 +212,7 @@ Status: 0 if every record was acknowledged, 1 if some were not, 2 for wrong usag
 
 /// How records are handed to the producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Path {
+pub(crate) enum SendMethod {
     /// A topic's handle, tokens, one handler for all.
     Handle,
     /// The topic by its name, tokens, one handler for all.
@@ -275,7 +275,7 @@ pub(crate) struct PerfArgs {
     pub(crate) record_key_range: Option<u64>,
     /// How keys are chosen.
     #[arg(long, value_name = "HOW", requires = "record_key_range")]
-    pub(crate) key_distribution: Option<Keys>,
+    pub(crate) key_distribution: Option<KeyDistribution>,
     /// Begins what is drawn at random.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) random_seed: u64,
@@ -288,7 +288,7 @@ pub(crate) struct PerfArgs {
 
     /// How records are handed over.
     #[arg(long, value_enum, default_value = "handle")]
-    pub(crate) path: Path,
+    pub(crate) path: SendMethod,
     /// Nothing but one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -329,7 +329,7 @@ pub(crate) struct PerfArgs {
 
 /// How keys are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Keys {
+pub(crate) enum KeyDistribution {
     /// No keys.
     None,
     /// One after the other, round the range.

@@ -7,12 +7,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::args::BrokerArgs;
-use crate::{OK, Stop};
+use crate::{CliError, OK};
 
-pub(crate) fn run(args: BrokerArgs) -> Result<u8, Stop> {
+pub(crate) fn run(args: BrokerArgs) -> Result<u8, CliError> {
     let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|e| Stop::usage(format!("no signals: {e}")))?;
-    let mut builder = EmbeddedBroker::builder().listen(&args.listen).nodes(args.nodes);
+        Signals::new([SIGINT, SIGTERM]).map_err(|e| CliError::usage(format!("no signals: {e}")))?;
+    let mut builder = EmbeddedBroker::builder().listen(&args.listen).node_count(args.nodes);
     if let Some(dir) = &args.data_dir {
         builder = builder.data_dir(dir);
     }
@@ -21,8 +21,8 @@ pub(crate) fn run(args: BrokerArgs) -> Result<u8, Stop> {
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
         let (host, port) = parts
-            .ok_or_else(|| Stop::usage(format!("--advertise {advertise} is not host:port")))?;
-        builder = builder.advertise(host.trim_matches(['[', ']']), port);
+            .ok_or_else(|| CliError::usage(format!("--advertise {advertise} is not host:port")))?;
+        builder = builder.advertised_listener(host.trim_matches(['[', ']']), port);
     }
     for topic in &args.topic {
         let (name, partitions) = match topic.split_once(':') {
@@ -30,13 +30,13 @@ pub(crate) fn run(args: BrokerArgs) -> Result<u8, Stop> {
             None => (topic.as_str(), Some(1)),
         };
         let partitions = partitions
-            .ok_or_else(|| Stop::usage(format!("--topic {topic} is not NAME:PARTITIONS")))?;
+            .ok_or_else(|| CliError::usage(format!("--topic {topic} is not NAME:PARTITIONS")))?;
         builder = builder.topic(name, partitions);
     }
-    let broker = builder
-        .start()
-        .map_err(|e| Stop::usage(format!("the broker does not start on {}: {e}", args.listen)))?;
-    println!("{}", broker.bootstrap());
+    let broker = builder.start().map_err(|e| {
+        CliError::usage(format!("the broker does not start on {}: {e}", args.listen))
+    })?;
+    println!("{}", broker.bootstrap_servers());
     let _ = std::io::stdout().flush();
     signals.forever().next();
     drop(broker);

@@ -28,18 +28,18 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 
 /// What ends a command before its time: a status and a sentence.
-pub(crate) struct Stop {
+pub(crate) struct CliError {
     status: u8,
     message: String,
 }
 
-impl Stop {
-    pub(crate) fn usage(message: impl Into<String>) -> Stop {
-        Stop { status: USAGE, message: message.into() }
+impl CliError {
+    pub(crate) fn usage(message: impl Into<String>) -> CliError {
+        CliError { status: USAGE, message: message.into() }
     }
 
-    pub(crate) fn failed(message: impl Into<String>) -> Stop {
-        Stop { status: FAILED, message: message.into() }
+    pub(crate) fn failed(message: impl Into<String>) -> CliError {
+        CliError { status: FAILED, message: message.into() }
     }
 }
 
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "ottla", &mut std::io::stdout());
             Ok(OK)
         }
-        Command::Man => man(),
+        Command::Man => print_man_page(),
     };
     match result {
         Ok(status) => ExitCode::from(status),
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
 }
 
 /// One page: the command, then each of its commands.
-fn man() -> Result<u8, Stop> {
+fn print_man_page() -> Result<u8, CliError> {
     let mut out = std::io::stdout().lock();
     let mut command = Cli::command();
     command.build();

@@ -15,22 +15,22 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::args::ProduceArgs;
-use crate::input::{LineFormat, Next, next_line};
-use crate::report::Stats;
-use crate::{FAILED, OK, Stop, settings};
+use crate::input::{LineFormat, NextLine, read_next_line};
+use crate::report::DeliveryStats;
+use crate::{CliError, FAILED, OK, settings};
 
 /// When it is told that nothing is connected.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CONNECTION_WARNING_DELAY: Duration = Duration::from_secs(2);
 
-pub(crate) fn run(args: ProduceArgs) -> Result<u8, Stop> {
+pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     let format = LineFormat::new(&args)?;
     // Checked before a broker is started or a byte is sent.
-    let inputs = args.files.iter().map(|f| look(f)).collect::<Result<Vec<_>, _>>()?;
-    ottla::validate_topic_name(&args.topic).map_err(|e| Stop::usage(e.to_string()))?;
-    settings::producer(&args, Some("127.0.0.1:1").filter(|_| args.embedded))?;
-    let (broker, temporary) = embedded(&args)?;
-    let address = broker.as_ref().map(EmbeddedBroker::bootstrap);
-    let properties = settings::producer(&args, address.as_deref())?;
+    let inputs = args.files.iter().map(|f| check_input(f)).collect::<Result<Vec<_>, _>>()?;
+    ottla::validate_topic_name(&args.topic).map_err(|e| CliError::usage(e.to_string()))?;
+    settings::producer_properties(&args, Some("127.0.0.1:1").filter(|_| args.embedded))?;
+    let (broker, temporary) = start_embedded_broker(&args)?;
+    let address = broker.as_ref().map(EmbeddedBroker::bootstrap_servers);
+    let properties = settings::producer_properties(&args, address.as_deref())?;
     for notice in properties.warnings() {
         eprintln!("note: {notice}");
     }
@@ -47,16 +47,17 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, Stop> {
     outcome.map(|()| status)
 }
 
-fn embedded(
+fn start_embedded_broker(
     args: &ProduceArgs,
-) -> Result<(Option<EmbeddedBroker>, Option<tempfile::TempDir>), Stop> {
+) -> Result<(Option<EmbeddedBroker>, Option<tempfile::TempDir>), CliError> {
     if !args.embedded {
         return Ok((None, None));
     }
     let temporary = match &args.data_dir {
         Some(_) => None,
         None => Some(
-            tempfile::tempdir().map_err(|e| Stop::usage(format!("no temporary directory: {e}")))?,
+            tempfile::tempdir()
+                .map_err(|e| CliError::usage(format!("no temporary directory: {e}")))?,
         ),
     };
     let dir = args.data_dir.as_deref().or(temporary.as_ref().map(tempfile::TempDir::path));
@@ -66,7 +67,7 @@ fn embedded(
     }
     let broker = builder
         .start()
-        .map_err(|e| Stop::usage(format!("the embedded broker does not start: {e}")))?;
+        .map_err(|e| CliError::usage(format!("the embedded broker does not start: {e}")))?;
     Ok((Some(broker), temporary))
 }
 
@@ -74,46 +75,47 @@ fn embedded(
 type Input = (PathBuf, Option<u64>);
 
 /// Whether a file can be read; it is opened in its turn, so that there may be many.
-fn look(path: &Path) -> Result<Input, Stop> {
+fn check_input(path: &Path) -> Result<Input, CliError> {
     if path == Path::new("-") {
         return Ok((path.to_owned(), None));
     }
     let meta = File::open(path).and_then(|f| f.metadata());
-    let meta = meta.map_err(|e| Stop::usage(format!("{}: {e}", path.display())))?;
+    let meta = meta.map_err(|e| CliError::usage(format!("{}: {e}", path.display())))?;
     if meta.is_dir() {
-        return Err(Stop::usage(format!("{}: is a directory", path.display())));
+        return Err(CliError::usage(format!("{}: is a directory", path.display())));
     }
     Ok((path.to_owned(), meta.is_file().then_some(meta.len())))
 }
 
-fn open(path: &Path) -> Result<Box<dyn BufRead>, Stop> {
+fn open_input(path: &Path) -> Result<Box<dyn BufRead>, CliError> {
     if path == Path::new("-") {
         return Ok(Box::new(BufReader::with_capacity(256 * 1024, io::stdin())));
     }
-    let file = File::open(path).map_err(|e| Stop::failed(format!("{}: {e}", path.display())))?;
+    let file =
+        File::open(path).map_err(|e| CliError::failed(format!("{}: {e}", path.display())))?;
     Ok(Box::new(BufReader::with_capacity(256 * 1024, file)))
 }
 
 /// One run, shared with the threads that watch it.
 struct Session {
     producer: Producer,
-    stats: Arc<Stats>,
+    stats: Arc<DeliveryStats>,
     topic: String,
     partition: Option<i32>,
-    count: u64,
+    max_records: u64,
     sync: bool,
     acks_zero: bool,
-    line_max: usize,
-    close_within: Duration,
+    max_line_bytes: usize,
+    close_timeout: Duration,
     interrupted: AtomicBool,
     /// A line is between reading and acceptance.
     sending: AtomicBool,
-    lines: AtomicU64,
-    over: AtomicBool,
-    bar: ProgressBar,
-    bootstrap: String,
+    lines_read: AtomicU64,
+    finished: AtomicBool,
+    progress_bar: ProgressBar,
+    bootstrap_servers: String,
     /// The embedded broker's log, where it is not to be kept.
-    temporary_log: Option<PathBuf>,
+    temporary_log_dir: Option<PathBuf>,
 }
 
 impl Session {
@@ -121,7 +123,7 @@ impl Session {
         args: &ProduceArgs,
         properties: Properties,
         temporary_log: Option<PathBuf>,
-    ) -> Result<Session, Stop> {
+    ) -> Result<Session, CliError> {
         let number = |name: &str, default: u64| {
             properties.get(name).and_then(|v| v.trim().parse().ok()).unwrap_or(default)
         };
@@ -130,37 +132,37 @@ impl Session {
             Duration::from_millis(number("delivery.timeout.ms", 120_000)) + Duration::from_secs(5);
         let acks_zero = properties.get("acks") == Some("0");
         let bootstrap = properties.get("bootstrap.servers").unwrap_or_default().to_owned();
-        let stats = Arc::new(Stats::new(args.json));
+        let stats = Arc::new(DeliveryStats::new(args.json));
         let heard = stats.clone();
         let producer = Producer::builder()
             .properties(properties)
-            .delivery_handler(move |report| heard.hear(report))
+            .delivery_handler(move |report| heard.on_delivery(report))
             .build()
-            .map_err(|e| Stop::usage(e.to_string()))?;
+            .map_err(|e| CliError::usage(e.to_string()))?;
         Ok(Session {
             producer,
             stats,
             topic: args.topic.clone(),
             partition: args.partition.filter(|p| *p >= 0),
-            count: args.count.unwrap_or(u64::MAX),
+            max_records: args.count.unwrap_or(u64::MAX),
             sync: args.sync,
             acks_zero,
-            line_max,
-            close_within,
+            max_line_bytes: line_max,
+            close_timeout: close_within,
             interrupted: AtomicBool::new(false),
             sending: AtomicBool::new(false),
-            lines: AtomicU64::new(0),
-            over: AtomicBool::new(false),
-            bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
-            bootstrap,
-            temporary_log,
+            lines_read: AtomicU64::new(0),
+            finished: AtomicBool::new(false),
+            progress_bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+            bootstrap_servers: bootstrap,
+            temporary_log_dir: temporary_log,
         })
     }
 
     /// The first signal flushes and reports; the second quits.
-    fn watch_signals(self: &Arc<Self>) -> Result<(), Stop> {
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM]).map_err(|e| Stop::usage(format!("no signals: {e}")))?;
+    fn watch_signals(self: &Arc<Self>) -> Result<(), CliError> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])
+            .map_err(|e| CliError::usage(format!("no signals: {e}")))?;
         let session = self.clone();
         thread::spawn(move || {
             let mut seen = signals.forever();
@@ -188,7 +190,7 @@ impl Session {
 
     /// Ends the process from a thread that is not the first.
     fn quit(&self, status: i32) -> ! {
-        if let Some(dir) = &self.temporary_log {
+        if let Some(dir) = &self.temporary_log_dir {
             let _ = std::fs::remove_dir_all(dir);
         }
         std::process::exit(status);
@@ -198,59 +200,62 @@ impl Session {
     fn watch_connection(self: &Arc<Self>) {
         let session = Arc::downgrade(self);
         thread::spawn(move || {
-            thread::sleep(PATIENCE);
+            thread::sleep(CONNECTION_WARNING_DELAY);
             let Some(session) = session.upgrade() else {
                 return;
             };
             let health = session.producer.health();
             let idle = health.connected.is_empty() && session.stats.acknowledged() == 0;
-            if idle && !session.over.load(Ordering::SeqCst) {
+            if idle && !session.finished.load(Ordering::SeqCst) {
                 let all: Vec<String> =
                     health.failing.iter().map(|(who, why)| format!("{who}: {why}")).collect();
                 let why = if all.is_empty() {
-                    format!("{}: no answer yet", session.bootstrap)
+                    format!("{}: no answer yet", session.bootstrap_servers)
                 } else {
                     all.join("; ")
                 };
-                eprintln!("not connected after {} s, still trying: {why}", PATIENCE.as_secs());
+                eprintln!(
+                    "not connected after {} s, still trying: {why}",
+                    CONNECTION_WARNING_DELAY.as_secs()
+                );
             }
         });
     }
 
-    fn send_all(&self, mut inputs: Vec<Input>, format: &LineFormat) -> Result<(), Stop> {
+    fn send_all(&self, mut inputs: Vec<Input>, format: &LineFormat) -> Result<(), CliError> {
         if inputs.is_empty() {
-            inputs.push(look(Path::new("-"))?);
+            inputs.push(check_input(Path::new("-"))?);
         }
-        self.begin_bar(&inputs);
+        self.start_progress_bar(&inputs);
         let prompt =
             io::stdin().is_terminal() && inputs.len() == 1 && inputs[0].0 == Path::new("-");
         let mut line = Vec::new();
         for (path, _) in inputs {
-            let mut from = open(&path)?;
+            let mut from = open_input(&path)?;
             loop {
                 if self.interrupted.load(Ordering::SeqCst) {
-                    wait_for_the_end();
+                    park_forever();
                 }
-                if self.lines.load(Ordering::Relaxed) >= self.count {
+                if self.lines_read.load(Ordering::Relaxed) >= self.max_records {
                     return Ok(());
                 }
                 if prompt {
                     eprint!(">");
                     let _ = io::stderr().flush();
                 }
-                let next = next_line(&mut from, format, self.line_max, &mut line);
-                let next = next.map_err(|e| Stop::failed(format!("reading stopped: {e}")))?;
-                if next == Next::End {
+                let next = read_next_line(&mut from, format, self.max_line_bytes, &mut line);
+                let next = next.map_err(|e| CliError::failed(format!("reading stopped: {e}")))?;
+                if next == NextLine::Eof {
                     break;
                 }
-                let number = self.lines.fetch_add(1, Ordering::Relaxed) + 1;
-                self.bar.inc(line.len() as u64 + 1);
-                if next == Next::TooLong {
+                let number = self.lines_read.fetch_add(1, Ordering::Relaxed) + 1;
+                self.progress_bar.inc(line.len() as u64 + 1);
+                if next == NextLine::TooLong {
                     let why = format!(
                         "line {number} is longer than max.request.size ({})",
-                        self.line_max
+                        self.max_line_bytes
                     );
-                    self.stats.unreadable(&self.topic, &why);
+                    self.stats.record_unreadable_line(&self.topic, &why);
                     continue;
                 }
                 self.sending.store(true, Ordering::SeqCst);
@@ -262,17 +267,17 @@ impl Session {
         Ok(())
     }
 
-    fn send_line(&self, line: &[u8], number: u64, format: &LineFormat) -> Result<(), Stop> {
+    fn send_line(&self, line: &[u8], number: u64, format: &LineFormat) -> Result<(), CliError> {
         let parsed = match format.parse(line, number) {
             Ok(parsed) => parsed,
             Err(why) => {
-                self.stats.unreadable(&self.topic, &why);
-                return Err(Stop::failed(format!("{why}; reading stopped there")));
+                self.stats.record_unreadable_line(&self.topic, &why);
+                return Err(CliError::failed(format!("{why}; reading stopped there")));
             }
         };
         let headers: Vec<Header<'_>> =
             parsed.headers.iter().map(|(key, value)| Header { key, value: *value }).collect();
-        let token = self.stats.token();
+        let token = self.stats.current_token();
         let mut record = Record::to(&self.topic)
             .maybe_key(parsed.key)
             .maybe_value(parsed.value)
@@ -292,7 +297,7 @@ impl Session {
                 Ok(())
             }
             Err(e) => {
-                self.stats.refused(&self.topic, &e);
+                self.stats.record_rejected(&self.topic, &e);
                 use ottla::ErrorKind as K;
                 // What is wrong with one record may not be with the next; what is wrong with the topic or the
                 // cluster is.
@@ -301,45 +306,45 @@ impl Session {
                     | K::InvalidRecord
                     | K::Serialization
                     | K::BufferExhausted => Ok(()),
-                    _ => Err(Stop::failed(format!("{e}; reading stopped at line {number}"))),
+                    _ => Err(CliError::failed(format!("{e}; reading stopped at line {number}"))),
                 }
             }
         }
     }
 
-    fn begin_bar(&self, inputs: &[Input]) {
+    fn start_progress_bar(&self, inputs: &[Input]) {
         if !io::stderr().is_terminal() {
             return;
         }
-        self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        self.progress_bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         let template = match inputs.iter().map(|i| i.1).sum::<Option<u64>>() {
             Some(total) => {
-                self.bar.set_length(total);
+                self.progress_bar.set_length(total);
                 "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
             }
             None => "{spinner} {bytes} {bytes_per_sec}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
+            self.progress_bar.set_style(style);
         }
     }
 
     /// Sends what was accepted, tells what became of it; the status. Whoever comes second waits for the first.
     fn finish(&self) -> u8 {
-        if self.over.swap(true, Ordering::SeqCst) {
-            wait_for_the_end();
+        if self.finished.swap(true, Ordering::SeqCst) {
+            park_forever();
         }
-        if let Err(e) = self.producer.close(self.close_within) {
+        if let Err(e) = self.producer.close(self.close_timeout) {
             eprintln!("ottla: {e}");
         }
-        self.bar.finish_and_clear();
+        self.progress_bar.finish_and_clear();
         eprint!("{}", self.stats.summary(self.acks_zero));
-        if self.stats.all_acknowledged() { OK } else { FAILED }
+        if self.stats.is_all_acknowledged() { OK } else { FAILED }
     }
 }
 
 /// Another thread ends the process.
-fn wait_for_the_end() -> ! {
+fn park_forever() -> ! {
     loop {
         thread::park();
     }

@@ -9,53 +9,53 @@ use hdrhistogram::Histogram;
 use ottla::{BatchReport, Error, RecordStatus};
 
 /// Reasons of failures that are told apart; further ones are counted together.
-const REASONS_MAX: usize = 20;
+const MAX_REASONS: usize = 20;
 
 /// Counts, shared with the delivery handler.
-pub(crate) struct Stats {
+pub(crate) struct DeliveryStats {
     start: Instant,
     /// The calendar at the start, in milliseconds.
     start_ms: i64,
-    inner: Mutex<Inner>,
+    inner: Mutex<DeliveryCounters>,
 }
 
-struct Inner {
+struct DeliveryCounters {
     acknowledged: u64,
     failed: u64,
-    possibly: u64,
+    possibly_persisted: u64,
     bytes: u64,
     latency_us: Histogram<u64>,
-    reasons: BTreeMap<String, u64>,
+    failure_reasons: BTreeMap<String, u64>,
     json: Option<BufWriter<Stdout>>,
 }
 
-impl Stats {
-    pub(crate) fn new(json: bool) -> Stats {
+impl DeliveryStats {
+    pub(crate) fn new(json: bool) -> DeliveryStats {
         // 1 µs to an hour, three digits; the bounds are constants that the crate takes.
         let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("constant bounds");
         let start_ms =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        Stats {
+        DeliveryStats {
             start: Instant::now(),
             start_ms,
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(DeliveryCounters {
                 acknowledged: 0,
                 failed: 0,
-                possibly: 0,
+                possibly_persisted: 0,
                 bytes: 0,
                 latency_us,
-                reasons: BTreeMap::new(),
+                failure_reasons: BTreeMap::new(),
                 json: json.then(|| BufWriter::new(io::stdout())),
             }),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, DeliveryCounters> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Now, as a record's token: microseconds since the start. Its timestamp is the same moment.
-    pub(crate) fn token(&self) -> u64 {
+    pub(crate) fn current_token(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
     }
 
@@ -68,8 +68,8 @@ impl Stats {
     }
 
     /// The producer-wide handler.
-    pub(crate) fn hear(&self, r: &BatchReport<'_>) {
-        let now = self.token();
+    pub(crate) fn on_delivery(&self, r: &BatchReport<'_>) {
+        let now = self.current_token();
         let mut inner = self.lock();
         for (i, token) in r.tokens.iter().enumerate() {
             let own = r.record_errors.iter().find(|o| o.0 as usize == i).map(|o| &o.1);
@@ -78,14 +78,14 @@ impl Stats {
                 (Ok(base), _) => {
                     inner.acknowledged += 1;
                     inner.latency_us.saturating_record(now.saturating_sub(*token).max(1));
-                    inner.print(&serde_json::json!({
+                    inner.print_json(&serde_json::json!({
                         "topic": r.topic,
                         "partition": r.partition,
                         "offset": base.map(|b| b.saturating_add(i as i64)),
                         "timestamp": timestamp,
                     }));
                 }
-                (Err(e), own) => inner.fail(r.topic, Some(r.partition), own.unwrap_or(e)),
+                (Err(e), own) => inner.record_failure(r.topic, Some(r.partition), own.unwrap_or(e)),
             }
         }
         // Once a batch: a reader of an endless run sees each as it ends.
@@ -93,22 +93,22 @@ impl Stats {
     }
 
     /// A record that was not even accepted.
-    pub(crate) fn refused(&self, topic: &str, e: &Error) {
-        self.lock().fail(topic, None, e);
+    pub(crate) fn record_rejected(&self, topic: &str, e: &Error) {
+        self.lock().record_failure(topic, None, e);
     }
 
     /// A line that is no record.
-    pub(crate) fn unreadable(&self, topic: &str, why: &str) {
+    pub(crate) fn record_unreadable_line(&self, topic: &str, why: &str) {
         let mut inner = self.lock();
-        inner.count(why.to_owned());
-        inner.print(&serde_json::json!({ "topic": topic, "error": why }));
+        inner.count_failure(why.to_owned());
+        inner.print_json(&serde_json::json!({ "topic": topic, "error": why }));
     }
 
     pub(crate) fn acknowledged(&self) -> u64 {
         self.lock().acknowledged
     }
 
-    pub(crate) fn all_acknowledged(&self) -> bool {
+    pub(crate) fn is_all_acknowledged(&self) -> bool {
         self.lock().failed == 0
     }
 
@@ -133,30 +133,36 @@ impl Stats {
             inner.latency_us.value_at_quantile(0.99) as f64 / 1e3,
             inner.failed,
         );
-        if inner.possibly > 0 {
-            out +=
-                &format!("{} of the failed may have been written all the same\n", inner.possibly);
+        if inner.possibly_persisted > 0 {
+            out += &format!(
+                "{} of the failed may have been written all the same\n",
+                inner.possibly_persisted
+            );
         }
-        for (reason, n) in &inner.reasons {
+        for (reason, n) in &inner.failure_reasons {
             out += &format!("  {n} × {reason}\n");
         }
         out
     }
 }
 
-impl Inner {
-    fn count(&mut self, reason: String) {
+impl DeliveryCounters {
+    fn count_failure(&mut self, reason: String) {
         self.failed += 1;
-        let known = self.reasons.contains_key(&reason) || self.reasons.len() < REASONS_MAX;
-        *self.reasons.entry(if known { reason } else { "other reasons".into() }).or_default() += 1;
+        let known =
+            self.failure_reasons.contains_key(&reason) || self.failure_reasons.len() < MAX_REASONS;
+        *self
+            .failure_reasons
+            .entry(if known { reason } else { "other reasons".into() })
+            .or_default() += 1;
     }
 
-    fn fail(&mut self, topic: &str, partition: Option<i32>, e: &Error) {
+    fn record_failure(&mut self, topic: &str, partition: Option<i32>, e: &Error) {
         if e.record_status() == RecordStatus::PossiblyPersisted {
-            self.possibly += 1;
+            self.possibly_persisted += 1;
         }
-        self.count(e.to_string());
-        self.print(&serde_json::json!({
+        self.count_failure(e.to_string());
+        self.print_json(&serde_json::json!({
             "topic": topic,
             "partition": partition,
             "error": e.to_string(),
@@ -165,7 +171,7 @@ impl Inner {
     }
 
     /// A reader that has gone away is no failure of ours: the rest is not printed.
-    fn print(&mut self, object: &serde_json::Value) {
+    fn print_json(&mut self, object: &serde_json::Value) {
         if let Some(out) = &mut self.json
             && writeln!(out, "{object}").is_err()
         {

@@ -5,34 +5,37 @@ use std::path::Path;
 
 use ottla::{Origin, Properties};
 
-use crate::Stop;
+use crate::CliError;
 use crate::args::ProduceArgs;
 
-pub(crate) fn read(path: &Path) -> Result<String, Stop> {
-    fs::read_to_string(path).map_err(|e| Stop::usage(format!("{}: {e}", path.display())))
+pub(crate) fn read_file(path: &Path) -> Result<String, CliError> {
+    fs::read_to_string(path).map_err(|e| CliError::usage(format!("{}: {e}", path.display())))
 }
 
 /// `key=value`.
-pub(crate) fn pair(text: &str) -> Result<(&str, &str), Stop> {
-    text.split_once('=').ok_or_else(|| Stop::usage(format!("{text:?} is not key=value")))
+pub(crate) fn split_property(text: &str) -> Result<(&str, &str), CliError> {
+    text.split_once('=').ok_or_else(|| CliError::usage(format!("{text:?} is not key=value")))
 }
 
 /// Files first, then properties, then options: later ones win.
-pub(crate) fn producer(args: &ProduceArgs, embedded: Option<&str>) -> Result<Properties, Stop> {
+pub(crate) fn producer_properties(
+    args: &ProduceArgs,
+    embedded: Option<&str>,
+) -> Result<Properties, CliError> {
     let mut p = Properties::new();
-    let wrong = |e: ottla::Error| Stop::usage(e.to_string());
+    let wrong = |e: ottla::Error| CliError::usage(e.to_string());
     p.set("client.id", "console-producer", &Origin::CommandLine).map_err(wrong)?;
     // A variable that is not Unicode is none of ours.
     let variables = std::env::vars_os()
         .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     p.load_environment(variables).map_err(wrong)?;
-    deprecated(args);
+    warn_deprecated(args);
     for path in args.command_config.iter().chain(&args.producer_config) {
-        p.load(&read(path)?, &path.display().to_string()).map_err(wrong)?;
+        p.load(&read_file(path)?, &path.display().to_string()).map_err(wrong)?;
     }
     let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(wrong);
     for property in args.command_property.iter().chain(&args.producer_property) {
-        let (name, value) = pair(property)?;
+        let (name, value) = split_property(property)?;
         // kcat's way to name a topic's setting.
         set(name.strip_prefix("topic.").unwrap_or(name), value)?;
     }
@@ -55,14 +58,14 @@ pub(crate) fn producer(args: &ProduceArgs, embedded: Option<&str>) -> Result<Pro
         }
     }
     if p.get("bootstrap.servers").is_none() {
-        return Err(Stop::usage(
+        return Err(CliError::usage(
             "where to? give --bootstrap-server host:port, or --embedded for a broker of its own",
         ));
     }
     Ok(p)
 }
 
-fn deprecated(args: &ProduceArgs) {
+fn warn_deprecated(args: &ProduceArgs) {
     let used = [
         ("--max-partition-memory-bytes", args.max_partition_memory_bytes.is_some(), "--batch-size"),
         ("--producer-property", !args.producer_property.is_empty(), "--command-property"),

@@ -13,10 +13,10 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// A broker that ends with the test.
-struct Broker(Child, String);
+struct BrokerProcess(Child, String);
 
-impl Broker {
-    fn start() -> Broker {
+impl BrokerProcess {
+    fn start() -> BrokerProcess {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ottla"))
             .args(["broker", "--listen", "127.0.0.1:0", "--topic", "t:12"])
             .stdout(Stdio::piped())
@@ -25,11 +25,11 @@ impl Broker {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().to_owned();
-        Broker(child, address)
+        BrokerProcess(child, address)
     }
 }
 
-impl Drop for Broker {
+impl Drop for BrokerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -37,8 +37,8 @@ impl Drop for Broker {
 }
 
 /// Allocations a record of 100 bytes, in steady state.
-fn allocations(with_delivery: bool) -> f64 {
-    let broker = Broker::start();
+fn measure_allocations(with_delivery: bool) -> f64 {
+    let broker = BrokerProcess::start();
     // One request at a time: so it has several batches, however the threads of a busy machine take turns.
     let mut builder =
         Producer::builder().bootstrap_servers(&broker.1).batch_size(16_384).max_in_flight(1);
@@ -74,7 +74,7 @@ fn allocations(with_delivery: bool) -> f64 {
 #[test]
 fn a_record_costs_no_allocation_of_its_own() {
     for with_delivery in [false, true] {
-        let each = allocations(with_delivery);
+        let each = measure_allocations(with_delivery);
         println!("{each:.4} allocations a record, with a delivery each: {with_delivery}");
         assert!(each <= 0.02, "{each:.4} allocations a record, deliveries: {with_delivery}");
     }

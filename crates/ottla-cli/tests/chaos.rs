@@ -14,43 +14,55 @@ use ottla_testkit::{Cluster, Jars, ReadRecord, say};
 
 const PARTITIONS: u32 = 3;
 
-fn seconds() -> u64 {
+fn test_seconds() -> u64 {
     std::env::var("TEST_CHAOS_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(50)
 }
 
 /// A kind of producer, and what is promised to it.
 #[derive(Debug, Clone, Copy)]
-struct Kind {
+struct ProducerProfile {
     /// Its topic, too.
     name: &'static str,
     acks: &'static str,
     idempotent: bool,
     tls: bool,
     /// What is acknowledged is in the log, whatever node was lost.
-    kept: bool,
+    is_durable: bool,
 }
 
-const KINDS: [Kind; 5] = [
-    Kind { name: "idempotent", acks: "all", idempotent: true, tls: false, kept: true },
-    Kind { name: "idempotent-tls", acks: "all", idempotent: true, tls: true, kept: true },
-    Kind { name: "all", acks: "all", idempotent: false, tls: false, kept: true },
-    Kind { name: "leader", acks: "1", idempotent: false, tls: true, kept: false },
-    Kind { name: "none", acks: "0", idempotent: false, tls: false, kept: false },
+const PROFILES: [ProducerProfile; 5] = [
+    ProducerProfile {
+        name: "idempotent",
+        acks: "all",
+        idempotent: true,
+        tls: false,
+        is_durable: true,
+    },
+    ProducerProfile {
+        name: "idempotent-tls",
+        acks: "all",
+        idempotent: true,
+        tls: true,
+        is_durable: true,
+    },
+    ProducerProfile { name: "all", acks: "all", idempotent: false, tls: false, is_durable: true },
+    ProducerProfile { name: "leader", acks: "1", idempotent: false, tls: true, is_durable: false },
+    ProducerProfile { name: "none", acks: "0", idempotent: false, tls: false, is_durable: false },
 ];
 
 /// How a record ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum RecordOutcome {
     /// At this offset, where it was told.
     Acknowledged(Option<i64>),
-    NotWritten,
-    PossiblyWritten,
+    NotPersisted,
+    PossiblyPersisted,
 }
 
 /// Where it was to go, how it ended, and when.
-type Ends = Arc<Mutex<HashMap<u64, (i32, End, Instant)>>>;
+type RecordOutcomes = Arc<Mutex<HashMap<u64, (i32, RecordOutcome, Instant)>>>;
 
-fn producer(kind: &Kind, cluster: &Cluster, ends: &Ends) -> Producer {
+fn build_producer(kind: &ProducerProfile, cluster: &Cluster, ends: &RecordOutcomes) -> Producer {
     let heard = ends.clone();
     let ca = cluster.dir().join("ca.pem").display().to_string();
     let (bootstrap, protocol) = match kind.tls {
@@ -71,9 +83,11 @@ fn producer(kind: &Kind, cluster: &Cluster, ends: &Ends) -> Producer {
             let (now, mut heard) = (Instant::now(), heard.lock().expect("ends"));
             for (i, token) in report.tokens.iter().enumerate() {
                 let end = match &report.result {
-                    Ok(base) => End::Acknowledged(base.map(|b| b + i as i64)),
-                    Err(e) if e.record_status() == RecordStatus::NotPersisted => End::NotWritten,
-                    Err(_) => End::PossiblyWritten,
+                    Ok(base) => RecordOutcome::Acknowledged(base.map(|b| b + i as i64)),
+                    Err(e) if e.record_status() == RecordStatus::NotPersisted => {
+                        RecordOutcome::NotPersisted
+                    }
+                    Err(_) => RecordOutcome::PossiblyPersisted,
                 };
                 let old = heard.insert(*token, (report.partition, end, now));
                 assert!(old.is_none(), "record {token} ended twice");
@@ -84,7 +98,11 @@ fn producer(kind: &Kind, cluster: &Cluster, ends: &Ends) -> Producer {
 }
 
 /// Sends until told to stop; when each accepted record was sent, and how many were refused.
-fn load(kind: &Kind, producer: &Producer, stop: &AtomicBool) -> (Vec<Instant>, u64) {
+fn send_until_stopped(
+    kind: &ProducerProfile,
+    producer: &Producer,
+    stop: &AtomicBool,
+) -> (Vec<Instant>, u64) {
     let (mut sent, mut refused) = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
         let token = sent.len() as u64;
@@ -104,8 +122,8 @@ fn load(kind: &Kind, producer: &Producer, stop: &AtomicBool) -> (Vec<Instant>, u
 
 /// What happens to the cluster, until the time is over: to each node in turn a kill and a stop of twenty seconds (in a
 /// short run, of six), and leaders moved in between.
-fn trouble(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)> {
-    let long = seconds() >= 200;
+fn inject_faults(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)> {
+    let long = test_seconds() >= 200;
     let (frozen, pause) = if long { (20, 5) } else { (6, 2) };
     let (mut faults, mut turn) = (Vec::new(), 0);
     let rest = |s| thread::sleep(Duration::from_secs(s));
@@ -116,7 +134,7 @@ fn trouble(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)> {
         rest(pause);
         cluster.start_node(node);
         rest(pause + 4);
-        for kind in KINDS.iter().take(2) {
+        for kind in PROFILES.iter().take(2) {
             let at = Instant::now();
             if cluster.move_leaders(kind.name, PARTITIONS, turn) {
                 faults.push((format!("leaders of {} moved", kind.name), at));
@@ -143,11 +161,11 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
     }
     let mut cluster = Cluster::start(&jars, "");
-    let begun: Vec<(Kind, Ends, Producer)> = (KINDS.iter())
+    let begun: Vec<(ProducerProfile, RecordOutcomes, Producer)> = (PROFILES.iter())
         .map(|kind| {
             cluster.create_topic(kind.name, PARTITIONS, &["min.insync.replicas=2"]);
-            let ends = Ends::default();
-            let producer = producer(kind, &cluster, &ends);
+            let ends = RecordOutcomes::default();
+            let producer = build_producer(kind, &cluster, &ends);
             (*kind, ends, producer)
         })
         .collect();
@@ -155,11 +173,11 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
     let callers: Vec<_> = (begun.iter())
         .map(|(kind, _, producer)| {
             let (kind, producer, stop) = (*kind, producer.clone(), stop.clone());
-            thread::spawn(move || load(&kind, &producer, &stop))
+            thread::spawn(move || send_until_stopped(&kind, &producer, &stop))
         })
         .collect();
-    let until = Instant::now() + Duration::from_secs(seconds());
-    let faults = trouble(&mut cluster, until);
+    let until = Instant::now() + Duration::from_secs(test_seconds());
+    let faults = inject_faults(&mut cluster, until);
     stop.store(true, Ordering::Relaxed);
     let counts: Vec<(Vec<Instant>, u64)> =
         callers.into_iter().map(|c| c.join().expect("a caller")).collect();
@@ -183,29 +201,29 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
         let ends = std::mem::take(&mut *ends.lock().expect("ends"));
         assert_eq!(ends.len(), sent.len(), "{}: every accepted record ended", kind.name);
         let log = cluster.read(kind.name);
-        let t = check(&kind, &ends, &log);
+        let t = check_log(&kind, &ends, &log);
         let mut took: Vec<u128> = (ends.iter())
-            .filter(|(_, e)| matches!(e.1, End::Acknowledged(_)))
+            .filter(|(_, e)| matches!(e.1, RecordOutcome::Acknowledged(_)))
             .map(|(token, e)| (e.2 - sent[*token as usize]).as_millis())
             .collect();
         took.sort_unstable();
         let p999 = took.get(took.len() * 999 / 1000).copied().unwrap_or(0);
-        let not = sent.len() as u64 - t.acknowledged - t.possibly;
+        let not = sent.len() as u64 - t.acknowledged - t.possibly_persisted;
         say(&format!(
             "{:<15} {:>8} {:>8} {:>6} {not:>6} {refused:>7} {:>8} {:>6} {:>6} {p999:>9}",
             kind.name,
             sent.len(),
             t.acknowledged,
-            t.possibly,
+            t.possibly_persisted,
             log.len(),
-            t.twice,
+            t.duplicated,
             t.lost
         ));
         assert!(t.acknowledged > 1000, "{}", kind.name);
-        recovered.push(faults.iter().map(|f| recovery(f.1, &ends, &sent)).collect());
+        recovered.push(faults.iter().map(|f| recovery_time(f.1, &ends, &sent)).collect());
     }
     say("milliseconds from a fault until every partition acknowledged a record sent after it:");
-    let names: Vec<&str> = KINDS.iter().map(|k| k.name).collect();
+    let names: Vec<&str> = PROFILES.iter().map(|k| k.name).collect();
     say(&format!("{:<32} {}", "fault", names.join(" / ")));
     for (i, (name, _)) in faults.iter().enumerate() {
         let each: Vec<&str> = recovered.iter().map(|r| r[i].as_str()).collect();
@@ -214,10 +232,14 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
 }
 
 /// How long it took until every partition had acknowledged something that was sent after a fault.
-fn recovery(fault: Instant, ends: &HashMap<u64, (i32, End, Instant)>, sent: &[Instant]) -> String {
+fn recovery_time(
+    fault: Instant,
+    ends: &HashMap<u64, (i32, RecordOutcome, Instant)>,
+    sent: &[Instant],
+) -> String {
     let mut first: BTreeMap<i32, Instant> = BTreeMap::new();
     for (token, (partition, end, at)) in ends {
-        if sent[*token as usize] >= fault && matches!(end, End::Acknowledged(_)) {
+        if sent[*token as usize] >= fault && matches!(end, RecordOutcome::Acknowledged(_)) {
             let known = first.entry(*partition).or_insert(*at);
             *known = (*known).min(*at);
         }
@@ -229,16 +251,20 @@ fn recovery(fault: Instant, ends: &HashMap<u64, (i32, End, Instant)>, sent: &[In
 }
 
 #[derive(Default)]
-struct Tally {
+struct OutcomeCounts {
     acknowledged: u64,
-    possibly: u64,
-    twice: u64,
+    possibly_persisted: u64,
+    duplicated: u64,
     lost: u64,
 }
 
 /// Holds what Java's consumer read against how each record ended.
-fn check(kind: &Kind, ends: &HashMap<u64, (i32, End, Instant)>, log: &[ReadRecord]) -> Tally {
-    let (name, mut t) = (kind.name, Tally::default());
+fn check_log(
+    kind: &ProducerProfile,
+    ends: &HashMap<u64, (i32, RecordOutcome, Instant)>,
+    log: &[ReadRecord],
+) -> OutcomeCounts {
+    let (name, mut t) = (kind.name, OutcomeCounts::default());
     let mut seen: HashMap<u64, Vec<i64>> = HashMap::new();
     let mut last: BTreeMap<i32, u64> = BTreeMap::new();
     for r in log {
@@ -247,33 +273,36 @@ fn check(kind: &Kind, ends: &HashMap<u64, (i32, End, Instant)>, log: &[ReadRecor
         let (partition, end, _) =
             ends.get(&token).unwrap_or_else(|| panic!("{name}: {token} was never sent"));
         assert_eq!(*partition, r.partition, "{name}: {token} is on another partition");
-        assert_ne!(*end, End::NotWritten, "{name}: {token} was said not to be written");
+        assert_ne!(*end, RecordOutcome::NotPersisted, "{name}: {token} was said not to be written");
         seen.entry(token).or_default().push(r.offset);
         if !kind.idempotent {
             continue;
         }
-        if let End::Acknowledged(Some(offset)) = end {
+        if let RecordOutcome::Acknowledged(Some(offset)) = end {
             assert_eq!(*offset, r.offset, "{name}: {token} is at another offset");
         }
         if let Some(before) = last.insert(r.partition, token) {
             assert!(before < token, "{name}: {token} stands behind {before} on {}", r.partition);
         }
     }
-    t.twice = seen.values().filter(|at| at.len() > 1).count() as u64;
-    assert!(!kind.idempotent || t.twice == 0, "{name}: {} are there twice", t.twice);
+    t.duplicated = seen.values().filter(|at| at.len() > 1).count() as u64;
+    assert!(!kind.idempotent || t.duplicated == 0, "{name}: {} are there twice", t.duplicated);
     for (token, (_, end, _)) in ends {
         match end {
-            End::Acknowledged(offset) => {
+            RecordOutcome::Acknowledged(offset) => {
                 t.acknowledged += 1;
                 // Without acks, and with the leader's alone, a node takes with it what only it had.
-                let there = seen
-                    .get(token)
-                    .is_some_and(|at| offset.is_none_or(|told| at.contains(&told)) || !kind.kept);
-                assert!(there || !kind.kept, "{name}: {token} was acknowledged and is not there");
+                let there = seen.get(token).is_some_and(|at| {
+                    offset.is_none_or(|told| at.contains(&told)) || !kind.is_durable
+                });
+                assert!(
+                    there || !kind.is_durable,
+                    "{name}: {token} was acknowledged and is not there"
+                );
                 t.lost += u64::from(!there);
             }
-            End::PossiblyWritten => t.possibly += 1,
-            End::NotWritten => {}
+            RecordOutcome::PossiblyPersisted => t.possibly_persisted += 1,
+            RecordOutcome::NotPersisted => {}
         }
     }
     t

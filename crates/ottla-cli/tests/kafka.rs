@@ -15,7 +15,7 @@ use ottla_testkit::{Jars, Kafka, ReadRecord, target_dir};
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
 /// Records of the mixed test, all codecs together; `TEST_MIXED_RECORDS=1000000` for the long run.
-fn mixed_records() -> u64 {
+fn mixed_record_count() -> u64 {
     std::env::var("TEST_MIXED_RECORDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
 }
 
@@ -25,15 +25,15 @@ fn jars() -> Option<&'static Jars> {
 }
 
 /// A broker of the test's own; it ends with it.
-fn kafka() -> Option<Kafka> {
+fn start_kafka() -> Option<Kafka> {
     Some(Kafka::start(jars()?, ""))
 }
 
-type Owned = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>, i64);
+type OwnedRecord = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>, i64);
 
 /// A record: sizes log-uniform around 150 bytes, one in a thousand of 10 to 100 KB, some empty, null keys and
 /// values, headers.
-fn mixed(g: &mut TestRng, n: u64) -> Owned {
+fn random_record(g: &mut TestRng, n: u64) -> OwnedRecord {
     let size = match g.next_below(1000) {
         0 => 10_000 + g.next_below(90_000) as usize,
         1..20 => 0,
@@ -58,7 +58,7 @@ fn mixed(g: &mut TestRng, n: u64) -> Owned {
     (key, value, headers, 1_700_000_000_000 + n as i64)
 }
 
-fn send(producer: &Producer, topic: &str, r: &Owned) -> Delivery {
+fn send_record(producer: &Producer, topic: &str, r: &OwnedRecord) -> Delivery {
     let headers: Vec<Header<'_>> =
         r.2.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect();
     let record = Record::to(topic)
@@ -76,9 +76,9 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
     let producer =
         Producer::builder().bootstrap_servers(bootstrap).compression(codec).build().unwrap();
     let mut g = TestRng::new(count ^ codec.len() as u64);
-    let mut expected: BTreeMap<(i32, i64), Owned> = BTreeMap::new();
-    let mut pending: Vec<(Owned, Delivery)> = Vec::new();
-    let settle = |pending: &mut Vec<(Owned, Delivery)>, expected: &mut BTreeMap<_, _>| {
+    let mut expected: BTreeMap<(i32, i64), OwnedRecord> = BTreeMap::new();
+    let mut pending: Vec<(OwnedRecord, Delivery)> = Vec::new();
+    let settle = |pending: &mut Vec<(OwnedRecord, Delivery)>, expected: &mut BTreeMap<_, _>| {
         for (record, delivery) in pending.drain(..) {
             let m = delivery.wait().unwrap();
             assert_eq!(m.timestamp(), record.3);
@@ -87,8 +87,8 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
         }
     };
     for n in 0..count {
-        let record = mixed(&mut g, n);
-        let delivery = send(&producer, &topic, &record);
+        let record = random_record(&mut g, n);
+        let delivery = send_record(&producer, &topic, &record);
         pending.push((record, delivery));
         if pending.len() == 20_000 {
             settle(&mut pending, &mut expected);
@@ -120,17 +120,17 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
 
 #[test]
 fn mixed_records_come_back_from_the_real_kafka() {
-    let Some(kafka) = kafka() else { return };
+    let Some(kafka) = start_kafka() else { return };
     for codec in CODECS {
         // The records' timestamps are of 2023: without this Kafka may delete them as they come.
         kafka.create_topic(&format!("mixed-{codec}"), 4, &["retention.ms=-1"]);
-        round_trip(&kafka.jars, &kafka.bootstrap, codec, mixed_records() / 5);
+        round_trip(&kafka.jars, &kafka.bootstrap, codec, mixed_record_count() / 5);
     }
-    a_topic_that_is_not_there_and_one_that_is_auto_created(&kafka);
-    lines_through_the_command(&kafka);
+    check_missing_and_auto_created_topics(&kafka);
+    check_command_line_produce(&kafka);
 }
 
-fn a_topic_that_is_not_there_and_one_that_is_auto_created(kafka: &Kafka) {
+fn check_missing_and_auto_created_topics(kafka: &Kafka) {
     let wait = std::time::Duration::from_secs(5);
     let producer =
         Producer::builder().bootstrap_servers(&kafka.bootstrap).max_block(wait).build().unwrap();
@@ -141,7 +141,7 @@ fn a_topic_that_is_not_there_and_one_that_is_auto_created(kafka: &Kafka) {
     assert!(e.contains("mixed-none has no partition 99, only 0 to 3"), "{e}");
 }
 
-fn lines_through_the_command(kafka: &Kafka) {
+fn check_command_line_produce(kafka: &Kafka) {
     kafka.create_topic("lines", 3, &[]);
     let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
         .args(["produce", "-b", &kafka.bootstrap, "-t", "lines", "-z", "lz4"])
@@ -171,7 +171,7 @@ fn mixed_records_come_back_from_the_embedded_broker() {
     }
     let broker = builder.start().unwrap();
     for codec in CODECS {
-        round_trip(jars, &broker.bootstrap(), codec, mixed_records() / 5);
+        round_trip(jars, &broker.bootstrap_servers(), codec, mixed_record_count() / 5);
         let dump = jars.dump(&dir.join(format!("mixed-{codec}-0")));
         assert!(dump.contains("isvalid: true") && !dump.contains("isvalid: false"), "{codec}");
         assert!(dump.contains(&format!("compresscodec: {codec}")), "{codec}");
@@ -205,7 +205,7 @@ fn the_embedded_log_is_kafkas_own_format() {
 fn kafkas_own_tools_work_against_the_embedded_broker() {
     let Some(jars) = jars() else { return };
     let broker = EmbeddedBroker::builder().start().unwrap();
-    let server = broker.bootstrap();
+    let server = broker.bootstrap_servers();
     let topics = |args: &[&str]| {
         jars.run(
             "org.apache.kafka.tools.TopicCommand",
@@ -324,8 +324,8 @@ fn a_log_survives_sigkill_and_half_a_batch_is_cut() {
 #[test]
 fn three_embedded_nodes_stand_in_for_a_cluster() {
     let Some(jars) = jars() else { return };
-    let broker = EmbeddedBroker::builder().nodes(3).auto_create(false).start().unwrap();
-    let server = broker.bootstrap();
+    let broker = EmbeddedBroker::builder().node_count(3).auto_create_topics(false).start().unwrap();
+    let server = broker.bootstrap_servers();
     let topics = |args: &[&str]| {
         let at = ["--bootstrap-server", server.as_str()];
         jars.run("org.apache.kafka.tools.TopicCommand", &[&at, args].concat())

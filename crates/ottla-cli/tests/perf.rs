@@ -4,19 +4,19 @@
 use assert_cmd::Command;
 use ottla_broker::EmbeddedBroker;
 
-fn perf(broker: &EmbeddedBroker, args: &[&str]) -> (bool, String) {
+fn run_perf(broker: &EmbeddedBroker, args: &[&str]) -> (bool, String) {
     let mut c = Command::cargo_bin("ottla").expect("the binary is built");
-    c.args(["perf", "--bootstrap-server", &broker.bootstrap(), "--topic", "t"]).args(args);
+    c.args(["perf", "--bootstrap-server", &broker.bootstrap_servers(), "--topic", "t"]).args(args);
     let out = c.timeout(std::time::Duration::from_secs(60)).output().unwrap();
     (out.status.success(), String::from_utf8(out.stdout).unwrap())
 }
 
-fn broker() -> EmbeddedBroker {
-    EmbeddedBroker::builder().topic("t", 3).auto_create(false).start().unwrap()
+fn start_broker() -> EmbeddedBroker {
+    EmbeddedBroker::builder().topic("t", 3).auto_create_topics(false).start().unwrap()
 }
 
 /// The words and the decimals of a line, with `9` for each run of digits.
-fn shape(line: &str) -> String {
+fn mask_numbers(line: &str) -> String {
     let mut out = String::new();
     let (mut decimals, mut in_number) = (None, false);
     for c in line.chars().chain(['\n']) {
@@ -43,16 +43,16 @@ fn shape(line: &str) -> String {
 }
 
 /// `50th` is a number and a suffix to [`shape`], and `99.9th` one with a decimal.
-const TOTAL: &str = "9 records sent, 9.6 records/sec (9.2 MB/sec), 9.2 ms avg latency, 9.2 ms max latency, 9 ms 9th, \
+const TOTAL_LINE: &str = "9 records sent, 9.6 records/sec (9.2 MB/sec), 9.2 ms avg latency, 9.2 ms max latency, 9 ms 9th, \
                      9 ms 9th, 9 ms 9th, 9 ms 9.1th.";
 
 #[test]
 fn lines_have_the_words_and_decimals_of_kafkas_tool() {
-    let b = broker();
+    let b = start_broker();
     let common = ["--num-records", "3000", "--throughput", "-1", "--record-size", "100"];
-    let (ok, out) = perf(&b, &common);
+    let (ok, out) = run_perf(&b, &common);
     assert!(ok && out.starts_with("3000 records sent, "), "{out}");
-    assert_eq!(out.lines().map(shape).collect::<Vec<_>>(), [TOTAL], "{out}");
+    assert_eq!(out.lines().map(mask_numbers).collect::<Vec<_>>(), [TOTAL_LINE], "{out}");
     // A window line whenever the interval is over, at a rate that takes a while.
     let slow = [
         "--num-records",
@@ -64,9 +64,9 @@ fn lines_have_the_words_and_decimals_of_kafkas_tool() {
         "--reporting-interval",
         "100",
     ];
-    let (ok, out) = perf(&b, &slow);
+    let (ok, out) = run_perf(&b, &slow);
     assert!(ok, "{out}");
-    let first = shape(out.lines().next().unwrap());
+    let first = mask_numbers(out.lines().next().unwrap());
     assert_eq!(
         first,
         "9 records sent, 9.1 records/sec (9.2 MB/sec), 9.1 ms avg latency, 9.1 ms max latency."
@@ -87,7 +87,7 @@ fn a_warm_up_is_told_and_the_steady_state_has_a_line_of_its_own() {
         "--reporting-interval",
         "50",
     ];
-    let (ok, out) = perf(&broker(), &args);
+    let (ok, out) = run_perf(&start_broker(), &args);
     let lines: Vec<&str> = out.lines().collect();
     assert!(ok, "{out}");
     assert_eq!(
@@ -101,7 +101,7 @@ fn a_warm_up_is_told_and_the_steady_state_has_a_line_of_its_own() {
 
 #[test]
 fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
-    let b = broker();
+    let b = start_broker();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [b'v'; 1000]).unwrap();
     let payload = file.path().to_str().unwrap();
@@ -139,7 +139,7 @@ fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
             "--path",
             path,
         ];
-        let (ok, out) = perf(&b, &args);
+        let (ok, out) = run_perf(&b, &args);
         assert!(ok, "{out}");
         let line: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
         for field in [
@@ -165,7 +165,7 @@ fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
         assert_eq!((&line["records"], &line["errors"]), (&2000.into(), &0.into()), "{line}");
         assert_eq!(line["bytes"], 2000 * 108);
     }
-    let (ok, out) = perf(
+    let (ok, out) = run_perf(
         &b,
         &[
             "--records",
@@ -188,7 +188,7 @@ fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
 fn metrics_are_printed_as_kafkas_tool_prints_them() {
     let args =
         ["--num-records", "100", "--throughput", "-1", "--record-size", "10", "--print-metrics"];
-    let (ok, out) = perf(&broker(), &args);
+    let (ok, out) = run_perf(&start_broker(), &args);
     assert!(ok, "{out}");
     let (_, table) = out.split_once("\n\n").unwrap();
     let mut lines = table.lines();
@@ -207,10 +207,10 @@ fn metrics_are_printed_as_kafkas_tool_prints_them() {
 
 #[test]
 fn what_cannot_be_is_refused_with_its_reason() {
-    let b = broker();
+    let b = start_broker();
     let refused = |args: &[&str], why: &str| {
         let mut c = Command::cargo_bin("ottla").unwrap();
-        c.args(["perf", "--topic", "t", "--bootstrap-server", &b.bootstrap()]).args(args);
+        c.args(["perf", "--topic", "t", "--bootstrap-server", &b.bootstrap_servers()]).args(args);
         let out = c.timeout(std::time::Duration::from_secs(60)).output().unwrap();
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(2), "{args:?}: {said}");

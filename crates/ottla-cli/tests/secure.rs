@@ -14,17 +14,21 @@ use ottla::{ErrorKind, OAuthBearerToken, Producer, ProducerBuilder, Record};
 use ottla_testkit::{Authority, Jars, Listener, SecureKafka, say};
 
 /// Records through each way in; `TEST_SECURE_RECORDS=200000` for the long run.
-fn records() -> u64 {
+fn record_count() -> u64 {
     std::env::var("TEST_SECURE_RECORDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
 }
 
-fn plain_login(user: &str, password: &str) -> String {
+fn plain_jaas_config(user: &str, password: &str) -> String {
     format!(
         "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"{user}\" password=\"{password}\";"
     )
 }
 
-fn builder(kafka: &SecureKafka, listener: Listener, settings: &[(&str, &str)]) -> ProducerBuilder {
+fn producer_builder(
+    kafka: &SecureKafka,
+    listener: Listener,
+    settings: &[(&str, &str)],
+) -> ProducerBuilder {
     let mut b = Producer::builder().bootstrap_servers(&kafka.at(listener));
     for (name, value) in settings {
         b = b.set(name, value);
@@ -33,7 +37,7 @@ fn builder(kafka: &SecureKafka, listener: Listener, settings: &[(&str, &str)]) -
 }
 
 /// Sends so many records; all must be acknowledged.
-fn send(b: ProducerBuilder, topic: &str, n: u64) {
+fn send_records(b: ProducerBuilder, topic: &str, n: u64) {
     let acknowledged = Arc::new(AtomicU64::new(0));
     let count = acknowledged.clone();
     let producer = b
@@ -62,7 +66,7 @@ fn send(b: ProducerBuilder, topic: &str, n: u64) {
 }
 
 /// The error of a first record, and how long it took to be told.
-fn refused(b: ProducerBuilder) -> (ErrorKind, String, Duration) {
+fn first_error(b: ProducerBuilder) -> (ErrorKind, String, Duration) {
     let begun = Instant::now();
     let producer = match b.set("max.block.ms", "3000").build() {
         Ok(producer) => producer,
@@ -77,13 +81,13 @@ fn refused(b: ProducerBuilder) -> (ErrorKind, String, Duration) {
 fn every_way_in_and_what_is_said_where_there_is_none() {
     let Some(jars) = Jars::get() else { return };
     let kafka = SecureKafka::start(&jars);
-    let n = records();
+    let n = record_count();
     let ca = kafka.file("ca.pem");
     let trust = ("ssl.truststore.location", ca.as_str());
-    ways_in(&kafka, n);
-    wrong_ways(&kafka, trust);
-    rotation(&kafka);
-    renewal(&kafka);
+    check_accepted_settings(&kafka, n);
+    check_rejected_settings(&kafka, trust);
+    check_certificate_rotation(&kafka);
+    check_reauthentication(&kafka);
     let at = ["--bootstrap-server", kafka.kafka.bootstrap.as_str()];
     let offsets = jars.run("org.apache.kafka.tools.GetOffsetShell", &at);
     let mut ways = 0;
@@ -95,12 +99,12 @@ fn every_way_in_and_what_is_said_where_there_is_none() {
     assert_eq!(ways, 14, "{offsets}");
 }
 
-fn ways_in(kafka: &SecureKafka, n: u64) {
+fn check_accepted_settings(kafka: &SecureKafka, n: u64) {
     let ca = kafka.file("ca.pem");
     let trust = ("ssl.truststore.location", ca.as_str());
     let ssl = ("security.protocol", "SSL");
     let through = |listener, name: &str, settings: &[(&str, &str)]| {
-        send(builder(kafka, listener, settings), &format!("way-{name}"), n);
+        send_records(producer_builder(kafka, listener, settings), &format!("way-{name}"), n);
     };
     through(Listener::Ssl, "ssl", &[ssl, trust]);
     through(Listener::Ssl, "ssl12", &[ssl, trust, ("ssl.protocol", "TLSv1.2")]);
@@ -113,8 +117,8 @@ fn ways_in(kafka: &SecureKafka, n: u64) {
         ("ssl.keystore.certificate.chain", &us.chain.replace('\n', " ")),
         ("ssl.keystore.key", &us.key),
     ];
-    send(builder(kafka, Listener::Mutual, &inline), "way-inline", n);
-    let bob = plain_login("bob", "bob-secret");
+    send_records(producer_builder(kafka, Listener::Mutual, &inline), "way-inline", n);
+    let bob = plain_jaas_config("bob", "bob-secret");
     let unsecured = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
                      unsecuredLoginStringClaim_sub=\"ottla\";";
     let scram = [("sasl.username", "alice"), ("sasl.password", "alice-secret")];
@@ -147,7 +151,7 @@ fn ways_in(kafka: &SecureKafka, n: u64) {
     );
     assert!(kafka.tokens.issued() >= 1);
     // A token of the application's own making, with an extension that goes along.
-    let b = builder(
+    let b = producer_builder(
         kafka,
         Listener::Sasl,
         &[("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "OAUTHBEARER")],
@@ -160,7 +164,7 @@ fn ways_in(kafka: &SecureKafka, n: u64) {
         let claims = part(format!(r#"{{"sub":"us","iat":1,"exp":{exp}}}"#));
         Ok(OAuthBearerToken::new(format!("{head}.{claims}."), ends).with_extension("traceId", "7"))
     });
-    send(b, "way-provider", n);
+    send_records(b, "way-provider", n);
     // And the command, as the README has it.
     let options = [
         "security.protocol=SASL_SSL",
@@ -179,15 +183,15 @@ fn ways_in(kafka: &SecureKafka, n: u64) {
     assert!(out.status.success() && said.contains("2 records acknowledged"), "{said}");
 }
 
-type Wrong<'a> = (&'a str, Listener, Vec<(&'a str, &'a str)>, &'a [&'a str]);
+type RejectedCase<'a> = (&'a str, Listener, Vec<(&'a str, &'a str)>, &'a [&'a str]);
 
-fn wrong_ways(kafka: &SecureKafka, trust: (&str, &str)) {
+fn check_rejected_settings(kafka: &SecureKafka, trust: (&str, &str)) {
     let other = kafka.dir.join("other-ca.pem");
     fs::write(&other, Authority::new("Somebody else").pem()).unwrap();
     let other = other.display().to_string();
     let ssl = ("security.protocol", "SSL");
     let sasl = ("security.protocol", "SASL_PLAINTEXT");
-    let bad = plain_login("bob", "hunter2");
+    let bad = plain_jaas_config("bob", "hunter2");
     let url = kafka.tokens.token_url();
     let oauth = [
         sasl,
@@ -205,7 +209,7 @@ fn wrong_ways(kafka: &SecureKafka, trust: (&str, &str)) {
         ]
     };
     let unsecured = "a.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"ottla\";";
-    let cases: Vec<Wrong<'_>> = vec![
+    let cases: Vec<RejectedCase<'_>> = vec![
         (
             "wrong password, PLAIN",
             Listener::Sasl,
@@ -272,7 +276,7 @@ fn wrong_ways(kafka: &SecureKafka, trust: (&str, &str)) {
     ];
     say(&format!("{:<30} {:>8}  what is said", "wrong", "ms"));
     for (name, listener, settings, words) in cases {
-        let (kind, text, took) = refused(builder(kafka, listener, &settings));
+        let (kind, text, took) = first_error(producer_builder(kafka, listener, &settings));
         say(&format!("{name:<30} {:>8}  {kind:?}: {text}", took.as_millis()));
         for word in words {
             assert!(text.contains(word), "{name}: {word:?} is not in: {text}");
@@ -285,20 +289,20 @@ fn wrong_ways(kafka: &SecureKafka, trust: (&str, &str)) {
         // Kafka itself holds a wrong password back for 100 ms.
         assert!(words_alone || took < Duration::from_millis(2900), "{name}: {took:?}");
     }
-    let open = builder(
+    let open = producer_builder(
         kafka,
         Listener::Elsewhere,
         &[ssl, trust, ("ssl.endpoint.identification.algorithm", "")],
     );
-    send(open, "elsewhere", 100);
+    send_records(open, "elsewhere", 100);
 }
 
 /// The broker's certificate is replaced by one of another authority, and the file of those we trust is, too, while
 /// records go out: nothing is lost.
-fn rotation(kafka: &SecureKafka) {
+fn check_certificate_rotation(kafka: &SecureKafka) {
     let trusted = kafka.dir.join("rotating-ca.pem");
     fs::write(&trusted, kafka.authority.pem()).unwrap();
-    let producer = builder(
+    let producer = producer_builder(
         kafka,
         Listener::Ssl,
         &[
@@ -330,17 +334,17 @@ fn rotation(kafka: &SecureKafka) {
     producer.close(Duration::from_secs(10)).unwrap();
     // Trusting the old authority alone does not do any more.
     let old = kafka.file("ca.pem");
-    let b = builder(
+    let b = producer_builder(
         kafka,
         Listener::Ssl,
         &[("security.protocol", "SSL"), ("ssl.truststore.location", &old)],
     );
-    assert!(refused(b).1.contains("The next authority"));
+    assert!(first_error(b).1.contains("The next authority"));
 }
 
 /// Sessions of 3 s are renewed on the connection they are of, while records go out.
-fn renewal(kafka: &SecureKafka) {
-    let b = builder(
+fn check_reauthentication(kafka: &SecureKafka) {
+    let b = producer_builder(
         kafka,
         Listener::Renewed,
         &[

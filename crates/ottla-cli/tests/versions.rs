@@ -12,9 +12,9 @@ use ottla_testkit::{Jars, OldKafka, say};
 
 /// What the producer traces, while somebody looks.
 #[derive(Clone, Default)]
-struct Trace(Arc<Mutex<Vec<u8>>>);
+struct TraceBuffer(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Trace {
+impl Write for TraceBuffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend(bytes);
         Ok(bytes.len())
@@ -25,9 +25,9 @@ impl Write for Trace {
     }
 }
 
-impl Trace {
+impl TraceBuffer {
     /// Versions of requests since the last look, by API.
-    fn spoken(&self) -> BTreeMap<String, BTreeSet<u32>> {
+    fn take_request_versions(&self) -> BTreeMap<String, BTreeSet<u32>> {
         let text = std::mem::take(&mut *self.0.lock().unwrap());
         let mut out: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
         for line in String::from_utf8_lossy(&text).lines() {
@@ -48,7 +48,7 @@ impl Trace {
 #[test]
 fn old_brokers_and_new() {
     let Some(jars) = Jars::get() else { return };
-    let trace = Trace::default();
+    let trace = TraceBuffer::default();
     let writer = trace.clone();
     tracing_subscriber::fmt()
         .with_env_filter("ottla::client=trace")
@@ -60,7 +60,7 @@ fn old_brokers_and_new() {
         [("2.8.2", 9), ("3.3.2", 9), ("3.9.1", 11), ("4.0.0", 12), ("4.3.1", 13)]
     {
         let kafka = OldKafka::start(&jars, version);
-        trace.spoken();
+        trace.take_request_versions();
         for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
             let producer = Producer::builder()
                 .bootstrap_servers(&kafka.bootstrap)
@@ -82,7 +82,7 @@ fn old_brokers_and_new() {
         let values: BTreeSet<Vec<u8>> = read.iter().filter_map(|r| r.value.clone()).collect();
         assert_eq!((read.len(), values.len()), (1000, 1000), "{version}: each once");
         assert!(read.iter().all(|r| r.headers.len() == 1));
-        let spoken = trace.spoken();
+        let spoken = trace.take_request_versions();
         let all: Vec<String> = (spoken.iter())
             .map(|(api, versions)| {
                 let list: Vec<String> = versions.iter().map(u32::to_string).collect();
@@ -92,13 +92,13 @@ fn old_brokers_and_new() {
         say(&format!("Kafka {version}: {}", all.join(", ")));
         assert_eq!(spoken["Produce"], BTreeSet::from([produce]), "{version}");
         if version == "4.3.1" {
-            every_level(&jars, &kafka);
+            check_zstd_levels(&jars, &kafka);
         }
     }
 }
 
 /// What the zstd encoder writes at each of its levels, Java reads.
-fn every_level(jars: &Jars, kafka: &OldKafka) {
+fn check_zstd_levels(jars: &Jars, kafka: &OldKafka) {
     let mut sent = 0;
     for level in -7..=4 {
         let producer = Producer::builder()

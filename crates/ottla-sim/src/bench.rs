@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ottla::sim::{Link, SimMachine, SimSender, Tick, build};
 use ottla::{Delivery, Error, Producer, ProducerBuilder, Record, RecordMetadata};
-use ottla_broker::{Config, Core, Fault};
+use ottla_broker::{BrokerConfig, Core, ProduceFault};
 use ottla_protocol::record::{BatchHeader, BatchView};
 
 use crate::scenario::Scenario;
@@ -18,7 +18,7 @@ use crate::servers::{Servers, address, now};
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// What brokers are to do with the next batches they get, one each; then as they should.
-type Script = Arc<Mutex<VecDeque<Option<Fault>>>>;
+type Script = Arc<Mutex<VecDeque<Option<ProduceFault>>>>;
 
 pub(crate) struct Bench {
     pub(crate) machine: SimMachine,
@@ -58,17 +58,18 @@ impl Bench {
         let mut s = Scenario::new(0);
         (s.late, s.stale, s.in_flight) = (0, 0, 5);
         let machine = SimMachine::new(1, ottla::sim::Faults::NONE);
-        let mut config = Config::default();
-        (config.nodes, config.default_replication, config.auto_create) = (nodes, 2, false);
+        let mut config = BrokerConfig::default();
+        (config.node_count, config.default_replication_factor, config.auto_create_topics) =
+            (nodes, 2, false);
         let mut core = Core::new(config, now(&machine)).unwrap();
         for node in 1..=nodes {
-            core.set_address(node, &address(node).ip().to_string(), 9092);
+            core.set_advertised_address(node, &address(node).ip().to_string(), 9092);
             machine.listen(address(node));
         }
         core.create_topic("t", 2, now(&machine)).unwrap();
         let (script, came) = (Script::default(), Arc::<Mutex<Vec<f64>>>::default());
         let (next, log, clock) = (script.clone(), came.clone(), machine.clone());
-        core.set_fault(move |_, _| {
+        core.set_fault_injector(move |_, _| {
             log.lock().unwrap().push((clock.now().0 - 1_000_000_000) as f64 / 1e6);
             next.lock().unwrap().pop_front().flatten()
         });
@@ -87,7 +88,7 @@ impl Bench {
     }
 
     /// What is done with the next batches that come.
-    pub(crate) fn script(&self, faults: &[Option<Fault>]) {
+    pub(crate) fn script(&self, faults: &[Option<ProduceFault>]) {
         self.script.lock().unwrap().extend(faults.iter().copied());
     }
 
@@ -108,7 +109,7 @@ impl Bench {
             self.until = self.sender.send_producer_data();
             return;
         }
-        let servers = self.servers.core.next_due().map(|ms| Tick(ms * 1_000_000));
+        let servers = self.servers.core.next_deadline().map(|ms| Tick(ms * 1_000_000));
         let next = [self.machine.next_event(), servers].into_iter().flatten();
         let next = next.chain([self.until, limit]).min().unwrap_or(limit);
         self.machine.advance(next.max(Tick(now.0 + 1)));
@@ -171,7 +172,7 @@ impl Bench {
 
     /// `max.message.bytes` of `t`.
     pub(crate) fn limit(&mut self, bytes: usize) {
-        self.servers.core.set_topic("t", "max.message.bytes", &bytes.to_string()).unwrap();
+        self.servers.core.set_topic_config("t", "max.message.bytes", &bytes.to_string()).unwrap();
     }
 
     pub(crate) fn send_to(&mut self, topic: &str, partition: i32, value: &str) -> Delivery {

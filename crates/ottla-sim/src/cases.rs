@@ -2,7 +2,7 @@
 //! the broker's core, step by step in virtual time.
 
 use ottla::{Error, ErrorKind, RecordStatus};
-use ottla_broker::Fault::{AppendedBut, Refuse};
+use ottla_broker::ProduceFault::{FailAfterAppend, FailBeforeAppend};
 use ottla_protocol::ErrorCode as E;
 
 use crate::bench::Bench;
@@ -42,7 +42,7 @@ fn sn3_one_retry_survives_one_lost_connection_and_not_two() {
 fn sn4_with_one_in_flight_the_next_batch_waits_though_the_leader_moves() {
     let mut b = Bench::of(2, &[("max.in.flight.requests.per.connection", "1")]);
     b.arrives(0, "a");
-    let (leader, ..) = b.servers.core.state_of("t", 0).unwrap();
+    let (leader, ..) = b.servers.core.describe_partition("t", 0).unwrap();
     let at = crate::servers::address(leader);
     b.machine.set_link(at, ottla::sim::Link { down_held: true, ..Default::default() });
     let first = b.send(0, "b");
@@ -61,7 +61,7 @@ fn sn4_with_one_in_flight_the_next_batch_waits_though_the_leader_moves() {
 #[test]
 fn sn8_an_authorization_error_names_the_topic_and_is_not_retried() {
     let mut b = Bench::new(&[]);
-    b.script(&[Some(Refuse(E::TOPIC_AUTHORIZATION_FAILED))]);
+    b.script(&[Some(FailBeforeAppend(E::TOPIC_AUTHORIZATION_FAILED))]);
     let d = b.send(0, "a");
     let e = b.end(&d).unwrap_err();
     assert_eq!(
@@ -88,7 +88,7 @@ fn sn9_sequences_rise_by_the_records_of_each_batch() {
 fn sn10_three_in_flight_that_fail_go_again_one_by_one_in_order() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::LEADER_NOT_AVAILABLE))]);
+    b.script(&[Some(FailBeforeAppend(E::LEADER_NOT_AVAILABLE))]);
     let all: Vec<_> = ["b", "c", "d"].iter().map(|v| b.send(0, v)).collect();
     let late = b.send(0, "e");
     for d in all.iter().chain([&late]) {
@@ -102,7 +102,7 @@ fn sn10_three_in_flight_that_fail_go_again_one_by_one_in_order() {
 fn sn11_what_follows_a_batch_that_failed_for_good_begins_a_new_order() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::MESSAGE_TOO_LARGE))]);
+    b.script(&[Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE))]);
     let (first, second) = (b.send(0, "b"), b.send(0, "c"));
     let e = b.end(&first).unwrap_err();
     assert_eq!((code(&e), e.record_status()), (E::MESSAGE_TOO_LARGE.0, NOT_WRITTEN));
@@ -114,27 +114,30 @@ fn sn11_what_follows_a_batch_that_failed_for_good_begins_a_new_order() {
 fn sn12_a_leader_that_lost_its_log_makes_the_producer_begin_anew() {
     let mut b = Bench::of(2, &[]);
     b.arrives(0, "a");
-    let (leader, ..) = b.servers.core.state_of("t", 0).unwrap();
+    let (leader, ..) = b.servers.core.describe_partition("t", 0).unwrap();
     let time = crate::servers::now(&b.machine);
-    b.servers.core.pause_node(3 - leader, true, time);
-    b.servers.core.set_patience(10);
+    b.servers.core.set_replication_paused(3 - leader, true, time);
+    b.servers.core.set_replica_lag_time_max(10);
     b.pass(50);
     b.arrives(0, "b");
     // The other replica has only "a": what was acknowledged with one in sync is lost.
     let time = crate::servers::now(&b.machine);
     assert!(b.servers.core.move_leader("t", 0, 3 - leader, (false, true), time));
-    b.servers.core.pause_node(3 - leader, false, time);
+    b.servers.core.set_replication_paused(3 - leader, false, time);
     assert_eq!(b.arrives(0, "c"), 1);
     assert_eq!(b.values(0).concat(), "ac");
     assert_eq!(b.sequences(0), [(0, 0), (1, 0)]);
-    assert_eq!(b.servers.core.producer_ids_given(), 1, "the bump is the producer's own");
+    assert_eq!(b.servers.core.producer_ids_issued(), 1, "the bump is the producer's own");
 }
 
 #[test]
 fn sn14_answers_out_of_order_keep_the_order() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS)), Some(Refuse(E::LEADER_NOT_AVAILABLE))]);
+    b.script(&[
+        Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS)),
+        Some(FailBeforeAppend(E::LEADER_NOT_AVAILABLE)),
+    ]);
     let (first, second) = (b.send(0, "b"), b.send(0, "c"));
     assert_eq!(b.end(&first).unwrap().offset(), Some(1));
     assert_eq!(b.end(&second).unwrap().offset(), Some(2));
@@ -178,15 +181,18 @@ fn sn17_f1_6_a_batch_that_expires_after_it_was_sent_costs_an_epoch() {
 #[test]
 fn sn19_after_the_last_epoch_comes_a_new_id_and_everything_drains() {
     let mut b = Bench::new(&[]);
-    b.servers.core.set_first_epoch(i16::MAX);
+    b.servers.core.set_initial_producer_epoch(i16::MAX);
     b.arrives(0, "a");
-    b.servers.core.set_first_epoch(0);
-    b.script(&[Some(Refuse(E::INVALID_RECORD)), Some(Refuse(E::NOT_ENOUGH_REPLICAS))]);
+    b.servers.core.set_initial_producer_epoch(0);
+    b.script(&[
+        Some(FailBeforeAppend(E::INVALID_RECORD)),
+        Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS)),
+    ]);
     let (lost, kept) = (b.send(0, "b"), b.send(0, "c"));
     assert!(b.end(&lost).is_err());
     let other = b.send(1, "d");
     assert!(b.end(&kept).is_ok() && b.end(&other).is_ok());
-    assert_eq!(b.servers.core.producer_ids_given(), 2);
+    assert_eq!(b.servers.core.producer_ids_issued(), 2);
     let ids: Vec<_> = b.log(0).1.iter().map(|h| (h.producer_epoch, h.base_sequence)).collect();
     assert_eq!(ids, [(i16::MAX, 0), (0, 0)]);
     assert_eq!(b.values(0).concat(), "ac");
@@ -198,11 +204,11 @@ fn sn20_a_batch_keeps_its_epoch_over_another_partitions_bump() {
     b.arrives(0, "a");
     b.arrives(1, "x");
     // The first partition's batch waits for its retry while the second's order breaks.
-    b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS))]);
+    b.script(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS))]);
     let kept = b.send(0, "b");
     let came = b.came().len();
     b.until(|b| b.came().len() > came);
-    b.script(&[Some(Refuse(E::INVALID_RECORD))]);
+    b.script(&[Some(FailBeforeAppend(E::INVALID_RECORD))]);
     let lost = b.send(1, "y");
     assert!(b.end(&lost).is_err() && b.end(&kept).is_ok());
     b.arrives(1, "z");
@@ -215,7 +221,7 @@ fn sn20_a_batch_keeps_its_epoch_over_another_partitions_bump() {
 fn sn21_lr8_a_duplicate_is_delivered_without_an_offset() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.script(&[Some(AppendedBut(E::DUPLICATE_SEQUENCE_NUMBER))]);
+    b.script(&[Some(FailAfterAppend(E::DUPLICATE_SEQUENCE_NUMBER))]);
     let d = b.send(0, "b");
     assert_eq!(b.end(&d).unwrap().offset(), None);
     b.arrives(0, "c");
@@ -226,15 +232,15 @@ fn sn21_lr8_a_duplicate_is_delivered_without_an_offset() {
 fn sn22_sn24_a_forgotten_producer_begins_anew_with_what_was_not_written() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::UNKNOWN_PRODUCER_ID))]);
+    b.script(&[Some(FailBeforeAppend(E::UNKNOWN_PRODUCER_ID))]);
     assert_eq!(b.arrives(0, "b"), 1);
     assert_eq!(b.sequences(0), [(0, 0), (1, 0)], "a new epoch");
     // The first of an order needs no state: it is sent again as it is.
-    b.script(&[Some(Refuse(E::UNKNOWN_PRODUCER_ID))]);
+    b.script(&[Some(FailBeforeAppend(E::UNKNOWN_PRODUCER_ID))]);
     b.arrives(1, "c");
     assert_eq!(b.sequences(1), [(1, 0)], "no second bump");
     // That it is forgotten does not prove that it is not there.
-    b.script(&[None, Some(Refuse(E::UNKNOWN_PRODUCER_ID))]);
+    b.script(&[None, Some(FailBeforeAppend(E::UNKNOWN_PRODUCER_ID))]);
     let d = b.send(0, "d");
     b.lose_answer();
     let e = b.end(&d).unwrap_err();
@@ -248,7 +254,7 @@ fn sn25_a_cluster_that_refuses_the_producer_ends_it_with_its_reason() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
     let all = b.producer.available_memory();
-    b.script(&[Some(Refuse(E::CLUSTER_AUTHORIZATION_FAILED))]);
+    b.script(&[Some(FailBeforeAppend(E::CLUSTER_AUTHORIZATION_FAILED))]);
     let (first, second) = (b.send(0, "b"), b.send(0, "c"));
     for d in [&first, &second] {
         let e = b.end(d).unwrap_err();
@@ -263,7 +269,7 @@ fn sn25_a_cluster_that_refuses_the_producer_ends_it_with_its_reason() {
 #[test]
 fn sn26_no_producer_id_fails_what_waits_and_may_be_had_later() {
     let mut b = Bench::new(&[]);
-    b.servers.core.refuse_producer_ids(&[E::CLUSTER_AUTHORIZATION_FAILED; 2]);
+    b.servers.core.set_producer_id_errors(&[E::CLUSTER_AUTHORIZATION_FAILED; 2]);
     let d = b.send(0, "a");
     let e = b.end(&d).unwrap_err();
     assert_eq!((e.kind(), e.record_status()), (ErrorKind::Authorization, NOT_WRITTEN));
@@ -273,11 +279,11 @@ fn sn26_no_producer_id_fails_what_waits_and_may_be_had_later() {
 #[test]
 fn sn27_an_old_message_format_fails_the_batch_alone() {
     let mut b = Bench::new(&[]);
-    b.script(&[Some(Refuse(E::UNSUPPORTED_FOR_MESSAGE_FORMAT))]);
+    b.script(&[Some(FailBeforeAppend(E::UNSUPPORTED_FOR_MESSAGE_FORMAT))]);
     let d = b.send(0, "a");
     assert!(!b.end(&d).unwrap_err().is_fatal());
     b.arrives(0, "b");
-    b.script(&[Some(Refuse(E::UNSUPPORTED_VERSION))]);
+    b.script(&[Some(FailBeforeAppend(E::UNSUPPORTED_VERSION))]);
     let d = b.send(0, "c");
     assert!(b.end(&d).unwrap_err().is_fatal());
 }
@@ -294,7 +300,10 @@ fn sn28_ra20_a_batch_too_large_is_split_and_its_parts_keep_its_sequences() {
                 ("retries", if idempotent == "true" { "1" } else { "0" }),
             ];
             let mut b = Bench::new(&settings);
-            b.script(&[Some(Refuse(E::MESSAGE_TOO_LARGE)), Some(Refuse(E::MESSAGE_TOO_LARGE))]);
+            b.script(&[
+                Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE)),
+                Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE)),
+            ]);
             let values: Vec<String> = (0..8).map(|i| format!("{i}").repeat(300)).collect();
             let sent: Vec<_> = values.iter().map(|v| b.send(0, v)).collect();
             b.flush();
@@ -319,7 +328,7 @@ fn sn29_sn32_nothing_is_sent_again_after_its_time_and_its_memory_returns_once() 
         let mut b = Bench::new(&settings);
         b.arrives(0, "a");
         let all = b.producer.available_memory();
-        b.script(&[(!late.is_none()).then_some(Refuse(late))]);
+        b.script(&[(!late.is_none()).then_some(FailBeforeAppend(late))]);
         let d = b.send(0, "b");
         let at = crate::servers::address(1);
         b.machine.set_link(at, ottla::sim::Link { down_held: true, ..Default::default() });
@@ -358,7 +367,7 @@ fn sn31_with_one_in_flight_what_follows_an_expired_batch_waits_for_its_answer() 
 #[test]
 fn sn37_the_brokers_words_or_what_the_code_means() {
     let mut b = Bench::new(&[]);
-    b.script(&[Some(Refuse(E::INVALID_REQUEST)), Some(Refuse(E(4321)))]);
+    b.script(&[Some(FailBeforeAppend(E::INVALID_REQUEST)), Some(FailBeforeAppend(E(4321)))]);
     let d = b.send(0, "a");
     let e = b.end(&d).unwrap_err().to_string();
     assert!(e.contains("INVALID_REQUEST: ") && e.contains("t-0 on broker 1"), "{e}");
@@ -371,7 +380,7 @@ fn sn37_the_brokers_words_or_what_the_code_means() {
 #[test]
 fn sn41_a_producer_id_is_asked_for_again_after_the_backoff() {
     let mut b = Bench::new(&[]);
-    b.servers.core.refuse_producer_ids(&[E::COORDINATOR_LOAD_IN_PROGRESS, E::NOT_COORDINATOR]);
+    b.servers.core.set_producer_id_errors(&[E::COORDINATOR_LOAD_IN_PROGRESS, E::NOT_COORDINATOR]);
     let d = b.send(0, "a");
     b.end(&d).unwrap();
     let first = b.came()[0];
@@ -393,7 +402,7 @@ fn sn43_lr2_without_acks_a_record_is_over_when_it_is_out() {
 fn sn25_every_way_to_send_says_why_the_producer_ended() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::PRODUCER_FENCED))]);
+    b.script(&[Some(FailBeforeAppend(E::PRODUCER_FENCED))]);
     let d = b.send(0, "b");
     assert!(b.end(&d).unwrap_err().is_fatal());
     let producer = b.producer.clone();

@@ -13,7 +13,7 @@ use ottla::{
     BatchReport, Delivery, ErrorKind, Partitioner, Partitions, Producer, PurgeScope, Record,
     RecordStatus,
 };
-use ottla_broker::Fault::Refuse;
+use ottla_broker::ProduceFault::FailBeforeAppend;
 use ottla_protocol::ErrorCode as E;
 
 use crate::bench::Bench;
@@ -215,7 +215,7 @@ fn a_pool_that_is_full_can_still_split() {
     ]);
     b.topic("wide", 4);
     b.arrives_at("wide", 0, "warm");
-    b.script(&[Some(Refuse(E::MESSAGE_TOO_LARGE)); 4]);
+    b.script(&[Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE)); 4]);
     let values: Vec<String> = (0..24).map(|i| format!("{i:02}").repeat(70)).collect();
     let sent: Vec<_> =
         values.iter().enumerate().map(|(i, v)| b.send_to("wide", i as i32 % 4, v)).collect();
@@ -231,7 +231,7 @@ fn a_pool_that_is_full_can_still_split() {
 fn ra13_a_flush_waits_for_the_parts_of_what_was_split() {
     let mut b = Bench::new(&[("batch.size", "4000"), ("linger.ms", "60000")]);
     b.arrives_after_flush("warm");
-    b.script(&[Some(Refuse(E::MESSAGE_TOO_LARGE))]);
+    b.script(&[Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE))]);
     let sent: Vec<_> = (0..4).map(|i| b.send(0, &format!("{i}").repeat(300))).collect();
     b.flush();
     assert!(sent.iter().all(|d| d.try_result().unwrap().is_ok()));
@@ -405,7 +405,7 @@ fn a_failure_tells_where_the_time_went() {
         ("retry.backoff.max.ms", "50"),
     ]);
     b.arrives(0, "warm");
-    b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS)); 40]);
+    b.script(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS)); 40]);
     let d = b.send(0, "v");
     let e = b.end(&d).unwrap_err();
     let j = e.timings().expect("it was accepted");
@@ -422,7 +422,10 @@ fn a_failure_tells_where_the_time_went() {
 fn metrics_of_the_accumulator_and_the_sender_have_kafkas_names() {
     let mut b = Bench::new(&[("linger.ms", "5"), ("batch.size", "4000"), ("retries", "10")]);
     b.arrives(0, "warm");
-    b.script(&[Some(Refuse(E::NOT_LEADER_OR_FOLLOWER)), Some(Refuse(E::MESSAGE_TOO_LARGE))]);
+    b.script(&[
+        Some(FailBeforeAppend(E::NOT_LEADER_OR_FOLLOWER)),
+        Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE)),
+    ]);
     let sent: Vec<_> = (0..10).map(|_| b.send(0, &"v".repeat(100))).collect();
     for d in &sent {
         b.end(d).unwrap();

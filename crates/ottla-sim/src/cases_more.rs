@@ -2,7 +2,7 @@
 //! acceptance cases: the whole producer against the broker's core, step by step in virtual time.
 
 use ottla::{Error, ErrorKind, RecordStatus};
-use ottla_broker::Fault::{AppendedBut, Refuse};
+use ottla_broker::ProduceFault::{FailAfterAppend, FailBeforeAppend};
 use ottla_protocol::ErrorCode as E;
 
 use crate::bench::Bench;
@@ -16,7 +16,7 @@ fn code(e: &Error) -> i16 {
 #[test]
 fn f1_7_a_batch_that_may_be_written_is_not_split() {
     let mut b = Bench::new(&[("batch.size", "4000"), ("linger.ms", "5")]);
-    b.script(&[None, Some(Refuse(E::MESSAGE_TOO_LARGE))]);
+    b.script(&[None, Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE))]);
     let sent: Vec<_> = ["a", "b"].iter().map(|v| b.send(0, v)).collect();
     b.lose_answer();
     for d in &sent {
@@ -29,10 +29,10 @@ fn f1_7_a_batch_that_may_be_written_is_not_split() {
 #[test]
 fn lr5_a_corrupt_batch_is_sent_twice_and_a_storage_error_again() {
     let mut b = Bench::new(&[]);
-    b.script(&[Some(Refuse(E::CORRUPT_MESSAGE))]);
+    b.script(&[Some(FailBeforeAppend(E::CORRUPT_MESSAGE))]);
     b.arrives(0, "a");
     assert_eq!(b.came().len(), 2);
-    b.script(&[Some(AppendedBut(E::KAFKA_STORAGE_ERROR))]);
+    b.script(&[Some(FailAfterAppend(E::KAFKA_STORAGE_ERROR))]);
     b.arrives(0, "b");
     assert_eq!((b.values(0).concat(), b.came().len()), ("ab".to_owned(), 4));
 }
@@ -41,7 +41,7 @@ fn lr5_a_corrupt_batch_is_sent_twice_and_a_storage_error_again() {
 fn lr6_ra8_the_gaps_between_attempts_follow_the_backoff() {
     let mut b = Bench::new(&[("retry.backoff.ms", "100"), ("retry.backoff.max.ms", "1000")]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS)); 7]);
+    b.script(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS)); 7]);
     let before = b.came().len();
     b.arrives(0, "b");
     let came = b.came()[before..].to_vec();
@@ -62,7 +62,7 @@ fn lr7_lr9_whatever_was_lost_after_it_was_written_arrives_once_and_in_order() {
         let sent: Vec<_> = ["b", "c", "d", "e", "f"].iter().map(|v| b.send(0, v)).collect();
         let rest = vec![None; lost];
         b.script(&rest);
-        b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS))]);
+        b.script(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS))]);
         b.until(|b| b.came().len() > lost);
         b.lose_connections();
         b.hold_answers(false);
@@ -80,10 +80,10 @@ fn lr11_a_topic_made_anew_is_followed_and_what_may_be_in_the_old_one_is_not_sent
     let d = b.send(0, "b");
     b.lose_answer();
     let time = crate::servers::now(&b.machine);
-    let old = b.servers.core.topic("t").unwrap().0;
+    let old = b.servers.core.describe_topic("t").unwrap().0;
     b.servers.core.delete_topic("t").unwrap();
     b.servers.core.create_topic("t", 2, time).unwrap();
-    let new = b.servers.core.topic("t").unwrap().0;
+    let new = b.servers.core.describe_topic("t").unwrap().0;
     let e = b.end(&d).unwrap_err();
     let said = e.to_string();
     assert!(said.contains(&old.to_string()) && said.contains(&new.to_string()), "{said}");
@@ -110,20 +110,20 @@ fn fg5_lr5_connections_that_end_after_any_byte_cost_time_alone() {
 fn f2_a_new_order_does_not_shorten_the_backoff() {
     let mut b = Bench::new(&[("retry.backoff.ms", "100"), ("retry.backoff.max.ms", "1000")]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::INVALID_PRODUCER_EPOCH)); 3]);
+    b.script(&[Some(FailBeforeAppend(E::INVALID_PRODUCER_EPOCH)); 3]);
     let before = b.came().len();
     b.arrives(0, "b");
     let came = b.came()[before..].to_vec();
     for (pair, least) in came.windows(2).zip([80.0, 160.0, 320.0]) {
         assert!(pair[1] - pair[0] >= least, "{came:?}");
     }
-    assert_eq!(b.servers.core.producer_ids_given(), 4, "a new id each time");
+    assert_eq!(b.servers.core.producer_ids_issued(), 4, "a new id each time");
     // The next break bumps the epoch of the id it has.
-    b.script(&[Some(Refuse(E::INVALID_RECORD))]);
+    b.script(&[Some(FailBeforeAppend(E::INVALID_RECORD))]);
     let lost = b.send(0, "c");
     assert!(b.end(&lost).is_err());
     b.arrives(0, "d");
-    assert_eq!(b.servers.core.producer_ids_given(), 4);
+    assert_eq!(b.servers.core.producer_ids_issued(), 4);
     assert_eq!(b.sequences(0).last(), Some(&(1, 0)));
 }
 
@@ -159,7 +159,7 @@ fn ra4_batches_share_a_request_up_to_its_exact_size() {
 fn lr8_what_was_appended_to_too_few_is_delivered_all_the_same() {
     let mut b = Bench::new(&[]);
     b.arrives(0, "a");
-    b.script(&[Some(AppendedBut(E::NOT_ENOUGH_REPLICAS_AFTER_APPEND))]);
+    b.script(&[Some(FailAfterAppend(E::NOT_ENOUGH_REPLICAS_AFTER_APPEND))]);
     let (first, second) = (b.send(0, "b"), b.send(0, "c"));
     assert_eq!(b.end(&first).unwrap().offset(), Some(1), "the broker knows it by its sequence");
     assert_eq!(b.end(&second).unwrap().offset(), Some(2));
@@ -209,7 +209,7 @@ fn lr15_records_wait_for_brokers_that_are_away() {
 fn f1_3_f1_5_sn10_behind_a_retry_nothing_new_gets_a_sequence() {
     let mut b = Bench::new(&[("retry.backoff.ms", "1000")]);
     b.arrives(0, "a");
-    b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS))]);
+    b.script(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS))]);
     let first = b.send(0, "b");
     let came = b.came().len();
     b.until(|b| b.came().len() > came);

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ottla_broker::Fault::Refuse;
+use ottla_broker::ProduceFault::FailBeforeAppend;
 use ottla_protocol::ErrorCode as E;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -17,7 +17,7 @@ use crate::bench::Bench;
 fn sn42_a_leader_that_moved_is_followed_at_once_by_what_the_old_one_says() {
     let mut b = Bench::of(2, &[("retry.backoff.ms", "1000")]);
     b.arrives(0, "a");
-    let leader = b.servers.core.state_of("t", 0).unwrap().0;
+    let leader = b.servers.core.describe_partition("t", 0).unwrap().0;
     let time = crate::servers::now(&b.machine);
     assert!(b.servers.core.move_leader("t", 0, 3 - leader, (true, false), time));
     let at = b.machine.now();
@@ -25,7 +25,7 @@ fn sn42_a_leader_that_moved_is_followed_at_once_by_what_the_old_one_says() {
     let took = b.machine.now().since(at);
     assert!(took < Duration::from_millis(500), "without a backoff: {took:?}");
     // Without a hint the backoff holds.
-    b.script(&[Some(Refuse(E::NOT_LEADER_OR_FOLLOWER))]);
+    b.script(&[Some(FailBeforeAppend(E::NOT_LEADER_OR_FOLLOWER))]);
     let at = b.machine.now();
     b.arrives(0, "c");
     let took = b.machine.now().since(at);
@@ -107,18 +107,18 @@ fn events_have_the_names_and_fields_of_their_page_and_are_at_most_one_a_second()
         let mut b =
             Bench::of(2, &[("delivery.timeout.ms", "3000"), ("request.timeout.ms", "1000")]);
         b.arrives(0, "a");
-        let leader = b.servers.core.state_of("t", 0).unwrap().0;
+        let leader = b.servers.core.describe_partition("t", 0).unwrap().0;
         let time = crate::servers::now(&b.machine);
         b.servers.core.move_leader("t", 0, 3 - leader, (true, false), time);
         b.arrives(0, "b");
-        b.servers.core.set_throttle(3 - leader, 10);
+        b.servers.core.set_produce_throttle(3 - leader, 10);
         b.arrives(0, "c");
         b.lose_connections();
         b.arrives(0, "d");
-        b.script(&[Some(Refuse(E::NOT_ENOUGH_REPLICAS)); 100]);
+        b.script(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS)); 100]);
         let late = b.send(0, "e");
         assert!(b.end(&late).is_err());
-        b.servers.core.clear_fault();
+        b.servers.core.clear_fault_injector();
         b.pass(1000);
         b.arrives(0, "f");
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ottla::sim::{Faults, SimMachine, SimSender, build};
 use ottla::{BatchReport, Producer, Record, Topic};
-use ottla_broker::{Config, Core};
+use ottla_broker::{BrokerConfig, Core};
 
 use crate::scenario::Scenario;
 use crate::servers::{Servers, address, now};
@@ -23,8 +23,9 @@ struct Counted {
 impl Counted {
     fn new(partitions: i32, batch_size: &str) -> Result<Counted, String> {
         let machine = SimMachine::new(1, Faults::NONE);
-        let mut core = Core::new(Config::default(), now(&machine)).map_err(|e| e.to_string())?;
-        core.set_address(1, &address(1).ip().to_string(), 9092);
+        let mut core =
+            Core::new(BrokerConfig::default(), now(&machine)).map_err(|e| e.to_string())?;
+        core.set_advertised_address(1, &address(1).ip().to_string(), 9092);
         machine.listen(address(1));
         for (topic, count) in topics(partitions) {
             let made = core.create_topic(&topic, count, now(&machine));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ottla::sim::Tick;
 use ottla::{ErrorKind, RecordStatus};
-use ottla_broker::{Batch, Core, Journaled};
+use ottla_broker::{AppendedBatch, Core, LogBatch};
 use ottla_protocol::record::Batches;
 
 use crate::callers::headers;
@@ -18,8 +18,8 @@ type Place = (String, [u8; 16], i32);
 /// Logs as they stood at the end, or when their topic was deleted, and everything any leader ever appended.
 #[derive(Default)]
 pub(crate) struct Logs {
-    kept: BTreeMap<Place, Vec<Batch>>,
-    journal: Vec<Journaled>,
+    kept: BTreeMap<Place, Vec<LogBatch>>,
+    journal: Vec<AppendedBatch>,
 }
 
 /// A record in a log.
@@ -42,14 +42,14 @@ pub(crate) struct Read {
 impl Logs {
     /// Keeps a topic's logs as they are now.
     pub(crate) fn keep(&mut self, core: &Core, topic: &str) {
-        let Some((id, count)) = core.topic(topic) else { return };
+        let Some((id, count)) = core.describe_topic(topic) else { return };
         for p in 0..count {
             let batches = core.batches(topic, p).unwrap_or_default();
             self.kept.insert((topic.to_owned(), id.0, p), batches);
         }
     }
 
-    pub(crate) fn journal(&mut self, journal: Vec<Journaled>) {
+    pub(crate) fn journal(&mut self, journal: Vec<AppendedBatch>) {
         self.journal = journal;
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ottla::sim::{ClientInput, SimMachine};
-use ottla_broker::{Core, Fault, Local, Now, Reply};
+use ottla_broker::{ClockReading, Core, HandleResult, LocalAddress, ProduceFault};
 use ottla_protocol::header::RequestHeader;
 use ottla_protocol::wire::TestRng;
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
@@ -27,9 +27,9 @@ fn node_of(at: SocketAddr) -> i32 {
 }
 
 /// The time as brokers have it: their calendar does not jump with the client's.
-pub(crate) fn now(machine: &SimMachine) -> Now {
+pub(crate) fn now(machine: &SimMachine) -> ClockReading {
     let mono_ms = machine.now().0 / 1_000_000;
-    Now { mono_ms, wall_ms: 1_700_000_000_000 + mono_ms as i64 }
+    ClockReading { mono_ms, wall_ms: 1_700_000_000_000 + mono_ms as i64 }
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Servers {
     /// No more faults of its own.
     pub(crate) fn heal(&mut self) {
         (self.late, self.stale) = ((0, 0), 0);
-        self.core.clear_fault();
+        self.core.clear_fault_injector();
     }
 
     pub(crate) fn count(&mut self, what: &'static str) {
@@ -89,7 +89,7 @@ impl Servers {
         conns.retain(|_, c| {
             let stays = c.node != node;
             if let Some(ticket) = c.waiting.filter(|_| !stays) {
-                core.abandon(ticket);
+                core.cancel_produce(ticket);
             }
             stays
         });
@@ -101,7 +101,7 @@ impl Servers {
             match what {
                 ClientInput::Closed => {
                     if let Some(ticket) = self.conns.remove(&conn).and_then(|c| c.waiting) {
-                        self.core.abandon(ticket);
+                        self.core.cancel_produce(ticket);
                     }
                 }
                 ClientInput::Bytes(bytes) => {
@@ -121,13 +121,13 @@ impl Servers {
             }
         }
         let time = now(machine);
-        if self.core.next_due().is_some_and(|at| at <= time.mono_ms) {
+        if self.core.next_deadline().is_some_and(|at| at <= time.mono_ms) {
             self.core.tick(time);
         }
         let waiting: Vec<(u64, u64)> =
             self.conns.iter().filter_map(|(id, c)| Some((*id, c.waiting?))).collect();
         for (conn, ticket) in waiting {
-            let Some(reply) = self.core.later(ticket, time) else { continue };
+            let Some(reply) = self.core.try_complete_produce(ticket, time) else { continue };
             if let Some(c) = self.conns.get_mut(&conn) {
                 c.waiting = None;
             }
@@ -160,10 +160,10 @@ impl Servers {
                 continue;
             }
             let at = address(node);
-            let local = Local { host: at.ip().to_string(), port: at.port() };
+            let local = LocalAddress { host: at.ip().to_string(), port: at.port() };
             let frame = Bytes::from(frame);
-            let reply = self.core.handle_at(node, &frame, &local, time.mono_ms, time);
-            if let Reply::Frame(out) = &reply {
+            let reply = self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
+            if let HandleResult::SendResponse(out) = &reply {
                 self.remember(node, &frame, out);
             }
             if !self.reply(conn, reply, machine) {
@@ -173,9 +173,9 @@ impl Servers {
     }
 
     /// False if the connection takes no further request for now.
-    fn reply(&mut self, conn: u64, reply: Reply, machine: &SimMachine) -> bool {
+    fn reply(&mut self, conn: u64, reply: HandleResult, machine: &SimMachine) -> bool {
         match reply {
-            Reply::Frame(out) => {
+            HandleResult::SendResponse(out) => {
                 let (one_in, most) = self.late;
                 let mut late = Duration::ZERO;
                 if one_in > 0 && self.g.next_below(one_in) == 0 {
@@ -185,14 +185,14 @@ impl Servers {
                 trace(machine, || format!("connection {conn}: answered, {late:?} late"));
                 machine.send_to_client(conn, out, late);
             }
-            Reply::Silence | Reply::Wait(_) => {}
-            Reply::Later(ticket, _) => {
+            HandleResult::NoResponse | HandleResult::DelayedFetch(_) => {}
+            HandleResult::DelayedProduce(ticket, _) => {
                 if let Some(c) = self.conns.get_mut(&conn) {
                     c.waiting = Some(ticket);
                 }
                 return false;
             }
-            Reply::Close(why) => {
+            HandleResult::CloseConnection(why) => {
                 trace(machine, || format!("connection {conn}: hung up on: {why}"));
                 if let Some(c) = self.conns.get_mut(&conn) {
                     c.hung_up = true;
@@ -263,18 +263,18 @@ fn describe(node: i32, conn: u64, frame: &[u8]) -> String {
 
 /// A fault on one partition of a request. What would be a lie about sequences is not among them: a broker that says
 /// OUT_OF_ORDER has them out of order.
-pub(crate) fn fault(g: &mut TestRng, fatal: bool, already: bool) -> Fault {
+pub(crate) fn fault(g: &mut TestRng, fatal: bool, already: bool) -> ProduceFault {
     const REFUSALS: [i16; 22] =
         [2, 3, 5, 6, 7, 9, 10, 14, 19, 56, 59, 72, 74, 75, 89, 100, 103, -1, 29, 43, 47, 4321];
     const APPENDED: [i16; 8] = [7, 20, 56, -1, 4321, 3, 6, 46];
     const FATAL: [i16; 3] = [31, 35, 90];
     if fatal && g.next_below(6) == 0 {
-        return Fault::Refuse(ErrorCode(FATAL[g.next_below(3) as usize]));
+        return ProduceFault::FailBeforeAppend(ErrorCode(FATAL[g.next_below(3) as usize]));
     }
     if g.next_below(3) == 0 {
-        return Fault::AppendedBut(ErrorCode(
+        return ProduceFault::FailAfterAppend(ErrorCode(
             APPENDED[g.next_below(if already { 8 } else { 7 }) as usize],
         ));
     }
-    Fault::Refuse(ErrorCode(REFUSALS[g.next_below(22) as usize]))
+    ProduceFault::FailBeforeAppend(ErrorCode(REFUSALS[g.next_below(22) as usize]))
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ottla::sim::{ClientInput, Faults, SimMachine, Tick, build, memory_balance};
 use ottla::{Producer, Record};
-use ottla_broker::{Config, Core, Local, Now, Reply};
+use ottla_broker::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
 
 use crate::executor::Executor;
 use crate::servers::{address, now};
@@ -101,8 +101,8 @@ impl Broker<'_> {
     }
 
     fn frames(&mut self, conn: u64, machine: &SimMachine) {
-        let (at, time): (SocketAddr, Now) = (address(1), now(machine));
-        let local = Local { host: at.ip().to_string(), port: at.port() };
+        let (at, time): (SocketAddr, ClockReading) = (address(1), now(machine));
+        let local = LocalAddress { host: at.ip().to_string(), port: at.port() };
         while let Some(held) = self.buffers.get_mut(&conn) {
             let Some(size) = held.first_chunk::<4>().map(|b| i32::from_be_bytes(*b)) else {
                 return;
@@ -113,7 +113,7 @@ impl Broker<'_> {
             }
             let frame: Vec<u8> = held.drain(..4 + size as usize).skip(4).collect();
             let reply = self.core.handle(&Bytes::from(frame), &local, time.mono_ms, time);
-            let Reply::Frame(out) = reply else { continue };
+            let HandleResult::SendResponse(out) = reply else { continue };
             let (out, late, ends) = self.script.change(out);
             machine.send_to_client(conn, out, late);
             if ends {
@@ -142,7 +142,7 @@ pub fn stream(input: &[u8]) {
     let machine =
         SimMachine::new(1, Faults { max_delay_ns: 100_000, max_io_bytes: split, ..Faults::NONE });
     machine.listen(address(1));
-    let mut config = Config::default();
+    let mut config = BrokerConfig::default();
     config.default_partitions = 2;
     let core = Core::new(config, now(&machine)).expect("a core in memory");
     let mut broker = Broker { core, script, buffers: BTreeMap::new() };

@@ -260,11 +260,11 @@ impl<'s> World<'s> {
                 if keep { "leader moved" } else { "leader moved, tail lost" }
             }
             Kind::Pause(node) => {
-                core.pause_node(node, true, time);
+                core.set_replication_paused(node, true, time);
                 "follower paused"
             }
             Kind::Resume(node) => {
-                core.pause_node(node, false, time);
+                core.set_replication_paused(node, false, time);
                 "follower resumed"
             }
             Kind::Hole(node) => {
@@ -313,16 +313,16 @@ impl<'s> World<'s> {
                 "topic deleted"
             }
             Kind::Widen(topic, to) => {
-                let _ = core.widen_topic(&self.s.topic(topic), to as i32, time);
+                let _ = core.create_partitions(&self.s.topic(topic), to as i32, time);
                 "topic widened"
             }
             Kind::Limit(topic, bytes) => {
                 let limit = ("max.message.bytes", bytes.to_string());
-                let _ = core.set_topic(&self.s.topic(topic), limit.0, &limit.1);
+                let _ = core.set_topic_config(&self.s.topic(topic), limit.0, &limit.1);
                 "largest batch changed"
             }
             Kind::Throttle(node, wait) => {
-                core.set_throttle(node, wait);
+                core.set_produce_throttle(node, wait);
                 "throttle set"
             }
             Kind::NoNames => {
@@ -355,24 +355,24 @@ impl<'s> World<'s> {
         self.machine.set_faults(Faults::NONE);
         self.servers.heal();
         self.machine.jump_wall_clock(-std::mem::take(&mut self.calendar));
-        self.servers.core.set_lag(None::<fn(i32) -> u64>);
+        self.servers.core.set_fetch_delay(None::<fn(i32) -> u64>);
         self.machine.set_host("kafka", vec![address(1)]);
         for node in 1..=self.s.nodes as i32 {
             let time = now(&self.machine);
             let core = &mut self.servers.core;
-            core.set_throttle(node, 0);
-            core.pause_node(node, false, time);
+            core.set_produce_throttle(node, 0);
+            core.set_replication_paused(node, false, time);
             core.start_node(node, time);
             self.machine.stop_listening(address(node));
             self.machine.listen(address(node));
             self.machine.set_link(address(node), Link::default());
         }
         for topic in 0..self.s.topics {
-            if self.servers.core.topic(&self.s.topic(topic)).is_none() {
+            if self.servers.core.describe_topic(&self.s.topic(topic)).is_none() {
                 self.create(topic, self.s.partitions);
             }
             let (name, max) = (self.s.topic(topic), self.s.message_max.to_string());
-            let _ = self.servers.core.set_topic(&name, "max.message.bytes", &max);
+            let _ = self.servers.core.set_topic_config(&name, "max.message.bytes", &max);
         }
     }
 
@@ -424,7 +424,7 @@ impl<'s> World<'s> {
     fn partitions(&self) -> Vec<(String, i32)> {
         let mut partitions = Vec::new();
         for topic in (0..self.s.topics).map(|t| self.s.topic(t)) {
-            let count = self.servers.core.topic(&topic).map_or(0, |t| t.1);
+            let count = self.servers.core.describe_topic(&topic).map_or(0, |t| t.1);
             partitions.extend((0..count).map(|p| (topic.clone(), p)));
         }
         partitions
@@ -464,7 +464,7 @@ impl<'s> World<'s> {
             return self.round(now);
         }
         let sender = self.until;
-        let servers = self.servers.core.next_due().map(|at| Tick(at * 1_000_000));
+        let servers = self.servers.core.next_deadline().map(|at| Tick(at * 1_000_000));
         let events = [self.machine.next_event(), self.executor.timers.next(), servers];
         let next = events.into_iter().flatten().chain([sender, limit]).min().unwrap_or(limit);
         if next == Tick::NEVER {
@@ -511,7 +511,7 @@ impl<'s> World<'s> {
         for topic in 0..self.s.topics {
             self.logs.keep(&self.servers.core, &self.s.topic(topic));
         }
-        self.logs.journal(self.servers.core.journal());
+        self.logs.journal(self.servers.core.take_append_history());
         let mut history = std::mem::take(&mut *self.shared.history.borrow_mut());
         let mut told = self.shared.callbacks.lock().unwrap_or_else(PoisonError::into_inner);
         for (token, told) in told.drain(..) {
@@ -530,10 +530,10 @@ impl<'s> World<'s> {
             slept: &self.slept,
             partitions: (0..self.s.topics)
                 .map(|t| self.s.topic(t))
-                .filter_map(|t| Some((t.clone(), self.servers.core.topic(&t)?.1)))
+                .filter_map(|t| Some((t.clone(), self.servers.core.describe_topic(&t)?.1)))
                 .collect(),
             healed_at: self.healed_at,
-            ids_given: self.servers.core.producer_ids_given(),
+            ids_given: self.servers.core.producer_ids_issued(),
         };
         let fingerprint = judge(&case)?;
         let ok = |e: &crate::Ended| e.result.is_ok();

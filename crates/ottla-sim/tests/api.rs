@@ -13,17 +13,19 @@ use ottla::{
     Interceptor, MutableRecord, NullableSerializer, Producer, ProducerBuilder, Record,
     RecordMetadata,
 };
-use ottla_broker::{EmbeddedBroker, Fault};
+use ottla_broker::{EmbeddedBroker, ProduceFault};
 use ottla_protocol::ErrorCode;
 
 const WAIT: Duration = Duration::from_secs(20);
 
 fn broker() -> EmbeddedBroker {
-    EmbeddedBroker::builder().topic("t", 3).auto_create(false).start().unwrap()
+    EmbeddedBroker::builder().topic("t", 3).auto_create_topics(false).start().unwrap()
 }
 
 fn to(broker: &EmbeddedBroker) -> ProducerBuilder {
-    Producer::builder().bootstrap_servers(&broker.bootstrap()).max_block(Duration::from_secs(5))
+    Producer::builder()
+        .bootstrap_servers(&broker.bootstrap_servers())
+        .max_block(Duration::from_secs(5))
 }
 
 struct Unpark(Thread);
@@ -220,11 +222,11 @@ fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
     let broker = broker();
     let mut n = 0;
     broker.with_core(|core, _| {
-        core.set_fault(move |_, _| {
+        core.set_fault_injector(move |_, _| {
             n += 1;
             match n % 7 {
-                3 => Some(Fault::Refuse(ErrorCode::NOT_LEADER_OR_FOLLOWER)),
-                5 => Some(Fault::AppendedBut(ErrorCode::REQUEST_TIMED_OUT)),
+                3 => Some(ProduceFault::FailBeforeAppend(ErrorCode::NOT_LEADER_OR_FOLLOWER)),
+                5 => Some(ProduceFault::FailAfterAppend(ErrorCode::REQUEST_TIMED_OUT)),
                 _ => None,
             }
         });
@@ -236,7 +238,7 @@ fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
         sent.push(producer.send(Record::to("t").value(&i.to_string())).unwrap());
         if i % 300 == 150 {
             producer.flush().unwrap();
-            broker.drop_connections();
+            broker.close_connections();
         }
     }
     for delivery in sent {
@@ -258,7 +260,8 @@ fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
 fn lr3_records_at_fault_have_their_own_reason_and_their_mates_another() {
     let broker = broker();
     broker.with_core(|core, now| {
-        core.create_topic_with("compacted", 1, &[("cleanup.policy", "compact")], now).unwrap();
+        core.create_topic_with_configs("compacted", 1, &[("cleanup.policy", "compact")], now)
+            .unwrap();
     });
     let producer = to(&broker).linger(Duration::from_secs(50)).build().unwrap();
     let keyed = producer.send(Record::to("compacted").key("k").value("v")).unwrap();

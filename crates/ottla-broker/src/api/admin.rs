@@ -3,59 +3,59 @@
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::*;
 
-use crate::core::{Core, Now};
-use crate::topics::{PARTITIONS_MAX, SETTINGS, Topic};
+use crate::core::{ClockReading, Core};
+use crate::topics::{MAX_PARTITIONS, TOPIC_CONFIG_DEFAULTS, TopicState};
 
-type Refused = (ErrorCode, String);
+type ApiError = (ErrorCode, String);
 
 /// Where a topic's value comes from: set on the topic, or a default.
-const FROM_TOPIC: i8 = 1;
-const FROM_DEFAULT: i8 = 5;
+const DYNAMIC_TOPIC_CONFIG: i8 = 1;
+const DEFAULT_CONFIG: i8 = 5;
 /// A resource that is a topic.
-const TOPIC: i8 = 2;
+const TOPIC_RESOURCE: i8 = 2;
 
-fn said(result: Result<(), Refused>) -> (i16, Option<String>) {
+fn to_error_fields(result: Result<(), ApiError>) -> (i16, Option<String>) {
     match result {
         Ok(()) => (0, None),
         Err((code, message)) => (code.0, Some(message)),
     }
 }
 
-pub(crate) fn create_topics(
+pub(crate) fn handle_create_topics(
     core: &mut Core,
     request: CreateTopicsRequest,
-    now: Now,
+    now: ClockReading,
 ) -> CreateTopicsResponse {
     let topics = request.topics.into_iter().map(|t| {
         let name = t.name.clone();
-        let made = create(core, t, now, request.validate_only);
-        let (error_code, error_message) = said(made);
+        let made = create_topic(core, t, now, request.validate_only);
+        let (error_code, error_message) = to_error_fields(made);
         let mut result = CreatableTopicResult {
             name: name.clone(),
             error_code,
             error_message,
             ..Default::default()
         };
-        if let Some(topic) = core.topics.all.get(&name).filter(|_| error_code == 0) {
+        if let Some(topic) = core.topics.by_name.get(&name).filter(|_| error_code == 0) {
             result.topic_id = topic.id;
             result.num_partitions = topic.partitions.len() as i32;
-            result.replication_factor = topic.replication() as i16;
-            result.configs = Some(settings(topic).map(creatable).collect());
+            result.replication_factor = topic.replication_factor() as i16;
+            result.configs = Some(effective_configs(topic).map(to_creatable_config).collect());
         }
         result
     });
     CreateTopicsResponse { topics: topics.collect(), ..Default::default() }
 }
 
-fn create(
+fn create_topic(
     core: &mut Core,
     t: CreatableTopic,
-    now: Now,
+    now: ClockReading,
     validate_only: bool,
-) -> Result<(), Refused> {
+) -> Result<(), ApiError> {
     let nodes = core.nodes.count;
     let replication = match i32::from(t.replication_factor) {
-        -1 => core.config.default_replication.min(nodes),
+        -1 => core.config.default_replication_factor.min(nodes),
         n if (1..=nodes).contains(&n) => n,
         n => {
             let message = format!("replication factor {n}, and there are {nodes} brokers");
@@ -80,29 +80,32 @@ fn create(
     if places.is_empty() {
         let partitions = match t.num_partitions {
             -1 => core.config.default_partitions,
-            n => n.clamp(0, PARTITIONS_MAX + 1),
+            n => n.clamp(0, MAX_PARTITIONS + 1),
         };
-        places = (0..partitions).map(|n| core.topics.spread(n, replication)).collect();
+        places = (0..partitions).map(|n| core.topics.assign_replicas(n, replication)).collect();
     }
     let settings = t.configs.into_iter().filter_map(|c| Some((c.name, c.value?))).collect();
-    let id = core.uuid();
+    let id = core.random_uuid();
     core.topics.create(&t.name, &places, settings, (id, now.wall_ms), validate_only)?;
-    core.without_the_dead(&t.name, now);
+    core.remove_down_replicas(&t.name, now);
     Ok(())
 }
 
-pub(crate) fn delete_topics(core: &mut Core, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
+pub(crate) fn handle_delete_topics(
+    core: &mut Core,
+    request: DeleteTopicsRequest,
+) -> DeleteTopicsResponse {
     let named = request
         .topic_names
         .into_iter()
         .map(|name| DeleteTopicState { name: Some(name), ..Default::default() });
     let all: Vec<DeleteTopicState> = request.topics.into_iter().chain(named).collect();
     let responses = all.into_iter().map(|t| {
-        let by_id = core.topics.by_id(t.topic_id).map(str::to_owned);
+        let by_id = core.topics.topic_name(t.topic_id).map(str::to_owned);
         let name = t.name.or(by_id);
         let topic_id =
-            name.as_ref().and_then(|n| core.topics.all.get(n)).map_or(t.topic_id, |t| t.id);
-        let (error_code, error_message) = said(match &name {
+            name.as_ref().and_then(|n| core.topics.by_name.get(n)).map_or(t.topic_id, |t| t.id);
+        let (error_code, error_message) = to_error_fields(match &name {
             Some(name) => core.topics.delete(name),
             None => Err((ErrorCode::UNKNOWN_TOPIC_ID, "This topic id does not exist.".to_owned())),
         });
@@ -111,15 +114,16 @@ pub(crate) fn delete_topics(core: &mut Core, request: DeleteTopicsRequest) -> De
     DeleteTopicsResponse { responses: responses.collect(), ..Default::default() }
 }
 
-pub(crate) fn create_partitions(
+pub(crate) fn handle_create_partitions(
     core: &mut Core,
     request: CreatePartitionsRequest,
-    now: Now,
+    now: ClockReading,
 ) -> CreatePartitionsResponse {
     let results = request.topics.into_iter().map(|t| {
-        let widened = core.topics.widen(&t.name, t.count, now.wall_ms, request.validate_only);
-        core.without_the_dead(&t.name, now);
-        let (error_code, error_message) = said(widened);
+        let widened =
+            core.topics.create_partitions(&t.name, t.count, now.wall_ms, request.validate_only);
+        core.remove_down_replicas(&t.name, now);
+        let (error_code, error_message) = to_error_fields(widened);
         CreatePartitionsTopicResult {
             name: t.name,
             error_code,
@@ -130,23 +134,25 @@ pub(crate) fn create_partitions(
     CreatePartitionsResponse { results: results.collect(), ..Default::default() }
 }
 
-fn settings(topic: &Topic) -> impl Iterator<Item = (&'static str, String, bool)> + '_ {
-    SETTINGS.iter().map(|(name, default)| match topic.settings.get(*name) {
+fn effective_configs(
+    topic: &TopicState,
+) -> impl Iterator<Item = (&'static str, String, bool)> + '_ {
+    TOPIC_CONFIG_DEFAULTS.iter().map(|(name, default)| match topic.config_overrides.get(*name) {
         Some(value) => (*name, value.clone(), true),
         None => (*name, (*default).to_owned(), false),
     })
 }
 
-fn creatable((name, value, own): (&str, String, bool)) -> CreatableTopicConfigs {
+fn to_creatable_config((name, value, own): (&str, String, bool)) -> CreatableTopicConfigs {
     CreatableTopicConfigs {
         name: name.to_owned(),
         value: Some(value),
-        config_source: if own { FROM_TOPIC } else { FROM_DEFAULT },
+        config_source: if own { DYNAMIC_TOPIC_CONFIG } else { DEFAULT_CONFIG },
         ..Default::default()
     }
 }
 
-pub(crate) fn describe_configs(
+pub(crate) fn handle_describe_configs(
     core: &Core,
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
@@ -160,20 +166,20 @@ pub(crate) fn describe_configs(
             resource_name: r.resource_name.clone(),
             ..Default::default()
         };
-        if r.resource_type != TOPIC {
+        if r.resource_type != TOPIC_RESOURCE {
             return result;
         }
-        match core.topics.all.get(&r.resource_name) {
+        match core.topics.by_name.get(&r.resource_name) {
             None => {
                 result.error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0;
                 result.error_message = Some("This topic does not exist.".to_owned());
             }
             Some(topic) => {
-                result.configs = (settings(topic).filter(|(name, ..)| wanted(name)))
+                result.configs = (effective_configs(topic).filter(|(name, ..)| wanted(name)))
                     .map(|(name, value, own)| DescribeConfigsResourceResult {
                         name: name.to_owned(),
                         value: Some(value),
-                        config_source: if own { FROM_TOPIC } else { FROM_DEFAULT },
+                        config_source: if own { DYNAMIC_TOPIC_CONFIG } else { DEFAULT_CONFIG },
                         ..Default::default()
                     })
                     .collect();

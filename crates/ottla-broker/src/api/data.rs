@@ -4,48 +4,48 @@ use ottla_protocol::messages::*;
 use ottla_protocol::record::BatchView;
 use ottla_protocol::{DecodeError, ErrorCode};
 
-use crate::append::{Appended, Refusal, append};
-use crate::core::{Core, Ctx, Fault, Journaled, Reply};
+use crate::append::{AppendError, LogAppendInfo, append_records_to_leader};
+use crate::core::{AppendedBatch, Core, HandleResult, ProduceFault, RequestContext};
 use crate::log::Log;
 use crate::partition::Partition;
-use crate::purgatory::{Pending, Waiting};
+use crate::purgatory::{DelayedProduce, ProducePartitionStatus};
 
 /// The bound on what is decompressed to look a timestamp up.
-const LOOKUP_MAX: usize = 256 << 20;
+const MAX_LOOKUP_BYTES: usize = 256 << 20;
 
-pub(crate) fn produce(
+pub(crate) fn handle_produce(
     core: &mut Core,
-    ctx: &Ctx<'_>,
+    ctx: &RequestContext<'_>,
     request: ProduceRequest,
-) -> Result<Reply, DecodeError> {
+) -> Result<HandleResult, DecodeError> {
     let version = ctx.header.api_version;
     let mut failed = None;
     let (mut responses, mut waiting, mut node_endpoints) = (Vec::new(), Vec::new(), Vec::new());
     for t in request.topic_data {
         let name = if version >= 13 {
-            core.topics.by_id(t.topic_id).map(str::to_owned)
+            core.topics.topic_name(t.topic_id).map(str::to_owned)
         } else {
             Some(t.name.clone())
         };
         let mut partition_responses = Vec::new();
         for p in t.partition_data {
             let result = match &name {
-                None => Err(refusal(ErrorCode::UNKNOWN_TOPIC_ID)),
+                None => Err(error_from_code(ErrorCode::UNKNOWN_TOPIC_ID)),
                 Some(_) if !(-1..=1).contains(&request.acks) => {
-                    Err(refusal(ErrorCode::INVALID_REQUIRED_ACKS))
+                    Err(error_from_code(ErrorCode::INVALID_REQUIRED_ACKS))
                 }
-                Some(name) => one(core, name, &p, request.acks, ctx),
+                Some(name) => append_partition(core, name, &p, request.acks, ctx),
             };
             if let Err(e) = &result {
                 failed.get_or_insert(e.code);
             }
             if let (Ok(appended), Some(name), -1) = (&result, &name, request.acks) {
                 let place = (responses.len(), partition_responses.len());
-                waiting.extend(to_copy(core, name, p.index, appended, place));
+                waiting.extend(track_replication(core, name, p.index, appended, place));
             }
-            let mut told = answer(p.index, result);
+            let mut told = to_partition_response(p.index, result);
             if let Some(name) = &name {
-                lead_on(core, ctx, name, &mut told, &mut node_endpoints);
+                set_current_leader(core, ctx, name, &mut told, &mut node_endpoints);
             }
             partition_responses.push(told);
         }
@@ -60,32 +60,41 @@ pub(crate) fn produce(
     if request.acks == 0 {
         // Nobody listens: the only way to tell of an error is to hang up.
         return Ok(match failed {
-            Some(code) => Reply::Close(format!("acks=0 and {code}")),
-            None => Reply::Silence,
+            Some(code) => HandleResult::CloseConnection(format!("acks=0 and {code}")),
+            None => HandleResult::NoResponse,
         });
     }
-    let throttle_time_ms = core.nodes.throttle.get(&ctx.node).copied().unwrap_or(0);
+    let throttle_time_ms = core.nodes.produce_throttle_ms.get(&ctx.node).copied().unwrap_or(0);
     let response =
         ProduceResponse { responses, throttle_time_ms, node_endpoints, ..Default::default() };
     if waiting.is_empty() {
-        return Ok(ctx.reply::<ProduceRequest>(&response));
+        return Ok(ctx.send_response::<ProduceRequest>(&response));
     }
     let until_ms = ctx.now.mono_ms + u64::try_from(request.timeout_ms).unwrap_or(0);
     let (node, correlation_id) = (ctx.node, ctx.header.correlation_id);
-    let pending = Pending { node, version, correlation_id, until_ms, response, waiting };
-    let ticket = core.put_aside(pending);
-    Ok(core.later(ticket, ctx.now).unwrap_or(Reply::Later(ticket, until_ms)))
+    let pending = DelayedProduce {
+        node,
+        version,
+        correlation_id,
+        deadline_ms: until_ms,
+        response,
+        pending_partitions: waiting,
+    };
+    let ticket = core.delay_produce(pending);
+    Ok(core
+        .try_complete_produce(ticket, ctx.now)
+        .unwrap_or(HandleResult::DelayedProduce(ticket, until_ms)))
 }
 
 /// Whoever does not lead a partition tells who does, and where (KIP-951).
-fn lead_on(
+fn set_current_leader(
     core: &Core,
-    ctx: &Ctx<'_>,
+    ctx: &RequestContext<'_>,
     name: &str,
     told: &mut PartitionProduceResponse,
     nodes: &mut Vec<ProduceNodeEndpoint>,
 ) {
-    let topic = core.topics.all.get(name);
+    let topic = core.topics.by_name.get(name);
     let index = usize::try_from(told.index).ok();
     let partition = topic.zip(index).and_then(|(t, i)| t.partitions.get(i));
     let moved = told.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.0;
@@ -96,86 +105,90 @@ fn lead_on(
     let (leader_id, leader_epoch) = (p.leader, p.leader_epoch);
     told.current_leader = ProduceLeaderIdAndEpoch { leader_id, leader_epoch, ..Default::default() };
     if nodes.iter().all(|n| n.node_id != leader_id) {
-        let (host, port) = ctx.address(core, leader_id);
+        let (host, port) = ctx.advertised_address(core, leader_id);
         nodes.push(ProduceNodeEndpoint { node_id: leader_id, host, port, ..Default::default() });
     }
 }
 
 /// What has to be copied before `acks=all` is kept.
-fn to_copy(
+fn track_replication(
     core: &Core,
     name: &str,
     index: i32,
-    appended: &Appended,
+    appended: &LogAppendInfo,
     place: (usize, usize),
-) -> Option<Waiting> {
-    let t = core.topics.all.get(name)?;
+) -> Option<ProducePartitionStatus> {
+    let t = core.topics.by_name.get(name)?;
     let p = t.partitions.get(usize::try_from(index).ok()?)?;
-    Some(Waiting {
+    Some(ProducePartitionStatus {
         topic: name.to_owned(),
-        id: t.id,
+        topic_id: t.id,
         partition: index,
-        epoch: p.leader_epoch,
-        end: appended.end,
-        place,
+        leader_epoch: p.leader_epoch,
+        required_offset: appended.end_offset,
+        response_index: place,
     })
 }
 
-fn refusal(code: ErrorCode) -> Refusal {
-    Refusal { code, message: None, records: Vec::new(), base_offset: -1 }
+fn error_from_code(code: ErrorCode) -> AppendError {
+    AppendError { code, message: None, record_errors: Vec::new(), base_offset: -1 }
 }
 
-fn one(
+fn append_partition(
     core: &mut Core,
     name: &str,
     p: &PartitionProduceData,
     acks: i16,
-    ctx: &Ctx<'_>,
-) -> Result<Appended, Refusal> {
-    core.led_by(ctx.node, name, p.index).map_err(refusal)?;
-    let fault = core.fault(name, p.index);
-    if let Some(Fault::Refuse(code)) = fault {
-        return Err(refusal(code));
+    ctx: &RequestContext<'_>,
+) -> Result<LogAppendInfo, AppendError> {
+    core.leader_partition(ctx.node, name, p.index).map_err(error_from_code)?;
+    let fault = core.next_fault(name, p.index);
+    if let Some(ProduceFault::FailBeforeAppend(code)) = fault {
+        return Err(error_from_code(code));
     }
     let Core { topics, nodes, .. } = core;
-    let topic = topics.all.get_mut(name);
-    let topic = topic.ok_or_else(|| refusal(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
-    let (config, replication) = (topic.config.clone(), topic.replication());
+    let topic = topics.by_name.get_mut(name);
+    let topic = topic.ok_or_else(|| error_from_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
+    let (config, replication) = (topic.config.clone(), topic.replication_factor());
     let partition = &mut topic.partitions[p.index as usize];
     // As Kafka has it: a topic cannot ask for more than it has.
-    if acks == -1 && (partition.isr.len() as i32) < config.min_insync.min(replication) {
-        return Err(refusal(ErrorCode::NOT_ENOUGH_REPLICAS));
+    if acks == -1 && (partition.isr.len() as i32) < config.min_insync_replicas.min(replication) {
+        return Err(error_from_code(ErrorCode::NOT_ENOUGH_REPLICAS));
     }
     let records = p.records.as_deref().unwrap_or_default();
-    let appended = append(partition, &config, records, ctx.header.api_version, ctx.now)?;
+    let appended =
+        append_records_to_leader(partition, &config, records, ctx.header.api_version, ctx.now)?;
     if let Err(e) = nodes.replicate(partition, ctx.now) {
         tracing::error!(partition = partition.name(), "a replica failed: {e}");
     }
-    if let (Some(journal), true) = (&mut core.journal, appended.fresh) {
+    if let (Some(journal), true) = (&mut core.append_history, appended.newly_appended) {
         let records = bytes::Bytes::copy_from_slice(records);
         let (topic, base_offset) = (name.to_owned(), appended.base_offset);
-        journal.push(Journaled { topic, partition: p.index, base_offset, records });
+        journal.push(AppendedBatch { topic, partition: p.index, base_offset, records });
     }
     match fault {
         // A leader that steps down after appending gives the offset (CASES B6).
-        Some(Fault::AppendedBut(code)) => {
+        Some(ProduceFault::FailAfterAppend(code)) => {
             let told = matches!(
                 code,
                 ErrorCode::NOT_LEADER_OR_FOLLOWER | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
             );
             let base_offset = if told { appended.base_offset } else { -1 };
-            Err(Refusal { base_offset, ..refusal(code) })
+            Err(AppendError { base_offset, ..error_from_code(code) })
         }
         _ => Ok(appended),
     }
 }
 
-fn answer(index: i32, result: Result<Appended, Refusal>) -> PartitionProduceResponse {
+fn to_partition_response(
+    index: i32,
+    result: Result<LogAppendInfo, AppendError>,
+) -> PartitionProduceResponse {
     match result {
         Ok(a) => PartitionProduceResponse {
             index,
             base_offset: a.base_offset,
-            log_append_time_ms: a.append_time.unwrap_or(-1),
+            log_append_time_ms: a.log_append_time.unwrap_or(-1),
             log_start_offset: 0,
             ..Default::default()
         },
@@ -186,7 +199,7 @@ fn answer(index: i32, result: Result<Appended, Refusal>) -> PartitionProduceResp
             // Brokers that said UNKNOWN_PRODUCER_ID told where the log starts, for the client to judge by.
             log_start_offset: if e.code == ErrorCode::UNKNOWN_PRODUCER_ID { 0 } else { -1 },
             error_message: e.message,
-            record_errors: (e.records.into_iter())
+            record_errors: (e.record_errors.into_iter())
                 .map(|(batch_index, message)| BatchIndexAndErrorMessage {
                     batch_index,
                     batch_index_error_message: Some(message),
@@ -199,27 +212,31 @@ fn answer(index: i32, result: Result<Appended, Refusal>) -> PartitionProduceResp
 }
 
 /// Fetch: whole batches, or a wait until there are enough.
-pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply {
+pub(crate) fn handle_fetch(
+    core: &Core,
+    ctx: &RequestContext<'_>,
+    request: FetchRequest,
+) -> HandleResult {
     let version = ctx.header.api_version;
     if request.session_id != 0 {
         let error_code = ErrorCode::FETCH_SESSION_ID_NOT_FOUND.0;
-        return ctx.reply::<FetchRequest>(&FetchResponse { error_code, ..Default::default() });
+        return ctx
+            .send_response::<FetchRequest>(&FetchResponse { error_code, ..Default::default() });
     }
     let max = usize::try_from(request.max_bytes).unwrap_or(0);
     let (mut sum, mut failed, mut responses) = (0usize, false, Vec::new());
     for t in request.topics {
         let name =
-            if version >= 13 { core.topics.by_id(t.topic_id) } else { Some(t.topic.as_str()) };
+            if version >= 13 { core.topics.topic_name(t.topic_id) } else { Some(t.topic.as_str()) };
         let mut partitions = Vec::new();
         for p in &t.partitions {
-            let data = match name.map(|n| core.led_by(ctx.node, n, p.partition)) {
+            let data = match name.map(|n| core.leader_partition(ctx.node, n, p.partition)) {
                 None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
-                Some(found) => {
-                    found.and_then(|found| read(found, p, max.saturating_sub(sum), sum == 0))
-                }
+                Some(found) => found
+                    .and_then(|found| read_partition(found, p, max.saturating_sub(sum), sum == 0)),
             };
             failed |= data.is_err();
-            partitions.push(fetched(p.partition, data));
+            partitions.push(to_partition_data(p.partition, data));
             sum += partitions.last().and_then(|p| p.records.as_ref()).map_or(0, |r| r.len());
         }
         let (topic, topic_id) = (t.topic, t.topic_id);
@@ -233,12 +250,12 @@ pub(crate) fn fetch(core: &Core, ctx: &Ctx<'_>, request: FetchRequest) -> Reply 
     let until = ctx.arrived_ms + u64::try_from(request.max_wait_ms).unwrap_or(0);
     let enough = sum >= usize::try_from(request.min_bytes).unwrap_or(0);
     if !enough && !failed && ctx.now.mono_ms < until {
-        return Reply::Wait(until);
+        return HandleResult::DelayedFetch(until);
     }
-    ctx.reply::<FetchRequest>(&FetchResponse { responses, ..Default::default() })
+    ctx.send_response::<FetchRequest>(&FetchResponse { responses, ..Default::default() })
 }
 
-fn check_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
+fn check_leader_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
     match theirs {
         -1 => Ok(()),
         e if e < p.leader_epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
@@ -247,15 +264,15 @@ fn check_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
     }
 }
 
-fn read(
+fn read_partition(
     p: &Partition,
     asked: &FetchPartition,
     max: usize,
     first: bool,
 ) -> Result<(Vec<u8>, i64), ErrorCode> {
-    check_epoch(p, asked.current_leader_epoch)?;
-    let log = &p.led().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
-    if !(log.start()..=log.end()).contains(&asked.fetch_offset) {
+    check_leader_epoch(p, asked.current_leader_epoch)?;
+    let log = &p.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+    if !(log.log_start_offset()..=log.log_end_offset()).contains(&asked.fetch_offset) {
         return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
     }
     let max = max.min(usize::try_from(asked.partition_max_bytes).unwrap_or(0));
@@ -267,7 +284,10 @@ fn read(
     Ok((records, p.high_watermark))
 }
 
-fn fetched(partition_index: i32, data: Result<(Vec<u8>, i64), ErrorCode>) -> PartitionData {
+fn to_partition_data(
+    partition_index: i32,
+    data: Result<(Vec<u8>, i64), ErrorCode>,
+) -> PartitionData {
     match data {
         Ok((records, end)) => PartitionData {
             partition_index,
@@ -288,19 +308,21 @@ fn fetched(partition_index: i32, data: Result<(Vec<u8>, i64), ErrorCode>) -> Par
     }
 }
 
-pub(crate) fn list_offsets(
+pub(crate) fn handle_list_offsets(
     core: &Core,
-    ctx: &Ctx<'_>,
+    ctx: &RequestContext<'_>,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
     let topics = request.topics.into_iter().map(|t| {
         let partitions = t.partitions.iter().map(|p| {
-            let found = core.led_by(ctx.node, &t.name, p.partition_index).and_then(|found| {
-                check_epoch(found, p.current_leader_epoch)?;
-                let log = &found.led().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
-                let (offset, timestamp) = look_up(log, found.high_watermark, p.timestamp)?;
-                Ok((offset, timestamp, found.leader_epoch))
-            });
+            let found =
+                core.leader_partition(ctx.node, &t.name, p.partition_index).and_then(|found| {
+                    check_leader_epoch(found, p.current_leader_epoch)?;
+                    let log = &found.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+                    let (offset, timestamp) =
+                        fetch_offset_for_timestamp(log, found.high_watermark, p.timestamp)?;
+                    Ok((offset, timestamp, found.leader_epoch))
+                });
             let (code, (offset, timestamp, epoch)) = match found {
                 Ok(found) => (ErrorCode::NONE, found),
                 Err(code) => (code, (-1, -1, -1)),
@@ -321,16 +343,20 @@ pub(crate) fn list_offsets(
 }
 
 /// Offset and timestamp for a question; −1 and −1 for none.
-fn look_up(log: &Log, end: i64, timestamp: i64) -> Result<(i64, i64), ErrorCode> {
+fn fetch_offset_for_timestamp(
+    log: &Log,
+    end: i64,
+    timestamp: i64,
+) -> Result<(i64, i64), ErrorCode> {
     let storage = |_| ErrorCode::KAFKA_STORAGE_ERROR;
     let batch = match timestamp {
         // Earliest; earliest in local storage is the same here.
-        -2 | -4 => return Ok((log.start(), -1)),
+        -2 | -4 => return Ok((log.log_start_offset(), -1)),
         -1 => return Ok((end, -1)),
-        -3 => log.greatest(end).map_err(storage)?,
+        -3 => log.batch_with_max_timestamp(end).map_err(storage)?,
         // Latest in remote storage, of which there is none, and whatever else is below zero.
         t if t < 0 => return Ok((-1, -1)),
-        t => log.at_or_after(t, end).map_err(storage)?,
+        t => log.find_batch_by_timestamp(t, end).map_err(storage)?,
     };
     let Some(batch) = batch else {
         return Ok((-1, -1));
@@ -338,7 +364,7 @@ fn look_up(log: &Log, end: i64, timestamp: i64) -> Result<(i64, i64), ErrorCode>
     let corrupt = |_| ErrorCode::CORRUPT_MESSAGE;
     let view = BatchView::parse(&batch.bytes).map_err(corrupt)?;
     let greatest = view.header().max_timestamp;
-    let records = view.records(LOOKUP_MAX).map_err(corrupt)?;
+    let records = view.records(MAX_LOOKUP_BYTES).map_err(corrupt)?;
     let mut found = None;
     records
         .try_for_each(|r| {
@@ -353,20 +379,20 @@ fn look_up(log: &Log, end: i64, timestamp: i64) -> Result<(i64, i64), ErrorCode>
     Ok(found.unwrap_or((-1, -1)))
 }
 
-pub(crate) fn offset_for_leader_epoch(
+pub(crate) fn handle_offset_for_leader_epoch(
     core: &Core,
-    ctx: &Ctx<'_>,
+    ctx: &RequestContext<'_>,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
     let topics = request.topics.into_iter().map(|t| {
         let partitions = t.partitions.iter().map(|p| {
-            let found = core.led_by(ctx.node, &t.topic, p.partition).and_then(|found| {
-                check_epoch(found, p.current_leader_epoch)?;
-                let log = &found.led().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+            let found = core.leader_partition(ctx.node, &t.topic, p.partition).and_then(|found| {
+                check_leader_epoch(found, p.current_leader_epoch)?;
+                let log = &found.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
                 Ok(match p.leader_epoch {
                     // The current one ends where the log does.
-                    e if e == found.leader_epoch => Some((e, log.end())),
-                    e => log.end_of_epoch(e).filter(|_| e < found.leader_epoch),
+                    e if e == found.leader_epoch => Some((e, log.log_end_offset())),
+                    e => log.end_offset_for_epoch(e).filter(|_| e < found.leader_epoch),
                 })
             });
             let (code, leader_epoch, end_offset) = match found {

@@ -4,39 +4,39 @@ use ottla_protocol::header::{decode_request, encode_response};
 use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader};
 
-use crate::core::{Core, Ctx, Reply};
-use crate::topics::{Topic, valid_name};
+use crate::core::{Core, HandleResult, RequestContext};
+use crate::topics::{TopicState, is_valid_topic_name};
 
 /// A range of versions that is served.
-pub(crate) struct Served {
+pub(crate) struct SupportedVersions {
     key: ApiKey,
     pub(crate) min: i16,
     pub(crate) max: i16,
 }
 
-const SERVED: &[Served] = &[
-    Served { key: ApiKey::PRODUCE, min: 3, max: 13 },
-    Served { key: ApiKey::FETCH, min: 4, max: 17 },
-    Served { key: ApiKey::LIST_OFFSETS, min: 1, max: 10 },
-    Served { key: ApiKey::METADATA, min: 0, max: 13 },
-    Served { key: ApiKey::FIND_COORDINATOR, min: 0, max: 6 },
-    Served { key: ApiKey::API_VERSIONS, min: 0, max: 4 },
-    Served { key: ApiKey::CREATE_TOPICS, min: 2, max: 7 },
-    Served { key: ApiKey::DELETE_TOPICS, min: 1, max: 6 },
-    Served { key: ApiKey::INIT_PRODUCER_ID, min: 0, max: 5 },
-    Served { key: ApiKey::OFFSET_FOR_LEADER_EPOCH, min: 2, max: 4 },
-    Served { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
-    Served { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
-    Served { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
+const SUPPORTED_VERSIONS: &[SupportedVersions] = &[
+    SupportedVersions { key: ApiKey::PRODUCE, min: 3, max: 13 },
+    SupportedVersions { key: ApiKey::FETCH, min: 4, max: 17 },
+    SupportedVersions { key: ApiKey::LIST_OFFSETS, min: 1, max: 10 },
+    SupportedVersions { key: ApiKey::METADATA, min: 0, max: 13 },
+    SupportedVersions { key: ApiKey::FIND_COORDINATOR, min: 0, max: 6 },
+    SupportedVersions { key: ApiKey::API_VERSIONS, min: 0, max: 4 },
+    SupportedVersions { key: ApiKey::CREATE_TOPICS, min: 2, max: 7 },
+    SupportedVersions { key: ApiKey::DELETE_TOPICS, min: 1, max: 6 },
+    SupportedVersions { key: ApiKey::INIT_PRODUCER_ID, min: 0, max: 5 },
+    SupportedVersions { key: ApiKey::OFFSET_FOR_LEADER_EPOCH, min: 2, max: 4 },
+    SupportedVersions { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
+    SupportedVersions { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
+    SupportedVersions { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
 ];
 
 /// The versions of an API that are served.
-pub(crate) fn served(key: ApiKey) -> Option<&'static Served> {
-    SERVED.iter().find(|s| s.key == key)
+pub(crate) fn supported_versions(key: ApiKey) -> Option<&'static SupportedVersions> {
+    SUPPORTED_VERSIONS.iter().find(|s| s.key == key)
 }
 
-fn advertised() -> Vec<ApiVersion> {
-    let one = |s: &Served| ApiVersion {
+fn advertised_versions() -> Vec<ApiVersion> {
+    let one = |s: &SupportedVersions| ApiVersion {
         api_key: s.key.0,
         // Produce 0 to 2 are advertised and not served, as Kafka does: librdkafka looks at the lowest
         // (KAFKA-18659).
@@ -44,19 +44,19 @@ fn advertised() -> Vec<ApiVersion> {
         max_version: s.max,
         ..Default::default()
     };
-    SERVED.iter().map(one).collect()
+    SUPPORTED_VERSIONS.iter().map(one).collect()
 }
 
-pub(crate) fn versions(
+pub(crate) fn handle_api_versions(
     r: &mut Reader<'_>,
     version: i16,
 ) -> Result<ApiVersionsResponse, DecodeError> {
     decode_request::<ApiVersionsRequest>(r, version)?;
-    Ok(ApiVersionsResponse { api_keys: advertised(), ..Default::default() })
+    Ok(ApiVersionsResponse { api_keys: advertised_versions(), ..Default::default() })
 }
 
 /// The answer to a version of ApiVersions that is not known: version 0, naming what is (KIP-511).
-pub(crate) fn versions_refused(correlation_id: i32) -> Reply {
+pub(crate) fn unsupported_api_versions_response(correlation_id: i32) -> HandleResult {
     let range = ApiVersion { api_key: 18, min_version: 0, max_version: 4, ..Default::default() };
     let body = ApiVersionsResponse {
         error_code: ErrorCode::UNSUPPORTED_VERSION.0,
@@ -64,14 +64,14 @@ pub(crate) fn versions_refused(correlation_id: i32) -> Reply {
         ..Default::default()
     };
     match encode_response(ApiKey::API_VERSIONS, 0, correlation_id, &body) {
-        Ok(frame) => Reply::Frame(frame),
-        Err(e) => Reply::Close(e.to_string()),
+        Ok(frame) => HandleResult::SendResponse(frame),
+        Err(e) => HandleResult::CloseConnection(e.to_string()),
     }
 }
 
-pub(crate) fn metadata(
+pub(crate) fn handle_metadata(
     core: &mut Core,
-    ctx: &Ctx<'_>,
+    ctx: &RequestContext<'_>,
     request: MetadataRequest,
 ) -> MetadataResponse {
     let all = match &request.topics {
@@ -79,39 +79,39 @@ pub(crate) fn metadata(
         Some(topics) => topics.is_empty() && ctx.header.api_version == 0,
     };
     let topics = if all {
-        core.topics.all.iter().map(|(name, topic)| describe(core, name, topic)).collect()
+        core.topics.by_name.iter().map(|(name, topic)| describe_topic(core, name, topic)).collect()
     } else {
         let create = request.allow_auto_topic_creation || ctx.header.api_version < 4;
         request
             .topics
             .unwrap_or_default()
             .into_iter()
-            .map(|t| asked(core, ctx, t, create))
+            .map(|t| describe_requested_topic(core, ctx, t, create))
             .collect()
     };
     MetadataResponse {
-        brokers: (core.nodes.up())
+        brokers: (core.nodes.live_nodes())
             .map(|node_id| {
-                let (host, port) = ctx.address(core, node_id);
+                let (host, port) = ctx.advertised_address(core, node_id);
                 MetadataResponseBroker { node_id, host, port, ..Default::default() }
             })
             .collect(),
         cluster_id: Some(core.cluster_id.clone()),
-        controller_id: core.nodes.controller(),
+        controller_id: core.nodes.controller_id(),
         topics,
         ..Default::default()
     }
 }
 
-fn asked(
+fn describe_requested_topic(
     core: &mut Core,
-    ctx: &Ctx<'_>,
+    ctx: &RequestContext<'_>,
     asked: MetadataRequestTopic,
     create: bool,
 ) -> MetadataResponseTopic {
     let Some(name) = asked.name else {
-        return match core.topics.by_id(asked.topic_id).map(str::to_owned) {
-            Some(name) => describe(core, &name, &core.topics.all[&name]),
+        return match core.topics.topic_name(asked.topic_id).map(str::to_owned) {
+            Some(name) => describe_topic(core, &name, &core.topics.by_name[&name]),
             None => MetadataResponseTopic {
                 error_code: ErrorCode::UNKNOWN_TOPIC_ID.0,
                 name: None,
@@ -125,25 +125,25 @@ fn asked(
         name: Some(name.clone()),
         ..Default::default()
     };
-    if !valid_name(&name) {
+    if !is_valid_topic_name(&name) {
         return error(ErrorCode::INVALID_TOPIC_EXCEPTION);
     }
-    if !core.topics.all.contains_key(&name) && create && core.config.auto_create {
+    if !core.topics.by_name.contains_key(&name) && create && core.config.auto_create_topics {
         let partitions = core.config.default_partitions;
         if let Err((code, message)) = core.create_topic(&name, partitions, ctx.now) {
             tracing::warn!(topic = name, "not created: {message}");
             return error(code);
         }
     }
-    match core.topics.all.get(&name) {
-        Some(topic) => describe(core, &name, topic),
+    match core.topics.by_name.get(&name) {
+        Some(topic) => describe_topic(core, &name, topic),
         None => error(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION),
     }
 }
 
-fn describe(core: &Core, name: &str, topic: &Topic) -> MetadataResponseTopic {
+fn describe_topic(core: &Core, name: &str, topic: &TopicState) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().enumerate().map(|(i, p)| {
-        let replica_nodes = p.assigned();
+        let replica_nodes = p.assigned_replicas();
         let error = if p.leader == -1 { ErrorCode::LEADER_NOT_AVAILABLE } else { ErrorCode::NONE };
         MetadataResponsePartition {
             error_code: error.0,
@@ -166,34 +166,37 @@ fn describe(core: &Core, name: &str, topic: &Topic) -> MetadataResponseTopic {
     }
 }
 
-pub(crate) fn describe_cluster(core: &Core, ctx: &Ctx<'_>) -> DescribeClusterResponse {
-    let brokers = core.nodes.up().map(|broker_id| {
-        let (host, port) = ctx.address(core, broker_id);
+pub(crate) fn handle_describe_cluster(
+    core: &Core,
+    ctx: &RequestContext<'_>,
+) -> DescribeClusterResponse {
+    let brokers = core.nodes.live_nodes().map(|broker_id| {
+        let (host, port) = ctx.advertised_address(core, broker_id);
         DescribeClusterBroker { broker_id, host, port, ..Default::default() }
     });
     DescribeClusterResponse {
         cluster_id: core.cluster_id.clone(),
-        controller_id: core.nodes.controller(),
+        controller_id: core.nodes.controller_id(),
         brokers: brokers.collect(),
         ..Default::default()
     }
 }
 
-const NO_GROUPS: &str = "this broker has no consumer groups yet: use --partition";
+const NO_GROUPS_MESSAGE: &str = "this broker has no consumer groups yet: use --partition";
 
-pub(crate) fn find_coordinator(request: FindCoordinatorRequest) -> FindCoordinatorResponse {
+pub(crate) fn handle_find_coordinator(request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let code = ErrorCode::UNSUPPORTED_VERSION.0;
     let each = request.coordinator_keys.into_iter().map(|key| Coordinator {
         key,
         node_id: -1,
         port: -1,
         error_code: code,
-        error_message: Some(NO_GROUPS.to_owned()),
+        error_message: Some(NO_GROUPS_MESSAGE.to_owned()),
         ..Default::default()
     });
     FindCoordinatorResponse {
         error_code: code,
-        error_message: Some(NO_GROUPS.to_owned()),
+        error_message: Some(NO_GROUPS_MESSAGE.to_owned()),
         node_id: -1,
         port: -1,
         coordinators: each.collect(),
@@ -201,7 +204,7 @@ pub(crate) fn find_coordinator(request: FindCoordinatorRequest) -> FindCoordinat
     }
 }
 
-pub(crate) fn init_producer_id(
+pub(crate) fn handle_init_producer_id(
     core: &mut Core,
     request: &InitProducerIdRequest,
 ) -> InitProducerIdResponse {
@@ -209,13 +212,13 @@ pub(crate) fn init_producer_id(
         let error_code = ErrorCode::INVALID_REQUEST.0;
         return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
     }
-    if let Some(code) = core.id_refusals.pop() {
+    if let Some(code) = core.producer_id_errors.pop() {
         let error_code = code.0;
         return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
     }
     let producer_id = core.next_producer_id;
     core.next_producer_id += 1;
-    core.ids_given += 1;
-    let producer_epoch = core.first_epoch;
+    core.producer_ids_issued += 1;
+    let producer_epoch = core.initial_producer_epoch;
     InitProducerIdResponse { producer_id, producer_epoch, ..Default::default() }
 }

@@ -6,45 +6,57 @@ use std::path::{Path, PathBuf};
 
 use ottla_protocol::record::{BatchHeaderView, Batches};
 
-use super::Entry;
+use super::LogIndexEntry;
 
 /// A segment and the place of each of its batches.
 #[derive(Debug)]
-pub(crate) struct Segment {
-    pub(crate) base: i64,
-    store: Store,
-    entries: Vec<Entry>,
+pub(crate) struct LogSegment {
+    pub(crate) base_offset: i64,
+    storage: SegmentStorage,
+    entries: Vec<LogIndexEntry>,
     size: u64,
 }
 
 #[derive(Debug)]
-enum Store {
+enum SegmentStorage {
     Memory(Vec<u8>),
     File(File, PathBuf),
 }
 
-impl Segment {
-    pub(super) fn memory(base: i64) -> Segment {
-        Segment { base, store: Store::Memory(Vec::new()), entries: Vec::new(), size: 0 }
+impl LogSegment {
+    pub(super) fn in_memory(base: i64) -> LogSegment {
+        LogSegment {
+            base_offset: base,
+            storage: SegmentStorage::Memory(Vec::new()),
+            entries: Vec::new(),
+            size: 0,
+        }
     }
 
-    pub(super) fn create(dir: &Path, base: i64) -> io::Result<Segment> {
+    pub(super) fn create(dir: &Path, base: i64) -> io::Result<LogSegment> {
         let path = dir.join(format!("{base:020}.log"));
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        Ok(Segment { base, store: Store::File(file, path), entries: Vec::new(), size: 0 })
+        Ok(LogSegment {
+            base_offset: base,
+            storage: SegmentStorage::File(file, path),
+            entries: Vec::new(),
+            size: 0,
+        })
     }
 
     /// The segment behind this one.
-    pub(super) fn next(&self, base: i64) -> io::Result<Segment> {
-        match &self.store {
-            Store::Memory(_) => Ok(Segment::memory(base)),
-            Store::File(_, path) => Segment::create(path.parent().unwrap_or(Path::new(".")), base),
+    pub(super) fn roll(&self, base: i64) -> io::Result<LogSegment> {
+        match &self.storage {
+            SegmentStorage::Memory(_) => Ok(LogSegment::in_memory(base)),
+            SegmentStorage::File(_, path) => {
+                LogSegment::create(path.parent().unwrap_or(Path::new(".")), base)
+            }
         }
     }
 
     /// A directory's segments, in order.
-    pub(super) fn list(dir: &Path) -> io::Result<Vec<Segment>> {
+    pub(super) fn open_all(dir: &Path) -> io::Result<Vec<LogSegment>> {
         let mut bases = Vec::new();
         for entry in fs::read_dir(dir)? {
             let name = entry?.file_name();
@@ -54,7 +66,7 @@ impl Segment {
             }
         }
         bases.sort_unstable();
-        bases.into_iter().map(|base| Segment::create(dir, base)).collect()
+        bases.into_iter().map(|base| LogSegment::create(dir, base)).collect()
     }
 
     /// Reads the file from its start; cuts it at the first bad batch and says whether it did.
@@ -62,13 +74,13 @@ impl Segment {
         &mut self,
         mut each: impl FnMut(&BatchHeaderView, i64),
     ) -> io::Result<bool> {
-        let Store::File(file, path) = &mut self.store else {
+        let SegmentStorage::File(file, path) = &mut self.storage else {
             return Ok(false);
         };
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0))?;
         file.read_to_end(&mut bytes)?;
-        let (mut at, mut expected) = (0u64, self.base);
+        let (mut at, mut expected) = (0u64, self.base_offset);
         for batch in Batches::new(&bytes) {
             let Ok(batch) = batch else { break };
             let (base, len) = (batch.header().base_offset, batch.bytes().len());
@@ -84,7 +96,14 @@ impl Segment {
             let max_timestamp = header.header.max_timestamp;
             let epoch = header.header.partition_leader_epoch;
             let len32 = len as u32;
-            self.entries.push(Entry { base, last, epoch, max_timestamp, position: at, len: len32 });
+            self.entries.push(LogIndexEntry {
+                base_offset: base,
+                last_offset: last,
+                leader_epoch: epoch,
+                max_timestamp,
+                position: at,
+                len: len32,
+            });
             each(&header, base);
             at += len as u64;
             expected = last + 1;
@@ -103,14 +122,14 @@ impl Segment {
         self.size
     }
 
-    pub(super) fn entries(&self) -> &[Entry] {
+    pub(super) fn entries(&self) -> &[LogIndexEntry] {
         &self.entries
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8], entry: Entry) -> io::Result<()> {
-        match &mut self.store {
-            Store::Memory(all) => all.extend_from_slice(bytes),
-            Store::File(file, _) => {
+    pub(super) fn append(&mut self, bytes: &[u8], entry: LogIndexEntry) -> io::Result<()> {
+        match &mut self.storage {
+            SegmentStorage::Memory(all) => all.extend_from_slice(bytes),
+            SegmentStorage::File(file, _) => {
                 file.seek(SeekFrom::Start(self.size))?;
                 if let Err(e) = file.write_all(bytes) {
                     // Half a batch must not stand there.
@@ -125,24 +144,26 @@ impl Segment {
     }
 
     /// Cuts off every batch from `offset` on.
-    pub(super) fn truncate(&mut self, offset: i64) -> io::Result<()> {
-        let keep = self.entries.partition_point(|e| e.base < offset);
+    pub(super) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
+        let keep = self.entries.partition_point(|e| e.base_offset < offset);
         let Some(first) = self.entries.get(keep) else { return Ok(()) };
         let size = first.position;
-        match &mut self.store {
-            Store::Memory(all) => all.truncate(size as usize),
-            Store::File(file, _) => file.set_len(size)?,
+        match &mut self.storage {
+            SegmentStorage::Memory(all) => all.truncate(size as usize),
+            SegmentStorage::File(file, _) => file.set_len(size)?,
         }
         self.entries.truncate(keep);
         self.size = size;
         Ok(())
     }
 
-    pub(super) fn read(&self, e: &Entry, out: &mut Vec<u8>) -> io::Result<()> {
+    pub(super) fn read(&self, e: &LogIndexEntry, out: &mut Vec<u8>) -> io::Result<()> {
         let (from, len) = (e.position, e.len as usize);
-        match &self.store {
-            Store::Memory(all) => out.extend_from_slice(&all[from as usize..from as usize + len]),
-            Store::File(file, _) => {
+        match &self.storage {
+            SegmentStorage::Memory(all) => {
+                out.extend_from_slice(&all[from as usize..from as usize + len])
+            }
+            SegmentStorage::File(file, _) => {
                 let (mut file, at) = (file, out.len());
                 file.seek(SeekFrom::Start(from))?;
                 out.resize(at + len, 0);
@@ -153,9 +174,9 @@ impl Segment {
     }
 
     pub(super) fn remove(self) -> io::Result<()> {
-        match self.store {
-            Store::Memory(_) => Ok(()),
-            Store::File(_, path) => fs::remove_file(path),
+        match self.storage {
+            SegmentStorage::Memory(_) => Ok(()),
+            SegmentStorage::File(_, path) => fs::remove_file(path),
         }
     }
 }

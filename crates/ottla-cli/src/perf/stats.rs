@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ottla::{BatchReport, Metric, MetricValue};
 
 use crate::args::PerfArgs;
-use crate::perf::usage::Used;
+use crate::perf::usage::ResourceUsage;
 
 /// Latencies that are kept for the percentiles.
-const KEPT: u64 = 500_000;
+const MAX_LATENCY_SAMPLES: u64 = 500_000;
 
 /// One clock for timestamps and latencies: nanoseconds since the start.
 #[derive(Clone, Copy)]
@@ -42,82 +42,82 @@ impl Clock {
 }
 
 /// Counts, shared with the delivery handler.
-pub(crate) struct Stats {
+pub(crate) struct PerfStats {
     clock: Clock,
     json: bool,
-    bar: ProgressBar,
+    progress_bar: ProgressBar,
     /// Bytes of a record's key.
     key_bytes: u64,
     /// Of all alike.
-    bytes_a_record: u64,
+    fixed_value_bytes: u64,
     /// Values sent, and their bytes, where they differ.
-    sent: (AtomicU64, AtomicU64),
-    inner: Mutex<Inner>,
+    variable_values: (AtomicU64, AtomicU64),
+    inner: Mutex<PerfCounters>,
 }
 
-struct Inner {
-    hist: Histogram<u64>,
+struct PerfCounters {
+    latency_histogram: Histogram<u64>,
     errors: u64,
     /// kafka-producer-perf-test's: since the start, since the warm-up, and in the current window.
-    whole: Part,
-    steady: Option<Part>,
-    window: Part,
+    total: IntervalStats,
+    steady_state: Option<IntervalStats>,
+    window: IntervalStats,
     /// Records of the warm-up, and of everything.
-    warmup: u64,
-    records: u64,
-    interval_ns: u64,
+    warmup_records: u64,
+    num_records: u64,
+    reporting_interval_ns: u64,
     /// The first window after the warm-up is still to be printed.
-    steady_begins: bool,
+    steady_state_unannounced: bool,
     /// With `--json`: records that ended since the warm-up.
-    done: u64,
+    completed: u64,
 }
 
 /// Some of the records.
-struct Part {
-    start: u64,
+struct IntervalStats {
+    start_ns: u64,
     count: u64,
     bytes: f64,
-    latency_ms: u64,
-    max_ms: u64,
+    total_latency_ms: u64,
+    max_latency_ms: u64,
     /// One latency in so many is kept.
     sampling: u64,
     latencies: Vec<u32>,
 }
 
-impl Part {
-    fn new(start: u64, records: u64) -> Part {
-        let sampling = (records / KEPT).max(1);
-        Part {
-            start,
+impl IntervalStats {
+    fn new(start: u64, records: u64) -> IntervalStats {
+        let sampling = (records / MAX_LATENCY_SAMPLES).max(1);
+        IntervalStats {
+            start_ns: start,
             count: 0,
             bytes: 0.0,
-            latency_ms: 0,
-            max_ms: 0,
+            total_latency_ms: 0,
+            max_latency_ms: 0,
             sampling,
             latencies: Vec::new(),
         }
     }
 
-    fn add(&mut self, ms: u64, bytes: f64) {
+    fn record(&mut self, ms: u64, bytes: f64) {
         if self.sampling > 0 && self.count.is_multiple_of(self.sampling) {
             self.latencies.push(ms as u32);
         }
         self.count += 1;
         self.bytes += bytes;
-        self.latency_ms += ms;
-        self.max_ms = self.max_ms.max(ms);
+        self.total_latency_ms += ms;
+        self.max_latency_ms = self.max_latency_ms.max(ms);
     }
 
     /// Records and megabytes a second, and the mean latency.
     fn rates(&self, now: u64) -> (f64, f64, f64) {
-        let seconds = (now.saturating_sub(self.start) as f64 / 1e9).max(1e-9);
-        let mean = self.latency_ms as f64 / self.count.max(1) as f64;
+        let seconds = (now.saturating_sub(self.start_ns) as f64 / 1e9).max(1e-9);
+        let mean = self.total_latency_ms as f64 / self.count.max(1) as f64;
         (self.count as f64 / seconds, self.bytes / seconds / 1_048_576.0, mean)
     }
 
     fn print_window(&self, now: u64) {
         let (records, mb, mean) = self.rates(now);
-        let (count, max) = (self.count, self.max_ms as f64);
+        let (count, max) = (self.count, self.max_latency_ms as f64);
         println!(
             "{count} records sent, {records:.1} records/sec ({mb:.2} MB/sec), {mean:.1} ms avg latency, {max:.1} ms \
              max latency."
@@ -135,7 +135,7 @@ impl Part {
                 .unwrap_or(0)
         };
         let (p50, p95, p99, p999) = (at(0.5), at(0.95), at(0.99), at(0.999));
-        let (count, max) = (self.count, self.max_ms as f64);
+        let (count, max) = (self.count, self.max_latency_ms as f64);
         println!(
             "{count} {what}records sent, {records:.6} records/sec ({mb:.2} MB/sec), {mean:.2} ms avg latency, \
              {max:.2} ms max latency, {p50} ms 50th, {p95} ms 95th, {p99} ms 99th, {p999} ms 99.9th."
@@ -143,12 +143,12 @@ impl Part {
     }
 }
 
-impl Stats {
+impl PerfStats {
     pub(crate) fn new(
         args: &PerfArgs,
         clock: Clock,
         (bytes_a_record, key_bytes): (u64, u64),
-    ) -> Stats {
+    ) -> PerfStats {
         // 1 µs to 10 minutes, three digits; the bounds are constants that the crate takes.
         let hist = Histogram::new_with_bounds(1, 600_000_000, 3).expect("constant bounds");
         let bar = if args.json || !std::io::stderr().is_terminal() {
@@ -166,27 +166,27 @@ impl Stats {
             );
         }
         let now = clock.now();
-        let mut window = Part::new(now, 0);
+        let mut window = IntervalStats::new(now, 0);
         window.sampling = 0;
-        let inner = Inner {
-            hist,
+        let inner = PerfCounters {
+            latency_histogram: hist,
             errors: 0,
-            whole: Part::new(now, args.num_records),
-            steady: None,
+            total: IntervalStats::new(now, args.num_records),
+            steady_state: None,
             window,
-            warmup: args.warmup_records,
-            records: args.num_records,
-            interval_ns: args.reporting_interval.saturating_mul(1_000_000),
-            steady_begins: false,
-            done: 0,
+            warmup_records: args.warmup_records,
+            num_records: args.num_records,
+            reporting_interval_ns: args.reporting_interval.saturating_mul(1_000_000),
+            steady_state_unannounced: false,
+            completed: 0,
         };
-        Stats {
+        PerfStats {
             clock,
             json: args.json,
-            bar,
+            progress_bar: bar,
             key_bytes,
-            bytes_a_record,
-            sent: Default::default(),
+            fixed_value_bytes: bytes_a_record,
+            variable_values: Default::default(),
             inner: Mutex::new(inner),
         }
     }
@@ -195,64 +195,64 @@ impl Stats {
         self.clock
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, PerfCounters> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The producer-wide handler.
-    pub(crate) fn hear(&self, r: &BatchReport<'_>) {
+    pub(crate) fn on_delivery(&self, r: &BatchReport<'_>) {
         let now = self.clock.now();
         let mut inner = self.lock();
         let inner = &mut *inner;
-        inner.done += r.tokens.len() as u64;
+        inner.completed += r.tokens.len() as u64;
         if r.result.is_err() {
             inner.errors += r.tokens.len() as u64;
             if let (Err(e), false) = (r.result, self.json) {
-                self.bar.suspend(|| eprintln!("{} records failed: {e}", r.tokens.len()));
+                self.progress_bar.suspend(|| eprintln!("{} records failed: {e}", r.tokens.len()));
             }
             return;
         }
         if self.json {
             for token in r.tokens {
-                inner.hist.saturating_record(now.saturating_sub(*token) / 1000);
+                inner.latency_histogram.saturating_record(now.saturating_sub(*token) / 1000);
             }
             return;
         }
-        let bytes = self.bytes_a_record();
+        let bytes = self.mean_value_bytes();
         for token in r.tokens {
-            inner.add(now, *token, bytes);
+            inner.record(now, *token, bytes);
         }
-        self.bar.set_position(inner.whole.count);
-        if now - inner.window.start >= inner.interval_ns {
-            self.bar.suspend(|| {
-                if std::mem::take(&mut inner.steady_begins) {
+        self.progress_bar.set_position(inner.total.count);
+        if now - inner.window.start_ns >= inner.reporting_interval_ns {
+            self.progress_bar.suspend(|| {
+                if std::mem::take(&mut inner.steady_state_unannounced) {
                     println!("In steady state.");
                 }
                 inner.window.print_window(now);
                 let _ = std::io::stdout().flush();
             });
-            inner.window = Part { sampling: 0, ..Part::new(now, 0) };
+            inner.window = IntervalStats { sampling: 0, ..IntervalStats::new(now, 0) };
         }
     }
 
     /// The warm-up is over.
     pub(crate) fn reset(&self) {
         let mut inner = self.lock();
-        inner.hist.reset();
-        inner.done = 0;
+        inner.latency_histogram.reset();
+        inner.completed = 0;
     }
 
     /// A value of so many bytes was sent, where they differ.
-    pub(crate) fn sent(&self, bytes: usize) {
-        self.sent.0.fetch_add(1, Ordering::Relaxed);
-        self.sent.1.fetch_add(bytes as u64, Ordering::Relaxed);
+    pub(crate) fn add_sent_value(&self, bytes: usize) {
+        self.variable_values.0.fetch_add(1, Ordering::Relaxed);
+        self.variable_values.1.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Bytes of a value; where they differ, of those sent so far on average.
-    fn bytes_a_record(&self) -> f64 {
-        match self.sent.0.load(Ordering::Relaxed) {
-            0 => self.bytes_a_record as f64,
-            n => self.sent.1.load(Ordering::Relaxed) as f64 / n as f64,
+    fn mean_value_bytes(&self) -> f64 {
+        match self.variable_values.0.load(Ordering::Relaxed) {
+            0 => self.fixed_value_bytes as f64,
+            n => self.variable_values.1.load(Ordering::Relaxed) as f64 / n as f64,
         }
     }
 
@@ -261,21 +261,21 @@ impl Stats {
     }
 
     /// kafka-producer-perf-test's last lines.
-    pub(crate) fn total(&self) {
-        self.bar.finish_and_clear();
+    pub(crate) fn print_total(&self) {
+        self.progress_bar.finish_and_clear();
         let (now, mut inner) = (self.clock.now(), self.lock());
-        inner.whole.print_total(now, "");
-        if let Some(steady) = &mut inner.steady {
+        inner.total.print_total(now, "");
+        if let Some(steady) = &mut inner.steady_state {
             steady.print_total(now, "steady state ");
         }
     }
 
     /// The line that stands beside other clients'.
-    pub(crate) fn json(&self, used: &Used) -> serde_json::Value {
+    pub(crate) fn to_json(&self, used: &ResourceUsage) -> serde_json::Value {
         let inner = self.lock();
-        let records = inner.done;
-        let bytes = (records as f64 * (self.bytes_a_record() + self.key_bytes as f64)) as u64;
-        let ms = |q: f64| inner.hist.value_at_quantile(q) as f64 / 1e3;
+        let records = inner.completed;
+        let bytes = (records as f64 * (self.mean_value_bytes() + self.key_bytes as f64)) as u64;
+        let ms = |q: f64| inner.latency_histogram.value_at_quantile(q) as f64 / 1e3;
         serde_json::json!({
             "client": "ottla",
             "version": env!("CARGO_PKG_VERSION"),
@@ -290,26 +290,28 @@ impl Stats {
             "p50_ms": ms(0.5),
             "p99_ms": ms(0.99),
             "p999_ms": ms(0.999),
-            "max_ms": inner.hist.max() as f64 / 1e3,
+            "max_ms": inner.latency_histogram.max() as f64 / 1e3,
             "max_rss_kb": used.max_rss_kb,
             "errors": inner.errors,
         })
     }
 }
 
-impl Inner {
-    fn add(&mut self, now: u64, sent: u64, bytes: f64) {
+impl PerfCounters {
+    fn record(&mut self, now: u64, sent: u64, bytes: f64) {
         let ms = now.saturating_sub(sent) / 1_000_000;
-        self.whole.add(ms, bytes);
-        if self.warmup > 0 && self.whole.count > self.warmup {
-            let (records, start) = (self.records - self.warmup, sent);
-            if self.steady.is_none() {
-                self.steady_begins = true;
-                self.window = Part { sampling: 0, ..Part::new(now, 0) };
+        self.total.record(ms, bytes);
+        if self.warmup_records > 0 && self.total.count > self.warmup_records {
+            let (records, start) = (self.num_records - self.warmup_records, sent);
+            if self.steady_state.is_none() {
+                self.steady_state_unannounced = true;
+                self.window = IntervalStats { sampling: 0, ..IntervalStats::new(now, 0) };
             }
-            self.steady.get_or_insert_with(|| Part::new(start, records)).add(ms, bytes);
+            self.steady_state
+                .get_or_insert_with(|| IntervalStats::new(start, records))
+                .record(ms, bytes);
         }
-        self.window.add(ms, bytes);
+        self.window.record(ms, bytes);
     }
 }
 

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 /// The start of what is measured.
-pub(crate) struct Usage {
-    wall: Instant,
-    cpu: (f64, f64),
+pub(crate) struct UsageMeter {
+    start: Instant,
+    start_cpu: (f64, f64),
 }
 
 /// What it took.
-pub(crate) struct Used {
+pub(crate) struct ResourceUsage {
     pub(crate) wall_s: f64,
     pub(crate) user_s: f64,
     pub(crate) sys_s: f64,
@@ -17,20 +17,20 @@ pub(crate) struct Used {
     pub(crate) max_rss_kb: u64,
 }
 
-impl Usage {
-    pub(crate) fn start() -> Usage {
-        Usage { wall: Instant::now(), cpu: cpu() }
+impl UsageMeter {
+    pub(crate) fn start() -> UsageMeter {
+        UsageMeter { start: Instant::now(), start_cpu: cpu_seconds() }
     }
 
-    pub(crate) fn stop(self) -> Used {
-        let ((user, sys), wall_s) = (cpu(), self.wall.elapsed().as_secs_f64());
-        let (user_s, sys_s) = (user - self.cpu.0, sys - self.cpu.1);
-        Used { wall_s, user_s, sys_s, max_rss_kb: max_rss_kb() }
+    pub(crate) fn stop(self) -> ResourceUsage {
+        let ((user, sys), wall_s) = (cpu_seconds(), self.start.elapsed().as_secs_f64());
+        let (user_s, sys_s) = (user - self.start_cpu.0, sys - self.start_cpu.1);
+        ResourceUsage { wall_s, user_s, sys_s, max_rss_kb: max_rss_kb() }
     }
 }
 
 #[cfg(unix)]
-fn cpu() -> (f64, f64) {
+fn cpu_seconds() -> (f64, f64) {
     use nix::sys::resource::{UsageWho, getrusage};
     use nix::sys::time::TimeValLike;
     let seconds = |t: nix::sys::time::TimeVal| t.num_microseconds() as f64 / 1e6;
