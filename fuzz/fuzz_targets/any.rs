@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|input: &[u8]| ottla_protocol::fuzz::any(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ottla_protocol::fuzz::read_any(input));

@@ -1,4 +1,4 @@
 #![no_main]
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    ottla_protocol::fuzz::request(&bytes::Bytes::copy_from_slice(input));
+    ottla_protocol::fuzz::read_request(&bytes::Bytes::copy_from_slice(input));
 });

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|input: &[u8]| ottla_sim::stream(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ottla_sim::fuzz_responses(input));

@@ -16,29 +16,29 @@ cargo xtask test               everything CI checks
 cargo xtask kafka              a real Kafka 4.3.1, until Enter
 cargo xtask sim --seeds N [--from S]   simulate many seeds, optimised, with every assertion
 cargo xtask sim [--trace|--shrink] SCENARIO   one of them: a seed, or what a failure prints
-cargo xtask models             the mailbox and the pool, every order of threads (loom)
-cargo xtask counts             instructions a record and a batch, under callgrind
+cargo xtask loom               the mailbox and the pool, every order of threads (loom)
+cargo xtask instructions       instructions a record and a batch, under callgrind
 cargo xtask docs               write the pages that come from tables in code";
 
-fn root() -> PathBuf {
+fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn cargo(args: &[&str]) -> Command {
+fn cargo_command(args: &[&str]) -> Command {
     let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    c.args(args).current_dir(root());
+    c.args(args).current_dir(workspace_root());
     c
 }
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let done = match args.first().map(String::as_str) {
-        Some("test") => test(),
-        Some("kafka") => kafka(),
-        Some("sim") => sim(&args[1..]),
-        Some("docs") => docs(),
-        Some("models") => step("models", models()),
-        Some("counts") => counts::print(),
+        Some("test") => run_all_checks(),
+        Some("kafka") => run_kafka(),
+        Some("sim") => run_simulation(&args[1..]),
+        Some("docs") => write_docs(),
+        Some("loom") => run_step("loom", loom_command()),
+        Some("instructions") => counts::print_table(),
         _ => Err(USAGE.to_owned()),
     };
     match done {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs a step; how long it took.
-fn step(name: &str, mut command: Command) -> Result<(), String> {
+fn run_step(name: &str, mut command: Command) -> Result<(), String> {
     let start = Instant::now();
     eprintln!("\n==== {name}");
     let status = command.status().map_err(|e| format!("{name}: {e}"))?;
@@ -64,13 +64,13 @@ fn step(name: &str, mut command: Command) -> Result<(), String> {
 
 /// Counts of a test run, summed over its binaries.
 #[derive(Default)]
-struct Tally {
+struct TestCounts {
     passed: u64,
     failed: u64,
     skipped: u64,
 }
 
-impl Tally {
+impl TestCounts {
     /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn add(&mut self, line: &str) {
         let Some(rest) = line.trim().strip_prefix("test result: ") else {
@@ -92,7 +92,7 @@ impl Tally {
 }
 
 /// Runs tests, shows what they print, counts.
-fn tests(name: &str, mut command: Command, tally: &mut Tally) -> Result<(), String> {
+fn run_tests(name: &str, mut command: Command, tally: &mut TestCounts) -> Result<(), String> {
     let start = Instant::now();
     eprintln!("\n==== {name}");
     let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("{name}: {e}"))?;
@@ -108,11 +108,11 @@ fn tests(name: &str, mut command: Command, tally: &mut Tally) -> Result<(), Stri
     if status.success() { Ok(()) } else { Err(format!("{name} failed")) }
 }
 
-fn test() -> Result<(), String> {
+fn run_all_checks() -> Result<(), String> {
     let start = Instant::now();
     // Said before anything takes its time, and a failure at once where CI must have it.
-    let jars = Jars::get();
-    let ran = checks();
+    let jars = Jars::find_or_fetch();
+    let ran = run_check_steps();
     let skipped = if jars.is_none() {
         "; the real-Kafka tests were SKIPPED (no JDK or no Maven)"
     } else {
@@ -127,60 +127,69 @@ fn test() -> Result<(), String> {
     result
 }
 
-fn checks() -> Result<Tally, (Tally, String)> {
-    let mut tally = Tally::default();
+fn run_check_steps() -> Result<TestCounts, (TestCounts, String)> {
+    let mut tally = TestCounts::default();
     let lint = ["--", "-D", "warnings"];
     let steps: [(&str, Command); 7] = [
-        ("format", cargo(&["fmt", "--all", "--", "--check"])),
-        ("clippy", cargo(&[&["clippy", "--workspace", "--all-targets"], &lint[..]].concat())),
+        ("format", cargo_command(&["fmt", "--all", "--", "--check"])),
+        (
+            "clippy",
+            cargo_command(&[&["clippy", "--workspace", "--all-targets"], &lint[..]].concat()),
+        ),
         (
             "clippy, every feature",
-            cargo(
+            cargo_command(
                 &[
-                    &["clippy", "-p", "ottla", "-p", "ottla-protocol", "--features", EVERY],
+                    &["clippy", "-p", "ottla", "-p", "ottla-protocol", "--features", ALL_FEATURES],
                     &lint[..],
                 ]
                 .concat(),
             ),
         ),
-        ("ottla with default features", cargo(&["check", "-p", "ottla"])),
-        ("ottla with no features", cargo(&["check", "-p", "ottla", "--no-default-features"])),
-        ("ottla with tls and no provider", cargo(&["check", "-p", "ottla", "--features", "tls"])),
+        ("ottla with default features", cargo_command(&["check", "-p", "ottla"])),
+        (
+            "ottla with no features",
+            cargo_command(&["check", "-p", "ottla", "--no-default-features"]),
+        ),
+        (
+            "ottla with tls and no provider",
+            cargo_command(&["check", "-p", "ottla", "--features", "tls"]),
+        ),
         ("docs", {
-            let mut c = cargo(&["doc", "--workspace", "--no-deps"]);
+            let mut c = cargo_command(&["doc", "--workspace", "--no-deps"]);
             c.env("RUSTDOCFLAGS", "-D warnings");
             c
         }),
     ];
     for (name, command) in steps {
-        if let Err(e) = step(name, command) {
+        if let Err(e) = run_step(name, command) {
             return Err((tally, e));
         }
     }
-    if let Err(e) = no_c() {
+    if let Err(e) = check_no_c_compiler() {
         return Err((tally, e));
     }
-    let mut plants = cargo(&[
+    let mut injected = cargo_command(&[
         "test",
         "-p",
         "ottla-sim",
         "--target-dir",
-        "target/plants",
-        "planted",
+        "target/injected_bugs",
+        "injected_bugs",
         "--",
         "--nocapture",
     ]);
-    plants.env("RUSTFLAGS", "--cfg ottla_injected_bugs");
+    injected.env("RUSTFLAGS", "--cfg ottla_injected_bugs");
     let levels = ["test", "-p", "ottla-protocol", "--features", "lz4-hc,zstd-c", "compression"];
-    let levels = cargo(&levels);
-    let all = cargo(&["test", "--workspace"]);
+    let levels = cargo_command(&levels);
+    let all = cargo_command(&["test", "--workspace"]);
     for (name, command) in [
-        ("every order of threads", models()),
-        ("planted bugs", plants),
+        ("loom", loom_command()),
+        ("injected bugs", injected),
         ("lz4 and zstd at every level", levels),
         ("tests", all),
     ] {
-        if let Err(e) = tests(name, command, &mut tally) {
+        if let Err(e) = run_tests(name, command, &mut tally) {
             tally.failed = tally.failed.max(1);
             return Err((tally, e));
         }
@@ -189,12 +198,13 @@ fn checks() -> Result<Tally, (Tally, String)> {
 }
 
 /// Every feature of the library but one provider, whose C library takes longer to build than all the rest.
-const EVERY: &str =
+const ALL_FEATURES: &str =
     "ottla/lz4-hc,ottla/zstd-c,ottla/tls-graviola,ottla/tls-ring,ottla/oidc,ottla/unstable-sim";
 
 /// The command is built without a C compiler: nothing that it is made of asks for one.
-fn no_c() -> Result<(), String> {
-    let mut tree = cargo(&["tree", "-p", "ottla-cli", "-e", "normal,build", "--prefix", "none"]);
+fn check_no_c_compiler() -> Result<(), String> {
+    let mut tree =
+        cargo_command(&["tree", "-p", "ottla-cli", "-e", "normal,build", "--prefix", "none"]);
     let out = tree.output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&out.stdout);
     if !out.status.success() || !text.contains("ottla-cli ") {
@@ -209,8 +219,8 @@ fn no_c() -> Result<(), String> {
 }
 
 /// The mailbox and the pool in every order in which a few threads may go.
-fn models() -> Command {
-    let mut models = cargo(&[
+fn loom_command() -> Command {
+    let mut models = cargo_command(&[
         "test",
         "-p",
         "ottla",
@@ -218,14 +228,14 @@ fn models() -> Command {
         "--lib",
         "--target-dir",
         "target/loom",
-        "models",
+        "loom_tests",
     ]);
     models.env("RUSTFLAGS", "--cfg ottla_loom");
     models
 }
 
-fn kafka() -> Result<(), String> {
-    let jars = Jars::get().ok_or("no JDK or no Maven")?;
+fn run_kafka() -> Result<(), String> {
+    let jars = Jars::find_or_fetch().ok_or("no JDK or no Maven")?;
     let kafka = Kafka::start(&jars, "");
     println!("{}", kafka.bootstrap);
     eprintln!(
@@ -238,19 +248,20 @@ fn kafka() -> Result<(), String> {
     Ok(())
 }
 
-fn sim(args: &[String]) -> Result<(), String> {
-    let mut command = cargo(&["run", "--profile", "sim", "-p", "ottla-sim", "--"]);
+fn run_simulation(args: &[String]) -> Result<(), String> {
+    let mut command = cargo_command(&["run", "--profile", "sim", "-p", "ottla-sim", "--"]);
     command.args(args);
-    step("simulation", command)
+    run_step("simulation", command)
 }
 
-fn docs() -> Result<(), String> {
-    let path = root().join("docs/CONFIGURATION.md");
+fn write_docs() -> Result<(), String> {
+    let path = workspace_root().join("docs/CONFIGURATION.md");
     std::fs::write(&path, ottla::configuration_markdown())
         .map_err(|e| format!("{}: {e}", path.display()))?;
     println!("wrote {}", path.display());
     // The tables of verdicts and of demands are written by the tests that hold them against their pages.
-    let mut tables = cargo(&["test", "-q", "-p", "ottla", "-p", "ottla-sim", "--lib", "in_docs"]);
+    let mut tables =
+        cargo_command(&["test", "-q", "-p", "ottla", "-p", "ottla-sim", "--lib", "in_docs"]);
     tables.env("OTTLA_WRITE_DOCS", "1");
-    step("docs/VERDICTS.md, docs/SIMULATION.md", tables)
+    run_step("docs/VERDICTS.md, docs/SIMULATION.md", tables)
 }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ottla::{Producer, Record, RecordStatus};
-use ottla_testkit::{Cluster, Jars, ReadRecord, say};
+use ottla_testkit::{ConsumerRecord, Jars, KafkaCluster, print_line};
 
 const PARTITIONS: u32 = 3;
 
@@ -62,7 +62,11 @@ enum RecordOutcome {
 /// Where it was to go, how it ended, and when.
 type RecordOutcomes = Arc<Mutex<HashMap<u64, (i32, RecordOutcome, Instant)>>>;
 
-fn build_producer(kind: &ProducerProfile, cluster: &Cluster, ends: &RecordOutcomes) -> Producer {
+fn build_producer(
+    kind: &ProducerProfile,
+    cluster: &KafkaCluster,
+    ends: &RecordOutcomes,
+) -> Producer {
     let heard = ends.clone();
     let ca = cluster.dir().join("ca.pem").display().to_string();
     let (bootstrap, protocol) = match kind.tls {
@@ -122,7 +126,7 @@ fn send_until_stopped(
 
 /// What happens to the cluster, until the time is over: to each node in turn a kill and a stop of twenty seconds (in a
 /// short run, of six), and leaders moved in between.
-fn inject_faults(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)> {
+fn inject_faults(cluster: &mut KafkaCluster, until: Instant) -> Vec<(String, Instant)> {
     let long = test_seconds() >= 200;
     let (frozen, pause) = if long { (20, 5) } else { (6, 2) };
     let (mut faults, mut turn) = (Vec::new(), 0);
@@ -130,7 +134,7 @@ fn inject_faults(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)
     while Instant::now() < until {
         let node = (turn % 3 + 1) as usize;
         faults.push((format!("SIGKILL of {node}"), Instant::now()));
-        cluster.kill(node);
+        cluster.kill_node(node);
         rest(pause);
         cluster.start_node(node);
         rest(pause + 4);
@@ -145,9 +149,9 @@ fn inject_faults(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)
         }
         let node = ((turn + 1) % 3 + 1) as usize;
         faults.push((format!("SIGSTOP of {node} for {frozen} s"), Instant::now()));
-        cluster.freeze(node, true);
+        cluster.set_node_paused(node, true);
         rest(frozen);
-        cluster.freeze(node, false);
+        cluster.set_node_paused(node, false);
         rest(pause);
         turn += 1;
     }
@@ -156,11 +160,11 @@ fn inject_faults(cluster: &mut Cluster, until: Instant) -> Vec<(String, Instant)
 
 #[test]
 fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
-    let Some(jars) = Jars::get() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     if let Ok(filter) = std::env::var("TEST_LOG") {
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
     }
-    let mut cluster = Cluster::start(&jars, "");
+    let mut cluster = KafkaCluster::start(&jars, "");
     let begun: Vec<(ProducerProfile, RecordOutcomes, Producer)> = (PROFILES.iter())
         .map(|kind| {
             cluster.create_topic(kind.name, PARTITIONS, &["min.insync.replicas=2"]);
@@ -182,7 +186,7 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
     let counts: Vec<(Vec<Instant>, u64)> =
         callers.into_iter().map(|c| c.join().expect("a caller")).collect();
     assert!(faults.len() >= 3, "{faults:?}");
-    say(&format!(
+    print_line(&format!(
         "{:<15} {:>8} {:>8} {:>6} {:>6} {:>7} {:>8} {:>6} {:>6} {:>9}",
         "producer",
         "accepted",
@@ -200,7 +204,7 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
         producer.close(Duration::from_secs(90)).expect("it closes");
         let ends = std::mem::take(&mut *ends.lock().expect("ends"));
         assert_eq!(ends.len(), sent.len(), "{}: every accepted record ended", kind.name);
-        let log = cluster.read(kind.name);
+        let log = cluster.read_topic(kind.name);
         let t = check_log(&kind, &ends, &log);
         let mut took: Vec<u128> = (ends.iter())
             .filter(|(_, e)| matches!(e.1, RecordOutcome::Acknowledged(_)))
@@ -209,7 +213,7 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
         took.sort_unstable();
         let p999 = took.get(took.len() * 999 / 1000).copied().unwrap_or(0);
         let not = sent.len() as u64 - t.acknowledged - t.possibly_persisted;
-        say(&format!(
+        print_line(&format!(
             "{:<15} {:>8} {:>8} {:>6} {not:>6} {refused:>7} {:>8} {:>6} {:>6} {p999:>9}",
             kind.name,
             sent.len(),
@@ -222,12 +226,14 @@ fn what_each_setting_promises_holds_whatever_happens_to_nodes() {
         assert!(t.acknowledged > 1000, "{}", kind.name);
         recovered.push(faults.iter().map(|f| recovery_time(f.1, &ends, &sent)).collect());
     }
-    say("milliseconds from a fault until every partition acknowledged a record sent after it:");
+    print_line(
+        "milliseconds from a fault until every partition acknowledged a record sent after it:",
+    );
     let names: Vec<&str> = PROFILES.iter().map(|k| k.name).collect();
-    say(&format!("{:<32} {}", "fault", names.join(" / ")));
+    print_line(&format!("{:<32} {}", "fault", names.join(" / ")));
     for (i, (name, _)) in faults.iter().enumerate() {
         let each: Vec<&str> = recovered.iter().map(|r| r[i].as_str()).collect();
-        say(&format!("{name:<32} {}", each.join(" / ")));
+        print_line(&format!("{name:<32} {}", each.join(" / ")));
     }
 }
 
@@ -262,7 +268,7 @@ struct OutcomeCounts {
 fn check_log(
     kind: &ProducerProfile,
     ends: &HashMap<u64, (i32, RecordOutcome, Instant)>,
-    log: &[ReadRecord],
+    log: &[ConsumerRecord],
 ) -> OutcomeCounts {
     let (name, mut t) = (kind.name, OutcomeCounts::default());
     let mut seen: HashMap<u64, Vec<i64>> = HashMap::new();

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use ottla::{Delivery, Header, Producer, Record};
 use ottla_broker::EmbeddedBroker;
 use ottla_protocol::wire::TestRng;
-use ottla_testkit::{Jars, Kafka, ReadRecord, target_dir};
+use ottla_testkit::{ConsumerRecord, Jars, Kafka, target_dir};
 
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 
@@ -21,7 +21,7 @@ fn mixed_record_count() -> u64 {
 
 fn jars() -> Option<&'static Jars> {
     static JARS: OnceLock<Option<Jars>> = OnceLock::new();
-    JARS.get_or_init(Jars::get).as_ref()
+    JARS.get_or_init(Jars::find_or_fetch).as_ref()
 }
 
 /// A broker of the test's own; it ends with it.
@@ -97,14 +97,14 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
     settle(&mut pending, &mut expected);
     producer.close(std::time::Duration::from_secs(30)).unwrap();
     assert_eq!(producer.available_memory(), 33_554_432, "all memory is back");
-    let read = jars.read(bootstrap, &topic);
+    let read = jars.read_topic(bootstrap, &topic);
     assert_eq!(read.len() as u64, count, "{codec}");
     let mut last: BTreeMap<Vec<u8>, (i32, i64)> = BTreeMap::new();
     let mut in_order = read.iter().collect::<Vec<_>>();
     in_order.sort_by_key(|r| (r.partition, r.offset));
     for r in in_order {
         let sent = expected.remove(&(r.partition, r.offset)).expect("a record nobody sent there");
-        let ReadRecord { key, value, headers, timestamp, .. } = r.clone();
+        let ConsumerRecord { key, value, headers, timestamp, .. } = r.clone();
         assert_eq!((key, value, headers, timestamp), sent, "{codec} {}-{}", r.partition, r.offset);
         if let Some(key) = &r.key {
             let before = last.insert(key.clone(), (r.partition, r.timestamp));
@@ -154,7 +154,7 @@ fn check_command_line_produce(kafka: &Kafka) {
     let out = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() && stderr.contains("5000 records acknowledged"), "{stderr}");
-    let mut read: Vec<String> = (kafka.read("lines").into_iter())
+    let mut read: Vec<String> = (kafka.read_topic("lines").into_iter())
         .map(|r| String::from_utf8(r.value.unwrap()).unwrap())
         .collect();
     read.sort_by_key(|l| l[5..].parse::<u32>().unwrap());
@@ -172,7 +172,7 @@ fn mixed_records_come_back_from_the_embedded_broker() {
     let broker = builder.start().unwrap();
     for codec in CODECS {
         round_trip(jars, &broker.bootstrap_servers(), codec, mixed_record_count() / 5);
-        let dump = jars.dump(&dir.join(format!("mixed-{codec}-0")));
+        let dump = jars.dump_log_segments(&dir.join(format!("mixed-{codec}-0")));
         assert!(dump.contains("isvalid: true") && !dump.contains("isvalid: false"), "{codec}");
         assert!(dump.contains(&format!("compresscodec: {codec}")), "{codec}");
     }
@@ -192,7 +192,7 @@ fn the_embedded_log_is_kafkas_own_format() {
         .stderr(Stdio::null())
         .status();
     assert!(done.unwrap().success());
-    let dump = jars.dump(&dir.join("lines-0"));
+    let dump = jars.dump_log_segments(&dir.join("lines-0"));
     assert!(dump.contains("isvalid: true") && !dump.contains("isvalid: false"), "{dump}");
     let payloads: Vec<&str> =
         dump.lines().filter_map(|l| Some(l.split_once(" payload: ")?.1)).collect();
@@ -207,7 +207,7 @@ fn kafkas_own_tools_work_against_the_embedded_broker() {
     let broker = EmbeddedBroker::builder().start().unwrap();
     let server = broker.bootstrap_servers();
     let topics = |args: &[&str]| {
-        jars.run(
+        jars.run_tool(
             "org.apache.kafka.tools.TopicCommand",
             &[&["--bootstrap-server", &server], args].concat(),
         )
@@ -229,7 +229,7 @@ fn kafkas_own_tools_work_against_the_embedded_broker() {
     );
     for codec in CODECS {
         let mut producer = jars
-            .command(
+            .tool_command(
                 "org.apache.kafka.tools.ConsoleProducer",
                 &["--bootstrap-server", &server, "--topic", "tooled", "--compression-codec", codec],
             )
@@ -245,7 +245,7 @@ fn kafkas_own_tools_work_against_the_embedded_broker() {
             .unwrap();
         assert!(producer.wait().unwrap().success(), "{codec}");
     }
-    let offsets = jars.run(
+    let offsets = jars.run_tool(
         "org.apache.kafka.tools.GetOffsetShell",
         &["--bootstrap-server", &server, "--topic", "tooled", "--time", "-1"],
     );
@@ -254,7 +254,7 @@ fn kafkas_own_tools_work_against_the_embedded_broker() {
     assert_eq!(total, 15, "{offsets}");
     let mut seen = String::new();
     for partition in ["0", "1"] {
-        seen += &jars.run(
+        seen += &jars.run_tool(
             "org.apache.kafka.tools.consumer.ConsoleConsumer",
             &[
                 "--bootstrap-server",
@@ -308,7 +308,7 @@ fn a_log_survives_sigkill_and_half_a_batch_is_cut() {
     file.write_all(&whole[..40]).unwrap();
     drop(file);
     let (mut child, server) = start();
-    let read = jars.read(&server, "kept");
+    let read = jars.read_topic(&server, "kept");
     let values: Vec<String> =
         read.iter().map(|r| String::from_utf8(r.value.clone().unwrap()).unwrap()).collect();
     assert_eq!(values, (0..100).map(|i| i.to_string()).collect::<Vec<_>>());
@@ -328,7 +328,7 @@ fn three_embedded_nodes_stand_in_for_a_cluster() {
     let server = broker.bootstrap_servers();
     let topics = |args: &[&str]| {
         let at = ["--bootstrap-server", server.as_str()];
-        jars.run("org.apache.kafka.tools.TopicCommand", &[&at, args].concat())
+        jars.run_tool("org.apache.kafka.tools.TopicCommand", &[&at, args].concat())
     };
     let minimum = "min.insync.replicas=2";
     let shape = ["--partitions", "3", "--replication-factor", "3", "--config", minimum];
@@ -355,7 +355,7 @@ fn three_embedded_nodes_stand_in_for_a_cluster() {
         let written = delivery.try_result().expect("it was flushed").unwrap();
         assert_eq!(written.partition(), *p, "{value}");
     }
-    let log = jars.read(&server, "three");
+    let log = jars.read_topic(&server, "three");
     assert_eq!(log.len(), 1200);
     for p in 0..3 {
         let expected: Vec<&String> = sent.iter().filter(|s| s.0 == p).map(|s| &s.1).collect();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ottla::{ErrorKind, OAuthBearerToken, Producer, ProducerBuilder, Record};
-use ottla_testkit::{Authority, Jars, Listener, SecureKafka, say};
+use ottla_testkit::{CertificateAuthority, Jars, Listener, SecureKafka, print_line};
 
 /// Records through each way in; `TEST_SECURE_RECORDS=200000` for the long run.
 fn record_count() -> u64 {
@@ -29,7 +29,7 @@ fn producer_builder(
     listener: Listener,
     settings: &[(&str, &str)],
 ) -> ProducerBuilder {
-    let mut b = Producer::builder().bootstrap_servers(&kafka.at(listener));
+    let mut b = Producer::builder().bootstrap_servers(&kafka.bootstrap(listener));
     for (name, value) in settings {
         b = b.set(name, value);
     }
@@ -79,17 +79,17 @@ fn first_error(b: ProducerBuilder) -> (ErrorKind, String, Duration) {
 
 #[test]
 fn every_way_in_and_what_is_said_where_there_is_none() {
-    let Some(jars) = Jars::get() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     let kafka = SecureKafka::start(&jars);
     let n = record_count();
-    let ca = kafka.file("ca.pem");
+    let ca = kafka.file_path("ca.pem");
     let trust = ("ssl.truststore.location", ca.as_str());
     check_accepted_settings(&kafka, n);
     check_rejected_settings(&kafka, trust);
     check_certificate_rotation(&kafka);
     check_reauthentication(&kafka);
     let at = ["--bootstrap-server", kafka.kafka.bootstrap.as_str()];
-    let offsets = jars.run("org.apache.kafka.tools.GetOffsetShell", &at);
+    let offsets = jars.run_tool("org.apache.kafka.tools.GetOffsetShell", &at);
     let mut ways = 0;
     for line in offsets.lines().filter(|l| l.starts_with("way-")) {
         let end: u64 = line.rsplit(':').next().and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -100,7 +100,7 @@ fn every_way_in_and_what_is_said_where_there_is_none() {
 }
 
 fn check_accepted_settings(kafka: &SecureKafka, n: u64) {
-    let ca = kafka.file("ca.pem");
+    let ca = kafka.file_path("ca.pem");
     let trust = ("ssl.truststore.location", ca.as_str());
     let ssl = ("security.protocol", "SSL");
     let through = |listener, name: &str, settings: &[(&str, &str)]| {
@@ -108,16 +108,16 @@ fn check_accepted_settings(kafka: &SecureKafka, n: u64) {
     };
     through(Listener::Ssl, "ssl", &[ssl, trust]);
     through(Listener::Ssl, "ssl12", &[ssl, trust, ("ssl.protocol", "TLSv1.2")]);
-    let us = kafka.authority.local("a client");
-    let store = us.write(&kafka.dir.join("client.pem")).display().to_string();
-    through(Listener::Mutual, "mutual", &[ssl, trust, ("ssl.keystore.location", &store)]);
+    let us = kafka.authority.issue_local("a client");
+    let store = us.write_pem(&kafka.dir.join("client.pem")).display().to_string();
+    through(Listener::SslClientAuth, "mutual", &[ssl, trust, ("ssl.keystore.location", &store)]);
     let inline = [
         ssl,
         ("ssl.truststore.certificates", &kafka.authority.pem()),
         ("ssl.keystore.certificate.chain", &us.chain.replace('\n', " ")),
         ("ssl.keystore.key", &us.key),
     ];
-    send_records(producer_builder(kafka, Listener::Mutual, &inline), "way-inline", n);
+    send_records(producer_builder(kafka, Listener::SslClientAuth, &inline), "way-inline", n);
     let bob = plain_jaas_config("bob", "bob-secret");
     let unsecured = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
                      unsecuredLoginStringClaim_sub=\"ottla\";";
@@ -131,12 +131,12 @@ fn check_accepted_settings(kafka: &SecureKafka, n: u64) {
         let login = [&login[..], &[("sasl.mechanism", mechanism)]].concat();
         let clear = [&login[..], &[("security.protocol", "SASL_PLAINTEXT")]].concat();
         let short = mechanism.to_ascii_lowercase();
-        through(Listener::Sasl, &format!("sasl-{short}"), &clear);
+        through(Listener::SaslPlaintext, &format!("sasl-{short}"), &clear);
         let tls = [&login[..], &[("security.protocol", "SASL_SSL"), trust]].concat();
         through(Listener::SaslSsl, &format!("saslssl-{short}"), &tls);
     }
-    let (id, secret) = kafka.tokens.client();
-    let url = kafka.tokens.token_url();
+    let (id, secret) = kafka.token_endpoint.client_credentials();
+    let url = kafka.token_endpoint.token_url();
     through(
         Listener::Oidc,
         "oidc",
@@ -149,11 +149,11 @@ fn check_accepted_settings(kafka: &SecureKafka, n: u64) {
             ("sasl.oauthbearer.scope", "produce"),
         ],
     );
-    assert!(kafka.tokens.issued() >= 1);
+    assert!(kafka.token_endpoint.issued_tokens() >= 1);
     // A token of the application's own making, with an extension that goes along.
     let b = producer_builder(
         kafka,
-        Listener::Sasl,
+        Listener::SaslPlaintext,
         &[("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "OAUTHBEARER")],
     );
     let b = b.token_provider(|| async {
@@ -174,7 +174,7 @@ fn check_accepted_settings(kafka: &SecureKafka, n: u64) {
         &format!("ssl.truststore.location={ca}"),
     ];
     let mut command = assert_cmd::Command::new(assert_cmd::cargo::cargo_bin!("ottla"));
-    command.args(["produce", "-b", &kafka.at(Listener::SaslSsl), "--topic", "command"]);
+    command.args(["produce", "-b", &kafka.bootstrap(Listener::SaslSsl), "--topic", "command"]);
     for option in options {
         command.args(["-X", option]);
     }
@@ -187,12 +187,12 @@ type RejectedCase<'a> = (&'a str, Listener, Vec<(&'a str, &'a str)>, &'a [&'a st
 
 fn check_rejected_settings(kafka: &SecureKafka, trust: (&str, &str)) {
     let other = kafka.dir.join("other-ca.pem");
-    fs::write(&other, Authority::new("Somebody else").pem()).unwrap();
+    fs::write(&other, CertificateAuthority::new("Somebody else").pem()).unwrap();
     let other = other.display().to_string();
     let ssl = ("security.protocol", "SSL");
     let sasl = ("security.protocol", "SASL_PLAINTEXT");
     let bad = plain_jaas_config("bob", "hunter2");
-    let url = kafka.tokens.token_url();
+    let url = kafka.token_endpoint.token_url();
     let oauth = [
         sasl,
         ("sasl.mechanism", "OAUTHBEARER"),
@@ -212,19 +212,19 @@ fn check_rejected_settings(kafka: &SecureKafka, trust: (&str, &str)) {
     let cases: Vec<RejectedCase<'_>> = vec![
         (
             "wrong password, PLAIN",
-            Listener::Sasl,
+            Listener::SaslPlaintext,
             vec![sasl, ("sasl.mechanism", "PLAIN"), ("sasl.jaas.config", &bad)],
             &["SASL_AUTHENTICATION_FAILED", "PLAIN", "Invalid username or password"],
         ),
         (
             "wrong password, SCRAM",
-            Listener::Sasl,
+            Listener::SaslPlaintext,
             scram("alice", "hunter2"),
             &["SASL_AUTHENTICATION_FAILED", "SCRAM-SHA-256"],
         ),
         (
             "unknown user, SCRAM",
-            Listener::Sasl,
+            Listener::SaslPlaintext,
             scram("mallory", "hunter2"),
             &["SASL_AUTHENTICATION_FAILED"],
         ),
@@ -259,25 +259,40 @@ fn check_rejected_settings(kafka: &SecureKafka, trust: (&str, &str)) {
         ),
         (
             "expired certificate",
-            Listener::Expired,
+            Listener::ExpiredCertificate,
             vec![ssl, trust],
             &["CN=old broker", "expired on Jan  1 00:00:00 2021"],
         ),
         (
             "another host's certificate",
-            Listener::Elsewhere,
+            Listener::WrongHostCertificate,
             vec![ssl, trust],
             &["CN=other broker", "not for 127.0.0.1 but for kafka.example.org"],
         ),
-        ("no certificate of ours", Listener::Mutual, vec![ssl, trust], &["ssl.keystore.location"]),
-        ("TLS to a plaintext port", Listener::Sasl, vec![ssl, trust], &["security.protocol"]),
+        (
+            "no certificate of ours",
+            Listener::SslClientAuth,
+            vec![ssl, trust],
+            &["ssl.keystore.location"],
+        ),
+        (
+            "TLS to a plaintext port",
+            Listener::SaslPlaintext,
+            vec![ssl, trust],
+            &["security.protocol"],
+        ),
         ("plaintext to a TLS port", Listener::Ssl, vec![], &["security.protocol"]),
-        ("no SASL where it is wanted", Listener::Sasl, vec![], &["SASL", "security.protocol"]),
+        (
+            "no SASL where it is wanted",
+            Listener::SaslPlaintext,
+            vec![],
+            &["SASL", "security.protocol"],
+        ),
     ];
-    say(&format!("{:<30} {:>8}  what is said", "wrong", "ms"));
+    print_line(&format!("{:<30} {:>8}  what is said", "wrong", "ms"));
     for (name, listener, settings, words) in cases {
         let (kind, text, took) = first_error(producer_builder(kafka, listener, &settings));
-        say(&format!("{name:<30} {:>8}  {kind:?}: {text}", took.as_millis()));
+        print_line(&format!("{name:<30} {:>8}  {kind:?}: {text}", took.as_millis()));
         for word in words {
             assert!(text.contains(word), "{name}: {word:?} is not in: {text}");
         }
@@ -291,7 +306,7 @@ fn check_rejected_settings(kafka: &SecureKafka, trust: (&str, &str)) {
     }
     let open = producer_builder(
         kafka,
-        Listener::Elsewhere,
+        Listener::WrongHostCertificate,
         &[ssl, trust, ("ssl.endpoint.identification.algorithm", "")],
     );
     send_records(open, "elsewhere", 100);
@@ -318,10 +333,10 @@ fn check_certificate_rotation(kafka: &SecureKafka) {
         producer.send(Record::to("rotation").value(value.as_bytes())).unwrap().wait().unwrap();
     };
     put(0);
-    let next = Authority::new("The next authority");
-    next.local("broker").write(&kafka.dir.join("broker.pem"));
+    let next = CertificateAuthority::new("The next authority");
+    next.issue_local("broker").write_pem(&kafka.dir.join("broker.pem"));
     fs::write(&trusted, format!("{}{}", kafka.authority.pem(), next.pem())).unwrap();
-    kafka.reload(Listener::Ssl);
+    kafka.reload_certificate(Listener::Ssl);
     for n in 1..5 {
         // Idle connections are closed in between: each of these is a new one.
         thread::sleep(Duration::from_millis(700));
@@ -333,7 +348,7 @@ fn check_certificate_rotation(kafka: &SecureKafka) {
     assert!(producer.totals().connection_creation_total >= 4);
     producer.close(Duration::from_secs(10)).unwrap();
     // Trusting the old authority alone does not do any more.
-    let old = kafka.file("ca.pem");
+    let old = kafka.file_path("ca.pem");
     let b = producer_builder(
         kafka,
         Listener::Ssl,
@@ -346,7 +361,7 @@ fn check_certificate_rotation(kafka: &SecureKafka) {
 fn check_reauthentication(kafka: &SecureKafka) {
     let b = producer_builder(
         kafka,
-        Listener::Renewed,
+        Listener::SaslReauthentication,
         &[
             ("security.protocol", "SASL_PLAINTEXT"),
             ("sasl.mechanism", "SCRAM-SHA-512"),
@@ -380,7 +395,7 @@ fn check_reauthentication(kafka: &SecureKafka) {
     assert!(value("reauthentication-latency-max") > 0.0);
     let closed = producer.totals().connection_close_total;
     assert!(closed <= 1, "renewed in place, not by {closed} new connections");
-    say(&format!(
+    print_line(&format!(
         "renewed {} times under {sent} records",
         value("successful-reauthentication-total")
     ));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ottla::{Header, Producer, Record};
-use ottla_testkit::{Jars, OldKafka, say};
+use ottla_testkit::{Jars, LegacyKafka, print_line};
 
 /// What the producer traces, while somebody looks.
 #[derive(Clone, Default)]
@@ -47,7 +47,7 @@ impl TraceBuffer {
 
 #[test]
 fn old_brokers_and_new() {
-    let Some(jars) = Jars::get() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     let trace = TraceBuffer::default();
     let writer = trace.clone();
     tracing_subscriber::fmt()
@@ -59,7 +59,7 @@ fn old_brokers_and_new() {
     for (version, produce) in
         [("2.8.2", 9), ("3.3.2", 9), ("3.9.1", 11), ("4.0.0", 12), ("4.3.1", 13)]
     {
-        let kafka = OldKafka::start(&jars, version);
+        let kafka = LegacyKafka::start(&jars, version);
         trace.take_request_versions();
         for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
             let producer = Producer::builder()
@@ -78,7 +78,7 @@ fn old_brokers_and_new() {
             assert_eq!(producer.totals().record_error_total, 0, "{version} {codec}");
             producer.close(Duration::from_secs(10)).unwrap();
         }
-        let read = jars.read(&kafka.bootstrap, "smoke");
+        let read = jars.read_topic(&kafka.bootstrap, "smoke");
         let values: BTreeSet<Vec<u8>> = read.iter().filter_map(|r| r.value.clone()).collect();
         assert_eq!((read.len(), values.len()), (1000, 1000), "{version}: each once");
         assert!(read.iter().all(|r| r.headers.len() == 1));
@@ -89,7 +89,7 @@ fn old_brokers_and_new() {
                 format!("{api} {}", list.join(" and "))
             })
             .collect();
-        say(&format!("Kafka {version}: {}", all.join(", ")));
+        print_line(&format!("Kafka {version}: {}", all.join(", ")));
         assert_eq!(spoken["Produce"], BTreeSet::from([produce]), "{version}");
         if version == "4.3.1" {
             check_zstd_levels(&jars, &kafka);
@@ -98,7 +98,7 @@ fn old_brokers_and_new() {
 }
 
 /// What the zstd encoder writes at each of its levels, Java reads.
-fn check_zstd_levels(jars: &Jars, kafka: &OldKafka) {
+fn check_zstd_levels(jars: &Jars, kafka: &LegacyKafka) {
     let mut sent = 0;
     for level in -7..=4 {
         let producer = Producer::builder()
@@ -116,7 +116,7 @@ fn check_zstd_levels(jars: &Jars, kafka: &OldKafka) {
         producer.flush().unwrap();
         producer.close(Duration::from_secs(10)).unwrap();
     }
-    let read = jars.read(&kafka.bootstrap, "levels");
+    let read = jars.read_topic(&kafka.bootstrap, "levels");
     let values: BTreeSet<Vec<u8>> = read.iter().filter_map(|r| r.value.clone()).collect();
     assert_eq!((read.len(), values.len()), (sent, sent), "each once, as it was sent");
     assert!(values.iter().all(|v| v.starts_with(b"{\"level\":") && v.ends_with(b"\"}")));

@@ -11,54 +11,56 @@ use ottla::{Delivery, Error, ErrorKind, Producer, Record};
 use ottla_protocol::wire::TestRng;
 
 use crate::executor::Timers;
-use crate::history::{Ended, Ends, History, Refused, Sent, Told, token};
+use crate::history::{
+    CallbackResult, HandlerOutcomes, History, RecordOutcome, RejectedSend, SentRecord, encode_token,
+};
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
 /// What callers share with the world.
 #[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) s: Scenario,
+pub(crate) struct SharedState {
+    pub(crate) scenario: Scenario,
     pub(crate) machine: SimMachine,
     pub(crate) timers: Timers,
     pub(crate) history: Rc<RefCell<History>>,
-    pub(crate) ends: Ends,
-    pub(crate) callbacks: Arc<Mutex<Vec<(u64, Told)>>>,
+    pub(crate) handler_outcomes: HandlerOutcomes,
+    pub(crate) callback_results: Arc<Mutex<Vec<(u64, CallbackResult)>>>,
 }
 
 /// One virtual caller.
 pub(crate) struct Caller {
-    pub(crate) caller: u64,
-    pub(crate) shared: Shared,
+    pub(crate) id: u64,
+    pub(crate) shared: SharedState,
     /// Deliveries nobody has looked at yet, by the record's index in the history.
     pub(crate) pending: Vec<(usize, Delivery)>,
 }
 
 /// A record that is about to be sent.
-struct Draft {
-    n: u64,
+struct NewRecord {
+    index: u64,
     topic: String,
     partition: Option<i32>,
     key: Option<Vec<u8>>,
     value: Vec<u8>,
-    with_callback: bool,
+    has_callback: bool,
     /// Whether it has headers, made from its value.
-    with_headers: bool,
+    has_headers: bool,
     /// Its own timestamp.
     timestamp: Option<i64>,
 }
 
-impl Draft {
+impl NewRecord {
     /// A value for a partition, and nothing else.
-    fn plain(n: u64, topic: String, partition: i32, value: String) -> Draft {
-        Draft {
-            n,
+    fn value_only(n: u64, topic: String, partition: i32, value: String) -> NewRecord {
+        NewRecord {
+            index: n,
             topic,
             partition: Some(partition),
             key: None,
             value: value.into_bytes(),
-            with_callback: false,
-            with_headers: false,
+            has_callback: false,
+            has_headers: false,
             timestamp: None,
         }
     }
@@ -66,50 +68,52 @@ impl Draft {
 
 impl Caller {
     pub(crate) async fn run(mut self, producer: Producer) {
-        let s = self.shared.s.clone();
-        let mut g = TestRng::new(s.seed ^ (self.caller + 1).wrapping_mul(0x9E37_79B9));
-        for n in 0..s.records {
+        let s = self.shared.scenario.clone();
+        let mut g = TestRng::new(s.seed ^ (self.id + 1).wrapping_mul(0x9E37_79B9));
+        for n in 0..s.records_per_caller {
             if g.next_below(3) == 0 {
-                let pause = Duration::from_micros(g.next_below(s.pause_us + 1));
+                let pause = Duration::from_micros(g.next_below(s.max_pause_us + 1));
                 let machine = &self.shared.machine;
-                self.shared.timers.until(machine, machine.now().after(pause)).await;
+                self.shared.timers.sleep_until(machine, machine.now().after(pause)).await;
             }
-            let draft = self.draft(n, &mut g);
+            let draft = self.random_record(n, &mut g);
             // A future that is dropped half way must leave nothing behind.
             let dropped = g.next_below(10) == 0;
             self.send(&producer, draft, dropped).await;
             match g.next_below(12) {
                 0 => self.flush(&producer).await,
-                1 => self.settle().await,
+                1 => self.wait_for_deliveries().await,
                 _ => {}
             }
         }
-        self.settle().await;
+        self.wait_for_deliveries().await;
     }
 
-    fn draft(&self, n: u64, g: &mut TestRng) -> Draft {
-        let s = &self.shared.s;
-        let mut value = format!("{}/{n}/", self.caller).into_bytes();
-        let letters = if s.plain_values { 1 } else { 7 };
-        value.extend((0..g.next_below(s.value_max)).map(|_| b'a' + (g.next_u64() % letters) as u8));
-        Draft {
-            n,
-            topic: s.topic(g.next_below(s.topics)),
+    fn random_record(&self, n: u64, g: &mut TestRng) -> NewRecord {
+        let s = &self.shared.scenario;
+        let mut value = format!("{}/{n}/", self.id).into_bytes();
+        let letters = if s.compressible_values { 1 } else { 7 };
+        value.extend(
+            (0..g.next_below(s.max_value_len)).map(|_| b'a' + (g.next_u64() % letters) as u8),
+        );
+        NewRecord {
+            index: n,
+            topic: s.topic_name(g.next_below(s.topics)),
             partition: (g.next_below(4) == 0).then(|| g.next_below(s.partitions) as i32),
             key: (g.next_below(2) == 0).then(|| g.next_bytes().to_vec()),
             value,
-            with_callback: g.next_below(5) == 0,
-            with_headers: g.next_below(4) == 0,
+            has_callback: g.next_below(5) == 0,
+            has_headers: g.next_below(4) == 0,
             timestamp: (g.next_below(8) == 0).then(|| g.next_below(1_700_000_000_000) as i64),
         }
     }
 
-    async fn send(&mut self, producer: &Producer, d: Draft, dropped: bool) {
-        let token = token(self.caller, d.n);
+    async fn send(&mut self, producer: &Producer, d: NewRecord, dropped: bool) {
+        let token = encode_token(self.id, d.index);
         let mut record = Record::to(&d.topic).maybe_key(d.key.as_deref()).value(&d.value);
         record = record.token(token);
-        let headers = headers(&d.value);
-        if d.with_headers {
+        let headers = headers_for_value(&d.value);
+        if d.has_headers {
             record = record.headers(&headers);
         }
         if let Some(at) = d.timestamp {
@@ -119,60 +123,67 @@ impl Caller {
             record = record.partition(p);
         }
         let asked = self.shared.machine.now();
-        let result = if d.with_callback {
-            let heard = self.shared.callbacks.clone();
+        let result = if d.has_callback {
+            let heard = self.shared.callback_results.clone();
             let callback = move |result: Result<ottla::RecordMetadata, Error>| {
                 let told = result.map(|m| m.offset()).map_err(|e| e.to_string());
                 heard.lock().unwrap_or_else(PoisonError::into_inner).push((token, told));
             };
-            maybe(producer.send_with_async(record, callback), dropped).await
+            await_or_drop(producer.send_with_async(record, callback), dropped).await
         } else {
-            maybe(producer.send_async(record), dropped).await
+            await_or_drop(producer.send_async(record), dropped).await
         };
         if let Some(result) = result {
-            self.accepted(result, d, asked);
+            self.on_send_result(result, d, asked);
         }
     }
 
-    fn accepted(&mut self, result: Result<Delivery, Error>, d: Draft, asked: Tick) {
+    fn on_send_result(&mut self, result: Result<Delivery, Error>, d: NewRecord, asked: Tick) {
         let machine = &self.shared.machine;
         let at = machine.now();
         let mut history = self.shared.history.borrow_mut();
-        history.waits.push((asked, at));
+        history.send_calls.push((asked, at));
         match result {
             Ok(delivery) => {
                 let partition = delivery.partition();
                 if d.partition.is_some_and(|p| p != partition) {
                     let what = format!("{partition} where {:?} was asked for", d.partition);
-                    history.broken.push(("a record goes to the partition it asks for", what));
+                    history.violations.push(("a record goes to the partition it asks for", what));
                 }
-                let caller = self.caller;
+                let caller = self.id;
                 trace(machine, || {
-                    format!("caller {caller}: record {} accepted for {}-{partition}", d.n, d.topic)
+                    format!(
+                        "caller {caller}: record {} accepted for {}-{partition}",
+                        d.index, d.topic
+                    )
                 });
                 self.pending.push((history.records.len(), delivery));
-                let sent = Sent {
+                let sent = SentRecord {
                     caller,
-                    n: d.n,
+                    index: d.index,
                     topic: d.topic,
                     partition,
                     key: d.key,
                     value: d.value,
-                    asked,
-                    accepted: at,
-                    with_callback: d.with_callback,
-                    with_headers: d.with_headers,
+                    called_at: asked,
+                    accepted_at: at,
+                    has_callback: d.has_callback,
+                    has_headers: d.has_headers,
                     timestamp: d.timestamp,
                 };
                 history.records.push((sent, None));
             }
             Err(e) => {
-                trace(machine, || format!("caller {}: record {} refused: {e}", self.caller, d.n));
-                let known = |r: &Sent| r.topic == d.topic && r.accepted < asked;
+                trace(machine, || format!("caller {}: record {} refused: {e}", self.id, d.index));
+                let known = |r: &SentRecord| r.topic == d.topic && r.accepted_at < asked;
                 let no_memory = e.kind() == ErrorKind::BufferExhausted
                     && d.partition.is_none()
                     && history.records.iter().any(|(r, _)| known(r));
-                history.refused.push(Refused { asked, at, no_memory });
+                history.rejected.push(RejectedSend {
+                    called_at: asked,
+                    returned_at: at,
+                    is_memory_exhausted: no_memory,
+                });
             }
         }
     }
@@ -181,27 +192,31 @@ impl Caller {
     async fn flush(&mut self, producer: &Producer) {
         let before: Vec<u64> = {
             let history = self.shared.history.borrow();
-            history.records.iter().map(|(r, _)| token(r.caller, r.n)).collect()
+            history.records.iter().map(|(r, _)| encode_token(r.caller, r.index)).collect()
         };
         if producer.flush_async().await.is_err() {
             return;
         }
-        let open = before.into_iter().find(|t| !self.shared.ends.knows(*t));
+        let open = before.into_iter().find(|t| !self.shared.handler_outcomes.contains(*t));
         if let Some(open) = open {
             let what =
                 format!("record {} of caller {} had not ended", open & 0xffff_ffff, open >> 32);
-            self.shared.history.borrow_mut().broken.push(("a flush waits for all there was", what));
+            self.shared
+                .history
+                .borrow_mut()
+                .violations
+                .push(("a flush waits for all there was", what));
         }
     }
 
     /// Waits for every end, all at once, so that each is seen when it comes.
-    pub(crate) async fn settle(&mut self) {
+    pub(crate) async fn wait_for_deliveries(&mut self) {
         let (pending, shared) = (&mut self.pending, &self.shared);
         std::future::poll_fn(|cx| {
             pending.retain_mut(|(index, delivery)| match std::pin::Pin::new(delivery).poll(cx) {
                 std::task::Poll::Pending => true,
                 std::task::Poll::Ready(result) => {
-                    let ended = Ended { at: shared.machine.now(), result };
+                    let ended = RecordOutcome { completed_at: shared.machine.now(), result };
                     let old = shared.history.borrow_mut().records[*index].1.replace(ended);
                     assert!(old.is_none(), "a record ends once");
                     false
@@ -213,41 +228,45 @@ impl Caller {
     }
 
     /// One record to each partition, while nobody is there.
-    pub(crate) async fn into_the_dark(
+    pub(crate) async fn send_during_outage(
         mut self,
         producer: Producer,
         partitions: Vec<(String, i32)>,
     ) {
         for (n, (topic, p)) in partitions.into_iter().enumerate() {
-            let value = format!("{}/{n}/dark", self.caller);
-            let d = Draft::plain(n as u64, topic, p, value);
+            let value = format!("{}/{n}/dark", self.id);
+            let d = NewRecord::value_only(n as u64, topic, p, value);
             self.send(&producer, d, false).await;
         }
-        self.settle().await;
+        self.wait_for_deliveries().await;
     }
 
     /// One record to each partition, twice: once to find out how the world is now, which must arrive where there is
     /// time to send it again, and once that must arrive.
-    pub(crate) async fn probe(mut self, producer: Producer, partitions: Vec<(String, i32)>) {
-        let s = &self.shared.s;
-        let patient = s.retries > 100 && s.delivery_ms >= 1_000;
+    pub(crate) async fn verify_recovery(
+        mut self,
+        producer: Producer,
+        partitions: Vec<(String, i32)>,
+    ) {
+        let s = &self.shared.scenario;
+        let patient = s.retries > 100 && s.delivery_timeout_ms >= 1_000;
         for round in 0..2 {
             let counts = patient || round == 1;
             for (i, (topic, p)) in partitions.iter().enumerate() {
                 let n = round * partitions.len() as u64 + i as u64;
-                let value = format!("{}/{n}/probe", self.caller);
-                let d = Draft::plain(n, topic.clone(), *p, value);
+                let value = format!("{}/{n}/probe", self.id);
+                let d = NewRecord::value_only(n, topic.clone(), *p, value);
                 let before = self.shared.history.borrow().records.len();
                 self.send(&producer, d, false).await;
                 let accepted = self.shared.history.borrow().records.len() > before;
                 if !accepted && counts {
                     let where_to = format!("{}-{p}", partitions[i].0);
                     let refused = Err("it was refused".to_owned());
-                    self.shared.history.borrow_mut().probes.push((where_to, refused));
+                    self.shared.history.borrow_mut().recovery_results.push((where_to, refused));
                 }
             }
             let from: Vec<usize> = self.pending.iter().map(|p| p.0).collect();
-            self.settle().await;
+            self.wait_for_deliveries().await;
             let mut history = self.shared.history.borrow_mut();
             for index in from.into_iter().filter(|_| counts) {
                 let (sent, ended) = &history.records[index];
@@ -257,20 +276,20 @@ impl Caller {
                     Some(Err(e)) => Err(e.to_string()),
                     None => Err("it never ended".to_owned()),
                 };
-                history.probes.push((where_to, result));
+                history.recovery_results.push((where_to, result));
             }
         }
     }
 }
 
 /// The headers of a record with this value: one of it, one that is null, one of the same name that is empty.
-pub(crate) fn headers(value: &[u8]) -> [ottla::Header<'_>; 3] {
+pub(crate) fn headers_for_value(value: &[u8]) -> [ottla::Header<'_>; 3] {
     let null = ottla::Header { key: "none", value: None };
     [ottla::Header::new("its", &value[..value.len().min(9)]), null, ottla::Header::new("none", b"")]
 }
 
 /// The future's outcome; none if it is dropped where it would have to wait.
-async fn maybe<F: Future>(future: F, dropped: bool) -> Option<F::Output> {
+async fn await_or_drop<F: Future>(future: F, dropped: bool) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     if !dropped {
         return Some(future.await);

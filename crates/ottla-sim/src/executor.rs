@@ -10,9 +10,9 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use ottla::sim::{SimMachine, Tick};
 
-struct Flag(AtomicBool);
+struct WakeFlag(AtomicBool);
 
-impl Wake for Flag {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -20,7 +20,7 @@ impl Wake for Flag {
 
 struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
-    woken: Arc<Flag>,
+    woken: Arc<WakeFlag>,
 }
 
 /// Sleepers, by the time they are due.
@@ -39,13 +39,13 @@ impl Executor {
     }
 
     pub(crate) fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
-        let woken = Arc::new(Flag(AtomicBool::new(true)));
+        let woken = Arc::new(WakeFlag(AtomicBool::new(true)));
         self.tasks.push(Some(Task { future: Box::pin(future), woken }));
     }
 
     /// Runs whoever is woken, until nobody is; true if anybody ran.
     pub(crate) fn run(&mut self, now: Tick) -> bool {
-        self.timers.fire(now);
+        self.timers.wake_expired(now);
         let mut ran = false;
         loop {
             let mut progress = false;
@@ -73,7 +73,7 @@ impl Executor {
 }
 
 impl Timers {
-    fn fire(&self, now: Tick) {
+    fn wake_expired(&self, now: Tick) {
         loop {
             let mut timers = self.0.borrow_mut();
             match timers.first_entry() {
@@ -87,13 +87,13 @@ impl Timers {
         }
     }
 
-    pub(crate) fn next(&self) -> Option<Tick> {
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
         self.0.borrow().first_key_value().map(|(k, _)| k.0)
     }
 
     /// Sleeps until then.
-    pub(crate) fn until(&self, machine: &SimMachine, at: Tick) -> Sleep {
-        Sleep { timers: self.clone(), machine: machine.clone(), at }
+    pub(crate) fn sleep_until(&self, machine: &SimMachine, at: Tick) -> Sleep {
+        Sleep { timers: self.clone(), machine: machine.clone(), deadline: at }
     }
 }
 
@@ -101,19 +101,19 @@ impl Timers {
 pub(crate) struct Sleep {
     timers: Timers,
     machine: SimMachine,
-    at: Tick,
+    deadline: Tick,
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.machine.now() >= self.at {
+        if self.machine.now() >= self.deadline {
             return Poll::Ready(());
         }
         let mut timers = self.timers.0.borrow_mut();
         let n = timers.len() as u64 + self.machine.random() % 1_000_000_007;
-        timers.insert((self.at, n), cx.waker().clone());
+        timers.insert((self.deadline, n), cx.waker().clone());
         Poll::Pending
     }
 }

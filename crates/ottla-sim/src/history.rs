@@ -9,11 +9,11 @@ use ottla::{BatchReport, Error, RecordMetadata};
 
 /// A record that was accepted.
 #[derive(Debug, Clone)]
-pub struct Sent {
+pub struct SentRecord {
     /// Who sent it.
     pub caller: u64,
     /// The how-many-eth of its caller.
-    pub n: u64,
+    pub index: u64,
     /// Where it was to go.
     pub topic: String,
     /// Where it was to go.
@@ -23,92 +23,96 @@ pub struct Sent {
     /// Its value, unique.
     pub value: Vec<u8>,
     /// When `send` was called.
-    pub asked: Tick,
+    pub called_at: Tick,
     /// When `send` returned.
-    pub accepted: Tick,
+    pub accepted_at: Tick,
     /// Whether it had its own callback.
-    pub with_callback: bool,
+    pub has_callback: bool,
     /// Whether it had headers, made from its value.
-    pub with_headers: bool,
+    pub has_headers: bool,
     /// Its own timestamp.
     pub timestamp: Option<i64>,
 }
 
 /// What a callback was told: the offset, or the error.
-pub type Told = Result<Option<i64>, String>;
+pub type CallbackResult = Result<Option<i64>, String>;
 
 /// How it ended.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct RecordOutcome {
     /// When.
-    pub at: Tick,
+    pub completed_at: Tick,
     /// How.
     pub result: Result<RecordMetadata, Error>,
 }
 
 /// A call that was refused.
 #[derive(Debug, Clone)]
-pub struct Refused {
+pub struct RejectedSend {
     /// When `send` was called.
-    pub asked: Tick,
+    pub called_at: Tick,
     /// When it returned.
-    pub at: Tick,
+    pub returned_at: Tick,
     /// Whether it waited for memory from the start, and got none: its topic and partition were known.
-    pub no_memory: bool,
+    pub is_memory_exhausted: bool,
 }
 
 /// All that callers saw.
 #[derive(Debug, Default)]
 pub struct History {
     /// Accepted records and their ends.
-    pub records: Vec<(Sent, Option<Ended>)>,
+    pub records: Vec<(SentRecord, Option<RecordOutcome>)>,
     /// Calls that were refused.
-    pub refused: Vec<Refused>,
+    pub rejected: Vec<RejectedSend>,
     /// Every call of `send`: when it began, when it returned.
-    pub waits: Vec<(Tick, Tick)>,
+    pub send_calls: Vec<(Tick, Tick)>,
     /// What was broken while it happened: the demand, and how.
-    pub broken: Vec<(&'static str, String)>,
+    pub violations: Vec<(&'static str, String)>,
     /// Probes after the world healed that had to be acknowledged: where, and why they were not.
-    pub probes: Vec<(String, Result<(), String>)>,
+    pub recovery_results: Vec<(String, Result<(), String>)>,
     /// What each record's callback was told, each time, by token.
-    pub callbacks: BTreeMap<u64, Vec<Told>>,
+    pub callback_results: BTreeMap<u64, Vec<CallbackResult>>,
 }
 
 /// When each record ended, as the producer-wide handler heard it: a caller may look later.
 #[derive(Clone, Default)]
-pub(crate) struct Ends(Arc<Mutex<BTreeMap<u64, Heard>>>);
+pub(crate) struct HandlerOutcomes(Arc<Mutex<BTreeMap<u64, HandlerOutcome>>>);
 
 /// When, whether it was acknowledged, how often.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Heard {
-    pub(crate) at: Tick,
-    pub(crate) ok: bool,
-    pub(crate) times: u32,
+pub(crate) struct HandlerOutcome {
+    pub(crate) completed_at: Tick,
+    pub(crate) is_acknowledged: bool,
+    pub(crate) reports: u32,
 }
 
-impl Ends {
-    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Heard>> {
+impl HandlerOutcomes {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, HandlerOutcome>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn hear(&self, report: &BatchReport<'_>, now: Tick) {
-        let mut all = self.all();
+    pub(crate) fn record(&self, report: &BatchReport<'_>, now: Tick) {
+        let mut all = self.lock();
         for token in report.tokens {
-            let first = Heard { at: now, ok: report.result.is_ok(), times: 0 };
-            all.entry(*token).or_insert(first).times += 1;
+            let first = HandlerOutcome {
+                completed_at: now,
+                is_acknowledged: report.result.is_ok(),
+                reports: 0,
+            };
+            all.entry(*token).or_insert(first).reports += 1;
         }
     }
 
-    pub(crate) fn knows(&self, token: u64) -> bool {
-        self.all().contains_key(&token)
+    pub(crate) fn contains(&self, token: u64) -> bool {
+        self.lock().contains_key(&token)
     }
 
-    pub(crate) fn take(&self) -> BTreeMap<u64, Heard> {
-        std::mem::take(&mut self.all())
+    pub(crate) fn take(&self) -> BTreeMap<u64, HandlerOutcome> {
+        std::mem::take(&mut self.lock())
     }
 }
 
 /// A record's token: whose, and which.
-pub(crate) fn token(caller: u64, n: u64) -> u64 {
+pub(crate) fn encode_token(caller: u64, n: u64) -> u64 {
     caller << 32 | n
 }

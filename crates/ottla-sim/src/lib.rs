@@ -18,14 +18,14 @@ mod stream;
 mod trace;
 mod world;
 
-pub use counts::count;
-pub use events::{Event, Kind};
-pub use history::{Ended, History, Refused, Sent, Told};
+pub use counts::run_workload;
+pub use events::{ScenarioEvent, ScenarioEventKind};
+pub use history::{CallbackResult, History, RecordOutcome, RejectedSend, SentRecord};
 pub use scenario::Scenario;
 pub use shrink::shrink;
-pub use stream::stream;
-pub use trace::say_everything;
-pub use world::{Report, run, run_scenario};
+pub use stream::fuzz_responses;
+pub use trace::enable_trace;
+pub use world::{RunReport, run_scenario, run_seed};
 
 #[cfg(test)]
 mod bench;

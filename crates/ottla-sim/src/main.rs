@@ -3,32 +3,34 @@
 
 use std::process::ExitCode;
 
-use ottla_sim::{Report, Scenario, run, run_scenario, say_everything, shrink};
+use ottla_sim::{RunReport, Scenario, enable_trace, run_scenario, run_seed, shrink};
 
 const USAGE: &str = "\
 usage: ottla-sim SEED                 run one seed
        ottla-sim --trace SCENARIO     the same, saying everything that happens
        ottla-sim --shrink SCENARIO    make a failing scenario small
        ottla-sim --seeds N [--from S] run many
-       ottla-sim --count WHAT N       work to be counted: records, one-partition, many-partitions
+       ottla-sim --workload WHAT N       work to be counted: records, one-partition, many-partitions
 a SCENARIO is a seed, or what a failure prints";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args.as_slice() {
-        ["--seeds", n] => many(n, "0"),
-        ["--seeds", n, "--from", from] | ["--from", from, "--seeds", n] => many(n, from),
-        ["--count", what, rounds] => {
+        ["--seeds", n] => run_seeds(n, "0"),
+        ["--seeds", n, "--from", from] | ["--from", from, "--seeds", n] => run_seeds(n, from),
+        ["--workload", what, rounds] => {
             let rounds = rounds.parse().map_err(|_| format!("{rounds:?} is not a number"));
-            rounds.and_then(|rounds| ottla_sim::count(what, rounds)).map(|()| true)
+            rounds.and_then(|rounds| ottla_sim::run_workload(what, rounds)).map(|()| true)
         }
-        ["--shrink", scenario] => Scenario::parse(scenario).map(|s| smaller(&s)),
+        ["--shrink", scenario] => Scenario::parse(scenario).map(|s| shrink_and_print(&s)),
         ["--trace", scenario] => {
-            say_everything();
-            Scenario::parse(scenario).map(|s| one(&s))
+            enable_trace();
+            Scenario::parse(scenario).map(|s| run_and_print(&s))
         }
-        [scenario] if !scenario.starts_with('-') => Scenario::parse(scenario).map(|s| one(&s)),
+        [scenario] if !scenario.starts_with('-') => {
+            Scenario::parse(scenario).map(|s| run_and_print(&s))
+        }
         _ => Err(USAGE.to_owned()),
     };
     match done {
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(s: &Scenario) -> bool {
+fn run_and_print(s: &Scenario) -> bool {
     println!("{s:#?}");
     match run_scenario(s) {
         Ok(report) => println!("{report:#?}"),
@@ -53,7 +55,7 @@ fn one(s: &Scenario) -> bool {
     true
 }
 
-fn smaller(s: &Scenario) -> bool {
+fn shrink_and_print(s: &Scenario) -> bool {
     match shrink(s, |step| println!("fails, too: {step}")) {
         Some((small, error)) => println!("{small:#?}\n{error}"),
         None => println!("it does not fail"),
@@ -61,12 +63,12 @@ fn smaller(s: &Scenario) -> bool {
     true
 }
 
-fn many(count: &str, from: &str) -> Result<bool, String> {
+fn run_seeds(count: &str, from: &str) -> Result<bool, String> {
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
     let (count, from) = (number(count)?, number(from)?);
-    let (mut failures, mut total) = (0, Report::default());
+    let (mut failures, mut total) = (0, RunReport::default());
     for seed in from..from + count {
-        match run(seed) {
+        match run_seed(seed) {
             Ok(report) => total.add(report),
             Err(e) => {
                 failures += 1;
@@ -78,7 +80,7 @@ fn many(count: &str, from: &str) -> Result<bool, String> {
     println!("{count} seeds from {from}: {failures} failures, {hours:.1} virtual hours");
     println!(
         "{} records: {} acknowledged, {} failed; {} refused; {} connections cut",
-        total.accepted, total.acknowledged, total.failed, total.refused, total.losses
+        total.accepted, total.acknowledged, total.failed, total.rejected, total.disconnects
     );
     for (kind, n) in total.faults {
         println!("{n:>9} {kind}");

@@ -8,23 +8,23 @@ use ottla::{ErrorKind, RecordStatus};
 use ottla_broker::{AppendedBatch, Core, LogBatch};
 use ottla_protocol::record::Batches;
 
-use crate::callers::headers;
-use crate::history::{Ended, Heard, History, Sent, token};
+use crate::callers::headers_for_value;
+use crate::history::{HandlerOutcome, History, RecordOutcome, SentRecord, encode_token};
 use crate::scenario::Scenario;
 
 /// A partition of one topic of that name: name, id, partition.
-type Place = (String, [u8; 16], i32);
+type LogId = (String, [u8; 16], i32);
 
 /// Logs as they stood at the end, or when their topic was deleted, and everything any leader ever appended.
 #[derive(Default)]
-pub(crate) struct Logs {
-    kept: BTreeMap<Place, Vec<LogBatch>>,
+pub(crate) struct ClusterLogs {
+    snapshots: BTreeMap<LogId, Vec<LogBatch>>,
     journal: Vec<AppendedBatch>,
 }
 
 /// A record in a log.
 #[derive(Debug, PartialEq, Eq)]
-struct Logged {
+struct LoggedRecord {
     offset: i64,
     timestamp: i64,
     headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -33,32 +33,32 @@ struct Logged {
 }
 
 /// What stands in the logs, record by record.
-pub(crate) struct Read {
-    logs: BTreeMap<Place, Vec<Logged>>,
+pub(crate) struct DecodedLogs {
+    logs: BTreeMap<LogId, Vec<LoggedRecord>>,
     /// Values ever appended to a topic's partition: at which offsets.
-    ever: BTreeMap<(String, i32), BTreeMap<Vec<u8>, Vec<i64>>>,
+    appended_offsets: BTreeMap<(String, i32), BTreeMap<Vec<u8>, Vec<i64>>>,
 }
 
-impl Logs {
+impl ClusterLogs {
     /// Keeps a topic's logs as they are now.
-    pub(crate) fn keep(&mut self, core: &Core, topic: &str) {
+    pub(crate) fn snapshot_topic(&mut self, core: &Core, topic: &str) {
         let Some((id, count)) = core.describe_topic(topic) else { return };
         for p in 0..count {
             let batches = core.batches(topic, p).unwrap_or_default();
-            self.kept.insert((topic.to_owned(), id.0, p), batches);
+            self.snapshots.insert((topic.to_owned(), id.0, p), batches);
         }
     }
 
-    pub(crate) fn journal(&mut self, journal: Vec<AppendedBatch>) {
+    pub(crate) fn set_journal(&mut self, journal: Vec<AppendedBatch>) {
         self.journal = journal;
     }
 
-    pub(crate) fn read(&self) -> Result<Read, String> {
+    pub(crate) fn decode(&self) -> Result<DecodedLogs, String> {
         let mut logs = BTreeMap::new();
-        for (place, batches) in &self.kept {
+        for (place, batches) in &self.snapshots {
             let mut list = Vec::new();
             for b in batches {
-                read_into(&b.bytes, 0, &mut list).map_err(|e| {
+                decode_records(&b.bytes, 0, &mut list).map_err(|e| {
                     format!("the log of {}-{} cannot be read: {e}", place.0, place.2)
                 })?;
             }
@@ -67,22 +67,22 @@ impl Logs {
         let mut ever: BTreeMap<(String, i32), BTreeMap<Vec<u8>, Vec<i64>>> = BTreeMap::new();
         for j in &self.journal {
             let mut list = Vec::new();
-            read_into(&j.records, j.base_offset, &mut list)?;
+            decode_records(&j.records, j.base_offset, &mut list)?;
             let of = ever.entry((j.topic.clone(), j.partition)).or_default();
             for l in list {
                 of.entry(l.value).or_default().push(l.offset);
             }
         }
-        Ok(Read { logs, ever })
+        Ok(DecodedLogs { logs, appended_offsets: ever })
     }
 }
 
-fn read_into(bytes: &[u8], base: i64, list: &mut Vec<Logged>) -> Result<(), String> {
+fn decode_records(bytes: &[u8], base: i64, list: &mut Vec<LoggedRecord>) -> Result<(), String> {
     for view in Batches::new(bytes) {
         let view = view.map_err(|e| e.to_string())?;
         let records = view.records(1 << 30).map_err(|e| e.to_string())?;
         for r in records.to_vec().map_err(|e| e.to_string())? {
-            list.push(Logged {
+            list.push(LoggedRecord {
                 offset: base + r.offset,
                 timestamp: r.timestamp,
                 headers: (r.headers.iter())
@@ -96,41 +96,45 @@ fn read_into(bytes: &[u8], base: i64, list: &mut Vec<Logged>) -> Result<(), Stri
     Ok(())
 }
 
-impl Read {
+impl DecodedLogs {
     /// The logs of a partition under any id its topic had.
-    fn of<'r>(&'r self, topic: &'r str, partition: i32) -> impl Iterator<Item = &'r [Logged]> + 'r {
-        let mine = move |place: &Place| place.0 == topic && place.2 == partition;
+    fn partition_logs<'r>(
+        &'r self,
+        topic: &'r str,
+        partition: i32,
+    ) -> impl Iterator<Item = &'r [LoggedRecord]> + 'r {
+        let mine = move |place: &LogId| place.0 == topic && place.2 == partition;
         self.logs.iter().filter(move |(place, _)| mine(place)).map(|(_, log)| log.as_slice())
     }
 }
 
 /// Everything there is to judge by.
-pub(crate) struct Case<'a> {
-    pub(crate) s: &'a Scenario,
+pub(crate) struct Observations<'a> {
+    pub(crate) scenario: &'a Scenario,
     pub(crate) history: &'a History,
-    pub(crate) heard: BTreeMap<u64, Heard>,
-    pub(crate) logs: &'a Read,
-    pub(crate) memory_left: u64,
-    pub(crate) slept: &'a [(Tick, Tick)],
+    pub(crate) handler_outcomes: BTreeMap<u64, HandlerOutcome>,
+    pub(crate) logs: &'a DecodedLogs,
+    pub(crate) available_memory: u64,
+    pub(crate) suspensions: &'a [(Tick, Tick)],
     /// Partitions the topics had in the end.
-    pub(crate) partitions: BTreeMap<String, i32>,
+    pub(crate) partition_counts: BTreeMap<String, i32>,
     /// When the world healed.
     pub(crate) healed_at: Tick,
     /// Producer ids the cluster gave.
-    pub(crate) ids_given: u64,
+    pub(crate) producer_ids_assigned: u64,
 }
 
-impl Case<'_> {
+impl Observations<'_> {
     /// Whether the record was sent while every node was gone.
-    fn in_the_dark(&self, sent: &Sent) -> bool {
-        sent.caller == self.s.callers + 1
+    fn is_sent_during_outage(&self, sent: &SentRecord) -> bool {
+        sent.caller == self.scenario.callers + 1
     }
 
     /// When something that may take so long is over at the latest. A machine that sleeps meanwhile can only see to
     /// it when it wakes.
-    fn due(&self, from: Tick, ms: u64) -> Tick {
+    fn latest_deadline(&self, from: Tick, ms: u64) -> Tick {
         let mut latest = Tick(from.0 + (ms + 1) * 1_000_000);
-        for (slept, woke) in self.slept {
+        for (slept, woke) in self.suspensions {
             if (*slept..=*woke).contains(&latest) {
                 latest = Tick(woke.0 + 1_000_000);
             }
@@ -139,63 +143,66 @@ impl Case<'_> {
     }
 }
 
-type Check = fn(&Case<'_>) -> Result<(), String>;
+type Check = fn(&Observations<'_>) -> Result<(), String>;
 
 /// A demand.
-struct Demand {
+struct Invariant {
     /// In words; checks made while the run goes on report under it.
-    what: &'static str,
+    statement: &'static str,
     /// Which settings it follows from, in words and as a test.
     #[cfg_attr(not(test), allow(dead_code, reason = "for the page"))]
-    when: &'static str,
+    condition: &'static str,
     applies: fn(&Scenario) -> bool,
     check: Check,
 }
 
 const ALWAYS: fn(&Scenario) -> bool = |_| true;
-const SEEN: Check = |_| Ok(());
+const CHECKED_DURING_RUN: Check = |_| Ok(());
 
 #[rustfmt::skip]
-const DEMANDS: &[Demand] = &[
-    Demand { what: "every accepted record ends exactly once, told alike to its delivery, its callback and the handler", when: "always", applies: ALWAYS, check: ends_once },
-    Demand { what: "no end is a bug of the producer's own", when: "always", applies: ALWAYS, check: none_internal },
-    Demand { what: "a record goes to the partition it asks for", when: "always", applies: ALWAYS, check: SEEN },
-    Demand { what: "nothing is claimed but that a record went out", when: "acks=0", applies: |s| s.acks == "0", check: nothing_claimed },
-    Demand { what: "everything accepted is acknowledged", when: "nothing goes wrong, and there is time", applies: Scenario::is_calm, check: all_acknowledged },
-    Demand { what: "what was sent while nobody was there was not written", when: "acks=1 or all", applies: |s| s.acks != "0", check: not_in_the_dark },
-    Demand { what: "records end in time: creation of their batch + delivery.timeout.ms + one loop", when: "always", applies: ALWAYS, check: ends_in_time },
-    Demand { what: "blocked callers are let go in time: max.block.ms + one loop", when: "always", applies: ALWAYS, check: let_go_in_time },
-    Demand { what: "requests in flight are as many as allowed", when: "always", applies: ALWAYS, check: SEEN },
-    Demand { what: "a flush waits for all there was", when: "always", applies: ALWAYS, check: SEEN },
-    Demand { what: "memory is all back", when: "always", applies: ALWAYS, check: memory_back },
-    Demand { what: "memory is never above its cap but by what one batch that is being split takes three times", when: "always", applies: ALWAYS, check: SEEN },
-    Demand { what: "the sender goes round only for what happens, and rests when nothing does", when: "always", applies: ALWAYS, check: SEEN },
-    Demand { what: "memory is first come, first served", when: "always", applies: ALWAYS, check: first_come },
-    Demand { what: "what is in a log is byte for byte what was sent there", when: "always", applies: ALWAYS, check: only_what_was_sent },
-    Demand { what: "what is said not to be written is in no log", when: "always", applies: ALWAYS, check: not_written },
-    Demand { what: "a stated offset holds that record in the log of the leader that answered, when it answered", when: "acks=1 or all", applies: |s| s.acks != "0", check: offset_holds },
-    Demand { what: "what is acknowledged is in the log, and stays there through every leader move that keeps the ISR", when: "acks=all, no unclean election", applies: |s| s.acks == "all" && !s.unclean, check: acknowledged_stays },
-    Demand { what: "nothing is twice, in one topic or in those made anew under its name", when: "idempotent", applies: |s| s.idempotent, check: nothing_twice },
-    Demand { what: "of each caller and partition the log has the order of append", when: "idempotent", applies: |s| s.idempotent, check: in_order },
-    Demand { what: "of each caller and partition the log has what was acknowledged in the order of append", when: "not idempotent, one request in flight", applies: |s| !s.idempotent && s.in_flight == 1, check: in_order },
-    Demand { what: "what has time left when the world heals is acknowledged, or refused by a broker", when: "acks=1 or all, retries without end, no fatal error, not closed before", applies: |s| s.acks != "0" && s.retries > 100 && !s.fatal_fault && s.close_at_ms == 0, check: time_left },
-    Demand { what: "a healed world takes what is sent to it", when: "no fatal error, not closed before", applies: |s| !s.fatal_fault && s.close_at_ms == 0, check: healed },
+const INVARIANTS: &[Invariant] = &[
+    Invariant { statement: "every accepted record ends exactly once, told alike to its delivery, its callback and the handler", condition: "always", applies: ALWAYS, check: check_completed_once },
+    Invariant { statement: "no end is a bug of the producer's own", condition: "always", applies: ALWAYS, check: check_no_internal_errors },
+    Invariant { statement: "a record goes to the partition it asks for", condition: "always", applies: ALWAYS, check: CHECKED_DURING_RUN },
+    Invariant { statement: "nothing is claimed but that a record went out", condition: "acks=0", applies: |s| s.acks == "0", check: check_no_offsets },
+    Invariant { statement: "everything accepted is acknowledged", condition: "nothing goes wrong, and there is time", applies: Scenario::is_fault_free, check: check_all_acknowledged },
+    Invariant { statement: "what was sent while nobody was there was not written", condition: "acks=1 or all", applies: |s| s.acks != "0", check: check_outage_not_persisted },
+    Invariant { statement: "records end in time: creation of their batch + delivery.timeout.ms + one loop", condition: "always", applies: ALWAYS, check: check_delivery_timeout },
+    Invariant { statement: "blocked callers are let go in time: max.block.ms + one loop", condition: "always", applies: ALWAYS, check: check_max_block },
+    Invariant { statement: "requests in flight are as many as allowed", condition: "always", applies: ALWAYS, check: CHECKED_DURING_RUN },
+    Invariant { statement: "a flush waits for all there was", condition: "always", applies: ALWAYS, check: CHECKED_DURING_RUN },
+    Invariant { statement: "memory is all back", condition: "always", applies: ALWAYS, check: check_memory_returned },
+    Invariant { statement: "memory is never above its cap but by what one batch that is being split takes three times", condition: "always", applies: ALWAYS, check: CHECKED_DURING_RUN },
+    Invariant { statement: "the sender goes round only for what happens, and rests when nothing does", condition: "always", applies: ALWAYS, check: CHECKED_DURING_RUN },
+    Invariant { statement: "memory is first come, first served", condition: "always", applies: ALWAYS, check: check_memory_fairness },
+    Invariant { statement: "what is in a log is byte for byte what was sent there", condition: "always", applies: ALWAYS, check: check_log_contents },
+    Invariant { statement: "what is said not to be written is in no log", condition: "always", applies: ALWAYS, check: check_not_persisted },
+    Invariant { statement: "a stated offset holds that record in the log of the leader that answered, when it answered", condition: "acks=1 or all", applies: |s| s.acks != "0", check: check_offsets },
+    Invariant { statement: "what is acknowledged is in the log, and stays there through every leader move that keeps the ISR", condition: "acks=all, no unclean election", applies: |s| s.acks == "all" && !s.unclean_leader_election, check: check_acknowledged_persisted },
+    Invariant { statement: "nothing is twice, in one topic or in those made anew under its name", condition: "idempotent", applies: |s| s.idempotent, check: check_no_duplicates },
+    Invariant { statement: "of each caller and partition the log has the order of append", condition: "idempotent", applies: |s| s.idempotent, check: check_order },
+    Invariant { statement: "of each caller and partition the log has what was acknowledged in the order of append", condition: "not idempotent, one request in flight", applies: |s| !s.idempotent && s.max_in_flight == 1, check: check_order },
+    Invariant { statement: "what has time left when the world heals is acknowledged, or refused by a broker", condition: "acks=1 or all, retries without end, no fatal error, not closed before", applies: |s| s.acks != "0" && s.retries > 100 && !s.has_fatal_faults && s.close_at_ms == 0, check: check_delivered_after_heal },
+    Invariant { statement: "a healed world takes what is sent to it", condition: "no fatal error, not closed before", applies: |s| !s.has_fatal_faults && s.close_at_ms == 0, check: check_recovery_results },
 ];
 
 /// What was broken first, in words; else a number of everything that was seen.
-pub(crate) fn judge(case: &Case<'_>) -> Result<u64, String> {
-    if let Some((what, how)) = case.history.broken.first() {
-        debug_assert!(DEMANDS.iter().any(|d| d.what == *what), "{what}");
+pub(crate) fn check_invariants(case: &Observations<'_>) -> Result<u64, String> {
+    if let Some((what, how)) = case.history.violations.first() {
+        debug_assert!(INVARIANTS.iter().any(|d| d.statement == *what), "{what}");
         return Err(format!("{what}: {how}"));
     }
-    for d in DEMANDS.iter().filter(|d| (d.applies)(case.s)) {
-        (d.check)(case).map_err(|how| format!("{}: {how}", d.what))?;
+    for d in INVARIANTS.iter().filter(|d| (d.applies)(case.scenario)) {
+        (d.check)(case).map_err(|how| format!("{}: {how}", d.statement))?;
     }
     let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
     for (sent, ended) in &case.history.records {
         let ok = ended.as_ref().is_some_and(|e| e.result.is_ok());
-        let at = case.heard.get(&token(sent.caller, sent.n)).map_or(0, |h| h.at.0);
-        for word in [sent.accepted.0, at, u64::from(ok)] {
+        let at = case
+            .handler_outcomes
+            .get(&encode_token(sent.caller, sent.index))
+            .map_or(0, |h| h.completed_at.0);
+        for word in [sent.accepted_at.0, at, u64::from(ok)] {
             fingerprint = (fingerprint ^ word).wrapping_mul(0x0100_0000_01b3);
         }
     }
@@ -204,143 +211,145 @@ pub(crate) fn judge(case: &Case<'_>) -> Result<u64, String> {
 
 /// The table as a page.
 #[cfg(test)]
-pub(crate) fn page() -> String {
+pub(crate) fn invariants_markdown() -> String {
     let mut out = String::from("| demand | of which runs |\n|---|---|\n");
-    for d in DEMANDS {
-        out.push_str(&format!("| {} | {} |\n", d.what, d.when));
+    for d in INVARIANTS {
+        out.push_str(&format!("| {} | {} |\n", d.statement, d.condition));
     }
     out
 }
 
-fn who(sent: &Sent) -> String {
-    format!("record {} of caller {} on {}-{}", sent.n, sent.caller, sent.topic, sent.partition)
+fn describe_record(sent: &SentRecord) -> String {
+    format!("record {} of caller {} on {}-{}", sent.index, sent.caller, sent.topic, sent.partition)
 }
 
-fn acknowledged(ended: Option<&Ended>) -> bool {
+fn is_acknowledged(ended: Option<&RecordOutcome>) -> bool {
     ended.is_some_and(|e| e.result.is_ok())
 }
 
-fn ends_once(case: &Case<'_>) -> Result<(), String> {
+fn check_completed_once(case: &Observations<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
-        let token = token(sent.caller, sent.n);
+        let token = encode_token(sent.caller, sent.index);
         let Some(ended) = ended else {
-            return Err(format!("{} never ended", who(sent)));
+            return Err(format!("{} never ended", describe_record(sent)));
         };
-        match case.heard.get(&token) {
-            Some(h) if h.times == 1 && h.ok == ended.result.is_ok() => {}
-            other => return Err(format!("{}: the handler heard {other:?}", who(sent))),
+        match case.handler_outcomes.get(&token) {
+            Some(h) if h.reports == 1 && h.is_acknowledged == ended.result.is_ok() => {}
+            other => return Err(format!("{}: the handler heard {other:?}", describe_record(sent))),
         }
         let told = match &ended.result {
             Ok(m) => Ok(m.offset()),
             Err(e) => Err(e.to_string()),
         };
-        let called = case.history.callbacks.get(&token).map_or(&[][..], Vec::as_slice);
-        let expected: &[_] = if sent.with_callback { &[told] } else { &[] };
+        let called = case.history.callback_results.get(&token).map_or(&[][..], Vec::as_slice);
+        let expected: &[_] = if sent.has_callback { &[told] } else { &[] };
         if called != expected {
-            return Err(format!("{}: its callback was told {called:?}", who(sent)));
+            return Err(format!("{}: its callback was told {called:?}", describe_record(sent)));
         }
     }
-    if case.heard.len() != case.history.records.len() {
+    if case.handler_outcomes.len() != case.history.records.len() {
         return Err("an end was heard of a record that was not accepted".to_owned());
     }
     Ok(())
 }
 
-fn none_internal(case: &Case<'_>) -> Result<(), String> {
+fn check_no_internal_errors(case: &Observations<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         if let Some(Err(e)) = ended.as_ref().map(|e| &e.result)
             && e.kind() == ErrorKind::Internal
         {
-            return Err(format!("{}: {e}", who(sent)));
+            return Err(format!("{}: {e}", describe_record(sent)));
         }
     }
     Ok(())
 }
 
-fn nothing_claimed(case: &Case<'_>) -> Result<(), String> {
+fn check_no_offsets(case: &Observations<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         if let Some(Ok(m)) = ended.as_ref().map(|e| &e.result)
             && m.offset().is_some()
         {
-            return Err(format!("{} is said to be at {:?}", who(sent), m.offset()));
+            return Err(format!("{} is said to be at {:?}", describe_record(sent), m.offset()));
         }
     }
     Ok(())
 }
 
-fn all_acknowledged(case: &Case<'_>) -> Result<(), String> {
+fn check_all_acknowledged(case: &Observations<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         if let Some(Err(e)) = ended.as_ref().map(|e| &e.result)
-            && !case.in_the_dark(sent)
+            && !case.is_sent_during_outage(sent)
         {
-            return Err(format!("{}: {e}", who(sent)));
+            return Err(format!("{}: {e}", describe_record(sent)));
         }
     }
     Ok(())
 }
 
-fn not_in_the_dark(case: &Case<'_>) -> Result<(), String> {
-    for (sent, ended) in case.history.records.iter().filter(|(r, _)| case.in_the_dark(r)) {
+fn check_outage_not_persisted(case: &Observations<'_>) -> Result<(), String> {
+    for (sent, ended) in case.history.records.iter().filter(|(r, _)| case.is_sent_during_outage(r))
+    {
         match ended.as_ref().map(|e| &e.result) {
             Some(Err(e)) if e.record_status() == RecordStatus::NotPersisted => {}
-            other => return Err(format!("{}: {other:?}", who(sent))),
+            other => return Err(format!("{}: {other:?}", describe_record(sent))),
         }
     }
     Ok(())
 }
 
-fn ends_in_time(case: &Case<'_>) -> Result<(), String> {
+fn check_delivery_timeout(case: &Observations<'_>) -> Result<(), String> {
     for (sent, _) in &case.history.records {
-        let Some(heard) = case.heard.get(&token(sent.caller, sent.n)) else { continue };
+        let Some(heard) = case.handler_outcomes.get(&encode_token(sent.caller, sent.index)) else {
+            continue;
+        };
         // Its batch is not younger than it is itself.
-        let latest = case.due(sent.accepted, case.s.delivery_ms);
-        if heard.at > latest {
+        let latest = case.latest_deadline(sent.accepted_at, case.scenario.delivery_timeout_ms);
+        if heard.completed_at > latest {
             return Err(format!(
                 "{} accepted at {:?}, ended at {:?}",
-                who(sent),
-                sent.accepted,
-                heard.at
+                describe_record(sent),
+                sent.accepted_at,
+                heard.completed_at
             ));
         }
     }
     Ok(())
 }
 
-fn let_go_in_time(case: &Case<'_>) -> Result<(), String> {
-    for (asked, at) in &case.history.waits {
-        if *at > case.due(*asked, case.s.block_ms) {
+fn check_max_block(case: &Observations<'_>) -> Result<(), String> {
+    for (asked, at) in &case.history.send_calls {
+        if *at > case.latest_deadline(*asked, case.scenario.max_block_ms) {
             return Err(format!("a call waited from {asked:?} to {at:?}"));
         }
     }
     Ok(())
 }
 
-fn memory_back(case: &Case<'_>) -> Result<(), String> {
-    if case.memory_left == case.s.buffer_memory {
+fn check_memory_returned(case: &Observations<'_>) -> Result<(), String> {
+    if case.available_memory == case.scenario.buffer_memory {
         return Ok(());
     }
-    Err(format!("{} of {}", case.memory_left, case.s.buffer_memory))
+    Err(format!("{} of {}", case.available_memory, case.scenario.buffer_memory))
 }
 
 /// Whoever waited for memory in vain was not passed by: what was accepted of later calls meanwhile fitted into
 /// batches that were open already.
-fn first_come(case: &Case<'_>) -> Result<(), String> {
-    let s = case.s;
+fn check_memory_fairness(case: &Observations<'_>) -> Result<(), String> {
+    let s = case.scenario;
     // What is open is a batch a partition, of its size or of one record, and no more than there is memory; those who
     // waited before may each open another.
-    let (partitions, batch) = (s.topics * (s.partitions + 3), s.batch_size.max(s.value_max + 200));
+    let (partitions, batch) =
+        (s.topics * (s.partitions + 3), s.batch_size.max(s.max_value_len + 200));
     let room = (partitions * batch).min(s.buffer_memory) + s.callers * batch;
-    for refused in case.history.refused.iter().filter(|r| r.no_memory) {
-        let later = case
-            .history
-            .records
-            .iter()
-            .filter(|(r, _)| r.asked > refused.asked && r.accepted < refused.at);
+    for refused in case.history.rejected.iter().filter(|r| r.is_memory_exhausted) {
+        let later = case.history.records.iter().filter(|(r, _)| {
+            r.called_at > refused.called_at && r.accepted_at < refused.returned_at
+        });
         let bytes: u64 = later.map(|(r, _)| r.value.len() as u64 + 7).sum();
         if bytes > room {
             return Err(format!(
                 "a call waited in vain from {:?} to {:?}; {bytes} bytes of later calls were accepted",
-                refused.asked, refused.at
+                refused.called_at, refused.returned_at
             ));
         }
     }
@@ -348,8 +357,8 @@ fn first_come(case: &Case<'_>) -> Result<(), String> {
 }
 
 /// Whether a record in a log is the one that was sent, beside its value.
-fn same(sent: &Sent, logged: &Logged) -> bool {
-    let headers = if sent.with_headers { &headers(&sent.value)[..] } else { &[] };
+fn is_same_record(sent: &SentRecord, logged: &LoggedRecord) -> bool {
+    let headers = if sent.has_headers { &headers_for_value(&sent.value)[..] } else { &[] };
     sent.key == logged.key
         && sent.timestamp.is_none_or(|at| at == logged.timestamp)
         && headers.len() == logged.headers.len()
@@ -358,7 +367,7 @@ fn same(sent: &Sent, logged: &Logged) -> bool {
         })
 }
 
-fn only_what_was_sent(case: &Case<'_>) -> Result<(), String> {
+fn check_log_contents(case: &Observations<'_>) -> Result<(), String> {
     let mut sent = BTreeMap::new();
     for (r, _) in &case.history.records {
         sent.insert((r.topic.as_str(), r.partition, r.value.as_slice()), r);
@@ -369,7 +378,7 @@ fn only_what_was_sent(case: &Case<'_>) -> Result<(), String> {
                 return Err(format!("{topic}-{partition} has offset {} at place {i}", l.offset));
             }
             match sent.get(&(topic.as_str(), *partition, l.value.as_slice())) {
-                Some(r) if same(r, l) => {}
+                Some(r) if is_same_record(r, l) => {}
                 Some(_) => {
                     let what = "key, headers or timestamp are others";
                     return Err(format!("{topic}-{partition} at {i}: {what}"));
@@ -381,31 +390,39 @@ fn only_what_was_sent(case: &Case<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn not_written(case: &Case<'_>) -> Result<(), String> {
+fn check_not_persisted(case: &Observations<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         let Some(Err(e)) = ended.as_ref().map(|e| &e.result) else { continue };
         if e.record_status() != RecordStatus::NotPersisted {
             continue;
         }
-        let found = |log: &[Logged]| log.iter().any(|l| l.value == sent.value);
-        if case.logs.of(&sent.topic, sent.partition).any(found) {
-            return Err(format!("{} ({e})", who(sent)));
+        let found = |log: &[LoggedRecord]| log.iter().any(|l| l.value == sent.value);
+        if case.logs.partition_logs(&sent.topic, sent.partition).any(found) {
+            return Err(format!("{} ({e})", describe_record(sent)));
         }
     }
     Ok(())
 }
 
-fn offset_holds(case: &Case<'_>) -> Result<(), String> {
+fn check_offsets(case: &Observations<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         let Some(Ok(m)) = ended.as_ref().map(|e| &e.result) else { continue };
         if (m.topic(), m.partition()) != (sent.topic.as_str(), sent.partition) {
-            return Err(format!("{} is said to be on {}-{}", who(sent), m.topic(), m.partition()));
+            return Err(format!(
+                "{} is said to be on {}-{}",
+                describe_record(sent),
+                m.topic(),
+                m.partition()
+            ));
         }
-        let ever = case.logs.ever.get(&(sent.topic.clone(), sent.partition));
+        let ever = case.logs.appended_offsets.get(&(sent.topic.clone(), sent.partition));
         match (ever.and_then(|e| e.get(&sent.value)), m.offset()) {
-            (None, _) => return Err(format!("{} was never appended", who(sent))),
+            (None, _) => return Err(format!("{} was never appended", describe_record(sent))),
             (Some(at), Some(offset)) if !at.contains(&offset) => {
-                return Err(format!("{} is said to be at {offset}, was at {at:?}", who(sent)));
+                return Err(format!(
+                    "{} is said to be at {offset}, was at {at:?}",
+                    describe_record(sent)
+                ));
             }
             _ => {}
         }
@@ -413,17 +430,17 @@ fn offset_holds(case: &Case<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn acknowledged_stays(case: &Case<'_>) -> Result<(), String> {
-    for (sent, _) in case.history.records.iter().filter(|(_, e)| acknowledged(e.as_ref())) {
-        let found = |log: &[Logged]| log.iter().any(|l| l.value == sent.value);
-        if !case.logs.of(&sent.topic, sent.partition).any(found) {
-            return Err(format!("{} is in no log", who(sent)));
+fn check_acknowledged_persisted(case: &Observations<'_>) -> Result<(), String> {
+    for (sent, _) in case.history.records.iter().filter(|(_, e)| is_acknowledged(e.as_ref())) {
+        let found = |log: &[LoggedRecord]| log.iter().any(|l| l.value == sent.value);
+        if !case.logs.partition_logs(&sent.topic, sent.partition).any(found) {
+            return Err(format!("{} is in no log", describe_record(sent)));
         }
     }
     Ok(())
 }
 
-fn nothing_twice(case: &Case<'_>) -> Result<(), String> {
+fn check_no_duplicates(case: &Observations<'_>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for ((topic, _, partition), log) in &case.logs.logs {
         for l in log {
@@ -436,13 +453,14 @@ fn nothing_twice(case: &Case<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn in_order(case: &Case<'_>) -> Result<(), String> {
+fn check_order(case: &Observations<'_>) -> Result<(), String> {
     let mut of = BTreeMap::new();
     for (r, e) in &case.history.records {
         // What failed as possibly written may come late where nothing fences it: without sequences, or under an id
         // that was given up for another.
-        let counts = acknowledged(e.as_ref()) || (case.s.idempotent && case.ids_given <= 1);
-        of.insert((r.topic.as_str(), r.partition, r.value.as_slice()), (r.caller, r.n, counts));
+        let counts = is_acknowledged(e.as_ref())
+            || (case.scenario.idempotent && case.producer_ids_assigned <= 1);
+        of.insert((r.topic.as_str(), r.partition, r.value.as_slice()), (r.caller, r.index, counts));
     }
     for ((topic, _, partition), log) in &case.logs.logs {
         let (mut last, mut first_seen) = (BTreeMap::new(), BTreeSet::new());
@@ -464,28 +482,30 @@ fn in_order(case: &Case<'_>) -> Result<(), String> {
 }
 
 /// Longer than any connection, request or backoff from before may still take.
-const HEALING_MS: u64 = 20_000;
+const RECOVERY_MS: u64 = 20_000;
 
-fn time_left(case: &Case<'_>) -> Result<(), String> {
+fn check_delivered_after_heal(case: &Observations<'_>) -> Result<(), String> {
     for (sent, ended) in &case.history.records {
         let Some(Err(e)) = ended.as_ref().map(|e| &e.result) else { continue };
-        let end = sent.accepted.0 + case.s.delivery_ms * 1_000_000;
+        let end = sent.accepted_at.0 + case.scenario.delivery_timeout_ms * 1_000_000;
         // A topic that was made anew may lack the partition; what was sent while nobody was there has no time left.
-        let in_the_dark = sent.caller == case.s.callers + 1;
+        let in_the_dark = sent.caller == case.scenario.callers + 1;
         if in_the_dark
-            || case.partitions.get(&sent.topic).is_none_or(|count| sent.partition >= *count)
+            || case.partition_counts.get(&sent.topic).is_none_or(|count| sent.partition >= *count)
         {
             continue;
         }
-        if e.kind() == ErrorKind::DeliveryTimeout && end > case.due(case.healed_at, HEALING_MS).0 {
-            return Err(format!("{} failed all the same: {e}", who(sent)));
+        if e.kind() == ErrorKind::DeliveryTimeout
+            && end > case.latest_deadline(case.healed_at, RECOVERY_MS).0
+        {
+            return Err(format!("{} failed all the same: {e}", describe_record(sent)));
         }
     }
     Ok(())
 }
 
-fn healed(case: &Case<'_>) -> Result<(), String> {
-    for (place, result) in &case.history.probes {
+fn check_recovery_results(case: &Observations<'_>) -> Result<(), String> {
+    for (place, result) in &case.history.recovery_results {
         result.as_ref().map_err(|e| format!("a record for {place} sent after all: {e}"))?;
     }
     Ok(())

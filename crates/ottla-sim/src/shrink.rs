@@ -4,42 +4,42 @@ use crate::scenario::Scenario;
 use crate::world::run_scenario;
 
 /// What is tried for each choice, simplest first.
-const SIMPLER: &[(&str, &[&str])] = &[
+const SIMPLER_VALUES: &[(&str, &[&str])] = &[
     ("callers", &["1", "2", "3"]),
-    ("records", &["1", "2", "3", "5", "10", "20"]),
+    ("records_per_caller", &["1", "2", "3", "5", "10", "20"]),
     ("topics", &["1", "2"]),
     ("partitions", &["1", "2", "3"]),
     ("nodes", &["1", "2"]),
-    ("replication", &["1", "2"]),
+    ("replication_factor", &["1", "2"]),
     ("min_isr", &["1"]),
     ("close_at_ms", &["0"]),
     ("purge_at_ms", &["0"]),
-    ("availability_ms", &["0"]),
-    ("age_ms", &["300000"]),
-    ("broker_fault", &["0", "20"]),
-    ("fatal_fault", &["false"]),
-    ("unclean", &["false"]),
-    ("late", &["0"]),
-    ("stale", &["0"]),
-    ("cut", &["0"]),
-    ("stall", &["0"]),
-    ("split", &["0"]),
-    ("window", &["0"]),
-    ("delay_ns", &["0", "1000000"]),
-    ("lag_ms", &["0", "3"]),
+    ("availability_timeout_ms", &["0"]),
+    ("metadata_max_age_ms", &["300000"]),
+    ("broker_fault_one_in", &["0", "20"]),
+    ("has_fatal_faults", &["false"]),
+    ("unclean_leader_election", &["false"]),
+    ("late_response_one_in", &["0"]),
+    ("stale_metadata_one_in", &["0"]),
+    ("disconnect_one_in", &["0"]),
+    ("stall_one_in", &["0"]),
+    ("max_io_bytes", &["0"]),
+    ("socket_buffer_bytes", &["0"]),
+    ("max_delay_ns", &["0", "1000000"]),
+    ("max_replication_lag_ms", &["0", "3"]),
     ("codec", &["none"]),
-    ("value_max", &["10", "100"]),
+    ("max_value_len", &["10", "100"]),
     ("batch_size", &["200", "4000"]),
     ("buffer_memory", &["1000000"]),
-    ("message_max", &["1048588"]),
-    ("request_size", &["1048576"]),
-    ("idle_ms", &["540000"]),
+    ("max_message_bytes", &["1048588"]),
+    ("max_request_size", &["1048576"]),
+    ("connections_max_idle_ms", &["540000"]),
     ("linger_ms", &["0"]),
-    ("pause_us", &["0"]),
-    ("in_flight", &["1"]),
+    ("max_pause_us", &["0"]),
+    ("max_in_flight", &["1"]),
     ("retries", &["2147483647"]),
-    ("by_name", &["false"]),
-    ("id_refusals", &["0"]),
+    ("bootstrap_by_name", &["false"]),
+    ("producer_id_errors", &["0"]),
     ("first_epoch", &["0"]),
     ("heal_after_ms", &["100", "1000"]),
     ("acks", &["all"]),
@@ -50,36 +50,36 @@ pub fn shrink(from: &Scenario, mut say: impl FnMut(&str)) -> Option<(Scenario, S
     let mut best = from.clone();
     let mut error = run_scenario(&best).err()?;
     loop {
-        let before = best.written();
+        let before = best.to_text();
         for at in (0..best.events.len()).rev() {
             let mut smaller = best.clone();
             smaller.events.remove(at);
-            attempt(smaller, &mut best, &mut error, &mut say);
+            try_smaller(smaller, &mut best, &mut error, &mut say);
         }
-        for (name, values) in SIMPLER {
+        for (name, values) in SIMPLER_VALUES {
             for value in *values {
-                let Some(smaller) = best.with(name, value) else { continue };
-                if smaller.written() == best.written()
-                    || attempt(smaller, &mut best, &mut error, &mut say)
+                let Some(smaller) = best.with_field(name, value) else { continue };
+                if smaller.to_text() == best.to_text()
+                    || try_smaller(smaller, &mut best, &mut error, &mut say)
                 {
                     break;
                 }
             }
         }
-        if best.written() == before {
+        if best.to_text() == before {
             return Some((best, error));
         }
     }
 }
 
-fn attempt(
+fn try_smaller(
     smaller: Scenario,
     best: &mut Scenario,
     error: &mut String,
     say: &mut impl FnMut(&str),
 ) -> bool {
     let Err(e) = run_scenario(&smaller) else { return false };
-    say(&smaller.written());
+    say(&smaller.to_text());
     (*best, *error) = (smaller, e);
     true
 }

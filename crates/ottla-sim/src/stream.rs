@@ -14,66 +14,68 @@ use ottla::{Producer, Record};
 use ottla_broker::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
 
 use crate::executor::Executor;
-use crate::servers::{address, now};
+use crate::servers::{broker_now, node_address};
 
-const MEMORY: u64 = 1 << 20;
-const RECORDS: usize = 4;
+const BUFFER_MEMORY: u64 = 1 << 20;
+const RECORD_COUNT: usize = 4;
 /// Rounds of the sender that a few records may take at most.
-const ROUNDS: usize = 20_000;
+const MAX_ROUNDS: usize = 20_000;
 
 /// Bytes that say what is done to answers; sound answers once they are used up.
-struct Script<'s>(&'s [u8]);
+struct MutationInput<'s>(&'s [u8]);
 
-impl Script<'_> {
-    fn byte(&mut self) -> u8 {
+impl MutationInput<'_> {
+    fn next_byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         *first
     }
 
-    fn bytes(&mut self, n: usize) -> Vec<u8> {
+    fn next_bytes(&mut self, n: usize) -> Vec<u8> {
         let (head, rest) = self.0.split_at(n.min(self.0.len()));
         self.0 = rest;
         head.to_vec()
     }
 
     /// What goes out for an answer, how late, and whether the connection ends behind it.
-    fn change(&mut self, mut frame: Vec<u8>) -> (Vec<u8>, Duration, bool) {
+    fn mutate(&mut self, mut frame: Vec<u8>) -> (Vec<u8>, Duration, bool) {
         let (mut late, mut ends) = (Duration::ZERO, false);
         // Most bytes leave most answers as they are, so that a stream gets far.
-        match self.byte() {
+        match self.next_byte() {
             0..=0x7f => {}
             0x80..=0x9f => {
-                let at = usize::from(self.byte()) % frame.len();
-                frame[at] ^= self.byte();
+                let at = usize::from(self.next_byte()) % frame.len();
+                frame[at] ^= self.next_byte();
             }
             0xa0..=0xaf => {
-                let (at, word) = (usize::from(self.byte()), self.bytes(4));
+                let (at, word) = (usize::from(self.next_byte()), self.next_bytes(4));
                 for (b, w) in frame.iter_mut().skip(at).zip(word) {
                     *b = w;
                 }
             }
             0xb0..=0xbf => {
-                frame.truncate(usize::from(self.byte()));
-                ends = self.byte() < 0x80;
+                frame.truncate(usize::from(self.next_byte()));
+                ends = self.next_byte() < 0x80;
             }
             0xc0..=0xcf => {
-                let (at, n) =
-                    (usize::from(self.byte()) % frame.len(), usize::from(self.byte() % 16));
-                let more = self.bytes(n);
+                let (at, n) = (
+                    usize::from(self.next_byte()) % frame.len(),
+                    usize::from(self.next_byte() % 16),
+                );
+                let more = self.next_bytes(n);
                 frame.splice(at..at, more);
                 // With a length that says so, half the time.
-                if self.byte() < 0x80 {
+                if self.next_byte() < 0x80 {
                     let size = (frame.len() as i32 - 4).max(0);
                     frame[..4].copy_from_slice(&size.to_be_bytes());
                 }
             }
             0xd0..=0xdf => {
-                let n = usize::from(self.byte());
-                frame = self.bytes(n);
+                let n = usize::from(self.next_byte());
+                frame = self.next_bytes(n);
             }
             0xe0..=0xe7 => frame.extend_from_within(..),
-            0xe8..=0xef => late = Duration::from_millis(u64::from(self.byte()) * 20),
+            0xe8..=0xef => late = Duration::from_millis(u64::from(self.next_byte()) * 20),
             0xf0..=0xf7 => frame.clear(),
             0xf8..=0xff => ends = true,
         }
@@ -81,27 +83,27 @@ impl Script<'_> {
     }
 }
 
-struct Broker<'s> {
+struct FuzzBroker<'s> {
     core: Core,
-    script: Script<'s>,
+    mutations: MutationInput<'s>,
     buffers: BTreeMap<u64, Vec<u8>>,
 }
 
-impl Broker<'_> {
+impl FuzzBroker<'_> {
     fn serve(&mut self, machine: &SimMachine) {
         for (conn, _, what) in machine.take_client_input() {
             match what {
                 ClientInput::Closed => drop(self.buffers.remove(&conn)),
                 ClientInput::Bytes(bytes) => {
                     self.buffers.entry(conn).or_default().extend(bytes);
-                    self.frames(conn, machine);
+                    self.handle_frames(conn, machine);
                 }
             }
         }
     }
 
-    fn frames(&mut self, conn: u64, machine: &SimMachine) {
-        let (at, time): (SocketAddr, ClockReading) = (address(1), now(machine));
+    fn handle_frames(&mut self, conn: u64, machine: &SimMachine) {
+        let (at, time): (SocketAddr, ClockReading) = (node_address(1), broker_now(machine));
         let local = LocalAddress { host: at.ip().to_string(), port: at.port() };
         while let Some(held) = self.buffers.get_mut(&conn) {
             let Some(size) = held.first_chunk::<4>().map(|b| i32::from_be_bytes(*b)) else {
@@ -114,7 +116,7 @@ impl Broker<'_> {
             let frame: Vec<u8> = held.drain(..4 + size as usize).skip(4).collect();
             let reply = self.core.handle(&Bytes::from(frame), &local, time.mono_ms, time);
             let HandleResult::SendResponse(out) = reply else { continue };
-            let (out, late, ends) = self.script.change(out);
+            let (out, late, ends) = self.mutations.mutate(out);
             machine.send_to_client(conn, out, late);
             if ends {
                 machine.close_connection(conn);
@@ -123,7 +125,7 @@ impl Broker<'_> {
     }
 }
 
-async fn caller(producer: Producer, n: usize, over: Rc<Cell<usize>>) {
+async fn send_record(producer: Producer, n: usize, over: Rc<Cell<usize>>) {
     let value = format!("record {n}");
     if let Ok(delivery) = producer.send_async(Record::to("t").key("k").value(&value)).await {
         let _ = delivery.await;
@@ -135,21 +137,21 @@ async fn caller(producer: Producer, n: usize, over: Rc<Cell<usize>>) {
 ///
 /// # Panics
 /// If a record does not end, memory does not come back, or the sender spins.
-pub fn stream(input: &[u8]) {
-    let mut script = Script(input);
-    let split = usize::from(script.byte());
-    let idempotent = script.byte().is_multiple_of(2);
+pub fn fuzz_responses(input: &[u8]) {
+    let mut script = MutationInput(input);
+    let split = usize::from(script.next_byte());
+    let idempotent = script.next_byte().is_multiple_of(2);
     let machine =
         SimMachine::new(1, Faults { max_delay_ns: 100_000, max_io_bytes: split, ..Faults::NONE });
-    machine.listen(address(1));
+    machine.listen(node_address(1));
     let mut config = BrokerConfig::default();
     config.default_partitions = 2;
-    let core = Core::new(config, now(&machine)).expect("a core in memory");
-    let mut broker = Broker { core, script, buffers: BTreeMap::new() };
+    let core = Core::new(config, broker_now(&machine)).expect("a core in memory");
+    let mut broker = FuzzBroker { core, mutations: script, buffers: BTreeMap::new() };
     let mut builder =
         Producer::builder().bootstrap_servers("10.0.0.1:9092").idempotence(idempotent);
     for (name, value) in [
-        ("buffer.memory", MEMORY.to_string().as_str()),
+        ("buffer.memory", BUFFER_MEMORY.to_string().as_str()),
         ("request.timeout.ms", "1000"),
         ("delivery.timeout.ms", "4000"),
         ("max.block.ms", "4000"),
@@ -160,14 +162,14 @@ pub fn stream(input: &[u8]) {
     let (producer, mut sender) = build(builder, &machine).expect("sound settings");
     let over = Rc::new(Cell::new(0));
     let mut executor = Executor::new();
-    for n in 0..RECORDS {
-        executor.spawn(caller(producer.clone(), n, over.clone()));
+    for n in 0..RECORD_COUNT {
+        executor.spawn(send_record(producer.clone(), n, over.clone()));
     }
     let begun = machine.now();
-    for _ in 0..ROUNDS {
+    for _ in 0..MAX_ROUNDS {
         executor.run(machine.now());
         let mut until = sender.send_producer_data();
-        if over.get() == RECORDS && memory_balance(&producer) == MEMORY as i64 {
+        if over.get() == RECORD_COUNT && memory_balance(&producer) == BUFFER_MEMORY as i64 {
             sender.abort();
             return;
         }
@@ -208,7 +210,7 @@ mod tests {
             .collect();
         kept.sort();
         assert!(kept.len() >= 10, "the corpus is there");
-        kept.iter().for_each(|input| stream(input));
+        kept.iter().for_each(|input| fuzz_responses(input));
         let mut g = TestRng::new(21);
         for _ in 0..1500 {
             let mut input = match g.next_below(3) {
@@ -217,7 +219,7 @@ mod tests {
             };
             input.truncate(g.next_below(input.len() as u64 + 1) as usize);
             input.extend((0..g.next_below(60)).map(|_| g.next_u64() as u8));
-            stream(&input);
+            fuzz_responses(&input);
         }
     }
 }

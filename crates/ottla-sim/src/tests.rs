@@ -2,21 +2,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{Report, Scenario, oracle, run, run_scenario, shrink};
+use crate::{RunReport, Scenario, oracle, run_scenario, run_seed, shrink};
 
 /// Seeds every test run goes through; `cargo xtask sim --seeds N` runs more.
-const SEEDS: u64 = 3000;
+const SEED_COUNT: u64 = 3000;
 
 /// The same, or `OTTLA_SIM_SEEDS`: mutation testing judges by fewer.
-fn seeds() -> u64 {
-    std::env::var("OTTLA_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS)
+fn seed_count() -> u64 {
+    std::env::var("OTTLA_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEED_COUNT)
 }
 /// Seeds within which a planted bug must be found.
 #[cfg(ottla_injected_bugs)]
-const PLANTED_SEEDS: u64 = 2000;
+const INJECTED_BUG_SEEDS: u64 = 2000;
 
 /// Runs seeds on every core until one fails; how it failed, for the lowest that did.
-fn first_failure(seeds: u64, each: impl Fn(Report) + Sync) -> Option<(u64, String)> {
+fn find_first_failure(seeds: u64, each: impl Fn(RunReport) + Sync) -> Option<(u64, String)> {
     let (next, lowest) = (AtomicU64::new(0), std::sync::Mutex::new(None::<(u64, String)>));
     let work = || {
         loop {
@@ -25,7 +25,7 @@ fn first_failure(seeds: u64, each: impl Fn(Report) + Sync) -> Option<(u64, Strin
             if seed >= seeds || over {
                 return;
             }
-            let ran = std::panic::catch_unwind(|| run(seed));
+            let ran = std::panic::catch_unwind(|| run_seed(seed));
             let ran = ran.unwrap_or_else(|_| Err(format!("seed {seed}: it panicked")));
             match ran {
                 Ok(report) => each(report),
@@ -45,18 +45,21 @@ fn first_failure(seeds: u64, each: impl Fn(Report) + Sync) -> Option<(u64, Strin
 
 #[test]
 fn seeds_hold() {
-    let total = std::sync::Mutex::new(Report::default());
-    let failure = first_failure(seeds(), |report| total.lock().unwrap().add(report));
+    let total = std::sync::Mutex::new(RunReport::default());
+    let failure = find_first_failure(seed_count(), |report| total.lock().unwrap().add(report));
     if let Some((_, e)) = failure {
         panic!("{e}");
     }
     let total = total.into_inner().unwrap();
     println!("{total:#?}");
-    if seeds() < SEEDS {
+    if seed_count() < SEED_COUNT {
         return;
     }
     // The faults were really there, and so was the work.
-    assert!(total.acknowledged > 50_000 && total.failed > 500 && total.losses > 500, "{total:?}");
+    assert!(
+        total.acknowledged > 50_000 && total.failed > 500 && total.disconnects > 500,
+        "{total:?}"
+    );
     assert!(total.faults.len() >= 18, "{total:?}");
 }
 
@@ -73,7 +76,7 @@ fn seeds_that_found_bugs() {
 #[test]
 fn a_seed_replays_to_the_nanosecond() {
     for seed in [3, 77, 1234] {
-        assert_eq!(run(seed), run(seed));
+        assert_eq!(run_seed(seed), run_seed(seed));
     }
 }
 
@@ -81,11 +84,14 @@ fn a_seed_replays_to_the_nanosecond() {
 fn a_scenario_can_be_written_down_and_read_back() {
     for seed in 0..50 {
         let s = Scenario::new(seed);
-        assert_eq!(s.written(), seed.to_string());
-        let mut other = s.with("records", "7").and_then(|s| s.with("codec", "lz4")).unwrap();
+        assert_eq!(s.to_text(), seed.to_string());
+        let mut other = s
+            .with_field("records_per_caller", "7")
+            .and_then(|s| s.with_field("codec", "lz4"))
+            .unwrap();
         other.events.retain(|e| e.number % 2 == 0);
-        let read = Scenario::parse(&other.written()).unwrap();
-        assert_eq!(format!("{read:?}"), format!("{other:?}"), "{}", other.written());
+        let read = Scenario::parse(&other.to_text()).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{other:?}"), "{}", other.to_text());
     }
     assert!(Scenario::parse("7:nonsense=1").is_err() && Scenario::parse("x").is_err());
     assert!(shrink(&Scenario::new(3), |_| {}).is_none(), "nothing to shrink where nothing fails");
@@ -99,8 +105,8 @@ fn the_demands_in_docs_are_these() {
     let text = std::fs::read_to_string(path).expect("docs/SIMULATION.md");
     let (before, rest) = text.split_once(begin).expect("the demands begin");
     let (_, after) = rest.split_once(end).expect("the demands end");
-    let written = format!("{before}{begin}{}{end}{after}", oracle::page());
-    print!("{}", oracle::page());
+    let written = format!("{before}{begin}{}{end}{after}", oracle::invariants_markdown());
+    print!("{}", oracle::invariants_markdown());
     if std::env::var_os("OTTLA_WRITE_DOCS").is_some() {
         std::fs::write(path, &written).expect("docs are written");
     }
@@ -110,11 +116,11 @@ fn the_demands_in_docs_are_these() {
 /// Each planted bug is found, and within how many seeds.
 #[cfg(ottla_injected_bugs)]
 #[test]
-fn planted_bugs_are_found() {
+fn injected_bugs_are_found() {
     let mut missed = Vec::new();
     for plant in ottla::sim::INJECTED_BUGS {
         ottla::sim::inject(Some(*plant));
-        let found = first_failure(PLANTED_SEEDS, |_| {});
+        let found = find_first_failure(INJECTED_BUG_SEEDS, |_| {});
         ottla::sim::inject(None);
         match found {
             Some((seed, how)) => {
@@ -129,7 +135,10 @@ fn planted_bugs_are_found() {
     ottla::sim::inject(Some(ottla::sim::InjectedBug::BufferLeaked));
     let (small, how) = shrink(&Scenario::new(1), |_| {}).expect("it fails");
     ottla::sim::inject(None);
-    assert!(small.callers == 1 && small.records == 1 && small.events.is_empty(), "{small:?}");
+    assert!(
+        small.callers == 1 && small.records_per_caller == 1 && small.events.is_empty(),
+        "{small:?}"
+    );
     assert!(how.contains("memory is all back"), "{how}");
-    assert!(missed.is_empty(), "not found in {PLANTED_SEEDS} seeds: {missed:?}");
+    assert!(missed.is_empty(), "not found in {INJECTED_BUG_SEEDS} seeds: {missed:?}");
 }

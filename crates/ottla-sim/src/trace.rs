@@ -8,15 +8,15 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 thread_local! {
-    static ON: Cell<bool> = const { Cell::new(false) };
-    static NOW: Cell<u64> = const { Cell::new(0) };
+    static ENABLED: Cell<bool> = const { Cell::new(false) };
+    static NOW_NS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Says everything from here on, in this thread: what the world does, and the producer's own events.
-pub fn say_everything() {
-    ON.set(true);
+pub fn enable_trace() {
+    ENABLED.set(true);
     let events = tracing_subscriber::fmt()
-        .with_timer(Virtual)
+        .with_timer(VirtualTimer)
         .with_target(false)
         .with_ansi(false)
         .with_max_level(tracing::Level::DEBUG);
@@ -24,35 +24,35 @@ pub fn say_everything() {
 }
 
 /// Whether anybody listens.
-pub(crate) fn is_on() -> bool {
-    ON.get()
+pub(crate) fn is_enabled() -> bool {
+    ENABLED.get()
 }
 
 /// The time moved.
-pub(crate) fn moved(machine: &SimMachine) {
-    if is_on() {
-        NOW.set(machine.now().0);
+pub(crate) fn update_time(machine: &SimMachine) {
+    if is_enabled() {
+        NOW_NS.set(machine.now().0);
     }
 }
 
 /// Says a line.
 pub(crate) fn trace(machine: &SimMachine, line: impl FnOnce() -> String) {
-    if is_on() {
-        moved(machine);
-        println!("{} world: {}", stamp(), line());
+    if is_enabled() {
+        update_time(machine);
+        println!("{} world: {}", format_timestamp(), line());
     }
 }
 
-fn stamp() -> String {
+fn format_timestamp() -> String {
     // A machine begins at one second.
-    let ns = NOW.get().saturating_sub(1_000_000_000);
+    let ns = NOW_NS.get().saturating_sub(1_000_000_000);
     format!("{:>6}.{:06} ms", ns / 1_000_000, ns % 1_000_000)
 }
 
-struct Virtual;
+struct VirtualTimer;
 
-impl FormatTime for Virtual {
+impl FormatTime for VirtualTimer {
     fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
-        w.write_str(&stamp())
+        w.write_str(&format_timestamp())
     }
 }

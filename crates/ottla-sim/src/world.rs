@@ -10,31 +10,31 @@ use std::time::Duration;
 use ottla::sim::{Faults, Link, SimMachine, SimSender, Tick, build, memory_balance};
 use ottla::{Producer, PurgeScope};
 
-use crate::callers::{Caller, Shared};
-use crate::events::Kind;
+use crate::callers::{Caller, SharedState};
+use crate::events::ScenarioEventKind;
 use crate::executor::Executor;
-use crate::history::{Ends, History, Told};
-use crate::oracle::{Case, Logs, judge};
+use crate::history::{CallbackResult, HandlerOutcomes, History};
+use crate::oracle::{ClusterLogs, Observations, check_invariants};
 use crate::scenario::Scenario;
-use crate::servers::{Servers, address, now};
-use crate::setup::{Played, cluster, make, told};
-use crate::trace::{moved, trace};
+use crate::servers::{SimCluster, broker_now, node_address};
+use crate::setup::{FaultCounts, create_cluster, create_topic, describe_batch};
+use crate::trace::{trace, update_time};
 
 /// Virtual time after which a run that is not over is stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(3600);
+const RUN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Rounds of the sender at one moment; more is a spin.
-const ROUNDS_AT_ONCE: u32 = 50_000;
+const MAX_ROUNDS_PER_INSTANT: u32 = 50_000;
 /// Virtual time of quiet, and the rounds the sender may make in it.
-const QUIET: Duration = Duration::from_secs(60);
-const QUIET_ROUNDS: u64 = 60;
-const ROUNDS_DEMAND: &str =
+const IDLE_TIME: Duration = Duration::from_secs(60);
+const MAX_IDLE_ROUNDS: u64 = 60;
+const ROUNDS_INVARIANT: &str =
     "the sender goes round only for what happens, and rests when nothing does";
 /// Rounds of the sender for each thing that happens outside it, at most.
-const ROUNDS_AN_EVENT: u64 = 3;
+const MAX_ROUNDS_PER_EVENT: u64 = 3;
 
 /// What a run was like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct RunReport {
     /// Records accepted.
     pub accepted: u64,
     /// Of them, acknowledged.
@@ -42,9 +42,9 @@ pub struct Report {
     /// Of them, failed.
     pub failed: u64,
     /// Records refused by `send`.
-    pub refused: u64,
+    pub rejected: u64,
     /// Connections lost to cuts.
-    pub losses: u64,
+    pub disconnects: u64,
     /// What else was done to it, by kind.
     pub faults: BTreeMap<String, u64>,
     /// Rounds of the sender.
@@ -55,14 +55,14 @@ pub struct Report {
     pub fingerprint: u64,
 }
 
-impl Report {
+impl RunReport {
     /// Adds another run's figures to these.
-    pub fn add(&mut self, other: Report) {
+    pub fn add(&mut self, other: RunReport) {
         self.accepted += other.accepted;
         self.acknowledged += other.acknowledged;
         self.failed += other.failed;
-        self.refused += other.refused;
-        self.losses += other.losses;
+        self.rejected += other.rejected;
+        self.disconnects += other.disconnects;
         self.rounds += other.rounds;
         self.virtual_ms += other.virtual_ms;
         for (kind, n) in other.faults {
@@ -75,7 +75,7 @@ impl Report {
 ///
 /// # Errors
 /// What the oracle says.
-pub fn run(seed: u64) -> Result<Report, String> {
+pub fn run_seed(seed: u64) -> Result<RunReport, String> {
     run_scenario(&Scenario::new(seed))
 }
 
@@ -83,73 +83,73 @@ pub fn run(seed: u64) -> Result<Report, String> {
 ///
 /// # Errors
 /// What the oracle says.
-pub fn run_scenario(s: &Scenario) -> Result<Report, String> {
-    World::new(s)?.run().map_err(|e| {
-        let written = s.written();
+pub fn run_scenario(s: &Scenario) -> Result<RunReport, String> {
+    Simulation::new(s)?.run().map_err(|e| {
+        let written = s.to_text();
         format!("seed {}: {e}\nreplay: cargo xtask sim --trace '{written}'", s.seed)
     })
 }
 
-struct World<'s> {
-    s: &'s Scenario,
+struct Simulation<'s> {
+    scenario: &'s Scenario,
     machine: SimMachine,
     executor: Executor,
     producer: Producer,
     /// Gone once it is over, with all it held.
     sender: Option<SimSender>,
     /// The sender sleeps until then.
-    until: Tick,
-    servers: Servers,
-    played: Played,
-    shared: Shared,
-    logs: Logs,
+    sender_deadline: Tick,
+    cluster: SimCluster,
+    batch_fault_counts: FaultCounts,
+    shared: SharedState,
+    logs: ClusterLogs,
     next_event: usize,
-    start: Tick,
+    started_at: Tick,
     rounds: u64,
     /// Things that happened outside the sender, each a reason for rounds.
-    happened: u64,
-    at_once: (Tick, u32),
+    external_events: u64,
+    rounds_at_instant: (Tick, u32),
     healed_at: Tick,
     /// How far the client's calendar has jumped, in milliseconds.
-    calendar: i64,
+    wall_clock_offset_ms: i64,
     /// When the machine slept: from, to.
-    slept: Vec<(Tick, Tick)>,
+    suspensions: Vec<(Tick, Tick)>,
 }
 
-impl<'s> World<'s> {
-    fn new(s: &'s Scenario) -> Result<World<'s>, String> {
-        let machine = SimMachine::new(s.seed ^ 0x5eed, s.faults());
-        let played = Played::default();
-        let core = cluster(s, &machine, &played)?;
-        let ends = Ends::default();
-        let callbacks = Arc::<Mutex<Vec<(u64, Told)>>>::default();
+impl<'s> Simulation<'s> {
+    fn new(s: &'s Scenario) -> Result<Simulation<'s>, String> {
+        let machine = SimMachine::new(s.seed ^ 0x5eed, s.network_faults());
+        let played = FaultCounts::default();
+        let core = create_cluster(s, &machine, &played)?;
+        let ends = HandlerOutcomes::default();
+        let callbacks = Arc::<Mutex<Vec<(u64, CallbackResult)>>>::default();
         let (heard, clock) = (ends.clone(), machine.clone());
-        let builder = s.builder().delivery_handler(move |report| {
-            trace(&clock, || told(report));
-            heard.hear(report, clock.now());
+        let builder = s.producer_builder().delivery_handler(move |report| {
+            trace(&clock, || describe_batch(report));
+            heard.record(report, clock.now());
         });
         let (producer, mut sender) = build(builder, &machine).map_err(|e| e.to_string())?;
         let until = sender.send_producer_data();
         let mut executor = Executor::new();
         let history = Rc::<RefCell<History>>::default();
-        let shared = Shared {
-            s: s.clone(),
+        let shared = SharedState {
+            scenario: s.clone(),
             machine: machine.clone(),
             timers: executor.timers.clone(),
             history,
-            ends,
-            callbacks,
+            handler_outcomes: ends,
+            callback_results: callbacks,
         };
         for caller in 0..s.callers {
-            let me = Caller { caller, shared: shared.clone(), pending: Vec::new() };
+            let me = Caller { id: caller, shared: shared.clone(), pending: Vec::new() };
             executor.spawn(me.run(producer.clone()));
         }
         if s.close_at_ms > 0 {
             let (producer, timers, at) =
                 (producer.clone(), executor.timers.clone(), machine.clone());
-            let (when, given) = (machine.now().after(ms(s.close_at_ms)), ms(s.close_ms));
+            let (when, given) = (machine.now().after(ms(s.close_at_ms)), ms(s.close_timeout_ms));
             executor.spawn(async move {
-                timers.until(&at, when).await;
+                timers.sleep_until(&at, when).await;
                 let _ = producer.close_async(given).await;
             });
         }
@@ -160,192 +160,199 @@ impl<'s> World<'s> {
             let what =
                 if s.purge_in_flight { PurgeScope::QueuedAndInFlight } else { PurgeScope::Queued };
             executor.spawn(async move {
-                timers.until(&at, when).await;
+                timers.sleep_until(&at, when).await;
                 let _ = producer.purge(what);
             });
         }
-        Ok(World {
-            s,
-            start: machine.now(),
-            servers: Servers::new(core, s),
-            played,
+        Ok(Simulation {
+            scenario: s,
+            started_at: machine.now(),
+            cluster: SimCluster::new(core, s),
+            batch_fault_counts: played,
             machine,
             executor,
             producer,
             sender: Some(sender),
-            until,
+            sender_deadline: until,
             shared,
-            logs: Logs::default(),
+            logs: ClusterLogs::default(),
             next_event: 0,
             rounds: 0,
-            happened: 1,
-            at_once: (Tick(0), 0),
+            external_events: 1,
+            rounds_at_instant: (Tick(0), 0),
             healed_at: Tick::NEVER,
-            calendar: 0,
-            slept: Vec::new(),
+            wall_clock_offset_ms: 0,
+            suspensions: Vec::new(),
         })
     }
 
-    fn run(mut self) -> Result<Report, String> {
-        let heal = self.start.after(ms(self.s.heal_after_ms));
+    fn run(mut self) -> Result<RunReport, String> {
+        let heal = self.started_at.after(ms(self.scenario.heal_after_ms));
         let mut healed = false;
         while !self.executor.is_done() {
-            self.events();
+            self.apply_due_events();
             if !healed && self.machine.now() >= heal {
                 healed = true;
                 self.heal();
             }
-            let next = self.s.events.get(self.next_event).map(|e| self.start.after(ms(e.at_ms)));
+            let next = self
+                .scenario
+                .events
+                .get(self.next_event)
+                .map(|e| self.started_at.after(ms(e.at_ms)));
             let limit = if healed { Tick::NEVER } else { heal.min(next.unwrap_or(heal)) };
             self.step(limit)?;
-            if self.machine.now() > self.start.after(STUCK_AFTER) {
+            if self.machine.now() > self.started_at.after(RUN_TIMEOUT) {
                 return Err("stuck: callers never finished".to_owned());
             }
         }
         self.heal();
-        let virtual_ms = self.machine.now().since(self.start).as_millis() as u64;
+        let virtual_ms = self.machine.now().since(self.started_at).as_millis() as u64;
         // Bytes that come and go in pieces are a reason each.
-        let reasons = self.happened + self.machine.io_operations();
-        if self.rounds > reasons * ROUNDS_AN_EVENT + 1000 + virtual_ms {
+        let reasons = self.external_events + self.machine.io_operations();
+        if self.rounds > reasons * MAX_ROUNDS_PER_EVENT + 1000 + virtual_ms {
             return Err(format!(
-                "{ROUNDS_DEMAND}: {} rounds for {reasons} reasons in {virtual_ms} ms",
+                "{ROUNDS_INVARIANT}: {} rounds for {reasons} reasons in {virtual_ms} ms",
                 self.rounds
             ));
         }
-        self.be_quiet()?;
-        self.outage()?;
-        self.probe()?;
-        self.close()?;
-        self.judge(virtual_ms)
+        self.check_idle()?;
+        self.check_outage()?;
+        self.check_recovery()?;
+        self.check_close()?;
+        self.check_invariants(virtual_ms)
     }
 
     /// What the scenario has happen by now.
-    fn events(&mut self) {
-        while let Some(event) = self.s.events.get(self.next_event)
-            && self.start.after(ms(event.at_ms)) <= self.machine.now()
+    fn apply_due_events(&mut self) {
+        while let Some(event) = self.scenario.events.get(self.next_event)
+            && self.started_at.after(ms(event.at_ms)) <= self.machine.now()
         {
             self.next_event += 1;
-            self.happened += 1;
+            self.external_events += 1;
             trace(&self.machine, || event.to_string());
-            self.happen(event.kind);
+            self.apply_event(event.kind);
         }
     }
 
-    fn happen(&mut self, kind: Kind) {
-        let time = now(&self.machine);
-        let (machine, core) = (&self.machine, &mut self.servers.core);
+    fn apply_event(&mut self, kind: ScenarioEventKind) {
+        let time = broker_now(&self.machine);
+        let (machine, core) = (&self.machine, &mut self.cluster.core);
         let link = |node, up_held, down_held, unread| {
-            machine.set_link(address(node), Link { up_held, down_held, reads_paused: unread });
+            machine.set_link(node_address(node), Link { up_held, down_held, reads_paused: unread });
         };
         let name = match kind {
-            Kind::Kill(node) if core.is_up(node) => {
+            ScenarioEventKind::KillNode(node) if core.is_up(node) => {
                 core.stop_node(node, time);
-                machine.reset_server(address(node));
-                self.servers.forget(node);
+                machine.reset_server(node_address(node));
+                self.cluster.drop_connections(node);
                 "node killed"
             }
-            Kind::Kill(_) => return,
-            Kind::Restart(node) if core.is_up(node) => return,
-            Kind::Restart(node) => {
+            ScenarioEventKind::KillNode(_) => return,
+            ScenarioEventKind::RestartNode(node) if core.is_up(node) => return,
+            ScenarioEventKind::RestartNode(node) => {
                 core.start_node(node, time);
-                machine.stop_listening(address(node));
-                machine.listen(address(node));
+                machine.stop_listening(node_address(node));
+                machine.listen(node_address(node));
                 "node started"
             }
-            Kind::Move(topic, p, to, keep) => {
-                let (topic, how) = (self.s.topic(topic), (keep, self.s.unclean));
+            ScenarioEventKind::MoveLeader(topic, p, to, keep) => {
+                let (topic, how) = (
+                    self.scenario.topic_name(topic),
+                    (keep, self.scenario.unclean_leader_election),
+                );
                 if !core.move_leader(&topic, p as i32, to, how, time) {
                     return;
                 }
                 if keep { "leader moved" } else { "leader moved, tail lost" }
             }
-            Kind::Pause(node) => {
+            ScenarioEventKind::PauseReplication(node) => {
                 core.set_replication_paused(node, true, time);
                 "follower paused"
             }
-            Kind::Resume(node) => {
+            ScenarioEventKind::ResumeReplication(node) => {
                 core.set_replication_paused(node, false, time);
                 "follower resumed"
             }
-            Kind::Hole(node) => {
+            ScenarioEventKind::BlackHole(node) => {
                 link(node, true, true, false);
                 "black hole"
             }
-            Kind::HalfOpen(node) => {
+            ScenarioEventKind::HalfOpen(node) => {
                 link(node, false, true, false);
                 "half open"
             }
-            Kind::Deaf(node) => {
+            ScenarioEventKind::StopReading(node) => {
                 link(node, false, false, true);
                 "slow reader"
             }
-            Kind::Mend(node) => {
+            ScenarioEventKind::RestoreLink(node) => {
                 link(node, false, false, false);
                 "way mended"
             }
-            Kind::Reset(node) => {
+            ScenarioEventKind::ResetConnections(node) => {
                 let up = core.is_up(node);
-                machine.reset_server(address(node));
+                machine.reset_server(node_address(node));
                 if up {
-                    machine.listen(address(node));
+                    machine.listen(node_address(node));
                 }
-                self.servers.forget(node);
+                self.cluster.drop_connections(node);
                 "connections reset"
             }
-            Kind::Calendar(by) => {
+            ScenarioEventKind::WallClockJump(by) => {
                 machine.jump_wall_clock(by);
-                self.calendar += by;
+                self.wall_clock_offset_ms += by;
                 "calendar jumped"
             }
-            Kind::Sleep(length) => {
+            ScenarioEventKind::Suspend(length) => {
                 let from = machine.now();
                 machine.advance(from.after(ms(length)));
-                self.slept.push((from, machine.now()));
+                self.suspensions.push((from, machine.now()));
                 "machine slept"
             }
-            Kind::Recreate(topic, partitions) => {
-                self.delete(topic);
-                self.create(topic, partitions);
+            ScenarioEventKind::RecreateTopic(topic, partitions) => {
+                self.delete_topic(topic);
+                self.create_topic(topic, partitions);
                 "topic made anew"
             }
-            Kind::Delete(topic) => {
-                self.delete(topic);
+            ScenarioEventKind::DeleteTopic(topic) => {
+                self.delete_topic(topic);
                 "topic deleted"
             }
-            Kind::Widen(topic, to) => {
-                let _ = core.create_partitions(&self.s.topic(topic), to as i32, time);
+            ScenarioEventKind::AddPartitions(topic, to) => {
+                let _ = core.create_partitions(&self.scenario.topic_name(topic), to as i32, time);
                 "topic widened"
             }
-            Kind::Limit(topic, bytes) => {
+            ScenarioEventKind::SetMaxMessageBytes(topic, bytes) => {
                 let limit = ("max.message.bytes", bytes.to_string());
-                let _ = core.set_topic_config(&self.s.topic(topic), limit.0, &limit.1);
+                let _ = core.set_topic_config(&self.scenario.topic_name(topic), limit.0, &limit.1);
                 "largest batch changed"
             }
-            Kind::Throttle(node, wait) => {
+            ScenarioEventKind::ThrottleNode(node, wait) => {
                 core.set_produce_throttle(node, wait);
                 "throttle set"
             }
-            Kind::NoNames => {
+            ScenarioEventKind::DnsFails => {
                 machine.set_host("kafka", Vec::new());
                 "names lost"
             }
-            Kind::Names => {
-                machine.set_host("kafka", vec![address(1)]);
+            ScenarioEventKind::DnsRecovers => {
+                machine.set_host("kafka", vec![node_address(1)]);
                 "names found"
             }
         };
-        self.servers.count(name);
+        self.cluster.count_fault(name);
     }
 
-    fn delete(&mut self, topic: u64) {
-        let name = self.s.topic(topic);
-        self.logs.keep(&self.servers.core, &name);
-        let _ = self.servers.core.delete_topic(&name);
+    fn delete_topic(&mut self, topic: u64) {
+        let name = self.scenario.topic_name(topic);
+        self.logs.snapshot_topic(&self.cluster.core, &name);
+        let _ = self.cluster.core.delete_topic(&name);
     }
 
-    fn create(&mut self, topic: u64, partitions: u64) {
-        let time = now(&self.machine);
-        let _ = make(&mut self.servers.core, self.s, topic, partitions, time);
+    fn create_topic(&mut self, topic: u64, partitions: u64) {
+        let time = broker_now(&self.machine);
+        let _ = create_topic(&mut self.cluster.core, self.scenario, topic, partitions, time);
     }
 
     /// Everything that was done is undone.
@@ -353,53 +360,54 @@ impl<'s> World<'s> {
         trace(&self.machine, || "the world heals".to_owned());
         self.healed_at = self.healed_at.min(self.machine.now());
         self.machine.set_faults(Faults::NONE);
-        self.servers.heal();
-        self.machine.jump_wall_clock(-std::mem::take(&mut self.calendar));
-        self.servers.core.set_fetch_delay(None::<fn(i32) -> u64>);
-        self.machine.set_host("kafka", vec![address(1)]);
-        for node in 1..=self.s.nodes as i32 {
-            let time = now(&self.machine);
-            let core = &mut self.servers.core;
+        self.cluster.clear_faults();
+        self.machine.jump_wall_clock(-std::mem::take(&mut self.wall_clock_offset_ms));
+        self.cluster.core.set_fetch_delay(None::<fn(i32) -> u64>);
+        self.machine.set_host("kafka", vec![node_address(1)]);
+        for node in 1..=self.scenario.nodes as i32 {
+            let time = broker_now(&self.machine);
+            let core = &mut self.cluster.core;
             core.set_produce_throttle(node, 0);
             core.set_replication_paused(node, false, time);
             core.start_node(node, time);
-            self.machine.stop_listening(address(node));
-            self.machine.listen(address(node));
-            self.machine.set_link(address(node), Link::default());
+            self.machine.stop_listening(node_address(node));
+            self.machine.listen(node_address(node));
+            self.machine.set_link(node_address(node), Link::default());
         }
-        for topic in 0..self.s.topics {
-            if self.servers.core.describe_topic(&self.s.topic(topic)).is_none() {
-                self.create(topic, self.s.partitions);
+        for topic in 0..self.scenario.topics {
+            if self.cluster.core.describe_topic(&self.scenario.topic_name(topic)).is_none() {
+                self.create_topic(topic, self.scenario.partitions);
             }
-            let (name, max) = (self.s.topic(topic), self.s.message_max.to_string());
-            let _ = self.servers.core.set_topic_config(&name, "max.message.bytes", &max);
+            let (name, max) =
+                (self.scenario.topic_name(topic), self.scenario.max_message_bytes.to_string());
+            let _ = self.cluster.core.set_topic_config(&name, "max.message.bytes", &max);
         }
     }
 
     /// Nothing is to be done: the sender must sleep.
-    fn be_quiet(&mut self) -> Result<(), String> {
-        let (until, before) = (self.machine.now().after(QUIET), self.rounds);
+    fn check_idle(&mut self) -> Result<(), String> {
+        let (until, before) = (self.machine.now().after(IDLE_TIME), self.rounds);
         while self.machine.now() < until {
             self.step(until)?;
         }
         let rounds = self.rounds - before;
-        if rounds > QUIET_ROUNDS {
-            let seconds = QUIET.as_secs();
-            return Err(format!("{ROUNDS_DEMAND}: {rounds} rounds in {seconds} quiet seconds"));
+        if rounds > MAX_IDLE_ROUNDS {
+            let seconds = IDLE_TIME.as_secs();
+            return Err(format!("{ROUNDS_INVARIANT}: {rounds} rounds in {seconds} quiet seconds"));
         }
         Ok(())
     }
 
     /// Nobody is there for longer than a record lives: what is sent meanwhile must end all the same, and must leave
     /// nothing behind that later records would trip over.
-    fn outage(&mut self) -> Result<(), String> {
+    fn check_outage(&mut self) -> Result<(), String> {
         trace(&self.machine, || "every node is gone".to_owned());
-        for node in 1..=self.s.nodes as i32 {
-            self.happen(Kind::Kill(node));
+        for node in 1..=self.scenario.nodes as i32 {
+            self.apply_event(ScenarioEventKind::KillNode(node));
         }
-        let me = self.caller(self.s.callers + 1);
-        self.executor.spawn(me.into_the_dark(self.producer.clone(), self.partitions()));
-        self.until_done(1, "what was sent into the dark never ended")?;
+        let me = self.new_caller(self.scenario.callers + 1);
+        self.executor.spawn(me.send_during_outage(self.producer.clone(), self.partitions()));
+        self.run_until_done(1, "what was sent into the dark never ended")?;
         self.heal();
         // Connections are tried again at least once a second.
         let until = self.machine.now().after(ms(5_000));
@@ -410,40 +418,40 @@ impl<'s> World<'s> {
     }
 
     /// The world is whole: what is sent now must arrive.
-    fn probe(&mut self) -> Result<(), String> {
-        let me = self.caller(self.s.callers);
-        self.executor.spawn(me.probe(self.producer.clone(), self.partitions()));
-        self.until_done(1, "the probes never ended")
+    fn check_recovery(&mut self) -> Result<(), String> {
+        let me = self.new_caller(self.scenario.callers);
+        self.executor.spawn(me.verify_recovery(self.producer.clone(), self.partitions()));
+        self.run_until_done(1, "the probes never ended")
     }
 
-    fn caller(&self, caller: u64) -> Caller {
-        Caller { caller, shared: self.shared.clone(), pending: Vec::new() }
+    fn new_caller(&self, caller: u64) -> Caller {
+        Caller { id: caller, shared: self.shared.clone(), pending: Vec::new() }
     }
 
     /// Every partition there is.
     fn partitions(&self) -> Vec<(String, i32)> {
         let mut partitions = Vec::new();
-        for topic in (0..self.s.topics).map(|t| self.s.topic(t)) {
-            let count = self.servers.core.describe_topic(&topic).map_or(0, |t| t.1);
+        for topic in (0..self.scenario.topics).map(|t| self.scenario.topic_name(t)) {
+            let count = self.cluster.core.describe_topic(&topic).map_or(0, |t| t.1);
             partitions.extend((0..count).map(|p| (topic.clone(), p)));
         }
         partitions
     }
 
-    fn close(&mut self) -> Result<(), String> {
+    fn check_close(&mut self) -> Result<(), String> {
         let producer = self.producer.clone();
         self.executor.spawn(async move {
             let _ = producer.close_async(Duration::from_secs(60)).await;
         });
-        self.until_done(2, "it never closed")?;
+        self.run_until_done(2, "it never closed")?;
         while self.sender.is_some() {
             self.step(Tick::NEVER)?;
         }
         Ok(())
     }
 
-    fn until_done(&mut self, hours: u32, what: &str) -> Result<(), String> {
-        let end = self.machine.now().after(hours * STUCK_AFTER);
+    fn run_until_done(&mut self, hours: u32, what: &str) -> Result<(), String> {
+        let end = self.machine.now().after(hours * RUN_TIMEOUT);
         while !self.executor.is_done() {
             self.step(Tick::NEVER)?;
             if self.machine.now() > end {
@@ -456,16 +464,16 @@ impl<'s> World<'s> {
     /// Lets everybody act, then moves the clock to what comes next, at most to `limit`.
     fn step(&mut self, limit: Tick) -> Result<(), String> {
         let now = self.machine.now();
-        moved(&self.machine);
-        self.happened += u64::from(self.executor.run(now));
-        self.servers.serve(&self.machine);
-        self.memory()?;
-        if self.sender.is_some() && (self.machine.would_wake() || self.until <= now) {
-            return self.round(now);
+        update_time(&self.machine);
+        self.external_events += u64::from(self.executor.run(now));
+        self.cluster.serve(&self.machine);
+        self.check_memory()?;
+        if self.sender.is_some() && (self.machine.would_wake() || self.sender_deadline <= now) {
+            return self.run_sender_round(now);
         }
-        let sender = self.until;
-        let servers = self.servers.core.next_deadline().map(|at| Tick(at * 1_000_000));
-        let events = [self.machine.next_event(), self.executor.timers.next(), servers];
+        let sender = self.sender_deadline;
+        let servers = self.cluster.core.next_deadline().map(|at| Tick(at * 1_000_000));
+        let events = [self.machine.next_event(), self.executor.timers.next_deadline(), servers];
         let next = events.into_iter().flatten().chain([sender, limit]).min().unwrap_or(limit);
         if next == Tick::NEVER {
             return if self.executor.is_done() {
@@ -474,81 +482,87 @@ impl<'s> World<'s> {
                 Err("deadlock: nothing is to come".to_owned())
             };
         }
-        self.happened += u64::from(next != sender);
+        self.external_events += u64::from(next != sender);
         self.machine.advance(next.max(Tick(now.0 + 1)));
         Ok(())
     }
 
     /// No more memory than there is, but for a batch that is being split, the copy that is worked on, its parts.
-    fn memory(&self) -> Result<(), String> {
+    fn check_memory(&self) -> Result<(), String> {
         let balance = memory_balance(&self.producer);
-        let debt = 3 * self.s.batch_size.max(self.s.request_size) as i64;
-        if (-debt..=self.s.buffer_memory as i64).contains(&balance) {
+        let debt = 3 * self.scenario.batch_size.max(self.scenario.max_request_size) as i64;
+        if (-debt..=self.scenario.buffer_memory as i64).contains(&balance) {
             return Ok(());
         }
         let what = "memory is never above its cap but by what one batch that is being split takes three times";
-        Err(format!("{what}: {balance} of {} left", self.s.buffer_memory))
+        Err(format!("{what}: {balance} of {} left", self.scenario.buffer_memory))
     }
 
-    fn round(&mut self, now: Tick) -> Result<(), String> {
-        self.at_once = if self.at_once.0 == now { (now, self.at_once.1 + 1) } else { (now, 0) };
-        if self.at_once.1 > ROUNDS_AT_ONCE {
+    fn run_sender_round(&mut self, now: Tick) -> Result<(), String> {
+        self.rounds_at_instant = if self.rounds_at_instant.0 == now {
+            (now, self.rounds_at_instant.1 + 1)
+        } else {
+            (now, 0)
+        };
+        if self.rounds_at_instant.1 > MAX_ROUNDS_PER_INSTANT {
             return Err(format!("the sender spins at {now:?}"));
         }
         self.rounds += 1;
         if let Some(sender) = &mut self.sender {
             if sender.poll_and_handle() {
-                self.until = sender.send_producer_data();
+                self.sender_deadline = sender.send_producer_data();
                 return Ok(());
             }
-            (self.sender, self.until) = (None, Tick::NEVER);
+            (self.sender, self.sender_deadline) = (None, Tick::NEVER);
             self.machine.drop_client();
         }
         Ok(())
     }
 
-    fn judge(mut self, virtual_ms: u64) -> Result<Report, String> {
-        for topic in 0..self.s.topics {
-            self.logs.keep(&self.servers.core, &self.s.topic(topic));
+    fn check_invariants(mut self, virtual_ms: u64) -> Result<RunReport, String> {
+        for topic in 0..self.scenario.topics {
+            self.logs.snapshot_topic(&self.cluster.core, &self.scenario.topic_name(topic));
         }
-        self.logs.journal(self.servers.core.take_append_history());
+        self.logs.set_journal(self.cluster.core.take_append_history());
         let mut history = std::mem::take(&mut *self.shared.history.borrow_mut());
-        let mut told = self.shared.callbacks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.shared.callback_results.lock().unwrap_or_else(PoisonError::into_inner);
         for (token, told) in told.drain(..) {
-            history.callbacks.entry(token).or_default().push(told);
+            history.callback_results.entry(token).or_default().push(told);
         }
         drop(told);
-        for what in std::mem::take(&mut self.servers.broken) {
-            history.broken.push(("requests in flight are as many as allowed", what));
+        for what in std::mem::take(&mut self.cluster.violations) {
+            history.violations.push(("requests in flight are as many as allowed", what));
         }
-        let case = Case {
-            s: self.s,
+        let case = Observations {
+            scenario: self.scenario,
             history: &history,
-            heard: self.shared.ends.take(),
-            logs: &self.logs.read()?,
-            memory_left: self.producer.available_memory(),
-            slept: &self.slept,
-            partitions: (0..self.s.topics)
-                .map(|t| self.s.topic(t))
-                .filter_map(|t| Some((t.clone(), self.servers.core.describe_topic(&t)?.1)))
+            handler_outcomes: self.shared.handler_outcomes.take(),
+            logs: &self.logs.decode()?,
+            available_memory: self.producer.available_memory(),
+            suspensions: &self.suspensions,
+            partition_counts: (0..self.scenario.topics)
+                .map(|t| self.scenario.topic_name(t))
+                .filter_map(|t| Some((t.clone(), self.cluster.core.describe_topic(&t)?.1)))
                 .collect(),
             healed_at: self.healed_at,
-            ids_given: self.servers.core.producer_ids_issued(),
+            producer_ids_assigned: self.cluster.core.producer_ids_issued(),
         };
-        let fingerprint = judge(&case)?;
-        let ok = |e: &crate::Ended| e.result.is_ok();
+        let fingerprint = check_invariants(&case)?;
+        let ok = |e: &crate::RecordOutcome| e.result.is_ok();
         let accepted = history.records.len() as u64;
         let acknowledged =
             history.records.iter().filter(|(_, e)| e.as_ref().is_some_and(ok)).count() as u64;
-        Ok(Report {
+        Ok(RunReport {
             accepted,
             acknowledged,
             failed: accepted - acknowledged,
-            refused: history.refused.len() as u64,
-            losses: self.machine.lost_connections(),
+            rejected: history.rejected.len() as u64,
+            disconnects: self.machine.lost_connections(),
             faults: {
-                let mut all = std::mem::take(&mut self.servers.played);
-                all.append(&mut self.played.lock().unwrap_or_else(PoisonError::into_inner));
+                let mut all = std::mem::take(&mut self.cluster.fault_counts);
+                all.append(
+                    &mut self.batch_fault_counts.lock().unwrap_or_else(PoisonError::into_inner),
+                );
                 all
             },
             rounds: self.rounds,
@@ -558,7 +572,7 @@ impl<'s> World<'s> {
     }
 }
 
-impl Drop for World<'_> {
+impl Drop for Simulation<'_> {
     fn drop(&mut self) {
         if let Some(sender) = &mut self.sender {
             sender.abort();

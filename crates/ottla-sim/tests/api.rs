@@ -16,21 +16,21 @@ use ottla::{
 use ottla_broker::{EmbeddedBroker, ProduceFault};
 use ottla_protocol::ErrorCode;
 
-const WAIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-fn broker() -> EmbeddedBroker {
+fn start_broker() -> EmbeddedBroker {
     EmbeddedBroker::builder().topic("t", 3).auto_create_topics(false).start().unwrap()
 }
 
-fn to(broker: &EmbeddedBroker) -> ProducerBuilder {
+fn producer_builder(broker: &EmbeddedBroker) -> ProducerBuilder {
     Producer::builder()
         .bootstrap_servers(&broker.bootstrap_servers())
         .max_block(Duration::from_secs(5))
 }
 
-struct Unpark(Thread);
+struct ThreadWaker(Thread);
 
-impl Wake for Unpark {
+impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
@@ -38,7 +38,7 @@ impl Wake for Unpark {
 
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
     loop {
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(out) => return out,
@@ -51,25 +51,25 @@ fn block_on<F: Future>(future: F) -> F::Output {
 fn a_delivery_is_sixteen_bytes_and_a_result_no_more_than_twenty_four() {
     assert_eq!(size_of::<Delivery>(), 16);
     assert!(size_of::<Result<Delivery, Error>>() <= 24);
-    fn shared<T: Send + Sync + Unpin + 'static>() {}
-    shared::<Delivery>();
-    shared::<Producer>();
+    fn assert_send_sync<T: Send + Sync + Unpin + 'static>() {}
+    assert_send_sync::<Delivery>();
+    assert_send_sync::<Producer>();
     // What a multi-threaded runtime's `spawn` asks of each future.
-    fn spawnable<F: Future + Send>(_: F) {}
+    fn assert_send<F: Future + Send>(_: F) {}
     let futures = |p: &Producer| {
-        spawnable(p.send_async(Record::to("t")));
-        spawnable(p.send_with_async(Record::to("t"), |_| ()));
-        spawnable(p.flush_async());
-        spawnable(p.partitions_for_async("t"));
-        spawnable(p.close_async(WAIT));
+        assert_send(p.send_async(Record::to("t")));
+        assert_send(p.send_with_async(Record::to("t"), |_| ()));
+        assert_send(p.flush_async());
+        assert_send(p.partitions_for_async("t"));
+        assert_send(p.close_async(TIMEOUT));
     };
     let _: &dyn Fn(&Producer) = &futures;
 }
 
 #[test]
 fn blocking_async_and_typed_sends_reach_the_log() {
-    let broker = broker();
-    let producer = to(&broker).build().unwrap();
+    let broker = start_broker();
+    let producer = producer_builder(&broker).build().unwrap();
     let headers = [Header::new("a", b"1"), Header { key: "a", value: None }];
     let sent = producer.send(Record::to("t").partition(1).value("x").headers(&headers)).unwrap();
     let m = sent.wait().unwrap();
@@ -89,9 +89,12 @@ fn blocking_async_and_typed_sends_reach_the_log() {
 
 #[test]
 fn try_send_gives_the_record_back_with_its_reason() {
-    let broker = broker();
-    let producer =
-        to(&broker).buffer_memory(20_000).linger(Duration::from_secs(60)).build().unwrap();
+    let broker = start_broker();
+    let producer = producer_builder(&broker)
+        .buffer_memory(20_000)
+        .linger(Duration::from_secs(60))
+        .build()
+        .unwrap();
     let record = Record::to("t").value("x").token(5);
     let e = producer.try_send(record).unwrap_err();
     assert_eq!((e.record, e.error.kind()), (record, ErrorKind::NoMetadata));
@@ -100,36 +103,36 @@ fn try_send_gives_the_record_back_with_its_reason() {
     producer.try_send(record.partition(0)).unwrap();
     let e = producer.try_send(record.partition(1)).unwrap_err();
     assert_eq!(e.error.kind(), ErrorKind::Full, "{e}");
-    producer.close(WAIT).unwrap();
+    producer.close(TIMEOUT).unwrap();
     assert_eq!(producer.try_send(record).unwrap_err().error.kind(), ErrorKind::Closed);
     assert_eq!(producer.send(record).unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(producer.available_memory(), 20_000);
 }
 
 #[derive(Default)]
-struct Seen {
-    sent: AtomicU32,
-    ended: Mutex<Vec<Result<Option<i64>, ErrorKind>>>,
+struct InterceptorCalls {
+    sent_count: AtomicU32,
+    outcomes: Mutex<Vec<Result<Option<i64>, ErrorKind>>>,
 }
 
-struct Spy(Arc<Seen>);
+struct RecordingInterceptor(Arc<InterceptorCalls>);
 
-impl Interceptor for Spy {
+impl Interceptor for RecordingInterceptor {
     fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
-        self.0.sent.fetch_add(1, Ordering::SeqCst);
+        self.0.sent_count.fetch_add(1, Ordering::SeqCst);
         record.headers.push(("spy".into(), Some(b"was here"[..].into())));
         Ok(())
     }
 
     fn on_acknowledgement(&self, _: &str, _: Option<i32>, result: &Result<RecordMetadata, Error>) {
         let short = result.as_ref().map(RecordMetadata::offset).map_err(Error::kind);
-        self.0.ended.lock().unwrap().push(short);
+        self.0.outcomes.lock().unwrap().push(short);
     }
 }
 
-struct Bad;
+struct FailingInterceptor;
 
-impl Interceptor for Bad {
+impl Interceptor for FailingInterceptor {
     fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
         record.value = Some(b"ruined"[..].into());
         if record.key.is_some() { panic!("bad") } else { Err("bad".into()) }
@@ -142,21 +145,25 @@ impl Interceptor for Bad {
 
 #[test]
 fn kp4_kp13_a_refused_record_reaches_callback_and_interceptors_once_and_bad_ones_are_skipped() {
-    let (broker, seen) = (broker(), Arc::<Seen>::default());
-    let producer = to(&broker).interceptor(Bad).interceptor(Spy(seen.clone())).build().unwrap();
+    let (broker, seen) = (start_broker(), Arc::<InterceptorCalls>::default());
+    let producer = producer_builder(&broker)
+        .interceptor(FailingInterceptor)
+        .interceptor(RecordingInterceptor(seen.clone()))
+        .build()
+        .unwrap();
     let (heard, ends) = mpsc::channel();
     let large = vec![0; 2_000_000];
     let tell = heard.clone();
     let e = producer.send_with(Record::to("t").value(&large), move |r| tell.send(r).unwrap());
     assert_eq!(e.unwrap_err().kind(), ErrorKind::RecordTooLarge);
-    assert_eq!(ends.recv_timeout(WAIT).unwrap().unwrap_err().kind(), ErrorKind::RecordTooLarge);
+    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap().unwrap_err().kind(), ErrorKind::RecordTooLarge);
     let good = Record::to("t").key("k").value("good");
     block_on(producer.send_with_async(good, move |r| heard.send(r).unwrap())).unwrap();
-    let written = ends.recv_timeout(WAIT).unwrap().unwrap();
-    producer.close(WAIT).unwrap();
+    let written = ends.recv_timeout(TIMEOUT).unwrap().unwrap();
+    producer.close(TIMEOUT).unwrap();
     assert!(ends.recv().is_err(), "each callback is called once");
-    assert_eq!(seen.sent.load(Ordering::SeqCst), 2);
-    assert_eq!(*seen.ended.lock().unwrap(), [Err(ErrorKind::RecordTooLarge), Ok(Some(0))]);
+    assert_eq!(seen.sent_count.load(Ordering::SeqCst), 2);
+    assert_eq!(*seen.outcomes.lock().unwrap(), [Err(ErrorKind::RecordTooLarge), Ok(Some(0))]);
     assert_eq!(producer.totals().interceptor_error_total, 4);
     let batches = broker.with_core(|core, _| core.batches("t", written.partition()).unwrap());
     let view = ottla_protocol::record::BatchView::parse(&batches[0].bytes).unwrap();
@@ -168,34 +175,34 @@ fn kp4_kp13_a_refused_record_reaches_callback_and_interceptors_once_and_bad_ones
 
 #[test]
 fn kp7_kp8_inside_a_callback_nothing_waits() {
-    let broker = broker();
-    let producer = to(&broker).build().unwrap();
+    let broker = start_broker();
+    let producer = producer_builder(&broker).build().unwrap();
     let (heard, ends) = mpsc::channel();
     let inner = producer.clone();
     let call = move |_| {
         let flush = inner.flush().map_err(|e| e.kind());
         let again = inner.send(Record::to("t").value("from a callback")).unwrap();
         let wait = again.wait().map_err(|e| e.kind()).map(|_| ());
-        let closed = inner.close(WAIT);
+        let closed = inner.close(TIMEOUT);
         heard.send((flush, wait, closed.is_ok())).unwrap();
         panic!("a callback's panic is its own");
     };
     producer.send_with(Record::to("t").value("x"), call).unwrap();
-    let (flush, wait, closed) = ends.recv_timeout(WAIT).unwrap();
+    let (flush, wait, closed) = ends.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(
         (flush, wait, closed),
         (Err(ErrorKind::WouldDeadlock), Err(ErrorKind::WouldDeadlock), true)
     );
-    producer.close(WAIT).unwrap();
-    producer.close(WAIT).unwrap();
+    producer.close(TIMEOUT).unwrap();
+    producer.close(TIMEOUT).unwrap();
     assert_eq!(producer.totals().callback_panic_total, 1);
     assert_eq!(producer.available_memory(), 33_554_432);
 }
 
 #[test]
 fn kp7_lr12_flush_does_not_wait_for_linger() {
-    let broker = broker();
-    let builder = to(&broker).linger(Duration::from_secs(50));
+    let broker = start_broker();
+    let builder = producer_builder(&broker).linger(Duration::from_secs(50));
     // A record somebody waits for would not linger: here it is to.
     let producer = builder.set("linger.awaited", "false").build().unwrap();
     let sent: Vec<Delivery> =
@@ -210,8 +217,8 @@ fn kp7_lr12_flush_does_not_wait_for_linger() {
 
 #[test]
 fn a_producer_that_is_dropped_sends_what_it_has() {
-    let broker = broker();
-    let producer = to(&broker).linger(Duration::from_secs(50)).build().unwrap();
+    let broker = start_broker();
+    let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
     let delivery = producer.send(Record::to("t").value("x")).unwrap();
     drop(producer);
     assert!(matches!(delivery.try_result(), Some(Ok(_))), "{:?}", delivery.try_result());
@@ -219,7 +226,7 @@ fn a_producer_that_is_dropped_sends_what_it_has() {
 
 #[test]
 fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
-    let broker = broker();
+    let broker = start_broker();
     let mut n = 0;
     broker.with_core(|core, _| {
         core.set_fault_injector(move |_, _| {
@@ -231,8 +238,11 @@ fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
             }
         });
     });
-    let producer =
-        to(&broker).set("retry.backoff.ms", "5").set("reconnect.backoff.ms", "5").build().unwrap();
+    let producer = producer_builder(&broker)
+        .set("retry.backoff.ms", "5")
+        .set("reconnect.backoff.ms", "5")
+        .build()
+        .unwrap();
     let mut sent = Vec::new();
     for i in 0..2000 {
         sent.push(producer.send(Record::to("t").value(&i.to_string())).unwrap());
@@ -258,12 +268,12 @@ fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
 
 #[test]
 fn lr3_records_at_fault_have_their_own_reason_and_their_mates_another() {
-    let broker = broker();
+    let broker = start_broker();
     broker.with_core(|core, now| {
         core.create_topic_with_configs("compacted", 1, &[("cleanup.policy", "compact")], now)
             .unwrap();
     });
-    let producer = to(&broker).linger(Duration::from_secs(50)).build().unwrap();
+    let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
     let keyed = producer.send(Record::to("compacted").key("k").value("v")).unwrap();
     let keyless = producer.send(Record::to("compacted").value("v")).unwrap();
     producer.flush().unwrap();
@@ -276,13 +286,13 @@ fn lr3_records_at_fault_have_their_own_reason_and_their_mates_another() {
         .unwrap()
         .wait_timeout(Duration::ZERO)
         .unwrap_err();
-    producer.close(WAIT).unwrap();
+    producer.close(TIMEOUT).unwrap();
 }
 
 #[test]
 fn kp2_a_topic_that_is_not_there_names_the_last_error() {
-    let broker = broker();
-    let producer = to(&broker).max_block(Duration::from_millis(400)).build().unwrap();
+    let broker = start_broker();
+    let producer = producer_builder(&broker).max_block(Duration::from_millis(400)).build().unwrap();
     let e = producer.send(Record::to("nowhere").value("x")).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::MetadataTimeout);
     assert!(e.to_string().contains("UNKNOWN_TOPIC_OR_PARTITION"), "{e}");
@@ -297,28 +307,28 @@ fn kp2_a_topic_that_is_not_there_names_the_last_error() {
 
 #[test]
 fn a_handler_that_never_returns_does_not_hold_close_for_ever() {
-    let broker = broker();
+    let broker = start_broker();
     let (stuck, release) = mpsc::channel::<()>();
     let release = Mutex::new(release);
-    let producer = to(&broker)
+    let producer = producer_builder(&broker)
         .delivery_handler(move |_| {
             let _ = release.lock().unwrap().recv();
         })
         .build()
         .unwrap();
     producer.send(Record::to("t").value("x")).unwrap();
-    producer.flush_async_once();
+    producer.start_flush();
     producer.close(Duration::from_millis(300)).unwrap();
     drop(stuck);
 }
 
 /// Begins a flush without waiting for it.
-trait FlushOnce {
-    fn flush_async_once(&self);
+trait StartFlushExt {
+    fn start_flush(&self);
 }
 
-impl FlushOnce for Producer {
-    fn flush_async_once(&self) {
+impl StartFlushExt for Producer {
+    fn start_flush(&self) {
         let mut flush = std::pin::pin!(self.flush_async());
         let _ = flush.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     }
@@ -327,7 +337,10 @@ impl FlushOnce for Producer {
 #[test]
 fn round_robin_starves_no_partition() {
     let broker = EmbeddedBroker::builder().topic("two", 2).start().unwrap();
-    let producer = to(&broker).set("partitioner.class", "RoundRobinPartitioner").build().unwrap();
+    let producer = producer_builder(&broker)
+        .set("partitioner.class", "RoundRobinPartitioner")
+        .build()
+        .unwrap();
     let mut counts = [0; 2];
     for _ in 0..100 {
         let delivery = producer.send(Record::to("two").value("x")).unwrap();
@@ -339,7 +352,7 @@ fn round_robin_starves_no_partition() {
 #[test]
 fn a_callback_may_send_to_a_topic_it_has_asked_for_before() {
     let broker = EmbeddedBroker::builder().topic("t", 1).topic("dead", 1).start().unwrap();
-    let producer = to(&broker).build().unwrap();
+    let producer = producer_builder(&broker).build().unwrap();
     let (heard, ends) = mpsc::channel();
     for _ in 0..100 {
         let (inner, heard) = (producer.clone(), heard.clone());
@@ -348,7 +361,7 @@ fn a_callback_may_send_to_a_topic_it_has_asked_for_before() {
             heard.send(sent.map(|_| ()).map_err(|e| e.kind())).unwrap();
         };
         producer.send_with(Record::to("t").value("x"), call).unwrap().wait().unwrap();
-        match ends.recv_timeout(WAIT).unwrap() {
+        match ends.recv_timeout(TIMEOUT).unwrap() {
             Ok(()) => return,
             Err(kind) => assert_eq!(kind, ErrorKind::NoMetadata),
         }
@@ -360,8 +373,8 @@ fn a_callback_may_send_to_a_topic_it_has_asked_for_before() {
 /// Nothing to do is nothing done: no poll, no look at a clock, until metadata is old.
 #[test]
 fn an_idle_producer_does_not_go_round() {
-    let broker = broker();
-    let producer = to(&broker).build().unwrap();
+    let broker = start_broker();
+    let producer = producer_builder(&broker).build().unwrap();
     producer.send(Record::to("t").value("x")).unwrap().wait().unwrap();
     thread::sleep(Duration::from_millis(300));
     let before = producer.totals().loop_total;

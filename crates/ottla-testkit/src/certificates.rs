@@ -11,7 +11,7 @@ use rcgen::{
 
 /// Who signs.
 #[derive(Debug)]
-pub struct Authority {
+pub struct CertificateAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -24,19 +24,19 @@ pub struct Identity {
     pub key: String,
 }
 
-impl Authority {
+impl CertificateAuthority {
     /// A new one of this name.
     ///
     /// # Panics
     /// Never on a machine with randomness.
-    pub fn new(name: &str) -> Authority {
+    pub fn new(name: &str) -> CertificateAuthority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(Vec::new()).expect("params");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
-        Authority { issuer }
+        CertificateAuthority { issuer }
     }
 
     /// Its own certificate, as PEM.
@@ -71,7 +71,7 @@ impl Authority {
     }
 
     /// A certificate for this machine's loopback.
-    pub fn local(&self, name: &str) -> Identity {
+    pub fn issue_local(&self, name: &str) -> Identity {
         self.issue(name, &["localhost", &Ipv4Addr::LOCALHOST.to_string()], None)
     }
 }
@@ -81,7 +81,7 @@ impl Identity {
     ///
     /// # Panics
     /// If it cannot be written.
-    pub fn write(&self, path: &Path) -> PathBuf {
+    pub fn write_pem(&self, path: &Path) -> PathBuf {
         fs::write(path, format!("{}{}", self.key, self.chain)).expect("a key store");
         path.to_owned()
     }

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::certificates::Authority;
-use crate::kafka::{Jars, properties, target_dir};
-use crate::reader::ReadRecord;
+use crate::certificates::CertificateAuthority;
+use crate::kafka::{Jars, server_properties, target_dir};
+use crate::reader::ConsumerRecord;
 
-const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
-const REASSIGN: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
-const ELECT: &str = "org.apache.kafka.tools.LeaderElectionCommand";
+const TOPIC_COMMAND: &str = "org.apache.kafka.tools.TopicCommand";
+const REASSIGN_COMMAND: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
+const ELECTION_COMMAND: &str = "org.apache.kafka.tools.LeaderElectionCommand";
 
 /// Three nodes, each broker and controller.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct KafkaCluster {
     nodes: Vec<Node>,
     /// Where clients begin.
     pub bootstrap: String,
@@ -34,39 +34,41 @@ struct Node {
 }
 
 /// Node numbers begin at 1.
-const COUNT: usize = 3;
+const NODE_COUNT: usize = 3;
 
-impl Cluster {
+impl KafkaCluster {
     /// Starts three nodes and waits until they answer. `extra` are further lines of `server.properties`.
     ///
     /// # Panics
     /// If they do not come up within two minutes.
-    pub fn start(jars: &Jars, extra: &str) -> Cluster {
-        let held: Vec<TcpListener> =
-            (0..3 * COUNT).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    pub fn start(jars: &Jars, extra: &str) -> KafkaCluster {
+        let held: Vec<TcpListener> = (0..3 * NODE_COUNT)
+            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"))
+            .collect();
         let ports: Vec<u16> = held.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         drop(held);
-        let (clients, rest) = ports.split_at(COUNT);
-        let (controllers, secure) = rest.split_at(COUNT);
+        let (clients, rest) = ports.split_at(NODE_COUNT);
+        let (controllers, secure) = rest.split_at(NODE_COUNT);
         let dir =
             target_dir().join("kafka").join(format!("cluster-{}-{}", std::process::id(), ports[0]));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("cluster dir");
         let dir = fs::canonicalize(dir).expect("cluster dir");
-        let authority = Authority::new("Ottla cluster authority");
+        let authority = CertificateAuthority::new("Ottla cluster authority");
         fs::write(dir.join("ca.pem"), authority.pem()).expect("ca.pem");
-        authority.local("broker").write(&dir.join("broker.pem"));
-        let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
+        authority.issue_local("broker").write_pem(&dir.join("broker.pem"));
+        let id = jars.run_tool("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
         let mut nodes = Vec::new();
         for (n, port) in clients.iter().enumerate() {
             let home = dir.join(format!("node-{}", n + 1));
             fs::create_dir_all(&home).expect("node dir");
             let config = home.join("server.properties");
-            let tls = tls_listener(*port, controllers[n], secure[n], &dir);
-            let text = properties(n + 1, *port, controllers, &home, &format!("{tls}{extra}"));
+            let tls = tls_listener_properties(*port, controllers[n], secure[n], &dir);
+            let text =
+                server_properties(n + 1, *port, controllers, &home, &format!("{tls}{extra}"));
             fs::write(&config, text).expect("server.properties");
             let path = config.display().to_string();
-            jars.run("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &path]);
+            jars.run_tool("kafka.tools.StorageTool", &["format", "-t", &id, "-c", &path]);
             nodes.push(Node { config, log: home.join("server.log"), process: None });
         }
         let list = |ports: &[u16]| {
@@ -74,9 +76,9 @@ impl Cluster {
             all.join(",")
         };
         let (bootstrap, ssl_bootstrap) = (list(clients), list(secure));
-        let mut cluster = Cluster { nodes, bootstrap, ssl_bootstrap, dir, jars: jars.clone() };
-        (1..=COUNT).for_each(|n| cluster.start_node(n));
-        cluster.wait();
+        let mut cluster = KafkaCluster { nodes, bootstrap, ssl_bootstrap, dir, jars: jars.clone() };
+        (1..=NODE_COUNT).for_each(|n| cluster.start_node(n));
+        cluster.wait_until_ready();
         cluster
     }
 
@@ -87,7 +89,7 @@ impl Cluster {
     pub fn start_node(&mut self, node: usize) {
         let n = &mut self.nodes[node - 1];
         let log = File::options().create(true).append(true).open(&n.log).expect("log");
-        let process = (self.jars.command("kafka.Kafka", &[&n.config.display().to_string()]))
+        let process = (self.jars.tool_command("kafka.Kafka", &[&n.config.display().to_string()]))
             .stdout(log.try_clone().expect("log"))
             .stderr(log)
             .spawn()
@@ -96,7 +98,7 @@ impl Cluster {
     }
 
     /// Ends a node with SIGKILL.
-    pub fn kill(&mut self, node: usize) {
+    pub fn kill_node(&mut self, node: usize) {
         if let Some(mut process) = self.nodes[node - 1].process.take() {
             let _ = process.kill();
             let _ = process.wait();
@@ -107,18 +109,18 @@ impl Cluster {
     ///
     /// # Panics
     /// If there is no `kill` to be run.
-    pub fn freeze(&self, node: usize, on: bool) {
+    pub fn set_node_paused(&self, node: usize, on: bool) {
         let Some(process) = &self.nodes[node - 1].process else { return };
         let signal = if on { "-STOP" } else { "-CONT" };
         let done = Command::new("kill").arg(signal).arg(process.id().to_string()).status();
         assert!(done.is_ok_and(|s| s.success()), "kill {signal}");
     }
 
-    fn wait(&mut self) {
+    fn wait_until_ready(&mut self) {
         let until = Instant::now() + Duration::from_secs(120);
         while Instant::now() < until {
             let list = ["--bootstrap-server", &self.bootstrap, "--describe"];
-            if self.jars.tool(TOPICS, &list).status.success() {
+            if self.jars.try_run_tool(TOPIC_COMMAND, &list).status.success() {
                 return;
             }
             for n in &mut self.nodes {
@@ -137,7 +139,7 @@ impl Cluster {
         let mut args = vec!["--bootstrap-server", &self.bootstrap, "--create", "--topic", name];
         args.extend(["--replication-factor", "3", "--partitions", &count]);
         configs.iter().for_each(|c| args.extend(["--config", c]));
-        self.jars.run(TOPICS, &args);
+        self.jars.run_tool(TOPIC_COMMAND, &args);
     }
 
     /// Gives every partition another first replica, and makes that its leader. False if Kafka would not just now.
@@ -157,13 +159,13 @@ impl Cluster {
         let at = ["--bootstrap-server", self.bootstrap.as_str()];
         let plan = [&at[..], &["--reassignment-json-file", &file, "--execute"]].concat();
         let elect = [&at[..], &["--election-type", "preferred", "--all-topic-partitions"]].concat();
-        self.jars.tool(REASSIGN, &plan).status.success()
-            && self.jars.tool(ELECT, &elect).status.success()
+        self.jars.try_run_tool(REASSIGN_COMMAND, &plan).status.success()
+            && self.jars.try_run_tool(ELECTION_COMMAND, &elect).status.success()
     }
 
     /// Every record of a topic, read by Java's consumer.
-    pub fn read(&self, topic: &str) -> Vec<ReadRecord> {
-        self.jars.read(&self.bootstrap, topic)
+    pub fn read_topic(&self, topic: &str) -> Vec<ConsumerRecord> {
+        self.jars.read_topic(&self.bootstrap, topic)
     }
 
     /// Where its files are.
@@ -173,7 +175,7 @@ impl Cluster {
 }
 
 /// A second way in, by TLS.
-fn tls_listener(plain: u16, controller: u16, port: u16, dir: &Path) -> String {
+fn tls_listener_properties(plain: u16, controller: u16, port: u16, dir: &Path) -> String {
     let clients = format!("PLAINTEXT://127.0.0.1:{plain},SSL://127.0.0.1:{port}");
     let store = dir.join("broker.pem").display().to_string();
     format!(
@@ -183,7 +185,7 @@ fn tls_listener(plain: u16, controller: u16, port: u16, dir: &Path) -> String {
     )
 }
 
-impl Drop for Cluster {
+impl Drop for KafkaCluster {
     fn drop(&mut self) {
         for n in &mut self.nodes {
             if let Some(mut process) = n.process.take() {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::reader::{ReadRecord, records};
+use crate::reader::{ConsumerRecord, parse_records};
 
 /// The version that the tests are about.
-const VERSION: &str = "4.3.1";
+const KAFKA_VERSION: &str = "4.3.1";
 const POM: &str = include_str!("../java/pom.xml");
-const READER: &str = include_str!("../java/Reader.java");
+const READER_SOURCE: &str = include_str!("../java/Reader.java");
 
 /// The workspace's `target` directory, whoever runs.
 pub fn target_dir() -> PathBuf {
@@ -27,7 +27,7 @@ pub struct Jars {
     dir: PathBuf,
 }
 
-fn works(program: &str, arg: &str) -> bool {
+fn can_run(program: &str, arg: &str) -> bool {
     let done = Command::new(program).arg(arg).stdout(Stdio::null()).stderr(Stdio::null()).status();
     done.is_ok_and(|s| s.success())
 }
@@ -35,10 +35,10 @@ fn works(program: &str, arg: &str) -> bool {
 impl Jars {
     /// The jars, fetched by Maven the first time. `None`, said loudly, where there is no JDK or no Maven;
     /// with `CI=true` that is a failure.
-    pub fn get() -> Option<Jars> {
+    pub fn find_or_fetch() -> Option<Jars> {
         let missing: Vec<&str> = [("java", "-version"), ("mvn", "-v")]
             .iter()
-            .filter(|(program, arg)| !works(program, arg))
+            .filter(|(program, arg)| !can_run(program, arg))
             .map(|(program, _)| *program)
             .collect();
         if !missing.is_empty() {
@@ -54,13 +54,13 @@ impl Jars {
         let root = target_dir().join("kafka");
         let (dir, stamp) = (root.join("libs-4.3.1"), root.join("libs-4.3.1.complete"));
         if !stamp.exists() {
-            fetch(&root, &dir, VERSION);
+            fetch_jars(&root, &dir, KAFKA_VERSION);
             fs::write(&stamp, "").expect("stamp");
         }
         Some(Jars { dir })
     }
 
-    fn java(&self) -> Command {
+    fn java_command(&self) -> Command {
         let mut c = Command::new("java");
         c.args(["-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]);
         c.arg("-cp").arg(self.dir.join("*")).stdin(Stdio::null());
@@ -68,13 +68,13 @@ impl Jars {
     }
 
     /// Runs one of Kafka's tools, by its class.
-    pub fn tool(&self, class: &str, args: &[&str]) -> Output {
-        self.java().arg(class).args(args).output().expect("java runs")
+    pub fn try_run_tool(&self, class: &str, args: &[&str]) -> Output {
+        self.java_command().arg(class).args(args).output().expect("java runs")
     }
 
     /// A tool's command, to be given input or run in the background.
-    pub fn command(&self, class: &str, args: &[&str]) -> Command {
-        let mut c = self.java();
+    pub fn tool_command(&self, class: &str, args: &[&str]) -> Command {
+        let mut c = self.java_command();
         c.arg(class).args(args);
         c
     }
@@ -83,8 +83,8 @@ impl Jars {
     ///
     /// # Panics
     /// If it does not succeed.
-    pub fn run(&self, class: &str, args: &[&str]) -> String {
-        let out = self.tool(class, args);
+    pub fn run_tool(&self, class: &str, args: &[&str]) -> String {
+        let out = self.try_run_tool(class, args);
         let (stdout, stderr) =
             (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert!(out.status.success(), "{class} {args:?}\n{stdout}\n{stderr}");
@@ -95,18 +95,19 @@ impl Jars {
     ///
     /// # Panics
     /// If the consumer fails.
-    pub fn read(&self, bootstrap: &str, topic: &str) -> Vec<ReadRecord> {
+    pub fn read_topic(&self, bootstrap: &str, topic: &str) -> Vec<ConsumerRecord> {
         let source = self.dir.join("../Reader.java");
-        if fs::read_to_string(&source).unwrap_or_default() != READER {
-            fs::write(&source, READER).expect("reader");
+        if fs::read_to_string(&source).unwrap_or_default() != READER_SOURCE {
+            fs::write(&source, READER_SOURCE).expect("reader");
         }
-        let out = self.java().arg(&source).args([bootstrap, topic]).output().expect("java runs");
+        let out =
+            self.java_command().arg(&source).args([bootstrap, topic]).output().expect("java runs");
         assert!(out.status.success(), "reader: {}", String::from_utf8_lossy(&out.stderr));
-        records(&out.stdout).expect("the reader writes whole records")
+        parse_records(&out.stdout).expect("the reader writes whole records")
     }
 
     /// What `DumpLogSegments --print-data-log` says of every segment of a partition's directory.
-    pub fn dump(&self, partition_dir: &Path) -> String {
+    pub fn dump_log_segments(&self, partition_dir: &Path) -> String {
         let mut segments: Vec<_> = (fs::read_dir(partition_dir).expect("log dir"))
             .map(|e| e.expect("entry").path())
             .filter(|p| p.extension().is_some_and(|e| e == "log"))
@@ -114,7 +115,7 @@ impl Jars {
             .collect();
         segments.sort();
         let files = segments.join(",");
-        self.run(
+        self.run_tool(
             "org.apache.kafka.tools.DumpLogSegments",
             &["--print-data-log", "--deep-iteration", "--files", &files],
         )
@@ -122,11 +123,11 @@ impl Jars {
 }
 
 /// Fetches the jars of a version into a directory.
-pub(crate) fn fetch(root: &Path, dir: &Path, version: &str) {
+pub(crate) fn fetch_jars(root: &Path, dir: &Path, version: &str) {
     eprintln!("fetching Kafka {version}'s jars with Maven, once");
     fs::create_dir_all(dir).expect("jar dir");
     let pom = root.join(format!("pom-{version}.xml"));
-    fs::write(&pom, POM.replace(VERSION, version)).expect("pom");
+    fs::write(&pom, POM.replace(KAFKA_VERSION, version)).expect("pom");
     let out = Command::new("mvn")
         .args(["-q", "-B", "-f"])
         .arg(&pom)
@@ -139,7 +140,7 @@ pub(crate) fn fetch(root: &Path, dir: &Path, version: &str) {
 }
 
 /// Ports that were free a moment ago.
-pub fn free_ports<const N: usize>() -> [u16; N] {
+pub fn pick_free_ports<const N: usize>() -> [u16; N] {
     let held: [TcpListener; N] =
         std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
     std::array::from_fn(|i| held[i].local_addr().expect("bound").port())
@@ -177,21 +178,21 @@ impl Kafka {
         format: &[&str],
         vm: &[&str],
     ) -> Kafka {
-        let [port, controller] = free_ports();
+        let [port, controller] = pick_free_ports();
         let dir = target_dir().join("kafka").join(format!("run-{}-{port}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("kafka dir");
         let config = dir.join("server.properties");
         let extra = extra(port, controller);
-        fs::write(&config, properties(1, port, &[controller], &dir, &extra))
+        fs::write(&config, server_properties(1, port, &[controller], &dir, &extra))
             .expect("server.properties");
         let config = config.display().to_string();
-        let id = jars.run("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
+        let id = jars.run_tool("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
         let format = [&["format", "-t", &id, "-c", &config], format].concat();
-        jars.run("kafka.tools.StorageTool", &format);
+        jars.run_tool("kafka.tools.StorageTool", &format);
         let log = File::create(dir.join("server.log")).expect("log");
         let process = jars
-            .java()
+            .java_command()
             .args(vm)
             .args(["kafka.Kafka", &config])
             .env("KAFKA_HEAP_OPTS", "")
@@ -201,28 +202,33 @@ impl Kafka {
             .expect("kafka starts");
         let bootstrap = format!("127.0.0.1:{port}");
         let mut kafka = Kafka { process, bootstrap, dir, jars: jars.clone() };
-        kafka.wait();
+        kafka.wait_until_ready();
         kafka
     }
 
-    fn wait(&mut self) {
+    fn wait_until_ready(&mut self) {
         let until = Instant::now() + Duration::from_secs(60);
         while Instant::now() < until {
             if TcpStream::connect(&self.bootstrap).is_ok() {
                 let list = ["--bootstrap-server", &self.bootstrap, "--list"];
-                if self.jars.tool("org.apache.kafka.tools.TopicCommand", &list).status.success() {
+                if self
+                    .jars
+                    .try_run_tool("org.apache.kafka.tools.TopicCommand", &list)
+                    .status
+                    .success()
+                {
                     return;
                 }
             }
             let ended = self.process.try_wait().expect("its state");
-            assert!(ended.is_none(), "kafka ended: {}", self.log());
+            assert!(ended.is_none(), "kafka ended: {}", self.server_log());
             std::thread::sleep(Duration::from_millis(100));
         }
-        panic!("kafka did not come up: {}", self.log());
+        panic!("kafka did not come up: {}", self.server_log());
     }
 
     /// Its own words.
-    pub fn log(&self) -> String {
+    pub fn server_log(&self) -> String {
         fs::read_to_string(self.dir.join("server.log")).unwrap_or_default()
     }
 
@@ -241,12 +247,12 @@ impl Kafka {
         for c in configs {
             args.extend(["--config", c]);
         }
-        self.jars.run("org.apache.kafka.tools.TopicCommand", &args);
+        self.jars.run_tool("org.apache.kafka.tools.TopicCommand", &args);
     }
 
     /// Every record of a topic, read by Java's consumer.
-    pub fn read(&self, topic: &str) -> Vec<ReadRecord> {
-        self.jars.read(&self.bootstrap, topic)
+    pub fn read_topic(&self, topic: &str) -> Vec<ConsumerRecord> {
+        self.jars.read_topic(&self.bootstrap, topic)
     }
 
     /// The process id.
@@ -266,7 +272,7 @@ impl Drop for Kafka {
 }
 
 /// What a node is started with; its id is also its place among the controllers, from 1.
-pub(crate) fn properties(
+pub(crate) fn server_properties(
     node: usize,
     port: u16,
     controllers: &[u16],

@@ -14,15 +14,15 @@ mod old;
 mod reader;
 mod secure;
 
-pub use certificates::{Authority, Identity};
-pub use cluster::Cluster;
-pub use kafka::{Jars, Kafka, free_ports, target_dir};
+pub use certificates::{CertificateAuthority, Identity};
+pub use cluster::KafkaCluster;
+pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
 pub use oidc::TokenEndpoint;
-pub use old::OldKafka;
-pub use reader::ReadRecord;
+pub use old::LegacyKafka;
+pub use reader::ConsumerRecord;
 pub use secure::{Listener, SecureKafka};
 
 /// A line for people, also where a test's own output is kept back: a table that the suite is to show.
-pub fn say(line: &str) {
+pub fn print_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -13,24 +13,24 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
 /// Who may have a token.
-const CLIENT: (&str, &str) = ("ottla-tests", "s3cret");
+const CLIENT_CREDENTIALS: (&str, &str) = ("ottla-tests", "s3cret");
 
 /// A server of tokens. Dropping it ends it.
 #[derive(Debug)]
 pub struct TokenEndpoint {
     /// `http://127.0.0.1:port`.
-    pub base: String,
-    state: Arc<State>,
+    pub base_url: String,
+    state: Arc<EndpointState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct State {
+struct EndpointState {
     key: EcdsaKeyPair,
     issuer: String,
-    ended: AtomicBool,
-    issued: AtomicU64,
-    life_s: AtomicU64,
+    stopped: AtomicBool,
+    issued_tokens: AtomicU64,
+    token_lifetime_s: AtomicU64,
 }
 
 impl TokenEndpoint {
@@ -47,55 +47,61 @@ impl TokenEndpoint {
         let base = format!("http://{}", listener.local_addr().expect("bound"));
         let (ended, issued) = Default::default();
         let issuer = base.clone();
-        let state = Arc::new(State { key, issuer, ended, issued, life_s: life_s.into() });
+        let state = Arc::new(EndpointState {
+            key,
+            issuer,
+            stopped: ended,
+            issued_tokens: issued,
+            token_lifetime_s: life_s.into(),
+        });
         let serving = state.clone();
         let thread = thread::spawn(move || {
             for stream in listener.incoming() {
-                if serving.ended.load(Ordering::SeqCst) {
+                if serving.stopped.load(Ordering::SeqCst) {
                     return;
                 }
                 if let Ok(stream) = stream {
                     // One at a time is enough; whoever says nothing is not waited for.
-                    let _ = serving.answer(stream);
+                    let _ = serving.handle_request(stream);
                 }
             }
         });
-        TokenEndpoint { base, state, thread: Some(thread) }
+        TokenEndpoint { base_url: base, state, thread: Some(thread) }
     }
 
     /// Where tokens are.
     pub fn token_url(&self) -> String {
-        format!("{}/token", self.base)
+        format!("{}/token", self.base_url)
     }
 
     /// Where the keys are that they are signed by.
-    pub fn keys_url(&self) -> String {
-        format!("{}/keys", self.base)
+    pub fn jwks_url(&self) -> String {
+        format!("{}/keys", self.base_url)
     }
 
     /// A client's id, and its secret.
-    pub fn client(&self) -> (&'static str, &'static str) {
-        CLIENT
+    pub fn client_credentials(&self) -> (&'static str, &'static str) {
+        CLIENT_CREDENTIALS
     }
 
     /// Tokens given so far.
-    pub fn issued(&self) -> u64 {
-        self.state.issued.load(Ordering::SeqCst)
+    pub fn issued_tokens(&self) -> u64 {
+        self.state.issued_tokens.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for TokenEndpoint {
     fn drop(&mut self) {
-        self.state.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.base.trim_start_matches("http://"));
+        self.state.stopped.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.base_url.trim_start_matches("http://"));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-impl State {
-    fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+impl EndpointState {
+    fn handle_request(&self, mut stream: TcpStream) -> std::io::Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut reader = BufReader::new(stream.try_clone()?);
         let (mut first, mut length, mut basic) = (String::new(), 0, String::new());
@@ -113,9 +119,9 @@ impl State {
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
         let (status, text) = if first.starts_with("GET /keys") {
-            ("200 OK", self.keys())
+            ("200 OK", self.jwks())
         } else if first.starts_with("POST /token") {
-            self.token(&basic, &String::from_utf8_lossy(&body))
+            self.issue_token(&basic, &String::from_utf8_lossy(&body))
         } else {
             ("404 Not Found", String::new())
         };
@@ -126,7 +132,7 @@ impl State {
         )
     }
 
-    fn keys(&self) -> String {
+    fn jwks(&self) -> String {
         // An uncompressed point: 4, x, y.
         let point = self.key.public_key().as_ref();
         let encode = |part: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(part);
@@ -137,14 +143,15 @@ impl State {
         )
     }
 
-    fn token(&self, basic: &str, body: &str) -> (&'static str, String) {
-        let wanted = BASE64_STANDARD.encode(format!("{}:{}", CLIENT.0, CLIENT.1));
+    fn issue_token(&self, basic: &str, body: &str) -> (&'static str, String) {
+        let wanted =
+            BASE64_STANDARD.encode(format!("{}:{}", CLIENT_CREDENTIALS.0, CLIENT_CREDENTIALS.1));
         if basic != format!("Basic {wanted}") || !body.contains("grant_type=client_credentials") {
             let why = r#"{"error":"invalid_client","error_description":"who are you?"}"#;
             return ("401 Unauthorized", why.to_owned());
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-        let life = self.life_s.load(Ordering::SeqCst);
+        let life = self.token_lifetime_s.load(Ordering::SeqCst);
         let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
         let head = encode(r#"{"alg":"ES256","kid":"k1","typ":"JWT"}"#);
         let claims = encode(&format!(
@@ -156,7 +163,7 @@ impl State {
         let signature =
             self.key.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
         let token = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature.as_ref()));
-        self.issued.fetch_add(1, Ordering::SeqCst);
+        self.issued_tokens.fetch_add(1, Ordering::SeqCst);
         (
             "200 OK",
             format!(r#"{{"access_token":"{token}","token_type":"Bearer","expires_in":{life}}}"#),

@@ -6,36 +6,36 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::kafka::{Jars, fetch, free_ports, properties, target_dir};
+use crate::kafka::{Jars, fetch_jars, pick_free_ports, server_properties, target_dir};
 
 /// A node of this version. Dropping it ends its processes.
 #[derive(Debug)]
-pub struct OldKafka {
+pub struct LegacyKafka {
     processes: Vec<Child>,
     /// Where clients begin.
     pub bootstrap: String,
     dir: PathBuf,
 }
 
-impl OldKafka {
+impl LegacyKafka {
     /// Starts it, and waits until it answers the tools of `jars`.
     ///
     /// # Panics
     /// If it does not come up within a minute.
-    pub fn start(jars: &Jars, version: &str) -> OldKafka {
+    pub fn start(jars: &Jars, version: &str) -> LegacyKafka {
         let root = target_dir().join("kafka");
         let (libs, stamp) =
             (root.join(format!("libs-{version}")), root.join(format!("libs-{version}.complete")));
         if !stamp.exists() {
-            fetch(&root, &libs, version);
+            fetch_jars(&root, &libs, version);
             fs::write(&stamp, "").expect("stamp");
         }
-        let [port, controller] = free_ports();
+        let [port, controller] = pick_free_ports();
         let dir = root.join(format!("old-{version}-{}-{port}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory");
         let bootstrap = format!("127.0.0.1:{port}");
-        let mut kafka = OldKafka { processes: Vec::new(), bootstrap, dir: dir.clone() };
+        let mut kafka = LegacyKafka { processes: Vec::new(), bootstrap, dir: dir.clone() };
         let config = dir.join("server.properties");
         let path = config.display().to_string();
         if version.starts_with("2.") {
@@ -56,14 +56,14 @@ impl OldKafka {
             fs::write(&config, text).expect("server.properties");
         } else {
             // What is not known there yet is left out.
-            let text: String = properties(1, port, &[controller], &dir, "")
+            let text: String = server_properties(1, port, &[controller], &dir, "")
                 .lines()
                 .filter(|l| !l.starts_with("share."))
                 .map(|l| format!("{l}\n"))
                 .collect();
             fs::write(&config, text).expect("server.properties");
             let tool = |args: &[&str]| {
-                let out = java(&libs).arg("kafka.tools.StorageTool").args(args).output();
+                let out = java_command(&libs).arg("kafka.tools.StorageTool").args(args).output();
                 let out = out.expect("java runs");
                 let said = String::from_utf8_lossy(&out.stderr).into_owned();
                 assert!(out.status.success(), "{args:?}: {said}");
@@ -74,14 +74,14 @@ impl OldKafka {
             tool(&["format", "-t", &id, "-c", &path]);
         }
         kafka.spawn(&libs, &["kafka.Kafka", &path]);
-        kafka.wait(jars);
+        kafka.wait_until_ready(jars);
         kafka
     }
 
     fn spawn(&mut self, libs: &Path, args: &[&str]) {
         let log = self.dir.join(format!("{}.log", self.processes.len()));
         let log = File::create(log).expect("log");
-        let process = java(libs)
+        let process = java_command(libs)
             .args(args)
             .stdout(log.try_clone().expect("log"))
             .stderr(log)
@@ -90,12 +90,13 @@ impl OldKafka {
         self.processes.push(process);
     }
 
-    fn wait(&mut self, jars: &Jars) {
+    fn wait_until_ready(&mut self, jars: &Jars) {
         let until = Instant::now() + Duration::from_secs(60);
         while Instant::now() < until {
             if TcpStream::connect(&self.bootstrap).is_ok() {
                 let list = ["--bootstrap-server", &self.bootstrap, "--list"];
-                if jars.tool("org.apache.kafka.tools.TopicCommand", &list).status.success() {
+                if jars.try_run_tool("org.apache.kafka.tools.TopicCommand", &list).status.success()
+                {
                     return;
                 }
             }
@@ -109,7 +110,7 @@ impl OldKafka {
     }
 }
 
-fn java(libs: &Path) -> Command {
+fn java_command(libs: &Path) -> Command {
     let mut c = Command::new("java");
     c.args([
         "-XX:TieredStopAtLevel=1",
@@ -120,7 +121,7 @@ fn java(libs: &Path) -> Command {
     c
 }
 
-impl Drop for OldKafka {
+impl Drop for LegacyKafka {
     fn drop(&mut self) {
         for p in self.processes.iter_mut().rev() {
             let _ = p.kill();

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 /// A record, as Java's consumer sees it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReadRecord {
+pub struct ConsumerRecord {
     /// Its partition.
     pub partition: i32,
     /// Its offset.
@@ -19,20 +19,20 @@ pub struct ReadRecord {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
-fn int(r: &mut impl Read) -> io::Result<i32> {
+fn read_i32(r: &mut impl Read) -> io::Result<i32> {
     let mut b = [0; 4];
     r.read_exact(&mut b)?;
     Ok(i32::from_be_bytes(b))
 }
 
-fn long(r: &mut impl Read) -> io::Result<i64> {
+fn read_i64(r: &mut impl Read) -> io::Result<i64> {
     let mut b = [0; 8];
     r.read_exact(&mut b)?;
     Ok(i64::from_be_bytes(b))
 }
 
-fn field(r: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let Ok(n) = usize::try_from(int(r)?) else {
+fn read_bytes(r: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let Ok(n) = usize::try_from(read_i32(r)?) else {
         return Ok(None);
     };
     let mut b = vec![0; n];
@@ -41,17 +41,17 @@ fn field(r: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// All records in the reader's output.
-pub(crate) fn records(mut bytes: &[u8]) -> io::Result<Vec<ReadRecord>> {
+pub(crate) fn parse_records(mut bytes: &[u8]) -> io::Result<Vec<ConsumerRecord>> {
     let (mut out, r) = (Vec::new(), &mut bytes);
     while !r.is_empty() {
-        let (partition, offset, timestamp) = (int(r)?, long(r)?, long(r)?);
-        let (key, value) = (field(r)?, field(r)?);
+        let (partition, offset, timestamp) = (read_i32(r)?, read_i64(r)?, read_i64(r)?);
+        let (key, value) = (read_bytes(r)?, read_bytes(r)?);
         let mut headers = Vec::new();
-        for _ in 0..int(r)? {
-            let name = field(r)?.unwrap_or_default();
-            headers.push((String::from_utf8_lossy(&name).into_owned(), field(r)?));
+        for _ in 0..read_i32(r)? {
+            let name = read_bytes(r)?.unwrap_or_default();
+            headers.push((String::from_utf8_lossy(&name).into_owned(), read_bytes(r)?));
         }
-        out.push(ReadRecord { partition, offset, timestamp, key, value, headers });
+        out.push(ConsumerRecord { partition, offset, timestamp, key, value, headers });
     }
     Ok(out)
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use crate::certificates::Authority;
+use crate::certificates::CertificateAuthority;
 use crate::kafka::{Jars, Kafka, target_dir};
 use crate::oidc::TokenEndpoint;
 
@@ -15,30 +15,30 @@ pub enum Listener {
     /// TLS.
     Ssl,
     /// TLS, where clients must show a certificate, too.
-    Mutual,
+    SslClientAuth,
     /// SASL in the clear.
-    Sasl,
+    SaslPlaintext,
     /// SASL by TLS.
     SaslSsl,
     /// SASL in the clear, where sessions end after 3 s (KIP-368).
-    Renewed,
+    SaslReauthentication,
     /// OAUTHBEARER in the clear, where tokens are checked against an endpoint's keys.
     Oidc,
     /// TLS with a certificate that ended in 2021.
-    Expired,
+    ExpiredCertificate,
     /// TLS with a certificate for another host.
-    Elsewhere,
+    WrongHostCertificate,
 }
 
-const ALL: [(Listener, &str, &str); 8] = [
+const LISTENERS: [(Listener, &str, &str); 8] = [
     (Listener::Ssl, "ssl", "SSL"),
-    (Listener::Mutual, "mutual", "SSL"),
-    (Listener::Sasl, "sasl", "SASL_PLAINTEXT"),
+    (Listener::SslClientAuth, "mutual", "SSL"),
+    (Listener::SaslPlaintext, "sasl", "SASL_PLAINTEXT"),
     (Listener::SaslSsl, "saslssl", "SASL_SSL"),
-    (Listener::Renewed, "renewed", "SASL_PLAINTEXT"),
+    (Listener::SaslReauthentication, "renewed", "SASL_PLAINTEXT"),
     (Listener::Oidc, "oidc", "SASL_PLAINTEXT"),
-    (Listener::Expired, "expired", "SSL"),
-    (Listener::Elsewhere, "elsewhere", "SSL"),
+    (Listener::ExpiredCertificate, "expired", "SSL"),
+    (Listener::WrongHostCertificate, "elsewhere", "SSL"),
 ];
 
 /// The node, and what is needed to get in. SCRAM knows `alice` with `alice-secret`, PLAIN `bob` with `bob-secret`.
@@ -47,9 +47,9 @@ pub struct SecureKafka {
     /// The node.
     pub kafka: Kafka,
     /// Who signed its certificates, and trusts those it signs.
-    pub authority: Authority,
+    pub authority: CertificateAuthority,
     /// Where OIDC tokens come from.
-    pub tokens: TokenEndpoint,
+    pub token_endpoint: TokenEndpoint,
     /// Certificates and keys.
     pub dir: PathBuf,
     ports: Vec<u16>,
@@ -62,56 +62,58 @@ impl SecureKafka {
     /// If it does not come up within a minute.
     pub fn start(jars: &Jars) -> SecureKafka {
         let held: Vec<TcpListener> =
-            ALL.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+            LISTENERS.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let ports: Vec<u16> = held.iter().map(|l| l.local_addr().expect("bound").port()).collect();
         drop(held);
         let dir =
             target_dir().join("kafka").join(format!("secure-{}-{}", std::process::id(), ports[0]));
         fs::create_dir_all(&dir).expect("a directory");
         let dir = fs::canonicalize(dir).expect("a directory");
-        let authority = Authority::new("Ottla test authority");
+        let authority = CertificateAuthority::new("Ottla test authority");
         fs::write(dir.join("ca.pem"), authority.pem()).expect("ca.pem");
-        authority.local("broker").write(&dir.join("broker.pem"));
+        authority.issue_local("broker").write_pem(&dir.join("broker.pem"));
         let expired = authority.issue("old broker", &["localhost", "127.0.0.1"], Some(2021));
-        expired.write(&dir.join("expired.pem"));
+        expired.write_pem(&dir.join("expired.pem"));
         authority
             .issue("other broker", &["kafka.example.org"], None)
-            .write(&dir.join("elsewhere.pem"));
+            .write_pem(&dir.join("elsewhere.pem"));
         let tokens = TokenEndpoint::start(3600);
-        let (keys, issuer) = (tokens.keys_url(), tokens.base.clone());
+        let (keys, issuer) = (tokens.jwks_url(), tokens.base_url.clone());
         let (written, at) = (dir.clone(), ports.clone());
-        let lines =
-            |plain, controller| properties(&at, &written, plain, controller, &keys, &issuer);
+        let lines = |plain, controller| {
+            listener_properties(&at, &written, plain, controller, &keys, &issuer)
+        };
         let scram = ["--add-scram", "SCRAM-SHA-256=[name=alice,password=alice-secret]"];
         let scram =
             [&scram[..], &["--add-scram", "SCRAM-SHA-512=[name=alice,password=alice-secret]"]];
         let allowed = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}");
         let kafka = Kafka::start_with(jars, lines, &scram.concat(), &[&allowed]);
-        SecureKafka { kafka, authority, tokens, dir, ports }
+        SecureKafka { kafka, authority, token_endpoint: tokens, dir, ports }
     }
 
     /// Where a way in is.
     ///
     /// # Panics
     /// Never.
-    pub fn at(&self, listener: Listener) -> String {
-        let i = ALL.iter().position(|l| l.0 == listener).expect("one of all");
+    pub fn bootstrap(&self, listener: Listener) -> String {
+        let i = LISTENERS.iter().position(|l| l.0 == listener).expect("one of all");
         format!("127.0.0.1:{}", self.ports[i])
     }
 
     /// One of its files.
-    pub fn file(&self, name: &str) -> String {
+    pub fn file_path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
     /// Has a listener read its certificate again.
-    pub fn reload(&self, listener: Listener) {
-        let name = ALL.iter().find(|l| l.0 == listener).map_or("", |l| l.1);
-        let set = format!("listener.name.{name}.ssl.keystore.location={}", self.file("broker.pem"));
+    pub fn reload_certificate(&self, listener: Listener) {
+        let name = LISTENERS.iter().find(|l| l.0 == listener).map_or("", |l| l.1);
+        let set =
+            format!("listener.name.{name}.ssl.keystore.location={}", self.file_path("broker.pem"));
         let at = ["--bootstrap-server", self.kafka.bootstrap.as_str()];
         let what =
             ["--alter", "--entity-type", "brokers", "--entity-name", "1", "--add-config", &set];
-        self.kafka.jars.run("kafka.admin.ConfigCommand", &[&at[..], &what].concat());
+        self.kafka.jars.run_tool("kafka.admin.ConfigCommand", &[&at[..], &what].concat());
     }
 }
 
@@ -123,7 +125,7 @@ impl Drop for SecureKafka {
     }
 }
 
-fn properties(
+fn listener_properties(
     ports: &[u16],
     dir: &std::path::Path,
     plain: u16,
@@ -139,7 +141,7 @@ fn properties(
     let unsecured = format!(
         "{modules}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
     );
-    for ((_, name, protocol), port) in ALL.iter().zip(ports) {
+    for ((_, name, protocol), port) in LISTENERS.iter().zip(ports) {
         listeners += &format!(",{}://127.0.0.1:{port}", name.to_uppercase());
         map += &format!(",{}:{protocol}", name.to_uppercase());
         if protocol.starts_with("SASL") {

@@ -14,7 +14,7 @@ use ottla::{Error, Producer, Record, RecordStatus};
 use ottla_broker::{EmbeddedBroker, InterceptorGuard, ResponseAction};
 use ottla_protocol::ApiKey;
 use ottla_protocol::record::Batches;
-use ottla_testkit::say;
+use ottla_testkit::print_line;
 
 use faults::{
     AllAcknowledged, Expectation, NoneAcknowledged, faults, intercept_api, intercept_first,
@@ -207,7 +207,7 @@ fn start_broker(nodes: i32) -> EmbeddedBroker {
 
 fn print_row(name: &str, idempotent: bool, o: &RunSummary) {
     let said = o.errors.last().map_or("", String::as_str);
-    say(&format!(
+    print_line(&format!(
         "{name:<42} {:<5} {:>5} {:>6} {:>6} {:>6}  {}",
         if idempotent { "yes" } else { "no" },
         o.acknowledged,
@@ -220,7 +220,7 @@ fn print_row(name: &str, idempotent: bool, o: &RunSummary) {
 
 #[test]
 fn whatever_a_broker_answers_records_end_once_and_truly() {
-    say(&format!(
+    print_line(&format!(
         "{:<42} {:<5} {:>5} {:>6} {:>6} {:>6}  what is said",
         "fault", "idem.", "acked", "not", "maybe", "ms"
     ));
@@ -321,7 +321,7 @@ fn fault_at_every_byte(
         }
     });
     let (t, cases) = (total.into_inner().unwrap(), cases.into_inner());
-    say(&format!(
+    print_line(&format!(
         "{what}: {cases} places, {} acknowledged, {} not written, {} possibly, {:.1} s",
         t.acknowledged,
         t.not_persisted,
