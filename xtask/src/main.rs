@@ -2,7 +2,7 @@
 //! (many seeds) and `docs` (pages that are written from code).
 #![allow(clippy::disallowed_methods)]
 
-mod counts;
+mod instructions;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Some("sim") => run_simulation(&args[1..]),
         Some("docs") => write_docs(),
         Some("loom") => run_step("loom", loom_command()),
-        Some("instructions") => counts::print_table(),
+        Some("instructions") => instructions::print_table(),
         _ => Err(USAGE.to_owned()),
     };
     match done {
@@ -220,7 +220,7 @@ fn check_no_c_compiler() -> Result<(), String> {
 
 /// The mailbox and the pool in every order in which a few threads may go.
 fn loom_command() -> Command {
-    let mut models = cargo_command(&[
+    let mut command = cargo_command(&[
         "test",
         "-p",
         "ottla",
@@ -230,8 +230,8 @@ fn loom_command() -> Command {
         "target/loom",
         "loom_tests",
     ]);
-    models.env("RUSTFLAGS", "--cfg ottla_loom");
-    models
+    command.env("RUSTFLAGS", "--cfg ottla_loom");
+    command
 }
 
 fn run_kafka() -> Result<(), String> {

@@ -10,7 +10,7 @@ use ottla_protocol::record::{
 
 use crate::core::ClockReading;
 use crate::partition::Partition;
-use crate::producers::SequenceCheck;
+use crate::producer_state_manager::SequenceCheck;
 use crate::topics::TopicConfig;
 
 /// A batch was not appended.

@@ -12,21 +12,21 @@
 
 #![forbid(unsafe_code)]
 
-mod adversary;
+mod response_interceptor;
 mod core;
 mod api;
 mod append;
 mod cluster;
 mod partition;
 mod purgatory;
-mod producers;
+mod producer_state_manager;
 mod topics;
 mod log;
-mod tcp;
+mod socket_server;
 
-pub use crate::adversary::{InterceptedResponse, InterceptorGuard, ResponseAction};
 pub use crate::core::{
     AppendedBatch, BrokerConfig, ClockReading, Core, HandleResult, LocalAddress, ProduceFault,
 };
 pub use crate::log::LogBatch;
-pub use crate::tcp::{EmbeddedBroker, EmbeddedBrokerBuilder};
+pub use crate::response_interceptor::{InterceptedResponse, InterceptorGuard, ResponseAction};
+pub use crate::socket_server::{EmbeddedBroker, EmbeddedBrokerBuilder};

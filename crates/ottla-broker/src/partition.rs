@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use ottla_protocol::record::BatchHeaderView;
 
 use crate::log::Log;
-use crate::producers::ProducerStateManager;
+use crate::producer_state_manager::ProducerStateManager;
 
 /// A node's copy of a partition.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::log::Log;
 use crate::partition::{Partition, Replica};
-use crate::producers::ProducerStateManager;
+use crate::producer_state_manager::ProducerStateManager;
 
 /// One topic.
 #[derive(Debug)]

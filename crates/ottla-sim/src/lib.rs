@@ -5,40 +5,40 @@
 //! (nothing may spin), then nobody is there (everything must fail in time), then everything must arrive again. The oracle judges, never the scenario.
 
 mod callers;
-mod events;
+mod scenario_events;
 mod executor;
 mod history;
 mod oracle;
 mod scenario;
-mod servers;
-mod counts;
+mod sim_cluster;
+mod instructions;
 mod setup;
 mod shrink;
-mod stream;
+mod response_fuzz;
 mod trace;
-mod world;
+mod simulation;
 
-pub use counts::run_workload;
-pub use events::{ScenarioEvent, ScenarioEventKind};
 pub use history::{CallbackResult, History, RecordOutcome, RejectedSend, SentRecord};
+pub use instructions::run_workload;
+pub use response_fuzz::fuzz_responses;
 pub use scenario::Scenario;
+pub use scenario_events::{ScenarioEvent, ScenarioEventKind};
 pub use shrink::shrink;
-pub use stream::fuzz_responses;
+pub use simulation::{RunReport, run_scenario, run_seed};
 pub use trace::enable_trace;
-pub use world::{RunReport, run_scenario, run_seed};
 
 #[cfg(test)]
-mod bench;
+mod producer_fixture;
 #[cfg(test)]
-mod cases;
+mod sender_tests;
 #[cfg(test)]
-mod cases_accumulator;
+mod accumulator_tests;
 #[cfg(test)]
-mod cases_more;
+mod retry_tests;
 #[cfg(test)]
-mod cases_network;
+mod metadata_tests;
 #[cfg(test)]
-mod tests;
+mod seed_tests;
 
 /// The README's programs compile; here, where both crates they use are at hand.
 #[cfg(doctest)]

@@ -5,7 +5,7 @@ use ottla::sim::Faults;
 use ottla::{Producer, ProducerBuilder};
 use ottla_protocol::wire::TestRng;
 
-use crate::events::{ScenarioEvent, random_events};
+use crate::scenario_events::{ScenarioEvent, random_events};
 
 /// A value of a scenario, written down.
 trait ScenarioValue: Sized + PartialEq {

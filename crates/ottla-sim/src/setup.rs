@@ -10,7 +10,7 @@ use ottla_protocol::ErrorCode;
 use ottla_protocol::wire::TestRng;
 
 use crate::scenario::Scenario;
-use crate::servers::{broker_now, node_address, random_fault};
+use crate::sim_cluster::{broker_now, node_address, random_fault};
 
 /// Faults that brokers played on batches, by kind.
 pub(crate) type FaultCounts = Arc<Mutex<BTreeMap<String, u64>>>;

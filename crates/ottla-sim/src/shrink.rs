@@ -1,7 +1,7 @@
 //! Makes a failing scenario small: less of everything, as long as it still fails.
 
 use crate::scenario::Scenario;
-use crate::world::run_scenario;
+use crate::simulation::run_scenario;
 
 /// What is tried for each choice, simplest first.
 const SIMPLER_VALUES: &[(&str, &[&str])] = &[

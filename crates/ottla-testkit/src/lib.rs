@@ -10,15 +10,15 @@ mod certificates;
 mod cluster;
 mod kafka;
 mod oidc;
-mod old;
+mod legacy_kafka;
 mod reader;
 mod secure;
 
 pub use certificates::{CertificateAuthority, Identity};
 pub use cluster::KafkaCluster;
 pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
+pub use legacy_kafka::LegacyKafka;
 pub use oidc::TokenEndpoint;
-pub use old::LegacyKafka;
 pub use reader::ConsumerRecord;
 pub use secure::{Listener, SecureKafka};
 

@@ -49,9 +49,9 @@ mod time;
 mod sync;
 mod collections;
 #[cfg_attr(not(any(test, feature = "unstable-sim")), allow(dead_code, unreachable_pub))]
-mod plants;
+mod injected_bugs;
 mod error;
-mod events;
+mod log_limiter;
 mod metrics;
 mod config;
 mod cluster;
@@ -63,8 +63,8 @@ mod network;
 #[cfg(any(test, feature = "unstable-sim"))]
 pub mod sim;
 
+pub use accumulator::batch_completions::BatchReport;
 pub use accumulator::completion::{Delivery, RecordMetadata};
-pub use accumulator::ends::BatchReport;
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
 pub use config::{Origin, Properties, configuration_markdown, parse_properties};

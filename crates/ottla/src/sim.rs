@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+#[cfg(ottla_injected_bugs)]
+pub use crate::injected_bugs::inject;
+pub use crate::injected_bugs::{INJECTED_BUGS, InjectedBug};
 pub use crate::network::io::simulated::{ClientInput, Faults, Link, SimMachine, SimStream};
 pub use crate::network::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
-#[cfg(ottla_injected_bugs)]
-pub use crate::plants::inject;
-pub use crate::plants::{INJECTED_BUGS, InjectedBug};
 pub use crate::time::{Env, Tick, Wakeup};
 
 use crate::error::Error;

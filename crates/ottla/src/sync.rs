@@ -1,7 +1,7 @@
 //! The one door to locks and to the atomics that threads meet by: a mutex that debug builds watch, since no two
 //! are ever held together (so there is no order to get wrong) and none is held while foreign code runs. Built
 //! with `--cfg ottla_loom`, both are loom's, which tries every order in which threads may go
-//! (`accumulator::models`).
+//! (`accumulator::loom_tests`).
 
 #[cfg(not(ottla_loom))]
 use std::cell::Cell;

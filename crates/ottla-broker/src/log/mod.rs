@@ -1,7 +1,7 @@
 //! A partition's log: batches as they were received, one behind the other, in segments; only base offset and
 //! leader epoch are rewritten, which no checksum covers.
 
-mod files;
+mod segment;
 
 use std::io;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use ottla_protocol::record::BatchHeaderView;
 
-pub(crate) use files::LogSegment;
+pub(crate) use segment::LogSegment;
 
 /// Where a batch stands, and what a look-up needs of it.
 #[derive(Debug, Clone, Copy)]

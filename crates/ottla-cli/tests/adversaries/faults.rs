@@ -184,7 +184,7 @@ pub(crate) fn faults() -> Vec<(&'static str, Expectation, ResponseInterceptor)> 
             NoneAcknowledged,
             intercept_api(ApiKey::PRODUCE, |_, c, f| {
                 ResponseAction::Send(edit_response::<ProduceRequest>(c, &f, |r| {
-                    r.responses.clear()
+                    r.responses.clear();
                 }))
             }),
         ),
@@ -223,7 +223,7 @@ pub(crate) fn faults() -> Vec<(&'static str, Expectation, ResponseInterceptor)> 
             NoneAcknowledged,
             intercept_api(ApiKey::API_VERSIONS, |_, c, f| {
                 ResponseAction::Send(edit_response::<ApiVersionsRequest>(c, &f, |r| {
-                    r.error_code = 9999
+                    r.error_code = 9999;
                 }))
             }),
         ),
@@ -241,7 +241,7 @@ pub(crate) fn faults() -> Vec<(&'static str, Expectation, ResponseInterceptor)> 
             Expectation::AnyOutcome,
             intercept_first(ApiKey::INIT_PRODUCER_ID, |c, f| {
                 ResponseAction::Send(edit_response::<InitProducerIdRequest>(c, &f, |r| {
-                    r.error_code = 9999
+                    r.error_code = 9999;
                 }))
             }),
         ),
@@ -250,7 +250,7 @@ pub(crate) fn faults() -> Vec<(&'static str, Expectation, ResponseInterceptor)> 
             NoneAcknowledged,
             intercept_api(ApiKey::API_VERSIONS, |_, c, f| {
                 ResponseAction::Send(edit_response::<ApiVersionsRequest>(c, &f, |r| {
-                    r.api_keys.clear()
+                    r.api_keys.clear();
                 }))
             }),
         ),
@@ -285,7 +285,7 @@ pub(crate) fn faults() -> Vec<(&'static str, Expectation, ResponseInterceptor)> 
             Expectation::AnyOutcome,
             intercept_first(ApiKey::PRODUCE, |c, f| {
                 ResponseAction::Send(edit_response::<ProduceRequest>(c, &f, |r| {
-                    r.throttle_time_ms = i32::MAX
+                    r.throttle_time_ms = i32::MAX;
                 }))
             }),
         ),
@@ -294,7 +294,7 @@ pub(crate) fn faults() -> Vec<(&'static str, Expectation, ResponseInterceptor)> 
             AllAcknowledged,
             intercept_api(ApiKey::PRODUCE, |_, c, f| {
                 ResponseAction::Send(edit_response::<ProduceRequest>(c, &f, |r| {
-                    r.throttle_time_ms = i32::MIN
+                    r.throttle_time_ms = i32::MIN;
                 }))
             }),
         ),
@@ -303,7 +303,7 @@ pub(crate) fn faults() -> Vec<(&'static str, Expectation, ResponseInterceptor)> 
             NoneAcknowledged,
             intercept_api(ApiKey::API_VERSIONS, |_, c, f| {
                 ResponseAction::Send(edit_response::<ApiVersionsRequest>(c, &f, |r| {
-                    r.throttle_time_ms = i32::MAX
+                    r.throttle_time_ms = i32::MAX;
                 }))
             }),
         ),

@@ -1,8 +1,8 @@
 //! The crate as a whole: golden bytes, a second opinion on every message, and bounds on what decoders do.
 
-mod bounded;
+mod malformed_input;
 mod golden;
-mod second_opinion;
+mod interop;
 
 fn from_hex(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()

@@ -8,13 +8,13 @@ mod message;
 mod tags;
 pub mod varint;
 #[cfg(any(test, fuzzing, feature = "arbitrary"))]
-mod arbitrary;
+mod test_rng;
 
-#[cfg(any(test, fuzzing, feature = "arbitrary"))]
-pub use arbitrary::TestRng;
 pub(crate) use message::message;
 pub use reader::Reader;
 pub(crate) use tags::{read_tagged_fields, write_tagged_fields};
+#[cfg(any(test, fuzzing, feature = "arbitrary"))]
+pub use test_rng::TestRng;
 pub use types::{RawTaggedField, Wire};
 pub use writer::Writer;
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::RecordAccumulator;
 use super::batch::{BatchMeta, Capacity, OpenBatch};
+use super::batch_completions::{BatchCompletions, BatchScratch, Callback};
 use super::buffer_pool::PooledBuf;
-use super::completion::{BatchInfo, Delivery};
-use super::ends::{BatchCompletions, BatchScratch, Callback};
-use super::mailbox::Event;
-use super::partition::{Partition, PartitionQueue};
-use super::partitioner::{
+use super::builtin_partitioner::{
     PartitionChoice, Partitioning, choose_partition, should_switch, split_stripe, switch_partition,
 };
+use super::completion::{BatchInfo, Delivery};
+use super::event_queue::Event;
+use super::partition::{Partition, PartitionQueue};
 use super::topics::TopicInfo;
 use crate::error::Error;
 use crate::producer::PreparedRecord;
@@ -171,7 +171,9 @@ impl RecordAccumulator {
                                 )));
                             }
                             None => {
-                                return Ok(AppendResult::NeedsChainBuffer(self.buffer_size(record)));
+                                return Ok(AppendResult::NeedsChainBuffer(
+                                    self.buffer_size(record),
+                                ));
                             }
                         }
                     }

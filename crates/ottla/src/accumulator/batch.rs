@@ -15,9 +15,9 @@ use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
 use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout};
 
+use super::batch_completions::BatchCompletions;
 use super::buffer_pool::PooledBuf;
 use super::completion::Outcome;
-use super::ends::BatchCompletions;
 use super::partition::Partition;
 use crate::error::{Error, RecordStatus};
 use crate::time::Tick;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, ErrorKind};
-use crate::plants::inject_bug;
+use crate::injected_bugs::inject_bug;
 use crate::sync::{Mutex, wake_all};
 
 /// The pool.

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::callers::CallerContext;
-use super::mailbox::Event;
+use super::caller_context::CallerContext;
+use super::event_queue::Event;
 use super::partition::Partition;
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
-use super::marks::BitSet;
+use super::deadline_queue::BitSet;
 use super::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
 use super::ready::{DrainContext, DrainPolicy, ReadyTracker, is_expired};
-use crate::plants::inject_bug;
+use crate::injected_bugs::inject_bug;
 use ottla_protocol::compression::Codec;
 
 /// Batches a request is given room for at once.

@@ -4,20 +4,20 @@
 pub(crate) mod append;
 pub(crate) mod batch;
 pub(crate) mod buffer_pool;
-pub(crate) mod callers;
+pub(crate) mod caller_context;
 pub(crate) mod completion;
 pub(crate) mod drain;
-pub(crate) mod ends;
-pub(crate) mod mailbox;
-mod marks;
+pub(crate) mod batch_completions;
+pub(crate) mod event_queue;
+mod deadline_queue;
 pub(crate) mod partition;
-pub(crate) mod partitioner;
+pub(crate) mod builtin_partitioner;
 pub(crate) mod ready;
-pub(crate) mod shelf;
-pub(crate) mod sizing;
+pub(crate) mod append_only_vec;
+pub(crate) mod batch_size_estimator;
 pub(crate) mod split;
 pub(crate) mod topics;
-pub(crate) mod waits;
+pub(crate) mod waiters;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -29,13 +29,13 @@ use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::{Env, Tick, WorkerPool};
 use batch::{BatchEncoder, ClosedBatch, OpenBatch};
+use batch_completions::DeliveryListeners;
 use buffer_pool::BufferPool;
-use callers::CallerContext;
+use builtin_partitioner::{Partitioning, Rack};
+use caller_context::CallerContext;
 use completion::Outcome;
-use ends::DeliveryListeners;
-use mailbox::{Event, EventQueue};
+use event_queue::{Event, EventQueue};
 use partition::{Partition, QueuedBatch};
-use partitioner::{Partitioning, Rack};
 use topics::TopicInfoMap;
 
 /// The settings that decide how records wait.
@@ -203,6 +203,6 @@ impl RecordAccumulator {
 }
 
 #[cfg(all(test, ottla_loom))]
-mod models;
+mod loom_tests;
 #[cfg(all(test, not(ottla_loom)))]
 mod tests;

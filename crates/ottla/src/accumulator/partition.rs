@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 
 use super::batch::{BatchMeta, ClosedBatch, OpenBatch, StampedBatch};
-use super::sizing::BatchSizeEstimator;
-use crate::plants::inject_bug;
+use super::batch_size_estimator::BatchSizeEstimator;
+use crate::injected_bugs::inject_bug;
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::Tick;
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::RecordAccumulator;
 use super::batch::{BatchTimings, ClosedBatch, StampedBatch};
-use super::marks::{BitSet, DeadlineQueue};
+use super::builtin_partitioner::Partitioning;
+use super::deadline_queue::{BitSet, DeadlineQueue};
 use super::partition::{Partition, PartitionQueue, QueuedBatch};
-use super::partitioner::Partitioning;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
-use crate::plants::inject_bug;
+use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
 
 /// The partitions that hold something, and where each stands.
@@ -268,10 +268,10 @@ impl ReadyTracker {
             }
             match new.0 {
                 PartitionState::Ready(node) => {
-                    self.ready_by_node.entry(node).or_default().insert(key)
+                    self.ready_by_node.entry(node).or_default().insert(key);
                 }
                 PartitionState::Lingering(node) => {
-                    self.lingering_by_node.entry(node).or_default().insert(key)
+                    self.lingering_by_node.entry(node).or_default().insert(key);
                 }
                 PartitionState::Leaderless => self.leaderless.insert(key),
                 PartitionState::Waiting => {}

@@ -13,8 +13,8 @@ use super::RecordAccumulator;
 use super::batch::{
     BatchMeta, ClosedBatch, OpenBatch, SplitParent, Stamp, StampedBatch, increment_sequence,
 };
-use super::ends::BatchCompletions;
-use super::mailbox::Event;
+use super::batch_completions::BatchCompletions;
+use super::event_queue::Event;
 use super::partition::{Partition, QueuedBatch};
 use crate::time::Tick;
 

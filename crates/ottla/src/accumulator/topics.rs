@@ -7,10 +7,10 @@ use std::task::Waker;
 
 use arc_swap::ArcSwap;
 
+use super::append_only_vec::Shelf;
+use super::batch_size_estimator::BatchSizeEstimator;
+use super::builtin_partitioner::{PartitionLoadStats, Rack, StickyPartitionInfo};
 use super::partition::Partition;
-use super::partitioner::{PartitionLoadStats, Rack, StickyPartitionInfo};
-use super::shelf::Shelf;
-use super::sizing::BatchSizeEstimator;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;

@@ -1,13 +1,13 @@
 //! Requests and answers with brokers: connections and their states, correlation ids, in-flight limits,
 //! API versions, metadata, throttling. Knows no batch.
 
-pub(crate) mod in_flight;
-pub(crate) mod metadata;
-pub(crate) mod nodes;
+pub(crate) mod in_flight_requests;
+pub(crate) mod metadata_updater;
+pub(crate) mod connection_states;
 mod health;
 #[cfg(test)]
 mod tests;
-mod answers;
+mod responses;
 pub(crate) mod sasl;
 pub(crate) mod security;
 
@@ -25,17 +25,17 @@ use zeroize::Zeroizing;
 
 use crate::cluster::{Cluster, LeaderHint, Node};
 use crate::collections::HashMap;
-use crate::events::{LogEvent, LogLimiter};
+use crate::injected_bugs::inject_bug;
+use crate::log_limiter::{LogEvent, LogLimiter};
 use crate::metrics::{Counters, NodeSensor, Sensor};
 use crate::network::io::{ChannelKey, Io, Job};
 use crate::network::selector::{PollResult, Selector};
-use crate::plants::inject_bug;
 use crate::time::{Env, Tick, Wakeup, WorkerPool, backoff};
+use connection_states::{ConnectSettings, ConnectionState, NodeConnection};
 pub use health::Health;
 pub(crate) use health::SharedHealth;
-use in_flight::{CompletedRequest, InFlightRequest, RequestKind};
-use metadata::{MetadataSettings, MetadataUpdate, MetadataUpdater};
-use nodes::{ConnectSettings, ConnectionState, NodeConnection};
+use in_flight_requests::{CompletedRequest, InFlightRequest, RequestKind};
+use metadata_updater::{MetadataSettings, MetadataUpdate, MetadataUpdater};
 pub(crate) use security::ConnectionSecurity;
 
 /// The settings that decide how brokers are spoken to.

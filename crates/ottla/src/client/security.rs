@@ -15,13 +15,13 @@ use ottla_protocol::messages::{
 use ottla_protocol::{ApiKey, ErrorCode, Request};
 use zeroize::Zeroizing;
 
-use super::in_flight::{RequestKind, SaslStep};
-use super::nodes::{ConnectionState, NodeConnection};
+use super::connection_states::{ConnectionState, NodeConnection};
+use super::in_flight_requests::{RequestKind, SaslStep};
 use super::sasl::token::TokenManager;
 use super::sasl::{SaslAction, SaslClient};
 use super::{MIN_RESERVED_CORRELATION_ID, NetworkClient};
 use crate::config::security::SaslSettings;
-use crate::events::LogEvent;
+use crate::log_limiter::LogEvent;
 use crate::metrics::Sensor;
 use crate::network::io::{Io, Job, PrepareError};
 use crate::network::tls::TlsConnector;
@@ -321,7 +321,11 @@ impl<I: Io> NetworkClient<I> {
             );
         }
         if again.is_none() {
-            self.send_api_versions_request(node, super::answers::INITIAL_API_VERSIONS_VERSION, now);
+            self.send_api_versions_request(
+                node,
+                super::responses::INITIAL_API_VERSIONS_VERSION,
+                now,
+            );
         }
     }
 

@@ -15,9 +15,9 @@ use ottla_protocol::messages::{
 };
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
-use super::in_flight::{CompletedRequest, RequestKind};
-use super::metadata::MetadataSettings;
-use super::nodes::ConnectSettings;
+use super::connection_states::ConnectSettings;
+use super::in_flight_requests::{CompletedRequest, RequestKind};
+use super::metadata_updater::MetadataSettings;
 use super::{ClientSettings, ConnectionSecurity, NetworkClient, SharedHealth};
 use crate::metrics::Counters;
 use crate::network::io::simulated::{ClientInput, Faults, Link, SimMachine};
@@ -419,7 +419,7 @@ fn a_foreign_answer_ends_its_connection_alone() {
         match (&done.result, done.node) {
             (Ok(_), 2) => {}
             (Err(lost), 1) => {
-                assert!(lost.reason.contains("it answered request"), "{}", lost.reason)
+                assert!(lost.reason.contains("it answered request"), "{}", lost.reason);
             }
             other => panic!("{other:?}"),
         }

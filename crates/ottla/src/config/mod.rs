@@ -19,7 +19,7 @@ use std::time::Duration;
 use ottla_protocol::compression::{Codec, Compressor};
 use zeroize::Zeroize;
 
-use crate::accumulator::partitioner::Partitioning;
+use crate::accumulator::builtin_partitioner::Partitioning;
 use crate::error::Error;
 use crate::metrics::MetricConfig;
 use aliases::AliasTarget;

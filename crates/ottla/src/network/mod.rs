@@ -7,7 +7,7 @@ pub(crate) mod selector;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 #[cfg(not(feature = "tls"))]
-#[path = "tls_absent.rs"]
+#[path = "tls_disabled.rs"]
 pub(crate) mod tls;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 //! blocking and an async form.
 
 mod builder;
-mod handle;
+mod inner;
 mod interceptor;
 mod partitioner;
 mod record;
@@ -11,8 +11,8 @@ mod serializer;
 mod topic;
 
 pub use builder::ProducerBuilder;
-pub(crate) use handle::ProducerInner;
-pub use handle::validate_topic_name;
+pub(crate) use inner::ProducerInner;
+pub use inner::validate_topic_name;
 pub(crate) use interceptor::Interceptors;
 pub use interceptor::{BoxError, Interceptor, MutableHeader, MutableRecord};
 pub use partitioner::{Partitioner, Partitions};
@@ -31,8 +31,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::accumulator::completion::Delivery;
-use crate::accumulator::mailbox::Event;
-use crate::accumulator::waits::{FlushCompletion, FlushFuture};
+use crate::accumulator::event_queue::Event;
+use crate::accumulator::waiters::{FlushCompletion, FlushFuture};
 use crate::client::Health;
 use crate::error::{Error, SendError};
 use crate::metrics::{Metric, Sensor, Totals};

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Record;
-use crate::accumulator::partitioner::unknown_partition_error;
+use crate::accumulator::builtin_partitioner::unknown_partition_error;
 use crate::accumulator::topics;
 use crate::error::{Error, ErrorKind};
 

@@ -3,12 +3,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::handle::ProducerInner;
+use super::inner::ProducerInner;
 use super::{Delivery, PreparedRecord, Producer, Record, SendError};
 use crate::accumulator::append::{AppendResult, AppendState, DeliveryOptions};
+use crate::accumulator::batch_completions::Callback;
 use crate::accumulator::completion::RecordMetadata;
-use crate::accumulator::ends::Callback;
-use crate::accumulator::mailbox::Event;
+use crate::accumulator::event_queue::Event;
 use crate::accumulator::topics::TopicInfo;
 use crate::error::{Error, ErrorKind};
 use crate::time::Tick;
@@ -391,7 +391,7 @@ impl ProducerInner {
         if self.accumulator.is_closed() {
             return Err(self.accumulator.closed_error());
         }
-        super::handle::validate_topic_name(record.topic)?;
+        super::inner::validate_topic_name(record.topic)?;
         Ok(SendStep::NeedsTopic)
     }
 

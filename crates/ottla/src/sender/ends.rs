@@ -7,18 +7,18 @@ use std::time::Duration;
 use ottla_protocol::{ErrorCode, Uuid};
 
 use super::Sender;
-use super::sequences::ProducerIdState;
+use super::producer_state::ProducerIdState;
 use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::drain::RemovedBatch;
 use crate::accumulator::partition::{Partition, QueuedBatch};
 use crate::accumulator::ready::DrainContext;
-use crate::accumulator::waits::FlushCompletion;
+use crate::accumulator::waiters::FlushCompletion;
 use crate::collections::HashSet;
 use crate::error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
-use crate::events::LogEvent;
+use crate::injected_bugs::inject_bug;
+use crate::log_limiter::LogEvent;
 use crate::network::io::Io;
-use crate::plants::inject_bug;
 use crate::time::Tick;
 
 /// A flush, and the batches it waits for.

@@ -1,13 +1,13 @@
 //! The sender: a value with [`Sender::run_once`], its eight steps in order. The thread around it is one
 //! small function ([`thread`]); a simulation drives the same value.
 
-pub(crate) mod produce;
-pub(crate) mod sequences;
+pub(crate) mod produce_request;
+pub(crate) mod producer_state;
 pub(crate) mod verdict;
-mod answers;
-mod brackets;
+mod responses;
+mod batch_size_discovery;
 mod ends;
-mod mail;
+mod events;
 pub(crate) mod thread;
 
 use std::collections::BTreeMap;
@@ -22,11 +22,11 @@ use ottla_protocol::messages::InitProducerIdRequest;
 use crate::accumulator::RecordAccumulator;
 use crate::accumulator::append::CloseJob;
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
-use crate::accumulator::mailbox::Event;
+use crate::accumulator::event_queue::Event;
 use crate::accumulator::ready::{DrainContext, ReadyTracker, SendPressure};
 use crate::accumulator::split;
-use crate::accumulator::waits::DeadlineWaiter;
-use crate::client::in_flight::{CompletedRequest, RequestKind};
+use crate::accumulator::waiters::DeadlineWaiter;
+use crate::client::in_flight_requests::{CompletedRequest, RequestKind};
 use crate::client::{NetworkClient, SharedHealth};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
@@ -34,10 +34,10 @@ use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::network::io::{Io, Job};
 use crate::time::{Env, Tick};
-use brackets::BatchSizeDiscovery;
+use batch_size_discovery::BatchSizeDiscovery;
 use ends::PendingFlush;
-use produce::RequestSettings;
-use sequences::{ProducerIdState, ProducerState};
+use produce_request::RequestSettings;
+use producer_state::{ProducerIdState, ProducerState};
 
 /// The settings that decide how batches are sent.
 #[derive(Debug, Clone, Copy)]
@@ -342,9 +342,9 @@ impl<I: Io> Sender<I> {
             !b.stamp.topic_id.is_zero() && now_id == Some(b.stamp.topic_id)
         };
         let highest = if batches.iter().all(known) {
-            produce::FIRST_VERSION_WITH_TOPIC_ID
+            produce_request::FIRST_VERSION_WITH_TOPIC_ID
         } else {
-            produce::FIRST_VERSION_WITH_TOPIC_ID - 1
+            produce_request::FIRST_VERSION_WITH_TOPIC_ID - 1
         };
         let lowest = if self.accumulator.settings.codec == Codec::Zstd { 7 } else { 3 };
         let Some(version) =
@@ -383,7 +383,12 @@ impl<I: Io> Sender<I> {
         let mut cuts = std::mem::take(&mut self.record_pieces);
         let correlation =
             self.client.send_produce(node, version, answered, now, |correlation, id| {
-                produce::encode_frame((version, correlation, id), settings, &batches, &mut cuts)
+                produce_request::encode_frame(
+                    (version, correlation, id),
+                    settings,
+                    &batches,
+                    &mut cuts,
+                )
             });
         self.record_pieces = cuts;
         self.in_flight_batches.insert(correlation, InFlightBatches { node, batches });

@@ -3,7 +3,7 @@
 use ottla_protocol::ErrorCode;
 
 use crate::error::RecordStatus;
-use crate::plants::inject_bug;
+use crate::injected_bugs::inject_bug;
 
 /// What becomes of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! settles (CASES A2).
 
 mod drain;
-mod full;
+mod append;
 mod ready;
 mod threads;
 
@@ -14,13 +14,13 @@ use ottla_protocol::compression::Codec;
 
 use super::append::{AppendResult, AppendState, DeliveryOptions};
 use super::batch::{ClosedBatch, Stamp, StampedBatch};
-use super::callers::CallerContext;
+use super::batch_completions::DeliveryListeners;
+use super::builtin_partitioner::Partitioning;
+use super::caller_context::CallerContext;
 use super::completion::{Delivery, Outcome};
 use super::drain::DrainedBatches;
-use super::ends::DeliveryListeners;
-use super::mailbox::Event;
+use super::event_queue::Event;
 use super::partition::{Partition, QueuedBatch};
-use super::partitioner::Partitioning;
 use super::ready::{DrainContext, DrainPolicy, ReadyTracker, SendPressure};
 use super::topics::TopicInfo;
 use super::{AccumulatorSettings, RecordAccumulator};

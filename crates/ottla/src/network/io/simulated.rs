@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-mod helpers;
-mod wires;
+mod workers;
+mod connections;
 
 use super::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 use crate::time::{Env, Tick, Wakeup, WorkerPool};
-use helpers::SimWorkers;
-pub use wires::Link;
-use wires::{HELD, SimConnection, disconnect};
+pub use connections::Link;
+use connections::{HELD, SimConnection, disconnect};
+use workers::SimWorkers;
 
 /// What the network does to bytes.
 #[derive(Debug, Clone, Copy)]

@@ -1,10 +1,10 @@
 //! TLS of one connection: bytes in, bytes out, no socket of its own.
 
-mod source;
-mod stores;
+mod connector;
+mod keystore;
 #[cfg(test)]
 mod tests;
-mod words;
+mod diagnostics;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -15,10 +15,10 @@ use rustls::ClientConnection;
 
 use super::channel::{DisconnectReason, write_slices};
 use super::io::Stream;
-use source::CertificateVerifier;
-pub(crate) use source::TlsConnector;
+use connector::CertificateVerifier;
+pub(crate) use connector::TlsConnector;
 #[cfg(feature = "oidc")]
-pub(crate) use source::crypto_provider;
+pub(crate) use connector::crypto_provider;
 
 /// Ciphertext that waits for the socket at most: what is encrypted ahead of it.
 const CIPHERTEXT_BUFFER_LIMIT: usize = 64 * 1024;
@@ -125,7 +125,7 @@ impl TlsSession {
     }
 
     fn disconnect_reason(&self, e: &rustls::Error) -> DisconnectReason {
-        let (words, refused) = words::explain(e, &self.host, &self.verifier);
+        let (words, refused) = diagnostics::explain(e, &self.host, &self.verifier);
         match refused && !self.has_received_data {
             true => DisconnectReason::AuthenticationFailed(words),
             false => DisconnectReason::Tls(words),

@@ -10,7 +10,7 @@ use ottla_protocol::{ApiKey, DecodeError, Uuid, Writer};
 
 use crate::accumulator::batch::StampedBatch;
 use crate::cluster::Node;
-use crate::plants::inject_bug;
+use crate::injected_bugs::inject_bug;
 
 /// What every request of a producer says.
 #[derive(Debug, Clone, Copy)]
@@ -159,7 +159,7 @@ mod tests {
             7,
             Default::default(),
         ));
-        let closed = crate::sender::sequences::tests::closed_batch(&p, 1, 1);
+        let closed = crate::sender::producer_state::tests::closed_batch(&p, 1, 1);
         let id = Uuid([7; 16]);
         let batch = closed.stamp(Stamp { topic_id: id, ..Stamp::NONE });
         let entry = |index, base_offset| PartitionProduceResponse {
@@ -184,7 +184,7 @@ mod tests {
             assert_eq!(answer.partition_response(&batch, version).map(|r| r.base_offset), Some(70));
         }
         assert_eq!(answer.partition_count(), 4, "one of them is its own");
-        let elsewhere = crate::sender::sequences::tests::closed_batch(&p, 2, 1)
+        let elsewhere = crate::sender::producer_state::tests::closed_batch(&p, 2, 1)
             .stamp(Stamp { topic_id: Uuid([9; 16]), ..Stamp::NONE });
         assert!(
             answer.partition_response(&elsewhere, FIRST_VERSION_WITH_TOPIC_ID).is_none(),

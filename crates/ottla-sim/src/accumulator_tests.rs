@@ -16,8 +16,8 @@ use ottla::{
 use ottla_broker::ProduceFault::FailBeforeAppend;
 use ottla_protocol::ErrorCode as E;
 
-use crate::bench::ProducerFixture;
-use crate::servers::node_address;
+use crate::producer_fixture::ProducerFixture;
+use crate::sim_cluster::node_address;
 
 fn poll_is_ready(d: &mut Delivery) -> bool {
     Pin::new(d).poll(&mut Context::from_waker(Waker::noop())).is_ready()

@@ -6,21 +6,21 @@ use ottla_protocol::ErrorCode;
 use ottla_protocol::header::decode_response;
 use ottla_protocol::messages::InitProducerIdRequest;
 
-use super::produce::ParsedProduceResponse;
-use super::sequences::ProducerIdState;
+use super::produce_request::ParsedProduceResponse;
+use super::producer_state::ProducerIdState;
 use super::verdict::{Facts, Verdict, decide, possibly_appended};
 use super::{InFlightBatches, Sender};
 use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::completion::Outcome;
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
 use crate::accumulator::split::{SplitJob, SplitOutcome};
-use crate::client::in_flight::{CompletedRequest, RequestKind};
+use crate::client::in_flight_requests::{CompletedRequest, RequestKind};
 use crate::cluster::{Leader, LeaderHint};
 use crate::error::{Error, ErrorKind, RecordStatus};
-use crate::events::LogEvent;
+use crate::injected_bugs::inject_bug;
+use crate::log_limiter::LogEvent;
 use crate::metrics::{Sensor, TopicSensor, add};
 use crate::network::io::{Io, Job};
-use crate::plants::inject_bug;
 use crate::time::{Tick, backoff};
 
 /// What one attempt of a batch came to.

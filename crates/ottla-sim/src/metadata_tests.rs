@@ -11,14 +11,14 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::bench::ProducerFixture;
+use crate::producer_fixture::ProducerFixture;
 
 #[test]
 fn sn42_a_leader_that_moved_is_followed_at_once_by_what_the_old_one_says() {
     let mut b = ProducerFixture::with_nodes(2, &[("retry.backoff.ms", "1000")]);
     b.send_and_wait(0, "a");
     let leader = b.cluster.core.describe_partition("t", 0).unwrap().0;
-    let time = crate::servers::broker_now(&b.machine);
+    let time = crate::sim_cluster::broker_now(&b.machine);
     assert!(b.cluster.core.move_leader("t", 0, 3 - leader, (true, false), time));
     let at = b.machine.now();
     b.send_and_wait(0, "b");
@@ -111,7 +111,7 @@ fn events_have_the_names_and_fields_of_their_page_and_are_at_most_one_a_second()
         );
         b.send_and_wait(0, "a");
         let leader = b.cluster.core.describe_partition("t", 0).unwrap().0;
-        let time = crate::servers::broker_now(&b.machine);
+        let time = crate::sim_cluster::broker_now(&b.machine);
         b.cluster.core.move_leader("t", 0, 3 - leader, (true, false), time);
         b.send_and_wait(0, "b");
         b.cluster.core.set_produce_throttle(3 - leader, 10);

@@ -5,7 +5,7 @@ use ottla::{Error, ErrorKind, RecordStatus};
 use ottla_broker::ProduceFault::{FailAfterAppend, FailBeforeAppend};
 use ottla_protocol::ErrorCode as E;
 
-use crate::bench::ProducerFixture;
+use crate::producer_fixture::ProducerFixture;
 
 const NOT_PERSISTED: RecordStatus = RecordStatus::NotPersisted;
 const POSSIBLY_PERSISTED: RecordStatus = RecordStatus::PossiblyPersisted;
@@ -43,13 +43,13 @@ fn sn4_with_one_in_flight_the_next_batch_waits_though_the_leader_moves() {
     let mut b = ProducerFixture::with_nodes(2, &[("max.in.flight.requests.per.connection", "1")]);
     b.send_and_wait(0, "a");
     let (leader, ..) = b.cluster.core.describe_partition("t", 0).unwrap();
-    let at = crate::servers::node_address(leader);
+    let at = crate::sim_cluster::node_address(leader);
     b.machine.set_link(at, ottla::sim::Link { down_held: true, ..Default::default() });
     let first = b.send(0, "b");
     let came = b.batch_arrivals_ms().len();
     b.run_until(|b| b.batch_arrivals_ms().len() > came);
     let second = b.send(0, "c");
-    let time = crate::servers::broker_now(&b.machine);
+    let time = crate::sim_cluster::broker_now(&b.machine);
     assert!(b.cluster.core.move_leader("t", 0, 3 - leader, (true, false), time));
     b.run_for_ms(5_000);
     assert_eq!(b.batch_arrivals_ms().len(), came + 1, "the second has not left");
@@ -115,13 +115,13 @@ fn sn12_a_leader_that_lost_its_log_makes_the_producer_begin_anew() {
     let mut b = ProducerFixture::with_nodes(2, &[]);
     b.send_and_wait(0, "a");
     let (leader, ..) = b.cluster.core.describe_partition("t", 0).unwrap();
-    let time = crate::servers::broker_now(&b.machine);
+    let time = crate::sim_cluster::broker_now(&b.machine);
     b.cluster.core.set_replication_paused(3 - leader, true, time);
     b.cluster.core.set_replica_lag_time_max(10);
     b.run_for_ms(50);
     b.send_and_wait(0, "b");
     // The other replica has only "a": what was acknowledged with one in sync is lost.
-    let time = crate::servers::broker_now(&b.machine);
+    let time = crate::sim_cluster::broker_now(&b.machine);
     assert!(b.cluster.core.move_leader("t", 0, 3 - leader, (false, true), time));
     b.cluster.core.set_replication_paused(3 - leader, false, time);
     assert_eq!(b.send_and_wait(0, "c"), 1);
@@ -149,13 +149,13 @@ fn sn15_what_expires_unsent_leaves_no_hole() {
     let mut b =
         ProducerFixture::new(&[("delivery.timeout.ms", "400"), ("request.timeout.ms", "300")]);
     b.send_and_wait(0, "a");
-    b.machine.reset_server(crate::servers::node_address(1));
+    b.machine.reset_server(crate::sim_cluster::node_address(1));
     b.cluster.drop_connections(1);
     b.run_for_ms(10);
     let d = b.send(0, "b");
     let e = b.wait_for(&d).unwrap_err();
     assert_eq!((e.kind(), e.record_status()), (ErrorKind::DeliveryTimeout, NOT_PERSISTED), "{e}");
-    b.machine.listen(crate::servers::node_address(1));
+    b.machine.listen(crate::sim_cluster::node_address(1));
     b.run_for_ms(2_000);
     b.send_and_wait(0, "c");
     assert_eq!(b.logged_sequences(0), [(0, 0), (0, 1)], "the same epoch, the next sequence");
@@ -169,14 +169,14 @@ fn sn17_f1_6_a_batch_that_expires_after_it_was_sent_costs_an_epoch() {
     let d = b.send(0, "b");
     b.lose_response();
     // Nobody is there until its time is over.
-    b.machine.reset_server(crate::servers::node_address(1));
+    b.machine.reset_server(crate::sim_cluster::node_address(1));
     let e = b.wait_for(&d).unwrap_err();
     assert_eq!(
         (e.kind(), e.record_status()),
         (ErrorKind::DeliveryTimeout, POSSIBLY_PERSISTED),
         "{e}"
     );
-    b.machine.listen(crate::servers::node_address(1));
+    b.machine.listen(crate::sim_cluster::node_address(1));
     b.run_for_ms(2_000);
     b.send_and_wait(0, "c");
     assert_eq!(b.logged_values(0).concat(), "abc");
@@ -343,7 +343,7 @@ fn sn29_sn32_nothing_is_sent_again_after_its_time_and_its_memory_returns_once() 
         let all = b.producer.available_memory();
         b.push_batch_faults(&[(!late.is_none()).then_some(FailBeforeAppend(late))]);
         let d = b.send(0, "b");
-        let at = crate::servers::node_address(1);
+        let at = crate::sim_cluster::node_address(1);
         b.machine.set_link(at, ottla::sim::Link { down_held: true, ..Default::default() });
         // The wait for its turn is part of its time: it ends before its request does.
         let e = b.wait_for(&d).unwrap_err();
@@ -364,7 +364,7 @@ fn sn31_with_one_in_flight_what_follows_an_expired_batch_waits_for_its_answer() 
         ("max.in.flight.requests.per.connection", "1"),
     ]);
     b.send_and_wait(0, "a");
-    let at = crate::servers::node_address(1);
+    let at = crate::sim_cluster::node_address(1);
     b.machine.set_link(at, ottla::sim::Link { down_held: true, ..Default::default() });
     let first = b.send(0, "b");
     b.run_for_ms(350);

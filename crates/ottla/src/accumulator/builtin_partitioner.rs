@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use ottla_protocol::murmur2::partition_for_key;
 
+use super::append_only_vec::Shelf;
 use super::partition::Partition;
-use super::shelf::Shelf;
 use super::topics::TopicInfo;
 use crate::cluster::Cluster;
 use crate::error::{Error, ErrorKind};

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use ottla_protocol::header::RequestHeader;
 use parking_lot::{Condvar, Mutex};
 
-use crate::adversary::{
+use crate::core::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
+use crate::response_interceptor::{
     InterceptedResponse, InterceptorGuard, ResponseAction, ResponseInterceptors,
 };
-use crate::core::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
 
 /// The largest request that is read (Kafka's `socket.request.max.bytes`).
 const MAX_REQUEST_BYTES: usize = 100 << 20;

@@ -77,7 +77,7 @@ pub(crate) fn is_injected(which: InjectedBug) -> bool {
 macro_rules! inject_bug {
     ($name:ident) => {{
         #[cfg(ottla_injected_bugs)]
-        let injected = crate::plants::is_injected(crate::plants::InjectedBug::$name);
+        let injected = crate::injected_bugs::is_injected(crate::injected_bugs::InjectedBug::$name);
         #[cfg(not(ottla_injected_bugs))]
         let injected = false;
         injected

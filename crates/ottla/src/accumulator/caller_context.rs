@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use super::mailbox::EventQueue;
+use super::event_queue::EventQueue;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, add};
 use crate::sync::{Mutex, assert_unlocked};

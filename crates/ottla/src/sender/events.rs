@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::Sender;
 use super::ends::PendingFlush;
-use super::sequences::ProducerIdState;
-use crate::accumulator::mailbox::Event;
-use crate::accumulator::waits::FlushCompletion;
+use super::producer_state::ProducerIdState;
+use crate::accumulator::event_queue::Event;
+use crate::accumulator::waiters::FlushCompletion;
 use crate::error::Error;
 use crate::network::io::Io;
 use crate::time::Tick;
@@ -32,7 +32,7 @@ impl<I: Io> Sender<I> {
                 Event::BatchAwaited(p, number) => self.ready.mark_awaited(p, number),
                 Event::Split(cut) => self.reenqueue_parts(*cut),
                 Event::Purge { up_to_batch: to, include_in_flight: in_flight } => {
-                    self.purge(to, in_flight)
+                    self.purge(to, in_flight);
                 }
                 Event::MemoryWanted => {}
                 Event::TopicWanted(name) => {

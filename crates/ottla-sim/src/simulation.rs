@@ -11,13 +11,13 @@ use ottla::sim::{Faults, Link, SimMachine, SimSender, Tick, build, memory_balanc
 use ottla::{Producer, PurgeScope};
 
 use crate::callers::{Caller, SharedState};
-use crate::events::ScenarioEventKind;
 use crate::executor::Executor;
 use crate::history::{CallbackResult, HandlerOutcomes, History};
 use crate::oracle::{ClusterLogs, Observations, check_invariants};
 use crate::scenario::Scenario;
-use crate::servers::{SimCluster, broker_now, node_address};
+use crate::scenario_events::ScenarioEventKind;
 use crate::setup::{FaultCounts, create_cluster, create_topic, describe_batch};
+use crate::sim_cluster::{SimCluster, broker_now, node_address};
 use crate::trace::{trace, update_time};
 
 /// Virtual time after which a run that is not over is stuck.

@@ -9,7 +9,7 @@ use ottla::{BatchReport, Producer, Record, Topic};
 use ottla_broker::{BrokerConfig, Core};
 
 use crate::scenario::Scenario;
-use crate::servers::{SimCluster, broker_now, node_address};
+use crate::sim_cluster::{SimCluster, broker_now, node_address};
 
 /// What is counted: records of 100 bytes in full batches, or a batch of one record a round in a topic of so many
 /// partitions.

@@ -15,7 +15,7 @@ use rustls::{
     SignatureScheme, SupportedProtocolVersion, version,
 };
 
-use super::stores::{self, ClientIdentity};
+use super::keystore::{self, ClientIdentity};
 use super::{CIPHERTEXT_BUFFER_LIMIT, TlsSession};
 use crate::config::security::{SecurityStore, TlsSettings};
 use crate::error::Error;
@@ -209,7 +209,7 @@ fn load_config(
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
     let identity = match &settings.key_store {
-        Some(store) => Some(stores::load_identity(store, settings.key_password.as_ref())?),
+        Some(store) => Some(keystore::load_identity(store, settings.key_password.as_ref())?),
         None => None,
     };
     let config = match identity {
@@ -229,7 +229,7 @@ fn load_trusted_certificates(
     settings: &TlsSettings,
 ) -> Result<Vec<CertificateDer<'static>>, Error> {
     match &settings.trust_store {
-        Some(store) => stores::load_certificates(store),
+        Some(store) => keystore::load_certificates(store),
         None => {
             let found = rustls_native_certs::load_native_certs();
             for e in &found.errors {

@@ -5,13 +5,13 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 
-use super::channel::Why;
+use super::channel::DisconnectReason;
 use super::io::Stream;
 
 /// No session is ever made.
-pub(crate) enum Session {}
+pub(crate) enum TlsSession {}
 
-impl Session {
+impl TlsSession {
     pub(crate) fn is_handshaking(&self) -> bool {
         match *self {}
     }
@@ -20,7 +20,11 @@ impl Session {
         match *self {}
     }
 
-    pub(super) fn feed(&mut self, _: &[u8], _: &mut BytesMut) -> Result<bool, Why> {
+    pub(super) fn read_tls(
+        &mut self,
+        _: &[u8],
+        _: &mut BytesMut,
+    ) -> Result<bool, DisconnectReason> {
         match *self {}
     }
 
@@ -32,28 +36,28 @@ impl Session {
         match *self {}
     }
 
-    pub(super) fn part(&mut self, _: &mut impl Stream) {
+    pub(super) fn send_close_notify(&mut self, _: &mut impl Stream) {
         match *self {}
     }
 
-    pub(super) fn ended(&self) -> Option<Why> {
+    pub(super) fn eof_reason(&self) -> Option<DisconnectReason> {
         match *self {}
     }
 }
 
 /// No source is ever made: settings that ask for one are refused.
-pub(crate) enum TlsSource {}
+pub(crate) enum TlsConnector {}
 
-impl TlsSource {
+impl TlsConnector {
     pub(crate) fn has_files(&self) -> bool {
         match *self {}
     }
 
-    pub(crate) fn refresh(&self) {
+    pub(crate) fn reload_if_changed(&self) {
         match *self {}
     }
 
-    pub(crate) fn session(&self, _: &str) -> Result<Session, String> {
+    pub(crate) fn create_session(&self, _: &str) -> Result<TlsSession, String> {
         match *self {}
     }
 }

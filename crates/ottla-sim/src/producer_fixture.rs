@@ -12,7 +12,7 @@ use ottla_broker::{BrokerConfig, Core, ProduceFault};
 use ottla_protocol::record::{BatchHeader, BatchView};
 
 use crate::scenario::Scenario;
-use crate::servers::{SimCluster, broker_now, node_address};
+use crate::sim_cluster::{SimCluster, broker_now, node_address};
 
 /// Longer than anything in a test may take.
 const TEST_TIMEOUT: Duration = Duration::from_secs(600);

@@ -91,10 +91,10 @@ fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
 /// A batch of so many records, not sent yet.
 pub(in crate::sender) fn closed_batch(p: &Arc<Partition>, number: u64, count: i32) -> ClosedBatch {
     use crate::accumulator::batch::{BatchMeta, OpenBatch};
+    use crate::accumulator::batch_completions::BatchCompletions;
     use crate::accumulator::buffer_pool::BufferPool;
-    use crate::accumulator::callers::CallerContext;
+    use crate::accumulator::caller_context::CallerContext;
     use crate::accumulator::completion::BatchInfo;
-    use crate::accumulator::ends::BatchCompletions;
     let env = Arc::new(crate::network::io::simulated::SimMachine::new(
         0,
         crate::network::io::simulated::Faults::NONE,

@@ -4,7 +4,7 @@ use rustls::{AlertDescription as Alert, CertificateError, Error};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::source::CertificateVerifier;
+use super::connector::CertificateVerifier;
 
 /// In words, and whether one side refuses the other (so that trying again is no use until something is changed).
 pub(super) fn explain(e: &Error, host: &str, verifier: &CertificateVerifier) -> (String, bool) {

@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use crate::accumulator::partition::Partition;
 use crate::accumulator::split::SplitOutcome;
-use crate::accumulator::waits::{DeadlineWaiter, FlushCompletion};
-use crate::plants::inject_bug;
+use crate::accumulator::waiters::{DeadlineWaiter, FlushCompletion};
+use crate::injected_bugs::inject_bug;
 use crate::sync::Mutex;
 use crate::time::{Tick, Wakeup};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ottla_protocol::Uuid;
 use ottla_protocol::record::BATCH_HEADER_LEN;
 
-use crate::accumulator::sizing::BatchSizeEstimator;
+use crate::accumulator::batch_size_estimator::BatchSizeEstimator;
 use crate::collections::HashMap;
 use crate::time::Tick;
 

@@ -333,7 +333,7 @@ impl BatchCompletions {
                     (&done.batch.partition.topic, Some(done.batch.partition.index));
                 let counters = &listeners.counters;
                 let tell = || {
-                    listeners.interceptors.on_acknowledgement(topic, partition, &result, counters)
+                    listeners.interceptors.on_acknowledgement(topic, partition, &result, counters);
                 };
                 done.batch.caller_context.run_callback(counters, tell);
             }

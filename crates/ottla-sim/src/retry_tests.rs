@@ -5,7 +5,7 @@ use ottla::{Error, ErrorKind, RecordStatus};
 use ottla_broker::ProduceFault::{FailAfterAppend, FailBeforeAppend};
 use ottla_protocol::ErrorCode as E;
 
-use crate::bench::ProducerFixture;
+use crate::producer_fixture::ProducerFixture;
 
 const POSSIBLY_PERSISTED: RecordStatus = RecordStatus::PossiblyPersisted;
 
@@ -84,7 +84,7 @@ fn lr11_a_topic_made_anew_is_followed_and_what_may_be_in_the_old_one_is_not_sent
     b.send_and_wait(0, "a");
     let d = b.send(0, "b");
     b.lose_response();
-    let time = crate::servers::broker_now(&b.machine);
+    let time = crate::sim_cluster::broker_now(&b.machine);
     let old = b.cluster.core.describe_topic("t").unwrap().0;
     b.cluster.core.delete_topic("t").unwrap();
     b.cluster.core.create_topic("t", 2, time).unwrap();
@@ -204,13 +204,13 @@ fn lr10_a_stall_longer_than_records_live_costs_records_and_nothing_else() {
 fn lr15_records_wait_for_brokers_that_are_away() {
     let mut b = ProducerFixture::new(&[]);
     b.send_and_wait(0, "a");
-    b.machine.reset_server(crate::servers::node_address(1));
+    b.machine.reset_server(crate::sim_cluster::node_address(1));
     b.cluster.drop_connections(1);
     b.run_for_ms(10_000);
     let d = b.send(0, "b");
     b.run_for_ms(60_000);
     assert!(d.try_result().is_none());
-    b.machine.listen(crate::servers::node_address(1));
+    b.machine.listen(crate::sim_cluster::node_address(1));
     b.wait_for(&d).unwrap();
     assert_eq!(b.logged_sequences(0), [(0, 0), (0, 1)]);
 }

@@ -1,4 +1,4 @@
-//! Every order in which a few threads may go, by loom: `cargo xtask models`.
+//! Every order in which a few threads may go, by loom: `cargo xtask loom`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,101 +10,101 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::thread;
 
 use super::buffer_pool::BufferPool;
-use super::mailbox::{Event, Mailbox};
+use super::event_queue::{Event, EventQueue};
 use super::partition::Partition;
-use super::waits::{Flush, Flushed};
+use super::waiters::{FlushCompletion, FlushFuture};
 use crate::error::Error;
-use crate::time::{Bell, Tick};
+use crate::time::{Tick, Wakeup};
 
 /// What ends a sleep: the poll of the real sender.
-struct Ring(Notify);
+struct NotifyWakeup(Notify);
 
-impl Bell for Ring {
-    fn ring(&self) {
+impl Wakeup for NotifyWakeup {
+    fn wake(&self) {
         self.0.notify();
     }
 }
 
-fn model(f: impl Fn() + Sync + Send + 'static) {
+fn check_model(f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);
     builder.check(f);
 }
 
-fn mailbox() -> (Arc<Mailbox>, Arc<Ring>) {
-    let (mailbox, ring) = (Arc::new(Mailbox::default()), Arc::new(Ring(Notify::new())));
-    mailbox.hang(ring.clone());
-    (mailbox, ring)
+fn new_event_queue() -> (Arc<EventQueue>, Arc<NotifyWakeup>) {
+    let (events, wakeup) = (Arc::new(EventQueue::default()), Arc::new(NotifyWakeup(Notify::new())));
+    events.set_wakeup(wakeup.clone());
+    (events, wakeup)
 }
 
-/// The sender's loop, until it has had so much mail. It never wakes by itself in time: whoever is not rung for is
+/// The sender's loop, until it has had so much drained. It never wakes by itself in time: whoever is not rung for is
 /// lost, and loom finds a thread that waits for ever.
-fn sender(mailbox: &Mailbox, ring: &Ring, count: usize) {
+fn run_sender(events: &EventQueue, wakeup: &NotifyWakeup, count: usize) {
     let mut had = 0;
     loop {
-        mailbox.awake();
-        let mut mail = Vec::new();
-        mailbox.take(&mut mail);
-        had += mail.len();
+        events.set_awake();
+        let mut drained = Vec::new();
+        events.drain(&mut drained);
+        had += drained.len();
         if had >= count {
             return;
         }
-        if mailbox.sleep(Tick(100)) {
-            ring.0.wait();
+        if events.begin_sleep(Tick(100)) {
+            wakeup.0.wait();
         }
     }
 }
 
 #[test]
 fn no_wake_up_is_lost() {
-    model(|| {
-        let (mailbox, ring) = mailbox();
+    check_model(|| {
+        let (events, wakeup) = new_event_queue();
         let posters: Vec<_> = [0, 50]
             .into_iter()
             .map(|due| {
-                let mailbox = mailbox.clone();
-                thread::spawn(move || mailbox.post(Event::Starved, Tick(due)).unwrap())
+                let events = events.clone();
+                thread::spawn(move || events.post(Event::MemoryWanted, Tick(due)).unwrap())
             })
             .collect();
-        sender(&mailbox, &ring, 2);
+        run_sender(&events, &wakeup, 2);
         posters.into_iter().for_each(|p| p.join().unwrap());
     });
 }
 
-/// A full batch for a node that can take nothing does not ring; that the node can take something again does, and
+/// A full batch for a node that can take nothing does not wakeup; that the node can take something again does, and
 /// the two never miss each other.
 #[test]
 fn what_does_not_ring_for_a_busy_node_is_seen_when_it_is_free() {
-    model(|| {
-        let (mailbox, ring) = mailbox();
+    check_model(|| {
+        let (events, wakeup) = new_event_queue();
         let busy = Arc::new(AtomicBool::new(true));
         let caller = {
-            let mailbox = mailbox.clone();
+            let events = events.clone();
             thread::spawn(move || {
-                let rings = || !mailbox.is_busy(1);
-                mailbox.post_if(Event::Starved, Tick(0), rings).unwrap();
+                let rings = || !events.is_busy(1);
+                events.post_if(Event::MemoryWanted, Tick(0), rings).unwrap();
             })
         };
         let network = {
-            let (busy, ring) = (busy.clone(), ring.clone());
+            let (busy, wakeup) = (busy.clone(), wakeup.clone());
             thread::spawn(move || {
                 busy.store(false, Ordering::Release);
-                ring.ring();
+                wakeup.wake();
             })
         };
         let mut seen = 0;
         loop {
-            mailbox.awake();
-            let mut mail = Vec::new();
-            mailbox.take(&mut mail);
-            seen += mail.len();
+            events.set_awake();
+            let mut drained = Vec::new();
+            events.drain(&mut drained);
+            seen += drained.len();
             let is_busy = busy.load(Ordering::Acquire);
             if seen > 0 && !is_busy {
                 break;
             }
-            mailbox.set_busy([(1, is_busy)].into_iter());
-            if mailbox.sleep(Tick(u64::MAX)) {
-                ring.0.wait();
+            events.set_busy([(1, is_busy)].into_iter());
+            if events.begin_sleep(Tick(u64::MAX)) {
+                wakeup.0.wait();
             }
         }
         caller.join().unwrap();
@@ -116,47 +116,47 @@ fn what_does_not_ring_for_a_busy_node_is_seen_when_it_is_free() {
 /// batch, or knows that it must look.
 #[test]
 fn a_flush_finds_the_batch_that_is_not_announced_yet() {
-    model(|| {
-        let (mailbox, ring) = mailbox();
+    check_model(|| {
+        let (events, wakeup) = new_event_queue();
         let opened = Arc::new(loom::sync::Mutex::new(false));
         let opener = {
-            let (mailbox, opened) = (mailbox.clone(), opened.clone());
+            let (events, opened) = (events.clone(), opened.clone());
             thread::spawn(move || {
                 {
                     let mut opened = opened.lock().unwrap();
                     *opened = true;
-                    mailbox.announcing();
+                    events.begin_announcement();
                 }
                 let partition = Partition::new("t".into(), 0, 0, Default::default());
-                mailbox.post(Event::Opened(Arc::new(partition)), Tick(0)).unwrap();
-                mailbox.announced();
+                events.post(Event::BatchOpened(Arc::new(partition)), Tick(0)).unwrap();
+                events.end_announcement();
             })
         };
         let flusher = {
-            let (mailbox, opened) = (mailbox.clone(), opened.clone());
+            let (events, opened) = (events.clone(), opened.clone());
             thread::spawn(move || {
                 let appended = *opened.lock().unwrap();
-                mailbox.post(Event::Flush(Arc::default()), Tick(0)).unwrap();
+                events.post(Event::Flush(Arc::default()), Tick(0)).unwrap();
                 appended
             })
         };
         let (mut opened_seen, mut complete) = (false, false);
         loop {
-            mailbox.awake();
-            let mut mail = Vec::new();
-            mailbox.take(&mut mail);
-            let flush = mail.iter().any(|e| matches!(e, Event::Flush(_)));
+            events.set_awake();
+            let mut drained = Vec::new();
+            events.drain(&mut drained);
+            let flush = drained.iter().any(|e| matches!(e, Event::Flush(_)));
             if flush {
-                complete = mailbox.gather(&mut mail);
+                complete = events.drain_with_pending(&mut drained);
             }
             // Only what stands in front of the flush is known to it.
-            let before = mail.iter().take_while(|e| !matches!(e, Event::Flush(_)));
-            opened_seen |= before.into_iter().any(|e| matches!(e, Event::Opened(_)));
+            let before = drained.iter().take_while(|e| !matches!(e, Event::Flush(_)));
+            opened_seen |= before.into_iter().any(|e| matches!(e, Event::BatchOpened(_)));
             if flush {
                 break;
             }
-            if mailbox.sleep(Tick(u64::MAX)) {
-                ring.0.wait();
+            if events.begin_sleep(Tick(u64::MAX)) {
+                wakeup.0.wait();
             }
         }
         let appended = flusher.join().unwrap();
@@ -168,13 +168,13 @@ fn a_flush_finds_the_batch_that_is_not_announced_yet() {
 
 #[test]
 fn a_flush_is_told_to_whoever_waits_for_it() {
-    model(|| {
-        let flush = Arc::<Flush>::default();
+    check_model(|| {
+        let flush = Arc::<FlushCompletion>::default();
         let teller = {
             let flush = flush.clone();
-            thread::spawn(move || flush.finish())
+            thread::spawn(move || flush.complete())
         };
-        block_on(Flushed(flush));
+        block_on(FlushFuture(flush));
         teller.join().unwrap();
     });
 }
@@ -182,7 +182,7 @@ fn a_flush_is_told_to_whoever_waits_for_it() {
 /// Two wait, one for all of it and one for a part; one holds all. Both are served, and all comes back.
 #[test]
 fn memory_reaches_everyone_who_waits_for_it() {
-    model(|| {
+    check_model(|| {
         let pool = BufferPool::new(2, 1);
         let held = pool.try_allocate(2).unwrap().unwrap();
         let waiters: Vec<_> = [2, 1]
@@ -194,7 +194,7 @@ fn memory_reaches_everyone_who_waits_for_it() {
             .collect();
         drop(held);
         waiters.into_iter().for_each(|w| w.join().unwrap());
-        assert_eq!((pool.balance(), pool.queued()), (2, 0));
+        assert_eq!((pool.balance(), pool.waiting()), (2, 0));
     });
 }
 
@@ -202,7 +202,7 @@ fn memory_reaches_everyone_who_waits_for_it() {
 /// one gets it.
 #[test]
 fn memory_of_one_who_gives_up_goes_to_the_next() {
-    model(|| {
+    check_model(|| {
         let pool = BufferPool::new(2, 1);
         let held = pool.try_allocate(1).unwrap().unwrap();
         let gives_up = {
@@ -222,13 +222,13 @@ fn memory_of_one_who_gives_up_goes_to_the_next() {
         drop(held);
         gives_up.join().unwrap();
         next.join().unwrap();
-        assert_eq!((pool.balance(), pool.queued()), (2, 0));
+        assert_eq!((pool.balance(), pool.waiting()), (2, 0));
     });
 }
 
 #[test]
 fn closing_the_pool_wakes_who_waits_or_is_about_to() {
-    model(|| {
+    check_model(|| {
         let pool = BufferPool::new(1, 1);
         let held = pool.try_allocate(1).unwrap().unwrap();
         let ended = Arc::new(AtomicU32::new(0));

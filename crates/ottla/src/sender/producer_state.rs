@@ -9,7 +9,7 @@ use crate::accumulator::ready::DrainPolicy;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
-use crate::plants::inject_bug;
+use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
 use std::sync::Arc;
 

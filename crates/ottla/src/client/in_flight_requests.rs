@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use ottla_protocol::ApiKey;
 
-use crate::plants::inject_bug;
+use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
 
 /// What a request is for; decides who handles its end.

@@ -161,7 +161,7 @@ impl LogSegment {
         let (from, len) = (e.position, e.len as usize);
         match &self.storage {
             SegmentStorage::Memory(all) => {
-                out.extend_from_slice(&all[from as usize..from as usize + len])
+                out.extend_from_slice(&all[from as usize..from as usize + len]);
             }
             SegmentStorage::File(file, _) => {
                 let (mut file, at) = (file, out.len());

@@ -14,7 +14,7 @@ use ottla::{Producer, Record};
 use ottla_broker::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
 
 use crate::executor::Executor;
-use crate::servers::{broker_now, node_address};
+use crate::sim_cluster::{broker_now, node_address};
 
 const BUFFER_MEMORY: u64 = 1 << 20;
 const RECORD_COUNT: usize = 4;

@@ -9,7 +9,7 @@ use syn::visit::Visit;
 
 /// Modules anyone may use.
 const SHARED_MODULES: [&str; 8] =
-    ["time", "sync", "collections", "error", "events", "metrics", "config", "plants"];
+    ["time", "sync", "collections", "error", "log_limiter", "metrics", "config", "injected_bugs"];
 
 /// Who may use whom, beyond the leaves and itself. `producer::builder` puts all parts together, and with it
 /// `producer` may name them; what else of it may is narrowed below.
@@ -30,14 +30,15 @@ fn is_path_allowed(file: &str, from: &str, to: &str, path: &str) -> bool {
     match (from, to) {
         // A record as it was measured, and who listens to its end.
         ("accumulator", "producer") => {
-            path.starts_with("producer::Prepared") || path.starts_with("producer::Interceptors")
+            path.starts_with("producer::PreparedRecord")
+                || path.starts_with("producer::Interceptors")
         }
         // The types of batches, for doctests of what they forbid.
         ("sim", "accumulator") => {
             path.starts_with("accumulator::batch") || path.starts_with("accumulator::buffer_pool")
         }
         // What a setting means.
-        ("config", "accumulator") => path.starts_with("accumulator::partitioner"),
+        ("config", "accumulator") => path.starts_with("accumulator::builtin_partitioner"),
         ("producer", "network" | "sender") => file.ends_with("builder.rs"),
         ("client" | "sender", "network") => !path.contains("::real"),
         _ => true,
@@ -67,7 +68,7 @@ fn flatten_use_tree(tree: &syn::UseTree, before: String, out: &mut Vec<String>) 
     match tree {
         syn::UseTree::Path(p) => flatten_use_tree(&p.tree, join(&p.ident.to_string()), out),
         syn::UseTree::Group(g) => {
-            g.items.iter().for_each(|t| flatten_use_tree(t, before.clone(), out))
+            g.items.iter().for_each(|t| flatten_use_tree(t, before.clone(), out));
         }
         syn::UseTree::Name(n) => push_crate_path(join(&n.ident.to_string()), out),
         syn::UseTree::Rename(r) => push_crate_path(join(&r.ident.to_string()), out),

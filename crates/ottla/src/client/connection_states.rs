@@ -16,7 +16,7 @@ use std::time::Duration;
 use ottla_protocol::ApiKey;
 use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
 
-use super::in_flight::InFlightRequests;
+use super::in_flight_requests::InFlightRequests;
 use super::sasl::SaslClient;
 use crate::collections::HashMap;
 use crate::network::io::ChannelKey;
@@ -197,10 +197,10 @@ impl NodeConnection {
             // A lost connection is looked up anew: the broker may have moved (NC12).
             ConnectionState::Ready(_) => self.addresses.clear(),
             ConnectionState::Authenticating(..) if self.reauthenticating_since.is_some() => {
-                self.addresses.clear()
+                self.addresses.clear();
             }
             ConnectionState::Connecting(..) | ConnectionState::Authenticating(..) => {
-                self.failed_connect_attempts += 1
+                self.failed_connect_attempts += 1;
             }
             _ => {}
         }

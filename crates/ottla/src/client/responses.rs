@@ -8,14 +8,14 @@ use ottla_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, Metadata
 use ottla_protocol::{ApiKey, ErrorCode};
 
 use super::NetworkClient;
-use super::in_flight::{CompletedRequest, Disconnected, InFlightRequest, RequestKind};
-use super::nodes::{ConnectionState, NodeConnection};
+use super::connection_states::{ConnectionState, NodeConnection};
+use super::in_flight_requests::{CompletedRequest, Disconnected, InFlightRequest, RequestKind};
 use crate::error::{Error, ErrorKind};
-use crate::events::LogEvent;
+use crate::injected_bugs::inject_bug;
+use crate::log_limiter::LogEvent;
 use crate::metrics::{NodeSensor, Sensor};
 use crate::network::channel::DisconnectReason;
 use crate::network::io::{ChannelKey, Io, JobResult};
-use crate::plants::inject_bug;
 use crate::time::Tick;
 
 /// The version of ApiVersions that is tried first.
@@ -152,7 +152,7 @@ impl<I: Io> NetworkClient<I> {
             Err(why) => self.fail_connection(node, &why, now),
             Ok(request) => match request.kind {
                 RequestKind::ApiVersions(version) => {
-                    self.handle_api_versions_response(node, version, &frame, now)
+                    self.handle_api_versions_response(node, version, &frame, now);
                 }
                 RequestKind::Metadata => self.handle_metadata_response(node, &request, &frame, now),
                 RequestKind::Sasl(step) => self.handle_sasl_response(node, step, &frame, now),
