@@ -1,4 +1,8 @@
-//! May this batch be appended? Kafka's checks, in Kafka's order.
+//! Validates a produced batch and appends it to the leader's log, with Kafka's checks in Kafka's
+//! order.
+//!
+//! The Produce handler calls it for each partition. The sequence check comes last: a batch that
+//! fails another check must not change or use the producer state.
 
 use std::borrow::Cow;
 
@@ -13,26 +17,34 @@ use crate::partition::Partition;
 use crate::producer_state_manager::SequenceCheck;
 use crate::topics::TopicConfig;
 
-/// A batch was not appended.
+/// The reason why a batch was rejected.
 #[derive(Debug)]
 pub(crate) struct AppendError {
     pub(crate) code: ErrorCode,
     pub(crate) message: Option<String>,
-    /// Records at fault, by index.
-    pub(crate) record_errors: Vec<(i32, String)>,
-    /// Where it was appended all the same; −1 if it was not, or that is not told.
+    /// The invalid records (KIP-467).
+    pub(crate) record_errors: Vec<RecordError>,
+    /// The base offset if the batch was appended nevertheless and the broker reports it; else −1.
     pub(crate) base_offset: i64,
 }
 
-/// A batch is in the log.
+/// An invalid record of a batch.
+#[derive(Debug)]
+pub(crate) struct RecordError {
+    /// The record's index in the batch.
+    pub(crate) batch_index: i32,
+    pub(crate) message: String,
+}
+
+/// The position of a batch that is in the log.
 #[derive(Debug)]
 pub(crate) struct LogAppendInfo {
     pub(crate) base_offset: i64,
-    /// The offset behind it.
+    /// The offset after the last record.
     pub(crate) end_offset: i64,
-    /// Whether it was written just now, not by an earlier attempt.
+    /// False for a duplicate, which an earlier request appended.
     pub(crate) newly_appended: bool,
-    /// The broker's time, where the topic takes it.
+    /// The broker's time in ms, if the topic's timestamp type is LogAppendTime.
     pub(crate) log_append_time: Option<i64>,
 }
 
@@ -40,12 +52,14 @@ fn reject(code: ErrorCode, message: impl Into<String>) -> AppendError {
     AppendError { code, message: Some(message.into()), record_errors: Vec::new(), base_offset: -1 }
 }
 
-/// The most a batch may decompress to.
+/// The largest size in bytes to which a batch may decompress.
 const MAX_DECOMPRESSED_BYTES: usize = 256 << 20;
-/// How far a record's timestamp may lie ahead of the broker's clock (message.timestamp.after.max.ms).
+/// How far a timestamp may be ahead of the broker's clock (`message.timestamp.after.max.ms`).
 const TIMESTAMP_AFTER_MAX_MS: i64 = 60 * 60 * 1000;
 
-/// Appends `records`, which came with a Produce of this version.
+/// Appends the batch of a partition from a Produce request of the given version.
+///
+/// A duplicate succeeds with the offset of the earlier append.
 pub(crate) fn append_records_to_leader(
     partition: &mut Partition,
     config: &TopicConfig,
@@ -56,7 +70,7 @@ pub(crate) fn append_records_to_leader(
     let batch = BatchView::parse(records)
         .map_err(|e| reject(ErrorCode::INVALID_RECORD, format!("not a batch of magic 2: {e}")))?;
     if batch.bytes().len() != records.len() {
-        let message = "a Produce request has exactly one batch a partition";
+        let message = "a Produce request has exactly one batch for each partition";
         return Err(reject(ErrorCode::INVALID_RECORD, message));
     }
     validate_batch(&batch, config, version, now)?;
@@ -65,11 +79,12 @@ pub(crate) fn append_records_to_leader(
         let replica = partition.leader_replica().ok_or_else(|| not_leader_error(partition))?;
         match replica.producer_state.check_sequence(header, now.wall_ms) {
             SequenceCheck::Accepted => {}
+            // The client has not received the response to the first append.
             SequenceCheck::Duplicate(base_offset) => {
-                let end = base_offset + i64::from(header.last_offset_delta) + 1;
+                let end_offset = base_offset + i64::from(header.last_offset_delta) + 1;
                 return Ok(LogAppendInfo {
                     base_offset,
-                    end_offset: end,
+                    end_offset,
                     newly_appended: false,
                     log_append_time: None,
                 });
@@ -86,12 +101,12 @@ pub(crate) fn append_records_to_leader(
             }
         }
     }
-    let (bytes, append_time) = apply_log_append_time(&batch, config, now);
+    let (bytes, log_append_time) = apply_log_append_time(&batch, config, now);
     let view = BatchHeaderView::parse(&bytes)
         .map_err(|e| reject(ErrorCode::INVALID_RECORD, e.to_string()))?;
     let epoch = partition.leader_epoch;
-    let gone = not_leader_error(partition);
-    let replica = partition.leader_replica_mut().ok_or(gone)?;
+    let no_leader = not_leader_error(partition);
+    let replica = partition.leader_replica_mut().ok_or(no_leader)?;
     let base_offset = replica.log.append_as_leader(&bytes, &view, epoch).map_err(|e| {
         tracing::error!("append failed: {e}");
         reject(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
@@ -101,7 +116,7 @@ pub(crate) fn append_records_to_leader(
         base_offset,
         end_offset: replica.log.log_end_offset(),
         newly_appended: true,
-        log_append_time: append_time,
+        log_append_time,
     })
 }
 
@@ -137,16 +152,19 @@ fn validate_batch(
         return Err(reject(ErrorCode::INVALID_RECORD, "clients may not write control batches"));
     }
     if header.attributes & attributes::TIMESTAMP_TYPE_MASK != 0 {
-        return Err(reject(ErrorCode::INVALID_TIMESTAMP, "log-append time is the broker's to set"));
+        return Err(reject(ErrorCode::INVALID_TIMESTAMP, "only the broker may set LogAppendTime"));
     }
     if header.last_offset_delta.checked_add(1) != Some(header.record_count) {
         return Err(reject(
             ErrorCode::INVALID_RECORD,
-            "the last offset delta does not match the count",
+            "the last offset delta does not match the record count",
         ));
     }
     if header.producer_id >= 0 && header.base_sequence < 0 {
-        return Err(reject(ErrorCode::INVALID_RECORD, "a producer id without a sequence"));
+        return Err(reject(
+            ErrorCode::INVALID_RECORD,
+            "the batch has a producer id but no sequence",
+        ));
     }
     validate_records(batch, header, config, now)
 }
@@ -159,38 +177,40 @@ fn validate_records(
 ) -> Result<(), AppendError> {
     let invalid = |e: ottla_protocol::DecodeError| reject(ErrorCode::INVALID_RECORD, e.to_string());
     let records = batch.records(MAX_DECOMPRESSED_BYTES).map_err(invalid)?;
-    let (mut late, mut keyless, mut index, mut misplaced) = (Vec::new(), Vec::new(), 0, false);
+    let mut record_errors = Vec::new();
+    let mut code = ErrorCode::INVALID_RECORD;
+    let mut has_wrong_delta = false;
+    let mut index = 0;
     records
         .try_for_each(|r| {
-            misplaced |= r.offset != header.base_offset + i64::from(index);
-            if r.timestamp.saturating_sub(now.wall_ms) > TIMESTAMP_AFTER_MAX_MS
-                && !config.log_append_time
-            {
-                late.push((index, format!("the timestamp {} is too far ahead", r.timestamp)));
+            has_wrong_delta |= r.offset != header.base_offset + i64::from(index);
+            let ahead_ms = r.timestamp.saturating_sub(now.wall_ms);
+            if ahead_ms > TIMESTAMP_AFTER_MAX_MS && !config.log_append_time {
+                code = ErrorCode::INVALID_TIMESTAMP;
+                let message = format!("the timestamp {} is too far in the future", r.timestamp);
+                record_errors.push(RecordError { batch_index: index, message });
             }
             if config.compacted && r.key.is_none() {
-                keyless.push((index, "a compacted topic takes no record without a key".to_owned()));
+                let message = "a compacted topic requires a key".to_owned();
+                record_errors.push(RecordError { batch_index: index, message });
             }
             index += 1;
             Ok(())
         })
         .map_err(invalid)?;
-    if misplaced {
-        return Err(reject(ErrorCode::INVALID_RECORD, "offset deltas are not 0, 1, 2, …"));
+    if has_wrong_delta {
+        return Err(reject(ErrorCode::INVALID_RECORD, "offset deltas are not 0, 1, 2, ..."));
     }
-    let message = Some("one or more records were refused".to_owned());
-    let code =
-        if late.is_empty() { ErrorCode::INVALID_RECORD } else { ErrorCode::INVALID_TIMESTAMP };
-    let mut records = [late, keyless].concat();
-    records.sort_by_key(|r| r.0);
-    if records.is_empty() {
-        Ok(())
-    } else {
-        Err(AppendError { code, message, record_errors: records, base_offset: -1 })
+    if record_errors.is_empty() {
+        return Ok(());
     }
+    let message = Some("one or more records are invalid".to_owned());
+    Err(AppendError { code, message, record_errors, base_offset: -1 })
 }
 
-/// The bytes for the log: the broker's time where the topic takes it, with a new checksum.
+/// Returns the bytes for the log and, if the topic uses LogAppendTime, the broker's time.
+///
+/// LogAppendTime changes the attributes and the maximum timestamp, which the checksum covers.
 fn apply_log_append_time<'b>(
     batch: &BatchView<'b>,
     config: &TopicConfig,

@@ -1,4 +1,7 @@
-//! What happens to nodes: they end and come back, lag, lead. The driver says when; time is given.
+//! The nodes of a cluster: tests stop and start them, delay their replication and move leaders.
+//!
+//! The socket server and the simulation call [`Core::tick`] at [`Core::next_deadline`]. Replication
+//! has no thread of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -8,23 +11,43 @@ use ottla_protocol::ErrorCode;
 use crate::core::{ClockReading, Core};
 use crate::partition::Partition;
 
-/// Milliseconds a follower takes to copy what is new, by node.
+/// Returns the delay of a follower's next fetch in milliseconds, for a node id.
 type FetchDelayFn = Box<dyn FnMut(i32) -> u64 + Send>;
 
-/// The nodes.
+/// The state of all nodes.
 pub(crate) struct Nodes {
-    /// 1 to this.
+    /// The node ids are 1 to `count`.
     pub(crate) count: i32,
     pub(crate) down: BTreeSet<i32>,
-    /// Alive, but copying nothing.
+    /// Running nodes whose replicas do not fetch.
     pub(crate) replication_paused: BTreeSet<i32>,
-    /// Where clients are told to go, where that is not where they came in by.
+    /// Advertised host and port, for nodes that have one.
     pub(crate) advertised_addresses: BTreeMap<i32, (String, u16)>,
-    /// Milliseconds after which a follower that is behind leaves the ISR (`replica.lag.time.max.ms`).
+    /// Kafka's `replica.lag.time.max.ms`: a follower that is behind for longer leaves the ISR.
     pub(crate) replica_lag_time_max_ms: u64,
     fetch_delay: Option<FetchDelayFn>,
-    /// Milliseconds that answers to Produce ask a client to wait, per node.
+    /// `throttle_time_ms` of a node's Produce responses.
     pub(crate) produce_throttle_ms: BTreeMap<i32, i32>,
+}
+
+/// Options of [`Core::move_leader`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MoveLeaderOptions {
+    /// Whether the new leader first fetches the rest of the old leader's log.
+    pub copy_first: bool,
+    /// Whether a replica outside the ISR may become leader.
+    pub allow_unclean: bool,
+}
+
+/// The result of [`Core::describe_partition`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionDescription {
+    /// The leader's node id, −1 without a leader.
+    pub leader: i32,
+    /// The node ids of the in-sync replicas.
+    pub isr: Vec<i32>,
+    /// The log end offset of each replica, by node id.
+    pub log_end_offsets: BTreeMap<i32, i64>,
 }
 
 impl Nodes {
@@ -52,56 +75,63 @@ impl Nodes {
         (1..=self.count).filter(|n| self.is_up(*n))
     }
 
-    /// The node that speaks for the cluster.
+    /// Returns the live node with the lowest id as controller; −1 without a live node.
     pub(crate) fn controller_id(&self) -> i32 {
         self.live_nodes().next().unwrap_or(-1)
     }
 
-    /// Lets a partition's followers copy.
+    /// Schedules fetches for the followers of a partition that are behind.
     pub(crate) fn replicate(&mut self, p: &mut Partition, now: ClockReading) -> io::Result<()> {
-        let mut lag = self.fetch_delay.take();
-        let done = {
-            let wait = |node| lag.as_mut().map_or(0, |rule| rule(node));
-            p.schedule_fetches(|n| self.can_fetch(n), wait, now.mono_ms, now.wall_ms)
+        // Taken out, so that the closures can borrow `self`.
+        let mut fetch_delay = self.fetch_delay.take();
+        let result = {
+            let delay_ms = |node| fetch_delay.as_mut().map_or(0, |delay| delay(node));
+            p.schedule_fetches(|n| self.can_fetch(n), delay_ms, now)
         };
-        self.fetch_delay = lag;
-        done
+        self.fetch_delay = fetch_delay;
+        result
     }
 }
 
 impl Core {
-    /// How many nodes there are: 1 to this.
+    /// Returns the number of nodes. Their ids count from 1.
     pub fn node_count(&self) -> i32 {
         self.nodes.count
     }
 
-    /// Whether a node runs.
+    /// Returns whether a node exists and is not stopped.
     pub fn is_up(&self, node: i32) -> bool {
         self.nodes.is_up(node)
     }
 
-    /// Where clients are told to find a node.
+    /// Sets the address that clients are to connect to for a node.
+    ///
+    /// An empty host stands for the host that the client has connected to.
     pub fn set_advertised_address(&mut self, node: i32, host: &str, port: u16) {
         self.nodes.advertised_addresses.insert(node, (host.to_owned(), port));
     }
 
-    /// Followers copy so many milliseconds after there is something new, each time as this rule says; at once
-    /// without one.
-    pub fn set_fetch_delay(&mut self, rule: Option<impl FnMut(i32) -> u64 + Send + 'static>) {
-        self.nodes.fetch_delay = rule.map(|r| Box::new(r) as FetchDelayFn);
+    /// Sets a function that returns the delay of each follower fetch in milliseconds.
+    ///
+    /// Its argument is the follower's node id. `None`, the default, replicates without delay.
+    pub fn set_fetch_delay(&mut self, delay: Option<impl FnMut(i32) -> u64 + Send + 'static>) {
+        self.nodes.fetch_delay = delay.map(|d| Box::new(d) as FetchDelayFn);
     }
 
-    /// A follower that is behind for so long leaves the ISR (`replica.lag.time.max.ms`).
+    /// Sets how long a follower may be behind before it leaves the ISR (Kafka's
+    /// `replica.lag.time.max.ms`); default 30 s.
     pub fn set_replica_lag_time_max(&mut self, ms: u64) {
         self.nodes.replica_lag_time_max_ms = ms;
     }
 
-    /// Answers to Produce from this node ask clients to wait so long (KIP-219); 0 for no longer.
+    /// Sets the throttle time in a node's Produce responses (KIP-219); 0, the default, is none.
     pub fn set_produce_throttle(&mut self, node: i32, ms: i32) {
         self.nodes.produce_throttle_ms.insert(node, ms);
     }
 
-    /// A node ends: its connections are the driver's to close.
+    /// Stops a node. The caller closes the node's connections.
+    ///
+    /// Replicas in the ISR take over the partitions that the node leads.
     pub fn stop_node(&mut self, node: i32, now: ClockReading) {
         if !self.nodes.is_up(node) {
             return;
@@ -115,7 +145,7 @@ impl Core {
         self.schedule_all_fetches(now);
     }
 
-    /// A node comes back with the log it had.
+    /// Starts a stopped node again, with the log that it had.
     pub fn start_node(&mut self, node: i32, now: ClockReading) {
         if !self.nodes.down.remove(&node) {
             return;
@@ -127,7 +157,7 @@ impl Core {
         self.schedule_all_fetches(now);
     }
 
-    /// A follower copies nothing for a while, or again.
+    /// Pauses or resumes the fetches of a node's follower replicas.
     pub fn set_replication_paused(&mut self, node: i32, paused: bool, now: ClockReading) {
         if paused {
             self.nodes.replication_paused.insert(node);
@@ -137,75 +167,77 @@ impl Core {
         self.schedule_all_fetches(now);
     }
 
-    /// Another replica leads. Where `keep`, it has everything the old one had; otherwise what it had not copied yet
-    /// is lost. Only a replica in sync may, unless `unclean`. True if it now leads.
+    /// Makes replica `to` the leader of a partition; returns whether it now leads.
+    ///
+    /// With `copy_first`, the new leader first fetches the rest of the old leader's log. Otherwise
+    /// records that it has not fetched are lost. A replica outside the ISR becomes leader only
+    /// with `allow_unclean`.
     pub fn move_leader(
         &mut self,
         topic: &str,
         partition: i32,
         to: i32,
-        (keep, unclean): (bool, bool),
+        options: MoveLeaderOptions,
         now: ClockReading,
     ) -> bool {
+        let MoveLeaderOptions { copy_first, allow_unclean } = options;
         let Core { nodes, topics, .. } = self;
-        let found = topics.by_name.get_mut(topic).zip(usize::try_from(partition).ok());
-        let Some(p) = found.and_then(|(t, i)| t.partitions.get_mut(i)) else {
+        let index = usize::try_from(partition).ok();
+        let partition = topics.by_name.get_mut(topic).zip(index);
+        let Some(p) = partition.and_then(|(t, i)| t.partitions.get_mut(i)) else {
             return false;
         };
-        let fit = p.replica(to).is_some() && nodes.is_up(to) && p.leader != to;
-        if !fit || !(unclean || p.isr.contains(&to)) {
+        let is_candidate = p.replica(to).is_some() && nodes.is_up(to) && p.leader != to;
+        if !is_candidate || !(allow_unclean || p.isr.contains(&to)) {
             return false;
         }
-        if keep {
-            // What is on its way is let through first.
-            if let Err(e) = p.fetch_now(to, now.wall_ms) {
-                tracing::error!(partition = p.name(), "a replica failed: {e}");
-                return false;
-            }
+        if copy_first && let Err(e) = p.fetch_now(to, now.wall_ms) {
+            tracing::error!(partition = p.name(), "replication failed: {e}");
+            return false;
         }
         p.make_leader(to, now.mono_ms);
         self.schedule_all_fetches(now);
         true
     }
 
-    /// Who leads a partition, who is in sync, and where each replica's log ends.
-    pub fn describe_partition(
-        &self,
-        topic: &str,
-        partition: i32,
-    ) -> Option<(i32, Vec<i32>, BTreeMap<i32, i64>)> {
+    /// Returns a partition's leader (−1 for none), its ISR, and each replica's log end offset.
+    pub fn describe_partition(&self, topic: &str, partition: i32) -> Option<PartitionDescription> {
         let t = self.topics.by_name.get(topic)?;
         let p = t.partitions.get(usize::try_from(partition).ok()?)?;
-        Some((p.leader, p.isr.clone(), p.log_end_offsets()))
+        Some(PartitionDescription {
+            leader: p.leader,
+            isr: p.isr.clone(),
+            log_end_offsets: p.log_end_offsets(),
+        })
     }
 
-    /// Does what is due by now: followers copy, the ISR follows, produces that waited may be answered.
+    /// Runs the fetches that are due and updates ISRs and high watermarks.
+    ///
+    /// Delayed Produce requests may be complete afterwards.
     pub fn tick(&mut self, now: ClockReading) {
         let Core { nodes, topics, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
-            let ticked = p.tick(
-                |n| nodes.can_fetch(n),
-                now.mono_ms,
-                now.wall_ms,
-                nodes.replica_lag_time_max_ms,
-            );
+            let ticked = p.tick(|n| nodes.can_fetch(n), now, nodes.replica_lag_time_max_ms);
             if let Err(e) = ticked {
-                tracing::error!(partition = p.name(), "a replica failed: {e}");
+                tracing::error!(partition = p.name(), "replication failed: {e}");
             }
         }
         self.schedule_all_fetches(now);
     }
 
-    /// When something is due next, in milliseconds of the monotonic clock.
+    /// Returns when [`Core::tick`] is due next, in milliseconds of the monotonic clock.
     pub fn next_deadline(&self) -> Option<u64> {
         let partitions = self.topics.by_name.values().flat_map(|t| &t.partitions);
-        let due = |p: &Partition| {
+        let deadline = |p: &Partition| {
             p.next_deadline(|n| self.nodes.can_fetch(n), self.nodes.replica_lag_time_max_ms)
         };
-        partitions.filter_map(due).chain(self.next_produce_deadline()).min()
+        partitions.filter_map(deadline).chain(self.next_produce_deadline()).min()
     }
 
-    /// A topic that was made or widened while nodes are down does without them, as Kafka's controller has it.
+    /// Removes stopped nodes from the ISRs and leaderships of a topic.
+    ///
+    /// Needed for new partitions: they start with every replica in the ISR. Kafka's controller
+    /// leaves stopped nodes out, too.
     pub(crate) fn remove_down_replicas(&mut self, topic: &str, now: ClockReading) {
         let Core { nodes, topics, .. } = self;
         let Some(t) = topics.by_name.get_mut(topic) else { return };
@@ -222,15 +254,18 @@ impl Core {
         let Core { nodes, topics, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
             if let Err(e) = nodes.replicate(p, now) {
-                tracing::error!(partition = p.name(), "a replica failed: {e}");
+                tracing::error!(partition = p.name(), "replication failed: {e}");
             }
         }
     }
 
-    /// A partition of a topic as node `at` sees it: only its leader answers for it.
+    /// Returns a partition if the given node leads it.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC_OR_PARTITION, or NOT_LEADER_OR_FOLLOWER.
     pub(crate) fn leader_partition(
         &self,
-        at: i32,
+        node: i32,
         topic: &str,
         partition: i32,
     ) -> Result<&Partition, ErrorCode> {
@@ -238,6 +273,6 @@ impl Core {
         let topic = self.topics.by_name.get(topic).ok_or(unknown)?;
         let index = usize::try_from(partition).map_err(|_| unknown)?;
         let p = topic.partitions.get(index).ok_or(unknown)?;
-        if p.leader == at { Ok(p) } else { Err(ErrorCode::NOT_LEADER_OR_FOLLOWER) }
+        if p.leader == node { Ok(p) } else { Err(ErrorCode::NOT_LEADER_OR_FOLLOWER) }
     }
 }

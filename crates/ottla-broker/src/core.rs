@@ -1,38 +1,43 @@
-//! The broker without the network: frames in, frames out, time given. The TCP front and the simulation drive
-//! the same core.
+//! The broker without network I/O: request frames and the time go in, response frames come out.
+//!
+//! The TCP server and the simulation drive the same core. [`crate::api`] handles the requests,
+//! [`crate::cluster`] the nodes, [`crate::purgatory`] the requests that wait for replicas.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use ottla_protocol::header::{RequestHeader, decode_request, encode_response};
-use ottla_protocol::messages::*;
-use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader, Request, Uuid};
+use ottla_protocol::random::SplitMix64;
+use ottla_protocol::{ErrorCode, Uuid};
 
-use crate::api;
 use crate::cluster::Nodes;
 use crate::log::LogBatch;
 use crate::purgatory::DelayedProduce;
-use crate::topics::{MAX_PARTITIONS, TopicStore};
+use crate::topics::{MAX_PARTITIONS, NewTopic, TopicStore};
 
-/// What a broker is made with.
+/// The configuration of a broker or cluster.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct BrokerConfig {
-    /// Where logs are kept; memory if `None`.
+    /// The directory for logs (Kafka's `log.dirs`); `None` keeps them in memory.
     pub data_dir: Option<PathBuf>,
-    /// The address clients are told; the one they came in by if `None`.
+    /// The address that clients are to connect to (Kafka's `advertised.listeners`).
+    ///
+    /// `None` advertises the address that the client has connected to.
     pub advertised_listener: Option<(String, u16)>,
-    /// Partitions of a topic that is made because somebody asked for it.
+    /// Partitions of an automatically created topic (Kafka's `num.partitions`); default 1.
     pub default_partitions: i32,
-    /// Whether asking for a topic makes it.
+    /// Whether a Metadata request for a missing topic creates it (Kafka's
+    /// `auto.create.topics.enable`); default true.
     pub auto_create_topics: bool,
-    /// Seeds ids.
+    /// The seed of the random topic and cluster ids; default 0.
     pub seed: u64,
-    /// How many nodes there are: 1 to this. One core is the whole cluster.
+    /// The number of nodes, 1 to 100; default 1. Their ids count from 1. One core is the cluster.
     pub node_count: i32,
-    /// Replicas of a topic that is made because somebody asked for it, at most `nodes`.
+    /// Replicas of an automatically created topic, at most `node_count` (Kafka's
+    /// `default.replication.factor`); default 3.
     pub default_replication_factor: i32,
 }
 
@@ -50,128 +55,206 @@ impl Default for BrokerConfig {
     }
 }
 
-/// The time, as the driver has it.
+/// The time at which the core is called. The core reads no clock of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
-    /// Milliseconds on a clock that only goes forward.
+    /// Milliseconds on a monotonic clock, for deadlines.
     pub mono_ms: u64,
-    /// Milliseconds since the epoch.
+    /// Milliseconds since the Unix epoch, for timestamps.
     pub wall_ms: i64,
 }
 
-/// The address a client came in by.
+/// The broker's address that a client has connected to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalAddress {
-    /// Host.
+    /// The host.
     pub host: String,
-    /// Port.
+    /// The port.
     pub port: u16,
 }
 
-/// What becomes of a request.
+/// What the caller of [`Core::handle`] does with a request's connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HandleResult {
-    /// This answer.
+    /// Send this response frame, which includes its length.
     SendResponse(Vec<u8>),
-    /// No answer at all (`acks=0`).
+    /// Send nothing: the request has no response (`acks=0`).
     NoResponse,
-    /// Not yet: to be handed in again when something was appended, or then.
-    DelayedFetch(u64),
-    /// Done, but replicas have to follow: ask [`Core::later`] with this ticket when something was copied, or at the
-    /// latest then. Requests behind it on its connection wait, too.
-    DelayedProduce(u64, u64),
-    /// The connection ends, for this reason.
+    /// A Fetch waits for more bytes (`min_bytes`).
+    ///
+    /// Call [`Core::handle`] with the same frame after the next append, and at the deadline.
+    DelayedFetch {
+        /// The deadline in milliseconds of the monotonic clock.
+        deadline_ms: u64,
+    },
+    /// A Produce is appended and waits for its replicas (`acks=all`).
+    ///
+    /// Call [`Core::try_complete_produce`] with the id after replicas advance, and at the deadline.
+    /// Later requests of the same connection wait until then.
+    DelayedProduce {
+        /// The id of the waiting request.
+        id: u64,
+        /// The deadline in milliseconds of the monotonic clock.
+        deadline_ms: u64,
+    },
+    /// Close the connection, for this reason.
     CloseConnection(String),
 }
 
-/// A fault to be played on a partition of a Produce request.
+/// A fault for one partition of a Produce request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProduceFault {
-    /// Not appended; this error.
+    /// The broker does not append the batch and responds with this error.
     FailBeforeAppend(ErrorCode),
-    /// Appended; this error all the same.
+    /// The broker appends the batch and still responds with this error.
     FailAfterAppend(ErrorCode),
 }
 
-/// A batch a leader appended, for whoever keeps a journal.
+/// A batch that a leader appended, for the append history.
 #[derive(Debug, Clone)]
 pub struct AppendedBatch {
-    /// Its topic.
+    /// The topic's name.
     pub topic: String,
-    /// Its partition.
+    /// The partition.
     pub partition: i32,
-    /// Its first offset.
+    /// The offset of the first record.
     pub base_offset: i64,
-    /// Its bytes, as they came.
+    /// The batch, as the client sent it.
     pub records: Bytes,
+}
+
+/// An error code with its message, as Kafka's `ApiError`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// Kafka's error code.
+    pub code: ErrorCode,
+    /// The message for the client.
+    pub message: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> ApiError {
+        ApiError { code, message: message.into() }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+/// The result of [`Core::describe_topic`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// The topic's id.
+    pub id: Uuid,
+    /// The number of partitions.
+    pub partitions: i32,
 }
 
 type FaultInjector = Box<dyn FnMut(&str, i32) -> Option<ProduceFault> + Send>;
 
-/// The broker.
+/// A broker or a whole cluster: topics, logs, replicas, producer ids and delayed requests.
+///
+/// ```
+/// use bytes::Bytes;
+/// use ottla_broker::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
+/// use ottla_protocol::header::encode_request;
+/// use ottla_protocol::messages::MetadataRequest;
+///
+/// let now = ClockReading { mono_ms: 0, wall_ms: 1_700_000_000_000 };
+/// let mut core = Core::new(BrokerConfig::default(), now)?;
+/// core.create_topic("orders", 2, now).expect("a new topic");
+///
+/// let frame = encode_request(&MetadataRequest::default(), 12, 1, Some("client")).expect("valid");
+/// let frame = Bytes::from(frame).slice(4..); // without its length
+/// let local = LocalAddress { host: "localhost".into(), port: 9092 };
+/// let result = core.handle(&frame, &local, now.mono_ms, now);
+/// assert!(matches!(result, HandleResult::SendResponse(_)));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub struct Core {
     pub(crate) config: BrokerConfig,
     pub(crate) topics: TopicStore,
     pub(crate) cluster_id: String,
-    pub(crate) next_producer_id: i64,
-    pub(crate) producer_ids_issued: u64,
-    pub(crate) initial_producer_epoch: i16,
-    pub(crate) producer_id_errors: Vec<ErrorCode>,
+    pub(crate) producer_ids: ProducerIds,
     pub(crate) nodes: Nodes,
+    /// Produce requests that wait for replicas, by id.
     pub(crate) produce_purgatory: BTreeMap<u64, DelayedProduce>,
     pub(crate) last_delayed_id: u64,
+    /// Batches that leaders appended; `None` until a test requests them.
     pub(crate) append_history: Option<Vec<AppendedBatch>>,
-    rng_state: u64,
+    /// Generates topic and cluster ids.
+    random: SplitMix64,
     fault_injector: Option<FaultInjector>,
 }
 
-impl std::fmt::Debug for Core {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// The producer ids that InitProducerId returns.
+#[derive(Debug)]
+pub(crate) struct ProducerIds {
+    pub(crate) next: i64,
+    pub(crate) issued: u64,
+    pub(crate) initial_epoch: i16,
+    /// Errors for the next requests; the last one is used first.
+    pub(crate) errors: Vec<ErrorCode>,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Core({} topics)", self.topics.by_name.len())
     }
 }
 
-/// The node there always is.
-const DEFAULT_NODE_ID: i32 = 1;
+/// The id of the node that exists in every configuration.
+pub(crate) const DEFAULT_NODE_ID: i32 = 1;
 
 impl Core {
-    /// A broker over what its directory holds.
+    /// Creates a broker and recovers the logs of its directory.
     ///
     /// # Errors
-    /// When the directory cannot be read or written.
+    /// The directory cannot be read or written, another broker uses it, or the number of nodes is
+    /// out of range or differs from the directory's.
     pub fn new(config: BrokerConfig, now: ClockReading) -> io::Result<Core> {
         if !(1..=100).contains(&config.node_count) {
-            let why = format!("a cluster has 1 to 100 nodes, not {}", config.node_count);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            let message = format!("a cluster has 1 to 100 nodes, not {}", config.node_count);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let topics = TopicStore::open(config.data_dir.clone(), config.node_count, now.wall_ms)?;
         let replicas =
             topics.by_name.values().flat_map(|t| &t.partitions).flat_map(|p| &p.replicas);
-        let greatest = replicas.filter_map(|r| r.producer_state.max_producer_id()).max();
+        let max_producer_id = replicas.filter_map(|r| r.producer_state.max_producer_id()).max();
+        let producer_ids = ProducerIds {
+            // Ids must not repeat after a restart. The logs name the ids that have written; the
+            // wall clock exceeds the ids that were issued but have not written yet.
+            next: max_producer_id.map_or(0, |id| id + 1).max(now.wall_ms),
+            issued: 0,
+            initial_epoch: 0,
+            errors: Vec::new(),
+        };
         let mut core = Core {
-            rng_state: config.seed,
+            random: SplitMix64::new(config.seed),
             nodes: Nodes::new(config.node_count),
             produce_purgatory: BTreeMap::new(),
             last_delayed_id: 0,
-            producer_ids_issued: 0,
-            initial_producer_epoch: 0,
-            producer_id_errors: Vec::new(),
+            producer_ids,
             append_history: None,
             config,
             topics,
             cluster_id: String::new(),
-            // Behind every id seen, and behind those given before a restart that nobody has written with yet.
-            next_producer_id: greatest.map_or(0, |id| id + 1).max(now.wall_ms),
             fault_injector: None,
         };
         core.cluster_id = core.load_cluster_id()?;
         Ok(core)
     }
 
+    /// Reads the cluster id from `meta.properties`, or creates both.
     fn load_cluster_id(&mut self) -> io::Result<String> {
-        let fresh = self.random_uuid().to_string();
+        let new_id = self.random_uuid().to_string();
         let Some(dir) = &self.config.data_dir else {
-            return Ok(fresh);
+            return Ok(new_id);
         };
         let path = dir.join("meta.properties");
         if let Ok(text) = std::fs::read_to_string(&path)
@@ -181,55 +264,51 @@ impl Core {
         }
         std::fs::write(
             path,
-            format!("version=1\nnode.id={DEFAULT_NODE_ID}\ncluster.id={fresh}\n"),
+            format!("version=1\nnode.id={DEFAULT_NODE_ID}\ncluster.id={new_id}\n"),
         )?;
-        Ok(fresh)
-    }
-
-    fn next_random(&mut self) -> u64 {
-        self.rng_state = self.rng_state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.rng_state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        Ok(new_id)
     }
 
     pub(crate) fn random_uuid(&mut self) -> Uuid {
-        Uuid::from_random(self.next_random(), self.next_random())
+        Uuid::from_random(self.random.next_u64(), self.random.next_u64())
     }
+}
 
-    /// Makes a topic.
+/// Topics.
+impl Core {
+    /// Creates a topic.
     ///
     /// # Errors
-    /// Kafka's error code and a sentence.
+    /// Kafka's error code, such as TOPIC_ALREADY_EXISTS, and a message.
     pub fn create_topic(
         &mut self,
         name: &str,
         partitions: i32,
         now: ClockReading,
-    ) -> Result<(), (ErrorCode, String)> {
+    ) -> Result<(), ApiError> {
         self.create_topic_with_configs(name, partitions, &[], now)
     }
 
-    /// Makes a topic with settings.
+    /// Creates a topic with settings of its own.
     ///
     /// # Errors
-    /// Kafka's error code and a sentence.
+    /// Kafka's error code, such as INVALID_CONFIG, and a message.
     pub fn create_topic_with_configs(
         &mut self,
         name: &str,
         partitions: i32,
-        settings: &[(&str, &str)],
+        configs: &[(&str, &str)],
         now: ClockReading,
-    ) -> Result<(), (ErrorCode, String)> {
-        let settings: BTreeMap<String, String> =
-            settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    ) -> Result<(), ApiError> {
+        let config_overrides =
+            configs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let id = self.random_uuid();
-        let replication = self.config.default_replication_factor;
-        let places: Vec<Vec<i32>> = (0..partitions.clamp(0, MAX_PARTITIONS + 1))
-            .map(|n| self.topics.assign_replicas(n, replication))
+        let factor = self.config.default_replication_factor;
+        let replica_assignment = (0..partitions.clamp(0, MAX_PARTITIONS + 1))
+            .map(|n| self.topics.assign_replicas(n, factor))
             .collect();
-        self.topics.create(name, &places, settings, (id, now.wall_ms), false)?;
+        let topic = NewTopic { id, replica_assignment, config_overrides };
+        self.topics.create(name, topic, now.wall_ms)?;
         self.remove_down_replicas(name, now);
         Ok(())
     }
@@ -237,74 +316,73 @@ impl Core {
     /// Deletes a topic.
     ///
     /// # Errors
-    /// Kafka's error code and a sentence.
-    pub fn delete_topic(&mut self, name: &str) -> Result<(), (ErrorCode, String)> {
+    /// Kafka's error code, such as UNKNOWN_TOPIC_OR_PARTITION, and a message.
+    pub fn delete_topic(&mut self, name: &str) -> Result<(), ApiError> {
         self.topics.delete(name)
     }
 
-    /// Gives a topic more partitions.
+    /// Raises a topic's number of partitions to `count`.
     ///
     /// # Errors
-    /// Kafka's error code and a sentence.
+    /// Kafka's error code, such as INVALID_PARTITIONS, and a message.
     pub fn create_partitions(
         &mut self,
         name: &str,
-        to: i32,
+        count: i32,
         now: ClockReading,
-    ) -> Result<(), (ErrorCode, String)> {
-        self.topics.create_partitions(name, to, now.wall_ms, false)?;
+    ) -> Result<(), ApiError> {
+        self.topics.create_partitions(name, count, now.wall_ms)?;
         self.remove_down_replicas(name, now);
         Ok(())
     }
 
-    /// Changes a setting of a topic.
+    /// Changes a setting of a topic, such as `max.message.bytes`.
     ///
     /// # Errors
-    /// Kafka's error code and a sentence.
+    /// Kafka's error code, such as INVALID_CONFIG, and a message.
     pub fn set_topic_config(
         &mut self,
         name: &str,
-        setting: &str,
+        config: &str,
         value: &str,
-    ) -> Result<(), (ErrorCode, String)> {
-        self.topics.set_config(name, setting, value)
+    ) -> Result<(), ApiError> {
+        self.topics.set_config(name, config, value)
     }
 
-    /// A topic's id and how many partitions it has.
-    pub fn describe_topic(&self, name: &str) -> Option<(Uuid, i32)> {
-        self.topics.by_name.get(name).map(|t| (t.id, t.partitions.len() as i32))
+    /// Returns a topic's id and its number of partitions.
+    pub fn describe_topic(&self, name: &str) -> Option<TopicDescription> {
+        let topic = self.topics.by_name.get(name)?;
+        Some(TopicDescription { id: topic.id, partitions: topic.partitions.len() as i32 })
     }
 
-    /// Asks this rule before each partition of each Produce request.
+    /// Returns every batch in a partition's log; nothing if there is no such partition.
+    ///
+    /// The log is the leader's. Without a leader, it is that of the first replica in the ISR.
+    ///
+    /// # Errors
+    /// The log file cannot be read.
+    pub fn batches(&self, topic: &str, partition: i32) -> io::Result<Vec<LogBatch>> {
+        let index = usize::try_from(partition).ok();
+        let partition =
+            self.topics.by_name.get(topic).zip(index).and_then(|(t, i)| t.partitions.get(i));
+        let Some(p) = partition else { return Ok(Vec::new()) };
+        let replica = p.leader_replica().or_else(|| p.isr.first().and_then(|n| p.replica(*n)));
+        replica.map_or(Ok(Vec::new()), |r| r.log.batches())
+    }
+}
+
+/// Faults and observations for tests.
+impl Core {
+    /// Installs a function that chooses a fault, or none, for each partition of each Produce
+    /// request. Its arguments are the topic's name and the partition.
     pub fn set_fault_injector(
         &mut self,
-        rule: impl FnMut(&str, i32) -> Option<ProduceFault> + Send + 'static,
+        injector: impl FnMut(&str, i32) -> Option<ProduceFault> + Send + 'static,
     ) {
-        self.fault_injector = Some(Box::new(rule));
+        self.fault_injector = Some(Box::new(injector));
     }
 
-    /// From here on, keeps a journal of every batch a leader appends, whatever becomes of it; what it holds so far is
-    /// handed out.
-    pub fn take_append_history(&mut self) -> Vec<AppendedBatch> {
-        self.append_history.replace(Vec::new()).unwrap_or_default()
-    }
-
-    /// Producer ids are given with this epoch from here on (a cluster that has seen transactions gives higher ones).
-    pub fn set_initial_producer_epoch(&mut self, epoch: i16) {
-        self.initial_producer_epoch = epoch;
-    }
-
-    /// The next requests for a producer id are refused with these codes, one each.
-    pub fn set_producer_id_errors(&mut self, codes: &[ErrorCode]) {
-        self.producer_id_errors = codes.iter().rev().copied().collect();
-    }
-
-    /// Producer ids given since the start.
-    pub fn producer_ids_issued(&self) -> u64 {
-        self.producer_ids_issued
-    }
-
-    /// No more faults.
+    /// Removes the fault injector.
     pub fn clear_fault_injector(&mut self) {
         self.fault_injector = None;
     }
@@ -313,168 +391,27 @@ impl Core {
         self.fault_injector.as_mut()?(topic, partition)
     }
 
-    /// Every batch of a partition, as its leader has it (without one: its first replica in sync); empty if there
-    /// is no such partition.
+    /// Returns the batches that leaders have appended since the last call, and records from now on.
     ///
-    /// # Errors
-    /// When its file cannot be read.
-    pub fn batches(&self, topic: &str, partition: i32) -> io::Result<Vec<LogBatch>> {
-        let partition = usize::try_from(partition).ok();
-        let found =
-            self.topics.by_name.get(topic).zip(partition).and_then(|(t, p)| t.partitions.get(p));
-        let Some(p) = found else { return Ok(Vec::new()) };
-        let replica = p.leader_replica().or_else(|| p.isr.first().and_then(|n| p.replica(*n)));
-        replica.map_or(Ok(Vec::new()), |r| r.log.batches())
+    /// The first call returns nothing. The history keeps batches that a later leader truncates.
+    pub fn take_append_history(&mut self) -> Vec<AppendedBatch> {
+        self.append_history.replace(Vec::new()).unwrap_or_default()
     }
 
-    /// Handles a request frame (without its length) that arrived then at node 1. The same frame may be handed in
-    /// again after [`Reply::Wait`].
-    pub fn handle(
-        &mut self,
-        frame: &Bytes,
-        local: &LocalAddress,
-        arrived_ms: u64,
-        now: ClockReading,
-    ) -> HandleResult {
-        self.handle_at_node(DEFAULT_NODE_ID, frame, local, arrived_ms, now)
+    /// Sets the epoch of producer ids that are issued from now on; default 0.
+    ///
+    /// A cluster whose clients use transactions can issue higher epochs.
+    pub fn set_initial_producer_epoch(&mut self, epoch: i16) {
+        self.producer_ids.initial_epoch = epoch;
     }
 
-    /// As [`handle`](Core::handle), at this node.
-    pub fn handle_at_node(
-        &mut self,
-        node: i32,
-        frame: &Bytes,
-        local: &LocalAddress,
-        arrived_ms: u64,
-        now: ClockReading,
-    ) -> HandleResult {
-        if !self.nodes.is_up(node) {
-            return HandleResult::CloseConnection(format!("node {node} does not run"));
-        }
-        let mut r = Reader::new(frame);
-        let header = match RequestHeader::decode(&mut r) {
-            Ok(header) => header,
-            Err(e) => return HandleResult::CloseConnection(format!("not a Kafka request: {e}")),
-        };
-        let Some(served) = api::supported_versions(header.api_key) else {
-            return HandleResult::CloseConnection(format!(
-                "{:?} is not served here",
-                header.api_key
-            ));
-        };
-        if !(served.min..=served.max).contains(&header.api_version) {
-            if header.api_key == ApiKey::API_VERSIONS {
-                return api::unsupported_api_versions_response(header.correlation_id);
-            }
-            return HandleResult::CloseConnection(format!(
-                "version {} of {:?} is not served here",
-                header.api_version, header.api_key
-            ));
-        }
-        let ctx = RequestContext { node, header: &header, local_address: local, arrived_ms, now };
-        match self.dispatch(&ctx, &mut r) {
-            Ok(reply) => reply,
-            Err(e) => HandleResult::CloseConnection(format!("a request that cannot be read: {e}")),
-        }
+    /// Sets the errors of the next InitProducerId requests, one error for each request.
+    pub fn set_producer_id_errors(&mut self, codes: &[ErrorCode]) {
+        self.producer_ids.errors = codes.iter().rev().copied().collect();
     }
 
-    fn dispatch(
-        &mut self,
-        ctx: &RequestContext<'_>,
-        r: &mut Reader<'_>,
-    ) -> Result<HandleResult, DecodeError> {
-        let v = ctx.header.api_version;
-        Ok(match ctx.header.api_key {
-            ApiKey::API_VERSIONS => {
-                ctx.send_response::<ApiVersionsRequest>(&api::handle_api_versions(r, v)?)
-            }
-            ApiKey::PRODUCE => return api::handle_produce(self, ctx, decode_request(r, v)?),
-            ApiKey::FETCH => api::handle_fetch(self, ctx, decode_request(r, v)?),
-            ApiKey::LIST_OFFSETS => ctx.send_response::<ListOffsetsRequest>(
-                &api::handle_list_offsets(self, ctx, decode_request(r, v)?),
-            ),
-            ApiKey::METADATA => {
-                let request = decode_request(r, v)?;
-                ctx.send_response::<MetadataRequest>(&api::handle_metadata(self, ctx, request))
-            }
-            ApiKey::INIT_PRODUCER_ID => ctx.send_response::<InitProducerIdRequest>(
-                &api::handle_init_producer_id(self, &decode_request(r, v)?),
-            ),
-            ApiKey::OFFSET_FOR_LEADER_EPOCH => ctx.send_response::<OffsetForLeaderEpochRequest>(
-                &api::handle_offset_for_leader_epoch(self, ctx, decode_request(r, v)?),
-            ),
-            ApiKey::FIND_COORDINATOR => ctx.send_response::<FindCoordinatorRequest>(
-                &api::handle_find_coordinator(decode_request(r, v)?),
-            ),
-            ApiKey::CREATE_TOPICS => {
-                let request = decode_request(r, v)?;
-                ctx.send_response::<CreateTopicsRequest>(&api::handle_create_topics(
-                    self, request, ctx.now,
-                ))
-            }
-            ApiKey::DELETE_TOPICS => ctx.send_response::<DeleteTopicsRequest>(
-                &api::handle_delete_topics(self, decode_request(r, v)?),
-            ),
-            ApiKey::CREATE_PARTITIONS => {
-                let request = decode_request(r, v)?;
-                ctx.send_response::<CreatePartitionsRequest>(&api::handle_create_partitions(
-                    self, request, ctx.now,
-                ))
-            }
-            ApiKey::DESCRIBE_CONFIGS => ctx.send_response::<DescribeConfigsRequest>(
-                &api::handle_describe_configs(self, decode_request(r, v)?),
-            ),
-            ApiKey::DESCRIBE_CLUSTER => {
-                decode_request::<DescribeClusterRequest>(r, v)?;
-                ctx.send_response::<DescribeClusterRequest>(&api::handle_describe_cluster(
-                    self, ctx,
-                ))
-            }
-            other => HandleResult::CloseConnection(format!("{other:?} is not served here")),
-        })
-    }
-}
-
-/// An answer, framed.
-pub(crate) fn send_response<R: Request>(
-    version: i16,
-    correlation_id: i32,
-    body: &R::Response,
-) -> HandleResult {
-    match encode_response(R::KEY, version, correlation_id, body) {
-        Ok(frame) => HandleResult::SendResponse(frame),
-        Err(e) => HandleResult::CloseConnection(format!("an answer that cannot be written: {e}")),
-    }
-}
-
-/// A request's circumstances.
-pub(crate) struct RequestContext<'a> {
-    pub(crate) node: i32,
-    pub(crate) header: &'a RequestHeader,
-    pub(crate) local_address: &'a LocalAddress,
-    pub(crate) arrived_ms: u64,
-    pub(crate) now: ClockReading,
-}
-
-impl RequestContext<'_> {
-    pub(crate) fn send_response<R: Request>(&self, body: &R::Response) -> HandleResult {
-        send_response::<R>(self.header.api_version, self.header.correlation_id, body)
-    }
-
-    /// Where clients are to go for a node.
-    pub(crate) fn advertised_address(&self, core: &Core, node: i32) -> (String, i32) {
-        let beside = |port: u16| i32::from(port) + node - 1;
-        match (core.nodes.advertised_addresses.get(&node), &core.config.advertised_listener) {
-            (_, Some((host, port))) => (host.clone(), beside(*port)),
-            // By name of the node that was asked: whoever reached it by that reaches the others, too.
-            (Some((host, port)), _) if host.is_empty() => {
-                (self.local_address.host.clone(), i32::from(*port))
-            }
-            (Some((host, port)), _) => (host.clone(), i32::from(*port)),
-            (None, None) => {
-                let port = i32::from(self.local_address.port) - self.node + node;
-                (self.local_address.host.clone(), port)
-            }
-        }
+    /// Returns the number of producer ids that the core has issued.
+    pub fn producer_ids_issued(&self) -> u64 {
+        self.producer_ids.issued
     }
 }

@@ -1,17 +1,25 @@
-//! A small Kafka broker for development and tests: a core without I/O on the network (frames in, frames out,
-//! time given), segment files in Kafka's own format, and a TCP front.
+//! A small Kafka broker for development and tests: one node, or a cluster of nodes in one process.
+//!
+//! [`EmbeddedBroker`] serves Kafka's protocol over TCP. It drives a [`Core`], which does no network
+//! I/O: it takes request frames and the time, and returns response frames. Simulations drive a
+//! [`Core`] directly. Logs are in memory, or on disk in Kafka's own segment format.
 //!
 //! ```
 //! let broker = ottla_broker::EmbeddedBroker::start()?;
-//! println!("clients begin at {}", broker.bootstrap());
+//! println!("bootstrap.servers={}", broker.bootstrap_servers());
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! It is one node or several, with leaders, replicas and what can go wrong among them; it has no groups and no transactions, and what it does not serve it does not advertise.
-//! Nothing in it is meant for production.
+//! Topics have leaders, replicas, an ISR and a high watermark. Tests can stop nodes, delay
+//! replication, fail Produce requests and change responses on the wire.
+//!
+//! The broker has no consumer groups and no transactions. It advertises only what it serves, with
+//! one exception that Kafka makes, too (Produce versions 0 to 2). It is not meant for production.
 
 #![forbid(unsafe_code)]
 
+mod embedded;
+mod socket_server;
 mod response_interceptor;
 mod core;
 mod api;
@@ -22,11 +30,12 @@ mod purgatory;
 mod producer_state_manager;
 mod topics;
 mod log;
-mod socket_server;
 
+pub use crate::cluster::{MoveLeaderOptions, PartitionDescription};
 pub use crate::core::{
-    AppendedBatch, BrokerConfig, ClockReading, Core, HandleResult, LocalAddress, ProduceFault,
+    ApiError, AppendedBatch, BrokerConfig, ClockReading, Core, HandleResult, LocalAddress,
+    ProduceFault, TopicDescription,
 };
+pub use crate::embedded::{EmbeddedBroker, EmbeddedBrokerBuilder};
 pub use crate::log::LogBatch;
 pub use crate::response_interceptor::{InterceptedResponse, InterceptorGuard, ResponseAction};
-pub use crate::socket_server::{EmbeddedBroker, EmbeddedBrokerBuilder};

@@ -1,7 +1,9 @@
-//! One partition and its replicas: who leads, who is in sync, how far everybody has what the leader has.
+//! A partition and its replicas: the leader, the ISR, replication and the high watermark.
 //!
-//! Followers copy what the leader has, byte for byte; a follower whose log went another way is cut back to where
-//! both agree first. The high watermark is what every replica in sync has: no more is ever shown or claimed.
+//! [`crate::append`] appends to the leader's log; [`crate::cluster`] schedules the fetches of the
+//! followers. A follower copies the leader's batches byte for byte. If its log differs from the
+//! leader's, it first truncates to the last common batch. The high watermark is the lowest log end
+//! offset in the ISR: consumers read up to it, and `acks=all` waits for it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,38 +11,39 @@ use std::path::PathBuf;
 
 use ottla_protocol::record::BatchHeaderView;
 
+use crate::core::ClockReading;
 use crate::log::Log;
 use crate::producer_state_manager::ProducerStateManager;
 
-/// A node's copy of a partition.
+/// A node's replica of a partition.
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) node: i32,
     pub(crate) log: Log,
     pub(crate) producer_state: ProducerStateManager,
-    /// Since when it has not had all that the leader has; `None` while it has.
+    /// When the replica fell behind the leader, in ms; `None` while it has the whole log.
     behind_since: Option<u64>,
-    /// When it copies next, if it is to.
+    /// When a follower fetches next; `None` while no fetch is scheduled.
     next_fetch_ms: Option<u64>,
-    /// Where it stands on disk.
+    /// The log's directory; `None` for a log in memory.
     log_dir: Option<PathBuf>,
 }
 
-/// Kafka's file of a partition's leader epochs: a version, a count, then epoch and first offset of each.
+/// Kafka's file of leader epochs: a version, a count, then an epoch and its first offset per line.
 const LEADER_EPOCH_CHECKPOINT: &str = "leader-epoch-checkpoint";
 
-/// One partition.
+/// A partition of a topic.
 #[derive(Debug)]
 pub(crate) struct Partition {
     name: String,
-    /// The leader's node id; −1 for none.
+    /// The leader's node id; −1 without a leader.
     pub(crate) leader: i32,
     pub(crate) leader_epoch: i32,
-    /// In order of assignment; the first is preferred.
+    /// The replicas in order of assignment; the first is the preferred leader.
     pub(crate) replicas: Vec<Replica>,
-    /// Nodes that have all that was acknowledged.
+    /// The in-sync replicas: the nodes that have every acknowledged record.
     pub(crate) isr: Vec<i32>,
-    /// The offset behind the last record that every replica in sync has.
+    /// The offset after the last record that every in-sync replica has.
     pub(crate) high_watermark: i64,
 }
 
@@ -48,41 +51,41 @@ impl Replica {
     pub(crate) fn new(
         node: i32,
         log: Log,
-        producers: ProducerStateManager,
-        dir: Option<PathBuf>,
+        producer_state: ProducerStateManager,
+        log_dir: Option<PathBuf>,
     ) -> Replica {
-        Replica {
-            node,
-            log,
-            producer_state: producers,
-            behind_since: None,
-            next_fetch_ms: None,
-            log_dir: dir,
-        }
+        Replica { node, log, producer_state, behind_since: None, next_fetch_ms: None, log_dir }
     }
 
-    /// The last leader epoch this copy knows of: of its last batch, or of a leader that appended nothing.
+    /// Returns the last leader epoch that the replica knows.
+    ///
+    /// That is the epoch of its last batch, or a later one whose leader has appended nothing. Only
+    /// the checkpoint file names the latter.
     pub(crate) fn latest_epoch(&self) -> i32 {
-        let read = |dir: &PathBuf| {
+        let read_checkpoint = |dir: &PathBuf| {
             let text = std::fs::read_to_string(dir.join(LEADER_EPOCH_CHECKPOINT)).ok()?;
             text.lines().last()?.split_whitespace().next()?.parse::<i32>().ok()
         };
-        self.log_dir.as_ref().and_then(read).unwrap_or(-1).max(self.log.latest_epoch())
+        self.log_dir.as_ref().and_then(read_checkpoint).unwrap_or(-1).max(self.log.latest_epoch())
     }
 
     fn write_epoch_checkpoint(&self, epoch: i32) {
         let Some(dir) = &self.log_dir else { return };
         let text = format!("0\n1\n{epoch} {}\n", self.log.log_end_offset());
-        if let Err(e) = std::fs::write(dir.join(LEADER_EPOCH_CHECKPOINT), text) {
-            tracing::warn!(file = %dir.join(LEADER_EPOCH_CHECKPOINT).display(), "not written: {e}");
+        let path = dir.join(LEADER_EPOCH_CHECKPOINT);
+        if let Err(e) = std::fs::write(&path, text) {
+            tracing::warn!(file = %path.display(), "leader epoch not written: {e}");
         }
     }
 
-    /// Copies what `from` has and this one has not, after cutting back what it alone has.
-    fn replicate_from(&mut self, from: &Log, now_wall_ms: i64) -> io::Result<()> {
-        let common = self.log.common_end_offset(from);
+    /// Copies the batches of the leader's log that this log lacks.
+    ///
+    /// Batches that only this log has are removed first: the leader's log decides.
+    fn replicate_from(&mut self, leader_log: &Log, now_wall_ms: i64) -> io::Result<()> {
+        let common = self.log.common_end_offset(leader_log);
         if common < self.log.log_end_offset() {
             self.log.truncate_to(common)?;
+            // The producer state names removed batches: it is rebuilt from those that are left.
             self.producer_state = ProducerStateManager::default();
             for bytes in self.log.batch_headers()? {
                 if let Ok(view) = BatchHeaderView::parse(&bytes) {
@@ -94,9 +97,9 @@ impl Replica {
                 }
             }
         }
-        for bytes in from.read_from(common)? {
+        for bytes in leader_log.read_from(common)? {
             let Ok(view) = BatchHeaderView::parse(&bytes) else {
-                return Err(io::Error::other("a leader's batch without a header"));
+                return Err(io::Error::other("a batch of the leader has no valid header"));
             };
             self.log.append_as_follower(&bytes, &view)?;
             self.producer_state.on_appended(&view.header, view.header.base_offset, now_wall_ms);
@@ -106,21 +109,22 @@ impl Replica {
 }
 
 impl Partition {
-    /// A partition led by the replica that has most.
-    pub(crate) fn new(name: String, replicas: Vec<Replica>, epoch: i32) -> Partition {
+    /// Creates a partition; the replica with the most complete log leads it.
+    ///
+    /// The most complete log has the highest last epoch, and of these the highest end offset.
+    pub(crate) fn new(name: String, replicas: Vec<Replica>, leader_epoch: i32) -> Partition {
         let isr = replicas.iter().map(|r| r.node).collect();
-        let mut most = replicas.first().map_or(-1, |r| r.node);
+        let mut leader = replicas.first().map_or(-1, |r| r.node);
         for r in &replicas {
-            let best = replicas.iter().find(|b| b.node == most);
+            let best = replicas.iter().find(|b| b.node == leader);
             if best.is_some_and(|b| r.log.epoch_and_end_offset() > b.log.epoch_and_end_offset()) {
-                most = r.node;
+                leader = r.node;
             }
         }
-        let (leader, leader_epoch) = (most, epoch);
         Partition { name, leader, leader_epoch, replicas, isr, high_watermark: 0 }
     }
 
-    /// `topic-partition`.
+    /// Returns `topic-partition`, which is also the directory's name.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -129,25 +133,25 @@ impl Partition {
         self.replicas.iter().find(|r| r.node == node)
     }
 
-    /// The leader's copy.
+    /// Returns the leader's replica.
     pub(crate) fn leader_replica(&self) -> Option<&Replica> {
         self.replica(self.leader)
     }
 
-    /// The leader's copy, to be written.
+    /// Returns the leader's replica, for appends.
     pub(crate) fn leader_replica_mut(&mut self) -> Option<&mut Replica> {
         let leader = self.leader;
         self.replicas.iter_mut().find(|r| r.node == leader)
     }
 
-    /// The leader has something new, or a follower came back: who has not all of it copies after `lag`
-    /// milliseconds of its own, at once where that is 0.
+    /// Schedules a fetch for each follower that is behind and may fetch.
+    ///
+    /// `delay_ms` returns the delay for a node id. A fetch with delay 0 runs at once.
     pub(crate) fn schedule_fetches(
         &mut self,
-        may: impl Fn(i32) -> bool,
-        mut lag: impl FnMut(i32) -> u64,
-        now_ms: u64,
-        wall_ms: i64,
+        can_fetch: impl Fn(i32) -> bool,
+        mut delay_ms: impl FnMut(i32) -> u64,
+        now: ClockReading,
     ) -> io::Result<()> {
         let Some(end) = self.leader_replica().map(|l| l.log.log_end_offset()) else {
             return Ok(());
@@ -159,118 +163,137 @@ impl Partition {
             if r.log.log_end_offset() == end && in_sync {
                 continue;
             }
-            r.behind_since.get_or_insert(now_ms);
-            if may(r.node) && r.next_fetch_ms.is_none() {
-                let lag = lag(r.node);
-                at_once |= lag == 0;
-                r.next_fetch_ms = Some(now_ms + lag);
+            r.behind_since.get_or_insert(now.mono_ms);
+            if can_fetch(r.node) && r.next_fetch_ms.is_none() {
+                let delay = delay_ms(r.node);
+                at_once |= delay == 0;
+                r.next_fetch_ms = Some(now.mono_ms + delay);
             }
         }
         if at_once {
-            self.tick(may, now_ms, wall_ms, u64::MAX)?;
+            // No follower leaves the ISR here: only `Core::tick` passes the configured limit.
+            self.tick(can_fetch, now, u64::MAX)?;
         }
         self.update_high_watermark();
         Ok(())
     }
 
-    /// The leader's copy, taken out while followers read it, and where it goes back to.
+    /// Removes the leader's replica and its index, so that followers can read from it.
     fn take_leader_replica(&mut self) -> Option<(usize, Replica)> {
-        let at = self.replicas.iter().position(|r| r.node == self.leader)?;
-        Some((at, self.replicas.remove(at)))
+        let index = self.replicas.iter().position(|r| r.node == self.leader)?;
+        Some((index, self.replicas.remove(index)))
     }
 
-    /// One follower copies everything, whether it is its time or not.
+    /// Copies the whole log to one follower at once, whether a fetch is due or not.
     pub(crate) fn fetch_now(&mut self, node: i32, wall_ms: i64) -> io::Result<()> {
-        let Some((at, led)) = self.take_leader_replica() else { return Ok(()) };
+        let Some((index, leader)) = self.take_leader_replica() else { return Ok(()) };
         let follower = self.replicas.iter_mut().find(|r| r.node == node);
-        let done = follower.map_or(Ok(()), |r| {
-            r.replicate_from(&led.log, wall_ms)?;
+        let result = follower.map_or(Ok(()), |r| {
+            r.replicate_from(&leader.log, wall_ms)?;
             (r.behind_since, r.next_fetch_ms) = (None, None);
             Ok(())
         });
-        self.replicas.insert(at, led);
-        self.update_high_watermark();
-        done
-    }
-
-    /// Copies that are due; followers that were behind for `patience` milliseconds leave the ISR, those that have
-    /// everything join it.
-    pub(crate) fn tick(
-        &mut self,
-        may: impl Fn(i32) -> bool,
-        now_ms: u64,
-        wall_ms: i64,
-        patience: u64,
-    ) -> io::Result<()> {
-        let Some((at, led)) = self.take_leader_replica() else { return Ok(()) };
-        let mut result = Ok(());
-        for r in &mut self.replicas {
-            if may(r.node) && r.next_fetch_ms.is_some_and(|at| at <= now_ms) {
-                r.next_fetch_ms = None;
-                match r.replicate_from(&led.log, wall_ms) {
-                    Ok(()) => r.behind_since = None,
-                    Err(e) => result = Err(e),
-                }
-            }
-            let caught_up =
-                r.behind_since.is_none() && r.log.log_end_offset() == led.log.log_end_offset();
-            let in_sync = self.isr.contains(&r.node);
-            if caught_up && !in_sync && may(r.node) {
-                self.isr.push(r.node);
-            }
-            let late = r.behind_since.is_some_and(|since| since.saturating_add(patience) <= now_ms);
-            if late && in_sync {
-                self.isr.retain(|n| *n != r.node);
-            }
-        }
-        self.replicas.insert(at, led);
+        self.replicas.insert(index, leader);
         self.update_high_watermark();
         result
     }
 
-    /// When something is due next.
-    pub(crate) fn next_deadline(&self, may: impl Fn(i32) -> bool, patience: u64) -> Option<u64> {
-        self.leader_replica()?;
-        let each = self.replicas.iter().filter(|r| r.node != self.leader).flat_map(|r| {
-            let fetch = r.next_fetch_ms.filter(|_| may(r.node));
-            let leave = r.behind_since.filter(|_| self.isr.contains(&r.node));
-            [fetch, leave.map(|since| since.saturating_add(patience))]
-        });
-        each.flatten().min()
+    /// Runs the fetches that are due, and updates the ISR and the high watermark.
+    ///
+    /// A follower that has the whole log joins the ISR. One that is behind for
+    /// `lag_time_max_ms` leaves it.
+    pub(crate) fn tick(
+        &mut self,
+        can_fetch: impl Fn(i32) -> bool,
+        now: ClockReading,
+        lag_time_max_ms: u64,
+    ) -> io::Result<()> {
+        let Some((index, leader)) = self.take_leader_replica() else { return Ok(()) };
+        let leader_end = leader.log.log_end_offset();
+        let mut result = Ok(());
+        for r in &mut self.replicas {
+            if can_fetch(r.node) && r.next_fetch_ms.is_some_and(|at| at <= now.mono_ms) {
+                r.next_fetch_ms = None;
+                match r.replicate_from(&leader.log, now.wall_ms) {
+                    Ok(()) => r.behind_since = None,
+                    Err(e) => result = Err(e),
+                }
+            }
+            let is_caught_up = r.behind_since.is_none() && r.log.log_end_offset() == leader_end;
+            let is_in_sync = self.isr.contains(&r.node);
+            if is_caught_up && !is_in_sync && can_fetch(r.node) {
+                self.isr.push(r.node);
+            }
+            let leaves_isr_at = r.behind_since.map(|since| since.saturating_add(lag_time_max_ms));
+            if is_in_sync && leaves_isr_at.is_some_and(|at| at <= now.mono_ms) {
+                self.isr.retain(|n| *n != r.node);
+            }
+        }
+        self.replicas.insert(index, leader);
+        self.update_high_watermark();
+        result
     }
 
-    /// The high watermark follows the slowest of those in sync; it never goes back but with the log itself.
+    /// Returns when [`tick`](Partition::tick) is due next, in ms of the monotonic clock.
+    pub(crate) fn next_deadline(
+        &self,
+        can_fetch: impl Fn(i32) -> bool,
+        lag_time_max_ms: u64,
+    ) -> Option<u64> {
+        self.leader_replica()?;
+        let followers = self.replicas.iter().filter(|r| r.node != self.leader);
+        let deadlines = followers.flat_map(|r| {
+            let fetch = r.next_fetch_ms.filter(|_| can_fetch(r.node));
+            let behind_since = r.behind_since.filter(|_| self.isr.contains(&r.node));
+            let leaves_isr_at = behind_since.map(|since| since.saturating_add(lag_time_max_ms));
+            [fetch, leaves_isr_at]
+        });
+        deadlines.flatten().min()
+    }
+
+    /// Raises the high watermark to the lowest log end offset in the ISR.
+    ///
+    /// It decreases only if the leader's log is shorter, after an unclean election.
     fn update_high_watermark(&mut self) {
         let in_sync = self.replicas.iter().filter(|r| self.isr.contains(&r.node));
-        if let Some(least) = in_sync.map(|r| r.log.log_end_offset()).min() {
-            self.high_watermark = self.high_watermark.max(least);
+        if let Some(min_end) = in_sync.map(|r| r.log.log_end_offset()).min() {
+            self.high_watermark = self.high_watermark.max(min_end);
         }
         if let Some(end) = self.leader_replica().map(|l| l.log.log_end_offset()) {
             self.high_watermark = self.high_watermark.min(end);
         }
     }
 
-    /// Another node leads from here on: its log is the truth.
+    /// Makes a node the leader under a new leader epoch.
+    ///
+    /// Followers compare their log with the new leader's. The epoch fences requests that name the
+    /// old leader, and delayed Produce requests fail with NOT_LEADER_OR_FOLLOWER.
     pub(crate) fn make_leader(&mut self, node: i32, now_ms: u64) {
         self.leader = node;
         self.leader_epoch += 1;
         if !self.isr.contains(&node) {
-            // Unclean: whatever the others had is no more.
+            // An unclean election: no other replica is in sync with the new leader's log.
             self.isr = vec![node];
         }
-        let Some(led) = self.leader_replica() else { return };
-        led.write_epoch_checkpoint(self.leader_epoch);
-        let state = led.log.epoch_and_end_offset();
+        let Some(leader) = self.leader_replica() else { return };
+        leader.write_epoch_checkpoint(self.leader_epoch);
+        let leader_end = leader.log.epoch_and_end_offset();
         for r in &mut self.replicas {
             r.next_fetch_ms = None;
-            let same = r.log.epoch_and_end_offset() == state;
-            r.behind_since = (r.node != node && !same).then_some(now_ms);
+            let is_caught_up = r.log.epoch_and_end_offset() == leader_end;
+            r.behind_since = (r.node != node && !is_caught_up).then_some(now_ms);
         }
         self.update_high_watermark();
     }
 
-    /// A node is gone: out of the ISR, unless it is the last there; its successor leads, if there is one.
-    pub(crate) fn on_node_failure(&mut self, node: i32, alive: impl Fn(i32) -> bool, now_ms: u64) {
+    /// Removes a stopped node from the ISR and elects another leader if the node led.
+    pub(crate) fn on_node_failure(
+        &mut self,
+        node: i32,
+        is_alive: impl Fn(i32) -> bool,
+        now_ms: u64,
+    ) {
+        // The last in-sync replica stays in the ISR: only it has every acknowledged record.
         if self.isr.len() > 1 {
             self.isr.retain(|n| *n != node);
         }
@@ -279,32 +302,32 @@ impl Partition {
         }
         if self.leader == node {
             self.leader = -1;
-            self.elect_leader(alive, now_ms);
+            self.elect_leader(is_alive, now_ms);
             if self.leader == -1 {
+                // The loss of the leader is a new epoch, too, so that clients refresh metadata.
                 self.leader_epoch += 1;
             }
         }
         self.update_high_watermark();
     }
 
-    /// Gives a partition without a leader one of those in sync, in order of assignment.
-    pub(crate) fn elect_leader(&mut self, alive: impl Fn(i32) -> bool, now_ms: u64) {
+    /// Elects the first live in-sync replica, in order of assignment, if there is no leader.
+    pub(crate) fn elect_leader(&mut self, is_alive: impl Fn(i32) -> bool, now_ms: u64) {
         if self.leader != -1 {
             return;
         }
-        let next = self.replicas.iter().map(|r| r.node);
-        let next: Vec<i32> = next.filter(|n| alive(*n) && self.isr.contains(n)).collect();
-        if let Some(next) = next.first() {
-            self.make_leader(*next, now_ms);
+        let mut nodes = self.replicas.iter().map(|r| r.node);
+        if let Some(node) = nodes.find(|n| is_alive(*n) && self.isr.contains(n)) {
+            self.make_leader(node, now_ms);
         }
     }
 
-    /// Nodes by place: assigned, in sync.
+    /// Returns the nodes of all replicas, in order of assignment.
     pub(crate) fn assigned_replicas(&self) -> Vec<i32> {
         self.replicas.iter().map(|r| r.node).collect()
     }
 
-    /// Where each replica's log ends.
+    /// Returns each replica's log end offset, by node.
     pub(crate) fn log_end_offsets(&self) -> BTreeMap<i32, i64> {
         self.replicas.iter().map(|r| (r.node, r.log.log_end_offset())).collect()
     }

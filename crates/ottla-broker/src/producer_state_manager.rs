@@ -1,22 +1,28 @@
-//! What a partition remembers of each producer (KIP-98): its epoch and its last five batches.
+//! The state of each producer on a partition (KIP-98): its epoch and its last five batches.
+//!
+//! [`crate::append`] checks a batch's sequences here before it appends the batch. Each replica has
+//! this state, derived from its own log, so that a new leader recognizes duplicates.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::record::BatchHeader;
 
-/// Batches remembered of a producer.
+/// Batches retained for a producer. Clients may have at most this number of requests in flight.
 const NUM_BATCHES_TO_RETAIN: usize = 5;
-/// A producer that has been silent for so long is forgotten.
+/// How long the state of an idle producer is kept (Kafka's `producer.id.expiration.ms`).
 const PRODUCER_ID_EXPIRATION_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// A partition's producers.
+/// The producers of a partition, by producer id.
 #[derive(Debug, Default)]
-pub(crate) struct ProducerStateManager(BTreeMap<i64, ProducerStateEntry>);
+pub(crate) struct ProducerStateManager {
+    producers: BTreeMap<i64, ProducerStateEntry>,
+}
 
 #[derive(Debug)]
 struct ProducerStateEntry {
     epoch: i16,
+    /// The last batches, oldest first.
     batch_metadata: VecDeque<BatchMetadata>,
     last_seen_ms: i64,
 }
@@ -28,43 +34,48 @@ struct BatchMetadata {
     base_offset: i64,
 }
 
-/// What the sequences say of a batch.
+/// The result of a check of a batch's sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SequenceCheck {
-    /// It comes next.
+    /// The batch is the producer's next one.
     Accepted,
-    /// It is in the log already, from this offset on.
+    /// The log has the batch already, at this base offset.
     Duplicate(i64),
-    /// It does not.
+    /// The batch must not be appended.
     Rejected(ErrorCode),
 }
 
+/// Returns the last record's sequence. Sequences wrap from `i32::MAX` to 0.
 fn last_sequence(h: &BatchHeader) -> i32 {
     (i64::from(h.base_sequence) + i64::from(h.last_offset_delta)).rem_euclid(1 << 31) as i32
 }
 
 impl ProducerStateManager {
-    /// Where a batch with a producer id belongs.
+    /// Checks the epoch and sequences of a batch that has a producer id.
+    ///
+    /// Clients rely on three properties: a retry of a retained batch is a duplicate, a gap is
+    /// OUT_OF_ORDER_SEQUENCE_NUMBER, and an older epoch is INVALID_PRODUCER_EPOCH.
     pub(crate) fn check_sequence(&self, h: &BatchHeader, now_ms: i64) -> SequenceCheck {
-        let known = self
-            .0
-            .get(&h.producer_id)
-            .filter(|p| p.last_seen_ms + PRODUCER_ID_EXPIRATION_MS > now_ms);
-        let Some(p) = known else {
-            // Of a producer that is not known, any first sequence is accepted.
+        let producer = self.producers.get(&h.producer_id);
+        let producer = producer.filter(|p| p.last_seen_ms + PRODUCER_ID_EXPIRATION_MS > now_ms);
+        let Some(p) = producer else {
+            // Kafka accepts any first sequence of a producer without state: the state may have
+            // expired. If the first of several batches in flight is rejected before it gets here,
+            // the second one is accepted as the first.
             return SequenceCheck::Accepted;
         };
         if h.producer_epoch < p.epoch {
             return SequenceCheck::Rejected(ErrorCode::INVALID_PRODUCER_EPOCH);
         }
         if h.producer_epoch > p.epoch {
-            let fresh = h.base_sequence == 0;
-            return if fresh {
+            // A new epoch begins at sequence 0.
+            return if h.base_sequence == 0 {
                 SequenceCheck::Accepted
             } else {
                 SequenceCheck::Rejected(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
             };
         }
+        // A duplicate has the same first and last sequence as a retained batch.
         let last = last_sequence(h);
         if let Some(b) = p
             .batch_metadata
@@ -85,19 +96,19 @@ impl ProducerStateManager {
         }
     }
 
-    /// A batch was appended.
+    /// Records that a batch was appended, and drops the oldest of six.
     pub(crate) fn on_appended(&mut self, h: &BatchHeader, base_offset: i64, now_ms: i64) {
         if h.producer_id < 0 {
             return;
         }
-        let fresh = || ProducerStateEntry {
+        let new_entry = || ProducerStateEntry {
             epoch: h.producer_epoch,
             batch_metadata: VecDeque::new(),
             last_seen_ms: now_ms,
         };
-        let p = self.0.entry(h.producer_id).or_insert_with(fresh);
+        let p = self.producers.entry(h.producer_id).or_insert_with(new_entry);
         if p.epoch != h.producer_epoch {
-            *p = fresh();
+            *p = new_entry();
         }
         p.last_seen_ms = now_ms;
         if p.batch_metadata.len() == NUM_BATCHES_TO_RETAIN {
@@ -110,9 +121,9 @@ impl ProducerStateManager {
         });
     }
 
-    /// The greatest producer id seen, so that none is given twice.
+    /// Returns the highest producer id in the log, so that new ids are higher.
     pub(crate) fn max_producer_id(&self) -> Option<i64> {
-        self.0.last_key_value().map(|(id, _)| *id)
+        self.producers.last_key_value().map(|(id, _)| *id)
     }
 }
 
@@ -120,6 +131,7 @@ impl ProducerStateManager {
 mod tests {
     use super::*;
 
+    /// Returns the header of a batch of `n` records of producer 7.
     fn header(epoch: i16, sequence: i32, n: i32) -> BatchHeader {
         BatchHeader {
             base_offset: 0,
@@ -135,25 +147,30 @@ mod tests {
         }
     }
 
+    // CASES: B7.
     #[test]
-    fn b7_sequences() {
+    fn duplicates_gaps_and_epochs_are_recognized() {
         let mut p = ProducerStateManager::default();
         let out_of_order = SequenceCheck::Rejected(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
         assert_eq!(
             p.check_sequence(&header(0, 40, 3), 0),
             SequenceCheck::Accepted,
-            "no state: any first sequence"
+            "a producer without state may begin with any sequence"
         );
         p.on_appended(&header(0, 40, 3), 100, 0);
         assert_eq!(p.check_sequence(&header(0, 40, 3), 0), SequenceCheck::Duplicate(100));
         assert_eq!(
             p.check_sequence(&header(0, 40, 2), 0),
             out_of_order,
-            "a duplicate only by both ends"
+            "a duplicate has the same first and last sequence"
         );
         assert_eq!(p.check_sequence(&header(0, 44, 1), 0), out_of_order);
         assert_eq!(p.check_sequence(&header(0, 43, 1), 0), SequenceCheck::Accepted);
-        assert_eq!(p.check_sequence(&header(1, 43, 1), 0), out_of_order, "a new epoch starts at 0");
+        assert_eq!(
+            p.check_sequence(&header(1, 43, 1), 0),
+            out_of_order,
+            "a new epoch begins at sequence 0"
+        );
         assert_eq!(p.check_sequence(&header(1, 0, 1), 0), SequenceCheck::Accepted);
         p.on_appended(&header(1, 0, 1), 103, 0);
         assert_eq!(
@@ -163,12 +180,13 @@ mod tests {
         assert_eq!(
             p.check_sequence(&header(1, 9, 1), PRODUCER_ID_EXPIRATION_MS),
             SequenceCheck::Accepted,
-            "forgotten after a day"
+            "the state expires after a day"
         );
     }
 
+    // CASES: B7.
     #[test]
-    fn b7_the_sequence_after_the_greatest_is_zero_and_five_batches_are_remembered() {
+    fn sequence_wraps_to_zero_and_five_batches_are_retained() {
         let mut p = ProducerStateManager::default();
         p.on_appended(&header(0, i32::MAX, 1), 0, 0);
         assert_eq!(p.check_sequence(&header(0, 0, 1), 0), SequenceCheck::Accepted);
@@ -179,7 +197,7 @@ mod tests {
         assert_ne!(
             p.check_sequence(&header(0, i32::MAX, 1), 0),
             SequenceCheck::Duplicate(0),
-            "the sixth is forgotten"
+            "only the last five batches are retained"
         );
     }
 }

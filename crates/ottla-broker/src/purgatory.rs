@@ -1,37 +1,51 @@
-//! Produce requests that wait for replicas (`acks=all`): they hold what is known so far, and are answered once
-//! every replica in sync has the batches, or the leader has gone, or their time is over.
+//! The purgatory: Produce requests with `acks=all` that wait until the ISR has their batches.
+//!
+//! The Produce handler puts them here. The socket server and the simulation call
+//! [`Core::try_complete_produce`] when replicas advance. A request completes when the high
+//! watermark passes all its batches, when a leader has changed, or at its deadline.
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::Uuid;
 use ottla_protocol::messages::{ProduceRequest, ProduceResponse};
 
-use crate::core::{ClockReading, Core, HandleResult, send_response};
+use crate::api::send_response;
+use crate::core::{ClockReading, Core, HandleResult};
 
-/// A batch that was appended and has to be copied.
+/// An appended batch that waits for its replicas.
 #[derive(Debug, Clone)]
 pub(crate) struct ProducePartitionStatus {
     pub(crate) topic: String,
     pub(crate) topic_id: Uuid,
     pub(crate) partition: i32,
+    /// The leader epoch at the append.
     pub(crate) leader_epoch: i32,
-    /// The offset behind it.
+    /// The batch is replicated when the high watermark reaches this offset.
     pub(crate) required_offset: i64,
-    /// Where its answer stands in the response.
-    pub(crate) response_index: (usize, usize),
+    pub(crate) response_index: ResponseIndex,
 }
 
-/// A request that waits.
+/// The position of a partition's part in a Produce response.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResponseIndex {
+    /// The index of the topic in the response.
+    pub(crate) topic: usize,
+    /// The index of the partition in the topic.
+    pub(crate) partition: usize,
+}
+
+/// A Produce request that waits for its replicas.
 #[derive(Debug)]
 pub(crate) struct DelayedProduce {
     pub(crate) node: i32,
     pub(crate) version: i16,
     pub(crate) correlation_id: i32,
     pub(crate) deadline_ms: u64,
+    /// The response so far: complete except for the pending partitions.
     pub(crate) response: ProduceResponse,
     pub(crate) pending_partitions: Vec<ProducePartitionStatus>,
 }
 
-/// What has become of a batch that waits.
+/// Whether a batch is replicated.
 enum AckStatus {
     Pending,
     Acknowledged,
@@ -39,64 +53,70 @@ enum AckStatus {
 }
 
 impl Core {
-    /// Puts a request aside; the ticket to ask with.
-    pub(crate) fn delay_produce(&mut self, pending: DelayedProduce) -> u64 {
+    /// Adds a request to the purgatory and returns its id.
+    pub(crate) fn delay_produce(&mut self, request: DelayedProduce) -> u64 {
         self.last_delayed_id += 1;
-        self.produce_purgatory.insert(self.last_delayed_id, pending);
+        self.produce_purgatory.insert(self.last_delayed_id, request);
         self.last_delayed_id
     }
 
-    /// The answer to a request that was put aside ([`Reply::Later`]), if it can be given by now.
-    pub fn try_complete_produce(&mut self, ticket: u64, now: ClockReading) -> Option<HandleResult> {
-        let Some(mut pending) = self.produce_purgatory.remove(&ticket) else {
-            return Some(HandleResult::CloseConnection("the node ended".to_owned()));
+    /// Returns the result of a delayed Produce request, or `None` while it has to wait.
+    ///
+    /// `id` is from [`HandleResult::DelayedProduce`]. The result closes the connection if the node
+    /// has stopped since.
+    pub fn try_complete_produce(&mut self, id: u64, now: ClockReading) -> Option<HandleResult> {
+        let Some(mut request) = self.produce_purgatory.remove(&id) else {
+            return Some(HandleResult::CloseConnection("the node has stopped".to_owned()));
         };
-        let over = pending.deadline_ms <= now.mono_ms;
-        let waiting = std::mem::take(&mut pending.pending_partitions);
-        for w in waiting {
-            let code = match self.ack_status(&w) {
-                AckStatus::Pending if !over => {
-                    pending.pending_partitions.push(w);
+        let is_expired = request.deadline_ms <= now.mono_ms;
+        for partition in std::mem::take(&mut request.pending_partitions) {
+            let code = match self.ack_status(&partition) {
+                AckStatus::Pending if !is_expired => {
+                    request.pending_partitions.push(partition);
                     continue;
                 }
                 AckStatus::Pending => ErrorCode::REQUEST_TIMED_OUT,
                 AckStatus::Acknowledged => continue,
                 AckStatus::Failed(code) => code,
             };
-            let (t, p) = w.response_index;
-            pending.response.responses[t].partition_responses[p].error_code = code.0;
+            let index = partition.response_index;
+            let topic = &mut request.response.responses[index.topic];
+            topic.partition_responses[index.partition].error_code = code.0;
         }
-        if pending.pending_partitions.is_empty() {
-            return Some(pending.into_handle_result());
+        if request.pending_partitions.is_empty() {
+            return Some(request.into_handle_result());
         }
-        self.produce_purgatory.insert(ticket, pending);
+        self.produce_purgatory.insert(id, request);
         None
     }
 
-    /// Nobody asks for this answer any more.
-    pub fn cancel_produce(&mut self, ticket: u64) {
-        self.produce_purgatory.remove(&ticket);
+    /// Removes a delayed Produce request whose connection is closed. Its batches stay in the log.
+    pub fn cancel_produce(&mut self, id: u64) {
+        self.produce_purgatory.remove(&id);
     }
 
-    fn ack_status(&self, w: &ProducePartitionStatus) -> AckStatus {
-        let topic = self.topics.by_name.get(&w.topic).filter(|t| t.id == w.topic_id);
+    fn ack_status(&self, status: &ProducePartitionStatus) -> AckStatus {
+        let topic = self.topics.by_name.get(&status.topic).filter(|t| t.id == status.topic_id);
         let Some(topic) = topic else {
             return AckStatus::Failed(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         };
-        let p = &topic.partitions[w.partition as usize];
-        if p.leader_epoch != w.leader_epoch {
+        let p = &topic.partitions[status.partition as usize];
+        // The new leader may lack the batch. The response keeps the base offset: it shows that the
+        // old leader had appended the batch.
+        if p.leader_epoch != status.leader_epoch {
             return AckStatus::Failed(ErrorCode::NOT_LEADER_OR_FOLLOWER);
         }
-        if p.high_watermark < w.required_offset {
+        if p.high_watermark < status.required_offset {
             return AckStatus::Pending;
         }
+        // The ISR has shrunk since the append: the batch is in fewer replicas than required.
         if (p.isr.len() as i32) < topic.config.min_insync_replicas.min(topic.replication_factor()) {
             return AckStatus::Failed(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND);
         }
         AckStatus::Acknowledged
     }
 
-    /// Requests to a node that ended are never answered.
+    /// Removes the requests of a stopped node: their connections close without a response.
     pub(crate) fn cancel_node_produces(&mut self, node: i32) {
         self.produce_purgatory.retain(|_, p| p.node != node);
     }

@@ -1,5 +1,7 @@
-//! A broker that misbehaves on the wire: one rule a fault, between what the core answers and what the socket is
-//! given. A rule is in force while its guard lives.
+//! Interceptors that change or withhold responses, so that tests can use a broker with faults.
+//!
+//! The socket server calls them with each response of the core before it writes to the socket. An
+//! interceptor stays installed while its [`InterceptorGuard`] lives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -8,39 +10,47 @@ use bytes::Bytes;
 use ottla_protocol::ApiKey;
 use parking_lot::Mutex;
 
-/// A request and its answer, as a rule sees them.
+/// A response that is about to be sent, described by its request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct InterceptedResponse<'c> {
-    /// The node that answers.
+    /// The id of the node that sends the response.
     pub node: i32,
-    /// The connection, numbered as they came.
+    /// The connection's number: 0 for the first connection that the broker accepted.
     pub connection_id: u64,
-    /// What was asked.
+    /// The API of the request.
     pub api: ApiKey,
-    /// At which version.
+    /// The version of the request.
     pub version: i16,
     /// The correlation id of the request.
     pub correlation_id: i32,
-    /// The request, without its length.
+    /// The request frame, without its length.
     pub request: &'c Bytes,
-    /// How often this rule was asked before.
+    /// The number of earlier calls of this interceptor.
     pub call_index: u64,
 }
 
-/// What goes out in place of an answer.
+/// What the broker does in place of sending a response. The bytes include the frame's length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResponseAction {
-    /// These bytes, at once.
+    /// Sends these bytes at once.
     Send(Vec<u8>),
-    /// These bytes, each in a segment of its own.
+    /// Sends these bytes in one write for each byte.
     SendByteByByte(Vec<u8>),
-    /// Kept back until so many answers are there (or no further request comes), then all in one segment.
-    Coalesce(Vec<u8>, usize),
-    /// These bytes, and the connection ends.
+    /// Keeps these bytes back and sends them in one write with the responses that follow.
+    ///
+    /// The write happens when `max_responses` are there, or when no further request has arrived
+    /// for 20 ms.
+    Coalesce {
+        /// The response frame.
+        frame: Vec<u8>,
+        /// The number of responses in one write.
+        max_responses: usize,
+    },
+    /// Sends these bytes and closes the connection.
     SendAndClose(Vec<u8>),
-    /// Nothing; the connection stays as it is, and nothing is ever said on it again.
+    /// Sends nothing, now or later, and keeps the connection open.
     Stall,
 }
 
@@ -52,7 +62,7 @@ struct InstalledInterceptor {
     interceptor: Box<ResponseInterceptor>,
 }
 
-/// All rules of a broker.
+/// All installed interceptors of a broker, in the order of installation.
 #[derive(Default)]
 pub(crate) struct ResponseInterceptors {
     next_id: AtomicU64,
@@ -61,13 +71,15 @@ pub(crate) struct ResponseInterceptors {
 
 impl std::fmt::Debug for ResponseInterceptors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} rules", self.interceptors.lock().len())
+        write!(f, "{} interceptors", self.interceptors.lock().len())
     }
 }
 
-/// A rule in force; dropping it takes it out of force.
+/// Keeps an interceptor installed; dropping the guard removes the interceptor.
+///
+/// [`EmbeddedBroker::intercept_responses`](crate::EmbeddedBroker::intercept_responses) returns it.
 #[derive(Debug)]
-#[must_use = "the rule ends with its guard"]
+#[must_use = "the interceptor is removed when its guard is dropped"]
 pub struct InterceptorGuard {
     id: u64,
     interceptors: Weak<ResponseInterceptors>,
@@ -75,39 +87,43 @@ pub struct InterceptorGuard {
 
 impl Drop for InterceptorGuard {
     fn drop(&mut self) {
-        if let Some(rules) = self.interceptors.upgrade() {
-            rules.interceptors.lock().retain(|r| r.id != self.id);
+        if let Some(registry) = self.interceptors.upgrade() {
+            registry.interceptors.lock().retain(|i| i.id != self.id);
         }
     }
 }
 
 impl ResponseInterceptors {
-    pub(crate) fn install(
-        self: &Arc<Self>,
-        act: impl FnMut(&InterceptedResponse<'_>, Vec<u8>) -> ResponseAction + Send + 'static,
-    ) -> InterceptorGuard {
+    /// Installs an interceptor after those that are installed.
+    pub(crate) fn install<F>(self: &Arc<Self>, interceptor: F) -> InterceptorGuard
+    where
+        F: FnMut(&InterceptedResponse<'_>, Vec<u8>) -> ResponseAction + Send + 'static,
+    {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.interceptors.lock().push(InstalledInterceptor {
             id,
             call_count: 0,
-            interceptor: Box::new(act),
+            interceptor: Box::new(interceptor),
         });
         InterceptorGuard { id, interceptors: Arc::downgrade(self) }
     }
 
-    /// What goes out: what the first rule makes of an answer, the next one of that, while it is bytes.
+    /// Calls the interceptors one after the other and returns the resulting action.
+    ///
+    /// Each one gets the bytes that the one before returned as [`ResponseAction::Send`]. Any other
+    /// action is final: the interceptors after it are not called.
     pub(crate) fn apply(
         &self,
-        mut call: InterceptedResponse<'_>,
+        mut response: InterceptedResponse<'_>,
         frame: Vec<u8>,
     ) -> ResponseAction {
-        let mut sent = ResponseAction::Send(frame);
-        for rule in self.interceptors.lock().iter_mut() {
-            let ResponseAction::Send(bytes) = sent else { return sent };
-            call.call_index = rule.call_count;
-            rule.call_count += 1;
-            sent = (rule.interceptor)(&call, bytes);
+        let mut action = ResponseAction::Send(frame);
+        for installed in self.interceptors.lock().iter_mut() {
+            let ResponseAction::Send(bytes) = action else { return action };
+            response.call_index = installed.call_count;
+            installed.call_count += 1;
+            action = (installed.interceptor)(&response, bytes);
         }
-        sent
+        action
     }
 }

@@ -1,4 +1,7 @@
-//! Topics and partitions, and where they stand on disk.
+//! The topics, their settings and their directories.
+//!
+//! [`crate::core`] and the admin handlers create and change topics here. The log of each partition
+//! is in [`crate::log`].
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,27 +10,29 @@ use std::path::{Path, PathBuf};
 
 use ottla_protocol::{ErrorCode, Uuid};
 
+use crate::core::{ApiError, ClockReading};
 use crate::log::Log;
 use crate::partition::{Partition, Replica};
 use crate::producer_state_manager::ProducerStateManager;
 
-/// One topic.
+/// A topic's id, partitions and settings.
 #[derive(Debug)]
 pub(crate) struct TopicState {
     pub(crate) id: Uuid,
     pub(crate) partitions: Vec<Partition>,
+    /// The settings that differ from the defaults, as a client gave them.
     pub(crate) config_overrides: BTreeMap<String, String>,
     pub(crate) config: TopicConfig,
 }
 
 impl TopicState {
-    /// Replicas a partition has.
+    /// Returns the number of replicas of a partition.
     pub(crate) fn replication_factor(&self) -> i32 {
         self.partitions.first().map_or(0, |p| p.replicas.len() as i32)
     }
 }
 
-/// The settings of a topic that decide something here.
+/// The settings of a topic that this broker uses, parsed.
 #[derive(Debug, Clone)]
 pub(crate) struct TopicConfig {
     pub(crate) max_message_bytes: usize,
@@ -37,8 +42,9 @@ pub(crate) struct TopicConfig {
     segment_bytes: u64,
 }
 
-/// Settings a topic can be given, with Kafka's defaults. Those about cleaning are kept and shown; nothing is
-/// ever cleaned here.
+/// The topic settings that this broker accepts, with Kafka's defaults.
+///
+/// The broker stores the retention and compaction settings, but never deletes or compacts.
 pub(crate) const TOPIC_CONFIG_DEFAULTS: &[(&str, &str)] = &[
     ("cleanup.policy", "delete"),
     ("compression.type", "producer"),
@@ -59,19 +65,19 @@ pub(crate) const TOPIC_CONFIG_DEFAULTS: &[(&str, &str)] = &[
 ];
 
 impl TopicConfig {
-    /// What the settings mean; or which is wrong.
-    pub(crate) fn new(settings: &BTreeMap<String, String>) -> Result<TopicConfig, String> {
+    /// Parses settings; the error names an invalid one.
+    pub(crate) fn new(overrides: &BTreeMap<String, String>) -> Result<TopicConfig, String> {
         let get = |name: &str| {
             let default = TOPIC_CONFIG_DEFAULTS.iter().find(|s| s.0 == name).map_or("", |s| s.1);
-            settings.get(name).map_or(default, String::as_str).to_owned()
+            overrides.get(name).map_or(default, String::as_str).to_owned()
         };
-        for (name, value) in settings {
+        for (name, value) in overrides {
             if !TOPIC_CONFIG_DEFAULTS.iter().any(|s| s.0 == name) {
                 return Err(format!("Unknown topic config name: {name}"));
             }
-            let numeric =
+            let is_numeric =
                 TOPIC_CONFIG_DEFAULTS.iter().any(|s| s.0 == name && s.1.parse::<f64>().is_ok());
-            if numeric && value.parse::<f64>().is_err() {
+            if is_numeric && value.parse::<f64>().is_err() {
                 return Err(format!("Invalid value {value} for configuration {name}"));
             }
         }
@@ -86,17 +92,26 @@ impl TopicConfig {
     }
 }
 
-/// All topics, in memory or under a directory.
+/// A topic to create.
+#[derive(Debug)]
+pub(crate) struct NewTopic {
+    pub(crate) id: Uuid,
+    /// The nodes of each partition's replicas; the first is the preferred leader.
+    pub(crate) replica_assignment: Vec<Vec<i32>>,
+    pub(crate) config_overrides: BTreeMap<String, String>,
+}
+
+/// All topics, in memory or in a directory.
 #[derive(Debug, Default)]
 pub(crate) struct TopicStore {
     pub(crate) by_name: BTreeMap<String, TopicState>,
     data_dir: Option<PathBuf>,
     node_count: i32,
-    /// Held while the directory is used: two brokers over one log would ruin it.
+    /// Locked while the broker runs: two brokers would damage each other's logs.
     dir_lock: Option<File>,
 }
 
-/// Kafka's rule for topic names.
+/// Returns whether Kafka allows the topic name.
 pub(crate) fn is_valid_topic_name(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && name != "."
@@ -104,88 +119,97 @@ pub(crate) fn is_valid_topic_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// Partitions a topic may have here.
+/// The largest number of partitions of a topic.
 pub(crate) const MAX_PARTITIONS: i32 = 10_000;
 
 impl TopicStore {
-    /// What a directory holds, recovered; nothing without one.
-    pub(crate) fn open(dir: Option<PathBuf>, nodes: i32, now_ms: i64) -> io::Result<TopicStore> {
-        let mut topics = TopicStore {
-            by_name: BTreeMap::new(),
-            data_dir: dir,
-            node_count: nodes,
-            dir_lock: None,
-        };
-        let Some(dir) = topics.data_dir.clone() else {
-            return Ok(topics);
+    /// Opens the topics of a directory and recovers their logs; without a directory there are none.
+    pub(crate) fn open(
+        data_dir: Option<PathBuf>,
+        node_count: i32,
+        now_ms: i64,
+    ) -> io::Result<TopicStore> {
+        let mut store =
+            TopicStore { by_name: BTreeMap::new(), data_dir, node_count, dir_lock: None };
+        let Some(dir) = store.data_dir.clone() else {
+            return Ok(store);
         };
         fs::create_dir_all(&dir)?;
         let lock = File::create(dir.join(".lock"))?;
         if let Err(e) = lock.try_lock() {
             return Err(io::Error::other(format!(
-                "{}: another broker uses it ({e})",
+                "cannot lock {}: another broker uses it ({e})",
                 dir.display()
             )));
         }
-        topics.dir_lock = Some(lock);
-        check_node_count(&dir, nodes)?;
-        // Per topic, for each partition the nodes that hold it.
-        let mut found: BTreeMap<String, BTreeMap<i32, Vec<i32>>> = BTreeMap::new();
-        for node in 1..=nodes {
-            let home = topics.node_dir(node).unwrap_or_else(|| dir.clone());
-            fs::create_dir_all(&home)?;
-            for (topic, n) in list_partition_dirs(&home)? {
-                found.entry(topic).or_default().entry(n).or_default().push(node);
-            }
-        }
-        for (name, held) in found {
-            let settings = read_config_overrides(&dir, &name)?;
-            let first = held.get(&0).and_then(|nodes| topics.node_dir(*nodes.first()?));
-            let read = first.ok_or_else(|| io::Error::other("there is no partition 0"));
-            let id = match read.and_then(|home| read_topic_id(&home.join(format!("{name}-0")))) {
+        store.dir_lock = Some(lock);
+        check_node_count(&dir, node_count)?;
+        for (name, nodes_by_partition) in store.find_topics(&dir)? {
+            let config_overrides = read_config_overrides(&dir, &name)?;
+            let first_node = nodes_by_partition.get(&0).and_then(|nodes| nodes.first());
+            let id = match first_node.and_then(|node| store.node_dir(*node)) {
+                Some(node_dir) => read_topic_id(&node_dir.join(format!("{name}-0"))),
+                None => Err(io::Error::other("there is no partition 0")),
+            };
+            let id = match id {
                 Ok(id) => id,
                 Err(e) => {
-                    tracing::warn!(topic = name, "passed over: {e}");
+                    tracing::warn!(topic = name, "topic ignored: {e}");
                     continue;
                 }
             };
-            let config = TopicConfig::new(&settings).map_err(io::Error::other)?;
-            let mut topic =
-                TopicState { id, partitions: Vec::new(), config_overrides: settings, config };
-            let count = held.keys().max().map_or(0, |n| n + 1);
-            let place = |n: i32| held.get(&n).cloned().unwrap_or_else(|| vec![1]);
-            topics.open_partitions(&name, &mut topic, count, place, now_ms)?;
-            topics.by_name.insert(name, topic);
+            let config = TopicConfig::new(&config_overrides).map_err(io::Error::other)?;
+            let mut topic = TopicState { id, partitions: Vec::new(), config_overrides, config };
+            let count = nodes_by_partition.keys().max().map_or(0, |n| n + 1);
+            let replicas = |n: i32| nodes_by_partition.get(&n).cloned().unwrap_or_else(|| vec![1]);
+            store.open_partitions(&name, &mut topic, count, replicas, now_ms)?;
+            store.by_name.insert(name, topic);
         }
-        Ok(topics)
+        Ok(store)
     }
 
-    /// Where a node keeps its logs: the directory itself where there is only one.
+    /// Finds the topics on disk: for each topic and partition, the nodes that have a replica.
+    fn find_topics(&self, dir: &Path) -> io::Result<BTreeMap<String, BTreeMap<i32, Vec<i32>>>> {
+        let mut found: BTreeMap<String, BTreeMap<i32, Vec<i32>>> = BTreeMap::new();
+        for node in 1..=self.node_count {
+            let node_dir = self.node_dir(node).unwrap_or_else(|| dir.to_owned());
+            fs::create_dir_all(&node_dir)?;
+            for (topic, n) in list_partition_dirs(&node_dir)? {
+                found.entry(topic).or_default().entry(n).or_default().push(node);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the directory of a node's logs: the data directory itself if there is one node.
     fn node_dir(&self, node: i32) -> Option<PathBuf> {
         let dir = self.data_dir.as_ref()?;
         Some(if self.node_count == 1 { dir.clone() } else { dir.join(format!("node-{node}")) })
     }
 
-    /// The nodes for a partition that nobody assigned: one behind the other, round the cluster.
-    pub(crate) fn assign_replicas(&self, partition: i32, replication: i32) -> Vec<i32> {
-        let count = replication.clamp(1, self.node_count);
+    /// Assigns a partition's replicas to nodes in round-robin order.
+    pub(crate) fn assign_replicas(&self, partition: i32, replication_factor: i32) -> Vec<i32> {
+        let count = replication_factor.clamp(1, self.node_count);
         (0..count).map(|i| (partition + i) % self.node_count + 1).collect()
     }
 
+    /// Opens or creates the logs of a topic's partitions, up to `count` partitions.
+    ///
+    /// `assigned_nodes` returns the nodes of a partition's replicas.
     fn open_partitions(
         &self,
         name: &str,
         topic: &mut TopicState,
-        to: i32,
-        place: impl Fn(i32) -> Vec<i32>,
+        count: i32,
+        assigned_nodes: impl Fn(i32) -> Vec<i32>,
         now_ms: i64,
     ) -> io::Result<()> {
-        for n in topic.partitions.len() as i32..to {
-            let full = format!("{name}-{n}");
+        for n in topic.partitions.len() as i32..count {
+            let partition_name = format!("{name}-{n}");
             let mut replicas = Vec::new();
-            for node in place(n) {
-                let mut producers = ProducerStateManager::default();
-                let dir = self.node_dir(node).map(|home| home.join(&full));
+            for node in assigned_nodes(n) {
+                let mut producer_state = ProducerStateManager::default();
+                let dir = self.node_dir(node).map(|node_dir| node_dir.join(&partition_name));
                 let log = match &dir {
                     None => Log::in_memory(),
                     Some(dir) => {
@@ -193,140 +217,137 @@ impl TopicStore {
                         let text = format!("version: 0\ntopic_id: {}", topic.id);
                         write_if_missing(&dir.join("partition.metadata"), &text)?;
                         Log::open(dir, topic.config.segment_bytes, |header, base| {
-                            producers.on_appended(&header.header, base, now_ms);
+                            producer_state.on_appended(&header.header, base, now_ms);
                         })?
                     }
                 };
-                replicas.push(Replica::new(node, log, producers, dir));
+                replicas.push(Replica::new(node, log, producer_state, dir));
             }
-            // A cluster that comes up again has had other leaders; one node keeps its epoch.
-            let last = replicas.iter().map(Replica::latest_epoch).max().unwrap_or(-1);
-            let epoch = if replicas.len() > 1 { last + 1 } else { last.max(0) };
-            let mut partition = Partition::new(full, replicas, epoch);
-            partition.schedule_fetches(|_| true, |_| 0, 0, now_ms)?;
+            // A restarted cluster elects a leader, and a leader's epoch must be new. A single node
+            // keeps its epoch.
+            let last_epoch = replicas.iter().map(Replica::latest_epoch).max().unwrap_or(-1);
+            let epoch = if replicas.len() > 1 { last_epoch + 1 } else { last_epoch.max(0) };
+            let mut partition = Partition::new(partition_name, replicas, epoch);
+            let now = ClockReading { mono_ms: 0, wall_ms: now_ms };
+            partition.schedule_fetches(|_| true, |_| 0, now)?;
             topic.partitions.push(partition);
         }
         Ok(())
     }
 
-    /// Makes a topic.
+    /// Checks a topic before its creation and returns its parsed settings.
+    pub(crate) fn validate_new(
+        &self,
+        name: &str,
+        topic: &NewTopic,
+    ) -> Result<TopicConfig, ApiError> {
+        let partitions = i32::try_from(topic.replica_assignment.len()).unwrap_or(i32::MAX);
+        if !is_valid_topic_name(name) {
+            let message = format!("{name:?} is not a valid topic name");
+            return Err(ApiError::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message));
+        }
+        if self.by_name.contains_key(name) {
+            let message = format!("Topic '{name}' already exists.");
+            return Err(ApiError::new(ErrorCode::TOPIC_ALREADY_EXISTS, message));
+        }
+        if !(1..=MAX_PARTITIONS).contains(&partitions) {
+            let message = format!("a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}");
+            return Err(ApiError::new(ErrorCode::INVALID_PARTITIONS, message));
+        }
+        TopicConfig::new(&topic.config_overrides)
+            .map_err(|e| ApiError::new(ErrorCode::INVALID_CONFIG, e))
+    }
+
+    /// Creates a topic.
     pub(crate) fn create(
         &mut self,
         name: &str,
-        places: &[Vec<i32>],
-        settings: BTreeMap<String, String>,
-        (id, now_ms): (Uuid, i64),
-        validate_only: bool,
-    ) -> Result<(), (ErrorCode, String)> {
-        let partitions = i32::try_from(places.len()).unwrap_or(i32::MAX);
-        if !is_valid_topic_name(name) {
-            return Err((
-                ErrorCode::INVALID_TOPIC_EXCEPTION,
-                format!("{name:?} is not a topic name"),
-            ));
-        }
-        if self.by_name.contains_key(name) {
-            return Err((
-                ErrorCode::TOPIC_ALREADY_EXISTS,
-                format!("Topic '{name}' already exists."),
-            ));
-        }
-        if !(1..=MAX_PARTITIONS).contains(&partitions) {
-            let message = format!("partitions must be 1 to {MAX_PARTITIONS}, not {partitions}");
-            return Err((ErrorCode::INVALID_PARTITIONS, message));
-        }
-        let config = TopicConfig::new(&settings).map_err(|e| (ErrorCode::INVALID_CONFIG, e))?;
-        if validate_only {
-            return Ok(());
-        }
-        let mut topic =
-            TopicState { id, partitions: Vec::new(), config_overrides: settings, config };
-        let place = |n: i32| places[n as usize].clone();
-        let made = self.open_partitions(name, &mut topic, partitions, place, now_ms);
-        let made = made.and_then(|()| self.write_config_overrides(name, &topic));
-        made.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
+        topic: NewTopic,
+        now_ms: i64,
+    ) -> Result<(), ApiError> {
+        let config = self.validate_new(name, &topic)?;
+        let NewTopic { id, replica_assignment, config_overrides } = topic;
+        let count = replica_assignment.len() as i32;
+        let mut topic = TopicState { id, partitions: Vec::new(), config_overrides, config };
+        let assigned_nodes = |n: i32| replica_assignment[n as usize].clone();
+        self.open_partitions(name, &mut topic, count, assigned_nodes, now_ms)
+            .and_then(|()| self.write_config_overrides(name, &topic))
+            .map_err(storage_error)?;
         self.by_name.insert(name.to_owned(), topic);
         Ok(())
     }
 
-    /// Gives a topic more partitions.
+    /// Checks whether a topic may have `count` partitions.
+    pub(crate) fn validate_partition_count(&self, name: &str, count: i32) -> Result<(), ApiError> {
+        let topic = self.by_name.get(name).ok_or_else(unknown_topic)?;
+        let current = topic.partitions.len() as i32;
+        if count <= current || count > MAX_PARTITIONS {
+            let message = format!(
+                "cannot change {current} partitions to {count}: the number must increase, and \
+                 the limit is {MAX_PARTITIONS}"
+            );
+            return Err(ApiError::new(ErrorCode::INVALID_PARTITIONS, message));
+        }
+        Ok(())
+    }
+
+    /// Raises a topic's number of partitions to `count`.
     pub(crate) fn create_partitions(
         &mut self,
         name: &str,
-        to: i32,
+        count: i32,
         now_ms: i64,
-        validate_only: bool,
-    ) -> Result<(), (ErrorCode, String)> {
-        let Some(mut topic) = self.by_name.remove(name) else {
-            return Err((
-                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-                "This topic does not exist.".to_owned(),
-            ));
-        };
-        let has = topic.partitions.len() as i32;
-        let result = if to <= has || to > MAX_PARTITIONS {
-            let message = format!("the topic has {has} partitions; {to} is not more, or too many");
-            Err((ErrorCode::INVALID_PARTITIONS, message))
-        } else if validate_only {
-            Ok(())
-        } else {
-            let replication = topic.replication_factor();
-            let place = |n: i32| self.assign_replicas(n, replication);
-            let grown = self.open_partitions(name, &mut topic, to, place, now_ms);
-            grown.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))
-        };
+    ) -> Result<(), ApiError> {
+        self.validate_partition_count(name, count)?;
+        // Removed from the map while its partitions open, which borrows the store.
+        let mut topic = self.by_name.remove(name).ok_or_else(unknown_topic)?;
+        let factor = topic.replication_factor();
+        let assigned_nodes = |n: i32| self.assign_replicas(n, factor);
+        let result = self.open_partitions(name, &mut topic, count, assigned_nodes, now_ms);
         self.by_name.insert(name.to_owned(), topic);
-        result
+        result.map_err(storage_error)
     }
 
     /// Changes a setting of a topic.
     pub(crate) fn set_config(
         &mut self,
         name: &str,
-        setting: &str,
+        config: &str,
         value: &str,
-    ) -> Result<(), (ErrorCode, String)> {
-        let Some(mut topic) = self.by_name.remove(name) else {
-            let message = "This topic does not exist.".to_owned();
-            return Err((ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, message));
-        };
-        let mut settings = topic.config_overrides.clone();
-        settings.insert(setting.to_owned(), value.to_owned());
-        let result = match TopicConfig::new(&settings) {
+    ) -> Result<(), ApiError> {
+        let mut topic = self.by_name.remove(name).ok_or_else(unknown_topic)?;
+        let mut overrides = topic.config_overrides.clone();
+        overrides.insert(config.to_owned(), value.to_owned());
+        let result = match TopicConfig::new(&overrides) {
             Ok(config) => {
-                (topic.config_overrides, topic.config) = (settings, config);
-                let written = self.write_config_overrides(name, &topic);
-                written.map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))
+                (topic.config_overrides, topic.config) = (overrides, config);
+                self.write_config_overrides(name, &topic).map_err(storage_error)
             }
-            Err(e) => Err((ErrorCode::INVALID_CONFIG, e)),
+            Err(e) => Err(ApiError::new(ErrorCode::INVALID_CONFIG, e)),
         };
         self.by_name.insert(name.to_owned(), topic);
         result
     }
 
-    /// Deletes a topic.
-    pub(crate) fn delete(&mut self, name: &str) -> Result<(), (ErrorCode, String)> {
-        let Some(topic) = self.by_name.remove(name) else {
-            return Err((
-                ErrorCode::UNKNOWN_TOPIC_OR_PARTITION,
-                "This topic does not exist.".to_owned(),
-            ));
-        };
-        let Some(dir) = &self.data_dir else { return Ok(()) };
-        let remove = |path: PathBuf| {
-            if path.exists() { fs::remove_dir_all(path) } else { Ok(()) }
-        };
-        // The first partition last: a topic that is half deleted is still one that can be opened.
+    /// Deletes a topic and its directories.
+    pub(crate) fn delete(&mut self, name: &str) -> Result<(), ApiError> {
+        let topic = self.by_name.remove(name).ok_or_else(unknown_topic)?;
+        let Some(data_dir) = &self.data_dir else { return Ok(()) };
+        // Partition 0 is removed last: `open` reads the topic id from it, so a topic that is
+        // partly deleted can still be opened and deleted again.
         for p in topic.partitions.iter().rev() {
-            for home in p.assigned_replicas().into_iter().filter_map(|node| self.node_dir(node)) {
-                remove(home.join(p.name()))
-                    .map_err(|e| (ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
+            for node_dir in p.assigned_replicas().into_iter().filter_map(|n| self.node_dir(n)) {
+                let dir = node_dir.join(p.name());
+                if dir.exists() {
+                    fs::remove_dir_all(dir).map_err(storage_error)?;
+                }
             }
         }
-        let _ = fs::remove_file(config_path(dir, name));
+        let _ = fs::remove_file(config_path(data_dir, name));
         Ok(())
     }
 
+    /// Returns the name of the topic with an id.
     pub(crate) fn topic_name(&self, id: Uuid) -> Option<&str> {
         self.by_name.iter().find(|(_, t)| t.id == id).map(|(name, _)| name.as_str())
     }
@@ -343,10 +364,19 @@ impl TopicStore {
     }
 }
 
-/// Partitions in a node's directory.
-fn list_partition_dirs(home: &Path) -> io::Result<Vec<(String, i32)>> {
+fn unknown_topic() -> ApiError {
+    ApiError::new(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, "This topic does not exist.")
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn storage_error(e: io::Error) -> ApiError {
+    ApiError::new(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
+}
+
+/// Returns the topic and number of each partition in a node's directory.
+fn list_partition_dirs(node_dir: &Path) -> io::Result<Vec<(String, i32)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(home)? {
+    for entry in fs::read_dir(node_dir)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let parts = name.rsplit_once('-').and_then(|(t, n)| Some((t, n.parse::<i32>().ok()?)));
@@ -359,29 +389,39 @@ fn list_partition_dirs(home: &Path) -> io::Result<Vec<(String, i32)>> {
     Ok(found)
 }
 
-/// A directory of one node is not one of several, and the other way round.
+/// Fails if a directory was written by a cluster with another number of nodes.
+///
+/// One node writes to the data directory itself, several nodes write to `node-1`, `node-2`, ...
 fn check_node_count(dir: &Path, nodes: i32) -> io::Result<()> {
-    let several = dir.join("node-1").is_dir();
-    let wrong =
-        if nodes == 1 { several } else { !several && !list_partition_dirs(dir)?.is_empty() };
-    let beyond = nodes > 1 && dir.join(format!("node-{}", nodes + 1)).is_dir();
-    if wrong || beyond {
-        let why = format!("{}: it was written by another number of nodes", dir.display());
-        return Err(io::Error::other(why));
+    let has_node_dirs = dir.join("node-1").is_dir();
+    let has_other_layout = if nodes == 1 {
+        has_node_dirs
+    } else {
+        !has_node_dirs && !list_partition_dirs(dir)?.is_empty()
+    };
+    let has_more_nodes = nodes > 1 && dir.join(format!("node-{}", nodes + 1)).is_dir();
+    if has_other_layout || has_more_nodes {
+        let message = format!(
+            "{} was written by another number of nodes than {nodes}; use that number or another \
+             directory",
+            dir.display()
+        );
+        return Err(io::Error::other(message));
     }
     Ok(())
 }
 
-/// Writes a file that is not there yet, whole or not at all.
+/// Writes a file if it does not exist. The rename makes the write atomic.
 fn write_if_missing(path: &Path, text: &str) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let half = path.with_extension("half");
-    fs::write(&half, text)?;
-    fs::rename(half, path)
+    let temporary = path.with_extension("half");
+    fs::write(&temporary, text)?;
+    fs::rename(temporary, path)
 }
 
+/// Returns the path of a topic's settings file. Kafka keeps these settings in its metadata log.
 fn config_path(dir: &Path, topic: &str) -> PathBuf {
     dir.join("topic-settings").join(topic)
 }
@@ -402,5 +442,7 @@ fn read_topic_id(dir: &Path) -> io::Result<Uuid> {
     let text = fs::read_to_string(dir.join("partition.metadata"))?;
     let id =
         text.lines().find_map(|l| l.strip_prefix("topic_id: ")).and_then(|t| Uuid::parse(t.trim()));
-    id.ok_or_else(|| io::Error::other(format!("{}: no topic id", dir.display())))
+    id.ok_or_else(|| {
+        io::Error::other(format!("{} has no topic id in partition.metadata", dir.display()))
+    })
 }

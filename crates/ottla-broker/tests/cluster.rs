@@ -1,8 +1,10 @@
-//! The cluster's core by hand: replicas, leaders, the high watermark, what a moved leader remembers.
+//! Tests of a cluster through its core: replication, leaders, the ISR and the high watermark.
 #![allow(missing_docs, clippy::disallowed_methods)]
 
 use bytes::Bytes;
-use ottla_broker::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
+use ottla_broker::{
+    BrokerConfig, ClockReading, Core, HandleResult, LocalAddress, MoveLeaderOptions,
+};
 use ottla_protocol::header::{decode_response, encode_request};
 use ottla_protocol::messages::*;
 use ottla_protocol::record::{BatchHeader, RecordBody};
@@ -17,11 +19,21 @@ fn clock_at(ms: u64) -> ClockReading {
     ClockReading { mono_ms: ms, wall_ms: 1_700_000_000_000 + ms as i64 }
 }
 
-/// One batch of one record.
-fn record_batch(producer: (i64, i16), sequence: i32, value: &str) -> Bytes {
+/// The producer id and epoch in a batch's header.
+#[derive(Clone, Copy)]
+struct ProducerIdAndEpoch {
+    id: i64,
+    epoch: i16,
+}
+
+const NO_PRODUCER: ProducerIdAndEpoch = ProducerIdAndEpoch { id: -1, epoch: -1 };
+const PRODUCER: ProducerIdAndEpoch = ProducerIdAndEpoch { id: 7, epoch: 0 };
+
+/// Returns a batch of one record.
+fn record_batch(producer: ProducerIdAndEpoch, sequence: i32, value: &str) -> Bytes {
     let mut records = Vec::new();
-    let none = std::iter::empty::<(&str, Option<&[u8]>)>();
-    let body = RecordBody::new(None, Some(value.as_bytes()), none);
+    let no_headers = std::iter::empty::<(&str, Option<&[u8]>)>();
+    let body = RecordBody::new(None, Some(value.as_bytes()), no_headers);
     body.encode(&mut records, body.measure(0, 0));
     let header = BatchHeader {
         base_offset: 0,
@@ -30,13 +42,18 @@ fn record_batch(producer: (i64, i16), sequence: i32, value: &str) -> Bytes {
         last_offset_delta: 0,
         base_timestamp: 1_700_000_000_000,
         max_timestamp: 1_700_000_000_000,
-        producer_id: producer.0,
-        producer_epoch: producer.1,
+        producer_id: producer.id,
+        producer_epoch: producer.epoch,
         base_sequence: sequence,
         record_count: 1,
     };
     [&header.encode(&records)[..], &records].concat().into()
 }
+
+const COPY_FIRST: MoveLeaderOptions = MoveLeaderOptions { copy_first: true, allow_unclean: false };
+const WITHOUT_COPY: MoveLeaderOptions =
+    MoveLeaderOptions { copy_first: false, allow_unclean: false };
+const UNCLEAN: MoveLeaderOptions = MoveLeaderOptions { copy_first: false, allow_unclean: true };
 
 impl ClusterFixture {
     fn new(nodes: i32, min_isr: &str) -> ClusterFixture {
@@ -82,14 +99,22 @@ impl ClusterFixture {
         self.send_request(node, &produce_request(acks, records), 9)
     }
 
-    /// Code and base offset of a produce that is answered at once.
+    /// Returns the error and base offset of a Produce that completes at once.
     fn produce_completed(&mut self, node: i32, acks: i16, records: Bytes) -> (ErrorCode, i64) {
         error_and_offset(&self.send_for_response(node, &produce_request(acks, records), 9))
     }
 
-    fn try_complete_produce(&mut self, ticket: u64) -> Option<(ErrorCode, i64)> {
-        let reply = self.core.try_complete_produce(ticket, clock_at(self.now_ms))?;
-        let HandleResult::SendResponse(out) = reply else { panic!("{reply:?}") };
+    /// Sends a Produce with `acks=all` and returns the id under which it waits for replicas.
+    fn produce_delayed(&mut self, node: i32, records: Bytes) -> u64 {
+        match self.produce(node, -1, records) {
+            HandleResult::DelayedProduce { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn try_complete_produce(&mut self, id: u64) -> Option<(ErrorCode, i64)> {
+        let result = self.core.try_complete_produce(id, clock_at(self.now_ms))?;
+        let HandleResult::SendResponse(out) = result else { panic!("{result:?}") };
         let frame = Bytes::from(out).slice(4..);
         Some(error_and_offset(&decode_response::<ProduceRequest>(&frame, 9).unwrap()))
     }
@@ -100,12 +125,12 @@ impl ClusterFixture {
     }
 
     fn describe_partition(&self) -> (i32, Vec<i32>, Vec<i64>) {
-        let (leader, mut isr, ends) = self.core.describe_partition("t", 0).unwrap();
-        isr.sort_unstable();
-        (leader, isr, ends.into_values().collect())
+        let mut p = self.core.describe_partition("t", 0).unwrap();
+        p.isr.sort_unstable();
+        (p.leader, p.isr, p.log_end_offsets.into_values().collect())
     }
 
-    /// What a consumer sees at a node: the high watermark, or an error.
+    /// Returns the latest offset that a consumer gets from a node, which is the high watermark.
     fn high_watermark_at(&mut self, node: i32) -> Result<i64, ErrorCode> {
         let partition = ListOffsetsPartition {
             partition_index: 0,
@@ -118,8 +143,9 @@ impl ClusterFixture {
             partitions: vec![partition],
             ..Default::default()
         };
-        let ask = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
-        let p = self.send_for_response(node, &ask, 4).topics[0].partitions[0].clone();
+        let request =
+            ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+        let p = self.send_for_response(node, &request, 4).topics[0].partitions[0].clone();
         if p.error_code == 0 { Ok(p.offset) } else { Err(ErrorCode(p.error_code)) }
     }
 }
@@ -136,11 +162,8 @@ fn error_and_offset(r: &ProduceResponse) -> (ErrorCode, i64) {
     (ErrorCode(p.error_code), p.base_offset)
 }
 
-const NO_PRODUCER: (i64, i16) = (-1, -1);
-const PRODUCER: (i64, i16) = (7, 0);
-
 #[test]
-fn followers_have_what_the_leader_has_and_only_the_leader_answers() {
+fn followers_replicate_and_only_the_leader_serves_clients() {
     let mut c = ClusterFixture::new(3, "2");
     assert_eq!(
         c.produce_completed(1, -1, record_batch(NO_PRODUCER, -1, "a")),
@@ -150,47 +173,47 @@ fn followers_have_what_the_leader_has_and_only_the_leader_answers() {
     assert_eq!(
         c.produce_completed(2, -1, record_batch(NO_PRODUCER, -1, "b")).0,
         ErrorCode::NOT_LEADER_OR_FOLLOWER,
-        "a follower takes nothing"
+        "a follower rejects Produce"
     );
     assert_eq!(c.high_watermark_at(1), Ok(1));
     assert_eq!(c.high_watermark_at(3), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
 }
 
 #[test]
-fn acks_all_waits_for_those_in_sync_and_one_does_not() {
+fn acks_all_waits_for_the_isr_and_acks_1_does_not() {
     let mut c = ClusterFixture::new(3, "1");
     c.core.set_fetch_delay(Some(|_| 30));
     assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")), (ErrorCode::NONE, 0));
-    assert_eq!(c.high_watermark_at(1), Ok(0), "nobody is shown what is not copied");
-    let HandleResult::DelayedProduce(ticket, until) =
+    assert_eq!(
+        c.high_watermark_at(1),
+        Ok(0),
+        "consumers do not see a record before it is replicated"
+    );
+    let HandleResult::DelayedProduce { id, deadline_ms } =
         c.produce(1, -1, record_batch(NO_PRODUCER, -1, "b"))
     else {
-        panic!()
+        panic!("a request with acks=all waits for the followers")
     };
-    assert_eq!(until, 1000);
+    assert_eq!(deadline_ms, 1000);
     c.advance(29);
-    assert_eq!(c.try_complete_produce(ticket), None);
+    assert_eq!(c.try_complete_produce(id), None);
     c.advance(1);
-    assert_eq!(c.try_complete_produce(ticket), Some((ErrorCode::NONE, 1)));
+    assert_eq!(c.try_complete_produce(id), Some((ErrorCode::NONE, 1)));
     assert_eq!(c.high_watermark_at(1), Ok(2));
 }
 
 #[test]
-fn a_follower_that_lags_leaves_the_isr_and_joins_again() {
+fn lagging_follower_leaves_the_isr_and_rejoins() {
     let mut c = ClusterFixture::new(3, "2");
     c.core.set_replication_paused(2, true, clock_at(0));
     c.core.set_replication_paused(3, true, clock_at(0));
-    let HandleResult::DelayedProduce(ticket, _) =
-        c.produce(1, -1, record_batch(NO_PRODUCER, -1, "a"))
-    else {
-        panic!()
-    };
+    let id = c.produce_delayed(1, record_batch(NO_PRODUCER, -1, "a"));
     c.advance(100);
     assert_eq!(c.describe_partition().1, [1]);
     assert_eq!(
-        c.try_complete_produce(ticket),
+        c.try_complete_produce(id),
         Some((ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND, 0)),
-        "it is there, and not as often as asked for"
+        "the batch is appended, but to fewer replicas than required"
     );
     assert_eq!(
         c.produce_completed(1, -1, record_batch(NO_PRODUCER, -1, "b")).0,
@@ -206,23 +229,20 @@ fn a_follower_that_lags_leaves_the_isr_and_joins_again() {
 }
 
 #[test]
-fn a_wait_that_is_too_long_is_timed_out() {
+fn delayed_produce_expires_with_request_timed_out() {
     let mut c = ClusterFixture::new(2, "1");
     c.core.set_replica_lag_time_max(5_000);
     c.core.set_replication_paused(2, true, clock_at(0));
-    let HandleResult::DelayedProduce(ticket, _) =
-        c.produce(1, -1, record_batch(NO_PRODUCER, -1, "a"))
-    else {
-        panic!()
-    };
+    let id = c.produce_delayed(1, record_batch(NO_PRODUCER, -1, "a"));
     c.advance(999);
-    assert_eq!(c.try_complete_produce(ticket), None);
+    assert_eq!(c.try_complete_produce(id), None);
     c.advance(1);
-    assert_eq!(c.try_complete_produce(ticket).unwrap().0, ErrorCode::REQUEST_TIMED_OUT);
+    assert_eq!(c.try_complete_produce(id).unwrap().0, ErrorCode::REQUEST_TIMED_OUT);
 }
 
+// CASES: B7.
 #[test]
-fn b7_a_moved_leader_knows_the_producer_from_its_own_log() {
+fn new_leader_has_the_producer_state_of_its_log() {
     let mut c = ClusterFixture::new(2, "1");
     for i in 0..7 {
         assert_eq!(
@@ -235,12 +255,12 @@ fn b7_a_moved_leader_knows_the_producer_from_its_own_log() {
     assert_eq!(
         c.produce_completed(2, -1, record_batch(PRODUCER, 2, "v")),
         (ErrorCode::NONE, 2),
-        "one of the last five"
+        "a retry of one of the last five batches is a duplicate"
     );
     assert_eq!(
         c.produce_completed(2, -1, record_batch(PRODUCER, 1, "v")).0,
         ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
-        "no more than five"
+        "an older batch is not recognized"
     );
     assert_eq!(c.produce_completed(2, -1, record_batch(PRODUCER, 7, "v")), (ErrorCode::NONE, 7));
     c.core.start_node(1, clock_at(0));
@@ -248,48 +268,49 @@ fn b7_a_moved_leader_knows_the_producer_from_its_own_log() {
 }
 
 #[test]
-fn what_was_not_copied_is_lost_with_its_leader_and_forgotten() {
+fn unreplicated_batches_and_their_sequences_are_lost_with_the_leader() {
     let mut c = ClusterFixture::new(2, "1");
     assert_eq!(c.produce_completed(1, -1, record_batch(PRODUCER, 0, "a")).0, ErrorCode::NONE);
     c.core.set_fetch_delay(Some(|_| 50));
     assert_eq!(c.produce_completed(1, 1, record_batch(PRODUCER, 1, "b")).0, ErrorCode::NONE);
-    let HandleResult::DelayedProduce(ticket, _) = c.produce(1, -1, record_batch(PRODUCER, 2, "c"))
-    else {
-        panic!()
-    };
-    assert!(c.core.move_leader("t", 0, 2, (false, false), clock_at(0)));
+    let id = c.produce_delayed(1, record_batch(PRODUCER, 2, "c"));
+    assert!(c.core.move_leader("t", 0, 2, WITHOUT_COPY, clock_at(0)));
     assert_eq!(
-        c.try_complete_produce(ticket),
+        c.try_complete_produce(id),
         Some((ErrorCode::NOT_LEADER_OR_FOLLOWER, 2)),
-        "the offset says that it was appended"
+        "the offset shows that the old leader appended the batch"
     );
     c.advance(50);
-    assert_eq!(c.describe_partition(), (2, vec![1, 2], vec![1, 1]), "the old leader cut its log");
+    assert_eq!(
+        c.describe_partition(),
+        (2, vec![1, 2], vec![1, 1]),
+        "the old leader truncates its log"
+    );
     assert_eq!(
         c.produce_completed(2, 1, record_batch(PRODUCER, 2, "c")).0,
         ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
     );
     assert_eq!(c.produce_completed(2, 1, record_batch(PRODUCER, 1, "B")), (ErrorCode::NONE, 1));
     c.advance(50);
-    assert!(c.core.move_leader("t", 0, 1, (true, false), clock_at(c.now_ms)));
+    assert!(c.core.move_leader("t", 0, 1, COPY_FIRST, clock_at(c.now_ms)));
     assert_eq!(
         c.produce_completed(1, 1, record_batch(PRODUCER, 1, "B")),
         (ErrorCode::NONE, 1),
-        "a duplicate, known"
+        "the retry is a duplicate on the next leader"
     );
 }
 
 #[test]
-fn a_move_that_keeps_the_tail_loses_nothing() {
+fn leader_move_with_copy_first_loses_no_records() {
     let mut c = ClusterFixture::new(2, "1");
     c.core.set_fetch_delay(Some(|_| 50));
     assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
-    assert!(c.core.move_leader("t", 0, 2, (true, false), clock_at(0)));
+    assert!(c.core.move_leader("t", 0, 2, COPY_FIRST, clock_at(0)));
     assert_eq!(c.describe_partition().2, [1, 1]);
 }
 
 #[test]
-fn the_last_in_sync_is_waited_for_unless_an_unclean_election_is_asked_for() {
+fn last_in_sync_replica_leads_again_unless_an_unclean_election_happens() {
     let mut c = ClusterFixture::new(2, "1");
     c.core.set_replication_paused(2, true, clock_at(0));
     assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
@@ -297,11 +318,11 @@ fn the_last_in_sync_is_waited_for_unless_an_unclean_election_is_asked_for() {
     c.core.stop_node(1, clock_at(c.now_ms));
     assert_eq!(c.describe_partition(), (-1, vec![1], vec![1, 0]));
     assert_eq!(c.high_watermark_at(2), Err(ErrorCode::NOT_LEADER_OR_FOLLOWER));
-    assert!(!c.core.move_leader("t", 0, 2, (false, false), clock_at(c.now_ms)));
+    assert!(!c.core.move_leader("t", 0, 2, WITHOUT_COPY, clock_at(c.now_ms)));
     c.core.start_node(1, clock_at(c.now_ms));
-    assert_eq!(c.describe_partition().0, 1, "it comes back with what it had");
+    assert_eq!(c.describe_partition().0, 1, "the node returns with its log and leads");
     c.core.stop_node(1, clock_at(c.now_ms));
-    assert!(c.core.move_leader("t", 0, 2, (false, true), clock_at(c.now_ms)));
+    assert!(c.core.move_leader("t", 0, 2, UNCLEAN, clock_at(c.now_ms)));
     c.core.set_replication_paused(2, false, clock_at(c.now_ms));
     assert_eq!(c.produce_completed(2, 1, record_batch(NO_PRODUCER, -1, "b")), (ErrorCode::NONE, 0));
     c.core.start_node(1, clock_at(c.now_ms));
@@ -309,16 +330,16 @@ fn the_last_in_sync_is_waited_for_unless_an_unclean_election_is_asked_for() {
     assert_eq!(
         c.describe_partition(),
         (2, vec![1, 2], vec![1, 1]),
-        "what was acknowledged is gone"
+        "an unclean election loses an acknowledged record"
     );
 }
 
 #[test]
-fn metadata_names_who_runs_and_who_leads() {
+fn metadata_has_live_brokers_and_new_leaders() {
     let mut c = ClusterFixture::new(3, "2");
     c.core.stop_node(1, clock_at(0));
-    let ask = MetadataRequest { topics: None, ..Default::default() };
-    let m = c.send_for_response(2, &ask, 9);
+    let request = MetadataRequest { topics: None, ..Default::default() };
+    let m = c.send_for_response(2, &request, 9);
     let nodes: Vec<i32> = m.brokers.iter().map(|b| b.node_id).collect();
     assert_eq!((nodes, m.controller_id), (vec![2, 3], 2));
     let p = &m.topics[0].partitions[0];
@@ -326,13 +347,13 @@ fn metadata_names_who_runs_and_who_leads() {
     assert_eq!((&p.replica_nodes[..], &p.isr_nodes[..]), (&[1, 2, 3][..], &[2, 3][..]));
     assert_eq!(p.offline_replicas, [1]);
     assert!(
-        matches!(c.send_request(1, &ask, 9), HandleResult::CloseConnection(_)),
-        "a node that ended answers nothing"
+        matches!(c.send_request(1, &request, 9), HandleResult::CloseConnection(_)),
+        "a stopped node closes the connection"
     );
 }
 
 #[test]
-fn a_clusters_directory_is_read_again_and_not_by_another_number_of_nodes() {
+fn directory_is_recovered_only_with_the_same_number_of_nodes() {
     let dir = tempfile::tempdir().unwrap();
     let config = |nodes| {
         let mut config = BrokerConfig::default();
@@ -352,7 +373,7 @@ fn a_clusters_directory_is_read_again_and_not_by_another_number_of_nodes() {
     assert_eq!(
         c.produce_completed(leader, -1, record_batch(PRODUCER, 3, "v")),
         (ErrorCode::NONE, 3),
-        "a duplicate"
+        "the retry is a duplicate after the restart"
     );
     assert_eq!(
         c.produce_completed(leader, -1, record_batch(PRODUCER, 4, "v")),
@@ -366,40 +387,40 @@ fn a_clusters_directory_is_read_again_and_not_by_another_number_of_nodes() {
 }
 
 #[test]
-fn a_topic_made_while_nodes_are_down_does_without_them() {
+fn stopped_nodes_are_not_in_the_isr_of_a_new_topic() {
     let mut c = ClusterFixture::new(3, "1");
     c.core.stop_node(1, clock_at(0));
     c.core.create_topic("new", 3, clock_at(0)).unwrap();
     for p in 0..3 {
-        let (leader, isr, _) = c.core.describe_partition("new", p).unwrap();
-        assert!(leader > 1 && !isr.contains(&1), "{leader} {isr:?}");
+        let p = c.core.describe_partition("new", p).unwrap();
+        assert!(p.leader > 1 && !p.isr.contains(&1), "{p:?}");
     }
     c.core.start_node(1, clock_at(0));
     c.advance(0);
-    assert_eq!(c.core.describe_partition("new", 0).unwrap().1.len(), 3);
+    assert_eq!(c.core.describe_partition("new", 0).unwrap().isr.len(), 3);
 }
 
 #[test]
-fn a_move_that_keeps_the_tail_leaves_the_others_in_sync() {
+fn leader_move_with_copy_first_keeps_the_isr() {
     let mut c = ClusterFixture::new(3, "2");
     c.core.set_fetch_delay(Some(|_| 50));
     assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
-    assert!(c.core.move_leader("t", 0, 2, (true, false), clock_at(0)));
+    assert!(c.core.move_leader("t", 0, 2, COPY_FIRST, clock_at(0)));
     assert_eq!(c.describe_partition(), (2, vec![1, 2, 3], vec![1, 1, 0]));
 }
 
 #[test]
-fn leader_epochs_rise_over_a_restart_though_nothing_was_appended() {
+fn leader_epoch_increases_across_a_restart_without_appends() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = BrokerConfig::default();
     (config.node_count, config.data_dir) = (2, Some(dir.path().to_owned()));
     let epoch = |c: &mut ClusterFixture| {
-        let ask = MetadataRequest { topics: None, ..Default::default() };
-        c.send_for_response(1, &ask, 9).topics[0].partitions[0].leader_epoch
+        let request = MetadataRequest { topics: None, ..Default::default() };
+        c.send_for_response(1, &request, 9).topics[0].partitions[0].leader_epoch
     };
     let mut c = ClusterFixture::open(config.clone(), "1");
     for to in [2, 1, 2] {
-        assert!(c.core.move_leader("t", 0, to, (true, false), clock_at(0)));
+        assert!(c.core.move_leader("t", 0, to, COPY_FIRST, clock_at(0)));
     }
     let before = epoch(&mut c);
     drop(c);
@@ -408,7 +429,7 @@ fn leader_epochs_rise_over_a_restart_though_nothing_was_appended() {
 }
 
 #[test]
-fn a_timestamp_from_before_all_time_is_no_panic() {
+fn minimum_timestamp_is_appended_without_panic() {
     let mut c = ClusterFixture::new(1, "1");
     let mut bytes = record_batch(NO_PRODUCER, -1, "a").to_vec();
     let header = ottla_protocol::record::BatchHeaderView::parse(&bytes).unwrap().header;

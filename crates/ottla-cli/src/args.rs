@@ -1,11 +1,17 @@
-//! The command line as it is typed: one table for parsing, help, man page and completions.
+//! The options as clap tables. The parser, the help, the man page and the shell completions all
+//! come from them.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "ottla", version, about = "Records into Kafka", max_term_width = 100)]
+#[command(
+    name = "ottla",
+    version,
+    about = "Sends records to Kafka, measures a producer's throughput, runs a development broker",
+    max_term_width = 100
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -16,7 +22,7 @@ pub(crate) enum Command {
     /// Send records, one a line, from files or standard input.
     #[command(after_help = PRODUCE_NOTES)]
     Produce(Box<ProduceArgs>),
-    /// Send records as fast as can be, or at a rate, and tell how fast that was.
+    /// Measure throughput and latency, at full speed or at a given rate.
     #[command(after_help = PERF_NOTES)]
     Perf(Box<PerfArgs>),
     /// Run a small broker for development and tests.
@@ -31,27 +37,35 @@ pub(crate) enum Command {
 }
 
 const PRODUCE_NOTES: &str = "\
-Options are those of kafka-console-producer, and kcat's short ones. An option beats a property, a property \
-beats a file. Options that are not given leave the producer's own defaults.
+The options are those of kafka-console-producer and the short options of kcat. An option overrides \
+a property, and a property overrides a file. An option that is not given leaves the producer's \
+default.
 
-Reader properties: parse.key=false, key.separator=\\t, parse.headers=false, headers.delimiter=\\t, \
-headers.separator=, headers.key.separator=: ignore.error=false, null.marker (unset). A line is \
-h1:v1,h2:v2<headers.delimiter>key<key.separator>value.
+A line has the form h1:v1,h2:v2<headers.delimiter>key<key.separator>value. Reader properties, with \
+their defaults:
+  parse.key              false
+  parse.headers          false
+  key.separator          \\t
+  headers.delimiter      \\t
+  headers.separator      ,
+  headers.key.separator  :
+  ignore.error           false
+  null.marker            (not set)
 
-Input is bytes: a line ends at \\n, one \\r before it is dropped, anything else passes.
+The input is bytes, in any encoding. A line ends at \\n. One \\r before the \\n is removed.
 
-Status: 0 if every record was acknowledged (with acks=0: handed to the socket), 1 if some were not, 2 for \
-wrong usage or settings.";
+Exit status: 0 if every record was acknowledged (with acks=0: written to the socket), 1 if a \
+record failed or the input could not be read, 2 for a wrong option or setting.";
 
 #[derive(Debug, Args, Default)]
 pub(crate) struct ProduceArgs {
-    /// Files to read, in order; standard input if none, or for `-`.
+    /// Files to read, in this order; `-` or no file reads standard input.
     pub(crate) files: Vec<PathBuf>,
 
     /// The topic.
     #[arg(short = 't', long)]
     pub(crate) topic: String,
-    /// Brokers to ask first: host:port, separated by commas.
+    /// Brokers for the first connection: host:port, separated by commas.
     #[arg(
         short = 'b',
         long,
@@ -60,44 +74,50 @@ pub(crate) struct ProduceArgs {
         conflicts_with = "embedded"
     )]
     pub(crate) bootstrap_server: Option<String>,
-    /// Produce into a broker of this process's own.
+    /// Start a broker in this process and send to it.
     #[arg(long)]
     pub(crate) embedded: bool,
-    /// Where the embedded broker keeps its log, in Kafka's format; a temporary place if not given.
+    /// Directory for the embedded broker's log, in Kafka's format; default: a temporary directory.
     #[arg(long, value_name = "DIR", requires = "embedded")]
     pub(crate) data_dir: Option<PathBuf>,
 
-    /// Wait for each record's acknowledgement before the next is sent.
+    /// Wait for the acknowledgement of each record before the next record is sent.
     #[arg(long)]
     pub(crate) sync: bool,
-    /// The codec; gzip if no value is given.
-    #[arg(short = 'z', long, value_name = "CODEC", num_args = 0..=1, default_missing_value = "gzip")]
+    /// Compression codec: none, gzip, snappy, lz4 or zstd; gzip if no value is given.
+    #[arg(
+        short = 'z',
+        long,
+        value_name = "CODEC",
+        num_args = 0..=1,
+        default_missing_value = "gzip"
+    )]
     pub(crate) compression_codec: Option<String>,
-    /// Bytes of a batch (batch.size).
+    /// Maximum bytes of a batch (batch.size).
     #[arg(long, value_name = "BYTES")]
     pub(crate) batch_size: Option<String>,
-    /// Times a batch is sent again (retries).
+    /// How often a failed batch is sent again (retries).
     #[arg(long, value_name = "N")]
     pub(crate) message_send_max_retries: Option<String>,
-    /// Milliseconds before something is tried again (retry.backoff.ms).
+    /// Milliseconds to wait before a retry (retry.backoff.ms).
     #[arg(long, value_name = "MS")]
     pub(crate) retry_backoff_ms: Option<String>,
-    /// Milliseconds a batch waits for more records (linger.ms).
+    /// Milliseconds that a batch waits for more records (linger.ms).
     #[arg(long, value_name = "MS")]
     pub(crate) timeout: Option<String>,
-    /// Who must have a record: all, -1, 1 or 0 (acks).
+    /// Replicas that must have the record: all, -1, 1 or 0 (acks).
     #[arg(long, value_name = "ACKS", allow_hyphen_values = true)]
     pub(crate) request_required_acks: Option<String>,
-    /// Milliseconds a broker has to answer (request.timeout.ms).
+    /// Milliseconds to wait for a broker's response (request.timeout.ms).
     #[arg(long, value_name = "MS")]
     pub(crate) request_timeout_ms: Option<String>,
-    /// Milliseconds after which metadata is asked for again (metadata.max.age.ms).
+    /// Milliseconds after which metadata is requested again (metadata.max.age.ms).
     #[arg(long, value_name = "MS")]
     pub(crate) metadata_expiry_ms: Option<String>,
-    /// Milliseconds that sending may wait for metadata and memory (max.block.ms).
+    /// Milliseconds that a record may wait for metadata and memory (max.block.ms).
     #[arg(long, value_name = "MS")]
     pub(crate) max_block_ms: Option<String>,
-    /// Bytes that unacknowledged records may occupy (buffer.memory).
+    /// Maximum bytes of records that are not acknowledged yet (buffer.memory).
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_memory_bytes: Option<String>,
     /// Deprecated: the same as --batch-size, which it overrides.
@@ -107,13 +127,13 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub(crate) socket_buffer_size: Option<String>,
 
-    /// The reader of lines; only Kafka's own is there.
+    /// Class of the line reader; only Kafka's LineMessageReader is supported.
     #[arg(long, value_name = "CLASS")]
     pub(crate) line_reader: Option<String>,
-    /// A property of the reader, key=value; may be given several times.
+    /// A reader property, key=value; may be given several times.
     #[arg(long, value_name = "K=V")]
     pub(crate) reader_property: Vec<String>,
-    /// The same, by its older name.
+    /// Deprecated: the same as --reader-property.
     #[arg(long, value_name = "K=V")]
     pub(crate) property: Vec<String>,
     /// A file of reader properties.
@@ -125,101 +145,100 @@ pub(crate) struct ProduceArgs {
     /// Deprecated: the same as --command-property.
     #[arg(long, value_name = "K=V")]
     pub(crate) producer_property: Vec<String>,
-    /// A file of producer settings, in Java's properties format.
+    /// A file of producer settings, in the format of Java's properties files.
     #[arg(short = 'F', long, value_name = "FILE")]
     pub(crate) command_config: Option<PathBuf>,
     /// Deprecated: the same as --command-config.
     #[arg(long = "producer.config", value_name = "FILE")]
     pub(crate) producer_config: Option<PathBuf>,
 
-    /// The partition of every record; -1 leaves it to the partitioner.
+    /// The partition of every record; with -1 the partitioner chooses.
     #[arg(short = 'p', value_name = "N", allow_hyphen_values = true)]
     pub(crate) partition: Option<i32>,
-    /// What separates records, instead of a line's end; \n, \t, \0 and \xHH are understood.
+    /// Record delimiter, instead of the end of the line; may contain \n, \t, \0 and \xHH.
     #[arg(short = 'D', value_name = "DELIM")]
     pub(crate) delimiter: Option<String>,
-    /// What separates key from value; a record without it has no key.
+    /// Separator of key and value; a record without it has no key.
     #[arg(short = 'K', value_name = "DELIM")]
     pub(crate) key_delimiter: Option<String>,
-    /// The key of every record; with -K, of those that have none.
+    /// The key of every record; with -K: of every record that has no key.
     #[arg(short = 'k', value_name = "KEY")]
     pub(crate) key: Option<String>,
     /// A header of every record, name=value; may be given several times.
     #[arg(short = 'H', value_name = "NAME=VALUE")]
     pub(crate) header: Vec<String>,
-    /// Stop after so many records.
+    /// Stop after N records.
     #[arg(short = 'c', value_name = "N")]
     pub(crate) count: Option<u64>,
-    /// Empty keys and values are null.
+    /// Send empty keys and values as null.
     #[arg(short = 'Z')]
     pub(crate) null_empty: bool,
-    /// Files are split by the delimiter: what happens anyway, taken for kcat's sake.
+    /// Split files at the delimiter; this is always done, the option exists because kcat has it.
     #[arg(short = 'l')]
     pub(crate) lines: bool,
 
-    /// Print one JSON object a record on standard output.
+    /// Print the result of each record to standard output, as one JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Connection and metadata events on standard error.
+    /// Print connection and metadata events to standard error.
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
-    /// Everything on standard error.
+    /// Print all events to standard error.
     #[arg(short = 'd', long)]
     pub(crate) debug: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BrokerArgs {
-    /// The address to listen on; port 0 lets the system pick.
+    /// The address to listen on; with port 0 the system picks a free port.
     #[arg(long, value_name = "H:P", default_value = "127.0.0.1:9092")]
     pub(crate) listen: String,
-    /// The address clients are told; the one they came in by if not given.
+    /// The address that clients are to connect to; default: the one they have connected to.
     #[arg(long, value_name = "H:P")]
     pub(crate) advertise: Option<String>,
-    /// Where logs are kept, in Kafka's format; memory if not given.
+    /// Directory for the logs, in Kafka's format; default: logs are kept in memory.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// How many brokers the cluster has, each on a port of its own: the one given and those behind it.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100))]
+    /// Number of brokers in the cluster; they listen on --listen's port and the ports after it.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(i32).range(1..=100)
+    )]
     pub(crate) nodes: i32,
-    /// A topic to have from the start; may be given several times.
+    /// A topic to create at the start; may be given several times.
     #[arg(long, value_name = "NAME:PARTITIONS")]
     pub(crate) topic: Vec<String>,
-    /// Connection events on standard error.
+    /// Print connection events to standard error.
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
-    /// Everything on standard error.
+    /// Print all events to standard error.
     #[arg(short = 'd', long)]
     pub(crate) debug: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_table_is_sound() {
-        super::Cli::command().debug_assert();
-    }
-}
-
 const PERF_NOTES: &str = "\
-Options and output lines are those of kafka-producer-perf-test; with --json the last line is one JSON object, and \
-options are those of the drivers that other clients are measured with. Latency runs from the call of send to the \
-acknowledgement; at a rate, from the time at which the record was due, whether or not the producer kept up.
+The options and the output are those of kafka-producer-perf-test. With --json the last line of the \
+output is one JSON object, and options are also accepted by the names that the benchmarks of other \
+clients use.
 
-Status: 0 if every record was acknowledged, 1 if some were not, 2 for wrong usage or settings.";
+The latency of a record starts when the command calls send, and ends at the acknowledgement. With \
+a rate it starts when the record was due, even if the producer was late.
+
+Exit status: 0 if every record was acknowledged, 1 if a record failed, 2 for a wrong option or \
+setting.";
 
 /// How records are handed to the producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum SendMethod {
-    /// A topic's handle, tokens, one handler for all.
+    /// `Topic::enqueue`: a topic handle; the delivery handler gets the results.
     Handle,
-    /// The topic by its name, tokens, one handler for all.
+    /// `Producer::send`: the topic's name; the delivery handler gets the results.
     Name,
-    /// The topic's handle, a delivery for each record, kept until it has ended.
+    /// `Topic::send`: a topic handle, and a `Delivery` for each record.
     Delivery,
-    /// The topic's handle, a callback for each record.
+    /// `Topic::send_with`: a topic handle, and a callback for each record.
     Callback,
 }
 
@@ -228,25 +247,30 @@ pub(crate) struct PerfArgs {
     /// The topic.
     #[arg(long)]
     pub(crate) topic: String,
-    /// Records to send.
-    #[arg(long, alias = "records", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Number of records to send.
+    #[arg(
+        long,
+        alias = "records",
+        value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub(crate) num_records: u64,
-    /// Records a second; -1 for as many as can be.
+    /// Records a second; -1 for no limit.
     #[arg(long, value_name = "N", allow_hyphen_values = true, required_unless_present = "rate")]
     pub(crate) throughput: Option<f64>,
-    /// Bytes of a record, filled with letters.
+    /// Bytes of each value, filled with A to Z.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
     pub(crate) record_size: Option<u32>,
-    /// Records' values, drawn at random.
+    /// A file of values; each record gets one of them at random.
     #[arg(long, value_name = "FILE")]
     pub(crate) payload_file: Option<PathBuf>,
-    /// What separates values in the payload file.
+    /// Delimiter of the values in the payload file.
     #[arg(long, value_name = "TEXT", default_value = "\\n")]
     pub(crate) payload_delimiter: String,
-    /// The value is the record's number.
+    /// Send each record's number as its value.
     #[arg(long)]
     pub(crate) payload_monotonic: bool,
-    /// Brokers to ask first: host:port, separated by commas.
+    /// Brokers for the first connection: host:port, separated by commas.
     #[arg(short = 'b', long, alias = "bootstrap", value_name = "H:P,…")]
     pub(crate) bootstrap_server: Option<String>,
     /// Producer settings, key=value.
@@ -255,85 +279,115 @@ pub(crate) struct PerfArgs {
     /// A file of producer settings.
     #[arg(long, value_name = "FILE")]
     pub(crate) command_config: Option<PathBuf>,
-    /// Deprecated: --command-property.
+    /// Deprecated: the same as --command-property.
     #[arg(long, value_name = "K=V", num_args = 1.., conflicts_with = "command_property")]
     pub(crate) producer_props: Vec<String>,
-    /// Deprecated: --command-config.
+    /// Deprecated: the same as --command-config.
     #[arg(long = "producer.config", value_name = "FILE", conflicts_with = "command_config")]
     pub(crate) producer_config: Option<PathBuf>,
     /// Print all metrics at the end.
     #[arg(long, conflicts_with = "json")]
     pub(crate) print_metrics: bool,
-    /// Records that do not count, sent first.
+    /// Number of records at the start that are not measured.
     #[arg(long, alias = "warmup", value_name = "N", default_value_t = 0)]
     pub(crate) warmup_records: u64,
-    /// Milliseconds between lines of progress.
-    #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
+    /// Milliseconds between two lines of progress.
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 5000,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub(crate) reporting_interval: u64,
-    /// Keys, where there are any, are the numbers below this.
-    #[arg(long, value_name = "N", requires = "key_distribution", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Keys are the numbers from 0 to N - 1.
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "key_distribution",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub(crate) record_key_range: Option<u64>,
-    /// How keys are chosen.
+    /// How keys are chosen from the range.
     #[arg(long, value_name = "HOW", requires = "record_key_range")]
     pub(crate) key_distribution: Option<KeyDistribution>,
-    /// Begins what is drawn at random.
+    /// Seed of the random values and keys.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) random_seed: u64,
-    /// Transactions are not there yet.
+    /// Not supported yet: transactions.
     #[arg(long, value_name = "ID")]
     pub(crate) transactional_id: Option<String>,
-    /// Transactions are not there yet.
+    /// Not supported yet: transactions.
     #[arg(long, value_name = "MS")]
     pub(crate) transaction_duration_ms: Option<u64>,
 
-    /// How records are handed over.
+    /// How records are handed to the producer.
     #[arg(long, value_enum, default_value = "handle")]
     pub(crate) path: SendMethod,
-    /// Nothing but one JSON object.
+    /// Print only one JSON object with the results.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Bytes of each value in the payload file, one behind the other.
-    #[arg(long, value_name = "BYTES", requires = "payload_file", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Bytes of each value in the payload file, which then has no delimiters.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        requires = "payload_file",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     pub(crate) size: Option<u32>,
-    /// acks.
-    #[arg(long, value_name = "WHO", allow_hyphen_values = true)]
+    /// The setting acks.
+    #[arg(long, value_name = "ACKS", allow_hyphen_values = true)]
     pub(crate) acks: Option<String>,
-    /// linger.ms.
+    /// The setting linger.ms.
     #[arg(long, value_name = "MS")]
     pub(crate) linger_ms: Option<String>,
-    /// batch.size.
+    /// The setting batch.size.
     #[arg(long, value_name = "BYTES")]
     pub(crate) batch_bytes: Option<String>,
-    /// compression.type.
+    /// The setting compression.type.
     #[arg(long, value_name = "CODEC")]
     pub(crate) compression: Option<String>,
-    /// enable.idempotence.
+    /// The setting enable.idempotence.
     #[arg(long, value_name = "BOOL")]
     pub(crate) idempotent: Option<String>,
-    /// max.in.flight.requests.per.connection.
+    /// The setting max.in.flight.requests.per.connection.
     #[arg(long, value_name = "N")]
     pub(crate) in_flight: Option<String>,
-    /// buffer.memory.
+    /// The setting buffer.memory.
     #[arg(long, value_name = "BYTES")]
     pub(crate) buffer_memory: Option<String>,
-    /// Whether each record has a key of 8 bytes, all different.
+    /// Whether each record has a key of 8 bytes that no other record has.
     #[arg(long, value_name = "BOOL", default_value = "false", action = clap::ArgAction::Set)]
     pub(crate) keyed: bool,
-    /// Records a second, each due in its millisecond; 0 for as many as can be.
+    /// Records a second, each at the millisecond when it is due; 0 for no limit.
     #[arg(long, value_name = "N", conflicts_with = "throughput")]
     pub(crate) rate: Option<u64>,
-    /// Threads that send.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=64))]
+    /// Number of threads that send.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u64).range(1..=64)
+    )]
     pub(crate) threads: u64,
 }
 
-/// How keys are chosen.
+/// How keys are chosen from the range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum KeyDistribution {
-    /// No keys.
+    /// Records have no keys.
     None,
-    /// One after the other, round the range.
+    /// Each number in order, then from 0 again.
     Range,
-    /// Drawn at random.
+    /// A random number.
     Random,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_accepts_the_table() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -1,4 +1,4 @@
-//! `ottla broker`: the development broker, until a signal ends it.
+//! `ottla broker`: runs the embedded broker until a signal arrives.
 
 use std::io::Write;
 
@@ -10,17 +10,17 @@ use crate::args::BrokerArgs;
 use crate::{CliError, OK};
 
 pub(crate) fn run(args: BrokerArgs) -> Result<u8, CliError> {
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM]).map_err(|e| CliError::usage(format!("no signals: {e}")))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|e| CliError::usage(format!("cannot install the signal handlers: {e}")))?;
     let mut builder = EmbeddedBroker::builder().listen(&args.listen).node_count(args.nodes);
     if let Some(dir) = &args.data_dir {
         builder = builder.data_dir(dir);
     }
     if let Some(advertise) = &args.advertise {
-        let parts = advertise
+        let address = advertise
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        let (host, port) = parts
+        let (host, port) = address
             .ok_or_else(|| CliError::usage(format!("--advertise {advertise} is not host:port")))?;
         builder = builder.advertised_listener(host.trim_matches(['[', ']']), port);
     }
@@ -34,8 +34,9 @@ pub(crate) fn run(args: BrokerArgs) -> Result<u8, CliError> {
         builder = builder.topic(name, partitions);
     }
     let broker = builder.start().map_err(|e| {
-        CliError::usage(format!("the broker does not start on {}: {e}", args.listen))
+        CliError::usage(format!("the broker did not start on {}: {e}", args.listen))
     })?;
+    // Scripts read the address from the first line, so it must not stay in the buffer.
     println!("{}", broker.bootstrap_servers());
     let _ = std::io::stdout().flush();
     signals.forever().next();

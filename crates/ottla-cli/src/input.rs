@@ -1,4 +1,7 @@
-//! Input as bytes: cut into records at a delimiter, each taken apart into headers, key and value.
+//! Splits the input into lines, and each line into headers, key and value.
+//!
+//! `produce` reads a line with [`read_next_line`] and parses it with [`LineFormat::parse`]. The
+//! format is that of kafka-console-producer's LineMessageReader, extended by kcat's options.
 
 use std::io::{self, BufRead, Read};
 
@@ -6,13 +9,13 @@ use crate::CliError;
 use crate::args::ProduceArgs;
 use crate::settings::{read_file, split_property};
 
-/// How a line is taken apart.
+/// The format of a line: the reader properties and kcat's options.
 #[derive(Debug, Clone)]
 pub(crate) struct LineFormat {
     delimiter: Vec<u8>,
     parse_key: bool,
     key_separator: Vec<u8>,
-    /// kcat's `-K`: a line without the separator is a value.
+    /// With kcat's `-K`, a line without the separator is a value without a key.
     key_is_optional: bool,
     parse_headers: bool,
     headers_delimiter: Vec<u8>,
@@ -25,15 +28,15 @@ pub(crate) struct LineFormat {
     headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// A record, borrowed from its line.
+/// A record that borrows from its line.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ParsedRecord<'l> {
-    pub(crate) key: Option<&'l [u8]>,
-    pub(crate) value: Option<&'l [u8]>,
-    pub(crate) headers: Vec<(&'l str, Option<&'l [u8]>)>,
+pub(crate) struct ParsedRecord<'a> {
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) headers: Vec<(&'a str, Option<&'a [u8]>)>,
 }
 
-/// `\n`, `\t`, `\0`, `\\` and `\xHH`.
+/// Replaces the escapes `\n`, `\r`, `\t`, `\0`, `\\` and `\xHH`.
 fn unescape(text: &str) -> Result<Vec<u8>, CliError> {
     let (mut out, mut chars) = (Vec::new(), text.chars());
     while let Some(c) = chars.next() {
@@ -49,35 +52,52 @@ fn unescape(text: &str) -> Result<Vec<u8>, CliError> {
             Some('\\') => b'\\',
             Some('x') => {
                 let hex: String = chars.by_ref().take(2).collect();
-                u8::from_str_radix(&hex, 16)
-                    .map_err(|_| CliError::usage(format!("{text:?}: \\x wants two hex digits")))?
+                u8::from_str_radix(&hex, 16).map_err(|_| {
+                    CliError::usage(format!("{text:?}: \\x needs two hexadecimal digits"))
+                })?
             }
             _ => {
-                return Err(CliError::usage(format!("{text:?} has an escape that is not known")));
+                return Err(CliError::usage(format!(
+                    "{text:?} contains an unknown escape; use \\n, \\r, \\t, \\0, \\\\ or \\xHH"
+                )));
             }
         });
     }
-    if out.is_empty() { Err(CliError::usage("a delimiter cannot be empty")) } else { Ok(out) }
+    if out.is_empty() { Err(CliError::usage("a delimiter must not be empty")) } else { Ok(out) }
 }
 
-/// Kafka takes this one as a regular expression. Plain characters and escaped ones mean themselves; anything
-/// that would mean more is refused rather than taken for something else.
+/// Parses a property that is a regular expression in Kafka, if it only means plain text.
+///
+/// Any other expression is an error, because it would match something else than in Kafka.
 fn parse_literal(name: &str, text: &[u8]) -> Result<Vec<u8>, CliError> {
-    let (mut out, mut escaped) = (Vec::new(), false);
+    let (mut out, mut is_escaped) = (Vec::new(), false);
     for &b in text {
-        let special = b"[](){}*+?^$|.\\".contains(&b);
-        if escaped && !special || !escaped && special && b != b'\\' {
-            let shown = String::from_utf8_lossy(text);
+        let is_special = b"[](){}*+?^$|.\\".contains(&b);
+        if is_escaped && !is_special || !is_escaped && is_special && b != b'\\' {
+            let text = String::from_utf8_lossy(text);
             return Err(CliError::usage(format!(
-                "{name}={shown} is a regular expression; only plain text is understood"
+                "{name}={text} is a regular expression; only plain text is supported"
             )));
         }
-        escaped = !escaped && b == b'\\';
-        if !escaped {
+        is_escaped = !is_escaped && b == b'\\';
+        if !is_escaped {
             out.push(b);
         }
     }
     Ok(out)
+}
+
+/// A property of [`LineFormat`] that marks a position in a line.
+#[derive(Clone, Copy)]
+struct Separator<'a> {
+    property: &'static str,
+    bytes: Option<&'a [u8]>,
+}
+
+impl<'a> Separator<'a> {
+    fn new(property: &'static str, bytes: &'a [u8]) -> Separator<'a> {
+        Separator { property, bytes: Some(bytes) }
+    }
 }
 
 impl LineFormat {
@@ -101,7 +121,7 @@ impl LineFormat {
             && !class.ends_with("LineMessageReader")
         {
             return Err(CliError::usage(format!(
-                "--line-reader {class}: a Java class cannot run here"
+                "--line-reader {class} is not supported; only LineMessageReader is"
             )));
         }
         if let Some(path) = &args.reader_config {
@@ -154,45 +174,47 @@ impl LineFormat {
         Ok(())
     }
 
-    /// Separators and marker must be told apart: Kafka's own comparisons.
+    /// Refuses equal separators. These are the comparisons that Kafka's LineMessageReader makes.
     fn check_separators(&self) -> Result<(), CliError> {
-        let delimiter = ("headers.delimiter", Some(&self.headers_delimiter));
-        let separator = ("headers.separator", Some(&self.headers_separator));
-        let key_separator = ("headers.key.separator", Some(&self.headers_key_separator));
-        let marker = ("null.marker", self.null_marker.as_ref());
-        for (one, other) in [
+        let delimiter = Separator::new("headers.delimiter", &self.headers_delimiter);
+        let separator = Separator::new("headers.separator", &self.headers_separator);
+        let header_key = Separator::new("headers.key.separator", &self.headers_key_separator);
+        let key = Separator::new("key.separator", &self.key_separator);
+        let marker = Separator { property: "null.marker", bytes: self.null_marker.as_deref() };
+        for (a, b) in [
             (delimiter, separator),
-            (delimiter, key_separator),
-            (separator, key_separator),
-            (marker, ("key.separator", Some(&self.key_separator))),
+            (delimiter, header_key),
+            (separator, header_key),
+            (marker, key),
             (marker, separator),
             (marker, delimiter),
-            (marker, key_separator),
+            (marker, header_key),
         ] {
-            if one.1.is_some() && one.1 == other.1 {
-                return Err(CliError::usage(format!("{} and {} may not be equal", one.0, other.0)));
+            if a.bytes.is_some() && a.bytes == b.bytes {
+                let (a, b) = (a.property, b.property);
+                return Err(CliError::usage(format!("{a} and {b} must not be equal")));
             }
         }
         Ok(())
     }
 
-    fn is_null(&self, text: &'_ [u8]) -> bool {
+    fn is_null(&self, text: &[u8]) -> bool {
         self.null_marker.as_deref() == Some(text) || (self.null_empty && text.is_empty())
     }
 
-    fn non_null<'l>(&self, text: &'l [u8]) -> Option<&'l [u8]> {
+    fn non_null<'a>(&self, text: &'a [u8]) -> Option<&'a [u8]> {
         (!self.is_null(text)).then_some(text)
     }
 
-    /// Takes line `number` apart.
-    pub(crate) fn parse<'l>(
-        &'l self,
-        line: &'l [u8],
+    /// Parses line `number`. The error is Kafka's text where Kafka has one.
+    pub(crate) fn parse<'a>(
+        &'a self,
+        line: &'a [u8],
         number: u64,
-    ) -> Result<ParsedRecord<'l>, String> {
+    ) -> Result<ParsedRecord<'a>, String> {
         let mut headers: Vec<(&str, Option<&[u8]>)> =
             self.headers.iter().map(|(n, v)| (n.as_str(), v.as_deref())).collect();
-        let shown = || String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+        let excerpt = || String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
         let mut rest = line;
         if self.parse_headers {
             match split_bytes_once(rest, &self.headers_delimiter) {
@@ -206,7 +228,7 @@ impl LineFormat {
                 None => {
                     return Err(format!(
                         "No headers delimiter found on line number {number}: '{}'",
-                        shown()
+                        excerpt()
                     ));
                 }
             }
@@ -215,7 +237,7 @@ impl LineFormat {
         if self.parse_key {
             match split_bytes_once(rest, &self.key_separator) {
                 Some((text, tail)) => {
-                    // kcat's -k stands in where -K finds nothing.
+                    // With kcat's -K, an empty key falls back to -k.
                     key = self.non_null(text).or(key.filter(|_| self.key_is_optional));
                     rest = tail;
                 }
@@ -224,7 +246,7 @@ impl LineFormat {
                 None => {
                     return Err(format!(
                         "No key separator found on line number {number}: '{}'",
-                        shown()
+                        excerpt()
                     ));
                 }
             }
@@ -232,28 +254,28 @@ impl LineFormat {
         Ok(ParsedRecord { key, value: self.non_null(rest), headers })
     }
 
-    fn parse_headers<'l>(
+    fn parse_headers<'a>(
         &self,
-        text: &'l [u8],
+        text: &'a [u8],
         number: u64,
-        into: &mut Vec<(&'l str, Option<&'l [u8]>)>,
+        headers: &mut Vec<(&'a str, Option<&'a [u8]>)>,
     ) -> Result<(), String> {
         let mut rest = Some(text);
-        while let Some(all) = rest {
-            let (one, tail) = split_bytes_once(all, &self.headers_separator)
-                .map_or((all, None), |(o, t)| (o, Some(t)));
+        while let Some(current) = rest {
+            let (pair, tail) = split_bytes_once(current, &self.headers_separator)
+                .map_or((current, None), |(pair, tail)| (pair, Some(tail)));
             rest = tail;
-            if one.is_empty() && rest.is_none() {
-                // Java's split drops an empty pair at the end.
+            if pair.is_empty() && rest.is_none() {
+                // Java's `String.split` drops an empty pair at the end.
                 break;
             }
-            let (name, value) = match split_bytes_once(one, &self.headers_key_separator) {
+            let (name, value) = match split_bytes_once(pair, &self.headers_key_separator) {
                 Some((name, value)) => (name, self.non_null(value)),
-                None if self.ignore_error => (one, None),
+                None if self.ignore_error => (pair, None),
                 None => {
-                    let one = String::from_utf8_lossy(one);
+                    let pair = String::from_utf8_lossy(pair);
                     return Err(format!(
-                        "No header key separator found in pair '{one}' on line number {number}"
+                        "No header key separator found in pair '{pair}' on line number {number}"
                     ));
                 }
             };
@@ -263,32 +285,34 @@ impl LineFormat {
                 ));
             }
             let name = std::str::from_utf8(name)
-                .map_err(|_| format!("a header's name on line number {number} is not UTF-8"))?;
-            into.push((name, value));
+                .map_err(|_| format!("a header key on line number {number} is not UTF-8"))?;
+            headers.push((name, value));
         }
         Ok(())
     }
 }
 
-fn split_bytes_once<'l>(text: &'l [u8], at: &[u8]) -> Option<(&'l [u8], &'l [u8])> {
-    let place = text.windows(at.len()).position(|w| w == at)?;
-    Some((&text[..place], &text[place + at.len()..]))
+fn split_bytes_once<'a>(text: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let i = text.windows(separator.len()).position(|w| w == separator)?;
+    Some((&text[..i], &text[i + separator.len()..]))
 }
 
-/// What the next line is.
+/// The result of [`read_next_line`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NextLine {
-    /// It is in the buffer.
+    /// The line is in the buffer.
     Line,
-    /// It is longer than the limit, and was passed over.
+    /// The line is longer than the limit. It was skipped.
     TooLong,
-    /// There is none.
+    /// The input has ended.
     Eof,
 }
 
-/// Reads the next record's bytes into `line`, without delimiter; never more than `limit` and some.
+/// Reads the next line into `line`, without its delimiter.
+///
+/// The buffer holds at most `limit` bytes and the delimiter, however long the line is.
 pub(crate) fn read_next_line(
-    from: &mut impl BufRead,
+    input: &mut impl BufRead,
     format: &LineFormat,
     limit: usize,
     line: &mut Vec<u8>,
@@ -296,28 +320,28 @@ pub(crate) fn read_next_line(
     line.clear();
     let delimiter = &format.delimiter;
     let last = delimiter[delimiter.len() - 1];
-    let (mut any, mut too_long) = (false, false);
+    let (mut has_bytes, mut is_too_long) = (false, false);
     loop {
         let room = (limit + delimiter.len() + 1).saturating_sub(line.len()) as u64;
-        let n = from.by_ref().take(room).read_until(last, line)?;
-        any |= n > 0;
+        let n = input.by_ref().take(room).read_until(last, line)?;
+        has_bytes |= n > 0;
         if line.ends_with(delimiter) {
             line.truncate(line.len() - delimiter.len());
             if delimiter == b"\n" && line.last() == Some(&b'\r') {
                 line.pop();
             }
-            return Ok(if too_long { NextLine::TooLong } else { NextLine::Line });
+            return Ok(if is_too_long { NextLine::TooLong } else { NextLine::Line });
         }
         if n == 0 && room > 0 {
-            return Ok(match (any, too_long) {
+            return Ok(match (has_bytes, is_too_long) {
                 (true, true) => NextLine::TooLong,
                 (true, false) => NextLine::Line,
                 _ => NextLine::Eof,
             });
         }
         if line.len() > limit + delimiter.len() {
-            // Only the tail matters from here: it may be half a delimiter.
-            too_long = true;
+            // Keep the last bytes: they may be the first part of the delimiter.
+            is_too_long = true;
             line.drain(..line.len() + 1 - delimiter.len());
         }
     }
@@ -334,10 +358,11 @@ mod tests {
     }
 
     fn read_lines(input: &[u8], limit: usize, format: &LineFormat) -> Vec<Option<Vec<u8>>> {
-        let (mut from, mut line, mut out) =
-            (io::BufReader::with_capacity(3, input), Vec::new(), Vec::new());
+        // A small buffer, so that a delimiter can span two reads.
+        let mut input = io::BufReader::with_capacity(3, input);
+        let (mut line, mut out) = (Vec::new(), Vec::new());
         loop {
-            match read_next_line(&mut from, format, limit, &mut line).unwrap() {
+            match read_next_line(&mut input, format, limit, &mut line).unwrap() {
                 NextLine::Line => out.push(Some(line.clone())),
                 NextLine::TooLong => out.push(None),
                 NextLine::Eof => return out,
@@ -346,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_at_newline_one_cr_is_dropped_and_anything_else_passes() {
+    fn line_ends_at_newline_and_loses_one_carriage_return() {
         let f = line_format(|_| {});
         let some = |s: &[u8]| Some(s.to_vec());
         assert_eq!(
@@ -362,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn e3_keys_headers_and_the_null_marker() {
+    fn console_producer_properties_split_keys_and_headers() {
         let f = line_format(|a| {
             a.property = ["parse.key=true", "parse.headers=true", "null.marker=NULL"]
                 .map(String::from)
@@ -406,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn e4_keys_headers_and_empty_as_null() {
+    fn kcat_options_set_keys_headers_and_null_values() {
         let f = line_format(|a| {
             a.key_delimiter = Some(":".into());
             a.null_empty = true;

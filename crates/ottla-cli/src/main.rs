@@ -1,7 +1,8 @@
-//! The `ottla` command: `produce` puts records into Kafka, `perf` tells how fast, `broker` is a small broker
-//! for development.
+//! The `ottla` command: `produce` sends records to Kafka, `perf` measures throughput and latency,
+//! `broker` runs a small broker for development.
 //!
-//! A tool: it reads clocks, sleeps and begins threads as it pleases.
+//! The library's rules about clocks, sleeps and threads do not apply here: the command is not
+//! simulated.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod produce;
 mod report;
 mod settings;
 
+use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -20,14 +22,14 @@ use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 
-/// Every record was acknowledged.
+/// Exit status: every record was acknowledged.
 pub(crate) const OK: u8 = 0;
-/// Some were not.
+/// Exit status: at least one record failed, or the input could not be read.
 pub(crate) const FAILED: u8 = 1;
-/// Wrong usage or settings.
+/// Exit status: an option or a setting is wrong. No record was sent.
 pub(crate) const USAGE: u8 = 2;
 
-/// What ends a command before its time: a status and a sentence.
+/// An error that ends the command: the exit status and the message for standard error.
 pub(crate) struct CliError {
     status: u8,
     message: String,
@@ -41,6 +43,22 @@ impl CliError {
     pub(crate) fn failed(message: impl Into<String>) -> CliError {
         CliError { status: FAILED, message: message.into() }
     }
+}
+
+/// Returns an error's message and the messages of its sources, without repetitions.
+///
+/// The library keeps a source out of the message, for example the broker's part of a timeout.
+pub(crate) fn error_text(e: &ottla::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(e) = source {
+        let message = e.to_string();
+        if !text.contains(&message) {
+            text += &format!(" (cause: {message})");
+        }
+        source = e.source();
+    }
+    text
 }
 
 fn main() -> ExitCode {
@@ -66,14 +84,14 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => ExitCode::from(status),
-        Err(stop) => {
-            eprintln!("ottla: {}", stop.message);
-            ExitCode::from(stop.status)
+        Err(e) => {
+            eprintln!("ottla: {}", e.message);
+            ExitCode::from(e.status)
         }
     }
 }
 
-/// One page: the command, then each of its commands.
+/// Prints one man page that contains the command and all its subcommands.
 fn print_man_page() -> Result<u8, CliError> {
     let mut out = std::io::stdout().lock();
     let mut command = Cli::command();
@@ -81,6 +99,7 @@ fn print_man_page() -> Result<u8, CliError> {
     let mut pages = vec![command.clone()];
     pages.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
     for page in pages {
+        // A reader that closes the pipe early, such as `head`, is not an error.
         if clap_mangen::Man::new(page).render(&mut out).and_then(|()| out.flush()).is_err() {
             break;
         }
@@ -89,13 +108,13 @@ fn print_man_page() -> Result<u8, CliError> {
 }
 
 fn log_to_stderr(verbose: bool, debug: bool) {
-    let level = match (verbose, debug) {
+    let filter = match (verbose, debug) {
         (_, true) => "ottla=trace,ottla_broker=trace",
         (true, _) => "ottla=info,ottla_broker=info",
         _ => "ottla=error,ottla_broker=error",
     };
     tracing_subscriber::fmt()
-        .with_env_filter(level)
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();

@@ -1,4 +1,7 @@
-//! What became of the records: counted as batches end, told at the end, and as JSON one by one.
+//! Counts the results of `ottla produce`, prints the summary and, with `--json`, each result.
+//!
+//! The producer's delivery handler calls [`DeliveryStats::on_delivery`] for each completed batch.
+//! [`DeliveryStats::summary`] follows when the producer is closed.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Stdout, Write};
@@ -8,15 +11,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 use ottla::{BatchReport, Error, RecordStatus};
 
-/// Reasons of failures that are told apart; further ones are counted together.
+use crate::error_text;
+
+/// Failure reasons that are counted separately. Further reasons share one count.
 const MAX_REASONS: usize = 20;
 
-/// Counts, shared with the delivery handler.
+/// Results of the run, shared by the reading thread and the delivery handler.
 pub(crate) struct DeliveryStats {
     start: Instant,
-    /// The calendar at the start, in milliseconds.
+    /// Wall clock time of `start`, in milliseconds.
     start_ms: i64,
-    inner: Mutex<DeliveryCounters>,
+    counters: Mutex<DeliveryCounters>,
 }
 
 struct DeliveryCounters {
@@ -26,19 +31,20 @@ struct DeliveryCounters {
     bytes: u64,
     latency_us: Histogram<u64>,
     failure_reasons: BTreeMap<String, u64>,
+    /// The output of `--json`.
     json: Option<BufWriter<Stdout>>,
 }
 
 impl DeliveryStats {
     pub(crate) fn new(json: bool) -> DeliveryStats {
-        // 1 µs to an hour, three digits; the bounds are constants that the crate takes.
-        let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("constant bounds");
+        // 1 µs to 1 hour with 3 digits. The crate accepts these bounds, so this cannot fail.
+        let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
         let start_ms =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         DeliveryStats {
             start: Instant::now(),
             start_ms,
-            inner: Mutex::new(DeliveryCounters {
+            counters: Mutex::new(DeliveryCounters {
                 acknowledged: 0,
                 failed: 0,
                 possibly_persisted: 0,
@@ -51,10 +57,12 @@ impl DeliveryStats {
     }
 
     fn lock(&self) -> MutexGuard<'_, DeliveryCounters> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Now, as a record's token: microseconds since the start. Its timestamp is the same moment.
+    /// Returns the token of a record that is sent now: microseconds since the start.
+    ///
+    /// [`timestamp`](Self::timestamp) converts a token into the record's timestamp.
     pub(crate) fn current_token(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
     }
@@ -67,41 +75,44 @@ impl DeliveryStats {
         self.lock().bytes += n as u64;
     }
 
-    /// The producer-wide handler.
+    /// Counts the records of a completed batch. This is the producer's delivery handler.
     pub(crate) fn on_delivery(&self, r: &BatchReport<'_>) {
         let now = self.current_token();
-        let mut inner = self.lock();
+        let mut counters = self.lock();
         for (i, token) in r.tokens.iter().enumerate() {
-            let own = r.record_errors.iter().find(|o| o.0 as usize == i).map(|o| &o.1);
+            let record_error =
+                r.record_errors.iter().find(|e| e.index as usize == i).map(|e| &e.error);
             let timestamp = r.log_append_time.unwrap_or_else(|| self.timestamp(*token));
-            match (r.result, own) {
-                (Ok(base), _) => {
-                    inner.acknowledged += 1;
-                    inner.latency_us.saturating_record(now.saturating_sub(*token).max(1));
-                    inner.print_json(&serde_json::json!({
+            match r.result {
+                Ok(base_offset) => {
+                    counters.acknowledged += 1;
+                    counters.latency_us.saturating_record(now.saturating_sub(*token).max(1));
+                    counters.print_json(&serde_json::json!({
                         "topic": r.topic,
                         "partition": r.partition,
-                        "offset": base.map(|b| b.saturating_add(i as i64)),
+                        "offset": base_offset.map(|b| b.saturating_add(i as i64)),
                         "timestamp": timestamp,
                     }));
                 }
-                (Err(e), own) => inner.record_failure(r.topic, Some(r.partition), own.unwrap_or(e)),
+                Err(e) => {
+                    counters.record_failure(r.topic, Some(r.partition), record_error.unwrap_or(e));
+                }
             }
         }
-        // Once a batch: a reader of an endless run sees each as it ends.
-        inner.flush();
+        // A flush for each batch: the output of an endless run must not wait in the buffer.
+        counters.flush();
     }
 
-    /// A record that was not even accepted.
+    /// Counts a record that the producer did not accept.
     pub(crate) fn record_rejected(&self, topic: &str, e: &Error) {
         self.lock().record_failure(topic, None, e);
     }
 
-    /// A line that is no record.
-    pub(crate) fn record_unreadable_line(&self, topic: &str, why: &str) {
-        let mut inner = self.lock();
-        inner.count_failure(why.to_owned());
-        inner.print_json(&serde_json::json!({ "topic": topic, "error": why }));
+    /// Counts a line that cannot be parsed as a record.
+    pub(crate) fn record_unreadable_line(&self, topic: &str, reason: &str) {
+        let mut counters = self.lock();
+        counters.count_failure(reason.to_owned());
+        counters.print_json(&serde_json::json!({ "topic": topic, "error": reason }));
     }
 
     pub(crate) fn acknowledged(&self) -> u64 {
@@ -112,34 +123,35 @@ impl DeliveryStats {
         self.lock().failed == 0
     }
 
-    /// The summary, for a person.
+    /// Returns the summary for standard error, one or more lines.
     pub(crate) fn summary(&self, acks_zero: bool) -> String {
-        let mut inner = self.lock();
-        inner.flush();
+        let mut counters = self.lock();
+        counters.flush();
         let seconds = self.start.elapsed().as_secs_f64().max(1e-6);
-        let (records, mb) = (inner.acknowledged, inner.bytes as f64 / 1e6);
-        let what = if acks_zero {
-            "handed to the socket (acks=0: nothing more is known)"
+        let (records, mb) = (counters.acknowledged, counters.bytes as f64 / 1e6);
+        let result = if acks_zero {
+            "written to the socket (acks=0: brokers do not acknowledge)"
         } else {
             "acknowledged"
         };
         let mut out = format!(
-            "{records} records {what}, {} bytes in {seconds:.2} s: {:.0} records/s, {:.2} MB/s; \
+            "{records} records {result}, {} bytes in {seconds:.2} s: {:.0} records/s, {:.2} MB/s; \
              latency p50 {:.1} ms, p99 {:.1} ms; {} failed\n",
-            inner.bytes,
+            counters.bytes,
             records as f64 / seconds,
             mb / seconds,
-            inner.latency_us.value_at_quantile(0.5) as f64 / 1e3,
-            inner.latency_us.value_at_quantile(0.99) as f64 / 1e3,
-            inner.failed,
+            counters.latency_us.value_at_quantile(0.5) as f64 / 1e3,
+            counters.latency_us.value_at_quantile(0.99) as f64 / 1e3,
+            counters.failed,
         );
-        if inner.possibly_persisted > 0 {
+        if counters.possibly_persisted > 0 {
             out += &format!(
-                "{} of the failed may have been written all the same\n",
-                inner.possibly_persisted
+                "{} of the failed records were possibly persisted: check the topic before you send \
+                 them again\n",
+                counters.possibly_persisted
             );
         }
-        for (reason, n) in &inner.failure_reasons {
+        for (reason, n) in &counters.failure_reasons {
             out += &format!("  {n} × {reason}\n");
         }
         out
@@ -149,28 +161,28 @@ impl DeliveryStats {
 impl DeliveryCounters {
     fn count_failure(&mut self, reason: String) {
         self.failed += 1;
-        let known =
+        let has_own_count =
             self.failure_reasons.contains_key(&reason) || self.failure_reasons.len() < MAX_REASONS;
         *self
             .failure_reasons
-            .entry(if known { reason } else { "other reasons".into() })
+            .entry(if has_own_count { reason } else { "other reasons".into() })
             .or_default() += 1;
     }
 
     fn record_failure(&mut self, topic: &str, partition: Option<i32>, e: &Error) {
-        if e.record_status() == RecordStatus::PossiblyPersisted {
-            self.possibly_persisted += 1;
-        }
-        self.count_failure(e.to_string());
+        let is_possibly_persisted = e.record_status() == RecordStatus::PossiblyPersisted;
+        self.possibly_persisted += u64::from(is_possibly_persisted);
+        let text = error_text(e);
         self.print_json(&serde_json::json!({
             "topic": topic,
             "partition": partition,
-            "error": e.to_string(),
-            "possibly_written": e.record_status() == RecordStatus::PossiblyPersisted,
+            "error": text,
+            "possibly_persisted": is_possibly_persisted,
         }));
+        self.count_failure(text);
     }
 
-    /// A reader that has gone away is no failure of ours: the rest is not printed.
+    /// Prints one object. If the reader has closed the pipe, the command continues without output.
     fn print_json(&mut self, object: &serde_json::Value) {
         if let Some(out) = &mut self.json
             && writeln!(out, "{object}").is_err()

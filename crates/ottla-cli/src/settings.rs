@@ -1,4 +1,4 @@
-//! The command line as it is meant: producer settings by their names.
+//! Translates the options of `ottla produce` into producer settings.
 
 use std::fs;
 use std::path::Path;
@@ -9,34 +9,37 @@ use crate::CliError;
 use crate::args::ProduceArgs;
 
 pub(crate) fn read_file(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path).map_err(|e| CliError::usage(format!("{}: {e}", path.display())))
+    fs::read_to_string(path)
+        .map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))
 }
 
-/// `key=value`.
+/// Splits `key=value` at the first `=`.
 pub(crate) fn split_property(text: &str) -> Result<(&str, &str), CliError> {
     text.split_once('=').ok_or_else(|| CliError::usage(format!("{text:?} is not key=value")))
 }
 
-/// Files first, then properties, then options: later ones win.
+/// Collects the producer's settings: environment, files, properties, options. A later source
+/// overrides an earlier one.
+///
+/// `embedded` is the embedded broker's address, if there is one.
 pub(crate) fn producer_properties(
     args: &ProduceArgs,
     embedded: Option<&str>,
 ) -> Result<Properties, CliError> {
     let mut p = Properties::new();
-    let wrong = |e: ottla::Error| CliError::usage(e.to_string());
-    p.set("client.id", "console-producer", &Origin::CommandLine).map_err(wrong)?;
-    // A variable that is not Unicode is none of ours.
+    let usage = |e: ottla::Error| CliError::usage(e.to_string());
+    p.set("client.id", "console-producer", &Origin::CommandLine).map_err(usage)?;
+    // A variable that is not Unicode cannot be a setting.
     let variables = std::env::vars_os()
         .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    p.load_environment(variables).map_err(wrong)?;
-    warn_deprecated(args);
+    p.load_environment(variables).map_err(usage)?;
     for path in args.command_config.iter().chain(&args.producer_config) {
-        p.load(&read_file(path)?, &path.display().to_string()).map_err(wrong)?;
+        p.load(&read_file(path)?, &path.display().to_string()).map_err(usage)?;
     }
-    let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(wrong);
+    let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(usage);
     for property in args.command_property.iter().chain(&args.producer_property) {
         let (name, value) = split_property(property)?;
-        // kcat's way to name a topic's setting.
+        // kcat marks topic settings with this prefix.
         set(name.strip_prefix("topic.").unwrap_or(name), value)?;
     }
     for (name, value) in [
@@ -59,22 +62,24 @@ pub(crate) fn producer_properties(
     }
     if p.get("bootstrap.servers").is_none() {
         return Err(CliError::usage(
-            "where to? give --bootstrap-server host:port, or --embedded for a broker of its own",
+            "no broker is given: use --bootstrap-server host:port, or --embedded to start a broker \
+             in this process",
         ));
     }
     Ok(p)
 }
 
-fn warn_deprecated(args: &ProduceArgs) {
-    let used = [
+/// Prints a warning for each deprecated option in use, as kafka-console-producer does.
+pub(crate) fn warn_deprecated(args: &ProduceArgs) {
+    let options = [
         ("--max-partition-memory-bytes", args.max_partition_memory_bytes.is_some(), "--batch-size"),
         ("--producer-property", !args.producer_property.is_empty(), "--command-property"),
         ("--producer.config", args.producer_config.is_some(), "--command-config"),
         ("--property", !args.property.is_empty(), "--reader-property"),
     ];
-    for (old, used, new) in used {
-        if used {
-            eprintln!("Warning: {old} is deprecated; use {new} instead.");
+    for (deprecated, is_used, replacement) in options {
+        if is_used {
+            eprintln!("Warning: {deprecated} is deprecated; use {replacement} instead.");
         }
     }
 }

@@ -1,13 +1,23 @@
-//! `ottla perf`: kafka-producer-perf-test's options and lines (CASES E2), and the line for other clients' harness.
+//! `ottla perf`: the options and the output of kafka-producer-perf-test, and the JSON object.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::process::Output;
+use std::time::Duration;
 
 use assert_cmd::Command;
 use ottla_broker::EmbeddedBroker;
 
-fn run_perf(broker: &EmbeddedBroker, args: &[&str]) -> (bool, String) {
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+fn perf_output(broker: &EmbeddedBroker, args: &[&str]) -> Output {
     let mut c = Command::cargo_bin("ottla").expect("the binary is built");
     c.args(["perf", "--bootstrap-server", &broker.bootstrap_servers(), "--topic", "t"]).args(args);
-    let out = c.timeout(std::time::Duration::from_secs(60)).output().unwrap();
+    c.timeout(TIMEOUT).output().unwrap()
+}
+
+/// Returns whether the command succeeded, and its standard output.
+fn run_perf(broker: &EmbeddedBroker, args: &[&str]) -> (bool, String) {
+    let out = perf_output(broker, args);
     (out.status.success(), String::from_utf8(out.stdout).unwrap())
 }
 
@@ -15,7 +25,7 @@ fn start_broker() -> EmbeddedBroker {
     EmbeddedBroker::builder().topic("t", 3).auto_create_topics(false).start().unwrap()
 }
 
-/// The words and the decimals of a line, with `9` for each run of digits.
+/// Replaces each number by `9`, or by `9.n` if it has n decimals, so that lines can be compared.
 fn mask_numbers(line: &str) -> String {
     let mut out = String::new();
     let (mut decimals, mut in_number) = (None, false);
@@ -30,7 +40,7 @@ fn mask_numbers(line: &str) -> String {
                 if in_number {
                     out.push('9');
                     if let Some(n) = decimals {
-                        // A full stop at the end of a sentence has no digits behind it.
+                        // A full stop at the end of a sentence has no digits after it.
                         out += &if n == 0 { ".".to_owned() } else { format!(".{n}") };
                     }
                 }
@@ -42,18 +52,21 @@ fn mask_numbers(line: &str) -> String {
     out.trim_end().to_owned()
 }
 
-/// `50th` is a number and a suffix to [`shape`], and `99.9th` one with a decimal.
-const TOTAL_LINE: &str = "9 records sent, 9.6 records/sec (9.2 MB/sec), 9.2 ms avg latency, 9.2 ms max latency, 9 ms 9th, \
-                     9 ms 9th, 9 ms 9th, 9 ms 9.1th.";
+/// The masked total line. `50th` becomes `9th`, and `99.9th` becomes `9.1th`.
+const TOTAL_LINE: &str = "9 records sent, 9.6 records/sec (9.2 MB/sec), 9.2 ms avg latency, \
+                          9.2 ms max latency, 9 ms 9th, 9 ms 9th, 9 ms 9th, 9 ms 9.1th.";
+/// The masked line of an interval.
+const WINDOW_LINE: &str = "9 records sent, 9.1 records/sec (9.2 MB/sec), 9.1 ms avg latency, \
+                           9.1 ms max latency.";
 
 #[test]
-fn lines_have_the_words_and_decimals_of_kafkas_tool() {
-    let b = start_broker();
+fn output_lines_have_the_format_of_kafkas_tool() {
+    let broker = start_broker();
     let common = ["--num-records", "3000", "--throughput", "-1", "--record-size", "100"];
-    let (ok, out) = run_perf(&b, &common);
+    let (ok, out) = run_perf(&broker, &common);
     assert!(ok && out.starts_with("3000 records sent, "), "{out}");
     assert_eq!(out.lines().map(mask_numbers).collect::<Vec<_>>(), [TOTAL_LINE], "{out}");
-    // A window line whenever the interval is over, at a rate that takes a while.
+    // At this rate the run lasts for several intervals, so each prints a line.
     let slow = [
         "--num-records",
         "600",
@@ -64,18 +77,15 @@ fn lines_have_the_words_and_decimals_of_kafkas_tool() {
         "--reporting-interval",
         "100",
     ];
-    let (ok, out) = run_perf(&b, &slow);
+    let (ok, out) = run_perf(&broker, &slow);
     assert!(ok, "{out}");
     let first = mask_numbers(out.lines().next().unwrap());
-    assert_eq!(
-        first,
-        "9 records sent, 9.1 records/sec (9.2 MB/sec), 9.1 ms avg latency, 9.1 ms max latency."
-    );
+    assert_eq!(first, WINDOW_LINE);
     assert!(out.lines().count() >= 3, "{out}");
 }
 
 #[test]
-fn a_warm_up_is_told_and_the_steady_state_has_a_line_of_its_own() {
+fn warm_up_is_announced_and_the_steady_state_has_its_own_total() {
     let args = [
         "--num-records",
         "600",
@@ -92,7 +102,8 @@ fn a_warm_up_is_told_and_the_steady_state_has_a_line_of_its_own() {
     assert!(ok, "{out}");
     assert_eq!(
         lines[0],
-        "Warmup first 200 records. Steady state results will print after the complete test summary."
+        "Warmup first 200 records. Steady state results will print after the complete test \
+         summary."
     );
     assert_eq!(lines.iter().filter(|l| **l == "In steady state.").count(), 1, "{out}");
     assert!(lines[lines.len() - 2].starts_with("600 records sent, "), "{out}");
@@ -100,8 +111,8 @@ fn a_warm_up_is_told_and_the_steady_state_has_a_line_of_its_own() {
 }
 
 #[test]
-fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
-    let b = start_broker();
+fn json_object_has_the_fields_of_the_benchmarks_with_any_path() {
+    let broker = start_broker();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [b'v'; 1000]).unwrap();
     let payload = file.path().to_str().unwrap();
@@ -139,9 +150,9 @@ fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
             "--path",
             path,
         ];
-        let (ok, out) = run_perf(&b, &args);
+        let (ok, out) = run_perf(&broker, &args);
         assert!(ok, "{out}");
-        let line: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
         for field in [
             "client",
             "version",
@@ -160,13 +171,13 @@ fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
             "max_rss_kb",
             "errors",
         ] {
-            assert!(!line[field].is_null(), "{field} in {line}");
+            assert!(!json[field].is_null(), "{field} in {json}");
         }
-        assert_eq!((&line["records"], &line["errors"]), (&2000.into(), &0.into()), "{line}");
-        assert_eq!(line["bytes"], 2000 * 108);
+        assert_eq!((&json["records"], &json["errors"]), (&2000.into(), &0.into()), "{json}");
+        assert_eq!(json["bytes"], 2000 * 108);
     }
     let (ok, out) = run_perf(
-        &b,
+        &broker,
         &[
             "--records",
             "1",
@@ -185,15 +196,15 @@ fn the_json_line_has_what_the_other_drivers_have_whatever_the_path() {
 }
 
 #[test]
-fn metrics_are_printed_as_kafkas_tool_prints_them() {
+fn metrics_are_printed_in_the_format_of_kafkas_tool() {
     let args =
         ["--num-records", "100", "--throughput", "-1", "--record-size", "10", "--print-metrics"];
     let (ok, out) = run_perf(&start_broker(), &args);
     assert!(ok, "{out}");
     let (_, table) = out.split_once("\n\n").unwrap();
     let mut lines = table.lines();
-    let head = lines.next().unwrap();
-    assert!(head.starts_with("Metric Name") && head.ends_with("   Value"), "{head}");
+    let header = lines.next().unwrap();
+    assert!(header.starts_with("Metric Name") && header.ends_with("   Value"), "{header}");
     let rows: Vec<&str> = lines.collect();
     assert!(rows.is_sorted(), "{table}");
     let sent = rows.iter().find(|r| {
@@ -206,34 +217,38 @@ fn metrics_are_printed_as_kafkas_tool_prints_them() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_its_reason() {
-    let b = start_broker();
-    let refused = |args: &[&str], why: &str| {
-        let mut c = Command::cargo_bin("ottla").unwrap();
-        c.args(["perf", "--topic", "t", "--bootstrap-server", &b.bootstrap_servers()]).args(args);
-        let out = c.timeout(std::time::Duration::from_secs(60)).output().unwrap();
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!(out.status.code(), Some(2), "{args:?}: {said}");
-        assert!(said.contains(why), "{args:?}: {said}");
+fn invalid_options_are_rejected_with_a_reason() {
+    let broker = start_broker();
+    let assert_rejected = |args: &[&str], reason: &str| {
+        let out = perf_output(&broker, args);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(reason), "{args:?}: {stderr}");
     };
-    let common = ["--num-records", "10", "--throughput", "-1"];
-    let with = |more: &[&'static str]| [&common[..], more].concat();
-    refused(&common, "exactly one of");
-    refused(&with(&["--record-size", "1", "--payload-monotonic"]), "exactly one of");
-    refused(&with(&["--record-size", "0"]), "--record-size");
-    refused(&["--num-records", "0", "--throughput", "-1", "--record-size", "1"], "--num-records");
-    refused(&["--num-records", "1", "--record-size", "1"], "--throughput");
-    refused(
+    let required = ["--num-records", "10", "--throughput", "-1"];
+    assert_rejected(&required, "exactly one of");
+    assert_rejected(
+        &["--num-records", "0", "--throughput", "-1", "--record-size", "1"],
+        "--num-records",
+    );
+    assert_rejected(&["--num-records", "1", "--record-size", "1"], "--throughput");
+    assert_rejected(
         &["--num-records", "1", "--throughput", "0", "--record-size", "1"],
-        "never come to its end",
+        "would never finish",
     );
-    refused(&with(&["--record-size", "1", "--warmup-records", "10"]), "fewer than");
-    refused(&with(&["--record-size", "1", "--command-property", "linger.ms"]), "not key=value");
-    refused(
-        &with(&["--record-size", "1", "--command-property", "a=b", "--producer-props", "c=d"]),
-        "cannot be used with",
-    );
-    refused(&with(&["--record-size", "1", "--record-key-range", "5"]), "--key-distribution");
-    refused(&with(&["--record-size", "1", "--transactional-id", "x"]), "not there yet");
-    refused(&with(&["--payload-file", "/there/is/none"]), "/there/is/none");
+    for (args, reason) in [
+        (&["--record-size", "1", "--payload-monotonic"][..], "exactly one of"),
+        (&["--record-size", "0"], "--record-size"),
+        (&["--record-size", "1", "--warmup-records", "10"], "fewer than"),
+        (&["--record-size", "1", "--command-property", "linger.ms"], "not key=value"),
+        (
+            &["--record-size", "1", "--command-property", "a=b", "--producer-props", "c=d"],
+            "cannot be used with",
+        ),
+        (&["--record-size", "1", "--record-key-range", "5"], "--key-distribution"),
+        (&["--record-size", "1", "--transactional-id", "x"], "not supported yet"),
+        (&["--payload-file", "/no/such/file"], "/no/such/file"),
+    ] {
+        assert_rejected(&[&required[..], args].concat(), reason);
+    }
 }

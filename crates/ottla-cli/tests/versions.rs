@@ -1,5 +1,6 @@
-//! Old brokers and new: the same records through every codec into Kafka 2.8 to 4.3, and which versions of which API
-//! were spoken. Skipped, loudly, without a JDK and Maven; with `CI=true` that is a failure.
+//! Sends the same records with each codec to Kafka 2.8 to 4.3, and checks the Produce version used.
+//!
+//! Without a JDK and Maven the test prints that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use ottla::{Header, Producer, Record};
 use ottla_testkit::{Jars, LegacyKafka, print_line};
 
-/// What the producer traces, while somebody looks.
+/// A buffer for the producer's trace events, shared by its clones.
 #[derive(Clone, Default)]
 struct TraceBuffer(Arc<Mutex<Vec<u8>>>);
 
@@ -26,27 +27,42 @@ impl Write for TraceBuffer {
 }
 
 impl TraceBuffer {
-    /// Versions of requests since the last look, by API.
+    /// Returns the versions of all requests since the last call, by API, and clears the buffer.
     fn take_request_versions(&self) -> BTreeMap<String, BTreeSet<u32>> {
         let text = std::mem::take(&mut *self.0.lock().unwrap());
-        let mut out: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+        let mut versions: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
         for line in String::from_utf8_lossy(&text).lines() {
             let field = |name: &str| {
-                let at = line.split_once(&format!(" {name}="))?.1;
-                Some(at.split(' ').next()?.trim_matches('"').to_owned())
+                let (_, rest) = line.split_once(&format!(" {name}="))?;
+                Some(rest.split(' ').next()?.trim_matches('"').to_owned())
             };
             if let (true, Some(api), Some(version)) =
                 (line.contains(": request "), field("api"), field("version"))
             {
-                out.entry(api).or_default().extend(version.parse::<u32>().ok());
+                versions.entry(api).or_default().extend(version.parse::<u32>().ok());
             }
         }
-        out
+        versions
     }
 }
 
+/// A Kafka version, and the newest Produce version that it and the client support.
+struct BrokerVersion {
+    kafka: &'static str,
+    produce: u32,
+}
+
+/// Produce 13 identifies topics by id, earlier versions by name (KIP-516).
+const BROKER_VERSIONS: [BrokerVersion; 5] = [
+    BrokerVersion { kafka: "2.8.2", produce: 9 },
+    BrokerVersion { kafka: "3.3.2", produce: 9 },
+    BrokerVersion { kafka: "3.9.1", produce: 11 },
+    BrokerVersion { kafka: "4.0.0", produce: 12 },
+    BrokerVersion { kafka: "4.3.1", produce: 13 },
+];
+
 #[test]
-fn old_brokers_and_new() {
+fn each_kafka_version_stores_all_records_once() {
     let Some(jars) = Jars::find_or_fetch() else { return };
     let trace = TraceBuffer::default();
     let writer = trace.clone();
@@ -55,49 +71,46 @@ fn old_brokers_and_new() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .init();
-    // The last has a topic id in its requests, the first have not heard of them.
-    for (version, produce) in
-        [("2.8.2", 9), ("3.3.2", 9), ("3.9.1", 11), ("4.0.0", 12), ("4.3.1", 13)]
-    {
+    for BrokerVersion { kafka: version, produce } in BROKER_VERSIONS {
         let kafka = LegacyKafka::start(&jars, version);
         trace.take_request_versions();
         for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
-            let producer = Producer::builder()
-                .bootstrap_servers(&kafka.bootstrap)
-                .compression(codec)
-                .build()
-                .unwrap();
-            for n in 0..200 {
-                let (key, value) = (format!("k{}", n % 7), format!("{codec} {n}"));
-                let headers = [Header::new("h", b"1")];
-                producer
-                    .send(Record::to("smoke").key(&key).value(&value).headers(&headers))
-                    .unwrap();
-            }
-            producer.flush().unwrap();
-            assert_eq!(producer.totals().record_error_total, 0, "{version} {codec}");
-            producer.close(Duration::from_secs(10)).unwrap();
+            send_with_codec(&kafka, version, codec);
         }
-        let read = jars.read_topic(&kafka.bootstrap, "smoke");
-        let values: BTreeSet<Vec<u8>> = read.iter().filter_map(|r| r.value.clone()).collect();
-        assert_eq!((read.len(), values.len()), (1000, 1000), "{version}: each once");
-        assert!(read.iter().all(|r| r.headers.len() == 1));
-        let spoken = trace.take_request_versions();
-        let all: Vec<String> = (spoken.iter())
+        let records = jars.read_topic(&kafka.bootstrap, "smoke");
+        let values: BTreeSet<Vec<u8>> = records.iter().filter_map(|r| r.value.clone()).collect();
+        assert_eq!((records.len(), values.len()), (1000, 1000), "{version}: each record once");
+        assert!(records.iter().all(|r| r.headers.len() == 1));
+        let request_versions = trace.take_request_versions();
+        let list: Vec<String> = (request_versions.iter())
             .map(|(api, versions)| {
-                let list: Vec<String> = versions.iter().map(u32::to_string).collect();
-                format!("{api} {}", list.join(" and "))
+                let versions: Vec<String> = versions.iter().map(u32::to_string).collect();
+                format!("{api} {}", versions.join(" and "))
             })
             .collect();
-        print_line(&format!("Kafka {version}: {}", all.join(", ")));
-        assert_eq!(spoken["Produce"], BTreeSet::from([produce]), "{version}");
+        print_line(&format!("Kafka {version}: {}", list.join(", ")));
+        assert_eq!(request_versions["Produce"], BTreeSet::from([produce]), "{version}");
         if version == "4.3.1" {
             check_zstd_levels(&jars, &kafka);
         }
     }
 }
 
-/// What the zstd encoder writes at each of its levels, Java reads.
+/// Sends 200 records; all must be acknowledged.
+fn send_with_codec(kafka: &LegacyKafka, version: &str, codec: &str) {
+    let producer =
+        Producer::builder().bootstrap_servers(&kafka.bootstrap).compression(codec).build().unwrap();
+    for n in 0..200 {
+        let (key, value) = (format!("k{}", n % 7), format!("{codec} {n}"));
+        let headers = [Header::new("h", b"1")];
+        producer.send(Record::to("smoke").key(&key).value(&value).headers(&headers)).unwrap();
+    }
+    producer.flush().unwrap();
+    assert_eq!(producer.totals().record_error_total, 0, "{version} {codec}");
+    producer.close(Duration::from_secs(10)).unwrap();
+}
+
+/// Checks that Java can read the output of the zstd encoder at each of its levels.
 fn check_zstd_levels(jars: &Jars, kafka: &LegacyKafka) {
     let mut sent = 0;
     for level in -7..=4 {
@@ -116,8 +129,8 @@ fn check_zstd_levels(jars: &Jars, kafka: &LegacyKafka) {
         producer.flush().unwrap();
         producer.close(Duration::from_secs(10)).unwrap();
     }
-    let read = jars.read_topic(&kafka.bootstrap, "levels");
-    let values: BTreeSet<Vec<u8>> = read.iter().filter_map(|r| r.value.clone()).collect();
-    assert_eq!((read.len(), values.len()), (sent, sent), "each once, as it was sent");
+    let records = jars.read_topic(&kafka.bootstrap, "levels");
+    let values: BTreeSet<Vec<u8>> = records.iter().filter_map(|r| r.value.clone()).collect();
+    assert_eq!((records.len(), values.len()), (sent, sent), "each record once");
     assert!(values.iter().all(|v| v.starts_with(b"{\"level\":") && v.ends_with(b"\"}")));
 }

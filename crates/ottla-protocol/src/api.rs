@@ -1,45 +1,55 @@
-//! The APIs this crate speaks: key, name, versions, first flexible version.
+//! The APIs of this crate: key, name, versions and first flexible version.
 
 use std::fmt;
 
 use crate::wire::{Version, Wire};
 
-/// The number of an API. Unknown numbers are carried, not refused.
+/// The number of an API. An unknown number is a valid value.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ApiKey(pub i16);
 
-/// What is known of an API.
+/// The description of an API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Api {
-    /// Its key.
+    /// The API's key.
     pub key: ApiKey,
-    /// Its name, as Kafka writes it.
+    /// Kafka's name of the API, such as `Produce`.
     pub name: &'static str,
-    /// The lowest version this crate reads and writes.
+    /// The lowest version that this crate supports.
     pub min_version: i16,
-    /// The highest version this crate reads and writes.
+    /// The highest version that this crate supports.
     pub max_version: i16,
-    /// The first flexible version (KIP-482); above `max` when there is none.
+    /// The first flexible version (KIP-482); above `max_version` if there is none.
     pub first_flexible_version: i16,
 }
 
-/// A request, and what answers it.
+/// A request message, with the type of its response.
 pub trait Request: Wire {
-    /// Its API.
+    /// The request's API.
     const KEY: ApiKey;
-    /// What answers it.
+    /// The response message.
     type Response: Wire;
 }
 
 macro_rules! apis {
-    ($($(#[$doc:meta])* $konst:ident $name:ident = $key:literal, $min:literal..=$max:literal, flexible $flex:literal;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $konst:ident $name:ident = $key:literal, $min:literal..=$max:literal,
+        flexible $flex:literal;
+    )*) => {
         #[allow(missing_docs)]
         impl ApiKey {
             $( $(#[$doc])* pub const $konst: ApiKey = ApiKey($key); )*
         }
-        /// Every API of this crate, in order of key.
+        /// All APIs of this crate, in order of their keys.
         pub const APIS: &[Api] = &[
-            $( Api { key: ApiKey($key), name: stringify!($name), min_version: $min, max_version: $max, first_flexible_version: $flex }, )*
+            $( Api {
+                key: ApiKey($key),
+                name: stringify!($name),
+                min_version: $min,
+                max_version: $max,
+                first_flexible_version: $flex,
+            }, )*
         ];
     };
 }
@@ -67,17 +77,17 @@ apis! {
 }
 
 impl ApiKey {
-    /// What is known of it, if anything.
+    /// Returns the API's description; `None` for an API that this crate does not support.
     pub fn api(self) -> Option<&'static Api> {
         APIS.iter().find(|a| a.key == self)
     }
 
-    /// Its name, or "unknown".
+    /// Returns Kafka's name of the API, or `unknown`.
     pub fn name(self) -> &'static str {
         self.api().map_or("unknown", |a| a.name)
     }
 
-    /// The version to read or write its messages at; flexible or not as the API has it.
+    /// Returns the version with the encoding that the API uses at it.
     pub fn version(self, number: i16) -> Version {
         Version { number, flexible: self.api().is_some_and(|a| number >= a.first_flexible_version) }
     }

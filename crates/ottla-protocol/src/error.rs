@@ -1,72 +1,72 @@
-//! What can go wrong between bytes and messages; raised by [`crate::wire`], shown by everyone above.
+//! The errors of decoding and encoding. [`crate::wire`] and [`crate::record`] return them.
 
 use std::fmt;
 
-/// Bytes from a peer that are not what the protocol says, with the place they were found.
+/// Bytes from a peer that break a rule of the protocol, with their location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodeError {
-    /// What was wrong.
+    /// The broken rule.
     pub kind: DecodeErrorKind,
-    /// The message or structure being read; empty while still inside a primitive.
+    /// The message or structure that was read; empty for a primitive outside a message.
     pub message: &'static str,
-    /// The field being read; empty while still inside a primitive.
+    /// The field that was read; empty for a primitive outside a message.
     pub field: &'static str,
-    /// Bytes from the start of the frame (or batch) to the offending value.
+    /// Bytes from the start of the frame or batch to the invalid value.
     pub offset: usize,
 }
 
-/// The rule that was broken.
+/// A rule of the protocol that the bytes break.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
-    /// Fewer bytes left than the value needs.
+    /// The value needs more bytes than remain.
     Truncated {
         /// Bytes the value needs.
         needed: usize,
-        /// Bytes that are left.
+        /// Bytes that remain.
         remaining: usize,
     },
-    /// A length or count below zero where null has no meaning, or below −1.
+    /// A length or count below −1.
     NegativeLength(i64),
-    /// An array claims more elements than there are bytes behind it.
+    /// The count of an array exceeds the bytes that remain.
     CountExceedsBytes {
         /// The count on the wire.
         count: u64,
-        /// Bytes that are left.
+        /// Bytes that remain.
         remaining: usize,
     },
-    /// Null where this version of the field cannot be null.
+    /// The field is null, and this version does not allow null.
     UnexpectedNull,
-    /// A string that is not UTF-8.
+    /// A string is not valid UTF-8.
     InvalidUtf8,
-    /// A varint longer than its type allows.
+    /// A varint is longer than its type allows.
     VarintTooLong,
-    /// Bytes after the end of the message.
+    /// Bytes follow the end of the message.
     TrailingBytes(usize),
-    /// A version this crate does not know for the message.
+    /// This crate does not support the version of the message.
     UnsupportedVersion(i16),
-    /// A tagged field given twice or out of ascending order.
+    /// A tagged field is duplicate or not in ascending order.
     TagOutOfOrder(u32),
-    /// A rule of the record batch format, in words.
+    /// The batch breaks a rule of its format; the text names the rule.
     InvalidBatch(&'static str),
-    /// A checksum that does not match.
+    /// The batch's checksum does not match its bytes.
     ChecksumMismatch {
-        /// What the batch says.
+        /// The checksum in the batch's header.
         stated: u32,
-        /// What its bytes give.
+        /// The checksum of the batch's bytes.
         computed: u32,
     },
-    /// Compressed bytes that do not decompress, or to more than the bound.
+    /// The bytes cannot be decompressed, or exceed the limit when decompressed.
     Compression(String),
 }
 
 impl DecodeError {
-    /// An error at `offset`, not yet placed in a message.
+    /// Creates an error without a message and field.
     pub fn new(kind: DecodeErrorKind, offset: usize) -> DecodeError {
         DecodeError { kind, message: "", field: "", offset }
     }
 
-    /// Names the message and field, unless an inner structure already did.
+    /// Sets the message and field, unless an inner structure has set them.
     #[must_use]
     pub fn with_location(mut self, message: &'static str, field: &'static str) -> DecodeError {
         if self.message.is_empty() {
@@ -88,48 +88,49 @@ impl fmt::Display for DecodeError {
 
 impl fmt::Display for DecodeErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use DecodeErrorKind as K;
         match self {
-            K::Truncated { needed, remaining: left } => {
-                write!(f, "needs {needed} bytes, {left} are left")
+            Self::Truncated { needed, remaining } => {
+                write!(f, "truncated: {needed} bytes needed, {remaining} remain")
             }
-            K::NegativeLength(n) => write!(f, "negative length {n}"),
-            K::CountExceedsBytes { count, remaining: left } => {
-                write!(f, "count {count} with only {left} bytes behind it")
+            Self::NegativeLength(n) => write!(f, "negative length {n}"),
+            Self::CountExceedsBytes { count, remaining } => {
+                write!(f, "the count is {count}, but only {remaining} bytes remain")
             }
-            K::UnexpectedNull => f.write_str("null where null is not allowed"),
-            K::InvalidUtf8 => f.write_str("not UTF-8"),
-            K::VarintTooLong => f.write_str("varint longer than its type"),
-            K::TrailingBytes(n) => write!(f, "{n} bytes after the end of the message"),
-            K::UnsupportedVersion(v) => write!(f, "version {v} is not known"),
-            K::TagOutOfOrder(t) => write!(f, "tagged field {t} twice or out of order"),
-            K::InvalidBatch(what) => f.write_str(what),
-            K::ChecksumMismatch { stated, computed } => {
-                write!(f, "checksum {computed:08x} where the batch states {stated:08x}")
+            Self::UnexpectedNull => f.write_str("null is not allowed"),
+            Self::InvalidUtf8 => f.write_str("the string is not valid UTF-8"),
+            Self::VarintTooLong => f.write_str("the varint is too long for its type"),
+            Self::TrailingBytes(n) => write!(f, "{n} bytes follow the end of the message"),
+            Self::UnsupportedVersion(v) => write!(f, "version {v} is not supported"),
+            Self::TagOutOfOrder(tag) => {
+                write!(f, "tagged field {tag} is duplicate or out of order")
             }
-            K::Compression(what) => f.write_str(what),
+            Self::InvalidBatch(rule) => f.write_str(rule),
+            Self::ChecksumMismatch { stated, computed } => {
+                write!(f, "checksum mismatch: expected {stated:08x}, got {computed:08x}")
+            }
+            Self::Compression(reason) => f.write_str(reason),
         }
     }
 }
 
 impl std::error::Error for DecodeError {}
 
-/// A message that the chosen version cannot carry; always the caller's mistake, never a peer's.
+/// A message that cannot be encoded at the chosen version: an error of the caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// A string or array longer than its length field can say.
-    #[error("{length} is too long for its length field")]
+    /// A string or array is too long for its length field.
+    #[error("length {length} is too large for its field")]
     TooLong {
-        /// The length that did not fit.
+        /// The length of the string or array.
         length: usize,
     },
-    /// Null in a field that cannot be null at this version.
+    /// A field is null, and the version does not allow null.
     #[error("{field} cannot be null at version {version}")]
     NullNotAllowed {
         /// The field.
         field: &'static str,
-        /// The version being written.
+        /// The version of the message.
         version: i16,
     },
 }

@@ -1,9 +1,19 @@
-//! Kafka's error codes: names, which may be retried, which call for fresh metadata, and what each means to
-//! somebody who produces records.
+//! Kafka's error codes: names, whether they are retriable, and descriptions for producers.
+//!
+//! The error messages of `ottla` contain the descriptions.
 
 use std::fmt;
 
-/// An error code from the wire; 0 is none. Codes this crate does not know are carried as they are.
+/// An error code of Kafka's protocol; 0 is no error. An unknown code is a valid value.
+///
+/// ```
+/// use ottla_protocol::ErrorCode;
+///
+/// let code = ErrorCode(6);
+/// assert_eq!(code, ErrorCode::NOT_LEADER_OR_FOLLOWER);
+/// assert!(code.is_retriable() && code.is_invalid_metadata());
+/// assert_eq!(ErrorCode(4321).to_string(), "error code 4321");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ErrorCode(pub i16);
 
@@ -16,7 +26,12 @@ struct ErrorCodeInfo {
 }
 
 macro_rules! error_codes {
-    ($($name:ident = $code:literal $(, $retriable:ident $($metadata:ident)?)? $(; $meaning:literal)? |)*) => {
+    // `NAME = code, R M; "description" |`: R for retriable, M for invalid metadata.
+    ($(
+        $name:ident = $code:literal
+        $(, $retriable:ident $($metadata:ident)?)?
+        $(; $description:literal)? |
+    )*) => {
         #[allow(missing_docs)]
         impl ErrorCode {
             $( pub const $name: ErrorCode = ErrorCode($code); )*
@@ -26,37 +41,45 @@ macro_rules! error_codes {
             name: stringify!($name),
             retriable: error_codes!(@flag $($retriable)?),
             invalid_metadata: error_codes!(@flag $($($metadata)?)?),
-            description: error_codes!(@text $($meaning)?),
+            description: error_codes!(@text $($description)?),
         }, )*];
     };
     (@flag) => { false };
     (@flag $any:ident) => { true };
     (@text) => { "" };
-    (@text $meaning:literal) => { $meaning };
+    (@text $description:literal) => { $description };
 }
 
 error_codes! {
-    UNKNOWN_SERVER_ERROR = -1; "the broker failed in a way it does not name; its log says more" |
+    UNKNOWN_SERVER_ERROR = -1;
+        "the broker failed for a reason that it does not report; see its log" |
     OFFSET_OUT_OF_RANGE = 1 |
-    CORRUPT_MESSAGE = 2, R; "the batch was damaged on its way, or a record breaks a rule of the topic" |
-    UNKNOWN_TOPIC_OR_PARTITION = 3, R M; "the topic or partition does not exist on this broker; create it, or check the name" |
+    CORRUPT_MESSAGE = 2, R;
+        "the batch was damaged in transit, or a record breaks a rule of the topic" |
+    UNKNOWN_TOPIC_OR_PARTITION = 3, R M;
+        "the topic or partition does not exist on this broker; create it or check the name" |
     INVALID_FETCH_SIZE = 4 |
-    LEADER_NOT_AVAILABLE = 5, R M; "the partition has no leader just now" |
-    NOT_LEADER_OR_FOLLOWER = 6, R M; "the broker does not lead the partition any more" |
-    REQUEST_TIMED_OUT = 7, R; "the broker did not get enough replicas to answer in time" |
+    LEADER_NOT_AVAILABLE = 5, R M; "the partition has no leader at the moment" |
+    NOT_LEADER_OR_FOLLOWER = 6, R M; "the broker no longer leads the partition" |
+    REQUEST_TIMED_OUT = 7, R; "not enough replicas had the batch within the request's timeout" |
     BROKER_NOT_AVAILABLE = 8 |
     REPLICA_NOT_AVAILABLE = 9, R M; "a replica is not available" |
-    MESSAGE_TOO_LARGE = 10; "the batch is larger than the topic's max.message.bytes; lower batch.size or raise that limit" |
+    MESSAGE_TOO_LARGE = 10;
+        "the batch is larger than the topic's max.message.bytes; \
+         lower batch.size or raise max.message.bytes" |
     STALE_CONTROLLER_EPOCH = 11 |
     OFFSET_METADATA_TOO_LARGE = 12 |
-    NETWORK_EXCEPTION = 13, R M; "the connection was lost before the answer came" |
+    NETWORK_EXCEPTION = 13, R M; "the connection closed before the response arrived" |
     COORDINATOR_LOAD_IN_PROGRESS = 14, R; "the coordinator is still loading" |
     COORDINATOR_NOT_AVAILABLE = 15, R; "the coordinator is not available" |
     NOT_COORDINATOR = 16, R; "the broker is not the coordinator" |
-    INVALID_TOPIC_EXCEPTION = 17; "the topic name is not one Kafka allows, or the topic cannot be written to" |
-    RECORD_LIST_TOO_LARGE = 18; "the batch is larger than the broker's segment.bytes; lower batch.size" |
-    NOT_ENOUGH_REPLICAS = 19, R; "fewer replicas are in sync than min.insync.replicas asks for" |
-    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20, R; "the batch was written, but to fewer replicas than min.insync.replicas asks for" |
+    INVALID_TOPIC_EXCEPTION = 17;
+        "the topic name is invalid, or clients may not write to the topic" |
+    RECORD_LIST_TOO_LARGE = 18;
+        "the batch is larger than the broker's segment.bytes; lower batch.size" |
+    NOT_ENOUGH_REPLICAS = 19, R; "the in-sync replicas are fewer than min.insync.replicas" |
+    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20, R;
+        "the batch is appended, but to fewer replicas than min.insync.replicas" |
     INVALID_REQUIRED_ACKS = 21; "acks must be -1, 0 or 1" |
     ILLEGAL_GENERATION = 22 |
     INCONSISTENT_GROUP_PROTOCOL = 23 |
@@ -65,37 +88,41 @@ error_codes! {
     INVALID_SESSION_TIMEOUT = 26 |
     REBALANCE_IN_PROGRESS = 27 |
     INVALID_COMMIT_OFFSET_SIZE = 28 |
-    TOPIC_AUTHORIZATION_FAILED = 29; "this principal may not write to the topic; grant WRITE on it" |
+    TOPIC_AUTHORIZATION_FAILED = 29;
+        "the principal may not write to the topic; grant it WRITE on the topic" |
     GROUP_AUTHORIZATION_FAILED = 30 |
-    CLUSTER_AUTHORIZATION_FAILED = 31; "this principal may not do this on the cluster; grant IDEMPOTENT_WRITE" |
-    INVALID_TIMESTAMP = 32; "a record's timestamp lies too far from the broker's clock" |
-    UNSUPPORTED_SASL_MECHANISM = 33; "the broker does not offer this SASL mechanism" |
-    ILLEGAL_SASL_STATE = 34; "the SASL exchange was out of step" |
-    UNSUPPORTED_VERSION = 35; "the broker does not know this version of the API" |
+    CLUSTER_AUTHORIZATION_FAILED = 31;
+        "the principal may not do this on the cluster; grant it IDEMPOTENT_WRITE" |
+    INVALID_TIMESTAMP = 32; "a record's timestamp is too far from the broker's clock" |
+    UNSUPPORTED_SASL_MECHANISM = 33; "the broker does not support this SASL mechanism" |
+    ILLEGAL_SASL_STATE = 34; "a SASL request arrived in the wrong order" |
+    UNSUPPORTED_VERSION = 35; "the broker does not support this version of the API" |
     TOPIC_ALREADY_EXISTS = 36 |
     INVALID_PARTITIONS = 37 |
     INVALID_REPLICATION_FACTOR = 38 |
     INVALID_REPLICA_ASSIGNMENT = 39 |
     INVALID_CONFIG = 40 |
     NOT_CONTROLLER = 41, R |
-    INVALID_REQUEST = 42; "the broker could not make sense of the request" |
-    UNSUPPORTED_FOR_MESSAGE_FORMAT = 43; "the topic's message format cannot hold such records" |
-    POLICY_VIOLATION = 44; "a policy of the broker forbids it" |
-    OUT_OF_ORDER_SEQUENCE_NUMBER = 45; "a batch before this one is missing from the partition's log" |
-    DUPLICATE_SEQUENCE_NUMBER = 46; "the broker has these records already" |
+    INVALID_REQUEST = 42; "the broker considers the request invalid" |
+    UNSUPPORTED_FOR_MESSAGE_FORMAT = 43;
+        "the topic's message format does not support these records" |
+    POLICY_VIOLATION = 44; "a policy of the broker forbids the request" |
+    OUT_OF_ORDER_SEQUENCE_NUMBER = 45;
+        "a batch before this one is missing from the partition's log" |
+    DUPLICATE_SEQUENCE_NUMBER = 46; "the partition's log already has these records" |
     INVALID_PRODUCER_EPOCH = 47; "another producer has taken over with a newer epoch" |
     INVALID_TXN_STATE = 48 |
     INVALID_PRODUCER_ID_MAPPING = 49 |
     INVALID_TRANSACTION_TIMEOUT = 50 |
     CONCURRENT_TRANSACTIONS = 51, R |
     TRANSACTION_COORDINATOR_FENCED = 52 |
-    TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53; "this principal may not use the transactional id" |
+    TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53; "the principal may not use the transactional id" |
     SECURITY_DISABLED = 54 |
     OPERATION_NOT_ATTEMPTED = 55 |
-    KAFKA_STORAGE_ERROR = 56, R M; "the broker's disk failed under the partition" |
+    KAFKA_STORAGE_ERROR = 56, R M; "a disk of the broker failed" |
     LOG_DIR_NOT_FOUND = 57 |
-    SASL_AUTHENTICATION_FAILED = 58; "the broker refused the credentials" |
-    UNKNOWN_PRODUCER_ID = 59; "the broker no longer knows this producer on the partition" |
+    SASL_AUTHENTICATION_FAILED = 58; "the broker rejected the credentials" |
+    UNKNOWN_PRODUCER_ID = 59; "the partition no longer has the state of this producer" |
     REASSIGNMENT_IN_PROGRESS = 60 |
     DELEGATION_TOKEN_AUTH_DISABLED = 61 |
     DELEGATION_TOKEN_NOT_FOUND = 62 |
@@ -112,7 +139,8 @@ error_codes! {
     TOPIC_DELETION_DISABLED = 73 |
     FENCED_LEADER_EPOCH = 74, R M |
     UNKNOWN_LEADER_EPOCH = 75, R |
-    UNSUPPORTED_COMPRESSION_TYPE = 76; "the broker or this version of Produce does not know the codec" |
+    UNSUPPORTED_COMPRESSION_TYPE = 76;
+        "the broker or this version of Produce does not support the codec" |
     STALE_BROKER_EPOCH = 77 |
     OFFSET_NOT_AVAILABLE = 78, R |
     MEMBER_ID_REQUIRED = 79 |
@@ -123,7 +151,7 @@ error_codes! {
     ELECTION_NOT_NEEDED = 84, R |
     NO_REASSIGNMENT_IN_PROGRESS = 85 |
     GROUP_SUBSCRIBED_TO_TOPIC = 86 |
-    INVALID_RECORD = 87; "a record was refused by the broker's checks" |
+    INVALID_RECORD = 87; "a record failed the broker's validation" |
     UNSTABLE_OFFSET_COMMIT = 88, R |
     THROTTLING_QUOTA_EXCEEDED = 89, R; "a quota was exceeded" |
     PRODUCER_FENCED = 90; "another producer with the same transactional id has taken over" |
@@ -136,7 +164,8 @@ error_codes! {
     PRINCIPAL_DESERIALIZATION_FAILURE = 97 |
     SNAPSHOT_NOT_FOUND = 98 |
     POSITION_OUT_OF_RANGE = 99 |
-    UNKNOWN_TOPIC_ID = 100, R M; "the topic id is not known on this broker; the topic may have been re-created" |
+    UNKNOWN_TOPIC_ID = 100, R M;
+        "the broker does not know the topic id; the topic may have been recreated" |
     DUPLICATE_BROKER_REGISTRATION = 101 |
     BROKER_ID_NOT_REGISTERED = 102 |
     INCONSISTENT_TOPIC_ID = 103, R M; "the topic id does not match the topic's name" |
@@ -165,7 +194,7 @@ error_codes! {
     DUPLICATE_VOTER = 126 |
     VOTER_NOT_FOUND = 127 |
     INVALID_REGULAR_EXPRESSION = 128 |
-    REBOOTSTRAP_REQUIRED = 129; "the client should go back to its bootstrap servers" |
+    REBOOTSTRAP_REQUIRED = 129; "the client has to connect to its bootstrap servers again" |
     STREAMS_INVALID_TOPOLOGY = 130 |
     STREAMS_INVALID_TOPOLOGY_EPOCH = 131 |
     STREAMS_TOPOLOGY_FENCED = 132 |
@@ -180,32 +209,32 @@ impl ErrorCode {
         ERROR_CODES.iter().find(|r| r.code == self.0)
     }
 
-    /// Whether this is no error.
+    /// Returns whether this is no error.
     pub fn is_none(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether this crate knows the code.
+    /// Returns whether this crate knows the code.
     pub fn is_known(self) -> bool {
         self.is_none() || self.info().is_some()
     }
 
-    /// Kafka's name for it, if this crate knows it.
+    /// Returns Kafka's name of the code; `None` for an unknown code.
     pub fn name(self) -> Option<&'static str> {
         if self.is_none() { Some("NONE") } else { self.info().map(|r| r.name) }
     }
 
-    /// Whether the same request may succeed later. Of an unknown code: no.
+    /// Returns whether the same request may succeed later; false for an unknown code.
     pub fn is_retriable(self) -> bool {
         self.info().is_some_and(|r| r.retriable)
     }
 
-    /// Whether what is known of leaders and topics is out of date.
+    /// Returns whether the client's metadata is out of date (Kafka's `InvalidMetadataException`).
     pub fn is_invalid_metadata(self) -> bool {
         self.info().is_some_and(|r| r.invalid_metadata)
     }
 
-    /// What it means to somebody who produces records; empty where that is not this crate's to say.
+    /// Returns a description for a producer's user; empty for codes that producers do not receive.
     pub fn description(self) -> &'static str {
         self.info().map_or("", |r| r.description)
     }
@@ -230,12 +259,13 @@ impl fmt::Debug for ErrorCode {
 mod tests {
     use super::*;
 
+    // CASES: B6.
     #[test]
-    fn b6_retriable_and_metadata_flags() {
+    fn retriable_and_invalid_metadata_flags_equal_those_of_java() {
         let retriable =
             [2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 72, 74, 75, 89, 100, 103];
         let metadata = [3, 5, 6, 9, 13, 56, 72, 74, 100, 103];
-        let final_ones = [
+        let not_retriable = [
             -1, 10, 17, 18, 21, 29, 30, 31, 32, 33, 34, 35, 42, 43, 44, 45, 46, 47, 48, 49, 50, 53,
             58, 59, 76, 87, 90, 120, 129,
         ];
@@ -248,14 +278,14 @@ mod tests {
                 ErrorCode(code)
             );
         }
-        for code in final_ones {
+        for code in not_retriable {
             assert!(!ErrorCode(code).is_retriable(), "{:?}", ErrorCode(code));
             assert!(ErrorCode(code).is_known(), "{code}");
         }
     }
 
     #[test]
-    fn codes_from_the_future_are_carried_by_number() {
+    fn unknown_code_is_not_retriable_and_displays_its_number() {
         let code = ErrorCode(4321);
         assert!(!code.is_known() && !code.is_retriable());
         assert_eq!(code.to_string(), "error code 4321");

@@ -1,5 +1,7 @@
-//! One entry point a decoder: hand it any bytes and it must neither panic nor take memory out of
-//! proportion. The test suite feeds mutated messages; `fuzz/` has the same functions for `cargo fuzz`.
+//! Entry points for fuzzing: one function for each decoder.
+//!
+//! With any bytes, a decoder must not panic, and must not use much more memory than the input has.
+//! The unit tests call these functions with mutated messages, `fuzz/` calls them from `cargo fuzz`.
 
 use bytes::Bytes;
 
@@ -10,7 +12,7 @@ use crate::messages::*;
 use crate::record::Batches;
 use crate::wire::{Reader, TestRng, Wire};
 
-/// Every request of this crate: calls `$go` with each type.
+/// Calls the macro `$callback` with the types of all requests.
 #[macro_export]
 macro_rules! for_each_request {
     ($callback:ident) => {
@@ -38,7 +40,7 @@ macro_rules! for_each_request {
     };
 }
 
-/// Reads `frame` as a request: header, then body.
+/// Decodes `frame` as a request: header, then body.
 pub fn read_request(frame: &Bytes) {
     let mut r = Reader::new(frame);
     let Ok(header) = RequestHeader::decode(&mut r) else {
@@ -53,7 +55,7 @@ pub fn read_request(frame: &Bytes) {
     for_each_request!(dispatch);
 }
 
-/// Reads `frame` as a response to `api` at `version`.
+/// Decodes `frame` as a response of an API at a version.
 pub fn read_response(api: ApiKey, version: i16, frame: &Bytes) {
     macro_rules! dispatch {
         ($($ty:ident),*) => { match api {
@@ -64,7 +66,7 @@ pub fn read_response(api: ApiKey, version: i16, frame: &Bytes) {
     for_each_request!(dispatch);
 }
 
-/// Reads `bytes` as record batches.
+/// Decodes `bytes` as record batches.
 pub fn read_batches(bytes: &[u8]) {
     for batch in Batches::new(bytes) {
         let Ok(batch) = batch else { return };
@@ -82,7 +84,7 @@ pub fn decompress_all(bytes: &[u8]) {
     }
 }
 
-/// The first two bytes choose what the rest is read as.
+/// Decodes the input; its first two bytes choose the decoder and the version.
 pub fn read_any(input: &[u8]) {
     let [kind, version, rest @ ..] = input else {
         return;
@@ -100,8 +102,21 @@ pub fn read_any(input: &[u8]) {
     }
 }
 
-/// A valid message of a random API, version and content: its request and response frames.
-pub fn generate_message(g: &mut TestRng) -> (ApiKey, i16, Vec<u8>, Vec<u8>) {
+/// A valid request and response of a random API and version.
+#[derive(Debug)]
+pub struct GeneratedMessage {
+    /// The API.
+    pub api: ApiKey,
+    /// The version of both messages.
+    pub version: i16,
+    /// The request frame, with its length.
+    pub request: Vec<u8>,
+    /// The response frame, with its length.
+    pub response: Vec<u8>,
+}
+
+/// Generates a request and a response with random content.
+pub fn generate_message(g: &mut TestRng) -> GeneratedMessage {
     let api = APIS[g.next_below(APIS.len() as u64) as usize];
     let version =
         api.min_version + g.next_below((api.max_version - api.min_version + 1) as u64) as i16;
@@ -112,7 +127,7 @@ pub fn generate_message(g: &mut TestRng) -> (ApiKey, i16, Vec<u8>, Vec<u8>) {
         } };
     }
     let (request, response) = for_each_request!(dispatch);
-    (api.key, version, request, response)
+    GeneratedMessage { api: api.key, version, request, response }
 }
 
 fn generate_frames<R: Request>(g: &mut TestRng, version: i16) -> (Vec<u8>, Vec<u8>) {

@@ -1,4 +1,7 @@
-//! What stands in front of every request and response: length, then header v0, v1 or v2.
+//! Frames of requests and responses: the length, the header, the body.
+//!
+//! The client encodes requests and decodes responses, the broker the reverse. A request has header
+//! v1 or v2, a response header v0 or v1; flexible versions use the higher one (KIP-482).
 
 use bytes::Bytes;
 
@@ -8,25 +11,25 @@ use crate::wire::{
     RawTaggedField, Reader, Version, Wire, Writer, read_tagged_fields, write_tagged_fields,
 };
 
-/// The header of a request (v1, or v2 where the API version is flexible).
+/// The header of a request: v1, or v2 if the API version is flexible.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestHeader {
-    /// Which API.
+    /// The API.
     pub api_key: ApiKey,
-    /// At which version.
+    /// The version of the API.
     pub api_version: i16,
-    /// Comes back in the answer.
+    /// The number that the response repeats.
     pub correlation_id: i32,
-    /// Who asks; not compact even in a flexible version.
+    /// The client's name (`client.id`). Its length is not compact, even in a flexible version.
     pub client_id: Option<String>,
-    /// Tagged fields this crate does not know.
+    /// Tagged fields that this crate does not know.
     pub unknown_tagged_fields: Vec<RawTaggedField>,
 }
 
 const NON_FLEXIBLE: Version = Version { number: 1, flexible: false };
 
 impl RequestHeader {
-    /// Appends it.
+    /// Appends the header.
     pub fn encode(&self, w: &mut Writer) {
         w.i16(self.api_key.0);
         w.i16(self.api_version);
@@ -37,7 +40,7 @@ impl RequestHeader {
         }
     }
 
-    /// Appends the header of a request without unknown tags, from what its sender has at hand.
+    /// Appends a header without unknown tagged fields; allocates nothing for its arguments.
     pub fn encode_without_tags(
         api: ApiKey,
         version: i16,
@@ -55,35 +58,33 @@ impl RequestHeader {
         }
     }
 
-    /// Reads it. Of an API that is not known, what follows the client id is left unread.
+    /// Reads a header.
+    ///
+    /// The tagged fields of an unknown API stay unread: its first flexible version is unknown.
     pub fn decode(r: &mut Reader<'_>) -> Result<RequestHeader, DecodeError> {
-        let place = |field| move |e: DecodeError| e.with_location("RequestHeader", field);
-        let api = ApiKey(r.i16().map_err(place("api_key"))?);
-        let version = r.i16().map_err(place("api_version"))?;
-        let correlation_id = r.i32().map_err(place("correlation_id"))?;
-        let client_id = Wire::decode(r, NON_FLEXIBLE).map_err(place("client_id"))?;
-        let mut unknown_tags = Vec::new();
-        if api.version(version).flexible {
-            read_tagged_fields(r, &mut unknown_tags, |_, _| Ok(false))
-                .map_err(place("tagged fields"))?;
+        let located = |field| move |e: DecodeError| e.with_location("RequestHeader", field);
+        let api_key = ApiKey(r.i16().map_err(located("api_key"))?);
+        let api_version = r.i16().map_err(located("api_version"))?;
+        let correlation_id = r.i32().map_err(located("correlation_id"))?;
+        let client_id = Wire::decode(r, NON_FLEXIBLE).map_err(located("client_id"))?;
+        let mut unknown_tagged_fields = Vec::new();
+        if api_key.version(api_version).flexible {
+            read_tagged_fields(r, &mut unknown_tagged_fields, |_, _| Ok(false))
+                .map_err(located("tagged fields"))?;
         }
-        Ok(RequestHeader {
-            api_key: api,
-            api_version: version,
-            correlation_id,
-            client_id,
-            unknown_tagged_fields: unknown_tags,
-        })
+        Ok(RequestHeader { api_key, api_version, correlation_id, client_id, unknown_tagged_fields })
     }
 }
 
-/// Whether responses of this API version carry header v1. ApiVersions never does: its reader does not yet
-/// know what the writer speaks.
+/// Returns whether responses of this API version have header v1.
+///
+/// ApiVersions responses never have it: the client does not know yet which versions the broker
+/// supports (KIP-511).
 fn is_response_header_flexible(api: ApiKey, version: i16) -> bool {
     api != ApiKey::API_VERSIONS && api.version(version).flexible
 }
 
-/// A whole request frame: length, header, body.
+/// Encodes a request frame: length, header, body.
 pub fn encode_request<R: Request>(
     body: &R,
     version: i16,
@@ -103,7 +104,7 @@ pub fn encode_request<R: Request>(
     })
 }
 
-/// A whole response frame: length, header, body.
+/// Encodes a response frame: length, header, body.
 pub fn encode_response<T: Wire>(
     api: ApiKey,
     version: i16,
@@ -130,28 +131,28 @@ fn encode_frame(fill: impl FnOnce(&mut Writer)) -> Result<Vec<u8>, EncodeError> 
     Ok(out)
 }
 
-/// The correlation id at the front of a response (without its length).
+/// Reads the correlation id of a response frame without its length.
 pub fn decode_correlation_id(frame: &Bytes) -> Result<i32, DecodeError> {
     Reader::new(frame).i32().map_err(|e| e.with_location("ResponseHeader", "correlation_id"))
 }
 
-/// Reads a response (without its length) to a request of type `R`; nothing may follow it.
+/// Decodes a response to `R` from a frame without its length. No bytes may follow it.
 pub fn decode_response<R: Request>(
     frame: &Bytes,
     version: i16,
 ) -> Result<R::Response, DecodeError> {
     let mut r = Reader::new(frame);
-    let place = |e: DecodeError| e.with_location("ResponseHeader", "tagged fields");
+    let located = |e: DecodeError| e.with_location("ResponseHeader", "tagged fields");
     r.i32().map_err(|e| e.with_location("ResponseHeader", "correlation_id"))?;
     if is_response_header_flexible(R::KEY, version) {
-        read_tagged_fields(&mut r, &mut Vec::new(), |_, _| Ok(false)).map_err(place)?;
+        read_tagged_fields(&mut r, &mut Vec::new(), |_, _| Ok(false)).map_err(located)?;
     }
     let body = decode_body(&mut r, R::KEY, version)?;
     r.finish().map_err(|e| e.with_location(R::KEY.name(), "end of response"))?;
     Ok(body)
 }
 
-/// Reads the body of a request whose header was read from `r`; nothing may follow it.
+/// Decodes the body of a request whose header has been read. No bytes may follow it.
 pub fn decode_request<R: Request>(r: &mut Reader<'_>, version: i16) -> Result<R, DecodeError> {
     let body = decode_body(r, R::KEY, version)?;
     r.finish().map_err(|e| e.with_location(R::KEY.name(), "end of request"))?;

@@ -1,6 +1,6 @@
-//! The 32-bit murmur2 hash by which Kafka's clients spread keys over partitions.
+//! The 32-bit murmur2 hash with which Kafka's clients choose the partition of a key.
 
-/// The hash, with Kafka's seed, as Java's signed `int`.
+/// Returns the hash with Kafka's seed, as Java's signed `int`.
 pub fn murmur2(data: &[u8]) -> i32 {
     const M: u32 = 0x5bd1_e995;
     const SEED: u32 = 0x9747_b28c;
@@ -23,7 +23,13 @@ pub fn murmur2(data: &[u8]) -> i32 {
     (h ^ (h >> 15)) as i32
 }
 
-/// The partition of a key among `partitions`, online or not.
+/// Returns the partition of a key among all partitions of a topic, with or without a leader.
+///
+/// It equals Java's `BuiltInPartitioner.partitionForKey`.
+///
+/// ```
+/// assert_eq!(ottla_protocol::murmur2::partition_for_key(b"abc", 6), 3);
+/// ```
 pub fn partition_for_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) as u32 & 0x7fff_ffff) % partitions
 }
@@ -31,9 +37,11 @@ pub fn partition_for_key(key: &[u8], partitions: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::SplitMix64;
 
+    // CASES: B5, BI6.
     #[test]
-    fn b5_vectors_and_bi6_partitions() {
+    fn hashes_and_partitions_equal_those_of_java() {
         let long = "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8";
         for (key, hash, partitions) in [
             ("21", -973_932_308, [0, 0, 0, 40]),
@@ -51,8 +59,8 @@ mod tests {
             ("日本語", 1_431_860_170, [1, 4, 0, 70]),
         ] {
             assert_eq!(murmur2(key.as_bytes()), hash, "{key}");
-            let got = [3, 6, 10, 100].map(|n| partition_for_key(key.as_bytes(), n));
-            assert_eq!(got, partitions, "{key}");
+            let actual = [3, 6, 10, 100].map(|n| partition_for_key(key.as_bytes(), n));
+            assert_eq!(actual, partitions, "{key}");
         }
         for (bytes, hash) in [
             (&[0x00][..], 375_494_588),
@@ -74,40 +82,23 @@ mod tests {
         }
     }
 
-    /// Java's `SplittableRandom`, as far as the checksum needs it.
-    struct SplittableRandom(u64);
-
-    impl SplittableRandom {
-        fn next_u64(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = self.0;
-            let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        }
-
-        fn fill_bytes(&mut self, out: &mut [u8]) {
-            let mut words = out.chunks_exact_mut(8);
-            for w in &mut words {
-                w.copy_from_slice(&self.next_u64().to_le_bytes());
-            }
-            let rest = words.into_remainder();
-            if !rest.is_empty() {
-                let w = self.next_u64().to_le_bytes();
-                let n = rest.len();
-                rest.copy_from_slice(&w[..n]);
-            }
+    /// Fills `out` as Java's `SplittableRandom.nextBytes` does.
+    fn fill_bytes(random: &mut SplitMix64, out: &mut [u8]) {
+        for chunk in out.chunks_mut(8) {
+            let bytes = random.next_u64().to_le_bytes();
+            chunk.copy_from_slice(&bytes[..chunk.len()]);
         }
     }
 
+    // CASES: B5. Kafka's `UtilsTest.testMurmur2Checksum`.
     #[test]
-    fn b5_sum_over_a_hundred_thousand_arrays() {
-        let mut random = SplittableRandom(0);
+    fn sum_of_hashes_of_random_arrays_equals_that_of_java() {
+        let mut random = SplitMix64::new(0);
         let mut sum = 0u64;
         for len in 0..=1000 {
             let mut data = vec![0; len];
             for _ in 0..100 {
-                random.fill_bytes(&mut data);
+                fill_bytes(&mut random, &mut data);
                 sum += u64::from(murmur2(&data) as u32);
             }
         }

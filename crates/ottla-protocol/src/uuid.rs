@@ -1,18 +1,26 @@
-//! The 16 bytes Kafka calls a UUID (KIP-516: topic ids), written in URL-safe base64 without padding.
+//! Kafka's UUID (KIP-516: topic ids): 16 bytes, displayed in URL-safe base64 without padding.
 
 use std::fmt;
 
-/// A topic id. [`Uuid::ZERO`] means "not known".
+/// A topic id or cluster id. [`Uuid::ZERO`] stands for an unknown id.
+///
+/// ```
+/// use ottla_protocol::Uuid;
+///
+/// let id = Uuid::parse("4tMUuKBfTDmVXqDwnKdpbA").expect("22 characters of base64");
+/// assert_eq!(id.to_string(), "4tMUuKBfTDmVXqDwnKdpbA");
+/// assert_eq!(Uuid::parse("too short"), None);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Uuid(pub [u8; 16]);
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 impl Uuid {
-    /// All zeros: no id.
+    /// The zero UUID, which stands for an unknown id.
     pub const ZERO: Uuid = Uuid([0; 16]);
 
-    /// A version 4 (random) UUID from two random words.
+    /// Creates a version 4 UUID from 128 random bits.
     pub fn from_random(high: u64, low: u64) -> Uuid {
         let mut b = [0; 16];
         b[..8].copy_from_slice(&high.to_be_bytes());
@@ -22,23 +30,23 @@ impl Uuid {
         Uuid(b)
     }
 
-    /// Whether this is [`Uuid::ZERO`].
+    /// Returns whether this is [`Uuid::ZERO`].
     pub fn is_zero(&self) -> bool {
         *self == Uuid::ZERO
     }
 
-    /// Reads the 22 characters that [`fmt::Display`] writes.
+    /// Parses the 22 characters that [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Uuid> {
         if text.len() != 22 {
             return None;
         }
-        let mut acc: u128 = 0;
+        let mut n: u128 = 0;
         for (i, c) in text.bytes().enumerate() {
             let six = ALPHABET.iter().position(|&a| a == c)? as u128;
-            // The last character carries only the top two of its six bits.
-            acc = if i < 21 { (acc << 6) | six } else { (acc << 2) | (six >> 4) };
+            // 128 bits are 21 characters of 6 bits, and 2 bits in the last character.
+            n = if i < 21 { (n << 6) | six } else { (n << 2) | (six >> 4) };
         }
-        Some(Uuid(acc.to_be_bytes()))
+        Some(Uuid(n.to_be_bytes()))
     }
 }
 
@@ -65,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_round_trips_at_every_bit() {
+    fn base64_round_trips_for_each_bit() {
         for bit in 0..128 {
             let id = Uuid((1u128 << bit).to_be_bytes());
             assert_eq!(Uuid::parse(&id.to_string()), Some(id), "bit {bit}");

@@ -1,5 +1,7 @@
-//! What the accumulator does to the whole producer, by the cases' numbers: memory, linger, splitting, purging, in
-//! virtual time against the broker's core.
+//! Memory, linger, splits, purges and flushes, tested with the whole producer against the broker's
+//! core.
+//!
+//! Virtual time moves step by step. CASES name the behaviours in docs/CASES.md.
 #![allow(clippy::disallowed_types)]
 
 use std::pin::Pin;
@@ -14,107 +16,112 @@ use ottla::{
     RecordStatus,
 };
 use ottla_broker::ProduceFault::FailBeforeAppend;
-use ottla_protocol::ErrorCode as E;
+use ottla_protocol::ErrorCode;
 
 use crate::producer_fixture::ProducerFixture;
 use crate::sim_cluster::node_address;
 
-fn poll_is_ready(d: &mut Delivery) -> bool {
-    Pin::new(d).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+fn poll_is_ready(delivery: &mut Delivery) -> bool {
+    Pin::new(delivery).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
-/// The design's example: nothing is due for a minute, and memory is used up. The one who waits gets his in a round
-/// trip.
+/// Eight lingering batches use all memory. A waiting caller makes the sender send them early, so it
+/// gets its memory within one round trip.
 #[test]
-fn the_ninth_partition_gets_its_memory_though_eight_batches_linger() {
-    let mut b = ProducerFixture::new(&[
+fn waiting_caller_gets_memory_although_eight_batches_linger() {
+    let mut fixture = ProducerFixture::new(&[
         ("linger.ms", "60000"),
         ("batch.size", "1000"),
         ("buffer.memory", "8000"),
         ("linger.awaited", "false"),
     ]);
-    b.create_topic("wide", 9);
+    fixture.create_topic("wide", 9);
     let latency = Faults { max_delay_ns: 1_000_000, ..Faults::NONE };
-    b.send_to_and_flush("wide", 0, "warm");
-    b.machine.set_faults(latency);
-    let from = b.machine.now();
-    let sent: Vec<_> = (0..9).map(|p| b.send_to("wide", p, "v")).collect();
-    let took = b.machine.now().since(from);
-    assert!(took < Duration::from_millis(5), "one round trip: {took:?}");
+    fixture.send_to_and_flush("wide", 0, "warm");
+    fixture.machine.set_faults(latency);
+    let start = fixture.machine.now();
+    let sent: Vec<_> = (0..9).map(|p| fixture.send_to("wide", p, "v")).collect();
+    let elapsed = fixture.machine.now().since(start);
+    assert!(elapsed < Duration::from_millis(5), "one round trip: {elapsed:?}");
     drop(sent);
 }
 
 #[test]
-fn sequential_awaited_sends_take_no_longer_with_a_linger() {
-    let mut times = Vec::new();
+fn awaited_sends_do_not_linger() {
+    let mut times_ms = Vec::new();
     for linger in ["0", "5"] {
-        let mut b = ProducerFixture::new(&[("linger.ms", linger), ("batch.size", "16384")]);
-        b.send_and_wait(0, "warm");
-        b.machine.set_faults(Faults { max_delay_ns: 1_000_000, ..Faults::NONE });
-        let from = b.machine.now();
+        let mut fixture = ProducerFixture::new(&[("linger.ms", linger), ("batch.size", "16384")]);
+        fixture.send_and_wait(0, "warm");
+        fixture.machine.set_faults(Faults { max_delay_ns: 1_000_000, ..Faults::NONE });
+        let start = fixture.machine.now();
         for _ in 0..1000 {
-            let d = b.send(0, "v");
-            b.block_on(d).unwrap();
+            let delivery = fixture.send(0, "v");
+            fixture.block_on(delivery).unwrap();
         }
-        times.push(b.machine.now().since(from).as_millis());
+        times_ms.push(fixture.machine.now().since(start).as_millis());
     }
-    let (without, with) = (times[0], times[1]);
-    assert!(with <= without + without / 10, "{times:?} ms");
+    let (without_linger, with_linger) = (times_ms[0], times_ms[1]);
+    assert!(with_linger <= without_linger + without_linger / 10, "{times_ms:?}");
     let settings = [("linger.ms", "5"), ("linger.awaited", "false"), ("batch.size", "16384")];
-    let mut b = ProducerFixture::new(&settings);
-    b.send_and_wait(0, "warm");
-    let from = b.machine.now();
+    let mut fixture = ProducerFixture::new(&settings);
+    fixture.send_and_wait(0, "warm");
+    let start = fixture.machine.now();
     for _ in 0..20 {
-        let d = b.send(0, "v");
-        b.block_on(d).unwrap();
+        let delivery = fixture.send(0, "v");
+        fixture.block_on(delivery).unwrap();
     }
-    assert!(b.machine.now().since(from) >= Duration::from_millis(100), "turned off, each lingers");
-}
-
-#[test]
-fn a_thousand_that_await_at_once_gather_into_few_batches() {
-    let mut b = ProducerFixture::new(&[("linger.ms", "5"), ("batch.size", "16384")]);
-    b.create_topic("wide", 12);
-    b.send_to_and_flush("wide", 0, "warm");
-    b.machine.set_faults(Faults { max_delay_ns: 1_000_000, ..Faults::NONE });
-    let before = b.producer.totals();
-    let mut sent: Vec<_> = (0..1000).map(|i| b.send_to("wide", i % 12, "v")).collect();
-    sent.retain_mut(|d| !poll_is_ready(d));
-    while !sent.is_empty() {
-        b.run_for_ms(1);
-        sent.retain_mut(|d| !poll_is_ready(d));
-    }
-    let batches = b.producer.totals().batch_total - before.batch_total;
-    assert!(batches <= 3 * 12, "{batches} batches for 12 partitions");
     assert!(
-        b.producer.totals().request_total - before.request_total <= 6,
-        "and they share requests"
+        fixture.machine.now().since(start) >= Duration::from_millis(100),
+        "linger.awaited=false: each lingers"
     );
 }
 
-/// What nobody awaits gathers as ever.
 #[test]
-fn ra3_records_nobody_awaits_still_linger() {
-    let mut b = ProducerFixture::new(&[("linger.ms", "5"), ("batch.size", "16384")]);
-    b.send_and_wait(0, "warm");
-    let before = b.producer.totals().batch_total;
-    let sent: Vec<_> = (0..4).map(|_| (b.send(0, "v"), b.run_for_ms(1))).collect();
-    assert_eq!(b.producer.totals().batch_total, before, "4 ms on, nothing has left");
-    b.run_for_ms(2);
-    assert_eq!(b.producer.totals().batch_total, before + 1);
+fn thousand_concurrent_awaited_sends_share_few_batches() {
+    let mut fixture = ProducerFixture::new(&[("linger.ms", "5"), ("batch.size", "16384")]);
+    fixture.create_topic("wide", 12);
+    fixture.send_to_and_flush("wide", 0, "warm");
+    fixture.machine.set_faults(Faults { max_delay_ns: 1_000_000, ..Faults::NONE });
+    let before = fixture.producer.totals();
+    let mut sent: Vec<_> = (0..1000).map(|i| fixture.send_to("wide", i % 12, "v")).collect();
+    sent.retain_mut(|delivery| !poll_is_ready(delivery));
+    while !sent.is_empty() {
+        fixture.run_for_ms(1);
+        sent.retain_mut(|delivery| !poll_is_ready(delivery));
+    }
+    let batches = fixture.producer.totals().batch_total - before.batch_total;
+    assert!(batches <= 3 * 12, "{batches} batches for 12 partitions");
+    assert!(
+        fixture.producer.totals().request_total - before.request_total <= 6,
+        "the batches share requests"
+    );
+}
+
+/// `linger.awaited` only concerns deliveries that a task awaits.
+// CASES: RA3.
+#[test]
+fn records_that_are_not_awaited_still_linger() {
+    let mut fixture = ProducerFixture::new(&[("linger.ms", "5"), ("batch.size", "16384")]);
+    fixture.send_and_wait(0, "warm");
+    let before = fixture.producer.totals().batch_total;
+    let sent: Vec<_> = (0..4).map(|_| (fixture.send(0, "v"), fixture.run_for_ms(1))).collect();
+    assert_eq!(fixture.producer.totals().batch_total, before, "nothing is sent within 4 ms");
+    fixture.run_for_ms(2);
+    assert_eq!(fixture.producer.totals().batch_total, before + 1);
     drop(sent);
 }
 
+// CASES: SN5.
 #[test]
-fn sn5_what_is_sent_from_a_handler_of_an_expiry_is_a_batch_of_its_own() {
-    let again: Arc<Mutex<Option<Producer>>> = Arc::default();
-    let (producer, seen) = (again.clone(), Arc::new(AtomicU32::new(0)));
-    let count = seen.clone();
+fn record_sent_from_expiry_handler_gets_a_new_batch() {
+    let handler_producer: Arc<Mutex<Option<Producer>>> = Arc::default();
+    let expired_count = Arc::new(AtomicU32::new(0));
+    let (producer, count) = (handler_producer.clone(), expired_count.clone());
     let settings = [("delivery.timeout.ms", "300"), ("request.timeout.ms", "299")];
-    let mut b = ProducerFixture::with_builder(&settings, move |builder| {
+    let mut fixture = ProducerFixture::with_builder(&settings, move |builder| {
         builder.delivery_handler(move |r: &BatchReport<'_>| {
-            let expired = r.result.is_err_and(|e| e.kind() == ErrorKind::DeliveryTimeout);
-            if expired
+            let is_expired = r.result.is_err_and(|e| e.kind() == ErrorKind::DeliveryTimeout);
+            if is_expired
                 && count.fetch_add(1, Ordering::SeqCst) < 10
                 && let Some(p) = &*producer.lock().unwrap()
             {
@@ -122,44 +129,54 @@ fn sn5_what_is_sent_from_a_handler_of_an_expiry_is_a_batch_of_its_own() {
             }
         })
     });
-    *again.lock().unwrap() = Some(b.producer.clone());
-    b.send_and_wait(0, "a");
-    b.hold_responses(true);
-    let first: Vec<_> = (0..10).map(|_| b.send(0, "first")).collect();
-    b.run_until(|_| first.iter().all(|d| d.try_result().is_some()));
-    assert_eq!(seen.load(Ordering::SeqCst), 10, "each of ten batches expired");
-    b.hold_responses(false);
-    b.run_until(|b| b.logged_values(0).iter().filter(|v| *v == "again").count() == 10);
-    *again.lock().unwrap() = None;
+    *handler_producer.lock().unwrap() = Some(fixture.producer.clone());
+    fixture.send_and_wait(0, "a");
+    fixture.hold_responses();
+    let first: Vec<_> = (0..10).map(|_| fixture.send(0, "first")).collect();
+    fixture.run_until(|_| first.iter().all(|delivery| delivery.try_result().is_some()));
+    assert_eq!(expired_count.load(Ordering::SeqCst), 10, "all ten batches expired");
+    fixture.release_responses();
+    fixture.run_until(|f| f.logged_values(0).iter().filter(|v| *v == "again").count() == 10);
+    *handler_producer.lock().unwrap() = None;
 }
 
+// CASES: SN33.
 #[test]
-fn sn33_the_sender_wakes_for_the_next_thing_that_is_due_and_rests_otherwise() {
+fn sender_wakes_for_next_deadline_and_sleeps_otherwise() {
     let settings =
         [("delivery.timeout.ms", "1500"), ("request.timeout.ms", "1400"), ("linger.ms", "50")];
-    let mut b = ProducerFixture::new(&settings);
-    b.send_and_wait(0, "a");
-    b.run_for_ms(1);
-    let rounds = |b: &ProducerFixture| b.producer.totals().loop_total;
-    let before = rounds(&b);
-    b.run_for_ms(1000);
-    // Deadlines of callers that were served still lie in its heap.
-    assert!(rounds(&b) - before <= 4, "nothing waits: it rests, but for {}", rounds(&b) - before);
-    b.hold_responses(true);
-    let d = b.send(0, "b");
-    let before = rounds(&b);
-    b.run_for_ms(1400);
-    assert!(rounds(&b) - before <= 6, "linger, send, and no more: {}", rounds(&b) - before);
-    let e = b.wait_for(&d).unwrap_err();
+    let mut fixture = ProducerFixture::new(&settings);
+    fixture.send_and_wait(0, "a");
+    fixture.run_for_ms(1);
+    let rounds = |fixture: &ProducerFixture| fixture.producer.totals().loop_total;
+    let before = rounds(&fixture);
+    fixture.run_for_ms(1000);
+    // The deadlines of callers that got their memory are still in the sender's heap.
+    assert!(
+        rounds(&fixture) - before <= 4,
+        "no record waits, yet it made {} loops",
+        rounds(&fixture) - before
+    );
+    fixture.hold_responses();
+    let delivery = fixture.send(0, "b");
+    let before = rounds(&fixture);
+    fixture.run_for_ms(1400);
+    assert!(
+        rounds(&fixture) - before <= 6,
+        "linger and send need 6 loops, not {}",
+        rounds(&fixture) - before
+    );
+    let e = fixture.wait_for(&delivery).unwrap_err();
     assert_eq!(e.record_status(), RecordStatus::PossiblyPersisted, "{e}");
 }
 
-/// KAFKA-19012: a batch ends while its request is half written, and a new batch is filled at once. What is on the
-/// wire is the first one's bytes to the last: its memory is not back before the socket has let go of it.
+/// KAFKA-19012: a batch expires while its request is half written, and a new batch is filled at
+/// once. If the buffer were reused too early, the rest of the request would carry the new batch's
+/// bytes. So the memory is returned only when the socket has released it.
 #[test]
-fn kafka_19012_what_is_half_written_stays_what_it_was() {
-    for torn_down in [false, true] {
-        let mut b = ProducerFixture::new(&[
+fn expired_batch_half_written_keeps_its_buffer() {
+    for is_disconnected in [false, true] {
+        let mut fixture = ProducerFixture::new(&[
             ("delivery.timeout.ms", "301"),
             ("request.timeout.ms", "300"),
             ("linger.ms", "1"),
@@ -169,156 +186,163 @@ fn kafka_19012_what_is_half_written_stays_what_it_was() {
             ("max.in.flight.requests.per.connection", "1"),
             ("enable.idempotence", "false"),
         ]);
-        b.send_and_wait(0, "warm");
-        b.run_for_ms(200);
-        b.hold_responses(true);
-        let before = b.send(0, "before");
-        b.run_for_ms(5);
-        let first = b.send(1, &"A".repeat(800));
-        b.run_for_ms(150);
-        // Its turn comes late, and its request only goes out in part before its time is over.
-        b.machine.set_faults(Faults { window_bytes: 300, ..Faults::NONE });
-        b.machine.set_link(node_address(1), Link { reads_paused: true, ..Link::default() });
-        b.wait_for(&before).unwrap();
-        let e = b.wait_for(&first).unwrap_err();
+        fixture.send_and_wait(0, "warm");
+        fixture.run_for_ms(200);
+        fixture.hold_responses();
+        let before = fixture.send(0, "before");
+        fixture.run_for_ms(5);
+        let first = fixture.send(1, &"A".repeat(800));
+        fixture.run_for_ms(150);
+        // The batch waits for "before", so only a part of its request is written before it expires.
+        fixture.machine.set_faults(Faults { window_bytes: 300, ..Faults::NONE });
+        fixture.machine.set_link(node_address(1), Link { reads_paused: true, ..Link::default() });
+        fixture.wait_for(&before).unwrap();
+        let e = fixture.wait_for(&first).unwrap_err();
         assert_eq!(
             (e.kind(), e.record_status()),
             (ErrorKind::DeliveryTimeout, RecordStatus::PossiblyPersisted),
             "{e}"
         );
-        if torn_down {
-            b.drop_connections();
+        if is_disconnected {
+            fixture.drop_connections();
         }
-        // Its buffer is still the socket's: two more fill the other, and then wait.
-        let second = b.send(0, &"B".repeat(800));
-        b.machine.set_link(node_address(1), Link::default());
-        let third = b.send(0, &"C".repeat(800));
-        b.wait_for(&second).unwrap();
-        b.wait_for(&third).unwrap();
-        assert_eq!(b.logged_values(0)[2..], ["B".repeat(800), "C".repeat(800)]);
-        let written = if torn_down { vec![] } else { vec!["A".repeat(800)] };
-        assert_eq!(b.logged_values(1), written, "to the last byte, or not at all");
-        b.run_for_ms(1000);
-        assert_eq!(b.producer.available_memory(), 2000);
+        // The socket still holds the first buffer. The pool has one other for these two records.
+        let second = fixture.send(0, &"B".repeat(800));
+        fixture.machine.set_link(node_address(1), Link::default());
+        let third = fixture.send(0, &"C".repeat(800));
+        fixture.wait_for(&second).unwrap();
+        fixture.wait_for(&third).unwrap();
+        assert_eq!(fixture.logged_values(0)[2..], ["B".repeat(800), "C".repeat(800)]);
+        let written = if is_disconnected { vec![] } else { vec!["A".repeat(800)] };
+        assert_eq!(fixture.logged_values(1), written, "complete and unchanged, or not at all");
+        fixture.run_for_ms(1000);
+        assert_eq!(fixture.producer.available_memory(), 2000);
     }
 }
 
-/// A pool of four buffers, all of them full, each refused as too large: parts are charged beside the line, and
-/// everything finishes.
+/// Four full batches use the whole pool, and the broker rejects each as too large. A split does not
+/// wait in the pool's queue, so all of them succeed.
 #[test]
-fn a_pool_that_is_full_can_still_split() {
-    let mut b = ProducerFixture::new(&[
+fn full_pool_can_still_split() {
+    let mut fixture = ProducerFixture::new(&[
         ("batch.size", "1000"),
         ("buffer.memory", "4000"),
         ("linger.ms", "5"),
         ("compression.type", "zstd"),
     ]);
-    b.create_topic("wide", 4);
-    b.send_to_and_flush("wide", 0, "warm");
-    b.push_batch_faults(&[Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE)); 4]);
+    fixture.create_topic("wide", 4);
+    fixture.send_to_and_flush("wide", 0, "warm");
+    fixture.push_batch_faults(&[Some(FailBeforeAppend(ErrorCode::MESSAGE_TOO_LARGE)); 4]);
     let values: Vec<String> = (0..24).map(|i| format!("{i:02}").repeat(70)).collect();
     let sent: Vec<_> =
-        values.iter().enumerate().map(|(i, v)| b.send_to("wide", i as i32 % 4, v)).collect();
-    for d in &sent {
-        b.wait_for(d).unwrap();
+        values.iter().enumerate().map(|(i, v)| fixture.send_to("wide", i as i32 % 4, v)).collect();
+    for delivery in &sent {
+        fixture.wait_for(delivery).unwrap();
     }
-    b.run_for_ms(10);
-    assert!(b.producer.totals().batch_split_total >= 4);
-    assert_eq!(b.producer.available_memory(), 4000);
+    fixture.run_for_ms(10);
+    assert!(fixture.producer.totals().batch_split_total >= 4);
+    assert_eq!(fixture.producer.available_memory(), 4000);
+}
+
+// CASES: RA13.
+#[test]
+fn flush_waits_for_parts_of_a_split_batch() {
+    let mut fixture = ProducerFixture::new(&[("batch.size", "4000"), ("linger.ms", "60000")]);
+    fixture.send_and_flush("warm");
+    fixture.push_batch_faults(&[Some(FailBeforeAppend(ErrorCode::MESSAGE_TOO_LARGE))]);
+    let sent: Vec<_> = (0..4).map(|i| fixture.send(0, &format!("{i}").repeat(300))).collect();
+    fixture.flush();
+    assert!(sent.iter().all(|delivery| delivery.try_result().unwrap().is_ok()));
 }
 
 #[test]
-fn ra13_a_flush_waits_for_the_parts_of_what_was_split() {
-    let mut b = ProducerFixture::new(&[("batch.size", "4000"), ("linger.ms", "60000")]);
-    b.send_and_flush("warm");
-    b.push_batch_faults(&[Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE))]);
-    let sent: Vec<_> = (0..4).map(|i| b.send(0, &format!("{i}").repeat(300))).collect();
-    b.flush();
-    assert!(sent.iter().all(|d| d.try_result().unwrap().is_ok()));
-}
-
-#[test]
-fn a_topics_limit_is_found_kept_to_and_found_again_when_it_is_raised() {
-    let mut b = ProducerFixture::new(&[
+fn batch_size_follows_the_topics_limit_down_and_up() {
+    let mut fixture = ProducerFixture::new(&[
         ("batch.size", "262144"),
         ("linger.ms", "5"),
         ("metadata.max.age.ms", "60000"),
         ("delivery.timeout.ms", "600000"),
     ]);
-    b.set_max_message_bytes(20_000);
+    fixture.set_max_message_bytes(20_000);
     let value = "v".repeat(950);
-    let refused = |b: &ProducerFixture| b.producer.totals().batch_split_total;
-    let send = |b: &mut ProducerFixture, batches: u64| {
-        let to = b.producer.totals().batch_total + batches;
-        let topic = b.producer.clone();
-        while b.producer.totals().batch_total < to {
+    let splits = |fixture: &ProducerFixture| fixture.producer.totals().batch_split_total;
+    let send = |fixture: &mut ProducerFixture, batches: u64| {
+        let target = fixture.producer.totals().batch_total + batches;
+        let producer = fixture.producer.clone();
+        while fixture.producer.totals().batch_total < target {
             for _ in 0..400 {
                 let record = Record::to("t").partition(0).value(&value);
-                drop(b.block_on(topic.send_async(record)).unwrap());
+                drop(fixture.block_on(producer.send_async(record)).unwrap());
             }
-            b.flush();
+            fixture.flush();
         }
     };
-    send(&mut b, 10_000);
-    let found = refused(&b);
-    assert!(found < 20, "{found} refusals");
-    let size =
-        |b: &ProducerFixture| b.read_log(0).1.iter().map(|h| h.record_count).collect::<Vec<_>>();
-    let settled = size(&b);
-    let usual = settled[settled.len() - 5];
-    assert!((18..=20).contains(&usual), "close to what fits: {usual} records");
-    b.set_max_message_bytes(1_048_588);
+    send(&mut fixture, 10_000);
+    let splits = splits(&fixture);
+    assert!(splits < 20, "{splits} splits");
+    let record_counts = |fixture: &ProducerFixture| {
+        fixture.read_log(0).headers.iter().map(|h| h.record_count).collect::<Vec<_>>()
+    };
+    let counts = record_counts(&fixture);
+    let limited = counts[counts.len() - 5];
+    assert!((18..=20).contains(&limited), "close to the limit of 20: {limited} records");
+    fixture.set_max_message_bytes(1_048_588);
     for _ in 0..8 {
-        b.run_for_ms(60_000);
-        send(&mut b, 40);
+        fixture.run_for_ms(60_000);
+        send(&mut fixture, 40);
     }
-    let last = size(&b);
-    let most = last[settled.len()..].iter().max().unwrap();
-    assert!(*most > 200, "batches grow again: {most} records");
+    let later_counts = record_counts(&fixture);
+    let max = later_counts[counts.len()..].iter().max().unwrap();
+    assert!(*max > 200, "batches grow again, up to {max} records");
 }
 
+// CASES: RA15.
 #[test]
-fn ra15_a_purge_fails_what_waits_and_leaves_what_is_in_flight_unless_told() {
-    for what in [PurgeScope::Queued, PurgeScope::QueuedAndInFlight] {
-        let mut b = ProducerFixture::new(&[("linger.ms", "1"), ("batch.size", "1000")]);
-        b.send_and_wait(0, "warm");
-        b.hold_responses(true);
-        let flying = b.send(0, "flying");
-        b.run_for_ms(2);
-        let waiting: Vec<_> = (0..50).map(|i| b.send(i % 2, "waiting")).collect();
-        let all = b.producer.totals().record_error_total;
-        b.producer.purge(what).unwrap();
-        b.run_until(|_| waiting.iter().all(|d| d.try_result().is_some()));
-        for d in &waiting {
-            let e = d.try_result().unwrap().unwrap_err();
+fn purge_leaves_batches_in_flight_unless_they_are_included() {
+    for scope in [PurgeScope::Queued, PurgeScope::QueuedAndInFlight] {
+        let mut fixture = ProducerFixture::new(&[("linger.ms", "1"), ("batch.size", "1000")]);
+        fixture.send_and_wait(0, "warm");
+        fixture.hold_responses();
+        let in_flight = fixture.send(0, "flying");
+        fixture.run_for_ms(2);
+        let queued: Vec<_> = (0..50).map(|i| fixture.send(i % 2, "waiting")).collect();
+        let errors_before = fixture.producer.totals().record_error_total;
+        fixture.producer.purge(scope).unwrap();
+        fixture.run_until(|_| queued.iter().all(|delivery| delivery.try_result().is_some()));
+        for delivery in &queued {
+            let e = delivery.try_result().unwrap().unwrap_err();
             assert_eq!(
                 (e.kind(), e.record_status()),
                 (ErrorKind::Purged, RecordStatus::NotPersisted),
                 "{e}"
             );
         }
-        if what == PurgeScope::Queued {
-            assert!(flying.try_result().is_none());
-            b.hold_responses(false);
-            b.wait_for(&flying).unwrap();
-            assert_eq!(b.producer.totals().record_error_total - all, 50);
+        if scope == PurgeScope::Queued {
+            assert!(in_flight.try_result().is_none());
+            fixture.release_responses();
+            fixture.wait_for(&in_flight).unwrap();
+            assert_eq!(fixture.producer.totals().record_error_total - errors_before, 50);
         } else {
-            let e = b.wait_for(&flying).unwrap_err();
-            let known = (e.kind(), e.record_status());
-            assert_eq!(known, (ErrorKind::Purged, RecordStatus::PossiblyPersisted), "{e}");
-            b.hold_responses(false);
+            let e = fixture.wait_for(&in_flight).unwrap_err();
+            assert_eq!(
+                (e.kind(), e.record_status()),
+                (ErrorKind::Purged, RecordStatus::PossiblyPersisted),
+                "{e}"
+            );
+            fixture.release_responses();
         }
-        b.send_and_wait(0, "after");
-        b.run_for_ms(10);
-        assert_eq!(b.producer.available_memory(), 32 << 20);
+        fixture.send_and_wait(0, "after");
+        fixture.run_for_ms(10);
+        assert_eq!(fixture.producer.available_memory(), 32 << 20);
     }
 }
 
+// CASES: RA14.
 #[test]
-fn ra14_a_forced_close_ends_each_record_once_drained_or_not() {
-    let ended = Arc::new(AtomicU32::new(0));
-    let count = ended.clone();
-    let mut b = ProducerFixture::with_builder(
+fn forced_close_completes_each_record_once() {
+    let completed = Arc::new(AtomicU32::new(0));
+    let count = completed.clone();
+    let mut fixture = ProducerFixture::with_builder(
         &[("linger.ms", "1"), ("batch.size", "1000")],
         move |builder| {
             builder.delivery_handler(move |r: &BatchReport<'_>| {
@@ -326,170 +350,75 @@ fn ra14_a_forced_close_ends_each_record_once_drained_or_not() {
             })
         },
     );
-    b.send_and_wait(0, "warm");
-    b.hold_responses(true);
-    let sent: Vec<_> = (0..100)
-        .map(|i| {
-            (
-                b.send(i % 2, "v"),
-                i == 50 && {
-                    b.run_for_ms(2);
-                    true
-                },
-            )
-        })
-        .collect();
-    b.close(Duration::ZERO);
-    for (d, _) in &sent {
-        let e = d.try_result().unwrap().unwrap_err();
+    fixture.send_and_wait(0, "warm");
+    fixture.hold_responses();
+    let mut sent = Vec::new();
+    for i in 0..100 {
+        sent.push(fixture.send(i % 2, "v"));
+        if i == 50 {
+            // The records so far are drained, the others are not.
+            fixture.run_for_ms(2);
+        }
+    }
+    fixture.close(Duration::ZERO);
+    for delivery in &sent {
+        let e = delivery.try_result().unwrap().unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Closed, "{e}");
     }
-    assert_eq!(ended.load(Ordering::SeqCst), 101, "the handler heard of each once");
+    assert_eq!(completed.load(Ordering::SeqCst), 101, "the handler received each record once");
 }
 
+// CASES: RA12.
 #[test]
-fn ra12_a_flush_that_is_given_up_leaves_nothing_behind() {
-    let mut b = ProducerFixture::new(&[("linger.ms", "60000"), ("batch.size", "1000")]);
-    b.send_and_flush("warm");
-    b.hold_responses(true);
-    let d = b.send(0, "v");
+fn dropped_flush_future_has_no_effect_on_later_records() {
+    let mut fixture = ProducerFixture::new(&[("linger.ms", "60000"), ("batch.size", "1000")]);
+    fixture.send_and_flush("warm");
+    fixture.hold_responses();
+    let delivery = fixture.send(0, "v");
     {
-        let producer = b.producer.clone();
+        let producer = fixture.producer.clone();
         let mut flush = std::pin::pin!(producer.flush_async());
         assert!(flush.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        b.run_for_ms(1000);
+        fixture.run_for_ms(1000);
         assert!(flush.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
-    b.hold_responses(false);
-    b.wait_for(&d).unwrap();
-    let later = b.send(0, "later");
-    b.run_for_ms(1000);
-    assert!(later.try_result().is_none(), "what came later lingers");
-    b.flush();
+    fixture.release_responses();
+    fixture.wait_for(&delivery).unwrap();
+    let later = fixture.send(0, "later");
+    fixture.run_for_ms(1000);
+    assert!(later.try_result().is_none(), "a record after the dropped flush lingers");
+    fixture.flush();
     assert!(later.try_result().is_some());
 }
 
+/// A partitioner that returns its number: 50 stands for no choice, 99 panics.
 struct FixedPartitioner(i32);
 impl Partitioner for FixedPartitioner {
     fn partition(&self, record: &Record<'_>, partitions: &Partitions<'_>) -> Option<i32> {
         assert!(record.topic_name() != "t" || partitions.count() == 2);
-        assert!(self.0 != 99, "a partitioner that panics");
+        assert!(self.0 != 99, "the partitioner panics on purpose");
         (self.0 != 50).then_some(self.0)
     }
 }
 
+// CASES: KP6.
 #[test]
-fn kp6_a_partitioner_of_ones_own_is_asked_and_its_nonsense_refused() {
-    for (answer, goes) in [(1, Some(1)), (50, None), (-1, None), (2, None), (99, None)] {
-        let mut b = ProducerFixture::with_builder(&[], |builder| {
-            builder.partitioner(FixedPartitioner(answer))
+fn invalid_partition_of_custom_partitioner_is_rejected() {
+    for (choice, expected) in [(1, Some(1)), (50, None), (-1, None), (2, None), (99, None)] {
+        let mut fixture = ProducerFixture::with_builder(&[], |builder| {
+            builder.partitioner(FixedPartitioner(choice))
         });
-        let producer = b.producer.clone();
-        let sent = b.block_on(producer.send_async(Record::to("t").value("v")));
-        match (sent, goes) {
-            (Ok(d), Some(p)) => assert_eq!(d.partition(), p),
-            (Ok(_), None) => assert_eq!(answer, 50, "left to the built-in one"),
+        let producer = fixture.producer.clone();
+        let sent = fixture.block_on(producer.send_async(Record::to("t").value("v")));
+        match (sent, expected) {
+            (Ok(delivery), Some(p)) => assert_eq!(delivery.partition(), p),
+            (Ok(_), None) => assert_eq!(choice, 50, "the built-in partitioner chooses"),
             (Err(e), _) => {
-                assert!([-1, 2, 99].contains(&answer));
+                assert!([-1, 2, 99].contains(&choice));
                 assert_eq!(e.kind(), ErrorKind::InvalidRecord, "{e}");
             }
         }
-        let explicit = b.block_on(producer.send_async(Record::to("t").partition(0))).unwrap();
-        assert_eq!(explicit.partition(), 0, "a record's own word comes first");
+        let explicit = fixture.block_on(producer.send_async(Record::to("t").partition(0))).unwrap();
+        assert_eq!(explicit.partition(), 0, "the record's own partition comes first");
     }
-}
-
-/// A failure says how far the record came and where its time went.
-#[test]
-fn a_failure_tells_where_the_time_went() {
-    let mut b = ProducerFixture::new(&[
-        ("delivery.timeout.ms", "1000"),
-        ("request.timeout.ms", "800"),
-        ("linger.ms", "100"),
-        ("batch.size", "1000"),
-        ("retry.backoff.ms", "50"),
-        ("retry.backoff.max.ms", "50"),
-    ]);
-    b.send_and_wait(0, "warm");
-    b.push_batch_faults(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS)); 40]);
-    let d = b.send(0, "v");
-    let e = b.wait_for(&d).unwrap_err();
-    let j = e.timings().expect("it was accepted");
-    assert_eq!((j.last_broker, e.kind()), (Some(1), ErrorKind::DeliveryTimeout));
-    assert!(j.attempts > 5, "{j:?}");
-    assert!((90..=110).contains(&j.linger.as_millis()), "{j:?}");
-    assert!((700..=910).contains(&j.backoff.as_millis()), "{j:?}");
-    let sum = j.linger + j.backoff + j.leaderless + j.throttled + j.in_flight + j.queued;
-    assert!((999..=1002).contains(&sum.as_millis()), "all of its time: {j:?}");
-    assert!(e.to_string().contains("s backing off"), "{e}");
-}
-
-#[test]
-fn metrics_of_the_accumulator_and_the_sender_have_kafkas_names() {
-    let mut b =
-        ProducerFixture::new(&[("linger.ms", "5"), ("batch.size", "4000"), ("retries", "10")]);
-    b.send_and_wait(0, "warm");
-    b.push_batch_faults(&[
-        Some(FailBeforeAppend(E::NOT_LEADER_OR_FOLLOWER)),
-        Some(FailBeforeAppend(E::MESSAGE_TOO_LARGE)),
-    ]);
-    let sent: Vec<_> = (0..10).map(|_| b.send(0, &"v".repeat(100))).collect();
-    for d in &sent {
-        b.wait_for(d).unwrap();
-    }
-    let all = b.producer.metrics();
-    let value = |group: &str, name: &str| {
-        let found: Vec<_> = all.iter().filter(|m| m.group == group && m.name == name).collect();
-        assert_eq!(found.len(), 1, "{group} {name}");
-        match found[0].value {
-            ottla::MetricValue::Number(n) => n,
-            ref text => panic!("{name} is {text}"),
-        }
-    };
-    let of = |name| value("producer-metrics", name);
-    assert_eq!(of("record-retry-total"), 10.0);
-    assert_eq!(of("batch-split-total"), 1.0);
-    assert_eq!(of("record-send-total"), 1.0 + 10.0 + 10.0 + 10.0, "every attempt counts");
-    assert_eq!(of("record-error-total"), 0.0);
-    assert_eq!(of("buffer-total-bytes"), f64::from(32 << 20));
-    assert_eq!(of("buffer-available-bytes"), f64::from(32 << 20));
-    assert!(of("record-queue-time-max") >= 5.0 && of("batch-size-max") > 1000.0);
-    assert!(of("records-per-request-avg") > 1.0 && of("record-size-max") > 100.0);
-    assert!(of("request-latency-avg") >= 0.0 && of("metadata-age") < 600.0);
-    let of_topic = |name| value("producer-topic-metrics", name);
-    assert_eq!((of_topic("record-retry-total"), of_topic("compression-rate")), (10.0, 1.0));
-    assert!(of_topic("byte-total") > 3000.0);
-    let of_node =
-        all.iter().filter(|m| m.group == "producer-node-metrics" && m.name == "request-total");
-    let nodes: Vec<_> = of_node.map(|m| m.tags[1].1.clone()).collect();
-    assert_eq!(nodes, ["node--1", "node-1"]);
-    let count = all.len() as f64;
-    assert_eq!(value("kafka-metrics-count", "count"), count);
-}
-
-/// A record for one topic cannot go to another by a handle.
-#[test]
-fn a_topics_handle_takes_its_own_records_and_tells_the_handler() {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let list = heard.clone();
-    let mut b = ProducerFixture::with_builder(
-        &[("linger.ms", "1"), ("batch.size", "1000")],
-        move |builder| {
-            builder.delivery_handler(move |r: &BatchReport<'_>| {
-                list.lock().unwrap().extend_from_slice(r.tokens);
-            })
-        },
-    );
-    b.send_and_wait(0, "warm");
-    let producer = b.producer.clone();
-    let topic = b.block_on(producer.topic_async("t")).unwrap();
-    assert_eq!((topic.name(), topic.partition_count()), ("t", 2));
-    for token in 1..=20 {
-        topic.enqueue(topic.record().partition(0).value("v").token(token)).unwrap();
-    }
-    let d = topic.send(Record::to("t").partition(0).value("last").token(21)).unwrap();
-    b.wait_for(&d).unwrap();
-    assert_eq!(heard.lock().unwrap()[1..], (1..=21).collect::<Vec<u64>>());
-    let e = topic.enqueue(Record::to("other")).unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::InvalidRecord, "{e}");
 }

@@ -1,23 +1,29 @@
-//! Virtual callers: they send, wait for memory, flush, look at ends or do not, drop futures half way.
+//! Virtual callers: tasks that send, wait for memory, flush and drop futures half way.
+//!
+//! The simulation spawns them on its executor. They write everything they observe to the history.
 #![allow(clippy::disallowed_types)]
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use ottla::sim::{SimMachine, Tick};
-use ottla::{Delivery, Error, ErrorKind, Producer, Record};
+use ottla::{Delivery, Error, ErrorKind, Header, Producer, Record, RecordMetadata};
 use ottla_protocol::wire::TestRng;
 
 use crate::executor::Timers;
 use crate::history::{
-    CallbackResult, HandlerOutcomes, History, RecordOutcome, RejectedSend, SentRecord, encode_token,
+    CallbackCall, HandlerOutcomes, History, RecordHistory, RecordOutcome, RecoveryResult,
+    RejectedSend, SendCall, SentRecord, Violation, decode_token, encode_token,
 };
+use crate::oracle::{FLUSH_INVARIANT, PARTITION_INVARIANT};
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
-/// What callers share with the world.
+/// State that the callers share with the simulation.
 #[derive(Clone)]
 pub(crate) struct SharedState {
     pub(crate) scenario: Scenario,
@@ -25,15 +31,30 @@ pub(crate) struct SharedState {
     pub(crate) timers: Timers,
     pub(crate) history: Rc<RefCell<History>>,
     pub(crate) handler_outcomes: HandlerOutcomes,
-    pub(crate) callback_results: Arc<Mutex<Vec<(u64, CallbackResult)>>>,
+    pub(crate) callback_calls: Arc<Mutex<Vec<CallbackCall>>>,
 }
 
 /// One virtual caller.
 pub(crate) struct Caller {
-    pub(crate) id: u64,
-    pub(crate) shared: SharedState,
-    /// Deliveries nobody has looked at yet, by the record's index in the history.
-    pub(crate) pending: Vec<(usize, Delivery)>,
+    id: u64,
+    shared: SharedState,
+    /// Deliveries that the caller has not looked at yet.
+    pending: Vec<PendingDelivery>,
+}
+
+struct PendingDelivery {
+    /// The record's index in [`History::records`].
+    record_index: usize,
+    delivery: Delivery,
+}
+
+/// How a caller drives the future of a `send`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AwaitMode {
+    /// Await it to its end.
+    ToEnd,
+    /// Poll it once, then drop it.
+    PollOnce,
 }
 
 /// A record that is about to be sent.
@@ -46,15 +67,14 @@ struct NewRecord {
     has_callback: bool,
     /// Whether it has headers, made from its value.
     has_headers: bool,
-    /// Its own timestamp.
     timestamp: Option<i64>,
 }
 
 impl NewRecord {
-    /// A value for a partition, and nothing else.
-    fn value_only(n: u64, topic: String, partition: i32, value: String) -> NewRecord {
+    /// Returns a record with a partition and a value only.
+    fn value_only(index: u64, topic: String, partition: i32, value: String) -> NewRecord {
         NewRecord {
-            index: n,
+            index,
             topic,
             partition: Some(partition),
             key: None,
@@ -67,20 +87,25 @@ impl NewRecord {
 }
 
 impl Caller {
+    pub(crate) fn new(id: u64, shared: SharedState) -> Caller {
+        Caller { id, shared, pending: Vec::new() }
+    }
+
+    /// Sends the scenario's records, with pauses, flushes and dropped futures between them.
     pub(crate) async fn run(mut self, producer: Producer) {
         let s = self.shared.scenario.clone();
-        let mut g = TestRng::new(s.seed ^ (self.id + 1).wrapping_mul(0x9E37_79B9));
-        for n in 0..s.records_per_caller {
-            if g.next_below(3) == 0 {
-                let pause = Duration::from_micros(g.next_below(s.max_pause_us + 1));
+        let mut rng = TestRng::new(s.seed ^ (self.id + 1).wrapping_mul(0x9E37_79B9));
+        for index in 0..s.records_per_caller {
+            if rng.next_below(3) == 0 {
+                let pause = Duration::from_micros(rng.next_below(s.max_pause_us + 1));
                 let machine = &self.shared.machine;
                 self.shared.timers.sleep_until(machine, machine.now().after(pause)).await;
             }
-            let draft = self.random_record(n, &mut g);
-            // A future that is dropped half way must leave nothing behind.
-            let dropped = g.next_below(10) == 0;
-            self.send(&producer, draft, dropped).await;
-            match g.next_below(12) {
+            let record = self.random_record(index, &mut rng);
+            // A future that is dropped half way must leave nothing behind in the producer.
+            let mode = if rng.next_below(10) == 0 { AwaitMode::PollOnce } else { AwaitMode::ToEnd };
+            self.send(&producer, record, mode).await;
+            match rng.next_below(12) {
                 0 => self.flush(&producer).await,
                 1 => self.wait_for_deliveries().await,
                 _ => {}
@@ -89,215 +114,235 @@ impl Caller {
         self.wait_for_deliveries().await;
     }
 
-    fn random_record(&self, n: u64, g: &mut TestRng) -> NewRecord {
+    fn random_record(&self, index: u64, rng: &mut TestRng) -> NewRecord {
         let s = &self.shared.scenario;
-        let mut value = format!("{}/{n}/", self.id).into_bytes();
-        let letters = if s.compressible_values { 1 } else { 7 };
+        let mut value = format!("{}/{index}/", self.id).into_bytes();
+        let alphabet = if s.compressible_values { 1 } else { 7 };
         value.extend(
-            (0..g.next_below(s.max_value_len)).map(|_| b'a' + (g.next_u64() % letters) as u8),
+            (0..rng.next_below(s.max_value_len)).map(|_| b'a' + (rng.next_u64() % alphabet) as u8),
         );
         NewRecord {
-            index: n,
-            topic: s.topic_name(g.next_below(s.topics)),
-            partition: (g.next_below(4) == 0).then(|| g.next_below(s.partitions) as i32),
-            key: (g.next_below(2) == 0).then(|| g.next_bytes().to_vec()),
+            index,
+            topic: s.topic_name(rng.next_below(s.topics)),
+            partition: (rng.next_below(4) == 0).then(|| rng.next_below(s.partitions) as i32),
+            key: (rng.next_below(2) == 0).then(|| rng.next_bytes().to_vec()),
             value,
-            has_callback: g.next_below(5) == 0,
-            has_headers: g.next_below(4) == 0,
-            timestamp: (g.next_below(8) == 0).then(|| g.next_below(1_700_000_000_000) as i64),
+            has_callback: rng.next_below(5) == 0,
+            has_headers: rng.next_below(4) == 0,
+            timestamp: (rng.next_below(8) == 0).then(|| rng.next_below(1_700_000_000_000) as i64),
         }
     }
 
-    async fn send(&mut self, producer: &Producer, d: NewRecord, dropped: bool) {
-        let token = encode_token(self.id, d.index);
-        let mut record = Record::to(&d.topic).maybe_key(d.key.as_deref()).value(&d.value);
+    async fn send(&mut self, producer: &Producer, new: NewRecord, mode: AwaitMode) {
+        let token = encode_token(self.id, new.index);
+        let mut record = Record::to(&new.topic).maybe_key(new.key.as_deref()).value(&new.value);
         record = record.token(token);
-        let headers = headers_for_value(&d.value);
-        if d.has_headers {
+        let headers = headers_for_value(&new.value);
+        if new.has_headers {
             record = record.headers(&headers);
         }
-        if let Some(at) = d.timestamp {
-            record = record.timestamp(at);
+        if let Some(timestamp) = new.timestamp {
+            record = record.timestamp(timestamp);
         }
-        if let Some(p) = d.partition {
-            record = record.partition(p);
+        if let Some(partition) = new.partition {
+            record = record.partition(partition);
         }
-        let asked = self.shared.machine.now();
-        let result = if d.has_callback {
-            let heard = self.shared.callback_results.clone();
-            let callback = move |result: Result<ottla::RecordMetadata, Error>| {
-                let told = result.map(|m| m.offset()).map_err(|e| e.to_string());
-                heard.lock().unwrap_or_else(PoisonError::into_inner).push((token, told));
+        let called_at = self.shared.machine.now();
+        let result = if new.has_callback {
+            let calls = self.shared.callback_calls.clone();
+            let callback = move |result: Result<RecordMetadata, Error>| {
+                let result = result.map(|m| m.offset()).map_err(|e| e.to_string());
+                let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
+                calls.push(CallbackCall { token, result });
             };
-            await_or_drop(producer.send_with_async(record, callback), dropped).await
+            await_or_drop(producer.send_with_async(record, callback), mode).await
         } else {
-            await_or_drop(producer.send_async(record), dropped).await
+            await_or_drop(producer.send_async(record), mode).await
         };
         if let Some(result) = result {
-            self.on_send_result(result, d, asked);
+            self.on_send_result(result, new, called_at);
         }
     }
 
-    fn on_send_result(&mut self, result: Result<Delivery, Error>, d: NewRecord, asked: Tick) {
-        let machine = &self.shared.machine;
-        let at = machine.now();
-        let mut history = self.shared.history.borrow_mut();
-        history.send_calls.push((asked, at));
+    fn on_send_result(&mut self, result: Result<Delivery, Error>, new: NewRecord, called_at: Tick) {
+        let returned_at = self.shared.machine.now();
+        self.shared.history.borrow_mut().send_calls.push(SendCall { called_at, returned_at });
         match result {
-            Ok(delivery) => {
-                let partition = delivery.partition();
-                if d.partition.is_some_and(|p| p != partition) {
-                    let what = format!("{partition} where {:?} was asked for", d.partition);
-                    history.violations.push(("a record goes to the partition it asks for", what));
-                }
-                let caller = self.id;
-                trace(machine, || {
-                    format!(
-                        "caller {caller}: record {} accepted for {}-{partition}",
-                        d.index, d.topic
-                    )
-                });
-                self.pending.push((history.records.len(), delivery));
-                let sent = SentRecord {
-                    caller,
-                    index: d.index,
-                    topic: d.topic,
-                    partition,
-                    key: d.key,
-                    value: d.value,
-                    called_at: asked,
-                    accepted_at: at,
-                    has_callback: d.has_callback,
-                    has_headers: d.has_headers,
-                    timestamp: d.timestamp,
-                };
-                history.records.push((sent, None));
-            }
-            Err(e) => {
-                trace(machine, || format!("caller {}: record {} refused: {e}", self.id, d.index));
-                let known = |r: &SentRecord| r.topic == d.topic && r.accepted_at < asked;
-                let no_memory = e.kind() == ErrorKind::BufferExhausted
-                    && d.partition.is_none()
-                    && history.records.iter().any(|(r, _)| known(r));
-                history.rejected.push(RejectedSend {
-                    called_at: asked,
-                    returned_at: at,
-                    is_memory_exhausted: no_memory,
-                });
-            }
+            Ok(delivery) => self.on_accepted(delivery, new, called_at, returned_at),
+            Err(e) => self.on_rejected(&e, &new, called_at, returned_at),
         }
     }
 
-    /// A flush returns when everything accepted before it has ended.
+    fn on_accepted(
+        &mut self,
+        delivery: Delivery,
+        new: NewRecord,
+        called_at: Tick,
+        accepted_at: Tick,
+    ) {
+        let mut history = self.shared.history.borrow_mut();
+        let partition = delivery.partition();
+        if new.partition.is_some_and(|p| p != partition) {
+            history.violations.push(Violation {
+                invariant: PARTITION_INVARIANT,
+                details: format!("sent to {partition}, the record names {:?}", new.partition),
+            });
+        }
+        let (id, index, topic) = (self.id, new.index, &new.topic);
+        trace(&self.shared.machine, || {
+            format!("caller {id}: record {index} accepted for {topic}-{partition}")
+        });
+        self.pending.push(PendingDelivery { record_index: history.records.len(), delivery });
+        let sent = SentRecord {
+            caller: self.id,
+            index: new.index,
+            topic: new.topic,
+            partition,
+            key: new.key,
+            value: new.value,
+            called_at,
+            accepted_at,
+            has_callback: new.has_callback,
+            has_headers: new.has_headers,
+            timestamp: new.timestamp,
+        };
+        history.records.push(RecordHistory { sent, outcome: None });
+    }
+
+    fn on_rejected(&self, e: &Error, new: &NewRecord, called_at: Tick, returned_at: Tick) {
+        trace(&self.shared.machine, || {
+            format!("caller {}: record {} rejected: {e}", self.id, new.index)
+        });
+        let mut history = self.shared.history.borrow_mut();
+        // The call waited for memory alone if its topic's metadata was there before: an earlier
+        // record to the topic proves that. A named partition might have waited for metadata.
+        let is_topic_known =
+            |r: &RecordHistory| r.sent.topic == new.topic && r.sent.accepted_at < called_at;
+        let is_memory_exhausted = e.kind() == ErrorKind::BufferExhausted
+            && new.partition.is_none()
+            && history.records.iter().any(is_topic_known);
+        history.rejected.push(RejectedSend { called_at, returned_at, is_memory_exhausted });
+    }
+
+    /// Flushes, and checks that every record accepted before has completed.
     async fn flush(&mut self, producer: &Producer) {
-        let before: Vec<u64> = {
+        let accepted: Vec<u64> = {
             let history = self.shared.history.borrow();
-            history.records.iter().map(|(r, _)| encode_token(r.caller, r.index)).collect()
+            history.records.iter().map(|r| encode_token(r.sent.caller, r.sent.index)).collect()
         };
         if producer.flush_async().await.is_err() {
             return;
         }
-        let open = before.into_iter().find(|t| !self.shared.handler_outcomes.contains(*t));
-        if let Some(open) = open {
-            let what =
-                format!("record {} of caller {} had not ended", open & 0xffff_ffff, open >> 32);
-            self.shared
-                .history
-                .borrow_mut()
-                .violations
-                .push(("a flush waits for all there was", what));
+        let outcomes = &self.shared.handler_outcomes;
+        if let Some(token) = accepted.into_iter().find(|token| !outcomes.contains(*token)) {
+            let (caller, index) = decode_token(token);
+            self.shared.history.borrow_mut().violations.push(Violation {
+                invariant: FLUSH_INVARIANT,
+                details: format!("record {index} of caller {caller} was not completed"),
+            });
         }
     }
 
-    /// Waits for every end, all at once, so that each is seen when it comes.
-    pub(crate) async fn wait_for_deliveries(&mut self) {
+    /// Waits for every pending delivery at once, so that each outcome gets its exact time.
+    async fn wait_for_deliveries(&mut self) {
         let (pending, shared) = (&mut self.pending, &self.shared);
         std::future::poll_fn(|cx| {
-            pending.retain_mut(|(index, delivery)| match std::pin::Pin::new(delivery).poll(cx) {
-                std::task::Poll::Pending => true,
-                std::task::Poll::Ready(result) => {
-                    let ended = RecordOutcome { completed_at: shared.machine.now(), result };
-                    let old = shared.history.borrow_mut().records[*index].1.replace(ended);
-                    assert!(old.is_none(), "a record ends once");
+            pending.retain_mut(|p| match Pin::new(&mut p.delivery).poll(cx) {
+                Poll::Pending => true,
+                Poll::Ready(result) => {
+                    let outcome = RecordOutcome { completed_at: shared.machine.now(), result };
+                    let mut history = shared.history.borrow_mut();
+                    let earlier = history.records[p.record_index].outcome.replace(outcome);
+                    assert!(earlier.is_none(), "a record completed twice");
                     false
                 }
             });
-            if pending.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+            if pending.is_empty() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
 
-    /// One record to each partition, while nobody is there.
+    /// Sends one record to each partition while every node is down.
     pub(crate) async fn send_during_outage(
         mut self,
         producer: Producer,
         partitions: Vec<(String, i32)>,
     ) {
-        for (n, (topic, p)) in partitions.into_iter().enumerate() {
-            let value = format!("{}/{n}/dark", self.id);
-            let d = NewRecord::value_only(n as u64, topic, p, value);
-            self.send(&producer, d, false).await;
+        for (index, (topic, partition)) in partitions.into_iter().enumerate() {
+            let value = format!("{}/{index}/dark", self.id);
+            let record = NewRecord::value_only(index as u64, topic, partition, value);
+            self.send(&producer, record, AwaitMode::ToEnd).await;
         }
         self.wait_for_deliveries().await;
     }
 
-    /// One record to each partition, twice: once to find out how the world is now, which must arrive where there is
-    /// time to send it again, and once that must arrive.
+    /// Sends one record to each partition, twice, after every fault has ended.
+    ///
+    /// The first record may meet stale metadata or a stale sequence, which costs it an attempt. So
+    /// it has to be acknowledged only where the settings leave time for a retry. The second has to
+    /// be acknowledged in every run.
     pub(crate) async fn verify_recovery(
         mut self,
         producer: Producer,
         partitions: Vec<(String, i32)>,
     ) {
         let s = &self.shared.scenario;
-        let patient = s.retries > 100 && s.delivery_timeout_ms >= 1_000;
+        let can_retry = s.retries > 100 && s.delivery_timeout_ms >= 1_000;
         for round in 0..2 {
-            let counts = patient || round == 1;
-            for (i, (topic, p)) in partitions.iter().enumerate() {
-                let n = round * partitions.len() as u64 + i as u64;
-                let value = format!("{}/{n}/probe", self.id);
-                let d = NewRecord::value_only(n, topic.clone(), *p, value);
-                let before = self.shared.history.borrow().records.len();
-                self.send(&producer, d, false).await;
-                let accepted = self.shared.history.borrow().records.len() > before;
-                if !accepted && counts {
-                    let where_to = format!("{}-{p}", partitions[i].0);
-                    let refused = Err("it was refused".to_owned());
-                    self.shared.history.borrow_mut().recovery_results.push((where_to, refused));
+            let is_checked = can_retry || round == 1;
+            for (i, (topic, partition)) in partitions.iter().enumerate() {
+                let index = round * partitions.len() as u64 + i as u64;
+                let value = format!("{}/{index}/probe", self.id);
+                let record = NewRecord::value_only(index, topic.clone(), *partition, value);
+                let accepted_before = self.shared.history.borrow().records.len();
+                self.send(&producer, record, AwaitMode::ToEnd).await;
+                let mut history = self.shared.history.borrow_mut();
+                if history.records.len() == accepted_before && is_checked {
+                    history.recovery_results.push(RecoveryResult {
+                        partition: format!("{topic}-{partition}"),
+                        result: Err("send rejected it".to_owned()),
+                    });
                 }
             }
-            let from: Vec<usize> = self.pending.iter().map(|p| p.0).collect();
+            let sent: Vec<usize> = self.pending.iter().map(|p| p.record_index).collect();
             self.wait_for_deliveries().await;
             let mut history = self.shared.history.borrow_mut();
-            for index in from.into_iter().filter(|_| counts) {
-                let (sent, ended) = &history.records[index];
-                let where_to = format!("{}-{}", sent.topic, sent.partition);
-                let result = match ended.as_ref().map(|e| &e.result) {
+            for record_index in sent.into_iter().filter(|_| is_checked) {
+                let record = &history.records[record_index];
+                let partition = format!("{}-{}", record.sent.topic, record.sent.partition);
+                let result = match record.result() {
                     Some(Ok(_)) => Ok(()),
                     Some(Err(e)) => Err(e.to_string()),
-                    None => Err("it never ended".to_owned()),
+                    None => Err("it never completed".to_owned()),
                 };
-                history.recovery_results.push((where_to, result));
+                history.recovery_results.push(RecoveryResult { partition, result });
             }
         }
     }
 }
 
-/// The headers of a record with this value: one of it, one that is null, one of the same name that is empty.
-pub(crate) fn headers_for_value(value: &[u8]) -> [ottla::Header<'_>; 3] {
-    let null = ottla::Header { key: "none", value: None };
-    [ottla::Header::new("its", &value[..value.len().min(9)]), null, ottla::Header::new("none", b"")]
+/// Returns the headers of a record with this value.
+///
+/// One holds a part of the value, one is null, and one with the same key is empty: null and empty
+/// must stay apart on the wire.
+pub(crate) fn headers_for_value(value: &[u8]) -> [Header<'_>; 3] {
+    [
+        Header::new("its", &value[..value.len().min(9)]),
+        Header { key: "none", value: None },
+        Header::new("none", b""),
+    ]
 }
 
-/// The future's outcome; none if it is dropped where it would have to wait.
-async fn await_or_drop<F: Future>(future: F, dropped: bool) -> Option<F::Output> {
+/// Returns the future's output, or `None` if `mode` dropped it while it was pending.
+async fn await_or_drop<F: Future>(future: F, mode: AwaitMode) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
-    if !dropped {
+    if mode == AwaitMode::ToEnd {
         return Some(future.await);
     }
     std::future::poll_fn(|cx| {
-        std::task::Poll::Ready(match future.as_mut().poll(cx) {
-            std::task::Poll::Ready(out) => Some(out),
-            std::task::Poll::Pending => None,
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
         })
     })
     .await

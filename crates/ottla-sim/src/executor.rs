@@ -1,4 +1,4 @@
-//! Virtual callers: tasks that run when they are woken, and sleep on the virtual clock.
+//! A single-threaded executor for the virtual callers, with timers on the virtual clock.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use ottla::sim::{SimMachine, Tick};
 
+/// A waker that sets a flag.
 struct WakeFlag(AtomicBool);
 
 impl Wake for WakeFlag {
@@ -23,11 +24,11 @@ struct Task {
     woken: Arc<WakeFlag>,
 }
 
-/// Sleepers, by the time they are due.
+/// Sleeping tasks, by deadline and a random number that distinguishes equal deadlines.
 #[derive(Clone, Default)]
 pub(crate) struct Timers(Rc<RefCell<BTreeMap<(Tick, u64), Waker>>>);
 
-/// Runs tasks.
+/// Runs tasks; a task that has ended is `None`.
 pub(crate) struct Executor {
     tasks: Vec<Option<Task>>,
     pub(crate) timers: Timers,
@@ -43,30 +44,31 @@ impl Executor {
         self.tasks.push(Some(Task { future: Box::pin(future), woken }));
     }
 
-    /// Runs whoever is woken, until nobody is; true if anybody ran.
+    /// Polls woken tasks until no task is woken. Returns whether it polled any.
     pub(crate) fn run(&mut self, now: Tick) -> bool {
         self.timers.wake_expired(now);
-        let mut ran = false;
+        let mut polled_any = false;
         loop {
-            let mut progress = false;
-            for slot in &mut self.tasks {
-                let Some(task) = slot else { continue };
+            let mut polled = false;
+            for entry in &mut self.tasks {
+                let Some(task) = entry else { continue };
                 if !task.woken.0.swap(false, Ordering::SeqCst) {
                     continue;
                 }
-                progress = true;
+                polled = true;
                 let waker = Waker::from(task.woken.clone());
                 if task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
-                    *slot = None;
+                    *entry = None;
                 }
             }
-            if !progress {
-                return ran;
+            if !polled {
+                return polled_any;
             }
-            ran = true;
+            polled_any = true;
         }
     }
 
+    /// Returns whether every task has ended.
     pub(crate) fn is_done(&self) -> bool {
         self.tasks.iter().all(Option::is_none)
     }
@@ -88,16 +90,16 @@ impl Timers {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
-        self.0.borrow().first_key_value().map(|(k, _)| k.0)
+        self.0.borrow().first_key_value().map(|((deadline, _), _)| *deadline)
     }
 
-    /// Sleeps until then.
-    pub(crate) fn sleep_until(&self, machine: &SimMachine, at: Tick) -> Sleep {
-        Sleep { timers: self.clone(), machine: machine.clone(), deadline: at }
+    /// Returns a future that is ready at `deadline`.
+    pub(crate) fn sleep_until(&self, machine: &SimMachine, deadline: Tick) -> Sleep {
+        Sleep { timers: self.clone(), machine: machine.clone(), deadline }
     }
 }
 
-/// A virtual sleep.
+/// A sleep on the virtual clock.
 pub(crate) struct Sleep {
     timers: Timers,
     machine: SimMachine,
@@ -112,8 +114,9 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         let mut timers = self.timers.0.borrow_mut();
-        let n = timers.len() as u64 + self.machine.random() % 1_000_000_007;
-        timers.insert((self.deadline, n), cx.waker().clone());
+        // This draw comes from the machine's generator: without it, every seed would change.
+        let tie_breaker = timers.len() as u64 + self.machine.random() % 1_000_000_007;
+        timers.insert((self.deadline, tie_breaker), cx.waker().clone());
         Poll::Pending
     }
 }

@@ -1,6 +1,8 @@
-//! Work that is counted by instruction: one thread, the virtual machine, a broker's core that answers, hashes of a
-//! fixed seed. `cargo xtask counts` runs it under callgrind with so many rounds and twice as many, and prints the
-//! difference.
+//! Workloads whose instructions callgrind counts.
+//!
+//! They run on one thread, on the virtual machine, against a broker's core. Nothing in them is
+//! random, so a count repeats exactly. `cargo xtask instructions` runs each with n and with 2n
+//! rounds and prints the difference, which leaves the start-up out.
 
 use std::time::Duration;
 
@@ -11,8 +13,7 @@ use ottla_broker::{BrokerConfig, Core};
 use crate::scenario::Scenario;
 use crate::sim_cluster::{SimCluster, broker_now, node_address};
 
-/// What is counted: records of 100 bytes in full batches, or a batch of one record a round in a topic of so many
-/// partitions.
+/// A producer and a broker with topics, ready to send.
 struct InstructionWorkload {
     machine: SimMachine,
     cluster: SimCluster,
@@ -28,8 +29,7 @@ impl InstructionWorkload {
         core.set_advertised_address(1, &node_address(1).ip().to_string(), 9092);
         machine.listen(node_address(1));
         for (topic, count) in topic_partition_counts(partitions) {
-            let made = core.create_topic(&topic, count, broker_now(&machine));
-            made.map_err(|(code, why)| format!("{code}: {why}"))?;
+            core.create_topic(&topic, count, broker_now(&machine)).map_err(|e| e.to_string())?;
         }
         let builder = Producer::builder()
             .bootstrap_servers("10.0.0.1:9092")
@@ -38,31 +38,31 @@ impl InstructionWorkload {
             .delivery_handler(|r: &BatchReport<'_>| assert!(r.result.is_ok()));
         let (producer, mut sender) = build(builder, &machine).map_err(|e| e.to_string())?;
         sender.send_producer_data();
-        let servers = SimCluster::new(core, &Scenario::new(0));
-        Ok(InstructionWorkload { machine, cluster: servers, producer, sender })
+        let cluster = SimCluster::new(core, &Scenario::new(0));
+        Ok(InstructionWorkload { machine, cluster, producer, sender })
     }
 
+    /// Runs the broker and one loop of the sender.
     fn run_round(&mut self) {
         self.cluster.serve(&self.machine);
         poll_and_handle(&mut self.sender);
         send_producer_data(&mut self.sender);
-        let later = self.machine.now().after(Duration::from_micros(10));
-        self.machine.advance(later);
+        self.machine.advance(self.machine.now().after(Duration::from_micros(10)));
     }
 
     fn open_topic(&mut self, name: &str) -> Topic {
         let producer = self.producer.clone();
-        let mut asked = std::pin::pin!(producer.topic_async(name));
+        let mut future = std::pin::pin!(producer.topic_async(name));
         loop {
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            if let std::task::Poll::Ready(Ok(topic)) = asked.as_mut().poll(&mut cx) {
+            if let std::task::Poll::Ready(Ok(topic)) = future.as_mut().poll(&mut cx) {
                 return topic;
             }
             self.run_round();
         }
     }
 
-    /// Until nothing waits any more.
+    /// Runs until every batch has returned its memory.
     fn run_until_idle(&mut self) {
         while self.producer.available_memory() < 32 << 20 {
             self.run_round();
@@ -70,7 +70,7 @@ impl InstructionWorkload {
     }
 }
 
-/// So many partitions, in topics of as many as a broker allows.
+/// Returns topics with this many partitions in all, each as large as a broker allows.
 fn topic_partition_counts(partitions: i32) -> impl Iterator<Item = (String, i32)> {
     const MAX_PARTITIONS_PER_TOPIC: i32 = 10_000;
     let count = (partitions + MAX_PARTITIONS_PER_TOPIC - 1) / MAX_PARTITIONS_PER_TOPIC;
@@ -79,7 +79,8 @@ fn topic_partition_counts(partitions: i32) -> impl Iterator<Item = (String, i32)
     })
 }
 
-// What callgrind is told to look into, by name.
+// callgrind counts these functions, by name: `MEASUREMENTS` in xtask/src/instructions.rs.
+// They are never inlined, so that their names stay.
 
 #[inline(never)]
 fn send_producer_data(sender: &mut SimSender) {
@@ -96,36 +97,44 @@ fn append(topic: &Topic, record: Record<'_>) {
     assert!(topic.enqueue(record).is_ok());
 }
 
-/// Runs so many rounds of what has this name.
+/// Runs a workload.
+///
+/// `records` sends records of 100 bytes in full batches. `one-partition` and `many-partitions` send
+/// one record a batch, to a topic with 1 partition or to one of many with 100,000 in all.
 ///
 /// # Errors
-/// An unknown name.
-pub fn run_workload(what: &str, rounds: u64) -> Result<(), String> {
-    let (partitions, batch_size, full) = match what {
+/// Returns a text if there is no workload with this name.
+pub fn run_workload(name: &str, rounds: u64) -> Result<(), String> {
+    let (partitions, batch_size, has_full_batches) = match name {
         "records" => (1, "16384", true),
         "one-partition" => (1, "0", false),
         "many-partitions" => (100_000, "0", false),
-        other => return Err(format!("{other:?} is nothing that is counted")),
+        other => {
+            return Err(format!(
+                "unknown workload {other:?}; \
+                 expected records, one-partition or many-partitions"
+            ));
+        }
     };
-    let mut counted = InstructionWorkload::new(partitions, batch_size)?;
-    // All of them are known to the producer; one is sent to.
-    let known: Vec<Topic> =
-        topic_partition_counts(partitions).map(|(name, _)| counted.open_topic(&name)).collect();
-    let topic = known.last().ok_or("no topic")?;
-    let there: i32 = known.iter().map(Topic::partition_count).sum();
-    assert_eq!(there, partitions);
+    let mut workload = InstructionWorkload::new(partitions, batch_size)?;
+    // The producer knows every topic, but sends to one partition only: the cost of a loop must not
+    // depend on the idle ones.
+    let topics: Vec<Topic> =
+        topic_partition_counts(partitions).map(|(name, _)| workload.open_topic(&name)).collect();
+    let topic = topics.last().ok_or("no topic")?;
+    assert_eq!(topics.iter().map(Topic::partition_count).sum::<i32>(), partitions);
     let value = [b'v'; 100];
-    let warm = if full { 3000 } else { 300 };
-    for n in 0..warm + rounds {
+    let warm_up = if has_full_batches { 3000 } else { 300 };
+    for n in 0..warm_up + rounds {
         let record = topic.record().partition(0).value(&value).timestamp(1_700_000_000_000);
         append(topic, record.token(n));
-        // A batch's worth a turn, or a record.
-        if !full || n % 151 == 150 {
-            counted.run_round();
+        // 151 records fill a batch of 16,384 bytes.
+        if !has_full_batches || n % 151 == 150 {
+            workload.run_round();
         }
     }
-    counted.run_until_idle();
-    // Nobody drives the sender from here on: a close would wait for it.
-    counted.sender.abort();
+    workload.run_until_idle();
+    // No thread runs the sender any more, so dropping the producer would wait for it forever.
+    workload.sender.abort();
     Ok(())
 }

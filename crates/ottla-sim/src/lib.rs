@@ -1,8 +1,18 @@
-//! A producer and its cluster in virtual time: clocks, sockets, names, chance and callers are virtual, the producer
-//! is the shipped code down to the seam, the cluster is the development broker's core. A seed decides everything.
+//! Runs the shipped producer against a whole cluster in virtual time.
 //!
-//! First faults (nothing wrong may happen), then the world heals (everything must finish), then it is quiet
-//! (nothing may spin), then nobody is there (everything must fail in time), then everything must arrive again. The oracle judges, never the scenario.
+//! Clocks, sockets, DNS, randomness and callers are virtual. The cluster is the core of the
+//! embedded broker. The producer is the shipped code down to [`ottla::sim`]. One seed decides
+//! everything, so a seed replays to the nanosecond.
+//!
+//! A run has five phases:
+//!
+//! 1. Faults: no invariant may break.
+//! 2. Recovery: every fault ends, and every record must complete.
+//! 3. Idle: the sender must sleep.
+//! 4. Outage: every node is down, and every record must fail in time.
+//! 5. Recovery again: a record for each partition must be acknowledged.
+//!
+//! The oracle alone judges a run, by the same invariants for every scenario.
 
 mod callers;
 mod scenario_events;
@@ -18,7 +28,10 @@ mod response_fuzz;
 mod trace;
 mod simulation;
 
-pub use history::{CallbackResult, History, RecordOutcome, RejectedSend, SentRecord};
+pub use history::{
+    CallbackResult, History, RecordHistory, RecordOutcome, RecoveryResult, RejectedSend, SendCall,
+    SentRecord, Violation,
+};
 pub use instructions::run_workload;
 pub use response_fuzz::fuzz_responses;
 pub use scenario::Scenario;
@@ -38,9 +51,11 @@ mod retry_tests;
 #[cfg(test)]
 mod metadata_tests;
 #[cfg(test)]
+mod reporting_tests;
+#[cfg(test)]
 mod seed_tests;
 
-/// The README's programs compile; here, where both crates they use are at hand.
+/// Compiles the README's programs here, because this crate depends on both crates that they use.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

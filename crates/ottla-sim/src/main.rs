@@ -1,28 +1,27 @@
-//! Replays a scenario, shrinks it, or runs many seeds:
-//! `ottla-sim [--trace|--shrink] SCENARIO`, `ottla-sim --seeds N [--from S]`.
+//! The command `ottla-sim`: replays a scenario, shrinks it, or runs many seeds.
 
 use std::process::ExitCode;
 
 use ottla_sim::{RunReport, Scenario, enable_trace, run_scenario, run_seed, shrink};
 
 const USAGE: &str = "\
-usage: ottla-sim SEED                 run one seed
-       ottla-sim --trace SCENARIO     the same, saying everything that happens
-       ottla-sim --shrink SCENARIO    make a failing scenario small
-       ottla-sim --seeds N [--from S] run many
-       ottla-sim --workload WHAT N       work to be counted: records, one-partition, many-partitions
-a SCENARIO is a seed, or what a failure prints";
+usage: ottla-sim SCENARIO                 run one scenario
+       ottla-sim --trace SCENARIO         the same, and print every event
+       ottla-sim --shrink SCENARIO        make a failing scenario smaller
+       ottla-sim --seeds N [--from S]     run N seeds, from seed S (default 0)
+       ottla-sim --workload NAME ROUNDS   run a workload for callgrind:
+                                          records, one-partition or many-partitions
+A SCENARIO is a seed, or the text that a failure prints.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let done = match args.as_slice() {
+    let passed = match args.as_slice() {
         ["--seeds", n] => run_seeds(n, "0"),
         ["--seeds", n, "--from", from] | ["--from", from, "--seeds", n] => run_seeds(n, from),
-        ["--workload", what, rounds] => {
-            let rounds = rounds.parse().map_err(|_| format!("{rounds:?} is not a number"));
-            rounds.and_then(|rounds| ottla_sim::run_workload(what, rounds)).map(|()| true)
-        }
+        ["--workload", name, rounds] => parse_number(rounds)
+            .and_then(|rounds| ottla_sim::run_workload(name, rounds))
+            .map(|()| true),
         ["--shrink", scenario] => Scenario::parse(scenario).map(|s| shrink_and_print(&s)),
         ["--trace", scenario] => {
             enable_trace();
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
         }
         _ => Err(USAGE.to_owned()),
     };
-    match done {
+    match passed {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(e) => {
@@ -41,6 +40,10 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn parse_number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("invalid number: {text:?}"))
 }
 
 fn run_and_print(s: &Scenario) -> bool {
@@ -56,16 +59,15 @@ fn run_and_print(s: &Scenario) -> bool {
 }
 
 fn shrink_and_print(s: &Scenario) -> bool {
-    match shrink(s, |step| println!("fails, too: {step}")) {
+    match shrink(s, |smaller| println!("this fails too: {smaller}")) {
         Some((small, error)) => println!("{small:#?}\n{error}"),
-        None => println!("it does not fail"),
+        None => println!("nothing to shrink: the scenario does not fail"),
     }
     true
 }
 
 fn run_seeds(count: &str, from: &str) -> Result<bool, String> {
-    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a number"));
-    let (count, from) = (number(count)?, number(from)?);
+    let (count, from) = (parse_number(count)?, parse_number(from)?);
     let (mut failures, mut total) = (0, RunReport::default());
     for seed in from..from + count {
         match run_seed(seed) {
@@ -79,11 +81,11 @@ fn run_seeds(count: &str, from: &str) -> Result<bool, String> {
     let hours = total.virtual_ms as f64 / 3_600_000.0;
     println!("{count} seeds from {from}: {failures} failures, {hours:.1} virtual hours");
     println!(
-        "{} records: {} acknowledged, {} failed; {} refused; {} connections cut",
+        "{} records accepted: {} acknowledged, {} failed; {} rejected by send; {} disconnects",
         total.accepted, total.acknowledged, total.failed, total.rejected, total.disconnects
     );
-    for (kind, n) in total.faults {
-        println!("{n:>9} {kind}");
+    for (fault, n) in total.faults {
+        println!("{n:>9} {fault}");
     }
     Ok(failures == 0)
 }

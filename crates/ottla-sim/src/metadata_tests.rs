@@ -1,68 +1,73 @@
-//! Behaviours of metadata, connections and topics, by their numbers in the acceptance cases: the whole producer
-//! against the broker's core, step by step in virtual time.
+//! Metadata, leaders and tracing events, tested with the whole producer against the broker's core.
+//!
+//! Virtual time moves step by step. CASES name the behaviours in docs/CASES.md.
 #![allow(clippy::disallowed_types)]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ottla_broker::ProduceFault::FailBeforeAppend;
-use ottla_protocol::ErrorCode as E;
+use ottla_protocol::ErrorCode;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::producer_fixture::ProducerFixture;
 
+// CASES: SN42.
 #[test]
-fn sn42_a_leader_that_moved_is_followed_at_once_by_what_the_old_one_says() {
-    let mut b = ProducerFixture::with_nodes(2, &[("retry.backoff.ms", "1000")]);
-    b.send_and_wait(0, "a");
-    let leader = b.cluster.core.describe_partition("t", 0).unwrap().0;
-    let time = crate::sim_cluster::broker_now(&b.machine);
-    assert!(b.cluster.core.move_leader("t", 0, 3 - leader, (true, false), time));
-    let at = b.machine.now();
-    b.send_and_wait(0, "b");
-    let took = b.machine.now().since(at);
-    assert!(took < Duration::from_millis(500), "without a backoff: {took:?}");
-    // Without a hint the backoff holds.
-    b.push_batch_faults(&[Some(FailBeforeAppend(E::NOT_LEADER_OR_FOLLOWER))]);
-    let at = b.machine.now();
-    b.send_and_wait(0, "c");
-    let took = b.machine.now().since(at);
-    assert!(took >= Duration::from_millis(800), "with a backoff: {took:?}");
-    assert_eq!(b.logged_values(0), ["a", "b", "c"]);
+fn leader_hint_of_old_leader_skips_the_backoff() {
+    let mut fixture = ProducerFixture::with_nodes(2, &[("retry.backoff.ms", "1000")]);
+    fixture.send_and_wait(0, "a");
+    let leader = fixture.leader();
+    fixture.move_leader(3 - leader);
+    let start = fixture.machine.now();
+    fixture.send_and_wait(0, "b");
+    let elapsed = fixture.machine.now().since(start);
+    assert!(elapsed < Duration::from_millis(500), "without a backoff: {elapsed:?}");
+    // Without a hint, the producer backs off.
+    fixture.push_batch_faults(&[Some(FailBeforeAppend(ErrorCode::NOT_LEADER_OR_FOLLOWER))]);
+    let start = fixture.machine.now();
+    fixture.send_and_wait(0, "c");
+    let elapsed = fixture.machine.now().since(start);
+    assert!(elapsed >= Duration::from_millis(800), "with a backoff: {elapsed:?}");
+    assert_eq!(fixture.logged_values(0), ["a", "b", "c"]);
 }
 
+// CASES: SN6, MD15.
 #[test]
-fn sn6_md15_a_topic_nobody_produces_to_is_forgotten_and_comes_back() {
-    let mut b =
+fn idle_topic_is_removed_from_metadata_and_added_again() {
+    let mut fixture =
         ProducerFixture::new(&[("metadata.max.idle.ms", "5000"), ("metadata.max.age.ms", "1000")]);
-    b.send_and_wait(0, "a");
-    b.run_for_ms(20_000);
-    b.send_and_wait(0, "b");
-    assert_eq!(b.logged_values(0), ["a", "b"]);
+    fixture.send_and_wait(0, "a");
+    fixture.run_for_ms(20_000);
+    fixture.send_and_wait(0, "b");
+    assert_eq!(fixture.logged_values(0), ["a", "b"]);
 }
 
+// CASES: LR14.
 #[test]
-fn lr14_the_first_records_to_fifty_topics_wait_for_each_other_as_little_as_can_be() {
-    let mut b = ProducerFixture::new(&[]);
+fn first_records_to_fifty_topics_wait_for_one_metadata_request_each() {
+    let mut fixture = ProducerFixture::new(&[]);
     let names: Vec<String> = (0..50).map(|n| format!("topic-{n}")).collect();
     for name in &names {
-        b.create_topic(name, 1);
+        fixture.create_topic(name, 1);
     }
-    let at = b.machine.now();
+    let start = fixture.machine.now();
     for name in &names {
-        b.send_to_and_flush(name, 0, "first");
+        fixture.send_to_and_flush(name, 0, "first");
     }
-    let took = b.machine.now().since(at);
-    // One after the other: each needs its metadata, whose requests are a backoff apart at most, and a round trip.
-    assert!(took < Duration::from_millis(50 * 150), "{took:?}");
+    let elapsed = fixture.machine.now().since(start);
+    // The records go one after the other. Each needs a metadata request, at most one backoff after
+    // the previous one, and a round trip.
+    assert!(elapsed < Duration::from_millis(50 * 150), "{elapsed:?}");
 }
 
-/// Names of events, with their fields' names.
+/// A subscriber that records the name of each event and of its fields.
 #[derive(Clone, Default)]
 struct EventRecorder(Arc<Mutex<Vec<String>>>);
 
+/// Collects the names of an event's fields.
 struct FieldNames(Vec<&'static str>);
 
 impl Visit for FieldNames {
@@ -100,32 +105,33 @@ impl Subscriber for EventRecorder {
 }
 
 #[test]
-fn events_have_the_names_and_fields_of_their_page_and_are_at_most_one_a_second() {
+fn events_match_docs_and_are_rate_limited() {
     let page = include_str!("../../../docs/EVENTS.md");
-    let heard = EventRecorder::default();
-    let mine = heard.clone();
-    tracing::subscriber::with_default(mine, || {
-        let mut b = ProducerFixture::with_nodes(
+    // With a single subscriber, tracing asks only the current thread whether a new event is
+    // enabled. Then a parallel test that reaches an event first would disable it for this thread.
+    let _second_subscriber = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let recorder = EventRecorder::default();
+    tracing::subscriber::with_default(recorder.clone(), || {
+        let mut fixture = ProducerFixture::with_nodes(
             2,
             &[("delivery.timeout.ms", "3000"), ("request.timeout.ms", "1000")],
         );
-        b.send_and_wait(0, "a");
-        let leader = b.cluster.core.describe_partition("t", 0).unwrap().0;
-        let time = crate::sim_cluster::broker_now(&b.machine);
-        b.cluster.core.move_leader("t", 0, 3 - leader, (true, false), time);
-        b.send_and_wait(0, "b");
-        b.cluster.core.set_produce_throttle(3 - leader, 10);
-        b.send_and_wait(0, "c");
-        b.drop_connections();
-        b.send_and_wait(0, "d");
-        b.push_batch_faults(&[Some(FailBeforeAppend(E::NOT_ENOUGH_REPLICAS)); 100]);
-        let late = b.send(0, "e");
-        assert!(b.wait_for(&late).is_err());
-        b.cluster.core.clear_fault_injector();
-        b.run_for_ms(1000);
-        b.send_and_wait(0, "f");
+        fixture.send_and_wait(0, "a");
+        let leader = fixture.leader();
+        fixture.move_leader(3 - leader);
+        fixture.send_and_wait(0, "b");
+        fixture.cluster.core.set_produce_throttle(3 - leader, 10);
+        fixture.send_and_wait(0, "c");
+        fixture.drop_connections();
+        fixture.send_and_wait(0, "d");
+        fixture.push_batch_faults(&[Some(FailBeforeAppend(ErrorCode::NOT_ENOUGH_REPLICAS)); 100]);
+        let expired = fixture.send(0, "e");
+        assert!(fixture.wait_for(&expired).is_err());
+        fixture.cluster.core.clear_fault_injector();
+        fixture.run_for_ms(1000);
+        fixture.send_and_wait(0, "f");
     });
-    let heard = heard.0.lock().unwrap();
+    let events = recorder.0.lock().unwrap();
     for name in [
         "ottla.connected",
         "ottla.disconnected",
@@ -138,14 +144,14 @@ fn events_have_the_names_and_fields_of_their_page_and_are_at_most_one_a_second()
     ] {
         let row = page
             .lines()
-            .find(|l| l.contains(&format!("`{name}`")))
-            .unwrap_or_else(|| panic!("{name}"));
-        let one = heard.iter().find(|h| h.starts_with(&format!("{name} ")));
-        let one = one.unwrap_or_else(|| panic!("{name} was not told: {heard:#?}"));
-        for field in one.split(' ').skip(1).filter(|f| *f != "left_out") {
-            assert!(row.contains(&format!("`{field}`")), "{name}: {field} is not on the page");
+            .find(|l| l.starts_with(&format!("| `{name}`")))
+            .unwrap_or_else(|| panic!("{name} is not documented"));
+        let event = events.iter().find(|e| e.starts_with(&format!("{name} ")));
+        let event = event.unwrap_or_else(|| panic!("no event {name}: {events:#?}"));
+        for field in event.split(' ').skip(1).filter(|f| *f != "suppressed") {
+            assert!(row.contains(&format!("`{field}`")), "{name}: {field} is not documented");
         }
     }
-    let lost = heard.iter().filter(|h| h.starts_with("ottla.disconnected ")).count();
-    assert!(lost <= 20, "one a second of a broker: {lost}");
+    let disconnects = events.iter().filter(|e| e.starts_with("ottla.disconnected ")).count();
+    assert!(disconnects <= 20, "at most one a second for each broker: {disconnects}");
 }

@@ -1,5 +1,10 @@
-//! What a seed decides: settings, topology, workload, faults. Each choice has a name, so that a scenario can be
-//! written down as a seed and what differs from it, and shrunk.
+//! A scenario: the settings, topology, workload and faults of one run, all chosen by a seed.
+//!
+//! Each choice is a named field. So a scenario can be written as a seed and the fields that differ
+//! from it, and `shrink` can make a failing one smaller.
+//!
+//! The order of the random draws in [`Scenario::new`] is part of what a seed means. A new draw goes
+//! to the end, so that known seeds keep their meaning.
 
 use ottla::sim::Faults;
 use ottla::{Producer, ProducerBuilder};
@@ -7,7 +12,7 @@ use ottla_protocol::wire::TestRng;
 
 use crate::scenario_events::{ScenarioEvent, random_events};
 
-/// A value of a scenario, written down.
+/// A field's value that can be written as text.
 trait ScenarioValue: Sized + PartialEq {
     fn from_text(text: &str) -> Option<Self>;
     fn to_text(&self) -> String;
@@ -44,12 +49,12 @@ impl ScenarioValue for &'static str {
 
 macro_rules! scenario {
     ($( $(#[$doc:meta])* $name:ident: $ty:ty, )*) => {
-        /// A whole run's choices.
+        /// Every choice of a run.
         #[derive(Debug, Clone)]
         pub struct Scenario {
-            /// Where they come from.
+            /// The seed of the choices.
             pub seed: u64,
-            /// What happens when.
+            /// The faults that happen at a given time, in order.
             pub events: Vec<ScenarioEvent>,
             $( $(#[$doc])* pub $name: $ty, )*
         }
@@ -101,61 +106,61 @@ scenario! {
     max_request_size: u64,
     /// `connections.max.idle.ms`.
     connections_max_idle_ms: u64,
-    /// Brokers.
+    /// The number of brokers.
     nodes: u64,
-    /// Replicas of each partition.
+    /// The number of replicas of each partition.
     replication_factor: u64,
     /// `min.insync.replicas`.
     min_isr: u64,
-    /// Topics.
+    /// The number of topics.
     topics: u64,
-    /// Partitions of each topic.
+    /// The number of partitions of each topic.
     partitions: u64,
     /// `max.message.bytes` of the topics.
     max_message_bytes: u64,
-    /// Virtual callers.
+    /// The number of virtual callers.
     callers: u64,
-    /// Records each of them sends.
+    /// The number of records that each caller sends.
     records_per_caller: u64,
-    /// The most bytes of a value.
+    /// The largest random part of a value, in bytes.
     max_value_len: u64,
-    /// The most microseconds between a caller's records, now and then.
+    /// The longest pause of a caller between two records, in microseconds.
     max_pause_us: u64,
-    /// The producer is closed then, whatever callers do; 0 for only at the end.
+    /// When the producer is closed while callers still send; 0 for only at the end.
     close_at_ms: u64,
-    /// What `close` is given then.
+    /// The timeout of that close.
     close_timeout_ms: u64,
-    /// The most nanoseconds a segment is under way.
+    /// The longest time that a segment is in flight, in nanoseconds.
     max_delay_ns: u64,
-    /// The most bytes one read or write moves; 0 for as many as there are.
+    /// The most bytes that one read or write moves; 0 for no limit.
     max_io_bytes: u64,
-    /// One in this many writes finds no room; 0 for none.
+    /// One write in this many finds the socket full; 0 for none.
     stall_one_in: u64,
-    /// One in this many segments is the connection's last; 0 for none.
+    /// One segment in this many is the last of its connection; 0 for none.
     disconnect_one_in: u64,
-    /// The most bytes a socket holds; 0 for any number.
+    /// The most bytes that a socket holds; 0 for no limit.
     socket_buffer_bytes: u64,
-    /// One in this many partitions of a request is refused or answered wrongly; 0 for none.
+    /// One produced batch in this many gets an error from the broker; 0 for none.
     broker_fault_one_in: u64,
-    /// Whether brokers now and then say what ends the producer.
+    /// Whether brokers sometimes return an error that is fatal to the producer.
     has_fatal_faults: bool,
-    /// One in this many answers comes late, by at most twice `request.timeout.ms`; 0 for none.
+    /// One response in this many is late, by at most twice `request.timeout.ms`; 0 for none.
     late_response_one_in: u64,
-    /// One in this many metadata answers is an old one; 0 for none.
+    /// One metadata response in this many is an old one; 0 for none.
     stale_metadata_one_in: u64,
-    /// The most milliseconds a follower takes to copy.
+    /// The longest time that a follower takes to copy a batch.
     max_replication_lag_ms: u64,
-    /// Milliseconds after which a follower that is behind leaves the ISR.
+    /// `replica.lag.time.max.ms`: a follower that is behind for longer leaves the ISR.
     replica_lag_time_max_ms: u64,
-    /// Whether replicas out of sync are made leaders.
+    /// Whether a replica outside the ISR may become leader.
     unclean_leader_election: bool,
-    /// Virtual milliseconds until the world heals.
+    /// When every fault ends, in virtual time.
     heal_after_ms: u64,
-    /// Brokers are known by a name alone, which is not found at first.
+    /// Whether `bootstrap.servers` holds only a host name, whose lookup fails at first.
     bootstrap_by_name: bool,
-    /// So many requests for a producer id are refused.
+    /// The number of InitProducerId requests that fail at first.
     producer_id_errors: u64,
-    /// The epoch producer ids are given with: near its end, ids run out of them.
+    /// The epoch of new producer ids; one near the maximum makes a producer run out of epochs.
     first_epoch: u64,
     /// `linger.awaited`.
     linger_awaited: bool,
@@ -163,68 +168,70 @@ scenario! {
     availability_timeout_ms: u64,
     /// `metadata.max.age.ms`.
     metadata_max_age_ms: u64,
-    /// Values are of one letter each, so that they compress.
+    /// Whether values repeat one character, so that they compress well.
     compressible_values: bool,
-    /// What waits is purged then; 0 for never.
+    /// When the producer is purged; 0 for never.
     purge_at_ms: u64,
-    /// And what is in flight.
+    /// Whether that purge includes records in flight.
     purge_in_flight: bool,
 }
 
-fn pick<T: Copy>(g: &mut TestRng, from: &[T]) -> T {
-    from[g.next_below(from.len() as u64) as usize]
+fn pick<T: Copy>(rng: &mut TestRng, choices: &[T]) -> T {
+    choices[rng.next_below(choices.len() as u64) as usize]
 }
 
 impl Scenario {
-    /// What this seed decides.
+    /// Returns the scenario of a seed.
     pub fn new(seed: u64) -> Scenario {
-        let g = &mut TestRng::new(seed);
-        let idempotent = g.next_below(3) != 0;
-        let request_ms = pick(g, &[300, 1000, 3000]);
-        let linger_ms = pick(g, &[0, 1, 5, 50]);
-        let nodes = pick(g, &[1, 2, 3, 3]);
-        let calm = g.next_below(8) == 0;
+        let rng = &mut TestRng::new(seed);
+        let idempotent = rng.next_below(3) != 0;
+        let request_timeout_ms = pick(rng, &[300, 1000, 3000]);
+        let linger_ms = pick(rng, &[0, 1, 5, 50]);
+        let nodes = pick(rng, &[1, 2, 3, 3]);
+        let is_fault_free = rng.next_below(8) == 0;
         let mut s = Scenario {
             seed,
             events: Vec::new(),
-            acks: if idempotent { "all" } else { pick(g, &["all", "1", "0"]) },
+            acks: if idempotent { "all" } else { pick(rng, &["all", "1", "0"]) },
             idempotent,
-            max_in_flight: 1 + g.next_below(5),
-            retries: pick(g, &[i32::MAX as u64, i32::MAX as u64, i32::MAX as u64, 1, 5]),
+            max_in_flight: 1 + rng.next_below(5),
+            retries: pick(rng, &[i32::MAX as u64, i32::MAX as u64, i32::MAX as u64, 1, 5]),
             linger_ms,
-            batch_size: pick(g, &[0, 200, 1000, 4000]),
-            buffer_memory: pick(g, &[6_000, 20_000, 1_000_000]),
-            codec: pick(g, &["none", "none", "gzip", "snappy", "lz4", "zstd"]),
-            delivery_timeout_ms: request_ms + linger_ms + pick(g, &[0, 500, 5_000, 30_000]),
-            request_timeout_ms: request_ms,
-            max_block_ms: pick(g, &[500, 5_000, 60_000]),
-            max_request_size: pick(g, &[3_000, 20_000, 1_048_576]),
-            connections_max_idle_ms: pick(g, &[540_000, 540_000, 700]),
+            batch_size: pick(rng, &[0, 200, 1000, 4000]),
+            buffer_memory: pick(rng, &[6_000, 20_000, 1_000_000]),
+            codec: pick(rng, &["none", "none", "gzip", "snappy", "lz4", "zstd"]),
+            delivery_timeout_ms: request_timeout_ms
+                + linger_ms
+                + pick(rng, &[0, 500, 5_000, 30_000]),
+            request_timeout_ms,
+            max_block_ms: pick(rng, &[500, 5_000, 60_000]),
+            max_request_size: pick(rng, &[3_000, 20_000, 1_048_576]),
+            connections_max_idle_ms: pick(rng, &[540_000, 540_000, 700]),
             nodes,
-            replication_factor: 1 + g.next_below(nodes),
-            min_isr: 1 + g.next_below(nodes.min(2)),
-            topics: 1 + g.next_below(3),
-            partitions: 1 + g.next_below(6),
-            max_message_bytes: pick(g, &[1_048_588, 1_048_588, 300, 900]),
-            callers: pick(g, &[1, 2, 3, 5, 12]),
-            records_per_caller: pick(g, &[3, 10, 20, 60, 60, 250]),
-            max_value_len: pick(g, &[10, 100, 1500]),
-            max_pause_us: pick(g, &[0, 1_000, 20_000, 200_000]),
-            close_at_ms: if g.next_below(10) == 0 { 1 + g.next_below(3_000) } else { 0 },
-            close_timeout_ms: pick(g, &[0, 50, 2_000]),
-            max_delay_ns: pick(g, &[0, 1_000_000, 20_000_000, 200_000_000]),
-            max_io_bytes: pick(g, &[0, 0, 5, 40, 300]),
-            stall_one_in: pick(g, &[0, 3, 20]),
-            disconnect_one_in: pick(g, &[0, 0, 15, 100]),
-            socket_buffer_bytes: pick(g, &[0, 0, 2_000, 300]),
-            broker_fault_one_in: pick(g, &[0, 0, 4, 20]),
-            has_fatal_faults: g.next_below(25) == 0,
-            late_response_one_in: pick(g, &[0, 0, 8, 40]),
-            stale_metadata_one_in: pick(g, &[0, 0, 3]),
-            max_replication_lag_ms: pick(g, &[0, 3, 50, 800]),
-            replica_lag_time_max_ms: pick(g, &[400, 5_000]),
-            unclean_leader_election: g.next_below(12) == 0,
-            heal_after_ms: pick(g, &[100, 1_000, 10_000, 30_000]),
+            replication_factor: 1 + rng.next_below(nodes),
+            min_isr: 1 + rng.next_below(nodes.min(2)),
+            topics: 1 + rng.next_below(3),
+            partitions: 1 + rng.next_below(6),
+            max_message_bytes: pick(rng, &[1_048_588, 1_048_588, 300, 900]),
+            callers: pick(rng, &[1, 2, 3, 5, 12]),
+            records_per_caller: pick(rng, &[3, 10, 20, 60, 60, 250]),
+            max_value_len: pick(rng, &[10, 100, 1500]),
+            max_pause_us: pick(rng, &[0, 1_000, 20_000, 200_000]),
+            close_at_ms: if rng.next_below(10) == 0 { 1 + rng.next_below(3_000) } else { 0 },
+            close_timeout_ms: pick(rng, &[0, 50, 2_000]),
+            max_delay_ns: pick(rng, &[0, 1_000_000, 20_000_000, 200_000_000]),
+            max_io_bytes: pick(rng, &[0, 0, 5, 40, 300]),
+            stall_one_in: pick(rng, &[0, 3, 20]),
+            disconnect_one_in: pick(rng, &[0, 0, 15, 100]),
+            socket_buffer_bytes: pick(rng, &[0, 0, 2_000, 300]),
+            broker_fault_one_in: pick(rng, &[0, 0, 4, 20]),
+            has_fatal_faults: rng.next_below(25) == 0,
+            late_response_one_in: pick(rng, &[0, 0, 8, 40]),
+            stale_metadata_one_in: pick(rng, &[0, 0, 3]),
+            max_replication_lag_ms: pick(rng, &[0, 3, 50, 800]),
+            replica_lag_time_max_ms: pick(rng, &[400, 5_000]),
+            unclean_leader_election: rng.next_below(12) == 0,
+            heal_after_ms: pick(rng, &[100, 1_000, 10_000, 30_000]),
             bootstrap_by_name: false,
             producer_id_errors: 0,
             first_epoch: 0,
@@ -235,90 +242,89 @@ impl Scenario {
             purge_at_ms: 0,
             purge_in_flight: false,
         };
-        if calm {
-            (
-                s.disconnect_one_in,
-                s.broker_fault_one_in,
-                s.late_response_one_in,
-                s.stale_metadata_one_in,
-                s.has_fatal_faults,
-            ) = (0, 0, 0, 0, false);
+        if is_fault_free {
+            s.disconnect_one_in = 0;
+            s.broker_fault_one_in = 0;
+            s.late_response_one_in = 0;
+            s.stale_metadata_one_in = 0;
+            s.has_fatal_faults = false;
         } else {
-            s.events = random_events(g, &s);
-            s.bootstrap_by_name = g.next_below(6) == 0;
-            s.producer_id_errors = pick(g, &[0, 0, 0, 2]);
-            s.first_epoch = pick(g, &[0, 0, 0, i16::MAX as u64 - 1]);
+            s.events = random_events(rng, &s);
+            s.bootstrap_by_name = rng.next_below(6) == 0;
+            s.producer_id_errors = pick(rng, &[0, 0, 0, 2]);
+            s.first_epoch = pick(rng, &[0, 0, 0, i16::MAX as u64 - 1]);
         }
-        // From numbers of their own, so that what came before keeps its seeds.
-        let g = &mut TestRng::new(!seed);
-        s.linger_awaited = g.next_below(3) != 0;
-        s.availability_timeout_ms = pick(g, &[0, 0, 1, 50]);
-        s.metadata_max_age_ms = pick(g, &[300_000, 300_000, 20_000]);
-        s.compressible_values = g.next_below(2) == 0;
-        if !calm && g.next_below(8) == 0 {
-            s.purge_at_ms = 1 + g.next_below(s.heal_after_ms);
-            s.purge_in_flight = g.next_below(2) == 0;
+        // A second generator: fields that were added later do not change the draws above.
+        let rng = &mut TestRng::new(!seed);
+        s.linger_awaited = rng.next_below(3) != 0;
+        s.availability_timeout_ms = pick(rng, &[0, 0, 1, 50]);
+        s.metadata_max_age_ms = pick(rng, &[300_000, 300_000, 20_000]);
+        s.compressible_values = rng.next_below(2) == 0;
+        if !is_fault_free && rng.next_below(8) == 0 {
+            s.purge_at_ms = 1 + rng.next_below(s.heal_after_ms);
+            s.purge_in_flight = rng.next_below(2) == 0;
         }
         s
     }
 
-    /// Whether nothing is done to it, and records live long.
+    /// Returns whether the run has no faults and enough time to deliver every record.
     pub fn is_fault_free(&self) -> bool {
-        let quiet = (
-            self.disconnect_one_in,
-            self.broker_fault_one_in,
-            self.late_response_one_in,
-            self.stale_metadata_one_in,
-        ) == (0, 0, 0, 0);
-        let roomy = self.max_message_bytes > 1_000_000 && self.delivery_timeout_ms >= 30_000;
-        let quick = self.max_replication_lag_ms <= 50
+        let has_no_random_faults = self.disconnect_one_in == 0
+            && self.broker_fault_one_in == 0
+            && self.late_response_one_in == 0
+            && self.stale_metadata_one_in == 0;
+        let has_wide_limits =
+            self.max_message_bytes > 1_000_000 && self.delivery_timeout_ms >= 30_000;
+        let is_fast = self.max_replication_lag_ms <= 50
             && self.max_delay_ns <= 20_000_000
             && self.retries > 100;
-        quiet
-            && roomy
-            && quick
+        has_no_random_faults
+            && has_wide_limits
+            && is_fast
             && self.events.is_empty()
             && self.close_at_ms == 0
             && self.purge_at_ms == 0
     }
 
-    /// From a seed, or from what [`written`](Scenario::written) gives: a seed, and what differs from it.
+    /// Parses a seed, or the text of [`to_text`](Scenario::to_text).
     ///
     /// # Errors
-    /// What cannot be understood.
+    /// Names the part that is no seed, field or value.
     pub fn parse(text: &str) -> Result<Scenario, String> {
         let (seed, rest) = text.split_once(':').unwrap_or((text, ""));
-        let seed = seed.parse().map_err(|_| format!("{seed:?} is not a seed"))?;
+        let seed = seed.parse().map_err(|_| format!("invalid seed: {seed:?}"))?;
         let mut s = Scenario::new(seed);
         for part in rest.split(',').filter(|p| !p.is_empty()) {
-            let known = match part.split_once('=') {
-                Some(("events", kept)) => {
-                    let kept: Vec<&str> = kept.split('.').collect();
-                    s.events.retain(|e| kept.contains(&e.number.to_string().as_str()));
+            let parsed = match part.split_once('=') {
+                Some(("events", numbers)) => {
+                    let numbers: Vec<&str> = numbers.split('.').collect();
+                    s.events.retain(|e| numbers.contains(&e.number.to_string().as_str()));
                     Some(())
                 }
                 Some((name, value)) => s.set_field(name, value),
                 None => None,
             };
-            known.ok_or_else(|| format!("{part:?} is nothing a scenario has"))?;
+            parsed.ok_or_else(|| format!("unknown scenario field or invalid value: {part:?}"))?;
         }
         Ok(s)
     }
 
-    /// The same scenario with another value; `None` if there is no such choice or no such value.
+    /// Returns the scenario with another value for one field.
+    ///
+    /// Returns `None` if there is no such field or the value is invalid.
     pub fn with_field(&self, name: &str, value: &str) -> Option<Scenario> {
         let mut s = self.clone();
         s.set_field(name, value)?;
         Some(s)
     }
 
-    /// The scenario in a line: its seed, and what differs from what that decides.
+    /// Returns the scenario as one line: its seed, and each field that differs from the seed's.
     pub fn to_text(&self) -> String {
-        let from = Scenario::new(self.seed);
-        let mut parts = self.differing_fields(&from);
-        if self.events.len() != from.events.len() {
-            let kept: Vec<String> = self.events.iter().map(|e| e.number.to_string()).collect();
-            parts.push(format!("events={}", kept.join(".")));
+        let original = Scenario::new(self.seed);
+        let mut parts = self.differing_fields(&original);
+        if self.events.len() != original.events.len() {
+            let numbers: Vec<String> = self.events.iter().map(|e| e.number.to_string()).collect();
+            parts.push(format!("events={}", numbers.join(".")));
         }
         match parts.as_slice() {
             [] => self.seed.to_string(),
@@ -326,7 +332,7 @@ impl Scenario {
         }
     }
 
-    /// What the network does.
+    /// Returns the random faults of the network.
     pub fn network_faults(&self) -> Faults {
         Faults {
             max_delay_ns: self.max_delay_ns,
@@ -337,12 +343,12 @@ impl Scenario {
         }
     }
 
-    /// A topic's name.
-    pub fn topic_name(&self, n: u64) -> String {
-        format!("t{n}")
+    /// Returns the name of the topic with this index.
+    pub fn topic_name(&self, index: u64) -> String {
+        format!("t{index}")
     }
 
-    /// The producer they ask for.
+    /// Returns a builder with the scenario's settings.
     pub fn producer_builder(&self) -> ProducerBuilder {
         Producer::builder()
             .bootstrap_servers(if self.bootstrap_by_name {

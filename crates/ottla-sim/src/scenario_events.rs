@@ -1,4 +1,6 @@
-//! What happens to the world at a moment: nodes, leaders, ways, names, clocks, topics.
+//! Faults that happen at a given virtual time: to nodes, leaders, links, DNS, clocks and topics.
+//!
+//! `Scenario::new` draws them from the seed; the simulation applies them.
 
 use std::fmt;
 
@@ -6,121 +8,170 @@ use ottla_protocol::wire::TestRng;
 
 use crate::scenario::Scenario;
 
-/// What happens.
+/// A kind of event.
+///
+/// Events at the same millisecond happen in the order of these variants. So a change of the order
+/// of variants or fields changes what seeds do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ScenarioEventKind {
-    /// A node ends as by SIGKILL.
+    /// A node is killed, as by SIGKILL.
     KillNode(i32),
-    /// A node that ended comes back.
+    /// A killed node starts again.
     RestartNode(i32),
-    /// Another node leads a partition: topic, partition, node; what had not been copied yet is kept, or lost.
-    MoveLeader(u64, u64, i32, bool),
-    /// A follower copies nothing.
+    /// Another node becomes the leader of a partition.
+    MoveLeader {
+        /// The topic's index.
+        topic: u64,
+        /// The partition.
+        partition: u64,
+        /// The new leader.
+        to: i32,
+        /// Whether the records that were not replicated yet are kept.
+        keeps_tail: bool,
+    },
+    /// A follower stops copying.
     PauseReplication(i32),
-    /// It copies again.
+    /// A follower copies again.
     ResumeReplication(i32),
-    /// Nothing gets to a node or comes from it; no connection ends.
+    /// Nothing reaches a node or comes from it; no connection ends.
     BlackHole(i32),
-    /// Requests get to a node, and no answers come.
+    /// Requests reach a node, but its responses do not come.
     HalfOpen(i32),
-    /// A node reads nothing.
+    /// A node reads nothing from its sockets.
     StopReading(i32),
-    /// A node's ways are whole again.
+    /// A node's link works again.
     RestoreLink(i32),
-    /// Every connection to a node is lost.
+    /// Every connection to a node is reset.
     ResetConnections(i32),
-    /// The calendar jumps, by milliseconds.
-    WallClockJump(i64),
-    /// The machine sleeps: clocks go on, nobody does anything.
-    Suspend(u64),
-    /// A topic is deleted and made again, with so many partitions.
-    RecreateTopic(u64, u64),
-    /// A topic is deleted, and stays away until the world heals.
+    /// The client's wall clock jumps.
+    WallClockJump {
+        /// The distance in milliseconds; negative for a jump back.
+        ms: i64,
+    },
+    /// The client's machine is suspended: clocks go on, no code runs.
+    Suspend {
+        /// The length in milliseconds.
+        ms: u64,
+    },
+    /// A topic is deleted and created again under a new id.
+    RecreateTopic {
+        /// The topic's index.
+        topic: u64,
+        /// The number of partitions of the new topic.
+        partitions: u64,
+    },
+    /// A topic is deleted, and is absent until recovery.
     DeleteTopic(u64),
     /// A topic gets more partitions.
-    AddPartitions(u64, u64),
-    /// A topic takes no larger batches any more (`max.message.bytes`).
-    SetMaxMessageBytes(u64, u64),
-    /// A node asks clients to wait.
-    ThrottleNode(i32, i32),
-    /// Names are not found any more.
+    AddPartitions {
+        /// The topic's index.
+        topic: u64,
+        /// The new number of partitions.
+        partitions: u64,
+    },
+    /// `max.message.bytes` of a topic changes.
+    SetMaxMessageBytes {
+        /// The topic's index.
+        topic: u64,
+        /// The new limit.
+        max_bytes: u64,
+    },
+    /// A node throttles produce requests.
+    ThrottleNode {
+        /// The node.
+        node: i32,
+        /// The throttle time in its responses, in milliseconds.
+        throttle_ms: i32,
+    },
+    /// DNS lookups fail.
     DnsFails,
-    /// Names are found again.
+    /// DNS lookups succeed again.
     DnsRecovers,
 }
 
-/// Something that happens.
+/// A kind of event and the time when it happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScenarioEvent {
-    /// Its number among all that the seed decided.
+    /// Its number among all events of the seed; `events=` in a scenario's text names it.
     pub number: usize,
-    /// Milliseconds after the start.
+    /// Milliseconds after the start of the run.
     pub at_ms: u64,
-    /// What.
+    /// The kind of event.
     pub kind: ScenarioEventKind,
 }
 
 impl fmt::Display for ScenarioEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{} at {} ms: {:?}", self.number, self.at_ms, self.kind)
+        write!(f, "event {} at {} ms: {:?}", self.number, self.at_ms, self.kind)
     }
 }
 
-fn random_kind(g: &mut TestRng, s: &Scenario) -> ScenarioEventKind {
-    let node = 1 + g.next_below(s.nodes) as i32;
-    let topic = g.next_below(s.topics);
-    match g.next_below(26) {
-        0..4 => ScenarioEventKind::KillNode(node),
-        4..6 => ScenarioEventKind::RestartNode(node),
-        6..10 => ScenarioEventKind::MoveLeader(
+fn random_kind(rng: &mut TestRng, s: &Scenario) -> ScenarioEventKind {
+    use ScenarioEventKind as Kind;
+
+    const THROTTLES_MS: [i32; 4] = [0, 5, 100, 900];
+    const MESSAGE_LIMITS: [u64; 3] = [300, 600, 1_048_588];
+    let node = 1 + rng.next_below(s.nodes) as i32;
+    let topic = rng.next_below(s.topics);
+    match rng.next_below(26) {
+        0..4 => Kind::KillNode(node),
+        4..6 => Kind::RestartNode(node),
+        6..10 => Kind::MoveLeader {
             topic,
-            g.next_below(s.partitions),
-            node,
-            g.next_below(2) == 0,
-        ),
-        10 => ScenarioEventKind::PauseReplication(node),
-        11 => ScenarioEventKind::ResumeReplication(node),
-        12 => ScenarioEventKind::BlackHole(node),
-        13 => ScenarioEventKind::HalfOpen(node),
-        14 => ScenarioEventKind::StopReading(node),
-        15 => ScenarioEventKind::RestoreLink(node),
-        16 => ScenarioEventKind::ResetConnections(node),
-        17 => ScenarioEventKind::WallClockJump(g.next_below(7_200_000) as i64 - 3_600_000),
-        18 => ScenarioEventKind::Suspend(1 + g.next_below(5_000)),
-        19 => ScenarioEventKind::RecreateTopic(topic, 1 + g.next_below(s.partitions + 2)),
-        20 if g.next_below(3) == 0 => ScenarioEventKind::DeleteTopic(topic),
-        21 => ScenarioEventKind::AddPartitions(topic, s.partitions + 1 + g.next_below(3)),
-        22 => ScenarioEventKind::ThrottleNode(node, [0, 5, 100, 900][g.next_below(4) as usize]),
-        23 if g.next_below(2) == 0 => ScenarioEventKind::DnsFails,
-        24..26 => ScenarioEventKind::SetMaxMessageBytes(
+            partition: rng.next_below(s.partitions),
+            to: node,
+            keeps_tail: rng.next_below(2) == 0,
+        },
+        10 => Kind::PauseReplication(node),
+        11 => Kind::ResumeReplication(node),
+        12 => Kind::BlackHole(node),
+        13 => Kind::HalfOpen(node),
+        14 => Kind::StopReading(node),
+        15 => Kind::RestoreLink(node),
+        16 => Kind::ResetConnections(node),
+        17 => Kind::WallClockJump { ms: rng.next_below(7_200_000) as i64 - 3_600_000 },
+        18 => Kind::Suspend { ms: 1 + rng.next_below(5_000) },
+        19 => Kind::RecreateTopic { topic, partitions: 1 + rng.next_below(s.partitions + 2) },
+        20 if rng.next_below(3) == 0 => Kind::DeleteTopic(topic),
+        21 => Kind::AddPartitions { topic, partitions: s.partitions + 1 + rng.next_below(3) },
+        22 => Kind::ThrottleNode { node, throttle_ms: THROTTLES_MS[rng.next_below(4) as usize] },
+        23 if rng.next_below(2) == 0 => Kind::DnsFails,
+        24..26 => Kind::SetMaxMessageBytes {
             topic,
-            [300, 600, 1_048_588][g.next_below(3) as usize],
-        ),
-        _ => ScenarioEventKind::DnsRecovers,
+            max_bytes: MESSAGE_LIMITS[rng.next_below(3) as usize],
+        },
+        _ => Kind::DnsRecovers,
     }
 }
 
-/// The events of a seed, in the order in which they happen. What ends also comes back, most of the time.
-pub(crate) fn random_events(g: &mut TestRng, s: &Scenario) -> Vec<ScenarioEvent> {
-    let mut all: Vec<(u64, ScenarioEventKind)> = Vec::new();
-    for _ in 0..g.next_below(14) {
-        let (at, kind) = (g.next_below(s.heal_after_ms), random_kind(g, s));
-        let later = at + 1 + g.next_below(4_000);
-        let back = match kind {
-            ScenarioEventKind::KillNode(n) => Some(ScenarioEventKind::RestartNode(n)),
-            ScenarioEventKind::PauseReplication(n) => Some(ScenarioEventKind::ResumeReplication(n)),
-            ScenarioEventKind::BlackHole(n)
-            | ScenarioEventKind::HalfOpen(n)
-            | ScenarioEventKind::StopReading(n) => Some(ScenarioEventKind::RestoreLink(n)),
-            ScenarioEventKind::DnsFails => Some(ScenarioEventKind::DnsRecovers),
-            _ => None,
-        };
-        all.push((at, kind));
-        if let Some(back) = back.filter(|_| g.next_below(4) != 0 && later < s.heal_after_ms) {
-            all.push((later, back));
+/// Returns the event that ends this fault, if the fault lasts.
+fn ending_of(kind: ScenarioEventKind) -> Option<ScenarioEventKind> {
+    use ScenarioEventKind as Kind;
+
+    match kind {
+        Kind::KillNode(n) => Some(Kind::RestartNode(n)),
+        Kind::PauseReplication(n) => Some(Kind::ResumeReplication(n)),
+        Kind::BlackHole(n) | Kind::HalfOpen(n) | Kind::StopReading(n) => Some(Kind::RestoreLink(n)),
+        Kind::DnsFails => Some(Kind::DnsRecovers),
+        _ => None,
+    }
+}
+
+/// Draws the events of a seed, in the order of their time.
+///
+/// Three in four lasting faults end before recovery, if there is time for it.
+pub(crate) fn random_events(rng: &mut TestRng, s: &Scenario) -> Vec<ScenarioEvent> {
+    let mut events: Vec<(u64, ScenarioEventKind)> = Vec::new();
+    for _ in 0..rng.next_below(14) {
+        let (at_ms, kind) = (rng.next_below(s.heal_after_ms), random_kind(rng, s));
+        let end_ms = at_ms + 1 + rng.next_below(4_000);
+        events.push((at_ms, kind));
+        let ending = ending_of(kind).filter(|_| rng.next_below(4) != 0 && end_ms < s.heal_after_ms);
+        if let Some(ending) = ending {
+            events.push((end_ms, ending));
         }
     }
-    all.sort();
+    events.sort();
     let event = |(number, (at_ms, kind))| ScenarioEvent { number, at_ms, kind };
-    all.into_iter().enumerate().map(event).collect()
+    events.into_iter().enumerate().map(event).collect()
 }

@@ -1,9 +1,9 @@
-//! Makes a failing scenario small: less of everything, as long as it still fails.
+//! Makes a failing scenario smaller: tries simpler values and fewer events while it still fails.
 
 use crate::scenario::Scenario;
 use crate::simulation::run_scenario;
 
-/// What is tried for each choice, simplest first.
+/// The values to try for each field of a scenario, simplest first.
 const SIMPLER_VALUES: &[(&str, &[&str])] = &[
     ("callers", &["1", "2", "3"]),
     ("records_per_caller", &["1", "2", "3", "5", "10", "20"]),
@@ -45,22 +45,26 @@ const SIMPLER_VALUES: &[(&str, &[&str])] = &[
     ("acks", &["all"]),
 ];
 
-/// A smaller scenario that fails, too, and how; nothing if this one does not fail. `say` hears of each step.
-pub fn shrink(from: &Scenario, mut say: impl FnMut(&str)) -> Option<(Scenario, String)> {
-    let mut best = from.clone();
+/// Returns a smaller scenario that fails too, with its error.
+///
+/// Returns `None` if `original` does not fail.
+///
+/// Calls `on_step` with the text of each smaller scenario that fails.
+pub fn shrink(original: &Scenario, mut on_step: impl FnMut(&str)) -> Option<(Scenario, String)> {
+    let mut best = original.clone();
     let mut error = run_scenario(&best).err()?;
     loop {
         let before = best.to_text();
-        for at in (0..best.events.len()).rev() {
+        for i in (0..best.events.len()).rev() {
             let mut smaller = best.clone();
-            smaller.events.remove(at);
-            try_smaller(smaller, &mut best, &mut error, &mut say);
+            smaller.events.remove(i);
+            try_smaller(smaller, &mut best, &mut error, &mut on_step);
         }
         for (name, values) in SIMPLER_VALUES {
             for value in *values {
                 let Some(smaller) = best.with_field(name, value) else { continue };
                 if smaller.to_text() == best.to_text()
-                    || try_smaller(smaller, &mut best, &mut error, &mut say)
+                    || try_smaller(smaller, &mut best, &mut error, &mut on_step)
                 {
                     break;
                 }
@@ -72,14 +76,16 @@ pub fn shrink(from: &Scenario, mut say: impl FnMut(&str)) -> Option<(Scenario, S
     }
 }
 
+/// Runs `smaller`. If it fails, makes it the best scenario and returns true.
 fn try_smaller(
     smaller: Scenario,
     best: &mut Scenario,
     error: &mut String,
-    say: &mut impl FnMut(&str),
+    on_step: &mut impl FnMut(&str),
 ) -> bool {
     let Err(e) = run_scenario(&smaller) else { return false };
-    say(&smaller.to_text());
-    (*best, *error) = (smaller, e);
+    on_step(&smaller.to_text());
+    *best = smaller;
+    *error = e;
     true
 }

@@ -1,4 +1,8 @@
-//! The cluster's side of the network: whole frames in, answers out, one request of a connection at a time.
+//! The cluster's side of the virtual network: splits bytes into requests, sends the core's
+//! responses.
+//!
+//! The simulation calls `serve` at each instant. As in Kafka, a connection's requests are handled
+//! one after the other.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,47 +18,61 @@ use ottla_protocol::{ApiKey, ErrorCode, Reader};
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
-/// Where a node listens.
+/// Returns the address at which a node listens.
 pub(crate) fn node_address(node: i32) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, node as u8], 9092))
 }
 
-fn node_at_address(at: SocketAddr) -> i32 {
-    match at {
+fn node_at_address(address: SocketAddr) -> i32 {
+    match address {
         SocketAddr::V4(v4) => i32::from(v4.ip().octets()[3]),
         SocketAddr::V6(_) => -1,
     }
 }
 
-/// The time as brokers have it: their calendar does not jump with the client's.
+/// Returns the brokers' time. Their wall clock does not jump with the client's.
 pub(crate) fn broker_now(machine: &SimMachine) -> ClockReading {
     let mono_ms = machine.now().0 / 1_000_000;
     ClockReading { mono_ms, wall_ms: 1_700_000_000_000 + mono_ms as i64 }
 }
 
+/// A connection from the client to a node.
 #[derive(Debug)]
 struct Connection {
     node: i32,
+    /// Bytes that arrived and are not handled yet.
     buffer: Vec<u8>,
-    /// A produce waits for replicas: ticket.
+    /// The ticket of a produce request that waits for replicas. It holds up later requests.
     pending_ticket: Option<u64>,
+    /// Whether the node closed the connection.
     closed: bool,
 }
 
-/// The cluster, and who is connected to it.
+/// Late responses of the brokers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LateResponses {
+    /// One response in this many is late; 0 for none.
+    pub(crate) one_in: u64,
+    /// The longest delay, in milliseconds.
+    pub(crate) max_ms: u64,
+}
+
+/// A metadata request without its correlation id, sent to a node.
+type MetadataRequestKey = (i32, Vec<u8>);
+
+/// The cluster with its connections.
 pub(crate) struct SimCluster {
     pub(crate) core: Core,
     connections: BTreeMap<u64, Connection>,
-    random: TestRng,
-    /// One answer in this many is late, by at most so many milliseconds.
-    pub(crate) late_responses: (u64, u64),
-    /// One metadata answer in this many is the last one to the same question.
+    rng: TestRng,
+    pub(crate) late_responses: LateResponses,
+    /// One metadata response in this many is the previous one to the same request.
     pub(crate) stale_metadata_one_in: u64,
-    previous_metadata: BTreeMap<(i32, Vec<u8>), Vec<u8>>,
+    previous_metadata: BTreeMap<MetadataRequestKey, Vec<u8>>,
     max_in_flight: usize,
-    /// What a client did that it must not.
-    pub(crate) violations: Vec<String>,
-    /// Faults played, by kind.
+    /// Evidence that the client exceeded its limit of requests in flight.
+    pub(crate) in_flight_violations: Vec<String>,
+    /// The number of faults so far, by name.
     pub(crate) fault_counts: BTreeMap<String, u64>,
 }
 
@@ -63,185 +81,195 @@ impl SimCluster {
         SimCluster {
             core,
             connections: BTreeMap::new(),
-            random: TestRng::new(s.seed ^ 0x1a7e),
-            late_responses: (s.late_response_one_in, 2 * s.request_timeout_ms),
+            rng: TestRng::new(s.seed ^ 0x1a7e),
+            late_responses: LateResponses {
+                one_in: s.late_response_one_in,
+                max_ms: 2 * s.request_timeout_ms,
+            },
             stale_metadata_one_in: s.stale_metadata_one_in,
             previous_metadata: BTreeMap::new(),
             max_in_flight: s.max_in_flight as usize,
-            violations: Vec::new(),
+            in_flight_violations: Vec::new(),
             fault_counts: BTreeMap::new(),
         }
     }
 
-    /// No more faults of its own.
+    /// Ends the brokers' random faults.
     pub(crate) fn clear_faults(&mut self) {
-        (self.late_responses, self.stale_metadata_one_in) = ((0, 0), 0);
+        self.late_responses = LateResponses::default();
+        self.stale_metadata_one_in = 0;
         self.core.clear_fault_injector();
     }
 
-    pub(crate) fn count_fault(&mut self, what: &'static str) {
-        *self.fault_counts.entry(what.to_owned()).or_default() += 1;
+    pub(crate) fn count_fault(&mut self, name: &'static str) {
+        *self.fault_counts.entry(name.to_owned()).or_default() += 1;
     }
 
-    /// A node's connections are no more.
+    /// Removes a node's connections, and cancels the produce requests that wait on them.
     pub(crate) fn drop_connections(&mut self, node: i32) {
-        let SimCluster { connections: conns, core, .. } = self;
-        conns.retain(|_, c| {
-            let stays = c.node != node;
-            if let Some(ticket) = c.pending_ticket.filter(|_| !stays) {
+        let SimCluster { connections, core, .. } = self;
+        connections.retain(|_, c| {
+            let is_kept = c.node != node;
+            if let Some(ticket) = c.pending_ticket.filter(|_| !is_kept) {
                 core.cancel_produce(ticket);
             }
-            stays
+            is_kept
         });
     }
 
-    /// Reads what came, answers what can be answered.
+    /// Handles every request that has arrived, and sends every response that is ready.
     pub(crate) fn serve(&mut self, machine: &SimMachine) {
-        for (conn, to, what) in machine.take_client_input() {
-            match what {
-                ClientInput::Closed => {
-                    if let Some(ticket) =
-                        self.connections.remove(&conn).and_then(|c| c.pending_ticket)
-                    {
-                        self.core.cancel_produce(ticket);
-                    }
-                }
-                ClientInput::Bytes(bytes) => {
-                    let fresh = || Connection {
-                        node: node_at_address(to),
-                        buffer: Vec::new(),
-                        pending_ticket: None,
-                        closed: false,
-                    };
-                    let c = self.connections.entry(conn).or_insert_with(fresh);
-                    // A broker that has hung up sees no more of what is still on its way to it.
-                    if !c.closed {
-                        c.buffer.extend(bytes);
-                        self.handle_frames(conn, machine);
-                    }
-                }
-            }
-        }
+        self.read_input(machine);
         let time = broker_now(machine);
-        if self.core.next_deadline().is_some_and(|at| at <= time.mono_ms) {
+        if self.core.next_deadline().is_some_and(|deadline_ms| deadline_ms <= time.mono_ms) {
             self.core.tick(time);
         }
         let waiting: Vec<(u64, u64)> =
             self.connections.iter().filter_map(|(id, c)| Some((*id, c.pending_ticket?))).collect();
-        for (conn, ticket) in waiting {
-            let Some(reply) = self.core.try_complete_produce(ticket, time) else { continue };
-            if let Some(c) = self.connections.get_mut(&conn) {
+        for (id, ticket) in waiting {
+            let Some(result) = self.core.try_complete_produce(ticket, time) else { continue };
+            if let Some(c) = self.connections.get_mut(&id) {
                 c.pending_ticket = None;
             }
-            if self.send_response(conn, reply, machine) {
-                self.handle_frames(conn, machine);
+            if self.send_response(id, result, machine) {
+                self.handle_frames(id, machine);
             }
         }
     }
 
-    /// Handles the frames a connection holds, until one has to wait.
-    fn handle_frames(&mut self, conn: u64, machine: &SimMachine) {
-        self.check_in_flight(conn);
-        loop {
-            let Some(c) = self.connections.get_mut(&conn).filter(|c| c.pending_ticket.is_none())
-            else {
-                return;
-            };
-            let Some(size) = c.buffer.first_chunk::<4>().map(|b| i32::from_be_bytes(*b)) else {
-                return;
-            };
-            assert!((0..100 << 20).contains(&size), "the producer sent a frame of {size} bytes");
-            if c.buffer.len() < 4 + size as usize {
-                return;
+    fn read_input(&mut self, machine: &SimMachine) {
+        for (id, to, input) in machine.take_client_input() {
+            match input {
+                ClientInput::Closed => {
+                    let ticket = self.connections.remove(&id).and_then(|c| c.pending_ticket);
+                    if let Some(ticket) = ticket {
+                        self.core.cancel_produce(ticket);
+                    }
+                }
+                ClientInput::Bytes(bytes) => {
+                    let c = self.connections.entry(id).or_insert_with(|| Connection {
+                        node: node_at_address(to),
+                        buffer: Vec::new(),
+                        pending_ticket: None,
+                        closed: false,
+                    });
+                    // A broker that has closed a connection ignores bytes still in flight to it.
+                    if !c.closed {
+                        c.buffer.extend(bytes);
+                        self.handle_frames(id, machine);
+                    }
+                }
             }
-            let frame: Vec<u8> = c.buffer.drain(..4 + size as usize).skip(4).collect();
-            let (node, time) = (c.node, broker_now(machine));
-            trace(machine, || describe_request(node, conn, &frame));
-            if let Some(out) = self.take_stale_response(node, &frame) {
-                self.count_fault("old metadata");
-                machine.send_to_client(conn, out, Duration::ZERO);
+        }
+    }
+
+    /// Handles the complete frames of a connection, until one of them has to wait for replicas.
+    fn handle_frames(&mut self, id: u64, machine: &SimMachine) {
+        self.check_in_flight(id);
+        while let Some((node, frame)) = self.next_frame(id) {
+            let time = broker_now(machine);
+            trace(machine, || describe_request(node, id, &frame));
+            if let Some(response) = self.take_stale_response(node, &frame) {
+                self.count_fault("stale metadata");
+                machine.send_to_client(id, response, Duration::ZERO);
                 continue;
             }
-            let at = node_address(node);
-            let local = LocalAddress { host: at.ip().to_string(), port: at.port() };
+            let address = node_address(node);
+            let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
             let frame = Bytes::from(frame);
-            let reply = self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
-            if let HandleResult::SendResponse(out) = &reply {
-                self.remember_metadata_response(node, &frame, out);
+            let result = self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
+            if let HandleResult::SendResponse(response) = &result {
+                self.remember_metadata_response(node, &frame, response);
             }
-            if !self.send_response(conn, reply, machine) {
+            if !self.send_response(id, result, machine) {
                 return;
             }
         }
     }
 
-    /// False if the connection takes no further request for now.
-    fn send_response(&mut self, conn: u64, reply: HandleResult, machine: &SimMachine) -> bool {
-        match reply {
-            HandleResult::SendResponse(out) => {
-                let (one_in, most) = self.late_responses;
-                let mut late = Duration::ZERO;
-                if one_in > 0 && self.random.next_below(one_in) == 0 {
-                    late = Duration::from_millis(self.random.next_below(most));
-                    self.count_fault("late answer");
+    /// Takes the next complete frame of a connection and the node it is for.
+    ///
+    /// Returns `None` while an earlier request of the connection waits for replicas.
+    fn next_frame(&mut self, id: u64) -> Option<(i32, Vec<u8>)> {
+        let c = self.connections.get_mut(&id).filter(|c| c.pending_ticket.is_none())?;
+        let len = c.buffer.first_chunk::<4>().map(|b| i32::from_be_bytes(*b))?;
+        assert!((0..100 << 20).contains(&len), "the producer sent a frame of {len} bytes");
+        let end = 4 + len as usize;
+        if c.buffer.len() < end {
+            return None;
+        }
+        Some((c.node, c.buffer.drain(..end).skip(4).collect()))
+    }
+
+    /// Sends a response, now or late.
+    ///
+    /// Returns whether the connection can handle its next request now.
+    fn send_response(&mut self, id: u64, result: HandleResult, machine: &SimMachine) -> bool {
+        match result {
+            HandleResult::SendResponse(response) => {
+                let LateResponses { one_in, max_ms } = self.late_responses;
+                let mut delay = Duration::ZERO;
+                if one_in > 0 && self.rng.next_below(one_in) == 0 {
+                    delay = Duration::from_millis(self.rng.next_below(max_ms));
+                    self.count_fault("late response");
                 }
-                trace(machine, || format!("connection {conn}: answered, {late:?} late"));
-                machine.send_to_client(conn, out, late);
+                trace(machine, || format!("connection {id}: response sent, delayed by {delay:?}"));
+                machine.send_to_client(id, response, delay);
             }
-            HandleResult::NoResponse | HandleResult::DelayedFetch(_) => {}
-            HandleResult::DelayedProduce(ticket, _) => {
-                if let Some(c) = self.connections.get_mut(&conn) {
+            HandleResult::NoResponse | HandleResult::DelayedFetch { .. } => {}
+            HandleResult::DelayedProduce { id: ticket, .. } => {
+                if let Some(c) = self.connections.get_mut(&id) {
                     c.pending_ticket = Some(ticket);
                 }
                 return false;
             }
-            HandleResult::CloseConnection(why) => {
-                trace(machine, || format!("connection {conn}: hung up on: {why}"));
-                if let Some(c) = self.connections.get_mut(&conn) {
+            HandleResult::CloseConnection(reason) => {
+                trace(machine, || format!("connection {id}: closed by the broker: {reason}"));
+                if let Some(c) = self.connections.get_mut(&id) {
                     c.closed = true;
                     c.buffer.clear();
                 }
-                machine.close_connection(conn);
+                machine.close_connection(id);
                 return false;
             }
         }
         true
     }
 
-    /// Requests that are here and not answered are no more than may be in flight.
-    fn check_in_flight(&mut self, conn: u64) {
-        let Some(c) = self.connections.get(&conn) else { return };
-        let (mut at, mut n) = (0, usize::from(c.pending_ticket.is_some()));
-        while let Some(size) = c.buffer.get(at..at + 4) {
-            let size = i32::from_be_bytes([size[0], size[1], size[2], size[3]]);
-            at += 4 + usize::try_from(size).unwrap_or(0);
-            n += usize::from(at <= c.buffer.len());
+    /// Checks that the requests that have arrived without a response are within the limit.
+    fn check_in_flight(&mut self, id: u64) {
+        let Some(c) = self.connections.get(&id) else { return };
+        let (mut end, mut count) = (0, usize::from(c.pending_ticket.is_some()));
+        while let Some(len) = c.buffer.get(end..end + 4) {
+            let len = i32::from_be_bytes([len[0], len[1], len[2], len[3]]);
+            end += 4 + usize::try_from(len).unwrap_or(0);
+            count += usize::from(end <= c.buffer.len());
         }
-        if n > self.max_in_flight {
-            self.violations.push(format!(
-                "{n} requests in flight to node {}, where {} may be",
-                c.node, self.max_in_flight
-            ));
+        if count > self.max_in_flight {
+            let (node, max) = (c.node, self.max_in_flight);
+            self.in_flight_violations
+                .push(format!("{count} to node {node}, at most {max} allowed"));
         }
     }
 
-    /// The last answer to the same question about metadata, now and then.
+    /// Returns the previous response to the same metadata request, if this one gets a stale one.
     fn take_stale_response(&mut self, node: i32, frame: &[u8]) -> Option<Vec<u8>> {
         if self.stale_metadata_one_in == 0
             || !is_metadata_request(frame)
-            || self.random.next_below(self.stale_metadata_one_in) != 0
+            || self.rng.next_below(self.stale_metadata_one_in) != 0
         {
             return None;
         }
-        let old = self.previous_metadata.get(&(node, without_correlation_id(frame)))?;
-        let mut out = old.clone();
-        out[4..8].copy_from_slice(&frame[4..8]);
-        Some(out)
+        let previous = self.previous_metadata.get(&(node, without_correlation_id(frame)))?;
+        let mut response = previous.clone();
+        response[4..8].copy_from_slice(&frame[4..8]);
+        Some(response)
     }
 
-    fn remember_metadata_response(&mut self, node: i32, frame: &[u8], out: &[u8]) {
+    fn remember_metadata_response(&mut self, node: i32, frame: &[u8], response: &[u8]) {
         if self.stale_metadata_one_in > 0 && is_metadata_request(frame) {
-            self.previous_metadata.insert((node, without_correlation_id(frame)), out.to_vec());
+            let key = (node, without_correlation_id(frame));
+            self.previous_metadata.insert(key, response.to_vec());
         }
     }
 }
@@ -254,33 +282,45 @@ fn without_correlation_id(frame: &[u8]) -> Vec<u8> {
     [&frame[..4], &frame[8..]].concat()
 }
 
-fn describe_request(node: i32, conn: u64, frame: &[u8]) -> String {
+fn describe_request(node: i32, id: u64, frame: &[u8]) -> String {
     match RequestHeader::decode(&mut Reader::new(&Bytes::copy_from_slice(frame))) {
         Ok(h) => format!(
-            "node {node}, connection {conn}: {} v{} #{}, {} bytes",
+            "node {node}, connection {id}: {} v{} #{}, {} bytes",
             h.api_key.name(),
             h.api_version,
             h.correlation_id,
             frame.len()
         ),
-        Err(e) => format!("node {node}, connection {conn}: {e}"),
+        Err(e) => format!("node {node}, connection {id}: {e}"),
     }
 }
 
-/// A fault on one partition of a request. What would be a lie about sequences is not among them: a broker that says
-/// OUT_OF_ORDER has them out of order.
-pub(crate) fn random_fault(g: &mut TestRng, fatal: bool, already: bool) -> ProduceFault {
+/// The kinds of faults that [`random_fault`] may draw.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AllowedFaults {
+    /// Errors that are fatal to the producer.
+    pub(crate) fatal: bool,
+    /// DUPLICATE_SEQUENCE_NUMBER after an append.
+    pub(crate) duplicate: bool,
+}
+
+/// Draws a fault for one partition of a produce request.
+///
+/// It never draws OUT_OF_ORDER_SEQUENCE_NUMBER (45). That error proves to the producer that the log
+/// lacks the batch. The producer has to believe it, so a lie would break the invariants.
+pub(crate) fn random_fault(rng: &mut TestRng, allowed: AllowedFaults) -> ProduceFault {
     const REJECTED_CODES: [i16; 22] =
         [2, 3, 5, 6, 7, 9, 10, 14, 19, 56, 59, 72, 74, 75, 89, 100, 103, -1, 29, 43, 47, 4321];
     const APPENDED_CODES: [i16; 8] = [7, 20, 56, -1, 4321, 3, 6, 46];
     const FATAL_CODES: [i16; 3] = [31, 35, 90];
-    if fatal && g.next_below(6) == 0 {
-        return ProduceFault::FailBeforeAppend(ErrorCode(FATAL_CODES[g.next_below(3) as usize]));
+    if allowed.fatal && rng.next_below(6) == 0 {
+        return ProduceFault::FailBeforeAppend(ErrorCode(FATAL_CODES[rng.next_below(3) as usize]));
     }
-    if g.next_below(3) == 0 {
+    if rng.next_below(3) == 0 {
+        let codes = if allowed.duplicate { 8 } else { 7 };
         return ProduceFault::FailAfterAppend(ErrorCode(
-            APPENDED_CODES[g.next_below(if already { 8 } else { 7 }) as usize],
+            APPENDED_CODES[rng.next_below(codes) as usize],
         ));
     }
-    ProduceFault::FailBeforeAppend(ErrorCode(REJECTED_CODES[g.next_below(22) as usize]))
+    ProduceFault::FailBeforeAppend(ErrorCode(REJECTED_CODES[rng.next_below(22) as usize]))
 }

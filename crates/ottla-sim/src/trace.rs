@@ -1,4 +1,4 @@
-//! What a run says of itself, line by line with the virtual time, when it is asked to.
+//! The trace of a run: one line for each event, with the virtual time. Off unless enabled.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,43 +12,44 @@ thread_local! {
     static NOW_NS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Says everything from here on, in this thread: what the world does, and the producer's own events.
+/// Prints the events of simulation and producer from now on, for this thread.
 pub fn enable_trace() {
     ENABLED.set(true);
-    let events = tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_timer(VirtualTimer)
         .with_target(false)
         .with_ansi(false)
         .with_max_level(tracing::Level::DEBUG);
-    let _ = events.try_init();
+    let _ = subscriber.try_init();
 }
 
-/// Whether anybody listens.
+/// Returns whether the trace is on for this thread.
 pub(crate) fn is_enabled() -> bool {
     ENABLED.get()
 }
 
-/// The time moved.
+/// Updates the time in the trace's lines.
 pub(crate) fn update_time(machine: &SimMachine) {
     if is_enabled() {
         NOW_NS.set(machine.now().0);
     }
 }
 
-/// Says a line.
-pub(crate) fn trace(machine: &SimMachine, line: impl FnOnce() -> String) {
+/// Prints a line if the trace is on. It calls `message` only then.
+pub(crate) fn trace(machine: &SimMachine, message: impl FnOnce() -> String) {
     if is_enabled() {
         update_time(machine);
-        println!("{} world: {}", format_timestamp(), line());
+        println!("{} sim: {}", format_timestamp(), message());
     }
 }
 
 fn format_timestamp() -> String {
-    // A machine begins at one second.
+    // A machine's clock starts at one second.
     let ns = NOW_NS.get().saturating_sub(1_000_000_000);
     format!("{:>6}.{:06} ms", ns / 1_000_000, ns % 1_000_000)
 }
 
+/// Gives the producer's events the virtual time.
 struct VirtualTimer;
 
 impl FormatTime for VirtualTimer {

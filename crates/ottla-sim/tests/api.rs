@@ -1,5 +1,6 @@
-//! The public calls over real sockets and the embedded broker: what each promises. They stand in this crate since
-//! it may use both the producer and the broker.
+//! The public API over real sockets, against the embedded broker.
+//!
+//! The tests are in this crate because it depends on both the producer and the broker.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use ottla::{
     BigEndianSerializer, BoxError, BytesSerializer, Delivery, Error, ErrorKind, Header,
-    Interceptor, MutableRecord, NullableSerializer, Producer, ProducerBuilder, Record,
-    RecordMetadata,
+    Interceptor, MutableHeader, MutableRecord, NullableSerializer, Producer, ProducerBuilder,
+    Record, RecordMetadata,
 };
 use ottla_broker::{EmbeddedBroker, ProduceFault};
 use ottla_protocol::ErrorCode;
@@ -28,6 +29,7 @@ fn producer_builder(broker: &EmbeddedBroker) -> ProducerBuilder {
         .max_block(Duration::from_secs(5))
 }
 
+/// A waker that unparks a thread.
 struct ThreadWaker(Thread);
 
 impl Wake for ThreadWaker {
@@ -48,13 +50,13 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn a_delivery_is_sixteen_bytes_and_a_result_no_more_than_twenty_four() {
+fn delivery_is_small_and_futures_are_send() {
     assert_eq!(size_of::<Delivery>(), 16);
     assert!(size_of::<Result<Delivery, Error>>() <= 24);
     fn assert_send_sync<T: Send + Sync + Unpin + 'static>() {}
     assert_send_sync::<Delivery>();
     assert_send_sync::<Producer>();
-    // What a multi-threaded runtime's `spawn` asks of each future.
+    // A multi-threaded runtime's `spawn` requires `Send` of each future.
     fn assert_send<F: Future + Send>(_: F) {}
     let futures = |p: &Producer| {
         assert_send(p.send_async(Record::to("t")));
@@ -88,7 +90,7 @@ fn blocking_async_and_typed_sends_reach_the_log() {
 }
 
 #[test]
-fn try_send_gives_the_record_back_with_its_reason() {
+fn try_send_returns_the_record_with_the_error() {
     let broker = start_broker();
     let producer = producer_builder(&broker)
         .buffer_memory(20_000)
@@ -98,7 +100,7 @@ fn try_send_gives_the_record_back_with_its_reason() {
     let record = Record::to("t").value("x").token(5);
     let e = producer.try_send(record).unwrap_err();
     assert_eq!((e.record, e.error.kind()), (record, ErrorKind::NoMetadata));
-    // It was asked for, so it comes.
+    // The failed call has requested the metadata, so it arrives.
     producer.partitions_for("t").unwrap();
     producer.try_send(record.partition(0)).unwrap();
     let e = producer.try_send(record.partition(1)).unwrap_err();
@@ -115,21 +117,23 @@ struct InterceptorCalls {
     outcomes: Mutex<Vec<Result<Option<i64>, ErrorKind>>>,
 }
 
+/// Adds a header to each record, and records the outcomes.
 struct RecordingInterceptor(Arc<InterceptorCalls>);
 
 impl Interceptor for RecordingInterceptor {
     fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
         self.0.sent_count.fetch_add(1, Ordering::SeqCst);
-        record.headers.push(("spy".into(), Some(b"was here"[..].into())));
+        record.headers.push(MutableHeader::new("spy", &b"was here"[..]));
         Ok(())
     }
 
     fn on_acknowledgement(&self, _: &str, _: Option<i32>, result: &Result<RecordMetadata, Error>) {
-        let short = result.as_ref().map(RecordMetadata::offset).map_err(Error::kind);
-        self.0.outcomes.lock().unwrap().push(short);
+        let outcome = result.as_ref().map(RecordMetadata::offset).map_err(Error::kind);
+        self.0.outcomes.lock().unwrap().push(outcome);
     }
 }
 
+/// Changes each record, then fails or panics.
 struct FailingInterceptor;
 
 impl Interceptor for FailingInterceptor {
@@ -143,67 +147,71 @@ impl Interceptor for FailingInterceptor {
     }
 }
 
+// CASES: KP4, KP13.
 #[test]
-fn kp4_kp13_a_refused_record_reaches_callback_and_interceptors_once_and_bad_ones_are_skipped() {
-    let (broker, seen) = (start_broker(), Arc::<InterceptorCalls>::default());
+fn rejected_record_reaches_callback_once_and_failing_interceptors_are_skipped() {
+    let (broker, calls) = (start_broker(), Arc::<InterceptorCalls>::default());
     let producer = producer_builder(&broker)
         .interceptor(FailingInterceptor)
-        .interceptor(RecordingInterceptor(seen.clone()))
+        .interceptor(RecordingInterceptor(calls.clone()))
         .build()
         .unwrap();
-    let (heard, ends) = mpsc::channel();
+    let (sender, results) = mpsc::channel();
     let large = vec![0; 2_000_000];
-    let tell = heard.clone();
-    let e = producer.send_with(Record::to("t").value(&large), move |r| tell.send(r).unwrap());
-    assert_eq!(e.unwrap_err().kind(), ErrorKind::RecordTooLarge);
-    assert_eq!(ends.recv_timeout(TIMEOUT).unwrap().unwrap_err().kind(), ErrorKind::RecordTooLarge);
+    let first_sender = sender.clone();
+    let callback = move |r| first_sender.send(r).unwrap();
+    let e = producer.send_with(Record::to("t").value(&large), callback).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::RecordTooLarge);
+    let e = results.recv_timeout(TIMEOUT).unwrap().unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::RecordTooLarge);
     let good = Record::to("t").key("k").value("good");
-    block_on(producer.send_with_async(good, move |r| heard.send(r).unwrap())).unwrap();
-    let written = ends.recv_timeout(TIMEOUT).unwrap().unwrap();
+    block_on(producer.send_with_async(good, move |r| sender.send(r).unwrap())).unwrap();
+    let metadata = results.recv_timeout(TIMEOUT).unwrap().unwrap();
     producer.close(TIMEOUT).unwrap();
-    assert!(ends.recv().is_err(), "each callback is called once");
-    assert_eq!(seen.sent_count.load(Ordering::SeqCst), 2);
-    assert_eq!(*seen.outcomes.lock().unwrap(), [Err(ErrorKind::RecordTooLarge), Ok(Some(0))]);
+    assert!(results.recv().is_err(), "each callback is called once");
+    assert_eq!(calls.sent_count.load(Ordering::SeqCst), 2);
+    assert_eq!(*calls.outcomes.lock().unwrap(), [Err(ErrorKind::RecordTooLarge), Ok(Some(0))]);
     assert_eq!(producer.totals().interceptor_error_total, 4);
-    let batches = broker.with_core(|core, _| core.batches("t", written.partition()).unwrap());
+    let batches = broker.with_core(|core, _| core.batches("t", metadata.partition()).unwrap());
     let view = ottla_protocol::record::BatchView::parse(&batches[0].bytes).unwrap();
     let records = view.records(1000).unwrap();
     let records = records.to_vec().unwrap();
-    assert_eq!(records[0].value, Some(&b"good"[..]), "what a bad interceptor did is dropped");
+    assert_eq!(records[0].value, Some(&b"good"[..]), "a failing interceptor's change is dropped");
     assert_eq!(records[0].headers, [(&b"spy"[..], Some(&b"was here"[..]))]);
 }
 
+// CASES: KP7, KP8.
 #[test]
-fn kp7_kp8_inside_a_callback_nothing_waits() {
+fn blocking_calls_in_a_callback_fail_instead_of_waiting() {
     let broker = start_broker();
     let producer = producer_builder(&broker).build().unwrap();
-    let (heard, ends) = mpsc::channel();
+    let (sender, results) = mpsc::channel();
     let inner = producer.clone();
-    let call = move |_| {
-        let flush = inner.flush().map_err(|e| e.kind());
-        let again = inner.send(Record::to("t").value("from a callback")).unwrap();
-        let wait = again.wait().map_err(|e| e.kind()).map(|_| ());
+    let callback = move |_| {
+        let flushed = inner.flush().map_err(|e| e.kind());
+        let delivery = inner.send(Record::to("t").value("from a callback")).unwrap();
+        let waited = delivery.wait().map_err(|e| e.kind()).map(|_| ());
         let closed = inner.close(TIMEOUT);
-        heard.send((flush, wait, closed.is_ok())).unwrap();
-        panic!("a callback's panic is its own");
+        sender.send((flushed, waited, closed.is_ok())).unwrap();
+        panic!("a callback's panic must not reach the sender");
     };
-    producer.send_with(Record::to("t").value("x"), call).unwrap();
-    let (flush, wait, closed) = ends.recv_timeout(TIMEOUT).unwrap();
-    assert_eq!(
-        (flush, wait, closed),
-        (Err(ErrorKind::WouldDeadlock), Err(ErrorKind::WouldDeadlock), true)
-    );
+    producer.send_with(Record::to("t").value("x"), callback).unwrap();
+    let (flushed, waited, is_closed) = results.recv_timeout(TIMEOUT).unwrap();
+    assert_eq!(flushed, Err(ErrorKind::WouldDeadlock));
+    assert_eq!(waited, Err(ErrorKind::WouldDeadlock));
+    assert!(is_closed);
     producer.close(TIMEOUT).unwrap();
     producer.close(TIMEOUT).unwrap();
     assert_eq!(producer.totals().callback_panic_total, 1);
     assert_eq!(producer.available_memory(), 33_554_432);
 }
 
+// CASES: KP7, LR12.
 #[test]
-fn kp7_lr12_flush_does_not_wait_for_linger() {
+fn flush_does_not_wait_for_linger() {
     let broker = start_broker();
     let builder = producer_builder(&broker).linger(Duration::from_secs(50));
-    // A record somebody waits for would not linger: here it is to.
+    // By default an awaited record does not linger, so this test turns that off.
     let producer = builder.set("linger.awaited", "false").build().unwrap();
     let sent: Vec<Delivery> =
         (0..10).map(|i| producer.send(Record::to("t").value(&i.to_string())).unwrap()).collect();
@@ -216,7 +224,7 @@ fn kp7_lr12_flush_does_not_wait_for_linger() {
 }
 
 #[test]
-fn a_producer_that_is_dropped_sends_what_it_has() {
+fn dropped_producer_sends_its_queued_records() {
     let broker = start_broker();
     let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
     let delivery = producer.send(Record::to("t").value("x")).unwrap();
@@ -225,7 +233,7 @@ fn a_producer_that_is_dropped_sends_what_it_has() {
 }
 
 #[test]
-fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
+fn disconnects_and_retriable_errors_cause_no_loss_and_no_duplicates() {
     let broker = start_broker();
     let mut n = 0;
     broker.with_core(|core, _| {
@@ -259,15 +267,16 @@ fn lost_connections_and_retriable_errors_lose_nothing_and_double_nothing() {
         for batch in broker.with_core(|core, _| core.batches("t", p).unwrap()) {
             let view = ottla_protocol::record::BatchView::parse(&batch.bytes).unwrap();
             for r in view.records(1 << 20).unwrap().to_vec().unwrap() {
-                assert!(values.insert(r.value.unwrap().to_vec()), "twice: {r:?}");
+                assert!(values.insert(r.value.unwrap().to_vec()), "duplicate: {r:?}");
             }
         }
     }
     assert_eq!(values.len(), 2000);
 }
 
+// CASES: LR3.
 #[test]
-fn lr3_records_at_fault_have_their_own_reason_and_their_mates_another() {
+fn invalid_record_and_its_batch_mates_get_different_errors() {
     let broker = start_broker();
     broker.with_core(|core, now| {
         core.create_topic_with_configs("compacted", 1, &[("cleanup.policy", "compact")], now)
@@ -279,7 +288,7 @@ fn lr3_records_at_fault_have_their_own_reason_and_their_mates_another() {
     producer.flush().unwrap();
     let (keyed, keyless) = (keyed.wait().unwrap_err(), keyless.wait().unwrap_err());
     assert_eq!((keyed.code(), keyless.code()), (Some(87), Some(87)));
-    assert!(keyless.to_string().contains("without a key"), "{keyless}");
+    assert!(keyless.to_string().contains("requires a key"), "{keyless}");
     assert!(keyed.to_string().contains("another record of the same batch"), "{keyed}");
     producer
         .send(Record::to("compacted").key("k").value("v"))
@@ -289,8 +298,9 @@ fn lr3_records_at_fault_have_their_own_reason_and_their_mates_another() {
     producer.close(TIMEOUT).unwrap();
 }
 
+// CASES: KP2.
 #[test]
-fn kp2_a_topic_that_is_not_there_names_the_last_error() {
+fn missing_topic_error_names_the_brokers_last_error() {
     let broker = start_broker();
     let producer = producer_builder(&broker).max_block(Duration::from_millis(400)).build().unwrap();
     let e = producer.send(Record::to("nowhere").value("x")).unwrap_err();
@@ -298,7 +308,7 @@ fn kp2_a_topic_that_is_not_there_names_the_last_error() {
     assert!(e.to_string().contains("UNKNOWN_TOPIC_OR_PARTITION"), "{e}");
     assert!(e.is_retriable() && !e.is_fatal());
     let e = block_on(producer.send_async(Record::to("nowhere").value("x"))).unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::MetadataTimeout, "an async caller's time ends, too");
+    assert_eq!(e.kind(), ErrorKind::MetadataTimeout, "an async call times out, too");
     assert_eq!(
         producer.send(Record::to("t").timestamp(-1).value("x")).unwrap_err().kind(),
         ErrorKind::InvalidRecord
@@ -306,36 +316,30 @@ fn kp2_a_topic_that_is_not_there_names_the_last_error() {
 }
 
 #[test]
-fn a_handler_that_never_returns_does_not_hold_close_for_ever() {
+fn close_times_out_despite_a_blocked_handler() {
     let broker = start_broker();
-    let (stuck, release) = mpsc::channel::<()>();
-    let release = Mutex::new(release);
+    let (unblock, blocked) = mpsc::channel::<()>();
+    let blocked = Mutex::new(blocked);
     let producer = producer_builder(&broker)
         .delivery_handler(move |_| {
-            let _ = release.lock().unwrap().recv();
+            let _ = blocked.lock().unwrap().recv();
         })
         .build()
         .unwrap();
     producer.send(Record::to("t").value("x")).unwrap();
-    producer.start_flush();
+    start_flush(&producer);
     producer.close(Duration::from_millis(300)).unwrap();
-    drop(stuck);
+    drop(unblock);
 }
 
-/// Begins a flush without waiting for it.
-trait StartFlushExt {
-    fn start_flush(&self);
-}
-
-impl StartFlushExt for Producer {
-    fn start_flush(&self) {
-        let mut flush = std::pin::pin!(self.flush_async());
-        let _ = flush.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    }
+/// Starts a flush and does not wait for it.
+fn start_flush(producer: &Producer) {
+    let mut flush = std::pin::pin!(producer.flush_async());
+    let _ = flush.as_mut().poll(&mut Context::from_waker(Waker::noop()));
 }
 
 #[test]
-fn round_robin_starves_no_partition() {
+fn round_robin_uses_partitions_equally() {
     let broker = EmbeddedBroker::builder().topic("two", 2).start().unwrap();
     let producer = producer_builder(&broker)
         .set("partitioner.class", "RoundRobinPartitioner")
@@ -350,29 +354,29 @@ fn round_robin_starves_no_partition() {
 }
 
 #[test]
-fn a_callback_may_send_to_a_topic_it_has_asked_for_before() {
+fn callback_can_send_to_a_topic_once_its_metadata_has_arrived() {
     let broker = EmbeddedBroker::builder().topic("t", 1).topic("dead", 1).start().unwrap();
     let producer = producer_builder(&broker).build().unwrap();
-    let (heard, ends) = mpsc::channel();
+    let (sender, results) = mpsc::channel();
     for _ in 0..100 {
-        let (inner, heard) = (producer.clone(), heard.clone());
-        let call = move |_| {
-            let sent = inner.send(Record::to("dead").value("letter"));
-            heard.send(sent.map(|_| ()).map_err(|e| e.kind())).unwrap();
+        let (inner, sender) = (producer.clone(), sender.clone());
+        let callback = move |_| {
+            let sent = inner.send(Record::to("dead").value("failed record"));
+            sender.send(sent.map(|_| ()).map_err(|e| e.kind())).unwrap();
         };
-        producer.send_with(Record::to("t").value("x"), call).unwrap().wait().unwrap();
-        match ends.recv_timeout(TIMEOUT).unwrap() {
+        producer.send_with(Record::to("t").value("x"), callback).unwrap().wait().unwrap();
+        match results.recv_timeout(TIMEOUT).unwrap() {
             Ok(()) => return,
             Err(kind) => assert_eq!(kind, ErrorKind::NoMetadata),
         }
         thread::sleep(Duration::from_millis(50));
     }
-    panic!("the topic never became known");
+    panic!("the topic's metadata never arrived");
 }
 
-/// Nothing to do is nothing done: no poll, no look at a clock, until metadata is old.
+/// The sender of an idle producer sleeps until its metadata is old.
 #[test]
-fn an_idle_producer_does_not_go_round() {
+fn idle_producer_does_not_loop() {
     let broker = start_broker();
     let producer = producer_builder(&broker).build().unwrap();
     producer.send(Record::to("t").value("x")).unwrap().wait().unwrap();
@@ -380,5 +384,5 @@ fn an_idle_producer_does_not_go_round() {
     let before = producer.totals().loop_total;
     thread::sleep(Duration::from_secs(2));
     let rounds = producer.totals().loop_total - before;
-    assert!(rounds <= 1, "{rounds} rounds in two idle seconds");
+    assert!(rounds <= 1, "{rounds} loops in two idle seconds");
 }

@@ -1,4 +1,4 @@
-//! Jars, the broker, and the tools.
+//! Kafka's jars, a single broker, and Kafka's command line tools.
 
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::reader::{ConsumerRecord, parse_records};
 
-/// The version that the tests are about.
+/// The Kafka version that the tests run against.
 const KAFKA_VERSION: &str = "4.3.1";
 const POM: &str = include_str!("../java/pom.xml");
 const READER_SOURCE: &str = include_str!("../java/Reader.java");
 
-/// The workspace's `target` directory, whoever runs.
+/// Returns the workspace's `target` directory, independent of the current directory.
 pub fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => dir.into(),
@@ -21,7 +21,7 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// Kafka's jars.
+/// A directory with the jars of Kafka 4.3.1.
 #[derive(Debug, Clone)]
 pub struct Jars {
     dir: PathBuf,
@@ -33,8 +33,12 @@ fn can_run(program: &str, arg: &str) -> bool {
 }
 
 impl Jars {
-    /// The jars, fetched by Maven the first time. `None`, said loudly, where there is no JDK or no Maven;
-    /// with `CI=true` that is a failure.
+    /// Finds the jars, or fetches them with Maven the first time.
+    ///
+    /// Without a JDK or Maven it prints that the test is skipped, and returns `None`.
+    ///
+    /// # Panics
+    /// A JDK or Maven is missing and `CI=true`, or Maven fails.
     pub fn find_or_fetch() -> Option<Jars> {
         let missing: Vec<&str> = [("java", "-version"), ("mvn", "-v")]
             .iter()
@@ -43,21 +47,15 @@ impl Jars {
             .collect();
         if !missing.is_empty() {
             let missing = missing.join(" and ");
-            let say = format!(
+            let message = format!(
                 "SKIPPED: the real-Kafka tests need {missing}. Install a JDK 17 and Maven \
                  (Debian: apt-get install openjdk-17-jdk-headless maven) and run again."
             );
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{say}");
-            eprintln!("\n==== {say} ====\n");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{message}");
+            eprintln!("\n==== {message} ====\n");
             return None;
         }
-        let root = target_dir().join("kafka");
-        let (dir, stamp) = (root.join("libs-4.3.1"), root.join("libs-4.3.1.complete"));
-        if !stamp.exists() {
-            fetch_jars(&root, &dir, KAFKA_VERSION);
-            fs::write(&stamp, "").expect("stamp");
-        }
-        Some(Jars { dir })
+        Some(Jars { dir: ensure_jars(KAFKA_VERSION) })
     }
 
     fn java_command(&self) -> Command {
@@ -67,22 +65,25 @@ impl Jars {
         c
     }
 
-    /// Runs one of Kafka's tools, by its class.
+    /// Runs a Java class, such as one of Kafka's tools.
+    ///
+    /// # Panics
+    /// Java cannot be started.
     pub fn try_run_tool(&self, class: &str, args: &[&str]) -> Output {
         self.java_command().arg(class).args(args).output().expect("java runs")
     }
 
-    /// A tool's command, to be given input or run in the background.
+    /// Returns the command that runs a Java class, for input or for the background.
     pub fn tool_command(&self, class: &str, args: &[&str]) -> Command {
         let mut c = self.java_command();
         c.arg(class).args(args);
         c
     }
 
-    /// Runs a tool that must succeed; its standard output.
+    /// Runs a tool that must succeed, and returns its standard output.
     ///
     /// # Panics
-    /// If it does not succeed.
+    /// The tool fails.
     pub fn run_tool(&self, class: &str, args: &[&str]) -> String {
         let out = self.try_run_tool(class, args);
         let (stdout, stderr) =
@@ -91,28 +92,32 @@ impl Jars {
         stdout.into_owned()
     }
 
-    /// Every record of a topic, read by Java's consumer.
+    /// Reads all records of a topic with Java's consumer.
     ///
     /// # Panics
-    /// If the consumer fails.
+    /// The consumer fails.
     pub fn read_topic(&self, bootstrap: &str, topic: &str) -> Vec<ConsumerRecord> {
         let source = self.dir.join("../Reader.java");
         if fs::read_to_string(&source).unwrap_or_default() != READER_SOURCE {
-            fs::write(&source, READER_SOURCE).expect("reader");
+            fs::write(&source, READER_SOURCE).expect("Reader.java is written");
         }
         let out =
             self.java_command().arg(&source).args([bootstrap, topic]).output().expect("java runs");
-        assert!(out.status.success(), "reader: {}", String::from_utf8_lossy(&out.stderr));
-        parse_records(&out.stdout).expect("the reader writes whole records")
+        assert!(out.status.success(), "Reader.java: {}", String::from_utf8_lossy(&out.stderr));
+        parse_records(&out.stdout).expect("the output contains complete records")
     }
 
-    /// What `DumpLogSegments --print-data-log` says of every segment of a partition's directory.
+    /// Runs `DumpLogSegments --print-data-log` on all segments of a partition's directory.
+    ///
+    /// # Panics
+    /// The directory cannot be read, or the tool fails.
     pub fn dump_log_segments(&self, partition_dir: &Path) -> String {
-        let mut segments: Vec<_> = (fs::read_dir(partition_dir).expect("log dir"))
-            .map(|e| e.expect("entry").path())
-            .filter(|p| p.extension().is_some_and(|e| e == "log"))
-            .map(|p| p.display().to_string())
-            .collect();
+        let mut segments: Vec<_> = (fs::read_dir(partition_dir)
+            .expect("the directory can be read"))
+        .map(|e| e.expect("an entry can be read").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "log"))
+        .map(|p| p.display().to_string())
+        .collect();
         segments.sort();
         let files = segments.join(",");
         self.run_tool(
@@ -122,81 +127,101 @@ impl Jars {
     }
 }
 
-/// Fetches the jars of a version into a directory.
-pub(crate) fn fetch_jars(root: &Path, dir: &Path, version: &str) {
-    eprintln!("fetching Kafka {version}'s jars with Maven, once");
-    fs::create_dir_all(dir).expect("jar dir");
+/// Returns the directory with the jars of a Kafka version. Fetches them the first time.
+pub(crate) fn ensure_jars(version: &str) -> PathBuf {
+    let root = target_dir().join("kafka");
+    let dir = root.join(format!("libs-{version}"));
+    // The stamp is written last: an interrupted fetch is repeated.
+    let stamp = root.join(format!("libs-{version}.complete"));
+    if !stamp.exists() {
+        fetch_jars(&root, &dir, version);
+        fs::write(&stamp, "").expect("the stamp is written");
+    }
+    dir
+}
+
+fn fetch_jars(root: &Path, dir: &Path, version: &str) {
+    eprintln!("fetching the jars of Kafka {version} with Maven, only this time");
+    fs::create_dir_all(dir).expect("the directory is created");
+    let dir = fs::canonicalize(dir).expect("the directory exists");
     let pom = root.join(format!("pom-{version}.xml"));
-    fs::write(&pom, POM.replace(KAFKA_VERSION, version)).expect("pom");
+    fs::write(&pom, POM.replace(KAFKA_VERSION, version)).expect("the pom is written");
     let out = Command::new("mvn")
         .args(["-q", "-B", "-f"])
         .arg(&pom)
         .arg("dependency:copy-dependencies")
-        .arg(format!("-DoutputDirectory={}", fs::canonicalize(dir).expect("jar dir").display()))
+        .arg(format!("-DoutputDirectory={}", dir.display()))
         .arg("-DincludeScope=runtime")
         .output()
         .expect("mvn runs");
     assert!(out.status.success(), "mvn: {}", String::from_utf8_lossy(&out.stdout));
 }
 
-/// Ports that were free a moment ago.
+/// Returns `N` different ports that were free a moment ago.
+///
+/// # Panics
+/// No port is free.
 pub fn pick_free_ports<const N: usize>() -> [u16; N] {
-    let held: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    std::array::from_fn(|i| held[i].local_addr().expect("bound").port())
+    // All are bound at the same time, so that they differ.
+    let listeners: [TcpListener; N] =
+        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    std::array::from_fn(|i| listeners[i].local_addr().expect("it is bound").port())
 }
 
-/// A running broker.
+/// A running broker. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Kafka {
     process: Child,
-    /// Where clients begin.
+    /// The broker's `bootstrap.servers`.
     pub bootstrap: String,
-    /// Its files.
+    /// The directory of its files.
     pub dir: PathBuf,
-    /// What it runs from.
+    /// The jars it runs from.
     pub jars: Jars,
 }
 
 impl Kafka {
-    /// Starts one node and waits until it answers. `extra` are further lines of `server.properties`.
+    /// Starts one node and waits until it responds. `extra` contains further lines for
+    /// `server.properties`.
     ///
     /// # Panics
-    /// If it does not come up within a minute.
+    /// The node does not respond within a minute.
     pub fn start(jars: &Jars, extra: &str) -> Kafka {
         Kafka::start_with(jars, |_, _| extra.to_owned(), &[], &[])
     }
 
-    /// The same, where further lines of `server.properties` come from the plaintext port and the controller's, with
-    /// further arguments for formatting and for the virtual machine.
+    /// Starts one node with further properties and arguments.
+    ///
+    /// `extra` returns lines for `server.properties`, from the plaintext port and the controller
+    /// port. `format_args` are arguments of `StorageTool format`, `vm_args` of `java`.
     ///
     /// # Panics
-    /// If it does not come up within a minute.
+    /// The node does not respond within a minute.
     pub fn start_with(
         jars: &Jars,
         extra: impl FnOnce(u16, u16) -> String,
-        format: &[&str],
-        vm: &[&str],
+        format_args: &[&str],
+        vm_args: &[&str],
     ) -> Kafka {
-        let [port, controller] = pick_free_ports();
+        let [port, controller_port] = pick_free_ports();
         let dir = target_dir().join("kafka").join(format!("run-{}-{port}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).expect("kafka dir");
+        fs::create_dir_all(&dir).expect("the directory is created");
         let config = dir.join("server.properties");
-        let extra = extra(port, controller);
-        fs::write(&config, server_properties(1, port, &[controller], &dir, &extra))
-            .expect("server.properties");
+        let extra = extra(port, controller_port);
+        fs::write(&config, server_properties(1, port, &[controller_port], &dir, &extra))
+            .expect("server.properties is written");
         let config = config.display().to_string();
         let id = jars.run_tool("kafka.tools.StorageTool", &["random-uuid"]).trim().to_owned();
-        let format = [&["format", "-t", &id, "-c", &config], format].concat();
-        jars.run_tool("kafka.tools.StorageTool", &format);
-        let log = File::create(dir.join("server.log")).expect("log");
+        let format_args = [&["format", "-t", &id, "-c", &config], format_args].concat();
+        jars.run_tool("kafka.tools.StorageTool", &format_args);
+        let log = File::create(dir.join("server.log")).expect("the log is created");
         let process = jars
             .java_command()
-            .args(vm)
+            .args(vm_args)
             .args(["kafka.Kafka", &config])
             .env("KAFKA_HEAP_OPTS", "")
-            .stdout(log.try_clone().expect("log"))
+            .stdout(log.try_clone().expect("the log's handle is copied"))
             .stderr(log)
             .spawn()
             .expect("kafka starts");
@@ -207,32 +232,28 @@ impl Kafka {
     }
 
     fn wait_until_ready(&mut self) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
             if TcpStream::connect(&self.bootstrap).is_ok() {
-                let list = ["--bootstrap-server", &self.bootstrap, "--list"];
-                if self
-                    .jars
-                    .try_run_tool("org.apache.kafka.tools.TopicCommand", &list)
-                    .status
-                    .success()
-                {
+                let args = ["--bootstrap-server", &self.bootstrap, "--list"];
+                let out = self.jars.try_run_tool("org.apache.kafka.tools.TopicCommand", &args);
+                if out.status.success() {
                     return;
                 }
             }
-            let ended = self.process.try_wait().expect("its state");
-            assert!(ended.is_none(), "kafka ended: {}", self.server_log());
+            let status = self.process.try_wait().expect("its status");
+            assert!(status.is_none(), "kafka has ended: {}", self.server_log());
             std::thread::sleep(Duration::from_millis(100));
         }
-        panic!("kafka did not come up: {}", self.server_log());
+        panic!("kafka did not start: {}", self.server_log());
     }
 
-    /// Its own words.
+    /// Returns the broker's log output so far.
     pub fn server_log(&self) -> String {
         fs::read_to_string(self.dir.join("server.log")).unwrap_or_default()
     }
 
-    /// Makes a topic.
+    /// Creates a topic with one replica.
     pub fn create_topic(&self, name: &str, partitions: u32, configs: &[&str]) {
         let partitions = partitions.to_string();
         let mut args = vec![
@@ -250,12 +271,12 @@ impl Kafka {
         self.jars.run_tool("org.apache.kafka.tools.TopicCommand", &args);
     }
 
-    /// Every record of a topic, read by Java's consumer.
+    /// Reads all records of a topic with Java's consumer.
     pub fn read_topic(&self, topic: &str) -> Vec<ConsumerRecord> {
         self.jars.read_topic(&self.bootstrap, topic)
     }
 
-    /// The process id.
+    /// Returns the broker's process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -265,13 +286,16 @@ impl Drop for Kafka {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        // A failed test keeps the files for inspection.
         if !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }
 
-/// What a node is started with; its id is also its place among the controllers, from 1.
+/// Returns the `server.properties` of a node that is a broker and a controller.
+///
+/// Node ids start at 1. `controllers` are the controller ports of all nodes, in the order of ids.
 pub(crate) fn server_properties(
     node: usize,
     port: u16,
@@ -282,15 +306,21 @@ pub(crate) fn server_properties(
     let data = dir.join("data").display().to_string();
     let voters: Vec<String> =
         (1..).zip(controllers).map(|(id, port)| format!("{id}@127.0.0.1:{port}")).collect();
-    let (voters, controller, n) = (voters.join(","), controllers[node - 1], controllers.len());
-    let min = n.min(2);
+    let (voters, controller_port) = (voters.join(","), controllers[node - 1]);
+    let replicas = controllers.len();
+    let min_isr = replicas.min(2);
     format!(
         "process.roles=broker,controller\nnode.id={node}\ncontroller.quorum.voters={voters}\n\
-         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\nlog.dirs={data}\n\
-         offsets.topic.replication.factor={n}\ntransaction.state.log.replication.factor={n}\n\
-         transaction.state.log.min.isr={min}\nshare.coordinator.state.topic.replication.factor={n}\n\
-         share.coordinator.state.topic.min.isr={min}\ngroup.initial.rebalance.delay.ms=0\n{extra}\n"
+         listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+         controller.listener.names=CONTROLLER\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+         log.dirs={data}\n\
+         offsets.topic.replication.factor={replicas}\n\
+         transaction.state.log.replication.factor={replicas}\n\
+         transaction.state.log.min.isr={min_isr}\n\
+         share.coordinator.state.topic.replication.factor={replicas}\n\
+         share.coordinator.state.topic.min.isr={min_isr}\n\
+         group.initial.rebalance.delay.ms=0\n{extra}\n"
     )
 }

@@ -1,4 +1,4 @@
-//! One node of another version of Kafka, from its own jars; with ZooKeeper before it where it needs that.
+//! One node of another Kafka version, from that version's jars. Kafka 2 runs with ZooKeeper.
 
 use std::fs::{self, File};
 use std::net::TcpStream;
@@ -6,84 +6,97 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::kafka::{Jars, fetch_jars, pick_free_ports, server_properties, target_dir};
+use crate::kafka::{Jars, ensure_jars, pick_free_ports, server_properties, target_dir};
 
-/// A node of this version. Dropping it ends its processes.
+/// A node of another Kafka version. Dropping it ends its processes.
 #[derive(Debug)]
 pub struct LegacyKafka {
     processes: Vec<Child>,
-    /// Where clients begin.
+    /// The node's `bootstrap.servers`.
     pub bootstrap: String,
     dir: PathBuf,
 }
 
 impl LegacyKafka {
-    /// Starts it, and waits until it answers the tools of `jars`.
+    /// Starts the node and waits until it responds to the tools of `jars`.
     ///
     /// # Panics
-    /// If it does not come up within a minute.
+    /// The node does not respond within a minute.
     pub fn start(jars: &Jars, version: &str) -> LegacyKafka {
-        let root = target_dir().join("kafka");
-        let (libs, stamp) =
-            (root.join(format!("libs-{version}")), root.join(format!("libs-{version}.complete")));
-        if !stamp.exists() {
-            fetch_jars(&root, &libs, version);
-            fs::write(&stamp, "").expect("stamp");
-        }
-        let [port, controller] = pick_free_ports();
-        let dir = root.join(format!("old-{version}-{}-{port}", std::process::id()));
+        let libs = ensure_jars(version);
+        let [port, controller_port] = pick_free_ports();
+        let name = format!("legacy-{version}-{}-{port}", std::process::id());
+        let dir = target_dir().join("kafka").join(name);
         let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).expect("a directory");
+        fs::create_dir_all(&dir).expect("the directory is created");
         let bootstrap = format!("127.0.0.1:{port}");
-        let mut kafka = LegacyKafka { processes: Vec::new(), bootstrap, dir: dir.clone() };
-        let config = dir.join("server.properties");
-        let path = config.display().to_string();
+        let mut kafka = LegacyKafka { processes: Vec::new(), bootstrap, dir };
         if version.starts_with("2.") {
-            let zoo = dir.join("zoo.properties");
-            let data = dir.join("zookeeper").display().to_string();
-            let text = format!(
-                "dataDir={data}\nclientPort={controller}\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\n"
-            );
-            fs::write(&zoo, text).expect("zoo.properties");
-            let main = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
-            kafka.spawn(&libs, &[main, &zoo.display().to_string()]);
-            let text = format!(
-                "broker.id=1\nzookeeper.connect=127.0.0.1:{controller}\nlisteners=PLAINTEXT://127.0.0.1:{port}\n\
-                 log.dirs={}\noffsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-                 transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n",
-                dir.join("data").display()
-            );
-            fs::write(&config, text).expect("server.properties");
+            kafka.prepare_zookeeper_node(&libs, port, controller_port);
         } else {
-            // What is not known there yet is left out.
-            let text: String = server_properties(1, port, &[controller], &dir, "")
-                .lines()
-                .filter(|l| !l.starts_with("share."))
-                .map(|l| format!("{l}\n"))
-                .collect();
-            fs::write(&config, text).expect("server.properties");
-            let tool = |args: &[&str]| {
-                let out = java_command(&libs).arg("kafka.tools.StorageTool").args(args).output();
-                let out = out.expect("java runs");
-                let said = String::from_utf8_lossy(&out.stderr).into_owned();
-                assert!(out.status.success(), "{args:?}: {said}");
-                String::from_utf8_lossy(&out.stdout).trim().to_owned()
-            };
-            let id = tool(&["random-uuid"]);
-            let id = id.lines().last().unwrap_or_default().to_owned();
-            tool(&["format", "-t", &id, "-c", &path]);
+            kafka.prepare_kraft_node(&libs, port, controller_port);
         }
-        kafka.spawn(&libs, &["kafka.Kafka", &path]);
+        let config = kafka.config_path().display().to_string();
+        kafka.spawn(&libs, &["kafka.Kafka", &config]);
         kafka.wait_until_ready(jars);
         kafka
     }
 
+    fn config_path(&self) -> PathBuf {
+        self.dir.join("server.properties")
+    }
+
+    /// Starts ZooKeeper and writes the properties of a node that uses it.
+    fn prepare_zookeeper_node(&mut self, libs: &Path, port: u16, zookeeper_port: u16) {
+        let config = self.dir.join("zookeeper.properties");
+        let data = self.dir.join("zookeeper").display().to_string();
+        let text = format!(
+            "dataDir={data}\nclientPort={zookeeper_port}\nclientPortAddress=127.0.0.1\n\
+             admin.enableServer=false\n"
+        );
+        fs::write(&config, text).expect("zookeeper.properties is written");
+        let class = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
+        self.spawn(libs, &[class, &config.display().to_string()]);
+        let text = format!(
+            "broker.id=1\nzookeeper.connect=127.0.0.1:{zookeeper_port}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port}\nlog.dirs={}\n\
+             offsets.topic.replication.factor=1\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n",
+            self.dir.join("data").display()
+        );
+        fs::write(self.config_path(), text).expect("server.properties is written");
+    }
+
+    /// Writes the properties of a KRaft node and formats its storage.
+    fn prepare_kraft_node(&self, libs: &Path, port: u16, controller_port: u16) {
+        // Versions before 4 do not know share groups.
+        let text: String = server_properties(1, port, &[controller_port], &self.dir, "")
+            .lines()
+            .filter(|l| !l.starts_with("share."))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        fs::write(self.config_path(), text).expect("server.properties is written");
+        let run_storage_tool = |args: &[&str]| {
+            let out = java_command(libs).arg("kafka.tools.StorageTool").args(args).output();
+            let out = out.expect("java runs");
+            let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.success(), "StorageTool {args:?}: {stderr}");
+            String::from_utf8_lossy(&out.stdout).trim().to_owned()
+        };
+        // The id is the last line; warnings may precede it.
+        let output = run_storage_tool(&["random-uuid"]);
+        let id = output.lines().last().unwrap_or_default();
+        let config = self.config_path().display().to_string();
+        run_storage_tool(&["format", "-t", id, "-c", &config]);
+    }
+
     fn spawn(&mut self, libs: &Path, args: &[&str]) {
         let log = self.dir.join(format!("{}.log", self.processes.len()));
-        let log = File::create(log).expect("log");
+        let log = File::create(log).expect("the log is created");
         let process = java_command(libs)
             .args(args)
-            .stdout(log.try_clone().expect("log"))
+            .stdout(log.try_clone().expect("the log's handle is copied"))
             .stderr(log)
             .spawn()
             .expect("java starts");
@@ -91,22 +104,23 @@ impl LegacyKafka {
     }
 
     fn wait_until_ready(&mut self, jars: &Jars) {
-        let until = Instant::now() + Duration::from_secs(60);
-        while Instant::now() < until {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let dir = self.dir.display();
+        while Instant::now() < deadline {
             if TcpStream::connect(&self.bootstrap).is_ok() {
-                let list = ["--bootstrap-server", &self.bootstrap, "--list"];
-                if jars.try_run_tool("org.apache.kafka.tools.TopicCommand", &list).status.success()
-                {
+                let args = ["--bootstrap-server", &self.bootstrap, "--list"];
+                let out = jars.try_run_tool("org.apache.kafka.tools.TopicCommand", &args);
+                if out.status.success() {
                     return;
                 }
             }
             for p in &mut self.processes {
-                let ended = p.try_wait().expect("its state");
-                assert!(ended.is_none(), "it ended; its logs are in {}", self.dir.display());
+                let status = p.try_wait().expect("its status");
+                assert!(status.is_none(), "a process has ended; the logs are in {dir}");
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        panic!("it did not come up; its logs are in {}", self.dir.display());
+        panic!("the node did not start; its logs are in {dir}");
     }
 }
 
@@ -123,10 +137,12 @@ fn java_command(libs: &Path) -> Command {
 
 impl Drop for LegacyKafka {
     fn drop(&mut self) {
+        // The broker before ZooKeeper, on which it depends.
         for p in self.processes.iter_mut().rev() {
             let _ = p.kill();
             let _ = p.wait();
         }
+        // A failed test keeps the files for inspection.
         if !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.dir);
         }

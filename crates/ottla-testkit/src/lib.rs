@@ -1,7 +1,7 @@
-//! A real Kafka for tests: jars from Maven Central, a broker on ports the system picked in a directory under
-//! `target/`, Kafka's own tools, and a Java consumer that hands every record over.
+//! A real Kafka for tests: the jars from Maven Central, brokers, Kafka's tools and its consumer.
 //!
-//! Whatever a test starts here ends with it, by its own process id, also when the test panics.
+//! Brokers listen on ports that the system picks, and keep their files under `target/`. Each
+//! process that a test starts is ended by its process id, also when the test panics.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::io::Write;
@@ -18,11 +18,11 @@ pub use certificates::{CertificateAuthority, Identity};
 pub use cluster::KafkaCluster;
 pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
 pub use legacy_kafka::LegacyKafka;
-pub use oidc::TokenEndpoint;
+pub use oidc::{ClientCredentials, TokenEndpoint};
 pub use reader::ConsumerRecord;
 pub use secure::{Listener, SecureKafka};
 
-/// A line for people, also where a test's own output is kept back: a table that the suite is to show.
+/// Prints a line that is visible although the test harness captures the test's output.
 pub fn print_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

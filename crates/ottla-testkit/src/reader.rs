@@ -1,21 +1,21 @@
-//! What the Java consumer (`java/Reader.java`) says of a topic.
+//! Parses the output of the Java consumer in `java/Reader.java`.
 
 use std::io::{self, Read};
 
-/// A record, as Java's consumer sees it.
+/// A record as Java's consumer returns it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConsumerRecord {
-    /// Its partition.
+    /// The partition.
     pub partition: i32,
-    /// Its offset.
+    /// The offset.
     pub offset: i64,
-    /// Its timestamp.
+    /// The timestamp, in milliseconds.
     pub timestamp: i64,
-    /// Its key.
+    /// The key.
     pub key: Option<Vec<u8>>,
-    /// Its value.
+    /// The value.
     pub value: Option<Vec<u8>>,
-    /// Its headers.
+    /// The headers, in order.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
@@ -31,18 +31,19 @@ fn read_i64(r: &mut impl Read) -> io::Result<i64> {
     Ok(i64::from_be_bytes(b))
 }
 
+/// Reads a length and that number of bytes; length -1 means null.
 fn read_bytes(r: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let Ok(n) = usize::try_from(read_i32(r)?) else {
+    let Ok(len) = usize::try_from(read_i32(r)?) else {
         return Ok(None);
     };
-    let mut b = vec![0; n];
+    let mut b = vec![0; len];
     r.read_exact(&mut b)?;
     Ok(Some(b))
 }
 
-/// All records in the reader's output.
+/// Parses all records of the output.
 pub(crate) fn parse_records(mut bytes: &[u8]) -> io::Result<Vec<ConsumerRecord>> {
-    let (mut out, r) = (Vec::new(), &mut bytes);
+    let (mut records, r) = (Vec::new(), &mut bytes);
     while !r.is_empty() {
         let (partition, offset, timestamp) = (read_i32(r)?, read_i64(r)?, read_i64(r)?);
         let (key, value) = (read_bytes(r)?, read_bytes(r)?);
@@ -51,7 +52,7 @@ pub(crate) fn parse_records(mut bytes: &[u8]) -> io::Result<Vec<ConsumerRecord>>
             let name = read_bytes(r)?.unwrap_or_default();
             headers.push((String::from_utf8_lossy(&name).into_owned(), read_bytes(r)?));
         }
-        out.push(ConsumerRecord { partition, offset, timestamp, key, value, headers });
+        records.push(ConsumerRecord { partition, offset, timestamp, key, value, headers });
     }
-    Ok(out)
+    Ok(records)
 }

@@ -1,188 +1,245 @@
-//! One node with a listener for every way in: TLS with and without certificates of clients, SASL in every
-//! mechanism, in the clear and by TLS.
+//! One Kafka node with a listener for each kind of TLS and SASL.
 
 use std::fs;
-use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::certificates::CertificateAuthority;
-use crate::kafka::{Jars, Kafka, target_dir};
+use crate::kafka::{Jars, Kafka, pick_free_ports, target_dir};
 use crate::oidc::TokenEndpoint;
 
-/// A way in.
+/// A listener of [`SecureKafka`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
     /// TLS.
     Ssl,
-    /// TLS, where clients must show a certificate, too.
+    /// TLS; the client must have a certificate.
     SslClientAuth,
-    /// SASL in the clear.
+    /// SASL without TLS.
     SaslPlaintext,
-    /// SASL by TLS.
+    /// SASL over TLS.
     SaslSsl,
-    /// SASL in the clear, where sessions end after 3 s (KIP-368).
+    /// SASL without TLS; sessions expire after 3 s, so clients must reauthenticate (KIP-368).
     SaslReauthentication,
-    /// OAUTHBEARER in the clear, where tokens are checked against an endpoint's keys.
+    /// SASL OAUTHBEARER without TLS; tokens must be signed with a key of the token endpoint.
     Oidc,
-    /// TLS with a certificate that ended in 2021.
+    /// TLS; the broker's certificate expired in 2021.
     ExpiredCertificate,
-    /// TLS with a certificate for another host.
+    /// TLS; the broker's certificate is for another host.
     WrongHostCertificate,
 }
 
-const LISTENERS: [(Listener, &str, &str); 8] = [
-    (Listener::Ssl, "ssl", "SSL"),
-    (Listener::SslClientAuth, "mutual", "SSL"),
-    (Listener::SaslPlaintext, "sasl", "SASL_PLAINTEXT"),
-    (Listener::SaslSsl, "saslssl", "SASL_SSL"),
-    (Listener::SaslReauthentication, "renewed", "SASL_PLAINTEXT"),
-    (Listener::Oidc, "oidc", "SASL_PLAINTEXT"),
-    (Listener::ExpiredCertificate, "expired", "SSL"),
-    (Listener::WrongHostCertificate, "elsewhere", "SSL"),
+struct ListenerConfig {
+    listener: Listener,
+    /// The name in Kafka's properties.
+    name: &'static str,
+    protocol: &'static str,
+    /// The broker's key store, if the protocol uses TLS.
+    keystore: &'static str,
+}
+
+impl ListenerConfig {
+    const fn new(listener: Listener, name: &'static str, protocol: &'static str) -> ListenerConfig {
+        ListenerConfig { listener, name, protocol, keystore: "broker.pem" }
+    }
+
+    const fn keystore(self, keystore: &'static str) -> ListenerConfig {
+        ListenerConfig { keystore, ..self }
+    }
+}
+
+const LISTENERS: [ListenerConfig; 8] = [
+    ListenerConfig::new(Listener::Ssl, "ssl", "SSL"),
+    ListenerConfig::new(Listener::SslClientAuth, "clientauth", "SSL"),
+    ListenerConfig::new(Listener::SaslPlaintext, "sasl", "SASL_PLAINTEXT"),
+    ListenerConfig::new(Listener::SaslSsl, "saslssl", "SASL_SSL"),
+    ListenerConfig::new(Listener::SaslReauthentication, "reauth", "SASL_PLAINTEXT"),
+    ListenerConfig::new(Listener::Oidc, "oidc", "SASL_PLAINTEXT"),
+    ListenerConfig::new(Listener::ExpiredCertificate, "expired", "SSL").keystore("expired.pem"),
+    ListenerConfig::new(Listener::WrongHostCertificate, "wronghost", "SSL")
+        .keystore("wronghost.pem"),
 ];
 
-/// The node, and what is needed to get in. SCRAM knows `alice` with `alice-secret`, PLAIN `bob` with `bob-secret`.
+/// A node with all [`Listener`]s.
+///
+/// Users: `alice` with `alice-secret` for SCRAM, `bob` with `bob-secret` for PLAIN.
 #[derive(Debug)]
 pub struct SecureKafka {
     /// The node.
     pub kafka: Kafka,
-    /// Who signed its certificates, and trusts those it signs.
+    /// The authority of the brokers' certificates. Brokers trust the client certificates it signs.
     pub authority: CertificateAuthority,
-    /// Where OIDC tokens come from.
+    /// The endpoint that issues OIDC tokens.
     pub token_endpoint: TokenEndpoint,
-    /// Certificates and keys.
+    /// The directory of certificates and keys.
     pub dir: PathBuf,
-    ports: Vec<u16>,
+    ports: [u16; LISTENERS.len()],
 }
 
 impl SecureKafka {
-    /// Starts it.
+    /// Starts the node.
     ///
     /// # Panics
-    /// If it does not come up within a minute.
+    /// The node does not respond within a minute.
     pub fn start(jars: &Jars) -> SecureKafka {
-        let held: Vec<TcpListener> =
-            LISTENERS.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().expect("bound").port()).collect();
-        drop(held);
-        let dir =
-            target_dir().join("kafka").join(format!("secure-{}-{}", std::process::id(), ports[0]));
-        fs::create_dir_all(&dir).expect("a directory");
-        let dir = fs::canonicalize(dir).expect("a directory");
+        let ports = pick_free_ports();
+        let name = format!("secure-{}-{}", std::process::id(), ports[0]);
+        let dir = target_dir().join("kafka").join(name);
+        fs::create_dir_all(&dir).expect("the directory is created");
+        let dir = fs::canonicalize(dir).expect("the directory exists");
         let authority = CertificateAuthority::new("Ottla test authority");
-        fs::write(dir.join("ca.pem"), authority.pem()).expect("ca.pem");
-        authority.issue_local("broker").write_pem(&dir.join("broker.pem"));
-        let expired = authority.issue("old broker", &["localhost", "127.0.0.1"], Some(2021));
-        expired.write_pem(&dir.join("expired.pem"));
-        authority
-            .issue("other broker", &["kafka.example.org"], None)
-            .write_pem(&dir.join("elsewhere.pem"));
-        let tokens = TokenEndpoint::start(3600);
-        let (keys, issuer) = (tokens.jwks_url(), tokens.base_url.clone());
-        let (written, at) = (dir.clone(), ports.clone());
-        let lines = |plain, controller| {
-            listener_properties(&at, &written, plain, controller, &keys, &issuer)
+        write_certificates(&authority, &dir);
+        let token_endpoint = TokenEndpoint::start(3600);
+        let properties = |plaintext_port, controller_port| {
+            listener_properties(&ports, &dir, &token_endpoint, plaintext_port, controller_port)
         };
-        let scram = ["--add-scram", "SCRAM-SHA-256=[name=alice,password=alice-secret]"];
-        let scram =
-            [&scram[..], &["--add-scram", "SCRAM-SHA-512=[name=alice,password=alice-secret]"]];
-        let allowed = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}");
-        let kafka = Kafka::start_with(jars, lines, &scram.concat(), &[&allowed]);
-        SecureKafka { kafka, authority, token_endpoint: tokens, dir, ports }
+        let users = [
+            "--add-scram",
+            "SCRAM-SHA-256=[name=alice,password=alice-secret]",
+            "--add-scram",
+            "SCRAM-SHA-512=[name=alice,password=alice-secret]",
+        ];
+        // Kafka 4 fetches keys only from URLs that this system property allows.
+        let allowed_urls = format!(
+            "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}",
+            token_endpoint.jwks_url()
+        );
+        let kafka = Kafka::start_with(jars, properties, &users, &[&allowed_urls]);
+        SecureKafka { kafka, authority, token_endpoint, dir, ports }
     }
 
-    /// Where a way in is.
+    /// Returns the `bootstrap.servers` of a listener.
     ///
     /// # Panics
-    /// Never.
+    /// Never: each listener has a port.
     pub fn bootstrap(&self, listener: Listener) -> String {
-        let i = LISTENERS.iter().position(|l| l.0 == listener).expect("one of all");
+        let i = LISTENERS.iter().position(|l| l.listener == listener).expect("a known listener");
         format!("127.0.0.1:{}", self.ports[i])
     }
 
-    /// One of its files.
+    /// Returns the path of a file in [`dir`](Self::dir).
     pub fn file_path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
-    /// Has a listener read its certificate again.
+    /// Makes the broker read `broker.pem` again for a listener.
     pub fn reload_certificate(&self, listener: Listener) {
-        let name = LISTENERS.iter().find(|l| l.0 == listener).map_or("", |l| l.1);
-        let set =
+        let config = LISTENERS.iter().find(|l| l.listener == listener);
+        let name = config.map_or("", |l| l.name);
+        // Setting the property makes the broker reload the file, also at the same path (KIP-226).
+        let property =
             format!("listener.name.{name}.ssl.keystore.location={}", self.file_path("broker.pem"));
-        let at = ["--bootstrap-server", self.kafka.bootstrap.as_str()];
-        let what =
-            ["--alter", "--entity-type", "brokers", "--entity-name", "1", "--add-config", &set];
-        self.kafka.jars.run_tool("kafka.admin.ConfigCommand", &[&at[..], &what].concat());
+        let args = [
+            "--bootstrap-server",
+            &self.kafka.bootstrap,
+            "--alter",
+            "--entity-type",
+            "brokers",
+            "--entity-name",
+            "1",
+            "--add-config",
+            &property,
+        ];
+        self.kafka.jars.run_tool("kafka.admin.ConfigCommand", &args);
     }
 }
 
 impl Drop for SecureKafka {
     fn drop(&mut self) {
+        // A failed test keeps the files for inspection.
         if !std::thread::panicking() {
             let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }
 
+fn write_certificates(authority: &CertificateAuthority, dir: &Path) {
+    fs::write(dir.join("ca.pem"), authority.pem()).expect("ca.pem is written");
+    authority.issue_local("broker").write_pem(&dir.join("broker.pem"));
+    authority
+        .issue("old broker", &["localhost", "127.0.0.1"], Some(2021))
+        .write_pem(&dir.join("expired.pem"));
+    authority
+        .issue("other broker", &["kafka.example.org"], None)
+        .write_pem(&dir.join("wronghost.pem"));
+}
+
+/// The package of Kafka's login modules.
+const SECURITY_PACKAGE: &str = "org.apache.kafka.common.security";
+
+/// Returns the properties of all listeners.
 fn listener_properties(
     ports: &[u16],
-    dir: &std::path::Path,
-    plain: u16,
-    controller: u16,
-    keys: &str,
-    issuer: &str,
+    dir: &Path,
+    token_endpoint: &TokenEndpoint,
+    plaintext_port: u16,
+    controller_port: u16,
 ) -> String {
-    let file = |name: &str| dir.join(name).display().to_string();
-    let mut listeners = format!("PLAINTEXT://127.0.0.1:{plain}");
-    let mut map = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned();
-    let mut more = String::new();
-    let modules = "org.apache.kafka.common.security";
-    let unsecured = format!(
-        "{modules}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
-    );
-    for ((_, name, protocol), port) in LISTENERS.iter().zip(ports) {
-        listeners += &format!(",{}://127.0.0.1:{port}", name.to_uppercase());
-        map += &format!(",{}:{protocol}", name.to_uppercase());
-        if protocol.starts_with("SASL") {
-            let all = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER";
-            let mechanisms = if *name == "oidc" { "OAUTHBEARER" } else { all };
-            more += &format!(
-                "listener.name.{name}.sasl.enabled.mechanisms={mechanisms}\n\
-                 listener.name.{name}.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required \
-                 user_bob=\"bob-secret\";\n\
-                 listener.name.{name}.scram-sha-256.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n\
-                 listener.name.{name}.scram-sha-512.sasl.jaas.config={modules}.scram.ScramLoginModule required;\n\
-                 listener.name.{name}.oauthbearer.sasl.jaas.config={unsecured}\n"
-            );
+    let mut listeners = format!("PLAINTEXT://127.0.0.1:{plaintext_port}");
+    let mut protocols = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned();
+    let mut properties = String::new();
+    for (config, port) in LISTENERS.iter().zip(ports) {
+        let name = config.name.to_uppercase();
+        listeners += &format!(",{name}://127.0.0.1:{port}");
+        protocols += &format!(",{name}:{}", config.protocol);
+        if config.protocol.starts_with("SASL") {
+            properties += &sasl_properties(config.name);
         }
-        if protocol.ends_with("SSL") {
-            let store = match *name {
-                "expired" | "elsewhere" => format!("{name}.pem"),
-                _ => "broker.pem".to_owned(),
-            };
-            more += &format!(
-                "listener.name.{name}.ssl.keystore.type=PEM\nlistener.name.{name}.ssl.keystore.location={}\n\
-                 listener.name.{name}.ssl.truststore.type=PEM\nlistener.name.{name}.ssl.truststore.location={}\n",
-                file(&store),
-                file("ca.pem")
-            );
+        if config.protocol.ends_with("SSL") {
+            properties += &ssl_properties(config, dir);
         }
     }
-    let handler = format!("{modules}.oauthbearer.OAuthBearerValidatorCallbackHandler");
     for mechanism in ["plain", "scram-sha-256", "scram-sha-512", "oauthbearer"] {
-        more += &format!("listener.name.renewed.{mechanism}.connections.max.reauth.ms=3000\n");
+        properties += &format!("listener.name.reauth.{mechanism}.connections.max.reauth.ms=3000\n");
     }
-    more += &format!(
-        "listener.name.mutual.ssl.client.auth=required\n\
-         listener.name.oidc.oauthbearer.sasl.server.callback.handler.class={handler}\n\
-         listener.name.oidc.sasl.oauthbearer.jwks.endpoint.url={keys}\n\
+    properties += "listener.name.clientauth.ssl.client.auth=required\n";
+    properties += &oidc_properties(token_endpoint);
+    format!(
+        "listeners={listeners},CONTROLLER://127.0.0.1:{controller_port}\n\
+         advertised.listeners={listeners}\nlistener.security.protocol.map={protocols}\n\
+         inter.broker.listener.name=PLAINTEXT\n{properties}"
+    )
+}
+
+fn sasl_properties(listener: &str) -> String {
+    let mechanisms = match listener {
+        "oidc" => "OAUTHBEARER",
+        _ => "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
+    };
+    let prefix = format!("listener.name.{listener}");
+    let scram = format!("{SECURITY_PACKAGE}.scram.ScramLoginModule required;");
+    format!(
+        "{prefix}.sasl.enabled.mechanisms={mechanisms}\n\
+         {prefix}.plain.sasl.jaas.config={SECURITY_PACKAGE}.plain.PlainLoginModule required \
+         user_bob=\"bob-secret\";\n\
+         {prefix}.scram-sha-256.sasl.jaas.config={scram}\n\
+         {prefix}.scram-sha-512.sasl.jaas.config={scram}\n\
+         {prefix}.oauthbearer.sasl.jaas.config={SECURITY_PACKAGE}.oauthbearer.\
+         OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";\n"
+    )
+}
+
+fn ssl_properties(config: &ListenerConfig, dir: &Path) -> String {
+    let prefix = format!("listener.name.{}", config.name);
+    let keystore = dir.join(config.keystore).display().to_string();
+    let truststore = dir.join("ca.pem").display().to_string();
+    format!(
+        "{prefix}.ssl.keystore.type=PEM\n{prefix}.ssl.keystore.location={keystore}\n\
+         {prefix}.ssl.truststore.type=PEM\n{prefix}.ssl.truststore.location={truststore}\n"
+    )
+}
+
+/// Returns the properties that make the listener `oidc` validate tokens of the endpoint. They must
+/// follow those of [`sasl_properties`], because the last value of a property counts.
+fn oidc_properties(token_endpoint: &TokenEndpoint) -> String {
+    let package = format!("{SECURITY_PACKAGE}.oauthbearer");
+    let (jwks_url, issuer) = (token_endpoint.jwks_url(), &token_endpoint.base_url);
+    format!(
+        "listener.name.oidc.oauthbearer.sasl.server.callback.handler.class=\
+         {package}.OAuthBearerValidatorCallbackHandler\n\
+         listener.name.oidc.sasl.oauthbearer.jwks.endpoint.url={jwks_url}\n\
          listener.name.oidc.sasl.oauthbearer.expected.audience=kafka\n\
          listener.name.oidc.sasl.oauthbearer.expected.issuer={issuer}\n\
-         listener.name.oidc.oauthbearer.sasl.jaas.config={modules}.oauthbearer.OAuthBearerLoginModule required;\n"
-    );
-    format!(
-        "listeners={listeners},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners={listeners}\n\
-         listener.security.protocol.map={map}\ninter.broker.listener.name=PLAINTEXT\n{more}"
+         listener.name.oidc.oauthbearer.sasl.jaas.config=\
+         {package}.OAuthBearerLoginModule required;\n"
     )
 }

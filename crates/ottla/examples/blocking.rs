@@ -1,4 +1,8 @@
-//! Sends ten records and waits for each: `cargo run --example blocking -- localhost:9092 orders`.
+//! Sends ten records and waits for the result of each.
+//!
+//! Run it with `cargo run --example blocking -- localhost:9092 orders`.
+
+use std::time::Duration;
 
 use ottla::{Producer, Record};
 
@@ -11,9 +15,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|i| producer.send(Record::to(&topic).key(&format!("customer-{i}")).value("3 apples")))
         .collect::<Result<Vec<_>, _>>()?;
     for delivery in deliveries {
-        let written = delivery.wait()?;
-        println!("{}-{} at {:?}", written.topic(), written.partition(), written.offset());
+        let metadata = delivery.wait()?;
+        println!("{}-{} at {:?}", metadata.topic(), metadata.partition(), metadata.offset());
     }
-    producer.close(std::time::Duration::from_secs(10))?;
+    producer.close(Duration::from_secs(10))?;
     Ok(())
 }

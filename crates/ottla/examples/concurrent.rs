@@ -1,27 +1,33 @@
-//! Async sends without any runtime: many deliveries awaited at once on one thread:
-//! `cargo run --example concurrent -- localhost:9092 orders`.
+//! Sends records from async code without a runtime: one thread awaits many deliveries at once.
+//!
+//! Run it with `cargo run --example concurrent -- localhost:9092 orders`.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use ottla::{Producer, Record};
 
-struct ThreadWaker(std::thread::Thread);
+/// Unparks the thread that runs [`block_on`].
+struct ThreadWaker {
+    thread: std::thread::Thread,
+}
 
 impl Wake for ThreadWaker {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.thread.unpark();
     }
 }
 
-/// The smallest executor there is; in a program, your runtime's.
+/// Runs a future on this thread. A real program uses its runtime instead.
 #[allow(clippy::disallowed_methods)]
 fn block_on<T>(mut future: Pin<Box<dyn Future<Output = T>>>) -> T {
-    let waker = Waker::from(Arc::new(ThreadWaker(std::thread::current())));
+    let waker = Waker::from(Arc::new(ThreadWaker { thread: std::thread::current() }));
+    let mut cx = Context::from_waker(&waker);
     loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(out) => return out,
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(output) => return output,
             Poll::Pending => std::thread::park(),
         }
     }
@@ -37,7 +43,7 @@ async fn run(servers: String, topic: String) -> Result<(), ottla::Error> {
     for delivery in deliveries {
         println!("at {:?}", delivery.await?.offset());
     }
-    producer.close_async(std::time::Duration::from_secs(10)).await
+    producer.close_async(Duration::from_secs(10)).await
 }
 
 fn main() -> Result<(), ottla::Error> {

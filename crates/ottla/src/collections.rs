@@ -1,10 +1,12 @@
-//! Maps with a hasher of a fixed seed, so that a simulated run replays; nobody else's maps are used here.
+//! Hash maps and sets with a fixed seed, so that a simulated run can be replayed.
+//!
+//! `std`'s maps iterate in another order in each process; `clippy.toml` bans them in this crate.
 
 #![allow(clippy::disallowed_types)]
 
 use foldhash::fast::FixedState;
 
-/// A map whose order is the same in every run.
+/// A map that iterates in the same order in every run.
 pub(crate) type HashMap<K, V> = std::collections::HashMap<K, V, FixedState>;
-/// A set whose order is the same in every run.
+/// A set that iterates in the same order in every run.
 pub(crate) type HashSet<K> = std::collections::HashSet<K, FixedState>;

@@ -1,13 +1,16 @@
-//! Known bugs that can be put back, to prove that the simulation finds them: `inject_bug!(Name)` is `false` unless
-//! the crate is built with `--cfg ottla_injected_bugs` and somebody planted it.
+//! Known bugs that a test can switch on, to prove that the simulation finds them.
+//!
+//! `inject_bug!(Name)` stands where the bug would be. It is a constant `false`, unless the crate is
+//! built with `--cfg ottla_injected_bugs` and a test switched the bug on with `inject`.
+//! `cargo xtask test` checks that the simulation finds each of them.
 
 macro_rules! injected_bugs {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The bugs.
+        /// A bug that can be switched on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum InjectedBug { $( $(#[$doc])* $name, )* }
 
-        /// All of them.
+        /// All bugs.
         pub const INJECTED_BUGS: &[InjectedBug] = &[$( InjectedBug::$name, )*];
     };
 }
@@ -15,65 +18,69 @@ macro_rules! injected_bugs {
 injected_bugs! {
     /// A request whose connection was lost counts as acknowledged.
     AckAfterDisconnect,
-    /// Two batches in a row get the same sequence.
+    /// Two successive batches get the same sequence.
     DuplicateSequence,
-    /// The memory of a batch is not given back.
+    /// A batch's buffer never returns to the pool.
     BufferLeaked,
-    /// The memory of a batch that expires in flight is given back at once, and again when its bytes go.
+    /// The buffer of a batch that expires in flight is freed at once, and again when the request
+    /// ends.
     BufferFreedTwice,
-    /// Whoever waits for little memory is served before those who wait for more.
+    /// A caller that waits for little memory overtakes earlier callers that wait for more.
     UnfairAllocation,
-    /// A flush counts a batch that was split as done.
+    /// A flush counts a batch that was split as completed.
     FlushIgnoresSplit,
-    /// What is to be sent again goes to the end of its line.
+    /// A batch to retry goes to the back of its partition's queue.
     RetryAtBackOfQueue,
-    /// One broken order resequences every partition, whatever may have been written.
+    /// An unresolved sequence in one partition restarts the sequences of every partition, even of
+    /// those with batches that may be persisted.
     ResequenceAll,
-    /// A request that times out is forgotten but its connection kept, and answers are not matched by number.
+    /// After a request timeout the connection stays open, and responses are not matched by
+    /// correlation id.
     LateResponseMatched,
-    /// What expires unsent has used up its sequences.
+    /// A batch that expires before it is sent uses up its sequences.
     SequenceLostOnExpiry,
-    /// A batch that may have been written is split.
+    /// A batch that may be persisted is split.
     SplitPossiblyPersisted,
-    /// The sender is not told of a batch that was opened.
+    /// The event of an opened batch does not wake the sender.
     LostWakeup,
-    /// A buffer is written again while it is to be sent.
+    /// A buffer is overwritten while its batch still has to be sent.
     BufferReused,
-    /// What was sent whole and has no answer counts as not written.
+    /// A batch whose request was fully sent and got no response counts as not persisted.
     LostRequestNotPersisted,
-    /// Five batches may begin an order.
+    /// Five batches of a new epoch may be in flight before the first is acknowledged.
     FirstBatchNotAlone,
-    /// That a broker has forgotten the producer counts as proof that its log lacks the batch.
+    /// `UNKNOWN_PRODUCER_ID` counts as proof that the log does not contain the batch.
     UnknownProducerIdIsProof,
-    /// What is in flight never expires.
+    /// A batch in flight never expires.
     NoInFlightExpiry,
-    /// Answers are matched by partition number, whatever the topic.
+    /// Responses are matched by partition number alone, without the topic.
     TopicIgnoredInResponse,
-    /// A topic of another id is taken for the same.
+    /// A topic that was deleted and created again, with another id, counts as the same topic.
     RecreatedTopicIgnored,
-    /// A caller that gives up waiting keeps its place in the line for memory.
+    /// A caller that stops waiting for memory keeps its place in the wait queue.
     CancelledWaiterKept,
-    /// One more request in flight than allowed.
+    /// A connection has one more request in flight than allowed.
     ExtraInFlightRequest,
-    /// The backoff of a batch is over at once, and again.
+    /// A batch is retried without backoff.
     NoRetryBackoff,
 }
 
+/// The bug that is switched on, as its number plus 1; 0 for none.
 #[cfg(ottla_injected_bugs)]
 static INJECTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
-/// Plants one bug, or none.
+/// Switches one bug on, or all of them off.
 #[cfg(ottla_injected_bugs)]
-pub fn inject(which: Option<InjectedBug>) {
-    INJECTED.store(which.map_or(0, |p| p as u8 + 1), std::sync::atomic::Ordering::SeqCst);
+pub fn inject(bug: Option<InjectedBug>) {
+    INJECTED.store(bug.map_or(0, |b| b as u8 + 1), std::sync::atomic::Ordering::SeqCst);
 }
 
 #[cfg(ottla_injected_bugs)]
-pub(crate) fn is_injected(which: InjectedBug) -> bool {
-    INJECTED.load(std::sync::atomic::Ordering::Relaxed) == which as u8 + 1
+pub(crate) fn is_injected(bug: InjectedBug) -> bool {
+    INJECTED.load(std::sync::atomic::Ordering::Relaxed) == bug as u8 + 1
 }
 
-/// Whether a bug is planted; a constant `false` in every build but the one that is made for it.
+/// Returns whether a bug is switched on; a constant `false` without `--cfg ottla_injected_bugs`.
 macro_rules! inject_bug {
     ($name:ident) => {{
         #[cfg(ottla_injected_bugs)]

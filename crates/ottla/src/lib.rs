@@ -1,11 +1,14 @@
-//! A Kafka producer in pure Rust: never loses or misplaces a record, says where each record's time went, and
-//! is made to be the fastest there is.
+//! A Kafka producer in pure Rust.
 //!
-//! It follows the producer that Kafka's own engineers drew and keeps its names. Records are accepted by
-//! [`Producer::send`], gathered in batches, and sent by one thread of the producer's own; the end of each
-//! reaches its [`Delivery`], a callback, or a handler for the whole producer.
+//! It follows the design of Kafka's Java producer and uses its names. [`Producer::send`] appends a
+//! record to its partition's batch, and one thread of the producer sends the batches. A record's
+//! result reaches the application through a [`Delivery`], a [callback](Producer::send_with), or one
+//! [handler](ProducerBuilder::delivery_handler) for the whole producer. The producer is idempotent
+//! by default: it writes each record exactly once and in order, even after retries (KIP-98).
 //!
 //! ```no_run
+//! use std::time::Duration;
+//!
 //! use ottla::{Producer, Record};
 //!
 //! # fn main() -> Result<(), ottla::Error> {
@@ -13,39 +16,54 @@
 //!     .bootstrap_servers("localhost:9092")
 //!     .compression("lz4")
 //!     .build()?;
-//! let delivery = producer.send(Record::to("orders").key(b"customer-7").value(b"3 apples"))?;
-//! let written = delivery.wait()?;
-//! println!("{}-{} at {:?}", written.topic(), written.partition(), written.offset());
-//! producer.close(std::time::Duration::from_secs(10))?;
+//! let delivery = producer.send(Record::to("orders").key("customer-7").value("3 apples"))?;
+//! let metadata = delivery.wait()?;
+//! println!("{}-{} at {:?}", metadata.topic(), metadata.partition(), metadata.offset());
+//! producer.close(Duration::from_secs(10))?;
 //! # Ok(()) }
 //! ```
 //!
-//! In async code [`Producer::send_async`] waits without blocking, and a [`Delivery`] is a future; no runtime
-//! is required, any will do.
+//! In async code, [`Producer::send_async`] waits without blocking, and a [`Delivery`] is a future.
+//! They need no runtime and work with any.
+//!
+//! # Errors
+//!
+//! Every call and every record fails with an [`Error`]. It says what failed, whether a retry may
+//! help, whether the record may be in the log ([`RecordStatus`]), and how long the record spent in
+//! each stage ([`DeliveryTimings`]).
 //!
 //! # Memory
 //!
-//! Records occupy at most `buffer.memory` from `send` to their end; callers wait beyond that. Counted are batches by
-//! their buffers, and, once a batch is closed, its tokens, callbacks and boxes; a batch that has to be split may take
-//! the balance below zero by its copies, and nobody is served until that is repaid. Not counted,
-//! each with its own bound: receive buffers (one answer and 64 KiB a connection), metadata, codec contexts (8, each
-//! with rooms of at most 256 KiB between batches and 64 times `batch.size` while it works), tokens of open batches
-//! (8 bytes a record), 4 MiB of rooms for tokens of batches to come, and the [`Delivery`] values the caller keeps.
+//! Accepted records occupy at most `buffer.memory` until they are acknowledged or fail; `send`
+//! waits for free memory. The limit covers the buffers of batches and, once a batch is closed, its
+//! tokens and boxed callbacks. Splitting a batch may exceed the limit briefly: allocations then
+//! wait until usage is back under it.
+//!
+//! The limit does not cover, each with its own bound:
+//! - receive buffers: one response and 64 KiB per connection;
+//! - metadata of the topics in use;
+//! - codec contexts: 8, each with buffers of at most 256 KiB between batches, and of up to 64 times
+//!   `batch.size` while it compresses;
+//! - the tokens of open batches: 8 bytes per record, and 4 MiB of spare room for later batches;
+//! - the [`Delivery`] values that the application keeps: 16 bytes each, and one result per batch.
 //!
 //! # Features
 //!
-//! `gzip`, `snappy`, `lz4`, `zstd` (all on by default, all in Rust): codecs. `lz4-hc`, `zstd-c`: lz4 levels other than
-//! 9 and zstd levels other than -7 to 4, by the C libraries.
-//!
-//! `tls` with a provider of its cryptography: `tls-graviola` (Rust and assembler; recent x86-64 and AArch64 only),
-//! `tls-ring` or `tls-aws-lc-rs` (both need a C compiler); a rustls provider that the application installed wins.
-//! `oidc`: tokens for OAUTHBEARER from an OpenID Connect provider.
-//!
-//! `unstable-sim`: the seam, for simulations; no promises.
+//! - `gzip`, `snappy`, `lz4`, `zstd` (on by default): codecs, all in Rust.
+//! - `lz4-hc`: lz4 levels other than 9, with the C library.
+//! - `zstd-c`: every zstd level, with the C library; without it, levels -7 to 4.
+//! - `tls`: TLS with rustls. It needs a cryptography provider: one of the next three, or one that
+//!   the application has installed as rustls' default, which then takes precedence.
+//! - `tls-graviola`: Rust and assembler; x86-64 with AES, AVX2 and ADX, or AArch64 with AES.
+//! - `tls-ring`, `tls-aws-lc-rs`: any CPU; they need a C compiler.
+//! - `oidc`: OAUTHBEARER tokens from an OpenID Connect provider (KIP-768).
+//! - `unstable-sim`: access to the sender and its machine for simulations. Its API may change in
+//!   any release.
 
 #![forbid(unsafe_code)]
 
 mod time;
+mod env;
 mod sync;
 mod collections;
 #[cfg_attr(not(any(test, feature = "unstable-sim")), allow(dead_code, unreachable_pub))]
@@ -64,7 +82,7 @@ mod network;
 pub mod sim;
 
 pub use accumulator::batch_completions::BatchReport;
-pub use accumulator::completion::{Delivery, RecordMetadata};
+pub use accumulator::completion::{Delivery, RecordError, RecordMetadata};
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
 pub use config::{Origin, Properties, configuration_markdown, parse_properties};

@@ -1,12 +1,14 @@
-//! Events for people: `tracing` with stable names and fields, listed in `docs/EVENTS.md`; of a kind and node at
-//! most one a second, which tells how many were left out before it.
+//! Limits log events to one per second, kind and node.
+//!
+//! The sender and the client ask the limiter before they emit a `tracing` event. The events, with
+//! stable names and fields, are listed in `docs/EVENTS.md`.
 
 use std::time::Duration;
 
 use crate::collections::HashMap;
 use crate::time::Tick;
 
-/// What happened.
+/// The kinds of log events that are limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LogEvent {
     Connected,
@@ -19,36 +21,47 @@ pub(crate) enum LogEvent {
     BatchExpired,
 }
 
-/// Between two of a kind and node.
+/// The shortest time between two events of the same kind and node.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When each kind was told last.
+/// Remembers when each kind of event was last logged for each node.
 #[derive(Debug, Default)]
-pub(crate) struct LogLimiter(HashMap<(LogEvent, i32), (Tick, u64)>);
+pub(crate) struct LogLimiter {
+    last: HashMap<(LogEvent, i32), LastLogged>,
+}
+
+/// The last event of one kind and node that was logged.
+#[derive(Debug)]
+struct LastLogged {
+    at: Tick,
+    /// Events that were not logged since then.
+    suppressed: u64,
+}
 
 impl LogLimiter {
-    /// Whether this one is told, and how many before it were not.
+    /// Returns whether to log an event now: `Some` with the number of events suppressed before it,
+    /// `None` if this event is suppressed, too.
     pub(crate) fn check(&mut self, kind: LogEvent, node: i32, now: Tick) -> Option<u64> {
-        match self.0.get_mut(&(kind, node)) {
-            Some((last, left_out)) if last.after(MIN_INTERVAL) > now => {
-                *left_out += 1;
+        match self.last.get_mut(&(kind, node)) {
+            Some(last) if last.at.after(MIN_INTERVAL) > now => {
+                last.suppressed += 1;
                 None
             }
-            Some(known) => {
-                let left_out = known.1;
-                *known = (now, 0);
-                Some(left_out)
+            Some(last) => {
+                let suppressed = last.suppressed;
+                *last = LastLogged { at: now, suppressed: 0 };
+                Some(suppressed)
             }
             None => {
-                self.0.insert((kind, node), (now, 0));
+                self.last.insert((kind, node), LastLogged { at: now, suppressed: 0 });
                 Some(0)
             }
         }
     }
 
-    /// A node that is no more is not remembered.
+    /// Forgets a node that is no longer part of the cluster.
     pub(crate) fn remove_node(&mut self, node: i32) {
-        self.0.retain(|(_, n), _| *n != node);
+        self.last.retain(|(_, n), _| *n != node);
     }
 }
 
@@ -57,15 +70,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_a_second_of_a_kind_and_node() {
-        let (mut e, at) = (LogLimiter::default(), |ms: u64| Tick(ms * 1_000_000));
-        assert_eq!(e.check(LogEvent::Disconnected, 1, at(0)), Some(0));
-        assert_eq!(e.check(LogEvent::Disconnected, 2, at(1)), Some(0));
-        assert_eq!(e.check(LogEvent::Connected, 1, at(2)), Some(0));
-        assert_eq!(e.check(LogEvent::Disconnected, 1, at(500)), None);
-        assert_eq!(e.check(LogEvent::Disconnected, 1, at(999)), None);
-        assert_eq!(e.check(LogEvent::Disconnected, 1, at(1000)), Some(2));
-        e.remove_node(1);
-        assert_eq!(e.check(LogEvent::Disconnected, 1, at(1001)), Some(0));
+    fn at_most_one_event_per_second_kind_and_node_is_logged() {
+        let (mut limiter, at_ms) = (LogLimiter::default(), |ms: u64| Tick(ms * 1_000_000));
+        assert_eq!(limiter.check(LogEvent::Disconnected, 1, at_ms(0)), Some(0));
+        assert_eq!(limiter.check(LogEvent::Disconnected, 2, at_ms(1)), Some(0));
+        assert_eq!(limiter.check(LogEvent::Connected, 1, at_ms(2)), Some(0));
+        assert_eq!(limiter.check(LogEvent::Disconnected, 1, at_ms(500)), None);
+        assert_eq!(limiter.check(LogEvent::Disconnected, 1, at_ms(999)), None);
+        assert_eq!(limiter.check(LogEvent::Disconnected, 1, at_ms(1000)), Some(2));
+        limiter.remove_node(1);
+        assert_eq!(limiter.check(LogEvent::Disconnected, 1, at_ms(1001)), Some(0));
     }
 }

@@ -1,38 +1,41 @@
-//! The seam for simulations: a producer over a virtual machine, its sender driven by hand. No promise of any
-//! kind is made about this module.
+//! Access to the sender and its machine for simulations (`ottla-sim`): a producer on a virtual
+//! machine, whose sender the caller drives step by step.
+//!
+//! This module is unstable: it may change in any release.
 
 use std::sync::Arc;
 
+pub use crate::env::{Env, Wakeup};
 #[cfg(ottla_injected_bugs)]
 pub use crate::injected_bugs::inject;
 pub use crate::injected_bugs::{INJECTED_BUGS, InjectedBug};
 pub use crate::network::io::simulated::{ClientInput, Faults, Link, SimMachine, SimStream};
 pub use crate::network::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
-pub use crate::time::{Env, Tick, Wakeup};
+pub use crate::time::Tick;
 
 use crate::error::Error;
 use crate::producer::{Producer, ProducerBuilder};
 use crate::sender::Sender;
 
-/// What the types of batches forbid, shown where it does not compile.
+/// Shows mistakes that the types of batches turn into compile errors.
 ///
-/// Records of a closed batch can be read by as many as like:
+/// Any number of readers may share the records of a closed batch:
 /// ```
 /// fn read(batch: &ottla::sim::types::ClosedBatch) -> bytes::Bytes { batch.records().clone() }
 /// ```
-/// and written by nobody, whatever has become of the batch (KAFKA-19012 was a buffer written again while a socket
-/// still read it):
+/// No code can write to them, in any state of the batch. (In KAFKA-19012, Java's producer reused a
+/// buffer while a socket still read it.)
 /// ```compile_fail,E0594
 /// fn write(batch: &mut ottla::sim::types::ClosedBatch) { batch.records()[0] = 1; }
 /// ```
-/// A batch that was closed takes no record any more; closing has consumed it:
+/// A closed batch takes no more records, since closing consumes the open batch:
 /// ```compile_fail,E0382
 /// fn close_twice(batch: ottla::sim::types::OpenBatch) {
 ///     let first = batch.close(None);
 ///     let second = batch.close(None);
 /// }
 /// ```
-/// Memory is given back by the one owner of a buffer, once; there is no second:
+/// A buffer has one owner, which returns it to the pool once:
 /// ```compile_fail,E0382
 /// fn twice(buffer: ottla::sim::types::PooledBuf) { drop(buffer); drop(buffer); }
 /// ```
@@ -41,7 +44,7 @@ pub mod types {
     pub use crate::accumulator::buffer_pool::PooledBuf;
 }
 
-/// A sender that somebody else drives.
+/// The sender of a simulated producer, without a thread: the simulation drives it.
 pub struct SimSender(Sender<SimMachine>);
 
 impl std::fmt::Debug for SimSender {
@@ -50,38 +53,42 @@ impl std::fmt::Debug for SimSender {
     }
 }
 
-/// A producer on a virtual machine, and its sender.
+/// Builds a producer on a virtual machine, and its sender.
 ///
 /// # Errors
-/// Those of [`ProducerBuilder::build`].
+/// The errors of [`ProducerBuilder::build`].
 pub fn build(
     mut builder: ProducerBuilder,
     machine: &SimMachine,
 ) -> Result<(Producer, SimSender), Error> {
     let config = builder.config()?;
-    let (handle, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone())?;
-    Ok((Producer::from_inner(handle), SimSender(sender)))
+    let (inner, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone())?;
+    Ok((Producer::from_inner(inner), SimSender(sender)))
 }
 
-/// What is left of `buffer.memory`, below zero while a debt is open.
+/// Returns the free bytes of `buffer.memory`; negative while the parts of a split batch exceed it.
 pub fn memory_balance(producer: &Producer) -> i64 {
     producer.memory_balance()
 }
 
 impl SimSender {
-    /// Everything up to the wait; until when that may take.
+    /// Runs one round of the sender up to its poll. Returns the deadline of that poll.
+    ///
+    /// This step and [`poll_and_handle`](Self::poll_and_handle) are separate, because between them
+    /// the event queue treats the sender as asleep. A wakeup that the sender would miss in real
+    /// time is then missed in virtual time, too.
     pub fn send_producer_data(&mut self) -> Tick {
-        let until = self.0.send_producer_data();
+        let deadline = self.0.send_producer_data();
         self.0.check_invariants();
-        until.min(self.0.poll_deadline())
+        deadline.min(self.0.poll_deadline())
     }
 
-    /// Ends everything at once, as the end of the process would.
+    /// Shuts the sender down at once and fails all records.
     pub fn abort(&mut self) {
         self.0.shut_down(&Error::closed());
     }
 
-    /// Sees to what has happened since. False once everything is over.
+    /// Polls without waiting and handles the result. Returns false after the shutdown.
     pub fn poll_and_handle(&mut self) -> bool {
         self.0.poll_and_handle(Tick(0))
     }

@@ -1,7 +1,10 @@
-//! The one door to locks and to the atomics that threads meet by: a mutex that debug builds watch, since no two
-//! are ever held together (so there is no order to get wrong) and none is held while foreign code runs. Built
-//! with `--cfg ottla_loom`, both are loom's, which tries every order in which threads may go
-//! (`accumulator::loom_tests`).
+//! The crate's mutex and the atomics that are shared between threads.
+//!
+//! Debug builds check each lock: a thread never holds two (so there is no lock order to get wrong),
+//! and holds none while it runs foreign code such as wakers, callbacks and interceptors.
+//!
+//! With `--cfg ottla_loom`, the mutex and the atomics are loom's: `accumulator::loom_tests` then
+//! runs every interleaving of its threads.
 
 #[cfg(not(ottla_loom))]
 use std::cell::Cell;
@@ -16,10 +19,15 @@ pub(crate) use std::sync::atomic;
 
 #[cfg(not(ottla_loom))]
 thread_local! {
+    /// The number of locks that this thread holds; counted in debug builds only.
     static HELD_LOCKS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// A number of this thread's own, small and in the order in which threads first ask.
+/// Returns a small number that is unique to the calling thread.
+///
+/// Threads are numbered from 0, in the order of their first call. The number selects the thread's
+/// stripe of sticky partitions. It is the only thread-local state that influences what the producer
+/// does. A simulation has one thread and therefore still replays.
 pub(crate) fn thread_number() -> usize {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     thread_local! {
@@ -37,11 +45,11 @@ type InnerGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
 #[cfg(not(ottla_loom))]
 type InnerGuard<'a, T> = parking_lot::MutexGuard<'a, T>;
 
-/// A lock for a few instructions.
+/// A mutex that is held for a few instructions only. It is never poisoned.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(InnerMutex<T>);
 
-/// Holds a [`Mutex`].
+/// Unlocks its [`Mutex`] when dropped.
 pub(crate) struct MutexGuard<'a, T>(InnerGuard<'a, T>);
 
 impl<T> Mutex<T> {
@@ -58,7 +66,7 @@ impl<T> Mutex<T> {
         MutexGuard(self.0.lock())
     }
 
-    /// The lock if nobody holds it.
+    /// Takes the lock; `None` if another thread holds it.
     #[inline]
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         #[cfg(ottla_loom)]
@@ -70,23 +78,27 @@ impl<T> Mutex<T> {
     }
 }
 
+/// Checks, in debug builds, that this thread holds no other lock, and counts the new one.
 #[inline]
 fn register_lock() {
     #[cfg(all(debug_assertions, not(ottla_loom)))]
     HELD_LOCKS.with(|held| {
-        debug_assert_eq!(held.get(), 0, "a second lock while one is held");
+        debug_assert_eq!(held.get(), 0, "this thread already holds a lock");
         held.set(held.get() + 1);
     });
 }
 
-/// Called where foreign code is about to run: wakers, callbacks, handlers, dropped buffers.
+/// Checks, in debug builds, that this thread holds no lock.
+///
+/// Called before foreign code runs: wakers, callbacks, handlers, interceptors. Such code may call
+/// the producer again, and would then deadlock on a lock that its own thread holds.
 #[inline]
 pub(crate) fn assert_unlocked() {
     #[cfg(all(debug_assertions, not(ottla_loom)))]
-    HELD_LOCKS.with(|held| debug_assert_eq!(held.get(), 0, "foreign code under a lock"));
+    HELD_LOCKS.with(|held| debug_assert_eq!(held.get(), 0, "foreign code runs under a lock"));
 }
 
-/// Wakes everyone. A waker is foreign code: one that panics takes nobody along.
+/// Wakes all of these wakers. A waker is foreign code: if one panics, the others are still woken.
 pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     assert_unlocked();
     for waker in wakers {
@@ -125,10 +137,10 @@ mod tests {
 
     #[test]
     #[cfg(debug_assertions)]
-    #[should_panic(expected = "a second lock")]
-    fn two_locks_at_once_are_a_bug_in_debug_builds() {
-        let (a, b) = (Mutex::new(1), Mutex::new(2));
-        let _a = a.lock();
-        let _b = b.lock();
+    #[should_panic(expected = "already holds a lock")]
+    fn taking_a_second_lock_panics_in_debug_builds() {
+        let (first, second) = (Mutex::new(1), Mutex::new(2));
+        let _first_guard = first.lock();
+        let _second_guard = second.lock();
     }
 }

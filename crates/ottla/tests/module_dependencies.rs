@@ -1,5 +1,7 @@
-//! The arrows between modules, as ARCHITECTURE.md draws them: every path expression in `src` is walked, and
-//! one that points the wrong way fails with its file.
+//! Checks the dependencies between the modules of `src`, as ARCHITECTURE.md lists them.
+//!
+//! The test parses every source file and visits every path. A path from a module to one that it
+//! must not use fails the test, with its file. Another test limits the length of source files.
 #![allow(missing_docs)]
 
 use std::fs;
@@ -7,12 +9,31 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-/// Modules anyone may use.
-const SHARED_MODULES: [&str; 8] =
-    ["time", "sync", "collections", "error", "log_limiter", "metrics", "config", "injected_bugs"];
+/// Modules that every module may use.
+const SHARED_MODULES: [&str; 9] = [
+    "time",
+    "env",
+    "sync",
+    "collections",
+    "error",
+    "log_limiter",
+    "metrics",
+    "config",
+    "injected_bugs",
+];
 
-/// Who may use whom, beyond the leaves and itself. `producer::builder` puts all parts together, and with it
-/// `producer` may name them; what else of it may is narrowed below.
+/// The modules that a module may use, besides itself and the shared ones.
+///
+/// The direction is producer → accumulator → cluster; sender → accumulator, client, cluster;
+/// client → cluster, network. Three dependencies are exceptions, each to named items only:
+///
+/// - accumulator → producer: `PreparedRecord`, the record with its sizes that it appends, and
+///   `Interceptors`, which see the results of the records;
+/// - config → accumulator: `builtin_partitioner`, the partitioning that some settings choose;
+/// - sim → accumulator: the types of batches, for doctests which show that misuse does not compile.
+///
+/// `producer/builder.rs` creates all parts of a producer, so it may also use the network and the
+/// sender.
 fn allowed_dependencies(module: &str) -> &'static [&'static str] {
     match module {
         "producer" => &["accumulator", "cluster", "client", "network", "sender"],
@@ -25,54 +46,58 @@ fn allowed_dependencies(module: &str) -> &'static [&'static str] {
     }
 }
 
-/// Where an arrow is narrower than the whole module.
+/// Returns whether a file may use this path of a module that its own module may use in part.
 fn is_path_allowed(file: &str, from: &str, to: &str, path: &str) -> bool {
     match (from, to) {
-        // A record as it was measured, and who listens to its end.
+        // The three exceptions.
         ("accumulator", "producer") => {
             path.starts_with("producer::PreparedRecord")
                 || path.starts_with("producer::Interceptors")
         }
-        // The types of batches, for doctests of what they forbid.
+        ("config", "accumulator") => path.starts_with("accumulator::builtin_partitioner"),
         ("sim", "accumulator") => {
             path.starts_with("accumulator::batch") || path.starts_with("accumulator::buffer_pool")
         }
-        // What a setting means.
-        ("config", "accumulator") => path.starts_with("accumulator::builtin_partitioner"),
         ("producer", "network" | "sender") => file.ends_with("builder.rs"),
+        // The client and the sender run on a simulated machine, too.
         ("client" | "sender", "network") => !path.contains("::real"),
         _ => true,
     }
 }
 
-struct PathCollector(Vec<String>);
+/// Collects the paths that start with `crate::`, without that prefix.
+#[derive(Default)]
+struct PathCollector {
+    paths: Vec<String>,
+}
 
 impl<'ast> Visit<'ast> for PathCollector {
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        let all: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
-        if all.len() > 1 && all[0] == "crate" {
-            self.0.push(all[1..].join("::"));
+        let segments: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
+        if segments.len() > 1 && segments[0] == "crate" {
+            self.paths.push(segments[1..].join("::"));
         }
         syn::visit::visit_path(self, path);
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        flatten_use_tree(&item.tree, String::new(), &mut self.0);
+        flatten_use_tree(&item.tree, String::new(), &mut self.paths);
     }
 }
 
-fn flatten_use_tree(tree: &syn::UseTree, before: String, out: &mut Vec<String>) {
+/// Adds each path of a `use` item.
+fn flatten_use_tree(tree: &syn::UseTree, prefix: String, out: &mut Vec<String>) {
     let join = |name: &str| {
-        if before.is_empty() { name.to_owned() } else { format!("{before}::{name}") }
+        if prefix.is_empty() { name.to_owned() } else { format!("{prefix}::{name}") }
     };
     match tree {
         syn::UseTree::Path(p) => flatten_use_tree(&p.tree, join(&p.ident.to_string()), out),
         syn::UseTree::Group(g) => {
-            g.items.iter().for_each(|t| flatten_use_tree(t, before.clone(), out));
+            g.items.iter().for_each(|t| flatten_use_tree(t, prefix.clone(), out));
         }
         syn::UseTree::Name(n) => push_crate_path(join(&n.ident.to_string()), out),
         syn::UseTree::Rename(r) => push_crate_path(join(&r.ident.to_string()), out),
-        syn::UseTree::Glob(_) => push_crate_path(before, out),
+        syn::UseTree::Glob(_) => push_crate_path(prefix, out),
     }
 }
 
@@ -94,52 +119,55 @@ fn collect_rust_files(dir: &Path, out: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn every_path_points_the_way_the_design_draws_it() {
+fn modules_use_only_the_modules_they_are_allowed_to() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut all = Vec::new();
-    collect_rust_files(&src, &mut all);
-    let (mut wrong, mut seen) = (Vec::new(), 0);
-    for file in all {
-        let inside = file.strip_prefix(&src).unwrap();
-        let name = inside.to_str().unwrap();
+    let mut files = Vec::new();
+    collect_rust_files(&src, &mut files);
+    let (mut violations, mut path_count) = (Vec::new(), 0);
+    for file in files {
+        let relative = file.strip_prefix(&src).unwrap();
+        let name = relative.to_str().unwrap();
         let module =
-            inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
-        // Tests may use any part to try another by.
-        let is_test = inside.iter().any(|part| part == "tests" || part == "tests.rs");
+            relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        // Tests may use every module, to test one with the help of another.
+        let is_test = relative.iter().any(|part| part == "tests" || part == "tests.rs");
         if module == "lib" || is_test {
             continue;
         }
-        let mut paths = PathCollector(Vec::new());
-        paths.visit_file(&syn::parse_file(&fs::read_to_string(&file).unwrap()).unwrap());
-        for path in paths.0 {
-            seen += 1;
+        let mut collector = PathCollector::default();
+        collector.visit_file(&syn::parse_file(&fs::read_to_string(&file).unwrap()).unwrap());
+        for path in collector.paths {
+            path_count += 1;
             let to = path.split("::").next().unwrap();
-            let fine = to == module
+            let is_allowed = to == module
                 || SHARED_MODULES.contains(&to)
                 || (allowed_dependencies(&module).contains(&to)
                     && is_path_allowed(name, &module, to, &path));
-            // Public names re-exported at the crate's root are anybody's.
-            let public = to.chars().next().is_some_and(char::is_uppercase);
-            if !fine && !public {
-                wrong.push(format!("{name}: {module} uses crate::{path}"));
+            // Every module may use the public types, which `lib.rs` re-exports.
+            let is_public_type = to.chars().next().is_some_and(char::is_uppercase);
+            if !is_allowed && !is_public_type {
+                violations.push(format!("{name}: {module} uses crate::{path}"));
             }
         }
     }
-    assert!(seen > 100, "the walk found only {seen} paths");
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(path_count > 100, "found only {path_count} paths");
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
+/// The largest number of lines of a source file.
+const MAX_FILE_LINES: usize = 600;
+
 #[test]
-fn no_source_file_is_longer_than_its_idea() {
+fn no_source_file_has_more_than_600_lines() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut all = Vec::new();
-    for part in ["crates", "xtask"] {
-        collect_rust_files(&root.join(part), &mut all);
+    let mut files = Vec::new();
+    for dir in ["crates", "xtask"] {
+        collect_rust_files(&root.join(dir), &mut files);
     }
-    let long: Vec<String> = (all.into_iter())
-        .map(|f| (fs::read_to_string(&f).unwrap().lines().count(), f))
-        .filter(|(lines, _)| *lines > 600)
-        .map(|(lines, f)| format!("{}: {lines} lines", f.display()))
+    let too_long: Vec<String> = (files.into_iter())
+        .map(|file| (fs::read_to_string(&file).unwrap().lines().count(), file))
+        .filter(|(lines, _)| *lines > MAX_FILE_LINES)
+        .map(|(lines, file)| format!("{}: {lines} lines", file.display()))
         .collect();
-    assert!(long.is_empty(), "{}", long.join("\n"));
+    assert!(too_long.is_empty(), "{}", too_long.join("\n"));
 }

@@ -1,23 +1,24 @@
-//! CreateTopics, DeleteTopics, CreatePartitions, DescribeConfigs: what Kafka's own tools ask for.
+//! The handlers of CreateTopics, DeleteTopics, CreatePartitions and DescribeConfigs.
+//!
+//! `kafka-topics.sh` and the admin clients send these requests.
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::*;
 
-use crate::core::{ClockReading, Core};
-use crate::topics::{MAX_PARTITIONS, TOPIC_CONFIG_DEFAULTS, TopicState};
+use crate::core::{ApiError, ClockReading, Core};
+use crate::topics::{MAX_PARTITIONS, NewTopic, TOPIC_CONFIG_DEFAULTS, TopicState};
 
-type ApiError = (ErrorCode, String);
-
-/// Where a topic's value comes from: set on the topic, or a default.
+/// The `config_source` of a setting that the topic overrides, and of a default.
 const DYNAMIC_TOPIC_CONFIG: i8 = 1;
 const DEFAULT_CONFIG: i8 = 5;
-/// A resource that is a topic.
+/// The `resource_type` of a topic.
 const TOPIC_RESOURCE: i8 = 2;
 
+/// Returns the `error_code` and `error_message` of a response.
 fn to_error_fields(result: Result<(), ApiError>) -> (i16, Option<String>) {
     match result {
         Ok(()) => (0, None),
-        Err((code, message)) => (code.0, Some(message)),
+        Err(e) => (e.code.0, Some(e.message)),
     }
 }
 
@@ -28,8 +29,8 @@ pub(crate) fn handle_create_topics(
 ) -> CreateTopicsResponse {
     let topics = request.topics.into_iter().map(|t| {
         let name = t.name.clone();
-        let made = create_topic(core, t, now, request.validate_only);
-        let (error_code, error_message) = to_error_fields(made);
+        let created = create_topic(core, t, now, request.validate_only);
+        let (error_code, error_message) = to_error_fields(created);
         let mut result = CreatableTopicResult {
             name: name.clone(),
             error_code,
@@ -53,61 +54,75 @@ fn create_topic(
     now: ClockReading,
     validate_only: bool,
 ) -> Result<(), ApiError> {
+    let replica_assignment = replica_assignment(core, &t)?;
+    let config_overrides = t.configs.into_iter().filter_map(|c| Some((c.name, c.value?))).collect();
+    let topic = NewTopic { id: core.random_uuid(), replica_assignment, config_overrides };
+    if validate_only {
+        return core.topics.validate_new(&t.name, &topic).map(|_| ());
+    }
+    core.topics.create(&t.name, topic, now.wall_ms)?;
+    core.remove_down_replicas(&t.name, now);
+    Ok(())
+}
+
+/// Returns the nodes of each partition's replicas: those of the request, or the broker's choice.
+fn replica_assignment(core: &Core, t: &CreatableTopic) -> Result<Vec<Vec<i32>>, ApiError> {
     let nodes = core.nodes.count;
-    let replication = match i32::from(t.replication_factor) {
+    let factor = match i32::from(t.replication_factor) {
         -1 => core.config.default_replication_factor.min(nodes),
         n if (1..=nodes).contains(&n) => n,
         n => {
-            let message = format!("replication factor {n}, and there are {nodes} brokers");
-            return Err((ErrorCode::INVALID_REPLICATION_FACTOR, message));
+            let message = format!("the replication factor is {n}, but there are {nodes} brokers");
+            return Err(ApiError::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
         }
     };
-    let mut places: Vec<Vec<i32>> = Vec::new();
     for (i, a) in t.assignments.iter().enumerate() {
-        let mut each = a.broker_ids.clone();
-        each.sort_unstable();
-        each.dedup();
-        let fit = each.len() == a.broker_ids.len()
-            && !each.is_empty()
-            && each.iter().all(|n| (1..=nodes).contains(n))
+        let mut broker_ids = a.broker_ids.clone();
+        broker_ids.sort_unstable();
+        broker_ids.dedup();
+        let is_valid = broker_ids.len() == a.broker_ids.len()
+            && !broker_ids.is_empty()
+            && broker_ids.iter().all(|n| (1..=nodes).contains(n))
             && a.partition_index == i as i32;
-        if !fit {
-            let message = format!("partition {}: brokers are 1 to {nodes}", a.partition_index);
-            return Err((ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
+        if !is_valid {
+            let message = format!(
+                "invalid replica assignment of partition {}: it needs distinct broker ids from 1 \
+                 to {nodes}, and partitions count from 0",
+                a.partition_index
+            );
+            return Err(ApiError::new(ErrorCode::INVALID_REPLICA_ASSIGNMENT, message));
         }
-        places.push(a.broker_ids.clone());
     }
-    if places.is_empty() {
-        let partitions = match t.num_partitions {
-            -1 => core.config.default_partitions,
-            n => n.clamp(0, MAX_PARTITIONS + 1),
-        };
-        places = (0..partitions).map(|n| core.topics.assign_replicas(n, replication)).collect();
+    if !t.assignments.is_empty() {
+        return Ok(t.assignments.iter().map(|a| a.broker_ids.clone()).collect());
     }
-    let settings = t.configs.into_iter().filter_map(|c| Some((c.name, c.value?))).collect();
-    let id = core.random_uuid();
-    core.topics.create(&t.name, &places, settings, (id, now.wall_ms), validate_only)?;
-    core.remove_down_replicas(&t.name, now);
-    Ok(())
+    let partitions = match t.num_partitions {
+        -1 => core.config.default_partitions,
+        n => n.clamp(0, MAX_PARTITIONS + 1),
+    };
+    Ok((0..partitions).map(|n| core.topics.assign_replicas(n, factor)).collect())
 }
 
 pub(crate) fn handle_delete_topics(
     core: &mut Core,
     request: DeleteTopicsRequest,
 ) -> DeleteTopicsResponse {
-    let named = request
+    // Up to version 5, the request has only names.
+    let by_name = request
         .topic_names
         .into_iter()
         .map(|name| DeleteTopicState { name: Some(name), ..Default::default() });
-    let all: Vec<DeleteTopicState> = request.topics.into_iter().chain(named).collect();
-    let responses = all.into_iter().map(|t| {
-        let by_id = core.topics.topic_name(t.topic_id).map(str::to_owned);
-        let name = t.name.or(by_id);
+    let topics: Vec<DeleteTopicState> = request.topics.into_iter().chain(by_name).collect();
+    let responses = topics.into_iter().map(|t| {
+        let name_by_id = core.topics.topic_name(t.topic_id).map(str::to_owned);
+        let name = t.name.or(name_by_id);
         let topic_id =
             name.as_ref().and_then(|n| core.topics.by_name.get(n)).map_or(t.topic_id, |t| t.id);
         let (error_code, error_message) = to_error_fields(match &name {
             Some(name) => core.topics.delete(name),
-            None => Err((ErrorCode::UNKNOWN_TOPIC_ID, "This topic id does not exist.".to_owned())),
+            None => {
+                Err(ApiError::new(ErrorCode::UNKNOWN_TOPIC_ID, "This topic id does not exist."))
+            }
         });
         DeletableTopicResult { name, topic_id, error_code, error_message, ..Default::default() }
     });
@@ -120,10 +135,13 @@ pub(crate) fn handle_create_partitions(
     now: ClockReading,
 ) -> CreatePartitionsResponse {
     let results = request.topics.into_iter().map(|t| {
-        let widened =
-            core.topics.create_partitions(&t.name, t.count, now.wall_ms, request.validate_only);
+        let result = if request.validate_only {
+            core.topics.validate_partition_count(&t.name, t.count)
+        } else {
+            core.topics.create_partitions(&t.name, t.count, now.wall_ms)
+        };
         core.remove_down_replicas(&t.name, now);
-        let (error_code, error_message) = to_error_fields(widened);
+        let (error_code, error_message) = to_error_fields(result);
         CreatePartitionsTopicResult {
             name: t.name,
             error_code,
@@ -134,20 +152,27 @@ pub(crate) fn handle_create_partitions(
     CreatePartitionsResponse { results: results.collect(), ..Default::default() }
 }
 
-fn effective_configs(
-    topic: &TopicState,
-) -> impl Iterator<Item = (&'static str, String, bool)> + '_ {
+/// A setting of a topic, as DescribeConfigs shows it.
+struct ConfigEntry {
+    name: &'static str,
+    value: String,
+    /// [`DYNAMIC_TOPIC_CONFIG`] or [`DEFAULT_CONFIG`].
+    source: i8,
+}
+
+/// Returns all settings of a topic, with the defaults of those that it does not override.
+fn effective_configs(topic: &TopicState) -> impl Iterator<Item = ConfigEntry> + '_ {
     TOPIC_CONFIG_DEFAULTS.iter().map(|(name, default)| match topic.config_overrides.get(*name) {
-        Some(value) => (*name, value.clone(), true),
-        None => (*name, (*default).to_owned(), false),
+        Some(value) => ConfigEntry { name, value: value.clone(), source: DYNAMIC_TOPIC_CONFIG },
+        None => ConfigEntry { name, value: (*default).to_owned(), source: DEFAULT_CONFIG },
     })
 }
 
-fn to_creatable_config((name, value, own): (&str, String, bool)) -> CreatableTopicConfigs {
+fn to_creatable_config(config: ConfigEntry) -> CreatableTopicConfigs {
     CreatableTopicConfigs {
-        name: name.to_owned(),
-        value: Some(value),
-        config_source: if own { DYNAMIC_TOPIC_CONFIG } else { DEFAULT_CONFIG },
+        name: config.name.to_owned(),
+        value: Some(config.value),
+        config_source: config.source,
         ..Default::default()
     }
 }
@@ -157,7 +182,7 @@ pub(crate) fn handle_describe_configs(
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
     let results = request.resources.into_iter().map(|r| {
-        let wanted = |name: &str| match &r.configuration_keys {
+        let is_requested = |name: &str| match &r.configuration_keys {
             Some(keys) => keys.iter().any(|k| k == name),
             None => true,
         };
@@ -175,11 +200,11 @@ pub(crate) fn handle_describe_configs(
                 result.error_message = Some("This topic does not exist.".to_owned());
             }
             Some(topic) => {
-                result.configs = (effective_configs(topic).filter(|(name, ..)| wanted(name)))
-                    .map(|(name, value, own)| DescribeConfigsResourceResult {
-                        name: name.to_owned(),
-                        value: Some(value),
-                        config_source: if own { DYNAMIC_TOPIC_CONFIG } else { DEFAULT_CONFIG },
+                result.configs = (effective_configs(topic).filter(|c| is_requested(c.name)))
+                    .map(|c| DescribeConfigsResourceResult {
+                        name: c.name.to_owned(),
+                        value: Some(c.value),
+                        config_source: c.source,
                         ..Default::default()
                     })
                     .collect();

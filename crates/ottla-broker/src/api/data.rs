@@ -1,26 +1,32 @@
-//! Produce, Fetch, ListOffsets, OffsetForLeaderEpoch: records in and out.
+//! The handlers of Produce, Fetch, ListOffsets and OffsetForLeaderEpoch.
+//!
+//! Produce appends through [`crate::append`] and waits in [`crate::purgatory`] if `acks=all`.
 
 use ottla_protocol::messages::*;
 use ottla_protocol::record::BatchView;
 use ottla_protocol::{DecodeError, ErrorCode};
 
+use crate::api::RequestContext;
 use crate::append::{AppendError, LogAppendInfo, append_records_to_leader};
-use crate::core::{AppendedBatch, Core, HandleResult, ProduceFault, RequestContext};
-use crate::log::Log;
+use crate::core::{AppendedBatch, Core, HandleResult, ProduceFault};
+use crate::log::{Log, MinBytes};
 use crate::partition::Partition;
-use crate::purgatory::{DelayedProduce, ProducePartitionStatus};
+use crate::purgatory::{DelayedProduce, ProducePartitionStatus, ResponseIndex};
 
-/// The bound on what is decompressed to look a timestamp up.
+/// The largest size in bytes to which a batch is decompressed for a timestamp lookup.
 const MAX_LOOKUP_BYTES: usize = 256 << 20;
 
+/// Handles Produce: appends each partition's batch, then responds or waits for the replicas.
 pub(crate) fn handle_produce(
     core: &mut Core,
     ctx: &RequestContext<'_>,
     request: ProduceRequest,
 ) -> Result<HandleResult, DecodeError> {
     let version = ctx.header.api_version;
-    let mut failed = None;
-    let (mut responses, mut waiting, mut node_endpoints) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first_error = None;
+    let mut responses = Vec::new();
+    let mut pending_partitions = Vec::new();
+    let mut node_endpoints = Vec::new();
     for t in request.topic_data {
         let name = if version >= 13 {
             core.topics.topic_name(t.topic_id).map(str::to_owned)
@@ -37,17 +43,19 @@ pub(crate) fn handle_produce(
                 Some(name) => append_partition(core, name, &p, request.acks, ctx),
             };
             if let Err(e) = &result {
-                failed.get_or_insert(e.code);
+                first_error.get_or_insert(e.code);
             }
             if let (Ok(appended), Some(name), -1) = (&result, &name, request.acks) {
-                let place = (responses.len(), partition_responses.len());
-                waiting.extend(track_replication(core, name, p.index, appended, place));
+                let response_index =
+                    ResponseIndex { topic: responses.len(), partition: partition_responses.len() };
+                let status = track_replication(core, name, p.index, appended, response_index);
+                pending_partitions.extend(status);
             }
-            let mut told = to_partition_response(p.index, result);
+            let mut response = to_partition_response(p.index, result);
             if let Some(name) = &name {
-                set_current_leader(core, ctx, name, &mut told, &mut node_endpoints);
+                set_current_leader(core, ctx, name, &mut response, &mut node_endpoints);
             }
-            partition_responses.push(told);
+            partition_responses.push(response);
         }
         let (name, topic_id) = (t.name, t.topic_id);
         responses.push(TopicProduceResponse {
@@ -58,65 +66,74 @@ pub(crate) fn handle_produce(
         });
     }
     if request.acks == 0 {
-        // Nobody listens: the only way to tell of an error is to hang up.
-        return Ok(match failed {
-            Some(code) => HandleResult::CloseConnection(format!("acks=0 and {code}")),
+        // With `acks=0` there is no response: as Kafka does, the broker reports an error by closing
+        // the connection, so that the client refreshes its metadata.
+        return Ok(match first_error {
+            Some(code) => {
+                HandleResult::CloseConnection(format!("{code} for a request with acks=0"))
+            }
             None => HandleResult::NoResponse,
         });
     }
     let throttle_time_ms = core.nodes.produce_throttle_ms.get(&ctx.node).copied().unwrap_or(0);
     let response =
         ProduceResponse { responses, throttle_time_ms, node_endpoints, ..Default::default() };
-    if waiting.is_empty() {
+    if pending_partitions.is_empty() {
         return Ok(ctx.send_response::<ProduceRequest>(&response));
     }
-    let until_ms = ctx.now.mono_ms + u64::try_from(request.timeout_ms).unwrap_or(0);
-    let (node, correlation_id) = (ctx.node, ctx.header.correlation_id);
-    let pending = DelayedProduce {
-        node,
+    let deadline_ms = ctx.now.mono_ms + u64::try_from(request.timeout_ms).unwrap_or(0);
+    let id = core.delay_produce(DelayedProduce {
+        node: ctx.node,
         version,
-        correlation_id,
-        deadline_ms: until_ms,
+        correlation_id: ctx.header.correlation_id,
+        deadline_ms,
         response,
-        pending_partitions: waiting,
-    };
-    let ticket = core.delay_produce(pending);
+        pending_partitions,
+    });
+    // Without a fetch delay, the followers already have the batch: the response is complete.
     Ok(core
-        .try_complete_produce(ticket, ctx.now)
-        .unwrap_or(HandleResult::DelayedProduce(ticket, until_ms)))
+        .try_complete_produce(id, ctx.now)
+        .unwrap_or(HandleResult::DelayedProduce { id, deadline_ms }))
 }
 
-/// Whoever does not lead a partition tells who does, and where (KIP-951).
+/// Adds the current leader and its address to a NOT_LEADER_OR_FOLLOWER response (KIP-951).
 fn set_current_leader(
     core: &Core,
     ctx: &RequestContext<'_>,
     name: &str,
-    told: &mut PartitionProduceResponse,
-    nodes: &mut Vec<ProduceNodeEndpoint>,
+    response: &mut PartitionProduceResponse,
+    node_endpoints: &mut Vec<ProduceNodeEndpoint>,
 ) {
     let topic = core.topics.by_name.get(name);
-    let index = usize::try_from(told.index).ok();
+    let index = usize::try_from(response.index).ok();
     let partition = topic.zip(index).and_then(|(t, i)| t.partitions.get(i));
-    let moved = told.error_code == ErrorCode::NOT_LEADER_OR_FOLLOWER.0;
-    let Some(p) = partition.filter(|p| moved && core.nodes.is_up(p.leader) && p.leader != ctx.node)
-    else {
+    if response.error_code != ErrorCode::NOT_LEADER_OR_FOLLOWER.0 {
+        return;
+    }
+    let Some(p) = partition.filter(|p| core.nodes.is_up(p.leader) && p.leader != ctx.node) else {
         return;
     };
     let (leader_id, leader_epoch) = (p.leader, p.leader_epoch);
-    told.current_leader = ProduceLeaderIdAndEpoch { leader_id, leader_epoch, ..Default::default() };
-    if nodes.iter().all(|n| n.node_id != leader_id) {
+    response.current_leader =
+        ProduceLeaderIdAndEpoch { leader_id, leader_epoch, ..Default::default() };
+    if node_endpoints.iter().all(|n| n.node_id != leader_id) {
         let (host, port) = ctx.advertised_address(core, leader_id);
-        nodes.push(ProduceNodeEndpoint { node_id: leader_id, host, port, ..Default::default() });
+        node_endpoints.push(ProduceNodeEndpoint {
+            node_id: leader_id,
+            host,
+            port,
+            ..Default::default()
+        });
     }
 }
 
-/// What has to be copied before `acks=all` is kept.
+/// Returns what a request with `acks=all` waits for: the offset that the replicas must reach.
 fn track_replication(
     core: &Core,
     name: &str,
     index: i32,
     appended: &LogAppendInfo,
-    place: (usize, usize),
+    response_index: ResponseIndex,
 ) -> Option<ProducePartitionStatus> {
     let t = core.topics.by_name.get(name)?;
     let p = t.partitions.get(usize::try_from(index).ok()?)?;
@@ -126,7 +143,7 @@ fn track_replication(
         partition: index,
         leader_epoch: p.leader_epoch,
         required_offset: appended.end_offset,
-        response_index: place,
+        response_index,
     })
 }
 
@@ -149,31 +166,33 @@ fn append_partition(
     let Core { topics, nodes, .. } = core;
     let topic = topics.by_name.get_mut(name);
     let topic = topic.ok_or_else(|| error_from_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
-    let (config, replication) = (topic.config.clone(), topic.replication_factor());
+    let (config, replication_factor) = (topic.config.clone(), topic.replication_factor());
     let partition = &mut topic.partitions[p.index as usize];
-    // As Kafka has it: a topic cannot ask for more than it has.
-    if acks == -1 && (partition.isr.len() as i32) < config.min_insync_replicas.min(replication) {
+    // As in Kafka, a topic cannot require more in-sync replicas than it has replicas.
+    let min_isr = config.min_insync_replicas.min(replication_factor);
+    if acks == -1 && (partition.isr.len() as i32) < min_isr {
         return Err(error_from_code(ErrorCode::NOT_ENOUGH_REPLICAS));
     }
     let records = p.records.as_deref().unwrap_or_default();
     let appended =
         append_records_to_leader(partition, &config, records, ctx.header.api_version, ctx.now)?;
     if let Err(e) = nodes.replicate(partition, ctx.now) {
-        tracing::error!(partition = partition.name(), "a replica failed: {e}");
+        tracing::error!(partition = partition.name(), "replication failed: {e}");
     }
-    if let (Some(journal), true) = (&mut core.append_history, appended.newly_appended) {
+    if let (Some(history), true) = (&mut core.append_history, appended.newly_appended) {
         let records = bytes::Bytes::copy_from_slice(records);
         let (topic, base_offset) = (name.to_owned(), appended.base_offset);
-        journal.push(AppendedBatch { topic, partition: p.index, base_offset, records });
+        history.push(AppendedBatch { topic, partition: p.index, base_offset, records });
     }
     match fault {
-        // A leader that steps down after appending gives the offset (CASES B6).
+        // A leader that steps down after the append reports the base offset. Clients read from it
+        // that the batch is possibly persisted (CASES B6).
         Some(ProduceFault::FailAfterAppend(code)) => {
-            let told = matches!(
+            let reports_offset = matches!(
                 code,
                 ErrorCode::NOT_LEADER_OR_FOLLOWER | ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
             );
-            let base_offset = if told { appended.base_offset } else { -1 };
+            let base_offset = if reports_offset { appended.base_offset } else { -1 };
             Err(AppendError { base_offset, ..error_from_code(code) })
         }
         _ => Ok(appended),
@@ -196,13 +215,14 @@ fn to_partition_response(
             index,
             error_code: e.code.0,
             base_offset: e.base_offset,
-            // Brokers that said UNKNOWN_PRODUCER_ID told where the log starts, for the client to judge by.
+            // Brokers that respond with UNKNOWN_PRODUCER_ID report the log start offset: from it,
+            // clients derive whether retention deleted the producer's records.
             log_start_offset: if e.code == ErrorCode::UNKNOWN_PRODUCER_ID { 0 } else { -1 },
             error_message: e.message,
             record_errors: (e.record_errors.into_iter())
-                .map(|(batch_index, message)| BatchIndexAndErrorMessage {
-                    batch_index,
-                    batch_index_error_message: Some(message),
+                .map(|r| BatchIndexAndErrorMessage {
+                    batch_index: r.batch_index,
+                    batch_index_error_message: Some(r.message),
                     ..Default::default()
                 })
                 .collect(),
@@ -211,7 +231,7 @@ fn to_partition_response(
     }
 }
 
-/// Fetch: whole batches, or a wait until there are enough.
+/// Handles Fetch: returns whole batches, or waits until `min_bytes` are there.
 pub(crate) fn handle_fetch(
     core: &Core,
     ctx: &RequestContext<'_>,
@@ -223,8 +243,10 @@ pub(crate) fn handle_fetch(
         return ctx
             .send_response::<FetchRequest>(&FetchResponse { error_code, ..Default::default() });
     }
-    let max = usize::try_from(request.max_bytes).unwrap_or(0);
-    let (mut sum, mut failed, mut responses) = (0usize, false, Vec::new());
+    let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0);
+    let mut total_bytes = 0;
+    let mut has_error = false;
+    let mut responses = Vec::new();
     for t in request.topics {
         let name =
             if version >= 13 { core.topics.topic_name(t.topic_id) } else { Some(t.topic.as_str()) };
@@ -232,12 +254,15 @@ pub(crate) fn handle_fetch(
         for p in &t.partitions {
             let data = match name.map(|n| core.leader_partition(ctx.node, n, p.partition)) {
                 None => Err(ErrorCode::UNKNOWN_TOPIC_ID),
-                Some(found) => found
-                    .and_then(|found| read_partition(found, p, max.saturating_sub(sum), sum == 0)),
+                // Only the first batch of the whole response may exceed the limit.
+                Some(leader) => leader.and_then(|leader| {
+                    let min = if total_bytes == 0 { MinBytes::OneBatch } else { MinBytes::Zero };
+                    read_partition(leader, p, max_bytes.saturating_sub(total_bytes), min)
+                }),
             };
-            failed |= data.is_err();
+            has_error |= data.is_err();
+            total_bytes += data.as_ref().map_or(0, |d| d.records.len());
             partitions.push(to_partition_data(p.partition, data));
-            sum += partitions.last().and_then(|p| p.records.as_ref()).map_or(0, |r| r.len());
         }
         let (topic, topic_id) = (t.topic, t.topic_id);
         responses.push(FetchableTopicResponse {
@@ -247,16 +272,18 @@ pub(crate) fn handle_fetch(
             ..Default::default()
         });
     }
-    let until = ctx.arrived_ms + u64::try_from(request.max_wait_ms).unwrap_or(0);
-    let enough = sum >= usize::try_from(request.min_bytes).unwrap_or(0);
-    if !enough && !failed && ctx.now.mono_ms < until {
-        return HandleResult::DelayedFetch(until);
+    let deadline_ms = ctx.arrived_ms + u64::try_from(request.max_wait_ms).unwrap_or(0);
+    let has_enough = total_bytes >= usize::try_from(request.min_bytes).unwrap_or(0);
+    // An error must not wait: the client has to react to it.
+    if !has_enough && !has_error && ctx.now.mono_ms < deadline_ms {
+        return HandleResult::DelayedFetch { deadline_ms };
     }
     ctx.send_response::<FetchRequest>(&FetchResponse { responses, ..Default::default() })
 }
 
-fn check_leader_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
-    match theirs {
+/// Compares the client's leader epoch with the broker's (KIP-320); −1 skips the check.
+fn check_leader_epoch(p: &Partition, epoch: i32) -> Result<(), ErrorCode> {
+    match epoch {
         -1 => Ok(()),
         e if e < p.leader_epoch => Err(ErrorCode::FENCED_LEADER_EPOCH),
         e if e > p.leader_epoch => Err(ErrorCode::UNKNOWN_LEADER_EPOCH),
@@ -264,38 +291,45 @@ fn check_leader_epoch(p: &Partition, theirs: i32) -> Result<(), ErrorCode> {
     }
 }
 
+/// The records that a Fetch reads from a partition.
+struct FetchedRecords {
+    records: Vec<u8>,
+    high_watermark: i64,
+}
+
 fn read_partition(
     p: &Partition,
-    asked: &FetchPartition,
-    max: usize,
-    first: bool,
-) -> Result<(Vec<u8>, i64), ErrorCode> {
-    check_leader_epoch(p, asked.current_leader_epoch)?;
+    request: &FetchPartition,
+    max_bytes: usize,
+    min_bytes: MinBytes,
+) -> Result<FetchedRecords, ErrorCode> {
+    check_leader_epoch(p, request.current_leader_epoch)?;
     let log = &p.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
-    if !(log.log_start_offset()..=log.log_end_offset()).contains(&asked.fetch_offset) {
+    if !(log.log_start_offset()..=log.log_end_offset()).contains(&request.fetch_offset) {
         return Err(ErrorCode::OFFSET_OUT_OF_RANGE);
     }
-    let max = max.min(usize::try_from(asked.partition_max_bytes).unwrap_or(0));
-    // Consumers see what every replica in sync has, and no more.
-    let records = log.read(asked.fetch_offset, p.high_watermark, max, first).map_err(|e| {
+    let max_bytes = max_bytes.min(usize::try_from(request.partition_max_bytes).unwrap_or(0));
+    // Consumers read up to the high watermark: records after it can be lost with the leader.
+    let end = p.high_watermark;
+    let records = log.read(request.fetch_offset, end, max_bytes, min_bytes).map_err(|e| {
         tracing::error!(partition = p.name(), "read failed: {e}");
         ErrorCode::KAFKA_STORAGE_ERROR
     })?;
-    Ok((records, p.high_watermark))
+    Ok(FetchedRecords { records, high_watermark: end })
 }
 
 fn to_partition_data(
     partition_index: i32,
-    data: Result<(Vec<u8>, i64), ErrorCode>,
+    data: Result<FetchedRecords, ErrorCode>,
 ) -> PartitionData {
     match data {
-        Ok((records, end)) => PartitionData {
+        Ok(data) => PartitionData {
             partition_index,
-            high_watermark: end,
-            last_stable_offset: end,
+            high_watermark: data.high_watermark,
+            last_stable_offset: data.high_watermark,
             log_start_offset: 0,
             aborted_transactions: Some(Vec::new()),
-            records: Some(records.into()),
+            records: Some(data.records.into()),
             ..Default::default()
         },
         Err(code) => PartitionData {
@@ -315,24 +349,23 @@ pub(crate) fn handle_list_offsets(
 ) -> ListOffsetsResponse {
     let topics = request.topics.into_iter().map(|t| {
         let partitions = t.partitions.iter().map(|p| {
-            let found =
-                core.leader_partition(ctx.node, &t.name, p.partition_index).and_then(|found| {
-                    check_leader_epoch(found, p.current_leader_epoch)?;
-                    let log = &found.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
-                    let (offset, timestamp) =
-                        fetch_offset_for_timestamp(log, found.high_watermark, p.timestamp)?;
-                    Ok((offset, timestamp, found.leader_epoch))
-                });
-            let (code, (offset, timestamp, epoch)) = match found {
-                Ok(found) => (ErrorCode::NONE, found),
-                Err(code) => (code, (-1, -1, -1)),
+            let leader = core.leader_partition(ctx.node, &t.name, p.partition_index);
+            let result = leader.and_then(|leader| {
+                check_leader_epoch(leader, p.current_leader_epoch)?;
+                let log = &leader.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+                let found = fetch_offset_for_timestamp(log, leader.high_watermark, p.timestamp)?;
+                Ok((found, leader.leader_epoch))
+            });
+            let (code, found, epoch) = match result {
+                Ok((found, epoch)) => (ErrorCode::NONE, found, epoch),
+                Err(code) => (code, TimestampAndOffset::NONE, -1),
             };
             ListOffsetsPartitionResponse {
                 partition_index: p.partition_index,
                 error_code: code.0,
-                timestamp,
-                offset,
-                leader_epoch: if offset >= 0 { epoch } else { -1 },
+                timestamp: found.timestamp,
+                offset: found.offset,
+                leader_epoch: if found.offset >= 0 { epoch } else { -1 },
                 ..Default::default()
             }
         });
@@ -342,41 +375,68 @@ pub(crate) fn handle_list_offsets(
     ListOffsetsResponse { topics: topics.collect(), ..Default::default() }
 }
 
-/// Offset and timestamp for a question; −1 and −1 for none.
+/// The result of an offset lookup, as Kafka's `TimestampAndOffset`; −1 for no value.
+#[derive(Clone, Copy)]
+struct TimestampAndOffset {
+    timestamp: i64,
+    offset: i64,
+}
+
+impl TimestampAndOffset {
+    const NONE: TimestampAndOffset = TimestampAndOffset { timestamp: -1, offset: -1 };
+
+    fn offset(offset: i64) -> TimestampAndOffset {
+        TimestampAndOffset { timestamp: -1, offset }
+    }
+}
+
+// The special timestamps of ListOffsets, named as in Kafka's `ListOffsetsRequest`.
+const LATEST_TIMESTAMP: i64 = -1;
+const EARLIEST_TIMESTAMP: i64 = -2;
+const MAX_TIMESTAMP: i64 = -3;
+const EARLIEST_LOCAL_TIMESTAMP: i64 = -4;
+
+/// Finds the first record before `end_offset` with a timestamp of `timestamp` or later.
+///
+/// Special timestamps stand for the start, the end, and the record with the highest timestamp.
 fn fetch_offset_for_timestamp(
     log: &Log,
-    end: i64,
+    end_offset: i64,
     timestamp: i64,
-) -> Result<(i64, i64), ErrorCode> {
-    let storage = |_| ErrorCode::KAFKA_STORAGE_ERROR;
+) -> Result<TimestampAndOffset, ErrorCode> {
+    let storage_error = |_| ErrorCode::KAFKA_STORAGE_ERROR;
     let batch = match timestamp {
-        // Earliest; earliest in local storage is the same here.
-        -2 | -4 => return Ok((log.log_start_offset(), -1)),
-        -1 => return Ok((end, -1)),
-        -3 => log.batch_with_max_timestamp(end).map_err(storage)?,
-        // Latest in remote storage, of which there is none, and whatever else is below zero.
-        t if t < 0 => return Ok((-1, -1)),
-        t => log.find_batch_by_timestamp(t, end).map_err(storage)?,
+        EARLIEST_TIMESTAMP | EARLIEST_LOCAL_TIMESTAMP => {
+            return Ok(TimestampAndOffset::offset(log.log_start_offset()));
+        }
+        LATEST_TIMESTAMP => return Ok(TimestampAndOffset::offset(end_offset)),
+        MAX_TIMESTAMP => log.batch_with_max_timestamp(end_offset).map_err(storage_error)?,
+        // The other negative values concern remote storage, which this broker does not have.
+        t if t < 0 => return Ok(TimestampAndOffset::NONE),
+        t => log.find_batch_by_timestamp(t, end_offset).map_err(storage_error)?,
     };
     let Some(batch) = batch else {
-        return Ok((-1, -1));
+        return Ok(TimestampAndOffset::NONE);
     };
     let corrupt = |_| ErrorCode::CORRUPT_MESSAGE;
     let view = BatchView::parse(&batch.bytes).map_err(corrupt)?;
-    let greatest = view.header().max_timestamp;
+    let max_timestamp = view.header().max_timestamp;
     let records = view.records(MAX_LOOKUP_BYTES).map_err(corrupt)?;
     let mut found = None;
     records
         .try_for_each(|r| {
-            let hit =
-                if timestamp == -3 { r.timestamp == greatest } else { r.timestamp >= timestamp };
-            if hit && found.is_none() {
-                found = Some((r.offset, r.timestamp));
+            let is_match = if timestamp == MAX_TIMESTAMP {
+                r.timestamp == max_timestamp
+            } else {
+                r.timestamp >= timestamp
+            };
+            if is_match && found.is_none() {
+                found = Some(TimestampAndOffset { timestamp: r.timestamp, offset: r.offset });
             }
             Ok(())
         })
         .map_err(corrupt)?;
-    Ok(found.unwrap_or((-1, -1)))
+    Ok(found.unwrap_or(TimestampAndOffset::NONE))
 }
 
 pub(crate) fn handle_offset_for_leader_epoch(
@@ -386,16 +446,17 @@ pub(crate) fn handle_offset_for_leader_epoch(
 ) -> OffsetForLeaderEpochResponse {
     let topics = request.topics.into_iter().map(|t| {
         let partitions = t.partitions.iter().map(|p| {
-            let found = core.leader_partition(ctx.node, &t.topic, p.partition).and_then(|found| {
-                check_leader_epoch(found, p.current_leader_epoch)?;
-                let log = &found.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
+            let leader = core.leader_partition(ctx.node, &t.topic, p.partition);
+            let result = leader.and_then(|leader| {
+                check_leader_epoch(leader, p.current_leader_epoch)?;
+                let log = &leader.leader_replica().ok_or(ErrorCode::NOT_LEADER_OR_FOLLOWER)?.log;
                 Ok(match p.leader_epoch {
-                    // The current one ends where the log does.
-                    e if e == found.leader_epoch => Some((e, log.log_end_offset())),
-                    e => log.end_offset_for_epoch(e).filter(|_| e < found.leader_epoch),
+                    // The current epoch ends at the log end offset, even if it has no batch yet.
+                    e if e == leader.leader_epoch => Some((e, log.log_end_offset())),
+                    e => log.end_offset_for_epoch(e).filter(|_| e < leader.leader_epoch),
                 })
             });
-            let (code, leader_epoch, end_offset) = match found {
+            let (code, leader_epoch, end_offset) = match result {
                 Ok(Some((epoch, end))) => (ErrorCode::NONE, epoch, end),
                 Ok(None) => (ErrorCode::NONE, -1, -1),
                 Err(code) => (code, -1, -1),

@@ -1,13 +1,16 @@
-//! ApiVersions, Metadata, DescribeCluster, FindCoordinator, InitProducerId: who is here and what they speak.
+//! The handlers of ApiVersions, Metadata, DescribeCluster, FindCoordinator and InitProducerId.
+//!
+//! A client sends these requests before it produces.
 
 use ottla_protocol::header::{decode_request, encode_response};
 use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader};
 
-use crate::core::{Core, HandleResult, RequestContext};
+use crate::api::RequestContext;
+use crate::core::{Core, HandleResult};
 use crate::topics::{TopicState, is_valid_topic_name};
 
-/// A range of versions that is served.
+/// The versions of an API that this broker supports.
 pub(crate) struct SupportedVersions {
     key: ApiKey,
     pub(crate) min: i16,
@@ -30,21 +33,21 @@ const SUPPORTED_VERSIONS: &[SupportedVersions] = &[
     SupportedVersions { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
 ];
 
-/// The versions of an API that are served.
+/// Returns the supported versions of an API; `None` for an unsupported API.
 pub(crate) fn supported_versions(key: ApiKey) -> Option<&'static SupportedVersions> {
     SUPPORTED_VERSIONS.iter().find(|s| s.key == key)
 }
 
 fn advertised_versions() -> Vec<ApiVersion> {
-    let one = |s: &SupportedVersions| ApiVersion {
+    let advertise = |s: &SupportedVersions| ApiVersion {
         api_key: s.key.0,
-        // Produce 0 to 2 are advertised and not served, as Kafka does: librdkafka looks at the lowest
-        // (KAFKA-18659).
+        // As Kafka does, the broker advertises Produce 0 to 2 without supporting them. librdkafka
+        // decides by the lowest Produce version whether the broker is recent (KAFKA-18659).
         min_version: if s.key == ApiKey::PRODUCE { 0 } else { s.min },
         max_version: s.max,
         ..Default::default()
     };
-    SUPPORTED_VERSIONS.iter().map(one).collect()
+    SUPPORTED_VERSIONS.iter().map(advertise).collect()
 }
 
 pub(crate) fn handle_api_versions(
@@ -55,7 +58,9 @@ pub(crate) fn handle_api_versions(
     Ok(ApiVersionsResponse { api_keys: advertised_versions(), ..Default::default() })
 }
 
-/// The answer to a version of ApiVersions that is not known: version 0, naming what is (KIP-511).
+/// Returns the response to an unsupported ApiVersions version (KIP-511).
+///
+/// It has version 0, which every client can decode, and the versions that the broker supports.
 pub(crate) fn unsupported_api_versions_response(correlation_id: i32) -> HandleResult {
     let range = ApiVersion { api_key: 18, min_version: 0, max_version: 4, ..Default::default() };
     let body = ApiVersionsResponse {
@@ -74,13 +79,15 @@ pub(crate) fn handle_metadata(
     ctx: &RequestContext<'_>,
     request: MetadataRequest,
 ) -> MetadataResponse {
-    let all = match &request.topics {
+    // Version 0 has no null: there, an empty list means all topics.
+    let wants_all_topics = match &request.topics {
         None => true,
         Some(topics) => topics.is_empty() && ctx.header.api_version == 0,
     };
-    let topics = if all {
+    let topics = if wants_all_topics {
         core.topics.by_name.iter().map(|(name, topic)| describe_topic(core, name, topic)).collect()
     } else {
+        // Before version 4, every Metadata request may create topics.
         let create = request.allow_auto_topic_creation || ctx.header.api_version < 4;
         request
             .topics
@@ -106,16 +113,16 @@ pub(crate) fn handle_metadata(
 fn describe_requested_topic(
     core: &mut Core,
     ctx: &RequestContext<'_>,
-    asked: MetadataRequestTopic,
+    requested: MetadataRequestTopic,
     create: bool,
 ) -> MetadataResponseTopic {
-    let Some(name) = asked.name else {
-        return match core.topics.topic_name(asked.topic_id).map(str::to_owned) {
+    let Some(name) = requested.name else {
+        return match core.topics.topic_name(requested.topic_id).map(str::to_owned) {
             Some(name) => describe_topic(core, &name, &core.topics.by_name[&name]),
             None => MetadataResponseTopic {
                 error_code: ErrorCode::UNKNOWN_TOPIC_ID.0,
                 name: None,
-                topic_id: asked.topic_id,
+                topic_id: requested.topic_id,
                 ..Default::default()
             },
         };
@@ -130,9 +137,9 @@ fn describe_requested_topic(
     }
     if !core.topics.by_name.contains_key(&name) && create && core.config.auto_create_topics {
         let partitions = core.config.default_partitions;
-        if let Err((code, message)) = core.create_topic(&name, partitions, ctx.now) {
-            tracing::warn!(topic = name, "not created: {message}");
-            return error(code);
+        if let Err(e) = core.create_topic(&name, partitions, ctx.now) {
+            tracing::warn!(topic = name, "topic not created: {e}");
+            return error(e.code);
         }
     }
     match core.topics.by_name.get(&name) {
@@ -182,11 +189,15 @@ pub(crate) fn handle_describe_cluster(
     }
 }
 
-const NO_GROUPS_MESSAGE: &str = "this broker has no consumer groups yet: use --partition";
+const NO_GROUPS_MESSAGE: &str = "this broker has no consumer groups; \
+    assign partitions (kafka-console-consumer: --partition)";
 
+/// Responds with an error: the broker has no coordinators.
+///
+/// It advertises the API nevertheless, because librdkafka sends lz4 only to brokers that do.
 pub(crate) fn handle_find_coordinator(request: FindCoordinatorRequest) -> FindCoordinatorResponse {
     let code = ErrorCode::UNSUPPORTED_VERSION.0;
-    let each = request.coordinator_keys.into_iter().map(|key| Coordinator {
+    let coordinators = request.coordinator_keys.into_iter().map(|key| Coordinator {
         key,
         node_id: -1,
         port: -1,
@@ -199,7 +210,7 @@ pub(crate) fn handle_find_coordinator(request: FindCoordinatorRequest) -> FindCo
         error_message: Some(NO_GROUPS_MESSAGE.to_owned()),
         node_id: -1,
         port: -1,
-        coordinators: each.collect(),
+        coordinators: coordinators.collect(),
         ..Default::default()
     }
 }
@@ -208,17 +219,18 @@ pub(crate) fn handle_init_producer_id(
     core: &mut Core,
     request: &InitProducerIdRequest,
 ) -> InitProducerIdResponse {
+    // The broker has no transactions.
     if request.transactional_id.is_some() {
         let error_code = ErrorCode::INVALID_REQUEST.0;
         return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
     }
-    if let Some(code) = core.producer_id_errors.pop() {
+    if let Some(code) = core.producer_ids.errors.pop() {
         let error_code = code.0;
         return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
     }
-    let producer_id = core.next_producer_id;
-    core.next_producer_id += 1;
-    core.producer_ids_issued += 1;
-    let producer_epoch = core.initial_producer_epoch;
+    let producer_id = core.producer_ids.next;
+    core.producer_ids.next += 1;
+    core.producer_ids.issued += 1;
+    let producer_epoch = core.producer_ids.initial_epoch;
     InitProducerIdResponse { producer_id, producer_epoch, ..Default::default() }
 }

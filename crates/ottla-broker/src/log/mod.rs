@@ -1,5 +1,7 @@
-//! A partition's log: batches as they were received, one behind the other, in segments; only base offset and
-//! leader epoch are rewritten, which no checksum covers.
+//! A partition's log: the batches as clients sent them, in segments.
+//!
+//! The leader rewrites only the base offset and the leader epoch of a batch. The batch's checksum
+//! does not cover these two fields. The index of all batches is in memory.
 
 mod segment;
 
@@ -9,30 +11,30 @@ use std::path::Path;
 use bytes::Bytes;
 use ottla_protocol::record::BatchHeaderView;
 
-pub(crate) use segment::LogSegment;
+pub(crate) use segment::{LogSegment, Recovery};
 
-/// Where a batch stands, and what a look-up needs of it.
+/// The position of a batch in its segment, and the fields that lookups need.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogIndexEntry {
     pub(crate) base_offset: i64,
     pub(crate) last_offset: i64,
-    /// Of the leader that appended it.
+    /// The epoch of the leader that appended the batch.
     pub(crate) leader_epoch: i32,
     pub(crate) max_timestamp: i64,
     pub(crate) position: u64,
     pub(crate) len: u32,
 }
 
-/// A batch's place and bytes, for whoever looks into a log.
+/// A batch in a partition's log.
 #[derive(Debug, Clone)]
 pub struct LogBatch {
-    /// Its first offset.
+    /// The offset of the first record.
     pub base_offset: i64,
-    /// Its bytes, as they stand in the log.
+    /// The batch's bytes: header and records.
     pub bytes: Bytes,
 }
 
-/// The log.
+/// A partition's log.
 #[derive(Debug)]
 pub(crate) struct Log {
     segments: Vec<LogSegment>,
@@ -40,55 +42,66 @@ pub(crate) struct Log {
     segment_bytes: u64,
 }
 
+/// The least that [`Log::read`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MinBytes {
+    Zero,
+    /// The first batch, even if it exceeds the size limit.
+    OneBatch,
+}
+
 impl Log {
-    /// An empty log in memory.
+    /// Creates an empty log in memory.
     pub(crate) fn in_memory() -> Log {
         Log { segments: vec![LogSegment::in_memory(0)], log_end_offset: 0, segment_bytes: u64::MAX }
     }
 
-    /// A log in a directory, recovered: read from its start, cut at the first bad batch.
+    /// Opens the log in a directory and truncates it at the first invalid batch.
+    ///
+    /// Calls `on_batch` with the header and base offset of each batch.
     pub(crate) fn open(
         dir: &Path,
         segment_bytes: u64,
-        mut each: impl FnMut(&BatchHeaderView, i64),
+        mut on_batch: impl FnMut(&BatchHeaderView, i64),
     ) -> io::Result<Log> {
         std::fs::create_dir_all(dir)?;
         let mut segments = LogSegment::open_all(dir)?;
-        let (mut next, mut whole) = (segments.first().map_or(0, |s| s.base_offset), 0);
+        let mut log_end_offset = segments.first().map_or(0, |s| s.base_offset);
+        let mut valid_segments = 0;
         for segment in &mut segments {
-            if segment.base_offset != next {
+            if segment.base_offset != log_end_offset {
                 break;
             }
-            whole += 1;
-            let cut = segment.recover(|header, base| {
-                next = base + i64::from(header.header.last_offset_delta) + 1;
-                each(header, base);
+            valid_segments += 1;
+            let recovery = segment.recover(|header, base| {
+                log_end_offset = base + i64::from(header.header.last_offset_delta) + 1;
+                on_batch(header, base);
             })?;
-            if cut {
+            if recovery == Recovery::Truncated {
                 break;
             }
         }
-        // What stands behind a cut has no place any more.
-        for lost in segments.drain(whole..) {
-            lost.remove()?;
+        // The segments after a gap are not reachable: their offsets do not follow the log's end.
+        for unreachable in segments.drain(valid_segments..) {
+            unreachable.remove()?;
         }
         if segments.is_empty() {
             segments.push(LogSegment::create(dir, 0)?);
         }
-        Ok(Log { segments, log_end_offset: next, segment_bytes })
+        Ok(Log { segments, log_end_offset, segment_bytes })
     }
 
-    /// The offset behind the last record.
+    /// Returns the offset after the last record.
     pub(crate) fn log_end_offset(&self) -> i64 {
         self.log_end_offset
     }
 
-    /// The first offset.
+    /// Returns the offset of the first record.
     pub(crate) fn log_start_offset(&self) -> i64 {
         self.segments.first().map_or(0, |s| s.base_offset)
     }
 
-    /// Appends a batch that was checked; its first offset.
+    /// Appends a validated batch and returns its base offset.
     pub(crate) fn append_as_leader(
         &mut self,
         batch: &[u8],
@@ -103,14 +116,14 @@ impl Log {
         Ok(base)
     }
 
-    /// Appends a batch as the leader's log has it.
+    /// Appends a batch from the leader's log, without changes.
     pub(crate) fn append_as_follower(
         &mut self,
         bytes: &[u8],
         header: &BatchHeaderView,
     ) -> io::Result<()> {
         if header.header.base_offset != self.log_end_offset {
-            return Err(io::Error::other("a copied batch does not fit behind the last"));
+            return Err(io::Error::other("the fetched batch does not begin at the log end offset"));
         }
         self.append_to_segment(bytes, header, header.header.partition_leader_epoch)
     }
@@ -121,23 +134,25 @@ impl Log {
         header: &BatchHeaderView,
         epoch: i32,
     ) -> io::Result<()> {
-        let base = self.log_end_offset;
-        let full = self
+        let base_offset = self.log_end_offset;
+        let is_full = self
             .segments
             .last()
             .is_some_and(|s| s.size() > 0 && s.size() + bytes.len() as u64 > self.segment_bytes);
-        if full && let Some(next) = self.segments.last().map(|s| s.roll(base)).transpose()? {
+        if is_full
+            && let Some(next) = self.segments.last().map(|s| s.roll(base_offset)).transpose()?
+        {
             self.segments.push(next);
         }
-        let last = base + i64::from(header.header.last_offset_delta);
+        let last_offset = base_offset + i64::from(header.header.last_offset_delta);
         if let Some(segment) = self.segments.last_mut() {
             let max_timestamp = header.header.max_timestamp;
             let (position, len) = (segment.size(), bytes.len() as u32);
             segment.append(
                 bytes,
                 LogIndexEntry {
-                    base_offset: base,
-                    last_offset: last,
+                    base_offset,
+                    last_offset,
                     leader_epoch: epoch,
                     max_timestamp,
                     position,
@@ -145,51 +160,55 @@ impl Log {
                 },
             )?;
         }
-        self.log_end_offset = last + 1;
+        self.log_end_offset = last_offset + 1;
         Ok(())
     }
 
-    /// The last leader epoch and the end: of two replicas, the greater has more.
+    /// Returns the last leader epoch and the log end offset.
+    ///
+    /// Of two replicas, the one with the greater pair has the more complete log.
     pub(crate) fn epoch_and_end_offset(&self) -> (i32, i64) {
         (self.latest_epoch(), self.log_end_offset)
     }
 
-    /// The epoch of the last batch; −1 without one.
+    /// Returns the leader epoch of the last batch; −1 for an empty log.
     pub(crate) fn latest_epoch(&self) -> i32 {
         self.entries().next_back().map_or(-1, |(_, e)| e.leader_epoch)
     }
 
-    /// The end of an epoch: the greatest epoch up to it that has batches here, and the offset behind its last.
+    /// Returns the highest epoch up to `epoch` that has batches, and the offset after its last
+    /// record.
     pub(crate) fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
-        let within = self.entries().rev().find(|(_, e)| e.leader_epoch <= epoch);
-        within.map(|(_, e)| (e.leader_epoch, e.last_offset + 1))
+        let last = self.entries().rev().find(|(_, e)| e.leader_epoch <= epoch);
+        last.map(|(_, e)| (e.leader_epoch, e.last_offset + 1))
     }
 
-    /// The offset up to which both hold the same batches.
+    /// Returns the offset up to which both logs have the same batches.
     pub(crate) fn common_end_offset(&self, other: &Log) -> i64 {
-        // Where both have a batch of one epoch at one place, all before it is the same, too.
-        for (_, mine) in self.entries().rev() {
-            let same = |e: &&LogIndexEntry| {
+        // One leader appended each epoch. If both logs have the same batch of an epoch at the same
+        // offset, all batches before it are the same, too. So the last common batch is enough.
+        for (_, own) in self.entries().rev() {
+            let is_same = |e: &&LogIndexEntry| {
                 (e.base_offset, e.last_offset, e.leader_epoch, e.len)
-                    == (mine.base_offset, mine.last_offset, mine.leader_epoch, mine.len)
+                    == (own.base_offset, own.last_offset, own.leader_epoch, own.len)
             };
-            if other.entry_with_base_offset(mine.base_offset).filter(same).is_some() {
-                return mine.last_offset + 1;
+            if other.entry_with_base_offset(own.base_offset).filter(is_same).is_some() {
+                return own.last_offset + 1;
             }
         }
         self.log_start_offset()
     }
 
-    /// The batch that begins at this offset.
+    /// Returns the entry of the batch that begins at an offset.
     fn entry_with_base_offset(&self, base: i64) -> Option<&LogIndexEntry> {
-        let at = self.segments.partition_point(|s| s.base_offset <= base).checked_sub(1)?;
-        let entries = self.segments[at].entries();
+        let index = self.segments.partition_point(|s| s.base_offset <= base).checked_sub(1)?;
+        let entries = self.segments[index].entries();
         entries
             .get(entries.partition_point(|e| e.base_offset < base))
             .filter(|e| e.base_offset == base)
     }
 
-    /// Cuts off everything from `offset` on, which a batch begins.
+    /// Removes the batches from `offset` on; a batch begins at `offset`.
     pub(crate) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
         while self.segments.len() > 1
             && self.segments.last().is_some_and(|s| s.base_offset >= offset)
@@ -205,11 +224,11 @@ impl Log {
         Ok(())
     }
 
-    /// The bytes of every batch from the one that begins at `offset`.
+    /// Returns the bytes of each batch, from the one that begins at `offset`.
     pub(crate) fn read_from(&self, offset: i64) -> io::Result<Vec<Vec<u8>>> {
         let mut out = Vec::new();
-        let at = self.segments.partition_point(|s| s.base_offset <= offset).saturating_sub(1);
-        for s in &self.segments[at..] {
+        let first = self.segments.partition_point(|s| s.base_offset <= offset).saturating_sub(1);
+        for s in &self.segments[first..] {
             let entries = s.entries();
             for e in &entries[entries.partition_point(|e| e.base_offset < offset)..] {
                 let mut bytes = Vec::new();
@@ -220,35 +239,37 @@ impl Log {
         Ok(out)
     }
 
-    /// Every batch's header.
+    /// Returns the header bytes of each batch.
     pub(crate) fn batch_headers(&self) -> io::Result<Vec<Vec<u8>>> {
-        let mut all = self.read_from(self.log_start_offset())?;
-        all.iter_mut().for_each(|b| b.truncate(ottla_protocol::record::BATCH_HEADER_LEN));
-        Ok(all)
+        let mut batches = self.read_from(self.log_start_offset())?;
+        batches.iter_mut().for_each(|b| b.truncate(ottla_protocol::record::BATCH_HEADER_LEN));
+        Ok(batches)
     }
 
     fn entries(&self) -> impl DoubleEndedIterator<Item = (&LogSegment, &LogIndexEntry)> {
         self.segments.iter().flat_map(|s| s.entries().iter().map(move |e| (s, e)))
     }
 
-    /// Whole batches from the one that holds `offset` to `end`, at most `max` bytes; the first even if it is larger
-    /// and `first` says so.
+    /// Returns whole batches from the one that contains `offset` up to `end_offset`.
+    ///
+    /// They have at most `max_bytes` in total. `MinBytes::OneBatch` returns the first batch even if
+    /// it is larger (KIP-74): otherwise a consumer could not pass it.
     pub(crate) fn read(
         &self,
         offset: i64,
-        end: i64,
-        max: usize,
-        first: bool,
+        end_offset: i64,
+        max_bytes: usize,
+        min_bytes: MinBytes,
     ) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
-        let at = self.segments.partition_point(|s| s.base_offset <= offset).saturating_sub(1);
-        for segment in &self.segments[at..] {
+        let first = self.segments.partition_point(|s| s.base_offset <= offset).saturating_sub(1);
+        for segment in &self.segments[first..] {
             let entries = segment.entries();
             let from = entries.partition_point(|e| e.last_offset < offset);
             for e in &entries[from..] {
-                let fits = out.len() + e.len as usize <= max;
-                let alone = first && out.is_empty();
-                if e.last_offset >= end || (!fits && !alone) {
+                let fits = out.len() + e.len as usize <= max_bytes;
+                let is_required = min_bytes == MinBytes::OneBatch && out.is_empty();
+                if e.last_offset >= end_offset || (!fits && !is_required) {
                     return Ok(out);
                 }
                 segment.read(e, &mut out)?;
@@ -260,33 +281,29 @@ impl Log {
         Ok(out)
     }
 
-    /// Every batch.
+    /// Returns all batches.
     pub(crate) fn batches(&self) -> io::Result<Vec<LogBatch>> {
-        let read = |(s, e): (&LogSegment, &LogIndexEntry)| {
-            let mut bytes = Vec::new();
-            s.read(e, &mut bytes)?;
-            Ok(LogBatch { base_offset: e.base_offset, bytes: bytes.into() })
-        };
-        self.entries().map(read).collect()
+        self.entries().map(|(s, e)| read_batch(s, e)).collect()
     }
 
-    /// The batch with the greatest timestamp, of those before `end`.
-    pub(crate) fn batch_with_max_timestamp(&self, end: i64) -> io::Result<Option<LogBatch>> {
-        // Of equals the first.
-        let known = self.entries().filter(|(_, e)| e.last_offset < end);
-        let best = known.rev().max_by_key(|(_, e)| e.max_timestamp);
-        best.map(|(s, e)| read_batch(s, e)).transpose()
+    /// Returns the batch with the highest timestamp, among those before `end_offset`.
+    pub(crate) fn batch_with_max_timestamp(&self, end_offset: i64) -> io::Result<Option<LogBatch>> {
+        let entries = self.entries().filter(|(_, e)| e.last_offset < end_offset);
+        // `max_by_key` returns the last maximum: in reverse order, that is the first batch.
+        let max = entries.rev().max_by_key(|(_, e)| e.max_timestamp);
+        max.map(|(s, e)| read_batch(s, e)).transpose()
     }
 
-    /// The first batch with a timestamp at or after this one, of those before `end`.
+    /// Returns the first batch before `end_offset` with a timestamp of `timestamp` or later.
     pub(crate) fn find_batch_by_timestamp(
         &self,
         timestamp: i64,
-        end: i64,
+        end_offset: i64,
     ) -> io::Result<Option<LogBatch>> {
-        let fits = |e: &LogIndexEntry| e.max_timestamp >= timestamp && e.last_offset < end;
-        let found = self.entries().find(|(_, e)| fits(e));
-        found.map(|(s, e)| read_batch(s, e)).transpose()
+        let is_match =
+            |e: &LogIndexEntry| e.max_timestamp >= timestamp && e.last_offset < end_offset;
+        let first = self.entries().find(|(_, e)| is_match(e));
+        first.map(|(s, e)| read_batch(s, e)).transpose()
     }
 }
 

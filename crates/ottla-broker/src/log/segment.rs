@@ -1,4 +1,6 @@
-//! One segment: a file named by its first offset in twenty digits, or memory.
+//! A segment of a log: a file in Kafka's format, or memory.
+//!
+//! The file's name is the base offset in 20 digits. Only [`crate::log`] uses segments.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -8,7 +10,7 @@ use ottla_protocol::record::{BatchHeaderView, Batches};
 
 use super::LogIndexEntry;
 
-/// A segment and the place of each of its batches.
+/// A segment and the index of its batches.
 #[derive(Debug)]
 pub(crate) struct LogSegment {
     pub(crate) base_offset: i64,
@@ -17,10 +19,18 @@ pub(crate) struct LogSegment {
     size: u64,
 }
 
+/// Whether a recovered segment was whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recovery {
+    Complete,
+    /// The segment ended at an invalid batch.
+    Truncated,
+}
+
 #[derive(Debug)]
 enum SegmentStorage {
     Memory(Vec<u8>),
-    File(File, PathBuf),
+    File { file: File, path: PathBuf },
 }
 
 impl LogSegment {
@@ -39,23 +49,23 @@ impl LogSegment {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
         Ok(LogSegment {
             base_offset: base,
-            storage: SegmentStorage::File(file, path),
+            storage: SegmentStorage::File { file, path },
             entries: Vec::new(),
             size: 0,
         })
     }
 
-    /// The segment behind this one.
+    /// Creates the segment that follows this one.
     pub(super) fn roll(&self, base: i64) -> io::Result<LogSegment> {
         match &self.storage {
             SegmentStorage::Memory(_) => Ok(LogSegment::in_memory(base)),
-            SegmentStorage::File(_, path) => {
+            SegmentStorage::File { path, .. } => {
                 LogSegment::create(path.parent().unwrap_or(Path::new(".")), base)
             }
         }
     }
 
-    /// A directory's segments, in order.
+    /// Opens the segments of a directory, in order of their base offsets.
     pub(super) fn open_all(dir: &Path) -> io::Result<Vec<LogSegment>> {
         let mut bases = Vec::new();
         for entry in fs::read_dir(dir)? {
@@ -69,53 +79,56 @@ impl LogSegment {
         bases.into_iter().map(|base| LogSegment::create(dir, base)).collect()
     }
 
-    /// Reads the file from its start; cuts it at the first bad batch and says whether it did.
+    /// Reads the whole file, builds the index, and truncates the file at the first invalid batch.
+    ///
+    /// A broker that stops during a write leaves a part of a batch. Calls `on_batch` with the
+    /// header and base offset of each valid batch.
     pub(super) fn recover(
         &mut self,
-        mut each: impl FnMut(&BatchHeaderView, i64),
-    ) -> io::Result<bool> {
-        let SegmentStorage::File(file, path) = &mut self.storage else {
-            return Ok(false);
+        mut on_batch: impl FnMut(&BatchHeaderView, i64),
+    ) -> io::Result<Recovery> {
+        let SegmentStorage::File { file, path } = &mut self.storage else {
+            return Ok(Recovery::Complete);
         };
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0))?;
         file.read_to_end(&mut bytes)?;
-        let (mut at, mut expected) = (0u64, self.base_offset);
+        let (mut position, mut expected_offset) = (0u64, self.base_offset);
         for batch in Batches::new(&bytes) {
             let Ok(batch) = batch else { break };
-            let (base, len) = (batch.header().base_offset, batch.bytes().len());
-            let sound =
-                batch.verify().is_ok() && base == expected && batch.header().last_offset_delta >= 0;
+            let (base_offset, len) = (batch.header().base_offset, batch.bytes().len());
+            let is_valid = batch.verify().is_ok()
+                && base_offset == expected_offset
+                && batch.header().last_offset_delta >= 0;
             let Ok(header) = BatchHeaderView::parse(batch.bytes()) else {
                 break;
             };
-            if !sound {
+            if !is_valid {
                 break;
             }
-            let last = base + i64::from(header.header.last_offset_delta);
-            let max_timestamp = header.header.max_timestamp;
-            let epoch = header.header.partition_leader_epoch;
-            let len32 = len as u32;
+            let last_offset = base_offset + i64::from(header.header.last_offset_delta);
             self.entries.push(LogIndexEntry {
-                base_offset: base,
-                last_offset: last,
-                leader_epoch: epoch,
-                max_timestamp,
-                position: at,
-                len: len32,
+                base_offset,
+                last_offset,
+                leader_epoch: header.header.partition_leader_epoch,
+                max_timestamp: header.header.max_timestamp,
+                position,
+                len: len as u32,
             });
-            each(&header, base);
-            at += len as u64;
-            expected = last + 1;
+            on_batch(&header, base_offset);
+            position += len as u64;
+            expected_offset = last_offset + 1;
         }
-        self.size = at;
-        let cut = at < bytes.len() as u64;
-        if cut {
-            let lost = bytes.len() as u64 - at;
-            tracing::warn!(file = %path.display(), at, lost, "log cut at a bad batch");
-            file.set_len(at)?;
+        self.size = position;
+        let removed_bytes = bytes.len() as u64 - position;
+        if removed_bytes == 0 {
+            return Ok(Recovery::Complete);
         }
-        Ok(cut)
+        tracing::warn!(
+            file = %path.display(), position, removed_bytes, "log truncated at an invalid batch"
+        );
+        file.set_len(position)?;
+        Ok(Recovery::Truncated)
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -129,10 +142,10 @@ impl LogSegment {
     pub(super) fn append(&mut self, bytes: &[u8], entry: LogIndexEntry) -> io::Result<()> {
         match &mut self.storage {
             SegmentStorage::Memory(all) => all.extend_from_slice(bytes),
-            SegmentStorage::File(file, _) => {
+            SegmentStorage::File { file, .. } => {
                 file.seek(SeekFrom::Start(self.size))?;
                 if let Err(e) = file.write_all(bytes) {
-                    // Half a batch must not stand there.
+                    // Recovery and readers must not find a part of a batch.
                     let _ = file.set_len(self.size);
                     return Err(e);
                 }
@@ -143,27 +156,28 @@ impl LogSegment {
         Ok(())
     }
 
-    /// Cuts off every batch from `offset` on.
+    /// Removes the batches from `offset` on.
     pub(super) fn truncate_to(&mut self, offset: i64) -> io::Result<()> {
         let keep = self.entries.partition_point(|e| e.base_offset < offset);
         let Some(first) = self.entries.get(keep) else { return Ok(()) };
         let size = first.position;
         match &mut self.storage {
             SegmentStorage::Memory(all) => all.truncate(size as usize),
-            SegmentStorage::File(file, _) => file.set_len(size)?,
+            SegmentStorage::File { file, .. } => file.set_len(size)?,
         }
         self.entries.truncate(keep);
         self.size = size;
         Ok(())
     }
 
+    /// Appends a batch's bytes to `out`.
     pub(super) fn read(&self, e: &LogIndexEntry, out: &mut Vec<u8>) -> io::Result<()> {
         let (from, len) = (e.position, e.len as usize);
         match &self.storage {
             SegmentStorage::Memory(all) => {
                 out.extend_from_slice(&all[from as usize..from as usize + len]);
             }
-            SegmentStorage::File(file, _) => {
+            SegmentStorage::File { file, .. } => {
                 let (mut file, at) = (file, out.len());
                 file.seek(SeekFrom::Start(from))?;
                 out.resize(at + len, 0);
@@ -176,7 +190,7 @@ impl LogSegment {
     pub(super) fn remove(self) -> io::Result<()> {
         match self.storage {
             SegmentStorage::Memory(_) => Ok(()),
-            SegmentStorage::File(_, path) => fs::remove_file(path),
+            SegmentStorage::File { path, .. } => fs::remove_file(path),
         }
     }
 }

@@ -1,45 +1,63 @@
-//! What is sent, and when each record is due.
+//! The records that `ottla perf` sends: their keys, their values and the time each is due.
 
 use std::thread;
 use std::time::Duration;
+
+use ottla_protocol::random::{GOLDEN_GAMMA, mix64};
 
 use crate::CliError;
 use crate::args::{KeyDistribution, PerfArgs};
 use crate::perf::stats::Clock;
 
-/// Values made up in advance, so that making them up is not what is measured.
+/// Number of values of `--record-size`. They are generated before the measurement starts.
 const PREGENERATED_VALUES: usize = 1024;
+/// Limit of the memory for them. Fewer values are generated if they are large.
+const MAX_PREGENERATED_BYTES: usize = 64 << 20;
+/// Bytes of a key: a number in big-endian order.
+const KEY_BYTES: u64 = 8;
 
-/// Values and keys of the records.
+/// The keys and values of the run, each a function of the record's number and the seed.
 pub(crate) struct Workload {
     values: ValueSource,
-    key_range: Option<(KeyDistribution, u64)>,
+    key_range: Option<KeyRange>,
     has_unique_keys: bool,
     seed: u64,
 }
 
 enum ValueSource {
-    /// One behind the other, each of this size.
-    Fixed(Vec<u8>, usize),
-    /// Drawn at random.
+    /// Values of the same length, one after the other.
+    Fixed { bytes: Vec<u8>, value_len: usize },
+    /// Values of which each record gets one at random.
     Sampled(Vec<Vec<u8>>),
-    /// The record's number.
+    /// The record's number as text.
     RecordNumber,
 }
 
-/// A word for a number (SplitMix64).
-fn splitmix64(n: u64) -> u64 {
-    let mut z = n.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+/// Keys from 0 to `len` - 1.
+#[derive(Clone, Copy)]
+struct KeyRange {
+    distribution: KeyDistribution,
+    len: u64,
+}
+
+/// Sizes that all records have in common.
+pub(crate) struct RecordSizes {
+    /// Bytes of each value; 0 if values have different lengths.
+    pub(crate) value_bytes: u64,
+    /// Bytes of each key; 0 without keys.
+    pub(crate) key_bytes: u64,
+}
+
+/// Returns the `n`-th value of SplitMix64 from seed 0, so that record `n` is reproducible.
+fn nth_random(n: u64) -> u64 {
+    mix64(n.wrapping_add(1).wrapping_mul(GOLDEN_GAMMA))
 }
 
 impl Workload {
     pub(crate) fn new(args: &PerfArgs) -> Result<Workload, CliError> {
-        let given =
+        let sources =
             [args.record_size.is_some(), args.payload_file.is_some(), args.payload_monotonic];
-        if given.into_iter().filter(|g| *g).count() != 1 {
+        if sources.into_iter().filter(|is_given| *is_given).count() != 1 {
             return Err(CliError::usage(
                 "give exactly one of --record-size, --payload-file and --payload-monotonic",
             ));
@@ -47,33 +65,32 @@ impl Workload {
         let values = match (&args.payload_file, args.record_size) {
             (Some(path), _) => read_values(args, path)?,
             (None, Some(size)) => {
-                let letters = (0..PREGENERATED_VALUES as u64 * u64::from(size))
-                    .map(|n| b'A' + (splitmix64(args.random_seed ^ n) % 26) as u8);
-                ValueSource::Fixed(letters.take(64 << 20).collect(), size as usize)
+                let characters = (0..PREGENERATED_VALUES as u64 * u64::from(size))
+                    .map(|n| b'A' + (nth_random(args.random_seed ^ n) % 26) as u8);
+                let bytes = characters.take(MAX_PREGENERATED_BYTES).collect();
+                ValueSource::Fixed { bytes, value_len: size as usize }
             }
             (None, None) => ValueSource::RecordNumber,
         };
-        let keys = match (args.key_distribution, args.record_key_range) {
-            (Some(how), Some(range)) if how != KeyDistribution::None => Some((how, range)),
+        let key_range = match (args.key_distribution, args.record_key_range) {
+            (Some(distribution), Some(len)) if distribution != KeyDistribution::None => {
+                Some(KeyRange { distribution, len })
+            }
             _ => None,
         };
-        Ok(Workload {
-            values,
-            key_range: keys,
-            has_unique_keys: args.keyed,
-            seed: args.random_seed,
-        })
+        Ok(Workload { values, key_range, has_unique_keys: args.keyed, seed: args.random_seed })
     }
 
+    /// Returns the value of record `i`. `text` is a buffer for values that are not stored.
     pub(crate) fn value<'a>(&'a self, i: u64, text: &'a mut String) -> &'a [u8] {
         match &self.values {
-            ValueSource::Fixed(bytes, size) => {
-                let count = bytes.len() / size;
-                let at = (i % count as u64) as usize * size;
-                &bytes[at..at + size]
+            ValueSource::Fixed { bytes, value_len } => {
+                let count = bytes.len() / value_len;
+                let start = (i % count as u64) as usize * value_len;
+                &bytes[start..start + value_len]
             }
-            ValueSource::Sampled(list) => {
-                &list[(splitmix64(self.seed ^ i) % list.len() as u64) as usize]
+            ValueSource::Sampled(values) => {
+                &values[(nth_random(self.seed ^ i) % values.len() as u64) as usize]
             }
             ValueSource::RecordNumber => {
                 use std::fmt::Write;
@@ -84,62 +101,70 @@ impl Workload {
         }
     }
 
-    pub(crate) fn key(&self, i: u64) -> Option<[u8; 8]> {
+    /// Returns the key of record `i`.
+    pub(crate) fn key(&self, i: u64) -> Option<[u8; KEY_BYTES as usize]> {
         if self.has_unique_keys {
-            return Some(i.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+            // An odd factor maps different numbers to different keys, spread over all bytes.
+            return Some(i.wrapping_mul(GOLDEN_GAMMA).to_be_bytes());
         }
-        let (how, range) = self.key_range?;
-        let n = if how == KeyDistribution::Range { i } else { splitmix64(self.seed ^ i) };
-        Some((n % range).to_be_bytes())
+        let range = self.key_range?;
+        let is_in_order = range.distribution == KeyDistribution::Range;
+        let n = if is_in_order { i } else { nth_random(self.seed ^ i) };
+        Some((n % range.len).to_be_bytes())
     }
 
-    /// Bytes of each value, if all have as many, and of each key.
-    pub(crate) fn value_and_key_bytes(&self) -> (u64, u64) {
-        let size = match &self.values {
-            ValueSource::Fixed(_, size) => *size as u64,
+    /// Returns the sizes that all records have in common.
+    pub(crate) fn record_sizes(&self) -> RecordSizes {
+        let value_bytes = match &self.values {
+            ValueSource::Fixed { value_len, .. } => *value_len as u64,
             ValueSource::Sampled(_) | ValueSource::RecordNumber => 0,
         };
-        (size, if self.has_unique_keys || self.key_range.is_some() { 8 } else { 0 })
+        let has_keys = self.has_unique_keys || self.key_range.is_some();
+        RecordSizes { value_bytes, key_bytes: if has_keys { KEY_BYTES } else { 0 } }
     }
 
-    /// Whether values differ in size.
+    /// Returns whether values have different lengths.
     pub(crate) fn has_variable_size(&self) -> bool {
-        !matches!(self.values, ValueSource::Fixed(..))
+        !matches!(self.values, ValueSource::Fixed { .. })
     }
 }
 
 fn read_values(args: &PerfArgs, path: &std::path::Path) -> Result<ValueSource, CliError> {
-    let bytes =
-        std::fs::read(path).map_err(|e| CliError::usage(format!("{}: {e}", path.display())))?;
+    let bytes = std::fs::read(path)
+        .map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))?;
     if let Some(size) = args.size {
-        let size = size as usize;
-        if bytes.is_empty() || !bytes.len().is_multiple_of(size) {
+        let value_len = size as usize;
+        if bytes.is_empty() || !bytes.len().is_multiple_of(value_len) {
+            let (path, len) = (path.display(), bytes.len());
             return Err(CliError::usage(format!(
-                "{} is not a whole number of values of {size} bytes",
-                path.display()
+                "{path} has {len} bytes, which is not a multiple of --size {value_len}"
             )));
         }
-        return Ok(ValueSource::Fixed(bytes, size));
+        return Ok(ValueSource::Fixed { bytes, value_len });
     }
     let text = String::from_utf8_lossy(&bytes);
     let delimiter = args.payload_delimiter.replace("\\n", "\n").replace("\\t", "\t");
-    // What comes behind the last delimiter is no value if it is nothing.
-    let list: Vec<Vec<u8>> =
+    // Empty values are left out, among them the one after a delimiter at the end of the file.
+    let values: Vec<Vec<u8>> =
         text.split(&*delimiter).filter(|v| !v.is_empty()).map(|v| v.as_bytes().to_vec()).collect();
-    if list.iter().all(Vec::is_empty) {
-        return Err(CliError::usage(format!("{} holds no values", path.display())));
+    if values.is_empty() {
+        return Err(CliError::usage(format!("{} contains no values", path.display())));
     }
     if !args.json {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         println!("Reading payloads from: {}", absolute.display());
-        println!("Number of records read: {}", list.len());
+        println!("Number of records read: {}", values.len());
     }
-    Ok(ValueSource::Sampled(list))
+    Ok(ValueSource::Sampled(values))
 }
 
-/// When records are due: all at once, or each in its millisecond, whether or not the producer keeps up.
+/// Delays each record until it is due. Without a rate, every record is due at once.
+///
+/// Due times depend only on the start and the rate, not on the progress. A producer that is late
+/// therefore has higher latencies, rather than a lower rate ("coordinated omission").
 #[derive(Clone, Copy)]
 pub(crate) struct ThroughputThrottler {
+    /// 0 for no limit.
     records_per_second: f64,
     start_ns: u64,
 }
@@ -151,7 +176,8 @@ impl ThroughputThrottler {
         ThroughputThrottler { records_per_second: rate.max(0.0), start_ns: clock.now() }
     }
 
-    /// Waits until the record is due; that time, in nanoseconds.
+    /// Waits until record `i` is due. Returns the due time in nanoseconds of the clock, or the
+    /// current time without a rate.
     #[inline]
     pub(crate) fn wait_until_due(self, i: u64, clock: Clock) -> u64 {
         let now = clock.now();

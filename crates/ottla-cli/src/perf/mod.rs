@@ -1,9 +1,12 @@
-//! `ottla perf`: kafka-producer-perf-test's options and lines, and one JSON line to stand beside other clients.
+//! `ottla perf`: a load generator with the options and the output of kafka-producer-perf-test.
+//!
+//! With `--json` it prints one object, which benchmarks compare with that of other clients.
 
 mod load;
 mod stats;
 mod usage;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,83 +15,88 @@ use ottla::{BatchReport, Delivery, Origin, Producer, Properties, Record, Topic};
 
 use crate::args::{PerfArgs, SendMethod};
 use crate::settings::{read_file, split_property};
-use crate::{CliError, FAILED, OK};
+use crate::{CliError, FAILED, OK, error_text};
 use load::{ThroughputThrottler, Workload};
 use stats::{Clock, PerfStats};
 use usage::UsageMeter;
 
-/// Deliveries kept before the first of them is waited for.
+/// With `--path delivery`: the number of deliveries that are kept before the oldest is awaited.
 const MAX_PENDING_DELIVERIES: usize = 100_000;
 
 pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
-    if args.warmup_records >= args.num_records && !args.json {
-        return Err(CliError::usage("--warmup-records must be fewer than --num-records"));
-    }
-    if args.transactional_id.is_some() || args.transaction_duration_ms.is_some() {
-        return Err(CliError::usage("transactions are not there yet"));
-    }
-    if args.throughput == Some(0.0) {
-        return Err(CliError::usage(
-            "--throughput 0 would never come to its end; -1 means no limit",
-        ));
-    }
-    let load = Workload::new(args)?;
+    check_args(args)?;
+    let workload = Workload::new(args)?;
     let clock = Clock::start();
-    let stats = Arc::new(PerfStats::new(args, clock, load.value_and_key_bytes()));
-    let heard = stats.clone();
+    let stats = Arc::new(PerfStats::new(args, clock, &workload.record_sizes()));
+    let handler_stats = stats.clone();
     let built = Producer::builder()
         .properties(producer_properties(args)?)
-        .delivery_handler(move |r: &BatchReport<'_>| heard.on_delivery(r))
+        .delivery_handler(move |r: &BatchReport<'_>| handler_stats.on_delivery(r))
         .build();
     let producer = match built {
         Ok(producer) => producer,
-        // As the other drivers say that their client cannot do what was asked.
+        // The benchmarks of other clients report an unsupported setting in the same way.
         Err(e) if args.json => {
             println!("{}", serde_json::json!({"client": "ottla", "unsupported": e.to_string()}));
             return Ok(OK);
         }
         Err(e) => return Err(CliError::usage(e.to_string())),
     };
-    let topic = producer.topic(&args.topic).map_err(|e| CliError::failed(e.to_string()))?;
-    let run = PerfRun { args, load: &load, stats: &stats, producer: &producer, topic: &topic };
-    let flushed =
-        |what: Result<(), ottla::Error>| what.map_err(|e| CliError::failed(e.to_string()));
+    let failed = |e: ottla::Error| CliError::failed(error_text(&e));
+    let topic = producer.topic(&args.topic).map_err(failed)?;
+    let run =
+        PerfRun { args, workload: &workload, stats: &stats, producer: &producer, topic: &topic };
     let from = if args.json {
-        // Like the other drivers: the warm-up is over and done with before anything is measured.
+        // All records of the warm-up complete before the measurement starts. Without --json they
+        // are part of the run, as in Kafka's tool.
         run.send(0, args.warmup_records)?;
-        flushed(producer.flush())?;
+        producer.flush().map_err(failed)?;
         stats.reset();
         args.warmup_records
     } else {
         0
     };
-    let usage = UsageMeter::start();
+    let meter = UsageMeter::start();
     let to = if args.json { from + args.num_records } else { args.num_records };
     run.send(from, to)?;
-    flushed(producer.flush())?;
-    let used = usage.stop();
+    producer.flush().map_err(failed)?;
+    let usage = meter.stop();
     if args.json {
-        println!("{}", stats.to_json(&used));
+        println!("{}", stats.to_json(&usage));
     } else {
         stats.print_total();
     }
-    // Not together with `--json`, whose line is the last.
     if args.print_metrics {
         stats::print_metrics(&producer.metrics());
     }
-    producer.close(Duration::from_secs(60)).map_err(|e| CliError::failed(e.to_string()))?;
+    producer.close(Duration::from_secs(60)).map_err(failed)?;
     Ok(if stats.errors() == 0 { OK } else { FAILED })
 }
 
-/// Files first, then properties, then options: later ones win.
+/// Checks what the table of options cannot express.
+fn check_args(args: &PerfArgs) -> Result<(), CliError> {
+    if args.warmup_records >= args.num_records && !args.json {
+        return Err(CliError::usage("--warmup-records must be fewer than --num-records"));
+    }
+    if args.transactional_id.is_some() || args.transaction_duration_ms.is_some() {
+        return Err(CliError::usage("transactions are not supported yet"));
+    }
+    if args.throughput == Some(0.0) {
+        return Err(CliError::usage("--throughput 0 would never finish; use -1 for no limit"));
+    }
+    Ok(())
+}
+
+/// Collects the producer's settings: files, properties, options. A later source overrides an
+/// earlier one.
 fn producer_properties(args: &PerfArgs) -> Result<Properties, CliError> {
     let mut p = Properties::new();
-    let wrong = |e: ottla::Error| CliError::usage(e.to_string());
-    p.set("client.id", "perf-producer-client", &Origin::CommandLine).map_err(wrong)?;
+    let usage = |e: ottla::Error| CliError::usage(e.to_string());
+    p.set("client.id", "perf-producer-client", &Origin::CommandLine).map_err(usage)?;
     for path in args.command_config.iter().chain(&args.producer_config) {
-        p.load(&read_file(path)?, &path.display().to_string()).map_err(wrong)?;
+        p.load(&read_file(path)?, &path.display().to_string()).map_err(usage)?;
     }
-    let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(wrong);
+    let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(usage);
     for property in args.command_property.iter().chain(&args.producer_props) {
         let (name, value) = split_property(property)?;
         set(name, value)?;
@@ -109,34 +117,35 @@ fn producer_properties(args: &PerfArgs) -> Result<Properties, CliError> {
     }
     if p.get("bootstrap.servers").is_none() {
         return Err(CliError::usage(
-            "where to? give --bootstrap-server, --command-property or --command-config",
+            "no broker is given: use --bootstrap-server host:port, or set bootstrap.servers with \
+             --command-property or --command-config",
         ));
     }
     Ok(p)
 }
 
-/// What the threads that send share.
+/// What the sending threads share.
 struct PerfRun<'a> {
     args: &'a PerfArgs,
-    load: &'a Workload,
+    workload: &'a Workload,
     stats: &'a Arc<PerfStats>,
     producer: &'a Producer,
     topic: &'a Topic,
 }
 
 impl PerfRun<'_> {
-    /// Sends these records, by as many threads as there are to be.
+    /// Sends the records `from..to`. With several threads, thread `t` sends every n-th record.
     fn send(&self, from: u64, to: u64) -> Result<(), CliError> {
-        let (threads, pacer) =
-            (self.args.threads, ThroughputThrottler::start(self.args, self.stats.clock()));
+        let threads = self.args.threads;
+        let throttler = ThroughputThrottler::start(self.args, self.stats.clock());
         if threads == 1 {
-            return self.send_records(from, (from..to).step_by(1), pacer);
+            return self.send_records(from, (from..to).step_by(1), throttler);
         }
         thread::scope(|scope| {
             let senders: Vec<_> = (0..threads)
                 .map(|t| {
-                    let mine = (from + t..to).step_by(threads as usize);
-                    scope.spawn(move || self.send_records(from, mine, pacer))
+                    let records = (from + t..to).step_by(threads as usize);
+                    scope.spawn(move || self.send_records(from, records, throttler))
                 })
                 .collect();
             senders.into_iter().try_for_each(|s| {
@@ -149,45 +158,49 @@ impl PerfRun<'_> {
         &self,
         from: u64,
         records: impl Iterator<Item = u64>,
-        pacer: ThroughputThrottler,
+        throttler: ThroughputThrottler,
     ) -> Result<(), CliError> {
-        let refused = |e: ottla::Error| CliError::failed(format!("a record was not accepted: {e}"));
-        let (clock, load) = (self.stats.clock(), self.load);
-        let mut kept = std::collections::VecDeque::new();
+        let rejected = |e: ottla::Error| {
+            CliError::failed(format!("a record was rejected: {}", error_text(&e)))
+        };
+        let (clock, workload) = (self.stats.clock(), self.workload);
+        let mut pending = VecDeque::new();
         let mut text = String::new();
         for i in records {
-            // One reading of the clock: the record's timestamp, and where its latency begins.
-            let at = pacer.wait_until_due(i - from, clock);
-            let key = load.key(i);
-            let value = load.value(i, &mut text);
-            if load.has_variable_size() {
+            // The clock is read once for each record: for its timestamp, its token and the start
+            // of its latency.
+            let sent_at = throttler.wait_until_due(i - from, clock);
+            let key = workload.key(i);
+            let value = workload.value(i, &mut text);
+            if workload.has_variable_size() {
                 self.stats.add_sent_value(value.len());
             }
             let record = Record::to(self.topic.name())
                 .maybe_key(key.as_ref().map(|k| &k[..]))
                 .value(value)
-                .timestamp(clock.wall_ms(at))
-                .token(at);
+                .timestamp(clock.wall_ms(sent_at))
+                .token(sent_at);
             match self.args.path {
-                SendMethod::Handle => self.topic.enqueue(record).map_err(refused)?,
-                SendMethod::Name => drop(self.producer.send(record).map_err(refused)?),
+                SendMethod::Handle => self.topic.enqueue(record).map_err(rejected)?,
+                SendMethod::Name => drop(self.producer.send(record).map_err(rejected)?),
                 SendMethod::Callback => {
-                    // It has something of its own, as a real one would: that is what its box is for.
+                    // It captures a value, as an application's callback does. The box of a closure
+                    // without captures would need no allocation.
                     let callback = move |result: Result<_, ottla::Error>| {
-                        std::hint::black_box((at, result.is_ok()));
+                        std::hint::black_box((sent_at, result.is_ok()));
                     };
-                    self.topic.send_with(record, callback).map_err(refused)?;
+                    self.topic.send_with(record, callback).map_err(rejected)?;
                 }
                 SendMethod::Delivery => {
-                    kept.push_back(self.topic.send(record).map_err(refused)?);
-                    if kept.len() >= MAX_PENDING_DELIVERIES {
-                        // Failures are counted by the handler.
-                        let _ = kept.pop_front().map(Delivery::wait);
+                    pending.push_back(self.topic.send(record).map_err(rejected)?);
+                    if pending.len() >= MAX_PENDING_DELIVERIES {
+                        // The delivery handler counts the result.
+                        let _ = pending.pop_front().map(Delivery::wait);
                     }
                 }
             }
         }
-        kept.into_iter().for_each(|d| drop(d.wait()));
+        pending.into_iter().for_each(|d| drop(d.wait()));
         Ok(())
     }
 }

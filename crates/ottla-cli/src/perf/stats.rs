@@ -1,4 +1,5 @@
-//! Latencies and rates, as kafka-producer-perf-test prints them and as one JSON line.
+//! Counts the results of `ottla perf` and prints them: the lines of kafka-producer-perf-test, or
+//! one JSON object.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,15 +11,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ottla::{BatchReport, Metric, MetricValue};
 
 use crate::args::PerfArgs;
+use crate::error_text;
+use crate::perf::load::RecordSizes;
 use crate::perf::usage::ResourceUsage;
 
-/// Latencies that are kept for the percentiles.
+/// Number of latencies that are kept for the percentiles, as in kafka-producer-perf-test.
 const MAX_LATENCY_SAMPLES: u64 = 500_000;
 
-/// One clock for timestamps and latencies: nanoseconds since the start.
+/// The clock for timestamps and latencies. It counts nanoseconds since the start.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
     start: Instant,
+    /// Wall clock time of `start`, in milliseconds.
     start_ms: i64,
 }
 
@@ -34,73 +38,88 @@ impl Clock {
         self.start.elapsed().as_nanos() as u64
     }
 
-    /// The calendar's milliseconds at a moment of this clock.
+    /// Converts a time of this clock into milliseconds since 1970.
     #[inline]
-    pub(crate) fn wall_ms(self, at: u64) -> i64 {
-        self.start_ms + (at / 1_000_000) as i64
+    pub(crate) fn wall_ms(self, time_ns: u64) -> i64 {
+        self.start_ms + (time_ns / 1_000_000) as i64
     }
 }
 
-/// Counts, shared with the delivery handler.
+/// Results of the run, shared by the sending threads and the delivery handler.
 pub(crate) struct PerfStats {
     clock: Clock,
     json: bool,
     progress_bar: ProgressBar,
-    /// Bytes of a record's key.
     key_bytes: u64,
-    /// Of all alike.
+    /// Bytes of each value, if all have the same length.
     fixed_value_bytes: u64,
-    /// Values sent, and their bytes, where they differ.
-    variable_values: (AtomicU64, AtomicU64),
-    inner: Mutex<PerfCounters>,
+    /// Number of values sent, and their bytes, if they have different lengths.
+    values_sent: AtomicU64,
+    value_bytes_sent: AtomicU64,
+    counters: Mutex<PerfCounters>,
 }
 
 struct PerfCounters {
+    /// With `--json`: latencies in microseconds.
     latency_histogram: Histogram<u64>,
     errors: u64,
-    /// kafka-producer-perf-test's: since the start, since the warm-up, and in the current window.
+    /// Intervals of kafka-producer-perf-test: since the start, since the end of the warm-up, and
+    /// since the last line of progress.
     total: IntervalStats,
     steady_state: Option<IntervalStats>,
     window: IntervalStats,
-    /// Records of the warm-up, and of everything.
     warmup_records: u64,
+    /// All records of the run, including the warm-up.
     num_records: u64,
     reporting_interval_ns: u64,
-    /// The first window after the warm-up is still to be printed.
+    /// The warm-up has ended, and the line that says so is not printed yet.
     steady_state_unannounced: bool,
-    /// With `--json`: records that ended since the warm-up.
+    /// With `--json`: number of records that have completed since the warm-up.
     completed: u64,
 }
 
-/// Some of the records.
+/// The acknowledged records of an interval.
 struct IntervalStats {
     start_ns: u64,
     count: u64,
     bytes: f64,
     total_latency_ms: u64,
     max_latency_ms: u64,
-    /// One latency in so many is kept.
-    sampling: u64,
-    latencies: Vec<u32>,
+    /// Every n-th latency is kept for the percentiles; 0 keeps none.
+    sample_every: u64,
+    latencies_ms: Vec<u32>,
+}
+
+struct Rates {
+    records_per_second: f64,
+    /// Megabytes of 1,048,576 bytes, as in kafka-producer-perf-test.
+    mb_per_second: f64,
+    mean_latency_ms: f64,
 }
 
 impl IntervalStats {
-    fn new(start: u64, records: u64) -> IntervalStats {
-        let sampling = (records / MAX_LATENCY_SAMPLES).max(1);
+    /// An interval of about `records` records, with percentiles.
+    fn new(start_ns: u64, records: u64) -> IntervalStats {
+        let sample_every = (records / MAX_LATENCY_SAMPLES).max(1);
+        IntervalStats { sample_every, ..IntervalStats::without_samples(start_ns) }
+    }
+
+    /// An interval without percentiles.
+    fn without_samples(start_ns: u64) -> IntervalStats {
         IntervalStats {
-            start_ns: start,
+            start_ns,
             count: 0,
             bytes: 0.0,
             total_latency_ms: 0,
             max_latency_ms: 0,
-            sampling,
-            latencies: Vec::new(),
+            sample_every: 0,
+            latencies_ms: Vec::new(),
         }
     }
 
     fn record(&mut self, ms: u64, bytes: f64) {
-        if self.sampling > 0 && self.count.is_multiple_of(self.sampling) {
-            self.latencies.push(ms as u32);
+        if self.sample_every > 0 && self.count.is_multiple_of(self.sample_every) {
+            self.latencies_ms.push(ms as u32);
         }
         self.count += 1;
         self.bytes += bytes;
@@ -108,72 +127,66 @@ impl IntervalStats {
         self.max_latency_ms = self.max_latency_ms.max(ms);
     }
 
-    /// Records and megabytes a second, and the mean latency.
-    fn rates(&self, now: u64) -> (f64, f64, f64) {
+    fn rates(&self, now: u64) -> Rates {
         let seconds = (now.saturating_sub(self.start_ns) as f64 / 1e9).max(1e-9);
-        let mean = self.total_latency_ms as f64 / self.count.max(1) as f64;
-        (self.count as f64 / seconds, self.bytes / seconds / 1_048_576.0, mean)
+        Rates {
+            records_per_second: self.count as f64 / seconds,
+            mb_per_second: self.bytes / seconds / 1_048_576.0,
+            mean_latency_ms: self.total_latency_ms as f64 / self.count.max(1) as f64,
+        }
     }
 
     fn print_window(&self, now: u64) {
-        let (records, mb, mean) = self.rates(now);
-        let (count, max) = (self.count, self.max_latency_ms as f64);
+        let (rates, count, max) = (self.rates(now), self.count, self.max_latency_ms as f64);
         println!(
-            "{count} records sent, {records:.1} records/sec ({mb:.2} MB/sec), {mean:.1} ms avg latency, {max:.1} ms \
-             max latency."
+            "{count} records sent, {:.1} records/sec ({:.2} MB/sec), {:.1} ms avg latency, \
+             {max:.1} ms max latency.",
+            rates.records_per_second, rates.mb_per_second, rates.mean_latency_ms
         );
     }
 
-    fn print_total(&mut self, now: u64, what: &str) {
-        let (records, mb, mean) = self.rates(now);
-        self.latencies.sort_unstable();
-        let at = |p: f64| {
-            let n = self.latencies.len();
-            self.latencies
-                .get(((p * n as f64) as usize).min(n.saturating_sub(1)))
-                .copied()
-                .unwrap_or(0)
+    /// Prints the total line; `label` stands before "records sent".
+    fn print_total(&mut self, now: u64, label: &str) {
+        let (rates, count, max) = (self.rates(now), self.count, self.max_latency_ms as f64);
+        self.latencies_ms.sort_unstable();
+        let percentile = |p: f64| {
+            let n = self.latencies_ms.len();
+            let i = ((p * n as f64) as usize).min(n.saturating_sub(1));
+            self.latencies_ms.get(i).copied().unwrap_or(0)
         };
-        let (p50, p95, p99, p999) = (at(0.5), at(0.95), at(0.99), at(0.999));
-        let (count, max) = (self.count, self.max_latency_ms as f64);
         println!(
-            "{count} {what}records sent, {records:.6} records/sec ({mb:.2} MB/sec), {mean:.2} ms avg latency, \
-             {max:.2} ms max latency, {p50} ms 50th, {p95} ms 95th, {p99} ms 99th, {p999} ms 99.9th."
+            "{count} {label}records sent, {:.6} records/sec ({:.2} MB/sec), {:.2} ms avg latency, \
+             {max:.2} ms max latency, {} ms 50th, {} ms 95th, {} ms 99th, {} ms 99.9th.",
+            rates.records_per_second,
+            rates.mb_per_second,
+            rates.mean_latency_ms,
+            percentile(0.5),
+            percentile(0.95),
+            percentile(0.99),
+            percentile(0.999),
         );
     }
 }
 
 impl PerfStats {
-    pub(crate) fn new(
-        args: &PerfArgs,
-        clock: Clock,
-        (bytes_a_record, key_bytes): (u64, u64),
-    ) -> PerfStats {
-        // 1 µs to 10 minutes, three digits; the bounds are constants that the crate takes.
-        let hist = Histogram::new_with_bounds(1, 600_000_000, 3).expect("constant bounds");
-        let bar = if args.json || !std::io::stderr().is_terminal() {
-            ProgressBar::hidden()
-        } else {
-            let style = ProgressStyle::with_template("{wide_bar} {percent}% {eta}");
-            let bar =
-                ProgressBar::with_draw_target(Some(args.num_records), ProgressDrawTarget::stderr());
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        };
+    pub(crate) fn new(args: &PerfArgs, clock: Clock, sizes: &RecordSizes) -> PerfStats {
+        // 1 µs to 10 minutes with 3 digits. The crate accepts these bounds, so this cannot fail.
+        let latency_histogram =
+            Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds");
         if args.warmup_records > 0 && !args.json {
             println!(
-                "Warmup first {} records. Steady state results will print after the complete test summary.",
+                "Warmup first {} records. Steady state results will print after the complete test \
+                 summary.",
                 args.warmup_records
             );
         }
         let now = clock.now();
-        let mut window = IntervalStats::new(now, 0);
-        window.sampling = 0;
-        let inner = PerfCounters {
-            latency_histogram: hist,
+        let counters = PerfCounters {
+            latency_histogram,
             errors: 0,
             total: IntervalStats::new(now, args.num_records),
             steady_state: None,
-            window,
+            window: IntervalStats::without_samples(now),
             warmup_records: args.warmup_records,
             num_records: args.num_records,
             reporting_interval_ns: args.reporting_interval.saturating_mul(1_000_000),
@@ -183,11 +196,12 @@ impl PerfStats {
         PerfStats {
             clock,
             json: args.json,
-            progress_bar: bar,
-            key_bytes,
-            fixed_value_bytes: bytes_a_record,
-            variable_values: Default::default(),
-            inner: Mutex::new(inner),
+            progress_bar: new_progress_bar(args),
+            key_bytes: sizes.key_bytes,
+            fixed_value_bytes: sizes.value_bytes,
+            values_sent: AtomicU64::new(0),
+            value_bytes_sent: AtomicU64::new(0),
+            counters: Mutex::new(counters),
         }
     }
 
@@ -196,63 +210,64 @@ impl PerfStats {
     }
 
     fn lock(&self) -> MutexGuard<'_, PerfCounters> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The producer-wide handler.
+    /// Counts the records of a completed batch. This is the producer's delivery handler.
     pub(crate) fn on_delivery(&self, r: &BatchReport<'_>) {
         let now = self.clock.now();
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        inner.completed += r.tokens.len() as u64;
-        if r.result.is_err() {
-            inner.errors += r.tokens.len() as u64;
-            if let (Err(e), false) = (r.result, self.json) {
-                self.progress_bar.suspend(|| eprintln!("{} records failed: {e}", r.tokens.len()));
+        let mut counters = self.lock();
+        let counters = &mut *counters;
+        counters.completed += r.tokens.len() as u64;
+        if let Err(e) = r.result {
+            counters.errors += r.tokens.len() as u64;
+            if !self.json {
+                let (count, reason) = (r.tokens.len(), error_text(e));
+                self.progress_bar.suspend(|| eprintln!("{count} records failed: {reason}"));
             }
             return;
         }
         if self.json {
             for token in r.tokens {
-                inner.latency_histogram.saturating_record(now.saturating_sub(*token) / 1000);
+                counters.latency_histogram.saturating_record(now.saturating_sub(*token) / 1000);
             }
             return;
         }
         let bytes = self.mean_value_bytes();
         for token in r.tokens {
-            inner.record(now, *token, bytes);
+            counters.record(now, *token, bytes);
         }
-        self.progress_bar.set_position(inner.total.count);
-        if now - inner.window.start_ns >= inner.reporting_interval_ns {
+        self.progress_bar.set_position(counters.total.count);
+        if now - counters.window.start_ns >= counters.reporting_interval_ns {
             self.progress_bar.suspend(|| {
-                if std::mem::take(&mut inner.steady_state_unannounced) {
+                if std::mem::take(&mut counters.steady_state_unannounced) {
                     println!("In steady state.");
                 }
-                inner.window.print_window(now);
+                counters.window.print_window(now);
                 let _ = std::io::stdout().flush();
             });
-            inner.window = IntervalStats { sampling: 0, ..IntervalStats::new(now, 0) };
+            counters.window = IntervalStats::without_samples(now);
         }
     }
 
-    /// The warm-up is over.
+    /// With `--json`: removes the results of the warm-up.
     pub(crate) fn reset(&self) {
-        let mut inner = self.lock();
-        inner.latency_histogram.reset();
-        inner.completed = 0;
+        let mut counters = self.lock();
+        counters.latency_histogram.reset();
+        counters.completed = 0;
     }
 
-    /// A value of so many bytes was sent, where they differ.
+    /// Counts a value that is sent, if values have different lengths.
     pub(crate) fn add_sent_value(&self, bytes: usize) {
-        self.variable_values.0.fetch_add(1, Ordering::Relaxed);
-        self.variable_values.1.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.values_sent.fetch_add(1, Ordering::Relaxed);
+        self.value_bytes_sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes of a value; where they differ, of those sent so far on average.
+    /// Returns the bytes of a value, or the mean of the values sent so far.
     fn mean_value_bytes(&self) -> f64 {
-        match self.variable_values.0.load(Ordering::Relaxed) {
+        match self.values_sent.load(Ordering::Relaxed) {
             0 => self.fixed_value_bytes as f64,
-            n => self.variable_values.1.load(Ordering::Relaxed) as f64 / n as f64,
+            n => self.value_bytes_sent.load(Ordering::Relaxed) as f64 / n as f64,
         }
     }
 
@@ -260,62 +275,73 @@ impl PerfStats {
         self.lock().errors
     }
 
-    /// kafka-producer-perf-test's last lines.
+    /// Prints the total lines of kafka-producer-perf-test.
     pub(crate) fn print_total(&self) {
         self.progress_bar.finish_and_clear();
-        let (now, mut inner) = (self.clock.now(), self.lock());
-        inner.total.print_total(now, "");
-        if let Some(steady) = &mut inner.steady_state {
-            steady.print_total(now, "steady state ");
+        let (now, mut counters) = (self.clock.now(), self.lock());
+        counters.total.print_total(now, "");
+        if let Some(steady_state) = &mut counters.steady_state {
+            steady_state.print_total(now, "steady state ");
         }
     }
 
-    /// The line that stands beside other clients'.
-    pub(crate) fn to_json(&self, used: &ResourceUsage) -> serde_json::Value {
-        let inner = self.lock();
-        let records = inner.completed;
+    /// Returns the object of `--json`. Its keys are those of the other clients' benchmarks.
+    pub(crate) fn to_json(&self, usage: &ResourceUsage) -> serde_json::Value {
+        let counters = self.lock();
+        let records = counters.completed;
         let bytes = (records as f64 * (self.mean_value_bytes() + self.key_bytes as f64)) as u64;
-        let ms = |q: f64| inner.latency_histogram.value_at_quantile(q) as f64 / 1e3;
+        let ms = |q: f64| counters.latency_histogram.value_at_quantile(q) as f64 / 1e3;
         serde_json::json!({
             "client": "ottla",
             "version": env!("CARGO_PKG_VERSION"),
             "records": records,
             "bytes": bytes,
-            "wall_s": used.wall_s,
-            "rec_per_s": records as f64 / used.wall_s,
-            "mb_per_s": bytes as f64 / 1e6 / used.wall_s,
-            "user_s": used.user_s,
-            "sys_s": used.sys_s,
-            "cpu_us_per_rec": (used.user_s + used.sys_s) * 1e6 / records.max(1) as f64,
+            "wall_s": usage.wall_s,
+            "rec_per_s": records as f64 / usage.wall_s,
+            "mb_per_s": bytes as f64 / 1e6 / usage.wall_s,
+            "user_s": usage.user_s,
+            "sys_s": usage.sys_s,
+            "cpu_us_per_rec": (usage.user_s + usage.sys_s) * 1e6 / records.max(1) as f64,
             "p50_ms": ms(0.5),
             "p99_ms": ms(0.99),
             "p999_ms": ms(0.999),
-            "max_ms": inner.latency_histogram.max() as f64 / 1e3,
-            "max_rss_kb": used.max_rss_kb,
-            "errors": inner.errors,
+            "max_ms": counters.latency_histogram.max() as f64 / 1e3,
+            "max_rss_kb": usage.max_rss_kb,
+            "errors": counters.errors,
         })
     }
 }
 
+fn new_progress_bar(args: &PerfArgs) -> ProgressBar {
+    if args.json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{wide_bar} {percent}% {eta}");
+    ProgressBar::with_draw_target(Some(args.num_records), ProgressDrawTarget::stderr())
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 impl PerfCounters {
-    fn record(&mut self, now: u64, sent: u64, bytes: f64) {
-        let ms = now.saturating_sub(sent) / 1_000_000;
+    /// Counts one acknowledged record.
+    fn record(&mut self, now: u64, sent_at: u64, bytes: f64) {
+        let ms = now.saturating_sub(sent_at) / 1_000_000;
         self.total.record(ms, bytes);
         if self.warmup_records > 0 && self.total.count > self.warmup_records {
-            let (records, start) = (self.num_records - self.warmup_records, sent);
             if self.steady_state.is_none() {
                 self.steady_state_unannounced = true;
-                self.window = IntervalStats { sampling: 0, ..IntervalStats::new(now, 0) };
+                self.window = IntervalStats::without_samples(now);
             }
+            // The steady state starts when its first record is sent.
+            let records = self.num_records - self.warmup_records;
             self.steady_state
-                .get_or_insert_with(|| IntervalStats::new(start, records))
+                .get_or_insert_with(|| IntervalStats::new(sent_at, records))
                 .record(ms, bytes);
         }
         self.window.record(ms, bytes);
     }
 }
 
-/// All metrics, as kafka-producer-perf-test prints them.
+/// Prints the table of all metrics in the format of kafka-producer-perf-test.
 pub(crate) fn print_metrics(metrics: &[Metric]) {
     let mut rows: Vec<(String, &MetricValue)> = metrics
         .iter()
@@ -325,8 +351,9 @@ pub(crate) fn print_metrics(metrics: &[Metric]) {
             (format!("{}:{}:{{{tags}}}", m.group, m.name), &m.value)
         })
         .collect();
-    rows.sort_by(|a, b| a.0.cmp(&b.0));
-    let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0).max(11);
+    rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+    // The header "Metric Name" has 11 characters.
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(11);
     println!("\n{:<width$}   Value", "Metric Name");
     rows.iter().for_each(|(name, value)| println!("{name:<width$} : {value}"));
 }

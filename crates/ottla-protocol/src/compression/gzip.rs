@@ -1,4 +1,4 @@
-//! gzip (RFC 1952) on zlib-rs; concatenated members are read as one stream.
+//! gzip (RFC 1952) with zlib-rs. The decoder reads concatenated members as one stream.
 
 use std::io::{Read, Write};
 

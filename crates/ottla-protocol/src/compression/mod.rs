@@ -1,7 +1,20 @@
-//! The four codecs of a record batch, in the framing Java writes and every framing Java reads.
+//! The four compression codecs of record batches.
 //!
-//! Encoders append to a buffer the caller gives; decoders stop at a bound the caller gives, whatever the
-//! compressed bytes claim about themselves.
+//! Encoders write the framing that Java's client writes and append it to the caller's buffer.
+//! Decoders read every framing that Java reads. They stop at the caller's limit, regardless of the
+//! size that the compressed bytes declare.
+//!
+//! ```
+//! use ottla_protocol::compression::{Codec, Compressor, decompress};
+//!
+//! let mut compressor = Compressor::new(Codec::Gzip, Codec::Gzip.default_level())?;
+//! let mut compressed = Vec::new();
+//! compressor.compress(b"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", &mut compressed)?;
+//! assert!(compressed.len() < 40);
+//! assert_eq!(decompress(Codec::Gzip, &compressed, 40), Ok(vec![b'a'; 40]));
+//! assert!(decompress(Codec::Gzip, &compressed, 39).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "gzip")]
 mod gzip;
@@ -24,38 +37,38 @@ use crate::error::DecodeErrorKind;
 /// A codec, numbered as in the attributes of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Codec {
-    /// Records as they are.
+    /// No compression.
     None = 0,
-    /// RFC 1952.
+    /// gzip (RFC 1952).
     Gzip = 1,
-    /// Snappy in xerial's stream framing.
+    /// Snappy in the stream framing of xerial's Java library.
     Snappy = 2,
-    /// The LZ4 frame format, independent blocks of 64 KiB.
+    /// The LZ4 frame format with independent blocks of 64 KiB.
     Lz4 = 3,
-    /// RFC 8878 (KIP-110).
+    /// Zstandard (RFC 8878, KIP-110).
     Zstd = 4,
 }
 
 impl Codec {
-    /// All of them, in order of their number.
+    /// All codecs, in order of their numbers.
     pub const ALL: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
-    /// The codec of a batch with these attributes.
+    /// Returns the codec of a batch with these attributes; `None` for an unknown number.
     pub fn from_attributes(attributes: i16) -> Option<Codec> {
         Codec::ALL.get((attributes & 7) as usize).copied()
     }
 
-    /// Kafka's name for it.
+    /// Returns Kafka's name of the codec, as in `compression.type`.
     pub fn name(self) -> &'static str {
         ["none", "gzip", "snappy", "lz4", "zstd"][self as usize]
     }
 
-    /// By Kafka's name.
+    /// Returns the codec with Kafka's name.
     pub fn from_name(name: &str) -> Option<Codec> {
         Codec::ALL.into_iter().find(|c| c.name() == name)
     }
 
-    /// Kafka's default level; 0 where the codec has none.
+    /// Returns Kafka's default level; 0 for a codec without levels.
     pub fn default_level(self) -> i32 {
         match self {
             Codec::None | Codec::Snappy => 0,
@@ -72,18 +85,19 @@ impl fmt::Display for Codec {
     }
 }
 
-/// A codec or level this build cannot write, with the feature that can.
+/// A codec or level that this build cannot write.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}; build with the feature `{feature}`")]
 pub struct UnavailableCodec {
-    /// What was asked for.
+    /// The missing codec or level.
     pub problem: String,
-    /// The feature that would have it.
+    /// The cargo feature that provides it.
     pub feature: &'static str,
 }
 
-/// An encoder of one codec at one level. It holds the codec's state, which is worth keeping from batch to
-/// batch, and needs no lock: whoever compresses owns it.
+/// An encoder of one codec at one level.
+///
+/// It owns the codec's state, which is expensive to create. Reuse it for many batches.
 pub struct Compressor {
     codec: Codec,
     level: i32,
@@ -98,7 +112,10 @@ impl fmt::Debug for Compressor {
 }
 
 impl Compressor {
-    /// An encoder; refused where this build has none for the codec or the level.
+    /// Creates an encoder.
+    ///
+    /// # Errors
+    /// This build does not have the codec or the level.
     pub fn new(codec: Codec, level: i32) -> Result<Compressor, UnavailableCodec> {
         check_available(codec, level)?;
         Ok(Compressor {
@@ -109,12 +126,15 @@ impl Compressor {
         })
     }
 
-    /// Its codec.
+    /// Returns the codec.
     pub fn codec(&self) -> Codec {
         self.codec
     }
 
-    /// Appends `input`, compressed, to `out`. Fails only where the codec's library does.
+    /// Compresses `input` and appends the result to `out`.
+    ///
+    /// # Errors
+    /// The codec's library failed.
     pub fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
         match self.codec {
             Codec::None => {
@@ -137,15 +157,17 @@ impl Compressor {
                 encoder.compress(input, out)
             }
             #[allow(unreachable_patterns)]
-            other => Err(std::io::Error::other(format!("{other} is not in this build"))),
+            other => Err(std::io::Error::other(format!("this build does not have {other}"))),
         }
     }
 }
 
 #[allow(unused_variables)]
 fn check_available(codec: Codec, level: i32) -> Result<(), UnavailableCodec> {
-    let missing =
-        |feature| UnavailableCodec { problem: format!("no {codec} in this build"), feature };
+    let missing = |feature| UnavailableCodec {
+        problem: format!("this build does not have {codec}"),
+        feature,
+    };
     match codec {
         #[cfg(not(feature = "gzip"))]
         Codec::Gzip => Err(missing("gzip")),
@@ -157,12 +179,12 @@ fn check_available(codec: Codec, level: i32) -> Result<(), UnavailableCodec> {
         Codec::Zstd => Err(missing("zstd")),
         #[cfg(all(feature = "lz4", not(feature = "lz4-hc")))]
         Codec::Lz4 if level != Codec::Lz4.default_level() => Err(UnavailableCodec {
-            problem: format!("no lz4 at level {level} in this build, only 9 (the fast one)"),
+            problem: format!("this build has lz4 only at level 9, not {level}"),
             feature: "lz4-hc",
         }),
         #[cfg(all(feature = "zstd", not(feature = "zstd-c")))]
         Codec::Zstd if !zstd::LEVELS.contains(&level) => Err(UnavailableCodec {
-            problem: format!("no zstd at level {level} in this build, only -7 to 4"),
+            problem: format!("this build has zstd only at levels -7 to 4, not {level}"),
             feature: "zstd-c",
         }),
         _ => Ok(()),
@@ -172,30 +194,30 @@ fn check_available(codec: Codec, level: i32) -> Result<(), UnavailableCodec> {
 /// Decompresses `input` to at most `limit` bytes.
 ///
 /// # Errors
-/// Damaged input, more than `limit` bytes, or a codec that is not in this build.
+/// The input is invalid, the result exceeds `limit` bytes, or this build does not have the codec.
 pub fn decompress(codec: Codec, input: &[u8], limit: usize) -> Result<Vec<u8>, DecodeErrorKind> {
-    let what = |e: std::io::Error| DecodeErrorKind::Compression(format!("{codec}: {e}"));
+    let to_kind = |e: std::io::Error| DecodeErrorKind::Compression(format!("{codec}: {e}"));
     match codec {
         Codec::None if input.len() <= limit => Ok(input.to_vec()),
         Codec::None => Err(limit_exceeded(codec, limit)),
         #[cfg(feature = "gzip")]
         Codec::Gzip => read_to_limit(codec, gzip::decoder(input), limit),
         #[cfg(feature = "snappy")]
-        Codec::Snappy => snappy::decompress(input, limit).map_err(what),
+        Codec::Snappy => snappy::decompress(input, limit).map_err(to_kind),
         #[cfg(feature = "lz4")]
         Codec::Lz4 => read_to_limit(codec, lz4::decoder(input), limit),
         #[cfg(feature = "zstd")]
-        Codec::Zstd => zstd::decompress(input, limit).map_err(what),
+        Codec::Zstd => zstd::decompress(input, limit).map_err(to_kind),
         #[allow(unreachable_patterns)]
-        _ => Err(what(std::io::Error::other("not in this build"))),
+        _ => Err(to_kind(std::io::Error::other("this build does not have the codec"))),
     }
 }
 
 fn limit_exceeded(codec: Codec, limit: usize) -> DecodeErrorKind {
-    DecodeErrorKind::Compression(format!("{codec}: more than {limit} bytes when decompressed"))
+    DecodeErrorKind::Compression(format!("{codec}: the decompressed size exceeds {limit} bytes"))
 }
 
-/// Reads to the end of a decoder, or to one byte past the bound.
+/// Reads a decoder to its end, or to one byte past the limit.
 #[allow(dead_code)]
 fn read_to_limit(codec: Codec, from: impl Read, limit: usize) -> Result<Vec<u8>, DecodeErrorKind> {
     let mut out = Vec::new();

@@ -1,5 +1,6 @@
-//! Snappy in xerial's stream framing: a 16-byte header, then length-prefixed blocks of 32 KiB. Raw snappy
-//! without the framing is read too, as librdkafka and old clients wrote it.
+//! Snappy in xerial's stream framing: a 16-byte header, then length-prefixed blocks of 32 KiB.
+//!
+//! The decoder also reads raw snappy without framing, which librdkafka and old clients write.
 
 use std::io;
 
@@ -15,11 +16,11 @@ pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     out.extend_from_slice(&1i32.to_be_bytes());
     let mut encoder = Encoder::new();
     for block in input.chunks(BLOCK_LEN) {
-        let at = out.len();
-        out.resize(at + 4 + max_compress_len(block.len()), 0);
-        let n = encoder.compress(block, &mut out[at + 4..]).map_err(io::Error::other)?;
-        out[at..at + 4].copy_from_slice(&(n as i32).to_be_bytes());
-        out.truncate(at + 4 + n);
+        let start = out.len();
+        out.resize(start + 4 + max_compress_len(block.len()), 0);
+        let n = encoder.compress(block, &mut out[start + 4..]).map_err(io::Error::other)?;
+        out[start..start + 4].copy_from_slice(&(n as i32).to_be_bytes());
+        out.truncate(start + 4 + n);
     }
     Ok(())
 }
@@ -33,10 +34,10 @@ pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     let mut rest = &input[HEADER_LEN..];
     while !rest.is_empty() {
         let (size, tail) =
-            rest.split_at_checked(4).ok_or_else(|| io::Error::other("half a block length"))?;
+            rest.split_at_checked(4).ok_or_else(|| io::Error::other("truncated block length"))?;
         let size = u32::from_be_bytes([size[0], size[1], size[2], size[3]]) as usize;
         let (bytes, tail) = tail.split_at_checked(size).ok_or_else(|| {
-            io::Error::other(format!("a block of {size} bytes with {} behind it", tail.len()))
+            io::Error::other(format!("truncated block: {size} bytes needed, {} remain", tail.len()))
         })?;
         decompress_block(bytes, &mut out, limit)?;
         rest = tail;
@@ -46,16 +47,17 @@ pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
 
 fn decompress_block(input: &[u8], out: &mut Vec<u8>, limit: usize) -> io::Result<()> {
     let size = decompress_len(input).map_err(io::Error::other)?;
-    let at = out.len();
-    if size > limit - at.min(limit) {
-        return Err(io::Error::other(format!("more than {limit} bytes when decompressed")));
+    let start = out.len();
+    if size > limit - start.min(limit) {
+        return Err(io::Error::other(format!("the decompressed size exceeds {limit} bytes")));
     }
-    // A byte of snappy gives at most 64 (a copy of two bytes or three): a larger claim is a lie, and is
-    // refused before memory is taken for it.
+    // A copy element of two or three bytes yields at most 64 bytes. So a larger declared size is
+    // false, and is rejected before memory is allocated for it.
     if size > input.len().saturating_mul(64) {
-        return Err(io::Error::other(format!("{} bytes claim to hold {size}", input.len())));
+        let len = input.len();
+        return Err(io::Error::other(format!("{len} bytes cannot decompress to {size} bytes")));
     }
-    out.resize(at + size, 0);
-    Decoder::new().decompress(input, &mut out[at..]).map_err(io::Error::other)?;
+    out.resize(start + size, 0);
+    Decoder::new().decompress(input, &mut out[start..]).map_err(io::Error::other)?;
     Ok(())
 }

@@ -10,7 +10,7 @@ fn available_codecs() -> impl Iterator<Item = Codec> {
 }
 
 #[test]
-fn every_codec_round_trips_every_size() {
+fn codecs_round_trip_all_sizes() {
     let mut g = TestRng::new(1);
     for codec in available_codecs() {
         let mut compressor = Compressor::new(codec, codec.default_level()).unwrap();
@@ -25,7 +25,7 @@ fn every_codec_round_trips_every_size() {
 }
 
 #[test]
-fn every_level_is_read_back_or_refused_with_its_feature() {
+fn levels_round_trip_or_fail_with_the_name_of_their_feature() {
     let input = random_text(&mut TestRng::new(2), 20_000);
     for (codec, levels) in [
         (Codec::Gzip, (1..=9).chain([-1]).collect::<Vec<_>>()),
@@ -52,32 +52,32 @@ fn every_level_is_read_back_or_refused_with_its_feature() {
 }
 
 #[test]
-fn a_bomb_stops_at_the_bound() {
+fn decompression_bomb_stops_at_the_limit() {
     let zeros = vec![0; 8 << 20];
     for codec in available_codecs() {
         let mut out = Vec::new();
         Compressor::new(codec, codec.default_level()).unwrap().compress(&zeros, &mut out).unwrap();
         let e = decompress(codec, &out, 1 << 20).unwrap_err().to_string();
-        assert!(e.contains("more than 1048576"), "{codec}: {e}");
+        assert!(e.contains("exceeds 1048576"), "{codec}: {e}");
     }
-    // A snappy block that claims four gigabytes in nine bytes is refused before any memory is taken.
+    // A snappy block of nine bytes that declares four gigabytes fails before any allocation.
     #[cfg(feature = "snappy")]
     {
-        let claim = [0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0];
-        assert!(decompress(Codec::Snappy, &claim, usize::MAX).is_err());
+        let block = [0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0, 0];
+        assert!(decompress(Codec::Snappy, &block, usize::MAX).is_err());
     }
 }
 
 #[test]
-fn damage_and_truncation_are_errors_never_panics() {
+fn damaged_and_truncated_input_does_not_panic() {
     let mut g = TestRng::new(3);
     let input = random_text(&mut g, 3000);
     for codec in available_codecs().skip(1) {
         let mut good = Vec::new();
         Compressor::new(codec, codec.default_level()).unwrap().compress(&input, &mut good).unwrap();
-        for cut in 0..good.len() {
-            if let Ok(out) = decompress(codec, &good[..cut], 4000) {
-                assert!(out.len() <= input.len(), "{codec} cut at {cut}");
+        for len in 0..good.len() {
+            if let Ok(out) = decompress(codec, &good[..len], 4000) {
+                assert!(out.len() <= input.len(), "{codec} truncated to {len} bytes");
             }
         }
         for _ in 0..2000 {
@@ -89,9 +89,10 @@ fn damage_and_truncation_are_errors_never_panics() {
     }
 }
 
+// CASES: B2.
 #[cfg(feature = "snappy")]
 #[test]
-fn b2_snappy_framing_and_raw() {
+fn snappy_writes_xerial_framing_and_reads_raw_blocks() {
     let mut out = Vec::new();
     let input = vec![b'x'; 70_000];
     Compressor::new(Codec::Snappy, 0).unwrap().compress(&input, &mut out).unwrap();
@@ -100,9 +101,10 @@ fn b2_snappy_framing_and_raw() {
     assert_eq!(decompress(Codec::Snappy, &raw, 70_000), Ok(input));
 }
 
+// CASES: B2.
 #[cfg(feature = "lz4")]
 #[test]
-fn b2_lz4_header_end_mark_and_foreign_frames() {
+fn lz4_writes_the_frame_of_java_and_reads_other_frames() {
     use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
     use std::io::Write;
     let input = random_text(&mut TestRng::new(4), 200_000);
@@ -119,14 +121,15 @@ fn b2_lz4_header_end_mark_and_foreign_frames() {
             .block_checksums(true);
         let mut e = FrameEncoder::with_frame_info(info, Vec::new());
         e.write_all(&input).unwrap();
-        let foreign = e.finish().unwrap();
-        assert_eq!(decompress(Codec::Lz4, &foreign, 200_000).as_ref(), Ok(&input), "{size:?}");
+        let frame = e.finish().unwrap();
+        assert_eq!(decompress(Codec::Lz4, &frame, 200_000).as_ref(), Ok(&input), "{size:?}");
     }
 }
 
+// CASES: B2.
 #[cfg(all(feature = "gzip", feature = "zstd"))]
 #[test]
-fn b2_concatenated_members_and_frames() {
+fn concatenated_members_and_frames_are_one_stream() {
     for codec in [Codec::Gzip, Codec::Zstd] {
         let mut out = Vec::new();
         let mut c = Compressor::new(codec, codec.default_level()).unwrap();
@@ -136,11 +139,12 @@ fn b2_concatenated_members_and_frames() {
     }
 }
 
-/// The encoder in Rust beside the library everybody else has: every level, sizes up to a large batch, text and
-/// noise, one context for all of them.
+/// Compares the Rust encoder with the C library at all levels, with text and random bytes.
+///
+/// One encoder compresses all inputs of a level, as the producer reuses it.
 #[cfg(all(feature = "zstd", not(feature = "zstd-c")))]
 #[test]
-fn the_c_library_reads_what_the_rust_one_writes_and_the_other_way_round() {
+fn rust_zstd_and_the_c_library_read_each_others_frames() {
     let mut g = TestRng::new(6);
     for level in -7..=4 {
         let mut c = Compressor::new(Codec::Zstd, level).unwrap();
@@ -158,11 +162,11 @@ fn the_c_library_reads_what_the_rust_one_writes_and_the_other_way_round() {
             };
             let mut out = Vec::new();
             c.compress(&input, &mut out).unwrap();
-            let read = ::zstd::bulk::decompress(&out, input.len().max(1)).unwrap();
-            assert!(read == input, "level {level}, {n} bytes");
-            let theirs = ::zstd::bulk::compress(&input, level).unwrap();
+            let decompressed = ::zstd::bulk::decompress(&out, input.len().max(1)).unwrap();
+            assert!(decompressed == input, "level {level}, {n} bytes");
+            let c_frame = ::zstd::bulk::compress(&input, level).unwrap();
             assert!(
-                decompress(Codec::Zstd, &theirs, n).unwrap() == input,
+                decompress(Codec::Zstd, &c_frame, n).unwrap() == input,
                 "level {level}, {n} bytes"
             );
         }

@@ -1,17 +1,18 @@
-//! zstd (RFC 8878) in Rust alone, without unsafe code: levels -7 to 4. A checksum of the content goes along
-//! with every frame, so that whoever reads it would notice were it wrong.
+//! zstd (RFC 8878) in pure Rust without unsafe code: levels -7 to 4.
+//!
+//! Each frame has a checksum of its content, so that a decoder detects an error of this encoder.
 
 use std::io;
 use std::ops::RangeInclusive;
 
-/// Levels there are; of others, the C library has them (feature `zstd-c`).
+/// The supported levels. The C library has the others (feature `zstd-c`).
 pub(super) const LEVELS: RangeInclusive<i32> = -7..=4;
 
 pub(super) struct Encoder(zrip::CompressContext);
 
 impl Encoder {
     pub(super) fn new(level: i32) -> io::Result<Encoder> {
-        // 0 is the library's default, as in C; this one takes it for 1.
+        // Level 0 stands for the default in the C library, but for level 1 in this one.
         let level = if level == 0 { super::Codec::Zstd.default_level() } else { level };
         let mut context = zrip::CompressContext::new(level).map_err(io::Error::other)?;
         context.set_content_checksum(true);
@@ -19,10 +20,10 @@ impl Encoder {
     }
 
     pub(super) fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let at = out.len();
-        out.resize(at + zrip::compress_bound(input.len()), 0);
-        let n = self.0.compress_into(input, &mut out[at..]).map_err(io::Error::other)?;
-        out.truncate(at + n);
+        let start = out.len();
+        out.resize(start + zrip::compress_bound(input.len()), 0);
+        let n = self.0.compress_into(input, &mut out[start..]).map_err(io::Error::other)?;
+        out.truncate(start + n);
         Ok(())
     }
 }
@@ -30,7 +31,7 @@ impl Encoder {
 pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     zrip::decompress_with_limit(input, limit).map_err(|e| match e {
         zrip::DecompressError::OutputTooSmall => {
-            io::Error::other(format!("more than {limit} bytes when decompressed"))
+            io::Error::other(format!("the decompressed size exceeds {limit} bytes"))
         }
         e => io::Error::other(e),
     })

@@ -1,4 +1,4 @@
-//! zstd (RFC 8878) on the reference library. Every level Kafka has; windows up to 2^27 are read.
+//! zstd (RFC 8878) with the C reference library: all levels of Kafka, windows up to 2^27 bytes.
 
 use std::io::{self, Read};
 
@@ -10,10 +10,10 @@ impl Encoder {
     }
 
     pub(super) fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        let at = out.len();
-        out.resize(at + zstd::zstd_safe::compress_bound(input.len()), 0);
-        let n = self.0.compress_to_buffer(input, &mut out[at..])?;
-        out.truncate(at + n);
+        let start = out.len();
+        out.resize(start + zstd::zstd_safe::compress_bound(input.len()), 0);
+        let n = self.0.compress_to_buffer(input, &mut out[start..])?;
+        out.truncate(start + n);
         Ok(())
     }
 }
@@ -24,7 +24,7 @@ pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
     decoder.take(limit as u64 + 1).read_to_end(&mut out)?;
     if out.len() > limit {
-        return Err(io::Error::other(format!("more than {limit} bytes when decompressed")));
+        return Err(io::Error::other(format!("the decompressed size exceeds {limit} bytes")));
     }
     Ok(out)
 }

@@ -1,59 +1,59 @@
-//! AddPartitionsToTxn (24): partitions that a transaction is about to write to; clients use versions 0 to 3.
+//! AddPartitionsToTxn (24): adds partitions to a transaction. Clients use versions 0 to 3.
 
 use crate::wire::message;
 
 impl_request!(AddPartitionsToTxnRequest => AddPartitionsToTxnResponse, ADD_PARTITIONS_TO_TXN);
 
 message! {
-    /// Partitions to add.
+    /// Adds partitions to a transaction.
     pub struct AddPartitionsToTxnRequest {
-        /// The transaction.
+        /// The transactional id.
         transactional_id: String [0..=3];
-        /// The producer.
+        /// The producer id.
         producer_id: i64 [0..=3];
-        /// Its epoch.
+        /// The producer epoch.
         producer_epoch: i16 [0..=3];
-        /// The partitions.
+        /// The partitions, by topic.
         topics: Vec<AddPartitionsToTxnTopic> [0..=3];
     }
 }
 
 message! {
-    /// A topic's partitions.
+    /// The partitions of a topic.
     pub struct AddPartitionsToTxnTopic {
-        /// The topic.
+        /// The topic's name.
         name: String [0..];
-        /// Its partitions.
+        /// The partition numbers.
         partitions: Vec<i32> [0..];
     }
 }
 
 message! {
-    /// What became of them.
+    /// The results, by topic and partition.
     pub struct AddPartitionsToTxnResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [0..];
-        /// By topic.
+        /// The results by topic.
         results: Vec<AddPartitionsToTxnTopicResult> [0..=3];
     }
 }
 
 message! {
-    /// A topic's results.
+    /// The results of a topic.
     pub struct AddPartitionsToTxnTopicResult {
-        /// The topic.
+        /// The topic's name.
         name: String [0..];
-        /// By partition.
+        /// The results by partition.
         results: Vec<AddPartitionsToTxnPartitionResult> [0..];
     }
 }
 
 message! {
-    /// A partition's result.
+    /// The result of a partition.
     pub struct AddPartitionsToTxnPartitionResult {
-        /// The partition.
+        /// The partition number.
         partition_index: i32 [0..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [0..];
     }
 }

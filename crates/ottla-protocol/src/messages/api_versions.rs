@@ -1,59 +1,59 @@
-//! ApiVersions (18): what a broker speaks (KIP-35, KIP-511).
+//! ApiVersions (18): the API versions that a broker supports (KIP-35, KIP-511).
 
 use crate::wire::message;
 
 impl_request!(ApiVersionsRequest => ApiVersionsResponse, API_VERSIONS);
 
 message! {
-    /// Asks what the broker speaks.
+    /// Requests the API versions that the broker supports.
     pub struct ApiVersionsRequest {
-        /// The client's name.
+        /// The name of the client software.
         client_software_name: String [3..];
-        /// The client's version.
+        /// The version of the client software.
         client_software_version: String [3..];
-        /// The cluster the client means to reach; null when it does not know.
+        /// The id of the cluster that the client expects; null if unknown.
         cluster_id: Option<String> [5..] nullable [5..];
-        /// The node the client means to reach, −1 when it does not know.
+        /// The id of the node that the client expects; −1 if unknown.
         node_id: i32 [5..] = -1;
     }
 }
 
 message! {
-    /// What the broker speaks.
+    /// The API versions that the broker supports.
     pub struct ApiVersionsResponse {
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [0..];
-        /// The APIs.
+        /// The supported APIs.
         api_keys: Vec<ApiVersion> [0..];
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [1..];
-        /// Features the broker can do.
+        /// The features that the broker supports.
         supported_features: Vec<SupportedFeatureKey> [3..] tag 0;
-        /// The epoch of the finalized features, −1 when unknown.
+        /// The epoch of the finalized features, −1 if unknown.
         finalized_features_epoch: i64 [3..] tag 1 = -1;
-        /// Features the cluster has settled on (KIP-584).
+        /// The features that the cluster has finalized (KIP-584).
         finalized_features: Vec<FinalizedFeatureKey> [3..] tag 2;
-        /// Whether a migration from ZooKeeper is ready.
+        /// Whether the controller is ready for a migration from ZooKeeper.
         zk_migration_ready: bool [3..] tag 3;
     }
 }
 
 message! {
-    /// An API's range of versions.
+    /// The supported versions of an API.
     pub struct ApiVersion {
-        /// The API.
+        /// The API's key.
         api_key: i16 [0..];
-        /// The lowest.
+        /// The lowest supported version.
         min_version: i16 [0..];
-        /// The highest.
+        /// The highest supported version.
         max_version: i16 [0..];
     }
 }
 
 message! {
-    /// A feature the broker can do.
+    /// A feature that the broker supports.
     pub struct SupportedFeatureKey {
-        /// Its name.
+        /// The feature's name.
         name: String [3..];
         /// The lowest level.
         min_version: i16 [3..];
@@ -63,9 +63,9 @@ message! {
 }
 
 message! {
-    /// A feature the cluster has settled on.
+    /// A feature that the cluster has finalized.
     pub struct FinalizedFeatureKey {
-        /// Its name.
+        /// The feature's name.
         name: String [3..];
         /// The highest level.
         max_version_level: i16 [3..];

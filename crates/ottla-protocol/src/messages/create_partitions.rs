@@ -1,59 +1,59 @@
-//! CreatePartitions (37): more partitions for a topic.
+//! CreatePartitions (37): raises the number of partitions of topics.
 
 use crate::wire::message;
 
 impl_request!(CreatePartitionsRequest => CreatePartitionsResponse, CREATE_PARTITIONS);
 
 message! {
-    /// Topics to widen.
+    /// Raises the number of partitions of topics.
     pub struct CreatePartitionsRequest {
         /// The topics.
         topics: Vec<CreatePartitionsTopic> [0..];
-        /// Milliseconds to wait.
+        /// Milliseconds for which the broker may wait for the result.
         timeout_ms: i32 [0..];
-        /// Only check.
+        /// Whether the broker only validates the request.
         validate_only: bool [0..];
     }
 }
 
 message! {
-    /// A topic.
+    /// A topic and its new number of partitions.
     pub struct CreatePartitionsTopic {
-        /// Its name.
+        /// The topic's name.
         name: String [0..];
-        /// Partitions it is to have.
+        /// The new number of partitions.
         count: i32 [0..];
-        /// Replicas of the new ones by hand; null leaves them to the broker.
+        /// The replicas of the new partitions; null for the broker's choice.
         assignments: Option<Vec<CreatePartitionsAssignment>> [0..] nullable [0..];
     }
 }
 
 message! {
-    /// A new partition's replicas.
+    /// The replicas of a new partition.
     pub struct CreatePartitionsAssignment {
-        /// Node ids.
+        /// The node ids of the replicas.
         broker_ids: Vec<i32> [0..];
     }
 }
 
 message! {
-    /// What became of them.
+    /// The results, by topic.
     pub struct CreatePartitionsResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [0..];
-        /// By topic.
+        /// The results by topic.
         results: Vec<CreatePartitionsTopicResult> [0..];
     }
 }
 
 message! {
-    /// A topic's result.
+    /// The result of a topic.
     pub struct CreatePartitionsTopicResult {
-        /// Its name.
+        /// The topic's name.
         name: String [0..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [0..];
-        /// What the broker says about the error.
+        /// The broker's error message; null for none.
         error_message: Option<String> [0..] nullable [0..];
     }
 }

@@ -1,4 +1,4 @@
-//! CreateTopics (19).
+//! CreateTopics (19): creates topics.
 
 use crate::uuid::Uuid;
 use crate::wire::message;
@@ -6,97 +6,97 @@ use crate::wire::message;
 impl_request!(CreateTopicsRequest => CreateTopicsResponse, CREATE_TOPICS);
 
 message! {
-    /// Topics to make.
+    /// Creates topics.
     pub struct CreateTopicsRequest {
         /// The topics.
         topics: Vec<CreatableTopic> [2..];
-        /// Milliseconds to wait.
+        /// Milliseconds for which the broker may wait for the result.
         timeout_ms: i32 [2..] = 60000;
-        /// Only check.
+        /// Whether the broker only validates the request.
         validate_only: bool [2..];
     }
 }
 
 message! {
-    /// A topic to make.
+    /// A topic to create.
     pub struct CreatableTopic {
-        /// Its name.
+        /// The name.
         name: String [2..];
-        /// Partitions, −1 for the broker's default or with assignments.
+        /// The number of partitions; −1 for the broker's default or with assignments.
         num_partitions: i32 [2..];
-        /// Replicas, −1 for the broker's default or with assignments.
+        /// The number of replicas; −1 for the broker's default or with assignments.
         replication_factor: i16 [2..];
-        /// Replicas by hand.
+        /// The replicas of each partition; empty for the broker's choice.
         assignments: Vec<CreatableReplicaAssignment> [2..];
-        /// Its settings.
+        /// The settings.
         configs: Vec<CreatableTopicConfig> [2..];
     }
 }
 
 message! {
-    /// A partition's replicas.
+    /// The replicas of a partition.
     pub struct CreatableReplicaAssignment {
-        /// The partition.
+        /// The partition number.
         partition_index: i32 [2..];
-        /// Node ids.
+        /// The node ids of the replicas.
         broker_ids: Vec<i32> [2..];
     }
 }
 
 message! {
-    /// A setting.
+    /// A setting and its value.
     pub struct CreatableTopicConfig {
-        /// Its name.
+        /// The name.
         name: String [2..];
-        /// Its value.
+        /// The value.
         value: Option<String> [2..] nullable [2..];
     }
 }
 
 message! {
-    /// What became of them.
+    /// The results, by topic.
     pub struct CreateTopicsResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [2..];
-        /// By topic.
+        /// The results by topic.
         topics: Vec<CreatableTopicResult> [2..];
     }
 }
 
 message! {
-    /// A topic's result.
+    /// The result of a topic.
     pub struct CreatableTopicResult {
-        /// Its name.
+        /// The name.
         name: String [2..];
-        /// Its id.
+        /// The topic's id.
         topic_id: Uuid [7..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [2..];
-        /// What the broker says about the error.
+        /// The broker's error message; null for none.
         error_message: Option<String> [2..] nullable [2..];
-        /// Why its settings are not shown.
+        /// The reason why the settings are missing, as an error code.
         topic_config_error_code: i16 [5..] tag 0;
-        /// Its partitions, −1 when not shown.
+        /// The number of partitions, −1 if missing.
         num_partitions: i32 [5..] = -1;
-        /// Its replicas, −1 when not shown.
+        /// The number of replicas, −1 if missing.
         replication_factor: i16 [5..] = -1;
-        /// Its settings; null when not shown.
+        /// The settings; null if missing.
         configs: Option<Vec<CreatableTopicConfigs>> [5..] nullable [5..];
     }
 }
 
 message! {
-    /// A setting.
+    /// A setting and its value.
     pub struct CreatableTopicConfigs {
-        /// Its name.
+        /// The name.
         name: String [5..];
-        /// Its value.
+        /// The value.
         value: Option<String> [5..] nullable [5..];
-        /// Fixed.
+        /// Whether the setting cannot be changed.
         read_only: bool [5..];
-        /// Where it comes from.
+        /// The source of the value: 1 set on the topic, 5 a default.
         config_source: i8 [5..] = -1;
-        /// Not to be shown.
+        /// Whether the value is secret, such as a password.
         is_sensitive: bool [5..];
     }
 }

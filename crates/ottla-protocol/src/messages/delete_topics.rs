@@ -1,4 +1,4 @@
-//! DeleteTopics (20).
+//! DeleteTopics (20): deletes topics.
 
 use crate::uuid::Uuid;
 use crate::wire::message;
@@ -6,47 +6,47 @@ use crate::wire::message;
 impl_request!(DeleteTopicsRequest => DeleteTopicsResponse, DELETE_TOPICS);
 
 message! {
-    /// Topics to delete.
+    /// Deletes topics.
     pub struct DeleteTopicsRequest {
-        /// By name or id, from version 6.
+        /// The topics by name or id, from version 6.
         topics: Vec<DeleteTopicState> [6..];
-        /// By name, up to version 5.
+        /// The topics by name, up to version 5.
         topic_names: Vec<String> [1..=5];
-        /// Milliseconds to wait.
+        /// Milliseconds for which the broker may wait for the result.
         timeout_ms: i32 [1..];
     }
 }
 
 message! {
-    /// A topic.
+    /// A topic to delete.
     pub struct DeleteTopicState {
-        /// Its name; null when by id.
+        /// The topic's name; null if it is identified by id.
         name: Option<String> [6..] nullable [6..];
-        /// Its id.
+        /// The topic's id.
         topic_id: Uuid [6..];
     }
 }
 
 message! {
-    /// What became of them.
+    /// The results, by topic.
     pub struct DeleteTopicsResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [1..];
-        /// By topic.
+        /// The results by topic.
         responses: Vec<DeletableTopicResult> [1..];
     }
 }
 
 message! {
-    /// A topic's result.
+    /// The result of a topic.
     pub struct DeletableTopicResult {
-        /// Its name.
+        /// The topic's name.
         name: Option<String> [1..] nullable [6..] = Some(String::new());
-        /// Its id.
+        /// The topic's id.
         topic_id: Uuid [6..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [1..];
-        /// What the broker says about the error.
+        /// The broker's error message; null for none.
         error_message: Option<String> [5..] nullable [5..];
     }
 }

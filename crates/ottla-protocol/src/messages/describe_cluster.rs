@@ -1,55 +1,55 @@
-//! DescribeCluster (60).
+//! DescribeCluster (60): the cluster's id, controller and brokers.
 
 use crate::wire::message;
 
 impl_request!(DescribeClusterRequest => DescribeClusterResponse, DESCRIBE_CLUSTER);
 
 message! {
-    /// Asks about the cluster.
+    /// Requests the description of the cluster.
     pub struct DescribeClusterRequest {
-        /// Whether to tell what the asker may do.
+        /// Whether the response is to contain the operations that the client may do.
         include_cluster_authorized_operations: bool [0..];
-        /// 1 brokers, 2 controllers.
+        /// The type of the endpoints: 1 brokers, 2 controllers.
         endpoint_type: i8 [1..] = 1;
-        /// Whether to name fenced brokers.
+        /// Whether the response is to contain fenced brokers.
         include_fenced_brokers: bool [2..];
     }
 }
 
 message! {
-    /// The cluster.
+    /// The description of the cluster.
     pub struct DescribeClusterResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [0..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [0..];
-        /// What the broker says about the error.
+        /// The broker's error message; null for none.
         error_message: Option<String> [0..] nullable [0..];
-        /// 1 brokers, 2 controllers.
+        /// The type of the endpoints: 1 brokers, 2 controllers.
         endpoint_type: i8 [1..] = 1;
-        /// Its id.
+        /// The cluster's id.
         cluster_id: String [0..];
-        /// The controller, −1 when unknown.
+        /// The controller's node id, −1 if unknown.
         controller_id: i32 [0..] = -1;
         /// The brokers.
         brokers: Vec<DescribeClusterBroker> [0..];
-        /// Bit set of allowed operations; the least i32 when not asked for.
+        /// The allowed operations as a bit set; the minimum i32 if not requested.
         cluster_authorized_operations: i32 [0..] = i32::MIN;
     }
 }
 
 message! {
-    /// A broker.
+    /// A broker and its address.
     pub struct DescribeClusterBroker {
-        /// Its node id.
+        /// The broker's node id.
         broker_id: i32 [0..];
-        /// Its host.
+        /// The broker's host.
         host: String [0..];
-        /// Its port.
+        /// The broker's port.
         port: i32 [0..];
-        /// Its rack.
+        /// The broker's rack; null for none.
         rack: Option<String> [0..] nullable [0..];
-        /// Fenced.
+        /// Whether the broker is fenced.
         is_fenced: bool [2..];
     }
 }

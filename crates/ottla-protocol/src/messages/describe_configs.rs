@@ -1,89 +1,89 @@
-//! DescribeConfigs (32).
+//! DescribeConfigs (32): the settings of topics and brokers.
 
 use crate::wire::message;
 
 impl_request!(DescribeConfigsRequest => DescribeConfigsResponse, DESCRIBE_CONFIGS);
 
 message! {
-    /// What to describe.
+    /// Requests the settings of topics or brokers.
     pub struct DescribeConfigsRequest {
-        /// Topics, brokers and so on.
+        /// The topics and brokers.
         resources: Vec<DescribeConfigsResource> [1..];
-        /// Whether to tell where values come from.
+        /// Whether the response is to contain the sources of the values.
         include_synonyms: bool [1..];
-        /// Whether to explain them.
+        /// Whether the response is to contain the documentation of the settings.
         include_documentation: bool [3..];
     }
 }
 
 message! {
-    /// A topic or broker.
+    /// A topic or broker whose settings are requested.
     pub struct DescribeConfigsResource {
-        /// 2 topic, 4 broker.
+        /// The type: 2 topic, 4 broker.
         resource_type: i8 [1..];
-        /// Its name.
+        /// The name.
         resource_name: String [1..];
-        /// Keys to describe; null for all.
+        /// The names of the requested settings; null for all.
         configuration_keys: Option<Vec<String>> [1..] nullable [1..];
     }
 }
 
 message! {
-    /// The settings.
+    /// The settings, by resource.
     pub struct DescribeConfigsResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [1..];
-        /// By resource.
+        /// The results by resource.
         results: Vec<DescribeConfigsResult> [1..];
     }
 }
 
 message! {
-    /// A resource's settings.
+    /// The settings of a topic or broker.
     pub struct DescribeConfigsResult {
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [1..];
-        /// What the broker says about the error.
+        /// The broker's error message; null for none.
         error_message: Option<String> [1..] nullable [1..];
-        /// 2 topic, 4 broker.
+        /// The type: 2 topic, 4 broker.
         resource_type: i8 [1..];
-        /// Its name.
+        /// The name.
         resource_name: String [1..];
-        /// Its settings.
+        /// The settings.
         configs: Vec<DescribeConfigsResourceResult> [1..];
     }
 }
 
 message! {
-    /// A setting.
+    /// A setting and its value.
     pub struct DescribeConfigsResourceResult {
-        /// Its name.
+        /// The name.
         name: String [1..];
-        /// Its value.
+        /// The value.
         value: Option<String> [1..] nullable [1..];
-        /// Fixed.
+        /// Whether the setting cannot be changed.
         read_only: bool [1..];
-        /// 1 set on the topic, 5 a default.
+        /// The source of the value: 1 set on the topic, 5 a default.
         config_source: i8 [1..] = -1;
-        /// Not to be shown.
+        /// Whether the value is secret, such as a password.
         is_sensitive: bool [1..];
-        /// Where values come from.
+        /// The sources of the value.
         synonyms: Vec<DescribeConfigsSynonym> [1..];
-        /// Its type.
+        /// The setting's type.
         config_type: i8 [3..];
-        /// What it does.
+        /// The setting's documentation.
         documentation: Option<String> [3..] nullable [3..];
     }
 }
 
 message! {
-    /// Where a value comes from.
+    /// A source of a value.
     pub struct DescribeConfigsSynonym {
-        /// Its name.
+        /// The name.
         name: String [1..];
-        /// Its value.
+        /// The value.
         value: Option<String> [1..] nullable [1..];
-        /// As `config_source`.
+        /// The source, as in `config_source`.
         source: i8 [1..];
     }
 }

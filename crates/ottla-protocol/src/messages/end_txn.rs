@@ -5,29 +5,29 @@ use crate::wire::message;
 impl_request!(EndTxnRequest => EndTxnResponse, END_TXN);
 
 message! {
-    /// Ends a transaction.
+    /// Commits or aborts a transaction.
     pub struct EndTxnRequest {
-        /// The transaction.
+        /// The transactional id.
         transactional_id: String [0..];
-        /// The producer.
+        /// The producer id.
         producer_id: i64 [0..];
-        /// Its epoch.
+        /// The producer epoch.
         producer_epoch: i16 [0..];
-        /// Commit, or else abort.
+        /// True commits, false aborts.
         committed: bool [0..];
     }
 }
 
 message! {
-    /// The answer.
+    /// The result.
     pub struct EndTxnResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [0..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [0..];
-        /// The id to go on with (KIP-890), −1 for none.
+        /// The producer id for the next transaction (KIP-890), −1 for no change.
         producer_id: i64 [5..] = -1;
-        /// The epoch to go on with, −1 for none.
+        /// The producer epoch for the next transaction, −1 for no change.
         producer_epoch: i16 [5..] = -1;
     }
 }

@@ -8,37 +8,37 @@ use crate::wire::message;
 impl_request!(FetchRequest => FetchResponse, FETCH);
 
 message! {
-    /// What to read.
+    /// Requests record batches.
     pub struct FetchRequest {
-        /// The cluster the asker belongs to; null when it does not know.
+        /// The id of the cluster that the client expects; null if unknown.
         cluster_id: Option<String> [12..] nullable [12..] tag 0;
-        /// −1 for a consumer; a follower's node id otherwise.
+        /// The node id of a follower, −1 for a consumer.
         replica_id: i32 [4..=14] = -1;
-        /// The same, from version 15 (KIP-903).
+        /// The follower's node id and epoch, from version 15 (KIP-903).
         replica_state: ReplicaState [15..] tag 1;
-        /// Milliseconds to wait for `min_bytes`.
+        /// Milliseconds for which the broker may wait for `min_bytes`.
         max_wait_ms: i32 [4..];
-        /// Bytes to wait for.
+        /// The smallest response in bytes: the broker waits until it has them.
         min_bytes: i32 [4..];
-        /// Bytes to answer with at most, the first batch aside.
+        /// The largest response in bytes; the first batch may exceed it (KIP-74).
         max_bytes: i32 [4..] = i32::MAX;
-        /// 0 reads everything, 1 only what is committed.
+        /// The isolation level: 0 reads all records, 1 only those of committed transactions.
         isolation_level: i8 [4..];
-        /// The session (KIP-227), 0 for none.
+        /// The fetch session's id (KIP-227), 0 for none.
         session_id: i32 [7..];
-        /// The session's epoch, −1 for none.
+        /// The fetch session's epoch, −1 for none.
         session_epoch: i32 [7..] = -1;
-        /// What to read, by topic.
+        /// The partitions to read, by topic.
         topics: Vec<FetchTopic> [4..];
-        /// What the session is to forget.
+        /// The partitions to remove from the fetch session.
         forgotten_topics_data: Vec<ForgottenTopic> [7..];
-        /// The asker's rack.
+        /// The client's rack.
         rack_id: String [11..];
     }
 }
 
 message! {
-    /// A follower, or −1.
+    /// The node id and epoch of a follower, −1 for a consumer.
     pub struct ReplicaState {
         /// Its node id.
         replica_id: i32 [15..] = -1;
@@ -48,11 +48,11 @@ message! {
 }
 
 message! {
-    /// A topic to read.
+    /// The partitions of a topic to read.
     pub struct FetchTopic {
-        /// Its name, up to version 12.
+        /// The topic's name, up to version 12.
         topic: String [4..=12];
-        /// Its id, from version 13.
+        /// The topic's id, from version 13.
         topic_id: Uuid [13..];
         /// Its partitions.
         partitions: Vec<FetchPartition> [4..];
@@ -60,21 +60,21 @@ message! {
 }
 
 message! {
-    /// A partition to read.
+    /// A partition to read, with the offset.
     pub struct FetchPartition {
-        /// Its number.
+        /// The partition number.
         partition: i32 [4..];
-        /// The leader's epoch as the asker knows it, −1 when unknown.
+        /// The leader epoch that the client knows, −1 for none (KIP-320).
         current_leader_epoch: i32 [9..] = -1;
         /// The offset to read from.
         fetch_offset: i64 [4..];
-        /// The epoch of the last record read, −1 when unknown.
+        /// The leader epoch of the last record that the client has, −1 if unknown.
         last_fetched_epoch: i32 [12..] = -1;
-        /// A follower's first offset, −1 for a consumer.
+        /// The follower's log start offset, −1 for a consumer.
         log_start_offset: i64 [5..] = -1;
-        /// Bytes to answer with at most, the first batch aside.
+        /// The largest response in bytes; the first batch may exceed it (KIP-74).
         partition_max_bytes: i32 [4..];
-        /// The follower's directory.
+        /// The id of the follower's log directory.
         replica_directory_id: Uuid [17..] tag 0;
         /// The follower's high watermark.
         high_watermark: i64 [18..] tag 1 = i64::MAX;
@@ -82,11 +82,11 @@ message! {
 }
 
 message! {
-    /// A topic the session forgets.
+    /// The partitions of a topic to remove from the fetch session.
     pub struct ForgottenTopic {
-        /// Its name, up to version 12.
+        /// The topic's name, up to version 12.
         topic: String [7..=12];
-        /// Its id, from version 13.
+        /// The topic's id, from version 13.
         topic_id: Uuid [13..];
         /// Its partitions.
         partitions: Vec<i32> [7..];
@@ -94,73 +94,73 @@ message! {
 }
 
 message! {
-    /// What was read.
+    /// The record batches, by topic and partition.
     pub struct FetchResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [4..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [7..];
-        /// The session, 0 for none.
+        /// The fetch session's id, 0 for none.
         session_id: i32 [7..];
-        /// By topic.
+        /// The results by topic.
         responses: Vec<FetchableTopicResponse> [4..];
-        /// Addresses of the leaders named in `current_leader`.
+        /// The addresses of the nodes in `current_leader`.
         node_endpoints: Vec<FetchNodeEndpoint> [16..] tag 0;
     }
 }
 
 message! {
-    /// A topic's records.
+    /// The record batches of a topic.
     pub struct FetchableTopicResponse {
-        /// Its name, up to version 12.
+        /// The topic's name, up to version 12.
         topic: String [4..=12];
-        /// Its id, from version 13.
+        /// The topic's id, from version 13.
         topic_id: Uuid [13..];
-        /// By partition.
+        /// The results by partition.
         partitions: Vec<PartitionData> [4..];
     }
 }
 
 message! {
-    /// A partition's records.
+    /// The record batches of a partition.
     pub struct PartitionData {
-        /// Its number.
+        /// The partition number.
         partition_index: i32 [4..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [4..];
-        /// The offset behind the last record that is replicated.
+        /// The high watermark: the offset after the last record that every in-sync replica has.
         high_watermark: i64 [4..];
-        /// The offset behind the last record that is decided.
+        /// The last stable offset: all transactions before it are committed or aborted.
         last_stable_offset: i64 [4..] = -1;
-        /// The first offset the log still has.
+        /// The log start offset.
         log_start_offset: i64 [5..] = -1;
-        /// Where the asker's log parts from the leader's.
+        /// The end of the last epoch that the client's log and the leader's log share.
         diverging_epoch: FetchEpochEndOffset [12..] tag 0;
-        /// The current leader.
+        /// The current leader, if the broker does not lead the partition.
         current_leader: FetchLeaderIdAndEpoch [12..] tag 1;
-        /// The snapshot to fetch instead.
+        /// The snapshot that a follower is to fetch in place of the log.
         snapshot_id: SnapshotId [12..] tag 2;
-        /// Transactions that were aborted; null when not asked for.
+        /// The aborted transactions; null if not requested.
         aborted_transactions: Option<Vec<AbortedTransaction>> [4..] nullable [4..];
-        /// A replica nearer to the asker, −1 for none.
+        /// The node id of a replica that is nearer to the client, −1 for none (KIP-392).
         preferred_read_replica: i32 [11..] = -1;
-        /// The batches.
+        /// The record batches.
         records: Option<Bytes> [4..] nullable [4..];
     }
 }
 
 message! {
-    /// Where an epoch ends.
+    /// An epoch and its end offset.
     pub struct FetchEpochEndOffset {
         /// The epoch.
         epoch: i32 [12..] = -1;
-        /// The offset behind it.
+        /// The offset after the last record.
         end_offset: i64 [12..] = -1;
     }
 }
 
 message! {
-    /// A partition's leader.
+    /// The leader of a partition.
     pub struct FetchLeaderIdAndEpoch {
         /// Its node id.
         leader_id: i32 [12..] = -1;
@@ -170,9 +170,9 @@ message! {
 }
 
 message! {
-    /// A snapshot.
+    /// The id of a snapshot.
     pub struct SnapshotId {
-        /// The offset behind it.
+        /// The offset after the last record.
         end_offset: i64 [4..] = -1;
         /// Its epoch.
         epoch: i32 [4..] = -1;
@@ -180,25 +180,25 @@ message! {
 }
 
 message! {
-    /// A transaction that was aborted.
+    /// An aborted transaction.
     pub struct AbortedTransaction {
-        /// The producer.
+        /// The producer id.
         producer_id: i64 [4..];
-        /// Its first offset.
+        /// The transaction's first offset.
         first_offset: i64 [4..];
     }
 }
 
 message! {
-    /// Where a node listens.
+    /// The address of a node.
     pub struct FetchNodeEndpoint {
-        /// The node.
+        /// The node id.
         node_id: i32 [16..];
-        /// Its host.
+        /// The host.
         host: String [16..];
-        /// Its port.
+        /// The port.
         port: i32 [16..];
-        /// Its rack.
+        /// The rack; null for none.
         rack: Option<String> [16..] nullable [16..];
     }
 }

@@ -1,5 +1,6 @@
-//! Requests and responses, one file an API.
+//! The requests and responses, one file for each API.
 
+/// Connects a request type with its API key and response type.
 macro_rules! impl_request {
     ($req:ident => $resp:ident, $key:ident) => {
         impl crate::api::Request for $req {

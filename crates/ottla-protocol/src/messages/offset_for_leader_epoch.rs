@@ -1,13 +1,13 @@
-//! OffsetForLeaderEpoch (23): where a leader's epoch ends (KIP-320).
+//! OffsetForLeaderEpoch (23): the end offset of a leader epoch (KIP-320).
 
 use crate::wire::message;
 
 impl_request!(OffsetForLeaderEpochRequest => OffsetForLeaderEpochResponse, OFFSET_FOR_LEADER_EPOCH);
 
 message! {
-    /// What to look up.
+    /// Requests the end offsets of leader epochs.
     pub struct OffsetForLeaderEpochRequest {
-        /// −1 for a consumer, −2 for a debugger.
+        /// The node id of a follower, −1 for a consumer, −2 for a debugging tool.
         replica_id: i32 [3..] = -2;
         /// By topic.
         topics: Vec<OffsetForLeaderTopic> [2..];
@@ -15,31 +15,31 @@ message! {
 }
 
 message! {
-    /// A topic.
+    /// The partitions of a topic.
     pub struct OffsetForLeaderTopic {
-        /// Its name.
+        /// The topic's name.
         topic: String [2..];
-        /// Its partitions.
+        /// The partitions.
         partitions: Vec<OffsetForLeaderPartition> [2..];
     }
 }
 
 message! {
-    /// A partition.
+    /// A partition and the leader epoch to find.
     pub struct OffsetForLeaderPartition {
-        /// Its number.
+        /// The partition number.
         partition: i32 [2..];
-        /// The leader's epoch as the asker knows it, −1 when unknown.
+        /// The leader epoch that the client knows, −1 for none (KIP-320).
         current_leader_epoch: i32 [2..] = -1;
-        /// The epoch to look up.
+        /// The requested leader epoch.
         leader_epoch: i32 [2..];
     }
 }
 
 message! {
-    /// The answer.
+    /// The end offsets, by topic and partition.
     pub struct OffsetForLeaderEpochResponse {
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [2..];
         /// By topic.
         topics: Vec<OffsetForLeaderTopicResult> [2..];
@@ -47,25 +47,25 @@ message! {
 }
 
 message! {
-    /// A topic's result.
+    /// The results of a topic.
     pub struct OffsetForLeaderTopicResult {
-        /// Its name.
+        /// The topic's name.
         topic: String [2..];
-        /// By partition.
+        /// The results by partition.
         partitions: Vec<EpochEndOffset> [2..];
     }
 }
 
 message! {
-    /// Where an epoch ends.
+    /// The end offset of a leader epoch.
     pub struct EpochEndOffset {
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [2..];
-        /// The partition.
+        /// The partition number.
         partition: i32 [2..];
-        /// The epoch, −1 for none.
+        /// The leader epoch, −1 for none.
         leader_epoch: i32 [2..] = -1;
-        /// The offset behind it, −1 for none.
+        /// The offset after the epoch's last record, −1 for none.
         end_offset: i64 [2..] = -1;
     }
 }

@@ -1,4 +1,4 @@
-//! Produce (0): record batches for partitions, and where they were written.
+//! Produce (0): appends record batches to partitions.
 
 use bytes::Bytes;
 
@@ -8,35 +8,35 @@ use crate::wire::message;
 impl_request!(ProduceRequest => ProduceResponse, PRODUCE);
 
 message! {
-    /// Batches to append.
+    /// Appends record batches.
     pub struct ProduceRequest {
-        /// Set when the batches belong to a transaction.
+        /// The transactional id; null without a transaction.
         transactional_id: Option<String> [3..] nullable [3..];
-        /// How many replicas must have the batches before the answer: 0, 1, or −1 for all in sync.
+        /// The replicas that have the batches before the response: 0, 1, or −1 for the ISR.
         acks: i16 [3..];
-        /// Milliseconds the broker may wait for the replicas.
+        /// Milliseconds for which the broker may wait for the replicas.
         timeout_ms: i32 [3..];
-        /// Batches by topic.
+        /// The batches by topic.
         topic_data: Vec<TopicProduceData> [3..];
     }
 }
 
 message! {
-    /// A topic's batches.
+    /// The batches of a topic.
     pub struct TopicProduceData {
-        /// Its name, up to version 12.
+        /// The topic's name, up to version 12.
         name: String [3..=12];
-        /// Its id, from version 13 (KIP-516).
+        /// The topic's id, from version 13 (KIP-516).
         topic_id: Uuid [13..];
-        /// Batches by partition.
+        /// The batches by partition.
         partition_data: Vec<PartitionProduceData> [3..];
     }
 }
 
 message! {
-    /// A partition's batch.
+    /// The batch of a partition.
     pub struct PartitionProduceData {
-        /// The partition.
+        /// The partition number.
         index: i32 [3..];
         /// The record batch.
         records: Option<Bytes> [3..] nullable [3..];
@@ -44,81 +44,81 @@ message! {
 }
 
 message! {
-    /// What became of each batch.
+    /// The results, by topic and partition.
     pub struct ProduceResponse {
-        /// By topic.
+        /// The results by topic.
         responses: Vec<TopicProduceResponse> [3..];
-        /// Milliseconds the broker asks this connection to pause (KIP-219).
+        /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [3..];
-        /// Addresses of the leaders named in `current_leader` (KIP-951).
+        /// The addresses of the nodes in `current_leader` (KIP-951).
         node_endpoints: Vec<ProduceNodeEndpoint> [10..] tag 0;
     }
 }
 
 message! {
-    /// A topic's results.
+    /// The results of a topic.
     pub struct TopicProduceResponse {
-        /// Its name, up to version 12.
+        /// The topic's name, up to version 12.
         name: String [3..=12];
-        /// Its id, from version 13.
+        /// The topic's id, from version 13.
         topic_id: Uuid [13..];
-        /// By partition.
+        /// The results by partition.
         partition_responses: Vec<PartitionProduceResponse> [3..];
     }
 }
 
 message! {
-    /// A partition's result.
+    /// The result of a partition.
     pub struct PartitionProduceResponse {
-        /// The partition.
+        /// The partition number.
         index: i32 [3..];
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [3..];
-        /// The offset of the batch's first record; −1 when unknown.
+        /// The offset of the batch's first record, −1 if unknown.
         base_offset: i64 [3..];
-        /// Milliseconds since the epoch when the topic takes log-append time, else −1.
+        /// The broker's time in milliseconds since the Unix epoch with LogAppendTime, else −1.
         log_append_time_ms: i64 [3..] = -1;
-        /// The first offset the log still has.
+        /// The log start offset, −1 if unknown.
         log_start_offset: i64 [5..] = -1;
-        /// Records at fault (KIP-467).
+        /// The invalid records (KIP-467).
         record_errors: Vec<BatchIndexAndErrorMessage> [8..];
-        /// What the broker says about the error.
+        /// The broker's error message; null for none.
         error_message: Option<String> [8..] nullable [8..];
-        /// The leader the client should have asked (KIP-951).
+        /// The current leader, if the broker does not lead the partition (KIP-951).
         current_leader: ProduceLeaderIdAndEpoch [10..] tag 0;
     }
 }
 
 message! {
-    /// A record at fault.
+    /// An invalid record.
     pub struct BatchIndexAndErrorMessage {
-        /// Its place in the batch.
+        /// The record's index in the batch.
         batch_index: i32 [8..];
-        /// What is wrong with it.
+        /// The reason; null for none.
         batch_index_error_message: Option<String> [8..] nullable [8..];
     }
 }
 
 message! {
-    /// A partition's leader.
+    /// The leader of a partition.
     pub struct ProduceLeaderIdAndEpoch {
-        /// Its node id, −1 when unknown.
+        /// The leader's node id, −1 if unknown.
         leader_id: i32 [10..] = -1;
-        /// Its epoch, −1 when unknown.
+        /// The leader epoch, −1 if unknown.
         leader_epoch: i32 [10..] = -1;
     }
 }
 
 message! {
-    /// Where a node listens.
+    /// The address of a node.
     pub struct ProduceNodeEndpoint {
-        /// The node.
+        /// The node id.
         node_id: i32 [10..];
-        /// Its host.
+        /// The host.
         host: String [10..];
-        /// Its port.
+        /// The port.
         port: i32 [10..];
-        /// Its rack.
+        /// The rack; null for none.
         rack: Option<String> [10..] nullable [10..];
     }
 }

@@ -1,4 +1,4 @@
-//! SaslAuthenticate (36): one exchange of a SASL mechanism (KIP-152, KIP-368).
+//! SaslAuthenticate (36): one step of a SASL exchange (KIP-152, KIP-368).
 
 use bytes::Bytes;
 
@@ -7,23 +7,23 @@ use crate::wire::message;
 impl_request!(SaslAuthenticateRequest => SaslAuthenticateResponse, SASL_AUTHENTICATE);
 
 message! {
-    /// The client's bytes.
+    /// A message of the client to the SASL server.
     pub struct SaslAuthenticateRequest {
-        /// The bytes.
+        /// The message of the SASL mechanism.
         auth_bytes: Bytes [0..];
     }
 }
 
 message! {
-    /// The broker's bytes.
+    /// A message of the SASL server to the client.
     pub struct SaslAuthenticateResponse {
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [0..];
-        /// What the broker says about the error.
+        /// The broker's error message; null for none.
         error_message: Option<String> [0..] nullable [0..];
-        /// The bytes.
+        /// The message of the SASL mechanism.
         auth_bytes: Bytes [0..];
-        /// Milliseconds until the session must be renewed, 0 for never.
+        /// Milliseconds until the client must reauthenticate, 0 for never.
         session_lifetime_ms: i64 [1..];
     }
 }

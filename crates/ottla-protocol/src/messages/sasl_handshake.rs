@@ -1,23 +1,23 @@
-//! SaslHandshake (17): the mechanism to authenticate by.
+//! SaslHandshake (17): selects the SASL mechanism.
 
 use crate::wire::message;
 
 impl_request!(SaslHandshakeRequest => SaslHandshakeResponse, SASL_HANDSHAKE);
 
 message! {
-    /// Names a mechanism.
+    /// Selects a SASL mechanism.
     pub struct SaslHandshakeRequest {
-        /// The mechanism.
+        /// The mechanism's name.
         mechanism: String [0..];
     }
 }
 
 message! {
-    /// Says whether the broker has it.
+    /// The result of the selection.
     pub struct SaslHandshakeResponse {
-        /// Error code, 0 for none.
+        /// The error code, 0 for none.
         error_code: i16 [0..];
-        /// What the broker has.
+        /// The mechanisms that the broker supports.
         mechanisms: Vec<String> [0..];
     }
 }

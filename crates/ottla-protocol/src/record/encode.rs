@@ -1,16 +1,18 @@
-//! Writes records into the buffer of an open batch, each byte once.
+//! Encodes records into the buffer of an open batch, without intermediate copies.
 
 use crate::record::BATCH_HEADER_LEN;
 use crate::wire::varint::{len_i32, len_i64, put_i32, zigzag32, zigzag64};
 
-/// What one record holds but for its place in the batch, with its length worked out once, before any lock.
+/// A record with its length, independent of its position in a batch.
+///
+/// The producer measures it before it locks the partition.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordBody<'a, H> {
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     headers: H,
     header_count: i32,
-    /// Bytes from the key's length to the end of the record.
+    /// Bytes from the key's length field to the end of the record.
     payload_len: usize,
 }
 
@@ -33,47 +35,50 @@ impl<'a, H> RecordBody<'a, H>
 where
     H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
 {
-    /// Measures a record. Each part must be shorter than 2 GiB; [`upper_bound`] says so first.
+    /// Measures a record. Each part must be shorter than 2 GiB: [`size_upper_bound`] checks it.
     #[inline]
     pub fn new(key: Option<&'a [u8]>, value: Option<&'a [u8]>, headers: H) -> Self {
-        let (mut tail, mut header_count) = (field_len(key) + field_len(value), 0);
+        let mut payload_len = field_len(key) + field_len(value);
+        let mut header_count = 0;
         for (k, v) in headers.clone() {
-            tail += field_len(Some(k.as_bytes())) + field_len(v);
+            payload_len += field_len(Some(k.as_bytes())) + field_len(v);
             header_count += 1;
         }
-        tail += len_i32(header_count);
-        RecordBody { key, value, headers, header_count, payload_len: tail }
+        payload_len += len_i32(header_count);
+        RecordBody { key, value, headers, header_count, payload_len }
     }
 
-    /// The most bytes a batch of this record alone can take: header, 21 bytes before the key, and the
-    /// rest. It is what Kafka holds against `max.request.size` and `buffer.memory`.
+    /// Returns the largest size in bytes of a batch with only this record.
+    ///
+    /// It is the batch header, 21 bytes before the key, and the rest of the record. As in Kafka,
+    /// the producer compares it with `max.request.size` and `buffer.memory`.
     #[inline]
     pub fn size_upper_bound(&self) -> usize {
         BATCH_HEADER_LEN + MAX_RECORD_OVERHEAD + self.payload_len
     }
 
-    /// Works out the record's place in a batch: what [`Self::encode`] will write.
+    /// Computes the record's layout at a position in a batch, for [`Self::encode`].
     #[inline]
     pub fn measure(&self, offset_delta: i32, timestamp_delta: i64) -> RecordLayout {
-        let body = 1 + len_i64(timestamp_delta) + len_i32(offset_delta) + self.payload_len;
-        RecordLayout { body_len: body, offset_delta, timestamp_delta }
+        let body_len = 1 + len_i64(timestamp_delta) + len_i32(offset_delta) + self.payload_len;
+        RecordLayout { body_len, offset_delta, timestamp_delta }
     }
 
-    /// Bytes that [`Self::encode`] writes.
+    /// Returns the number of bytes that [`Self::encode`] writes.
     #[inline]
     pub fn len(&self, offset_delta: i32, timestamp_delta: i64) -> usize {
         self.measure(offset_delta, timestamp_delta).len()
     }
 
-    /// Appends the record at its place.
+    /// Appends the record with the layout that [`Self::measure`] returned.
     #[inline]
-    pub fn encode(&self, out: &mut Vec<u8>, at: RecordLayout) {
-        // What is small goes together: what comes before the first bytes that are somebody else's.
+    pub fn encode(&self, out: &mut Vec<u8>, layout: RecordLayout) {
+        // One copy for the numbers before each key or value is faster than one for each number.
         let mut head = SmallBuffer::default();
-        head.push_varint(u64::from(zigzag32(at.body_len as i32)));
+        head.push_varint(u64::from(zigzag32(layout.body_len as i32)));
         head.push(0);
-        head.push_varint(zigzag64(at.timestamp_delta));
-        head.push_varint(u64::from(zigzag32(at.offset_delta)));
+        head.push_varint(zigzag64(layout.timestamp_delta));
+        head.push_varint(u64::from(zigzag32(layout.offset_delta)));
         for field in [self.key, self.value] {
             match field {
                 Some(bytes) => {
@@ -95,7 +100,7 @@ where
     }
 }
 
-/// A record's place in a batch, and how many bytes that makes.
+/// A record's position in a batch and its length there.
 #[derive(Debug, Clone, Copy)]
 pub struct RecordLayout {
     body_len: usize,
@@ -104,26 +109,26 @@ pub struct RecordLayout {
 }
 
 impl RecordLayout {
-    /// Bytes the record takes there.
+    /// Returns the number of bytes of the encoded record.
     #[inline]
     pub fn len(&self) -> usize {
         len_i32(self.body_len as i32) + self.body_len
     }
 
-    /// Never: a record takes some bytes.
+    /// Returns false: every record has at least one byte.
     pub fn is_empty(&self) -> bool {
         false
     }
 }
 
-/// A few small numbers on their way into a buffer.
+/// Collects small numbers, so that they are copied to the output together.
 #[derive(Default)]
 struct SmallBuffer {
     bytes: [u8; SMALL_BUFFER_LEN],
     len: usize,
 }
 
-/// Room for every number before a record's headers.
+/// Enough bytes for all numbers of a record before its headers.
 const SMALL_BUFFER_LEN: usize = 32;
 
 impl SmallBuffer {
@@ -135,7 +140,7 @@ impl SmallBuffer {
 
     #[inline]
     fn push_varint(&mut self, v: u64) {
-        // Nearly all are of one byte or two.
+        // Most numbers have one or two bytes.
         if v < 0x80 {
             self.push(v as u8);
         } else if v < 0x4000 {
@@ -157,13 +162,13 @@ impl SmallBuffer {
 
     #[inline]
     fn flush(&mut self, out: &mut Vec<u8>) {
-        let to = out.len() + self.len;
+        let new_len = out.len() + self.len;
         if self.len == 1 {
             out.push(self.bytes[0]);
         } else if out.capacity() - out.len() >= SMALL_BUFFER_LEN {
-            // All of it, of a size known in advance, is cheaper than as much as is needed.
+            // A copy of constant length is faster than one of variable length.
             out.extend_from_slice(&self.bytes);
-            out.truncate(to);
+            out.truncate(new_len);
         } else {
             out.extend_from_slice(&self.bytes[..self.len]);
         }
@@ -171,20 +176,22 @@ impl SmallBuffer {
     }
 }
 
-/// Length, attributes, timestamp delta and offset delta at their longest.
+/// The largest size in bytes of length, attributes, timestamp delta and offset delta.
 const MAX_RECORD_OVERHEAD: usize = 21;
 
-/// The size Kafka's producer checks a record by; `None` when a part is 2 GiB or longer, which no record can
-/// hold.
+/// Returns the size by which Kafka's producer limits a record; see
+/// [`RecordBody::size_upper_bound`].
+///
+/// `None` means that the record, or a part of it, has 2 GiB or more: no batch can hold it.
 pub fn size_upper_bound<'a>(
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
 ) -> Option<usize> {
-    let long = |f: Option<&[u8]>| f.is_some_and(|f| f.len() > i32::MAX as usize);
-    if long(key)
-        || long(value)
-        || headers.clone().any(|(k, v)| long(Some(k.as_bytes())) || long(v))
+    let is_too_long = |f: Option<&[u8]>| f.is_some_and(|f| f.len() > i32::MAX as usize);
+    if is_too_long(key)
+        || is_too_long(value)
+        || headers.clone().any(|(k, v)| is_too_long(Some(k.as_bytes())) || is_too_long(v))
         || headers.clone().count() > i32::MAX as usize
     {
         return None;

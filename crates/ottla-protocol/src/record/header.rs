@@ -1,51 +1,55 @@
-//! The 61 bytes in front of a batch's records. Made apart from them, so that a new sequence or epoch
-//! writes a new header and never touches a byte of records.
+//! The 61-byte header of a record batch.
+//!
+//! It is encoded separately from the records. So a new producer epoch or sequence needs a new
+//! header, but no change to the records, which may be in a socket's queue.
 
 /// Bytes of a batch header.
 pub const BATCH_HEADER_LEN: usize = 61;
 
-/// Bytes of the header that the checksum leaves out: base offset, length, leader epoch, magic, checksum.
+/// The offset of the attributes, where the checksum begins.
+///
+/// It does not cover base offset, length, leader epoch and magic: brokers change them.
 const ATTRIBUTES_OFFSET: usize = 21;
 
-/// Bits of a batch's attributes.
+/// The bits of a batch's attributes.
 pub mod attributes {
-    /// The codec.
+    /// The compression codec.
     pub const COMPRESSION_CODEC_MASK: i16 = 0x07;
-    /// Timestamps are the broker's.
+    /// Set for LogAppendTime: the broker sets the timestamps.
     pub const TIMESTAMP_TYPE_MASK: i16 = 0x08;
-    /// Part of a transaction.
+    /// Set if the batch is part of a transaction.
     pub const TRANSACTIONAL_FLAG_MASK: i16 = 0x10;
-    /// A marker, not records.
+    /// Set for a control batch, such as a transaction marker.
     pub const CONTROL_FLAG_MASK: i16 = 0x20;
 }
 
-/// What a batch header says, but for its length and checksum.
+/// The fields of a batch header, without length, magic and checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
     /// The first record's offset; 0 from a producer.
     pub base_offset: i64,
     /// The leader's epoch when it was appended; −1 from a producer.
     pub partition_leader_epoch: i32,
-    /// Codec and flags, see [`attributes`].
+    /// The codec and flags; see [`attributes`].
     pub attributes: i16,
-    /// The last record's offset less the first's.
+    /// The last record's offset minus the base offset.
     pub last_offset_delta: i32,
     /// The first record's timestamp, in milliseconds since the epoch.
     pub base_timestamp: i64,
-    /// The greatest timestamp.
+    /// The highest timestamp, in milliseconds since the epoch.
     pub max_timestamp: i64,
     /// The producer's id (KIP-98), −1 for none.
     pub producer_id: i64,
-    /// Its epoch, −1 for none.
+    /// The producer's epoch, −1 for none.
     pub producer_epoch: i16,
     /// The first record's sequence number, −1 for none.
     pub base_sequence: i32,
-    /// How many records.
+    /// The number of records.
     pub record_count: i32,
 }
 
 impl BatchHeader {
-    /// The header in front of `records`, with length and checksum (CRC32C over bytes 21 to the end).
+    /// Encodes the header of `records`, with length and checksum (CRC32C from byte 21 on).
     pub fn encode(&self, records: &[u8]) -> [u8; BATCH_HEADER_LEN] {
         let mut h = [0; BATCH_HEADER_LEN];
         h[..8].copy_from_slice(&self.base_offset.to_be_bytes());
@@ -66,7 +70,7 @@ impl BatchHeader {
     }
 }
 
-/// The checksum of a whole batch's bytes from 21 on.
+/// Returns the checksum of a whole batch, from the attributes on.
 pub(super) fn compute_checksum(batch: &[u8]) -> u32 {
     crc32c::crc32c(batch.get(ATTRIBUTES_OFFSET..).unwrap_or_default())
 }

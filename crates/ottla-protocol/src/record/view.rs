@@ -1,23 +1,23 @@
-//! Reads batches and records out of borrowed bytes, checking every length before following it.
+//! Reads batches and records from borrowed bytes. Each length is checked before it is used.
 
 use std::borrow::Cow;
 
 use super::header::{BATCH_HEADER_LEN, BatchHeader, attributes, compute_checksum};
 use crate::compression::{Codec, decompress};
-use crate::error::{DecodeError, DecodeErrorKind as Kind};
+use crate::error::{DecodeError, DecodeErrorKind};
 use crate::wire::varint::{get_i32, get_i64};
 
 const BATCH_NAME: &str = "RecordBatch";
 
-fn batch_error(kind: Kind, field: &'static str, offset: usize) -> DecodeError {
+fn batch_error(kind: DecodeErrorKind, field: &'static str, offset: usize) -> DecodeError {
     DecodeError::new(kind, offset).with_location(BATCH_NAME, field)
 }
 
-fn invalid_batch(what: &'static str, field: &'static str, offset: usize) -> DecodeError {
-    batch_error(Kind::InvalidBatch(what), field, offset)
+fn invalid_batch(rule: &'static str, field: &'static str, offset: usize) -> DecodeError {
+    batch_error(DecodeErrorKind::InvalidBatch(rule), field, offset)
 }
 
-/// The batches in a run of bytes, one behind the other.
+/// An iterator over the batches in a byte string.
 #[derive(Debug, Clone)]
 pub struct Batches<'a> {
     bytes: &'a [u8],
@@ -25,12 +25,12 @@ pub struct Batches<'a> {
 }
 
 impl<'a> Batches<'a> {
-    /// Starts at the front of `bytes`.
+    /// Creates an iterator from the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Batches<'a> {
         Batches { bytes, position: 0 }
     }
 
-    /// Bytes taken so far.
+    /// Returns the number of bytes read so far.
     pub fn offset(&self) -> usize {
         self.position
     }
@@ -44,31 +44,31 @@ impl<'a> Iterator for Batches<'a> {
         if rest.is_empty() {
             return None;
         }
-        let from = self.position;
+        let start = self.position;
         let batch = BatchView::parse(rest).map_err(|mut e| {
-            e.offset += from;
+            e.offset += start;
             e
         });
-        self.position = batch.as_ref().map_or(self.bytes.len(), |b| from + b.bytes.len());
+        self.position = batch.as_ref().map_or(self.bytes.len(), |b| start + b.bytes.len());
         Some(batch)
     }
 }
 
-/// A batch in borrowed bytes: header read, records not yet.
+/// A batch in borrowed bytes, with a decoded header.
 #[derive(Debug, Clone)]
 pub struct BatchView<'a> {
     bytes: &'a [u8],
     header: BatchHeaderView,
 }
 
-/// A header as it was read.
+/// A decoded batch header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeaderView {
-    /// Its fields.
+    /// The header's fields.
     pub header: BatchHeader,
-    /// The whole batch's length in bytes.
+    /// The length of the whole batch, in bytes.
     pub batch_len: usize,
-    /// The checksum it states.
+    /// The checksum in the header; [`BatchView::verify`] checks it.
     pub crc: u32,
 }
 
@@ -79,18 +79,19 @@ fn read_array<const N: usize>(bytes: &[u8], from: usize) -> [u8; N] {
 }
 
 impl BatchHeaderView {
-    /// Reads a header from the front of `bytes`, which need hold no more than it.
+    /// Decodes the header at the start of `bytes`. The records need not be there.
     pub fn parse(bytes: &[u8]) -> Result<BatchHeaderView, DecodeError> {
         if bytes.len() < BATCH_HEADER_LEN {
-            let kind = Kind::Truncated { needed: BATCH_HEADER_LEN, remaining: bytes.len() };
+            let kind =
+                DecodeErrorKind::Truncated { needed: BATCH_HEADER_LEN, remaining: bytes.len() };
             return Err(batch_error(kind, "header", 0));
         }
         let length = i32::from_be_bytes(read_array(bytes, 8));
         if length < (BATCH_HEADER_LEN - 12) as i32 {
-            return Err(invalid_batch("length smaller than a header", "batch_length", 8));
+            return Err(invalid_batch("the length is smaller than a header", "batch_length", 8));
         }
         if bytes[16] != 2 {
-            return Err(invalid_batch("magic is not 2", "magic", 16));
+            return Err(invalid_batch("the magic is not 2", "magic", 16));
         }
         Ok(BatchHeaderView {
             header: BatchHeader {
@@ -112,47 +113,52 @@ impl BatchHeaderView {
 }
 
 impl<'a> BatchView<'a> {
-    /// Reads a batch from the front of `bytes`; more may follow it.
+    /// Decodes the header of the batch at the start of `bytes`. More bytes may follow the batch.
     pub fn parse(bytes: &'a [u8]) -> Result<BatchView<'a>, DecodeError> {
         let header = BatchHeaderView::parse(bytes)?;
         if header.batch_len > bytes.len() {
-            let kind = Kind::Truncated { needed: header.batch_len, remaining: bytes.len() };
+            let kind =
+                DecodeErrorKind::Truncated { needed: header.batch_len, remaining: bytes.len() };
             return Err(batch_error(kind, "batch_length", 8));
         }
         Ok(BatchView { bytes: &bytes[..header.batch_len], header })
     }
 
-    /// Its header.
+    /// Returns the header.
     pub fn header(&self) -> &BatchHeader {
         &self.header.header
     }
 
-    /// All its bytes.
+    /// Returns the batch's bytes: header and records.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Its codec.
+    /// Returns the compression codec.
     pub fn codec(&self) -> Result<Codec, DecodeError> {
         Codec::from_attributes(self.header().attributes)
-            .ok_or_else(|| invalid_batch("a codec that does not exist", "attributes", 21))
+            .ok_or_else(|| invalid_batch("the codec is unknown", "attributes", 21))
     }
 
-    /// Whether it is a marker rather than records.
+    /// Returns whether this is a control batch, such as a transaction marker.
     pub fn is_control(&self) -> bool {
         self.header().attributes & attributes::CONTROL_FLAG_MASK != 0
     }
 
-    /// Checks the checksum.
+    /// Verifies the checksum.
     pub fn verify(&self) -> Result<(), DecodeError> {
         let computed = compute_checksum(self.bytes);
         if computed == self.header.crc {
             return Ok(());
         }
-        Err(batch_error(Kind::ChecksumMismatch { stated: self.header.crc, computed }, "crc", 17))
+        Err(batch_error(
+            DecodeErrorKind::ChecksumMismatch { stated: self.header.crc, computed },
+            "crc",
+            17,
+        ))
     }
 
-    /// The records part, decompressed to at most `limit` bytes.
+    /// Returns the records, decompressed to at most `limit` bytes.
     pub fn records(&self, limit: usize) -> Result<Records<'a>, DecodeError> {
         let body = &self.bytes[BATCH_HEADER_LEN..];
         let body = match self.codec()? {
@@ -166,7 +172,7 @@ impl<'a> BatchView<'a> {
     }
 }
 
-/// The records of a batch, decompressed where need be.
+/// The decompressed records of a batch.
 #[derive(Debug, Clone)]
 pub struct Records<'a> {
     body: Cow<'a, [u8]>,
@@ -176,21 +182,23 @@ pub struct Records<'a> {
 /// A record in borrowed bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordView<'a> {
-    /// Its offset: the batch's base plus its delta.
+    /// The record's offset: the batch's base offset plus the record's delta.
     pub offset: i64,
-    /// Its timestamp in milliseconds since the epoch: its own, or the broker's where the batch says so.
+    /// The timestamp in milliseconds since the epoch: the client's, or with LogAppendTime the
+    /// broker's.
     pub timestamp: i64,
-    /// Its key.
+    /// The key, or null.
     pub key: Option<&'a [u8]>,
-    /// Its value.
+    /// The value, or null.
     pub value: Option<&'a [u8]>,
-    /// Its headers, in order, duplicates kept.
+    /// The headers, in order and with duplicates.
     pub headers: Vec<(&'a [u8], Option<&'a [u8]>)>,
 }
 
 impl Records<'_> {
-    /// Every record, in order; fails at the first that breaks a rule, or when the count in the header is
-    /// not the count of records.
+    /// Returns all records, in order.
+    ///
+    /// Fails at the first invalid record, or if their number differs from the header's count.
     pub fn to_vec(&self) -> Result<Vec<RecordView<'_>>, DecodeError> {
         let mut out = Vec::new();
         self.try_for_each(|r| {
@@ -200,13 +208,14 @@ impl Records<'_> {
         Ok(out)
     }
 
-    /// Hands every record to `f`, in order, and then checks the count.
+    /// Calls `f` with each record, in order, and then checks the header's count.
     pub fn try_for_each<'s>(
         &'s self,
         mut f: impl FnMut(RecordView<'s>) -> Result<(), DecodeError>,
     ) -> Result<(), DecodeError> {
-        let (mut cursor, mut n) = (RecordReader { bytes: &self.body, position: 0 }, 0);
-        while cursor.position < cursor.bytes.len() {
+        let mut reader = RecordReader { bytes: &self.body, position: 0 };
+        let mut n = 0;
+        while reader.position < reader.bytes.len() {
             if n == self.header.record_count {
                 return Err(invalid_batch(
                     "more records than the header counts",
@@ -214,7 +223,7 @@ impl Records<'_> {
                     57,
                 ));
             }
-            f(cursor.read_record(&self.header)?)?;
+            f(reader.read_record(&self.header)?)?;
             n += 1;
         }
         if n != self.header.record_count {
@@ -230,7 +239,7 @@ struct RecordReader<'a> {
 }
 
 impl<'a> RecordReader<'a> {
-    fn error(&self, kind: Kind, field: &'static str) -> DecodeError {
+    fn error(&self, kind: DecodeErrorKind, field: &'static str) -> DecodeError {
         DecodeError::new(kind, BATCH_HEADER_LEN + self.position).with_location("Record", field)
     }
 
@@ -247,16 +256,16 @@ impl<'a> RecordReader<'a> {
     }
 
     fn take(&mut self, n: i32, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let left = self.bytes.len() - self.position;
+        let remaining = self.bytes.len() - self.position;
         match usize::try_from(n) {
-            Err(_) => Err(self.error(Kind::NegativeLength(n.into()), field)),
-            Ok(needed) if needed > left => {
-                Err(self.error(Kind::Truncated { needed, remaining: left }, field))
+            Err(_) => Err(self.error(DecodeErrorKind::NegativeLength(n.into()), field)),
+            Ok(needed) if needed > remaining => {
+                Err(self.error(DecodeErrorKind::Truncated { needed, remaining }, field))
             }
             Ok(n) => {
-                let from = self.position;
+                let start = self.position;
                 self.position += n;
-                Ok(&self.bytes[from..self.position])
+                Ok(&self.bytes[start..self.position])
             }
         }
     }
@@ -270,15 +279,17 @@ impl<'a> RecordReader<'a> {
 
     fn read_record(&mut self, header: &BatchHeader) -> Result<RecordView<'a>, DecodeError> {
         let length = self.read_varint("length")?;
-        let from = BATCH_HEADER_LEN + self.position;
+        let start = self.position;
         let body = self.take(length, "length")?;
         let mut inner = RecordReader { bytes: body, position: 0 };
         let record = inner.read_body(header).map_err(|mut e| {
-            e.offset += from - BATCH_HEADER_LEN;
+            e.offset += start;
             e
         })?;
         if inner.position != body.len() {
-            return Err(inner.error(Kind::TrailingBytes(body.len() - inner.position), "length"));
+            return Err(
+                inner.error(DecodeErrorKind::TrailingBytes(body.len() - inner.position), "length")
+            );
         }
         Ok(record)
     }
@@ -291,11 +302,11 @@ impl<'a> RecordReader<'a> {
         let value = self.read_nullable("value")?;
         let count = self.read_varint("header_count")?;
         // A header takes at least two bytes.
-        if count < 0 || count as usize > (self.bytes.len() - self.position) / 2 {
-            let left = self.bytes.len() - self.position;
+        let remaining = self.bytes.len() - self.position;
+        if count < 0 || count as usize > remaining / 2 {
             let kind = match u64::try_from(count) {
-                Ok(count) => Kind::CountExceedsBytes { count, remaining: left },
-                Err(_) => Kind::NegativeLength(count.into()),
+                Ok(count) => DecodeErrorKind::CountExceedsBytes { count, remaining },
+                Err(_) => DecodeErrorKind::NegativeLength(count.into()),
             };
             return Err(self.error(kind, "header_count"));
         }
@@ -307,7 +318,7 @@ impl<'a> RecordReader<'a> {
         Ok(RecordView {
             offset: header.base_offset.wrapping_add(i64::from(offset)),
             timestamp: if header.attributes & attributes::TIMESTAMP_TYPE_MASK != 0 {
-                // The broker's time is one for the whole batch.
+                // With LogAppendTime, all records of the batch have the broker's time.
                 header.max_timestamp
             } else {
                 header.base_timestamp.wrapping_add(timestamp)

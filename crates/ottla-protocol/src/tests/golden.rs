@@ -1,4 +1,4 @@
-//! Bytes printed by Java's client (CASES B3, B4, B5), one for one.
+//! Tests against bytes that Java's client has written (CASES B3, B4, B5).
 
 use bytes::Bytes;
 
@@ -8,10 +8,22 @@ use crate::header::encode_request;
 use crate::messages::*;
 use crate::record::{BatchHeader, BatchView, Batches, RecordBody, attributes};
 
-const ONE_RECORD_BATCH: &str = "000000000000000000000040ffffffff0244c98e4f00000000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff000000011c000000066b65790a76616c756500";
-const THREE_RECORD_BATCH: &str = "00000000000000000000004effffffff02e9f7831800000000000200000000000003e800000000000003ed000000000000303900070000002a0000000314000000046b310476310010000a02010476320010001304046b330100";
-const TRANSACTIONAL_BATCH: &str = "000000000000000000000048ffffffff021a68c43600100000000000000174876e800000000174876e80000000000000002651000f00000926000000012c00000006666f6f066261720404683104763104683201";
-const EMPTY_KEY_VALUE_BATCH: &str = "000000000000000000000038ffffffff028258987a00000000000000000000000000000000000000000000ffffffffffffffffffffffffffff000000010c000000000000";
+const ONE_RECORD_BATCH: &str = concat!(
+    "000000000000000000000040ffffffff0244c98e4f00000000000000000000000003e800000000000003e8ffff",
+    "ffffffffffffffffffffffff000000011c000000066b65790a76616c756500",
+);
+const THREE_RECORD_BATCH: &str = concat!(
+    "00000000000000000000004effffffff02e9f7831800000000000200000000000003e800000000000003ed0000",
+    "00000000303900070000002a0000000314000000046b310476310010000a02010476320010001304046b330100",
+);
+const TRANSACTIONAL_BATCH: &str = concat!(
+    "000000000000000000000048ffffffff021a68c43600100000000000000174876e800000000174876e80000000",
+    "000000002651000f00000926000000012c00000006666f6f066261720404683104763104683201",
+);
+const EMPTY_KEY_VALUE_BATCH: &str = concat!(
+    "000000000000000000000038ffffffff028258987a00000000000000000000000000000000000000000000ffff",
+    "ffffffffffffffffffffffff000000010c000000000000",
+);
 
 struct TestRecord<'a> {
     timestamp: i64,
@@ -20,29 +32,29 @@ struct TestRecord<'a> {
     headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
-fn test_record<'a>(ts: i64, key: Option<&'a str>, value: Option<&'a str>) -> TestRecord<'a> {
-    TestRecord { timestamp: ts, key, value, headers: &[] }
+fn test_record<'a>(timestamp: i64, key: Option<&'a str>, value: Option<&'a str>) -> TestRecord<'a> {
+    TestRecord { timestamp, key, value, headers: &[] }
 }
 
 fn encode_batch(
     records: &[TestRecord<'_>],
     attributes: i16,
-    pid: i64,
-    epoch: i16,
-    seq: i32,
+    producer_id: i64,
+    producer_epoch: i16,
+    base_sequence: i32,
 ) -> Vec<u8> {
     let mut body = Vec::new();
     for (i, r) in records.iter().enumerate() {
-        let one = RecordBody::new(
+        let record = RecordBody::new(
             r.key.map(str::as_bytes),
             r.value.map(str::as_bytes),
             r.headers.iter().copied(),
         );
         let delta = r.timestamp - records[0].timestamp;
-        let before = body.len();
-        one.encode(&mut body, one.measure(i as i32, delta));
-        assert_eq!(body.len() - before, one.len(i as i32, delta));
-        assert!(one.size_upper_bound() >= one.len(i as i32, delta) + 61);
+        let len_before = body.len();
+        record.encode(&mut body, record.measure(i as i32, delta));
+        assert_eq!(body.len() - len_before, record.len(i as i32, delta));
+        assert!(record.size_upper_bound() >= record.len(i as i32, delta) + 61);
     }
     let header = BatchHeader {
         base_offset: 0,
@@ -51,9 +63,9 @@ fn encode_batch(
         last_offset_delta: records.len() as i32 - 1,
         base_timestamp: records[0].timestamp,
         max_timestamp: records.iter().map(|r| r.timestamp).max().unwrap(),
-        producer_id: pid,
-        producer_epoch: epoch,
-        base_sequence: seq,
+        producer_id,
+        producer_epoch,
+        base_sequence,
         record_count: records.len() as i32,
     };
     let mut out = header.encode(&body).to_vec();
@@ -61,11 +73,12 @@ fn encode_batch(
     out
 }
 
+// CASES: B3 (G1 to G4).
 #[test]
-fn b3_g1_to_g4_are_written_byte_for_byte() {
-    let g1 = encode_batch(&[test_record(1000, Some("key"), Some("value"))], 0, -1, -1, -1);
-    assert_eq!(to_hex(&g1), ONE_RECORD_BATCH);
-    let g2 = encode_batch(
+fn batches_are_encoded_as_by_java() {
+    let one_record = encode_batch(&[test_record(1000, Some("key"), Some("value"))], 0, -1, -1, -1);
+    assert_eq!(to_hex(&one_record), ONE_RECORD_BATCH);
+    let three_records = encode_batch(
         &[
             test_record(1000, Some("k1"), Some("v1")),
             test_record(1005, None, Some("v2")),
@@ -76,12 +89,12 @@ fn b3_g1_to_g4_are_written_byte_for_byte() {
         7,
         42,
     );
-    assert_eq!(to_hex(&g2), THREE_RECORD_BATCH);
+    assert_eq!(to_hex(&three_records), THREE_RECORD_BATCH);
     let headers: &[(&str, Option<&[u8]>)] = &[("h1", Some(b"v1")), ("h2", None)];
-    let g3 =
+    let record =
         TestRecord { timestamp: 1_600_000_000_000, key: Some("foo"), value: Some("bar"), headers };
     assert_eq!(
-        to_hex(&encode_batch(&[g3], attributes::TRANSACTIONAL_FLAG_MASK, 9809, 15, 2342)),
+        to_hex(&encode_batch(&[record], attributes::TRANSACTIONAL_FLAG_MASK, 9809, 15, 2342)),
         TRANSACTIONAL_BATCH
     );
     assert_eq!(
@@ -90,8 +103,9 @@ fn b3_g1_to_g4_are_written_byte_for_byte() {
     );
 }
 
+// CASES: B3 (G2, G3).
 #[test]
-fn b3_g2_and_g3_are_read_back() {
+fn batches_of_java_are_decoded() {
     let bytes = from_hex(THREE_RECORD_BATCH);
     let batch = BatchView::parse(&bytes).unwrap();
     batch.verify().unwrap();
@@ -108,24 +122,33 @@ fn b3_g2_and_g3_are_read_back() {
     assert_eq!(headers, &[(&b"h1"[..], Some(&b"v1"[..])), (&b"h2"[..], None)]);
 }
 
+// CASES: B3 (G5 to G8).
 #[test]
-fn b3_g5_to_g8_are_read_with_every_codec() {
+fn compressed_batches_of_java_are_decoded_with_every_codec() {
     for (name, hex) in [
         (
             "snappy",
-            "000000000000000000000066ffffffff02b05a1e1c00020000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff0000000182534e4150505900000000010000000100000021322462000000066b6579506115010062150115132c616262626262626262626200",
+            "000000000000000000000066ffffffff02b05a1e1c00020000000000000000000003e80000000000000\
+             3e8ffffffffffffffffffffffffffff0000000182534e41505059000000000100000001000000213224\
+             62000000066b6579506115010062150115132c616262626262626262626200",
         ),
         (
             "lz4",
-            "000000000000000000000061ffffffff028b6c37bb00030000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff0000000104224d1860408221000000a562000000066b65795061010015620100051300c061626262626262626262620000000000",
+            "000000000000000000000061ffffffff028b6c37bb00030000000000000000000003e80000000000000\
+             3e8ffffffffffffffffffffffffffff0000000104224d1860408221000000a562000000066b65795061\
+             010015620100051300c061626262626262626262620000000000",
         ),
         (
             "gzip",
-            "000000000000000000000056ffffffff02d42ba88100010000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff000000011f8b08000000000000ff4b62606060cb4ead0c4884832438c026c60000df267cce32000000",
+            "000000000000000000000056ffffffff02d42ba88100010000000000000000000003e80000000000000\
+             3e8ffffffffffffffffffffffffffff000000011f8b08000000000000ff4b62606060cb4ead0c488483\
+             2438c026c60000df267cce32000000",
         ),
         (
             "zstd",
-            "000000000000000000000053ffffffff0268b5f16300040000000000000000000003e800000000000003e8ffffffffffffffffffffffffffff0000000128b52ffd0058b400007062000000066b65795061626162000414000672ac0b010000",
+            "000000000000000000000053ffffffff0268b5f16300040000000000000000000003e80000000000000\
+             3e8ffffffffffffffffffffffffffff0000000128b52ffd0058b400007062000000066b657950616261\
+             62000414000672ac0b010000",
         ),
     ] {
         let bytes = from_hex(hex);
@@ -159,35 +182,40 @@ fn encode_produce_request(version: i16, topic_id: Uuid) -> Vec<u8> {
     encode_request(&request, version, 2, Some("c")).unwrap()
 }
 
+// CASES: B4.
 #[test]
-fn b4_produce_frames() {
+fn produce_requests_are_encoded_as_by_java() {
     assert_eq!(
         to_hex(&encode_produce_request(8, Uuid::ZERO)),
         format!(
-            "000000720000000800000002000163ffffffff000075300000000100017400000001000000030000004c{ONE_RECORD_BATCH}"
+            "000000720000000800000002000163ffffffff000075300000000100017400000001000000030000004\
+             c{ONE_RECORD_BATCH}"
         )
     );
     assert_eq!(
         to_hex(&encode_produce_request(12, Uuid::ZERO)),
         format!(
-            "0000006b0000000c000000020001630000ffff0000753002027402000000034d{ONE_RECORD_BATCH}000000"
+            "0000006b0000000c000000020001630000ffff0000753002027402000000034d{ONE_RECORD_BATCH}0\
+             00000"
         )
     );
     let id = Uuid([1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
     assert_eq!(
         to_hex(&encode_produce_request(13, id)),
         format!(
-            "000000790000000d000000020001630000ffff00007530020102030405060708111213141516171802000000034d{ONE_RECORD_BATCH}000000"
+            "000000790000000d000000020001630000ffff000075300201020304050607081112131415161718020\
+             00000034d{ONE_RECORD_BATCH}000000"
         )
     );
 }
 
-fn encode_to_hex<R: crate::Request>(body: &R, version: i16, correlation: i32) -> String {
-    to_hex(&encode_request(body, version, correlation, Some("c")).unwrap())
+fn encode_to_hex<R: crate::Request>(body: &R, version: i16, correlation_id: i32) -> String {
+    to_hex(&encode_request(body, version, correlation_id, Some("c")).unwrap())
 }
 
+// CASES: B4.
 #[test]
-fn b4_other_frames() {
+fn other_requests_are_encoded_as_by_java() {
     let versions = ApiVersionsRequest {
         client_software_name: "x-y".into(),
         client_software_version: "1.0".into(),
@@ -261,44 +289,47 @@ fn b4_other_frames() {
         encode_to_hex(&end, 5, 5),
         "0000001b001a00050000000500016300037478000000000000000900010100"
     );
-    let shake = SaslHandshakeRequest { mechanism: "PLAIN".into(), ..Default::default() };
-    assert_eq!(encode_to_hex(&shake, 1, 8), "0000001200110001000000080001630005504c41494e");
+    let handshake = SaslHandshakeRequest { mechanism: "PLAIN".into(), ..Default::default() };
+    assert_eq!(encode_to_hex(&handshake, 1, 8), "0000001200110001000000080001630005504c41494e");
     let plain =
         SaslAuthenticateRequest { auth_bytes: Bytes::from_static(b"\0u\0p"), ..Default::default() };
     assert_eq!(encode_to_hex(&plain, 2, 9), "00000012002400020000000900016300050075007000");
 }
 
+// CASES: B5.
 #[test]
-fn b5_crc32c_vectors() {
-    let seq: Vec<u8> = (0..32).collect();
-    for (bytes, want) in [
+fn crc32c_equals_that_of_java() {
+    let ascending: Vec<u8> = (0..32).collect();
+    for (bytes, expected) in [
         (&b""[..], 0u32),
         (b"a", 0xc1d0_4330),
         (b"abc", 0x364b_3fb7),
         (b"123456789", 0xe306_9283),
         (&[0; 32], 0x8a91_36aa),
         (&[0xff; 32], 0x62a8_ab43),
-        (&seq, 0x46dd_794e),
+        (&ascending, 0x46dd_794e),
         (b"The quick brown fox jumps over the lazy dog", 0x2262_0404),
     ] {
-        assert_eq!(crc32c::crc32c(bytes), want);
+        assert_eq!(crc32c::crc32c(bytes), expected);
     }
 }
 
+// CASES: B2.
 #[test]
-fn b2_upper_bound_of_key_value_is_93() {
-    let none = std::iter::empty();
-    assert_eq!(crate::record::size_upper_bound(Some(b"key"), Some(b"value"), none), Some(93));
+fn size_upper_bound_equals_that_of_java() {
+    let no_headers = std::iter::empty();
+    assert_eq!(crate::record::size_upper_bound(Some(b"key"), Some(b"value"), no_headers), Some(93));
 }
 
+// CASES: RC3.
 #[test]
-fn rc3_checksum_covers_bytes_21_to_the_end() {
+fn checksum_covers_the_bytes_from_the_attributes_on() {
     let good = from_hex(THREE_RECORD_BATCH);
-    for (at, covered) in [(7, false), (15, false), (26, true), (60, true), (70, true)] {
+    for (offset, is_covered) in [(7, false), (15, false), (26, true), (60, true), (70, true)] {
         let mut bad = good.clone();
-        bad[at] ^= 1;
+        bad[offset] ^= 1;
         let batch = BatchView::parse(&bad).unwrap();
-        assert_eq!(batch.verify().is_err(), covered, "byte {at}");
+        assert_eq!(batch.verify().is_err(), is_covered, "byte {offset}");
     }
     let mut short = good.clone();
     short[8..12].copy_from_slice(&10i32.to_be_bytes());
@@ -307,8 +338,9 @@ fn rc3_checksum_covers_bytes_21_to_the_end() {
     assert_eq!(Batches::new(&twice).map(|b| b.unwrap().bytes().len()).sum::<usize>(), 180);
 }
 
+// CASES: RC4.
 #[test]
-fn rc4_a_wrong_record_count_is_refused() {
+fn wrong_record_count_is_an_error() {
     for count in [2i32, 5, -1, i32::MAX] {
         let mut bad = from_hex(THREE_RECORD_BATCH);
         bad[57..61].copy_from_slice(&count.to_be_bytes());
@@ -319,8 +351,9 @@ fn rc4_a_wrong_record_count_is_refused() {
     }
 }
 
+// CASES: RC5.
 #[test]
-fn rc5_damaged_records_are_refused_at_every_byte() {
+fn damaged_and_truncated_batches_do_not_panic() {
     let good = from_hex(TRANSACTIONAL_BATCH);
     for at in 61..good.len() {
         for value in [0x00, 0x01, 0x7f, 0x80, 0xff] {
@@ -329,7 +362,7 @@ fn rc5_damaged_records_are_refused_at_every_byte() {
             crate::fuzz::read_batches(&bad);
         }
     }
-    for cut in 0..good.len() {
-        assert!(BatchView::parse(&good[..cut]).is_err(), "cut at {cut}");
+    for len in 0..good.len() {
+        assert!(BatchView::parse(&good[..len]).is_err(), "truncated to {len} bytes");
     }
 }

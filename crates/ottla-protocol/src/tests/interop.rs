@@ -1,8 +1,9 @@
-//! Every message at every version: our bytes are read and written back the same by the crate
-//! `kafka-protocol`, and read back the same by us.
+//! Compares the encoding of each message at each version with the crate `kafka-protocol`.
+//!
+//! That crate must decode the bytes and encode the same bytes again.
 
 use bytes::{Bytes, BytesMut};
-use kafka_protocol::messages as theirs;
+use kafka_protocol::messages as reference;
 use kafka_protocol::protocol::{Decodable, Encodable};
 use proptest::prelude::*;
 
@@ -27,14 +28,14 @@ fn check_round_trip<T: Wire + PartialEq + std::fmt::Debug>(
     bytes
 }
 
-fn assert_same_encoding<X: Encodable + Decodable>(bytes: &Bytes, version: i16, what: &str) {
+fn assert_same_encoding<X: Encodable + Decodable>(bytes: &Bytes, version: i16, name: &str) {
     let mut input = bytes.clone();
-    let read = X::decode(&mut input, version)
-        .unwrap_or_else(|e| panic!("{what} v{version}: {e}\n{}", to_hex(bytes)));
-    assert!(input.is_empty(), "{what} v{version}: {} bytes left", input.len());
-    let mut written = BytesMut::new();
-    read.encode(&mut written, version).unwrap();
-    assert_eq!(to_hex(&written), to_hex(bytes), "{what} v{version}");
+    let decoded = X::decode(&mut input, version)
+        .unwrap_or_else(|e| panic!("{name} v{version}: {e}\n{}", to_hex(bytes)));
+    assert!(input.is_empty(), "{name} v{version}: {} bytes remain", input.len());
+    let mut encoded = BytesMut::new();
+    decoded.encode(&mut encoded, version).unwrap();
+    assert_eq!(to_hex(&encoded), to_hex(bytes), "{name} v{version}");
 }
 
 macro_rules! compare_messages {
@@ -47,8 +48,9 @@ macro_rules! compare_messages {
                     let request = check_round_trip::<$req>(key, version, seed);
                     let response = check_round_trip::<$resp>(key, version, seed ^ 1);
                     if version <= $max {
-                        assert_same_encoding::<theirs::$req>(&request, version, stringify!($req));
-                        assert_same_encoding::<theirs::$resp>(&response, version, stringify!($resp));
+                        let names = (stringify!($req), stringify!($resp));
+                        assert_same_encoding::<reference::$req>(&request, version, names.0);
+                        assert_same_encoding::<reference::$resp>(&response, version, names.1);
                     }
                 }
             } )*
@@ -56,7 +58,7 @@ macro_rules! compare_messages {
     };
 }
 
-// `up to`: the highest version of the API that `kafka-protocol` 0.18 writes.
+// `up to`: the highest version of the API that `kafka-protocol` 0.18 supports.
 compare_messages! {
     ProduceRequest, ProduceResponse, up to 13;
     FetchRequest, FetchResponse, up to 18;
@@ -82,7 +84,7 @@ compare_messages! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn every_message_at_every_version_reads_the_same_to_both(seed: u64) {
+    fn messages_equal_those_of_kafka_protocol_at_every_version(seed: u64) {
         compare(seed);
     }
 }

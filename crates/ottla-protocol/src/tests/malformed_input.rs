@@ -1,4 +1,5 @@
-//! Damaged input of every kind: an error that names its place, in time and memory bounded by the input.
+//! Tests of malformed input: the decoder returns an error with its location, and uses time and
+//! memory in proportion to the input.
 
 use bytes::Bytes;
 
@@ -10,35 +11,35 @@ use crate::wire::TestRng;
 use crate::{DecodeErrorKind, Uuid};
 
 #[test]
-fn a_count_of_two_thousand_million_is_an_error_at_once() {
-    // correlation id, then a topics count of 2^31-1 and 42 bytes of anything.
+fn huge_array_count_fails_before_allocation() {
+    // A correlation id, an array count of 2^31-1, and 42 bytes.
     let mut frame = vec![0, 0, 0, 1];
     frame.extend(i32::MAX.to_be_bytes());
     frame.extend([0; 42]);
     let e = decode_response::<ProduceRequest>(&Bytes::from(frame), 3).unwrap_err();
     assert_eq!(
         e.to_string(),
-        "ProduceResponse.responses at byte 4: count 2147483647 with only 42 bytes behind it"
+        "ProduceResponse.responses at byte 4: the count is 2147483647, but only 42 bytes remain"
     );
 }
 
 #[test]
-fn every_array_of_every_response_refuses_a_huge_count() {
-    // Walk every response byte by byte, writing a huge count there: nothing may panic, and what still
-    // decodes must have been no count.
+fn huge_number_at_any_offset_does_not_panic() {
+    // Some of the overwritten bytes are array counts: they must not cause large allocations.
     let mut g = TestRng::new(7);
     for _ in 0..300 {
-        let (api, version, _, response) = fuzz::generate_message(&mut g);
+        let message = fuzz::generate_message(&mut g);
+        let response = &message.response;
         for at in 4..response.len().saturating_sub(4).min(400) {
             let mut bad = response[4..].to_vec();
             bad[at - 4..at].copy_from_slice(&i32::MAX.to_be_bytes());
-            fuzz::read_response(api, version, &Bytes::from(bad));
+            fuzz::read_response(message.api, message.version, &Bytes::from(bad));
         }
     }
 }
 
 #[test]
-fn truncation_at_every_offset_is_an_error_that_names_its_place() {
+fn truncation_at_any_offset_is_an_error_with_its_location() {
     let response = MetadataResponse {
         brokers: vec![MetadataResponseBroker { host: "h".into(), ..Default::default() }],
         topics: vec![MetadataResponseTopic {
@@ -56,10 +57,10 @@ fn truncation_at_every_offset_is_an_error_that_names_its_place() {
         let frame = encode_response(ApiKey::METADATA, version, 9, &response).unwrap();
         let body = Bytes::from(frame).slice(4..);
         assert!(decode_response::<MetadataRequest>(&body, version).is_ok());
-        for cut in 0..body.len() {
-            let e = decode_response::<MetadataRequest>(&body.slice(..cut), version).unwrap_err();
-            assert!(!e.message.is_empty() && !e.field.is_empty(), "v{version} cut at {cut}: {e}");
-            assert!(e.offset <= cut, "v{version} cut at {cut}: {e}");
+        for len in 0..body.len() {
+            let e = decode_response::<MetadataRequest>(&body.slice(..len), version).unwrap_err();
+            assert!(!e.message.is_empty() && !e.field.is_empty(), "v{version} {len} bytes: {e}");
+            assert!(e.offset <= len, "v{version} {len} bytes: {e}");
         }
         let mut longer = body.to_vec();
         longer.push(0);
@@ -69,17 +70,17 @@ fn truncation_at_every_offset_is_an_error_that_names_its_place() {
 }
 
 #[test]
-fn an_unknown_version_is_refused_by_number() {
+fn unknown_version_is_unsupported() {
     let e = decode_response::<MetadataRequest>(&Bytes::from_static(&[0; 20]), 99).unwrap_err();
     assert_eq!(e.kind, DecodeErrorKind::UnsupportedVersion(99));
 }
 
 #[test]
-fn every_decoder_survives_mutated_messages() {
+fn decoders_do_not_panic_on_mutated_messages() {
     let mut g = TestRng::new(11);
     for _ in 0..3000 {
-        let (api, version, request, response) = fuzz::generate_message(&mut g);
-        for frame in [&request, &response] {
+        let message = fuzz::generate_message(&mut g);
+        for frame in [&message.request, &message.response] {
             let mut bad = frame[4..].to_vec();
             for _ in 0..=g.next_below(4) {
                 match g.next_below(3) {
@@ -93,12 +94,12 @@ fn every_decoder_survives_mutated_messages() {
             }
             let bad = Bytes::from(bad);
             fuzz::read_request(&bad);
-            fuzz::read_response(api, version, &bad);
+            fuzz::read_response(message.api, message.version, &bad);
         }
     }
     for _ in 0..20_000 {
         let input: Vec<u8> = (0..g.next_below(200)).map(|_| g.next_u64() as u8).collect();
         fuzz::read_any(&input);
     }
-    assert_eq!(APIS.len(), 19, "a new API wants a line in `for_each_request!`");
+    assert_eq!(APIS.len(), 19, "a new API needs a line in `for_each_request!`");
 }

@@ -1,4 +1,4 @@
-//! The crate as a whole: golden bytes, a second opinion on every message, and bounds on what decoders do.
+//! Tests of the whole crate: golden bytes, interoperability, and malformed input.
 
 mod malformed_input;
 mod golden;

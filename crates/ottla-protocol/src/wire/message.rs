@@ -1,10 +1,14 @@
-//! `message!`: a structure's fields with their version ranges, declared once, used to write and to read.
+//! The macro `message!`: declares a structure of the protocol and derives its encoding.
 
-/// Declares a structure of the protocol.
+/// Declares a structure and implements [`Wire`](crate::wire::Wire) for it.
 ///
-/// `name: Type [versions]`, then, each where it applies, `nullable [versions]` (the field is an `Option`
-/// and null is allowed only there), `tag N` (a tagged field, KIP-482) and `= default` (what the field is
-/// when the version does not carry it).
+/// Each field is `name: Type [versions]`, followed by these options:
+///
+/// - `nullable [versions]`: the field is an `Option`, and only these versions allow null.
+/// - `tag N`: the field is a tagged field (KIP-482).
+/// - `= default`: the field's value if the version does not have the field.
+///
+/// The client and the broker encode and decode with the same declaration.
 macro_rules! message {
     (
         $(#[$meta:meta])*
@@ -20,7 +24,7 @@ macro_rules! message {
         #[derive(Debug, Clone, PartialEq)]
         pub struct $name {
             $( $(#[$fmeta])* pub $field: $ty, )*
-            /// Tagged fields this crate does not know, kept as they came.
+            /// Tagged fields that this crate does not know.
             pub unknown_tagged_fields: Vec<$crate::wire::RawTaggedField>,
         }
 
@@ -55,9 +59,9 @@ macro_rules! message {
                     $( $crate::wire::message!(@tagged [$($tag)?] t {
                         let default: $ty = $crate::wire::message!(@default $($default)?);
                         if v.is_in_range(&($versions)) && self.$field != default {
-                            let mut one = $crate::wire::Writer::new();
-                            $crate::wire::Wire::encode(&self.$field, &mut one, v);
-                            match one.finish() {
+                            let mut field = $crate::wire::Writer::new();
+                            $crate::wire::Wire::encode(&self.$field, &mut field, v);
+                            match field.finish() {
                                 Ok(bytes) => known.push((t, bytes)),
                                 Err(e) => w.fail(e),
                             }
@@ -75,14 +79,14 @@ macro_rules! message {
                 let mut this = Self::default();
                 $( $crate::wire::message!(@plain [$($tag)?] {
                     if v.is_in_range(&($versions)) {
-                        let at = r.offset();
+                        let start = r.offset();
                         this.$field = $crate::wire::Wire::decode(r, v)
                             .map_err(|e| e.with_location(stringify!($name), stringify!($field)))?;
                         if $crate::wire::Wire::is_null(&this.$field)
                             && !$crate::wire::message!(@nullable v $([$null])?)
                         {
                             return Err($crate::error::DecodeError::new(
-                                $crate::error::DecodeErrorKind::UnexpectedNull, at,
+                                $crate::error::DecodeErrorKind::UnexpectedNull, start,
                             ).with_location(stringify!($name), stringify!($field)));
                         }
                     }
@@ -92,8 +96,10 @@ macro_rules! message {
                     $crate::wire::read_tagged_fields(r, &mut unknown, |tag, r| {
                         $( $crate::wire::message!(@tagged [$($tag)?] t {
                             if tag == t && v.is_in_range(&($versions)) {
-                                this.$field = $crate::wire::Wire::decode(r, v)
-                                    .map_err(|e| e.with_location(stringify!($name), stringify!($field)))?;
+                                this.$field =
+                                    $crate::wire::Wire::decode(r, v).map_err(|e| {
+                                        e.with_location(stringify!($name), stringify!($field))
+                                    })?;
                                 return Ok(true);
                             }
                         }); )*

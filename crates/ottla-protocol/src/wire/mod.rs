@@ -1,5 +1,6 @@
-//! Primitives of the wire: a bounded [`Reader`], a [`Writer`], and the [`Wire`] trait that the messages
-//! declared with `message!` are made of.
+//! The encoding of primitive types: a bounded [`Reader`], a [`Writer`] and the [`Wire`] trait.
+//!
+//! The macro `message!` builds the messages in [`crate::messages`] from them.
 
 mod reader;
 mod writer;
@@ -18,18 +19,17 @@ pub use test_rng::TestRng;
 pub use types::{RawTaggedField, Wire};
 pub use writer::Writer;
 
-/// The version a message is read or written at, and whether that version is flexible (KIP-482: compact
-/// lengths and tagged fields).
+/// The version at which a message is encoded or decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     /// The API version.
     pub number: i16,
-    /// Compact lengths and tagged fields.
+    /// Whether the version has compact lengths and tagged fields (KIP-482).
     pub flexible: bool,
 }
 
 impl Version {
-    /// Whether a field with this range of versions is present.
+    /// Returns whether a field with this range of versions is present.
     #[inline]
     pub fn is_in_range(self, range: &impl std::ops::RangeBounds<i16>) -> bool {
         range.contains(&self.number)

@@ -1,11 +1,11 @@
-//! Reads primitives from one frame, never past its end and never more than it holds.
+//! Reads primitive types from one frame. A read past the frame's end is an error.
 
 use bytes::Bytes;
 
 use super::varint;
-use crate::error::{DecodeError, DecodeErrorKind as Kind};
+use crate::error::{DecodeError, DecodeErrorKind};
 
-/// A cursor over one frame. Byte fields are handed out as slices of it that share its memory.
+/// A cursor over one frame. It returns byte fields as slices that share the frame's memory.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     frame: &'a Bytes,
@@ -28,65 +28,67 @@ macro_rules! fixed {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the front of `frame`.
+    /// Creates a reader at the start of `frame`.
     pub fn new(frame: &'a Bytes) -> Reader<'a> {
         Reader { frame, position: 0, end: frame.len() }
     }
 
-    /// Bytes not read yet.
+    /// Returns the number of bytes that are not read yet.
     #[inline]
     pub fn remaining(&self) -> usize {
         self.end - self.position
     }
 
-    /// Bytes from the start of the frame to here.
+    /// Returns the reader's position in the frame, in bytes.
     #[inline]
     pub fn offset(&self) -> usize {
         self.position
     }
 
-    /// An error of this kind, here.
-    pub fn error(&self, kind: Kind) -> DecodeError {
+    /// Creates an error at the reader's position.
+    pub fn error(&self, kind: DecodeErrorKind) -> DecodeError {
         DecodeError::new(kind, self.position)
     }
 
-    /// The next `n` bytes.
+    /// Reads the next `n` bytes.
     #[inline]
     pub fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
         if n > self.remaining() {
-            return Err(self.error(Kind::Truncated { needed: n, remaining: self.remaining() }));
+            return Err(
+                self.error(DecodeErrorKind::Truncated { needed: n, remaining: self.remaining() })
+            );
         }
-        let from = self.position;
+        let start = self.position;
         self.position += n;
-        Ok(&self.frame[from..self.position])
+        Ok(&self.frame[start..self.position])
     }
 
-    /// The next `n` bytes, sharing the frame's memory.
+    /// Reads the next `n` bytes without a copy: they share the frame's memory.
     #[inline]
     pub fn take_bytes(&mut self, n: usize) -> Result<Bytes, DecodeError> {
-        let from = self.position;
+        let start = self.position;
         self.take(n)?;
-        Ok(self.frame.slice(from..from + n))
+        Ok(self.frame.slice(start..start + n))
     }
 
     fixed! {
-        /// A byte.
+        /// Reads a byte.
         u8: u8;
-        /// A signed byte.
+        /// Reads a signed byte.
         i8: i8;
-        /// Two bytes, big-endian.
+        /// Reads two bytes, big-endian.
         i16: i16;
-        /// Two bytes, big-endian.
+        /// Reads two bytes, big-endian.
         u16: u16;
-        /// Four bytes, big-endian.
+        /// Reads four bytes, big-endian.
         i32: i32;
-        /// Four bytes, big-endian.
+        /// Reads four bytes, big-endian.
         u32: u32;
-        /// Eight bytes, big-endian.
+        /// Reads eight bytes, big-endian.
         i64: i64;
     }
 
-    /// An unsigned varint of at most 32 bits.
+    /// Reads an unsigned varint of at most 32 bits.
     #[inline]
     pub fn unsigned_varint(&mut self) -> Result<u32, DecodeError> {
         let (v, n) = varint::get_u32(&self.frame[self.position..self.end])
@@ -95,10 +97,12 @@ impl<'a> Reader<'a> {
         Ok(v)
     }
 
-    /// The length of a string or byte string: `None` for null.
+    /// Reads the length of a string or byte string: `None` for null.
+    ///
+    /// A non-flexible length has two bytes if `short` (a string), else four.
     #[inline]
     pub fn length(&mut self, flexible: bool, short: bool) -> Result<Option<usize>, DecodeError> {
-        let before = self.position;
+        let start = self.position;
         let n = match (flexible, short) {
             (true, _) => i64::from(self.unsigned_varint()?) - 1,
             (false, true) => i64::from(self.i16()?),
@@ -106,45 +110,47 @@ impl<'a> Reader<'a> {
         };
         match n {
             -1 => Ok(None),
-            n if n < 0 => Err(DecodeError::new(Kind::NegativeLength(n), before)),
+            n if n < 0 => Err(DecodeError::new(DecodeErrorKind::NegativeLength(n), start)),
             n if n as u64 > self.remaining() as u64 => Err(DecodeError::new(
-                Kind::Truncated { needed: n as usize, remaining: self.remaining() },
-                before,
+                DecodeErrorKind::Truncated { needed: n as usize, remaining: self.remaining() },
+                start,
             )),
             n => Ok(Some(n as usize)),
         }
     }
 
-    /// The count of an array: `None` for null. Each element takes at least a byte, so a count over the
-    /// bytes that are left is refused before anything is allocated for it.
+    /// Reads the count of an array: `None` for null.
+    ///
+    /// Each element takes at least one byte. So a count above the remaining bytes is an error,
+    /// before anything is allocated for it.
     #[inline]
     pub fn count(&mut self, flexible: bool) -> Result<Option<usize>, DecodeError> {
-        let before = self.position;
+        let start = self.position;
         let n =
             if flexible { i64::from(self.unsigned_varint()?) - 1 } else { i64::from(self.i32()?) };
         match n {
             -1 => Ok(None),
-            n if n < 0 => Err(DecodeError::new(Kind::NegativeLength(n), before)),
+            n if n < 0 => Err(DecodeError::new(DecodeErrorKind::NegativeLength(n), start)),
             n if n as u64 > self.remaining() as u64 => Err(DecodeError::new(
-                Kind::CountExceedsBytes { count: n as u64, remaining: self.remaining() },
-                before,
+                DecodeErrorKind::CountExceedsBytes { count: n as u64, remaining: self.remaining() },
+                start,
             )),
             n => Ok(Some(n as usize)),
         }
     }
 
-    /// A reader over the next `n` bytes only; this one goes on behind them.
+    /// Returns a reader of the next `n` bytes; this reader skips them.
     pub fn sub_reader(&mut self, n: usize) -> Result<Reader<'a>, DecodeError> {
-        let at = self.position;
+        let start = self.position;
         self.take(n)?;
-        Ok(Reader { frame: self.frame, position: at, end: at + n })
+        Ok(Reader { frame: self.frame, position: start, end: start + n })
     }
 
-    /// Refuses bytes that nothing has read.
+    /// Fails if bytes remain.
     pub fn finish(&self) -> Result<(), DecodeError> {
         match self.remaining() {
             0 => Ok(()),
-            n => Err(self.error(Kind::TrailingBytes(n))),
+            n => Err(self.error(DecodeErrorKind::TrailingBytes(n))),
         }
     }
 }

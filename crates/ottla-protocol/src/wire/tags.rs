@@ -1,9 +1,9 @@
 //! The tagged fields that end every structure of a flexible version (KIP-482).
 
 use super::{RawTaggedField, Reader, Writer};
-use crate::error::{DecodeError, DecodeErrorKind as Kind};
+use crate::error::{DecodeError, DecodeErrorKind};
 
-/// Writes known and unknown tagged fields in ascending order of their number.
+/// Writes known and unknown tagged fields in ascending order of their tags.
 pub(crate) fn write_tagged_fields(
     w: &mut Writer,
     known: Vec<(u32, Vec<u8>)>,
@@ -23,33 +23,36 @@ pub(crate) fn write_tagged_fields(
     }
 }
 
-/// Reads tagged fields: `known` takes those it knows (and answers true), the rest are kept.
+/// Reads tagged fields and stores the unknown ones.
+///
+/// `decode_known` decodes a field and returns true, or returns false for an unknown tag.
 pub(crate) fn read_tagged_fields(
     r: &mut Reader<'_>,
     unknown: &mut Vec<RawTaggedField>,
-    mut known: impl FnMut(u32, &mut Reader<'_>) -> Result<bool, DecodeError>,
+    mut decode_known: impl FnMut(u32, &mut Reader<'_>) -> Result<bool, DecodeError>,
 ) -> Result<(), DecodeError> {
     let count = r.unsigned_varint()?;
-    // A tagged field takes at least two bytes: number and size.
+    // A tagged field takes at least two bytes: tag and size.
     if count as usize > r.remaining() / 2 {
-        return Err(
-            r.error(Kind::CountExceedsBytes { count: u64::from(count), remaining: r.remaining() })
-        );
+        return Err(r.error(DecodeErrorKind::CountExceedsBytes {
+            count: u64::from(count),
+            remaining: r.remaining(),
+        }));
     }
     let mut last = None;
     for _ in 0..count {
         let tag = r.unsigned_varint()?;
         if last.is_some_and(|last| tag <= last) {
-            return Err(r.error(Kind::TagOutOfOrder(tag)));
+            return Err(r.error(DecodeErrorKind::TagOutOfOrder(tag)));
         }
         last = Some(tag);
         let size = r.unsigned_varint()? as usize;
         let mut sub = r.sub_reader(size)?;
-        if known(tag, &mut sub)? {
+        if decode_known(tag, &mut sub)? {
             sub.finish()?;
         } else {
-            let left = sub.remaining();
-            unknown.push(RawTaggedField { tag, bytes: sub.take_bytes(left)? });
+            let remaining = sub.remaining();
+            unknown.push(RawTaggedField { tag, bytes: sub.take_bytes(remaining)? });
         }
     }
     Ok(())

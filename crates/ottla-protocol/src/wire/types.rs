@@ -1,32 +1,32 @@
-//! How each field type stands on the wire, at a version.
+//! The encoding of each field type at a version.
 
 use bytes::Bytes;
 
 use super::{Reader, Version, Writer};
-use crate::error::{DecodeError, DecodeErrorKind as Kind};
+use crate::error::{DecodeError, DecodeErrorKind};
 use crate::uuid::Uuid;
 
-/// A value that a message can hold in a field.
+/// The type of a message or of a field in a message.
 pub trait Wire: Sized {
     /// Appends the value.
     fn encode(&self, w: &mut Writer, v: Version);
     /// Reads a value.
     fn decode(r: &mut Reader<'_>, v: Version) -> Result<Self, DecodeError>;
-    /// Whether the value is null; checked against the versions at which the field may be.
+    /// Returns whether the value is null. The message checks whether its version allows null.
     fn is_null(&self) -> bool {
         false
     }
-    /// A random value that `v` can carry.
+    /// Returns a random value that can be encoded at version `v`.
     #[cfg(any(test, fuzzing, feature = "arbitrary"))]
     fn arbitrary(g: &mut super::TestRng, v: Version) -> Self;
 }
 
-/// A tagged field of a number this crate does not know, kept as it came.
+/// A tagged field whose tag this crate does not know, not decoded (KIP-482).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawTaggedField {
-    /// Its number.
+    /// The field's tag.
     pub tag: u32,
-    /// Its bytes.
+    /// The field's bytes.
     pub bytes: Bytes,
 }
 
@@ -78,7 +78,7 @@ impl Wire for Uuid {
     }
 }
 
-/// A nullable type is `Option` of one of these.
+/// A field type with a length and bytes. Its nullable form is an `Option`.
 trait ByteSequence: Sized {
     const HAS_SHORT_LENGTH: bool;
     fn bytes(&self) -> &[u8];
@@ -91,11 +91,11 @@ impl ByteSequence for String {
         self.as_bytes()
     }
     fn from_wire(r: &mut Reader<'_>, n: usize) -> Result<Self, DecodeError> {
-        let at = r.offset();
+        let start = r.offset();
         let bytes = r.take(n)?;
         match std::str::from_utf8(bytes) {
             Ok(s) => Ok(s.to_owned()),
-            Err(e) => Err(DecodeError::new(Kind::InvalidUtf8, at + e.valid_up_to())),
+            Err(e) => Err(DecodeError::new(DecodeErrorKind::InvalidUtf8, start + e.valid_up_to())),
         }
     }
 }
@@ -120,7 +120,7 @@ macro_rules! byte_sequence {
             fn decode(r: &mut Reader<'_>, v: Version) -> Result<Self, DecodeError> {
                 match r.length(v.flexible, <$ty>::HAS_SHORT_LENGTH)? {
                     Some(n) => <$ty>::from_wire(r, n),
-                    None => Err(r.error(Kind::UnexpectedNull)),
+                    None => Err(r.error(DecodeErrorKind::UnexpectedNull)),
                 }
             }
             #[cfg(any(test, fuzzing, feature = "arbitrary"))]
@@ -164,7 +164,7 @@ impl<T: Wire> Wire for Vec<T> {
     fn decode(r: &mut Reader<'_>, v: Version) -> Result<Self, DecodeError> {
         match r.count(v.flexible)? {
             Some(n) => read_elements(r, v, n),
-            None => Err(r.error(Kind::UnexpectedNull)),
+            None => Err(r.error(DecodeErrorKind::UnexpectedNull)),
         }
     }
     #[cfg(any(test, fuzzing, feature = "arbitrary"))]
@@ -195,7 +195,9 @@ impl<T: Wire> Wire for Option<Vec<T>> {
     }
 }
 
-/// The elements of an array. The vector grows as they are seen: a count says nothing about memory.
+/// Reads the elements of an array.
+///
+/// The vector grows with the elements. The count alone, which may be false, reserves little memory.
 fn read_elements<T: Wire>(r: &mut Reader<'_>, v: Version, n: usize) -> Result<Vec<T>, DecodeError> {
     let mut out = Vec::with_capacity(n.min(16));
     for _ in 0..n {

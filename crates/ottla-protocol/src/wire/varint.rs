@@ -1,38 +1,41 @@
-//! Base-128 varints, plain and zigzag, as protobuf writes them: at most 5 bytes for 32 bits, 10 for 64.
+//! Base-128 varints, unsigned and zigzag, as in protobuf.
+//!
+//! A varint has at most 5 bytes for 32 bits and 10 bytes for 64 bits. Records and flexible messages
+//! use them.
 
 use crate::error::DecodeErrorKind;
 
-/// Maps small negative numbers to small unsigned ones.
+/// Encodes a signed number as unsigned, so that numbers near zero stay small.
 #[inline]
 pub const fn zigzag32(v: i32) -> u32 {
     ((v << 1) ^ (v >> 31)) as u32
 }
 
-/// Maps small negative numbers to small unsigned ones.
+/// Encodes a signed number as unsigned, so that numbers near zero stay small.
 #[inline]
 pub const fn zigzag64(v: i64) -> u64 {
     ((v << 1) ^ (v >> 63)) as u64
 }
 
-/// Bytes that [`put_u32`] writes.
+/// Returns the number of bytes that [`put_u32`] writes.
 #[inline]
 pub const fn len_u32(v: u32) -> usize {
     (38 - (v | 1).leading_zeros() as usize) / 7
 }
 
-/// Bytes that [`put_u64`] writes.
+/// Returns the number of bytes that [`put_u64`] writes.
 #[inline]
 pub const fn len_u64(v: u64) -> usize {
     (70 - (v | 1).leading_zeros() as usize) / 7
 }
 
-/// Bytes that [`put_i32`] writes.
+/// Returns the number of bytes that [`put_i32`] writes.
 #[inline]
 pub const fn len_i32(v: i32) -> usize {
     len_u32(zigzag32(v))
 }
 
-/// Bytes that [`put_i64`] writes.
+/// Returns the number of bytes that [`put_i64`] writes.
 #[inline]
 pub const fn len_i64(v: i64) -> usize {
     len_u64(zigzag64(v))
@@ -66,7 +69,7 @@ pub fn put_i64(out: &mut Vec<u8>, v: i64) {
     put_u64(out, zigzag64(v));
 }
 
-/// Reads an unsigned varint of at most 32 bits from the front of `bytes`: value and bytes taken.
+/// Reads an unsigned varint of at most 32 bits; returns the value and the number of bytes read.
 #[inline]
 pub fn get_u32(bytes: &[u8]) -> Result<(u32, usize), DecodeErrorKind> {
     let (v, n) = get(bytes, 5)?;
@@ -98,7 +101,7 @@ fn get(bytes: &[u8], max: usize) -> Result<(u64, usize), DecodeErrorKind> {
     let mut value = 0u64;
     for (i, &b) in bytes.iter().take(max).enumerate() {
         let low = u64::from(b & 0x7f);
-        // The tenth byte may carry only the one bit that is left.
+        // Nine bytes hold 63 bits: the tenth may hold only one.
         if i == 9 && b > 1 {
             return Err(DecodeErrorKind::VarintTooLong);
         }
@@ -122,9 +125,10 @@ mod tests {
         b.iter().map(|b| format!("{b:02x}")).collect()
     }
 
+    // CASES: B2.
     #[test]
-    fn b2_zigzag_vectors() {
-        for (v, want) in [
+    fn zigzag_varints_have_the_bytes_of_java() {
+        for (v, expected) in [
             (0i32, "00"),
             (-1, "01"),
             (1, "02"),
@@ -140,22 +144,25 @@ mod tests {
         ] {
             let mut out = Vec::new();
             put_i32(&mut out, v);
-            assert_eq!(to_hex(&out), want, "{v}");
+            assert_eq!(to_hex(&out), expected, "{v}");
             assert_eq!(len_i32(v), out.len());
             assert_eq!(get_i32(&out), Ok((v, out.len())));
         }
-        for (v, want) in [(i64::MAX, "feffffffffffffffff01"), (i64::MIN, "ffffffffffffffffff01")] {
+        for (v, expected) in
+            [(i64::MAX, "feffffffffffffffff01"), (i64::MIN, "ffffffffffffffffff01")]
+        {
             let mut out = Vec::new();
             put_i64(&mut out, v);
-            assert_eq!(to_hex(&out), want, "{v}");
+            assert_eq!(to_hex(&out), expected, "{v}");
             assert_eq!(len_i64(v), out.len());
             assert_eq!(get_i64(&out), Ok((v, out.len())));
         }
     }
 
+    // CASES: B2.
     #[test]
-    fn b2_unsigned_vectors_and_refusals() {
-        for (v, want) in [
+    fn unsigned_varints_have_the_bytes_of_java_and_too_long_ones_fail() {
+        for (v, expected) in [
             (0u32, "00"),
             (127, "7f"),
             (8192, "8040"),
@@ -164,10 +171,10 @@ mod tests {
         ] {
             let mut out = Vec::new();
             put_u32(&mut out, v);
-            assert_eq!(to_hex(&out), want, "{v}");
+            assert_eq!(to_hex(&out), expected, "{v}");
             assert_eq!(get_u32(&out), Ok((v, out.len())));
-            for cut in 0..out.len() {
-                assert!(matches!(get_u32(&out[..cut]), Err(DecodeErrorKind::Truncated { .. })));
+            for len in 0..out.len() {
+                assert!(matches!(get_u32(&out[..len]), Err(DecodeErrorKind::Truncated { .. })));
             }
         }
         assert_eq!(get_u32(&[0xff; 6]), Err(DecodeErrorKind::VarintTooLong));

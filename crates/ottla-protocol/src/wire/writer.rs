@@ -1,10 +1,12 @@
-//! Writes primitives into a growing buffer. A value the format cannot hold is remembered and reported
-//! once, by [`Writer::finish`], so that encoders need no error path of their own.
+//! Writes primitive types to a growing buffer.
+//!
+//! [`Writer::finish`] reports the first value that the format cannot hold. So encoders need no
+//! error path of their own.
 
 use super::varint;
 use crate::error::EncodeError;
 
-/// An output buffer and the first error met while filling it.
+/// An output buffer, with the first error of the values written to it.
 #[derive(Debug, Default)]
 pub struct Writer {
     out: Vec<u8>,
@@ -22,46 +24,48 @@ macro_rules! fixed {
 }
 
 impl Writer {
-    /// An empty writer.
+    /// Creates an empty writer.
     pub fn new() -> Writer {
         Writer::default()
     }
 
-    /// Goes on behind what `out` holds.
+    /// Creates a writer that appends to `out`.
     pub fn from_vec(out: Vec<u8>) -> Writer {
         Writer { out, error: None }
     }
 
     fixed! {
-        /// A byte.
+        /// Writes a byte.
         u8: u8;
-        /// A signed byte.
+        /// Writes a signed byte.
         i8: i8;
-        /// Two bytes, big-endian.
+        /// Writes two bytes, big-endian.
         i16: i16;
-        /// Two bytes, big-endian.
+        /// Writes two bytes, big-endian.
         u16: u16;
-        /// Four bytes, big-endian.
+        /// Writes four bytes, big-endian.
         i32: i32;
-        /// Four bytes, big-endian.
+        /// Writes four bytes, big-endian.
         u32: u32;
-        /// Eight bytes, big-endian.
+        /// Writes eight bytes, big-endian.
         i64: i64;
     }
 
-    /// Bytes as they are.
+    /// Writes bytes without a length.
     #[inline]
     pub fn raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);
     }
 
-    /// An unsigned varint.
+    /// Writes an unsigned varint.
     #[inline]
     pub fn unsigned_varint(&mut self, v: u32) {
         varint::put_u32(&mut self.out, v);
     }
 
-    /// The length of a string (`short`) or byte string; `None` for null.
+    /// Writes the length of a string or byte string; `None` for null.
+    ///
+    /// A non-flexible length has two bytes if `short` (a string), else four.
     pub fn length(&mut self, n: Option<usize>, flexible: bool, short: bool) {
         let limit = if short && !flexible { i16::MAX as usize } else { i32::MAX as usize - 1 };
         let n = match n {
@@ -79,27 +83,27 @@ impl Writer {
         }
     }
 
-    /// The count of an array; `None` for null.
+    /// Writes the count of an array; `None` for null.
     pub fn count(&mut self, n: Option<usize>, flexible: bool) {
         self.length(n, flexible, false);
     }
 
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub fn len(&self) -> usize {
         self.out.len()
     }
 
-    /// Whether nothing was written.
+    /// Returns whether nothing has been written.
     pub fn is_empty(&self) -> bool {
         self.out.is_empty()
     }
 
-    /// Remembers the first error.
+    /// Records an error for [`Writer::finish`], unless there is one already.
     pub fn fail(&mut self, error: EncodeError) {
         self.error.get_or_insert(error);
     }
 
-    /// The bytes, or the first error.
+    /// Returns the bytes, or the first error.
     pub fn finish(self) -> Result<Vec<u8>, EncodeError> {
         match self.error {
             None => Ok(self.out),

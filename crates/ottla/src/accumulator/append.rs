@@ -1,11 +1,14 @@
-//! The hot path: a record into its partition's open batch, on the caller's thread.
+//! The hot path: appends a record to its partition's open batch, on the caller's thread.
+//!
+//! `producer/send.rs` calls it. A batch that is full is closed here, or by a worker thread, and the
+//! sender is notified through the event queue.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::RecordAccumulator;
-use super::batch::{BatchMeta, Capacity, OpenBatch};
+use super::batch::{BatchMeta, Capacity, OpenBatch, QueuePosition};
 use super::batch_completions::{BatchCompletions, BatchScratch, Callback};
 use super::buffer_pool::PooledBuf;
 use super::builtin_partitioner::{
@@ -22,102 +25,106 @@ use crate::time::Tick;
 use ottla_protocol::compression::Codec;
 use ottla_protocol::record::RecordLayout;
 
-/// What came of an attempt.
+/// The result of [`RecordAccumulator::append`].
 #[derive(Debug)]
 pub(crate) enum AppendResult {
-    /// It is in a batch; its delivery, if one was asked for.
+    /// The record is in a batch. Holds its delivery if the caller wants one.
     Appended(Option<Delivery>),
-    /// A new batch is needed, and a buffer of this size for it.
+    /// The record needs a new batch, and the batch a buffer of this many bytes.
     NeedsBuffer(usize),
-    /// The batch would go on in another buffer of this size, if one is free just now.
+    /// The open batch needs another buffer of this many bytes. The caller must not wait for it: if
+    /// none is free, the batch is closed.
     NeedsChainBuffer(usize),
 }
 
-/// Who is told of a record's end.
+/// How the outcome of a record is reported.
 #[derive(Default)]
 pub(crate) struct DeliveryOptions {
     pub(crate) callback: Option<Callback>,
-    /// Whether a [`Delivery`] is wanted.
+    /// Whether the caller wants a [`Delivery`].
     pub(crate) wants_delivery: bool,
 }
 
-/// What an append that needs several attempts keeps from one to the next.
+/// What an append keeps between its attempts.
 #[derive(Debug, Default)]
 pub(crate) struct AppendState {
-    /// A buffer for a new batch; one that was not needed goes back.
+    /// A buffer for a new batch. It returns to the pool if it is not needed.
     pub(crate) spare_buffer: Option<PooledBuf>,
-    /// The shell of a new batch; fetched with no lock held, like the buffer.
+    /// The scratch of a new batch.
     pub(crate) scratch: Option<BatchScratch>,
-    /// A choice that does not move, made once.
+    /// The chosen partition, unless it is a sticky choice. It is chosen once.
     fixed_partition: Option<usize>,
-    /// It has gone out of another caller's way.
+    /// Whether this append has already met another caller on a partition's lock.
     moved_away: bool,
-    /// No buffer was free to go on in: the open batch counts as full.
+    /// Whether no buffer was free to extend the open batch. The batch then counts as full.
     pub(crate) no_chain_buffer: bool,
-    /// How long memory was waited for.
+    /// How long the caller waited for memory.
     pub(crate) memory_wait: Duration,
 }
 
-/// Where an append stands: its topic, and the sticky choice it follows, if it does.
+/// The partition that an append goes to.
 struct AppendTarget<'a> {
     topic: &'a TopicInfo,
     partition: &'a Arc<Partition>,
+    /// The partition's index if it is the topic's sticky choice.
     sticky_index: Option<usize>,
 }
 
 impl RecordAccumulator {
-    /// Whether a record may try [`put_at_once`](Self::put_at_once): a choice that is made by counting is made once.
+    /// Returns whether a record may use [`try_append`](Self::try_append). Round robin may not: each
+    /// choice advances its counter, so it must be made once per record.
     #[inline]
     pub(crate) fn can_try_append(&self) -> bool {
         self.settings.partitioning != Partitioning::RoundRobin
     }
 
-    /// Appends where that takes no more than a batch with room for the record; else nothing is done.
+    /// Appends the record if its partition's lock is free and its open batch has room. Otherwise
+    /// returns `None` and changes nothing.
     #[inline]
     pub(crate) fn try_append(
         &self,
         topic: &TopicInfo,
         record: &PreparedRecord<'_>,
-        watch: &mut DeliveryOptions,
+        options: &mut DeliveryOptions,
     ) -> Option<Option<Delivery>> {
-        let (spread, random) = (self.settings.partitioning, || self.env.random());
+        let (partitioning, random) = (self.settings.partitioning, || self.env.random());
         let count = topic.partitions.len();
-        let chosen =
-            choose_partition(topic, count, record.partition, record.key, spread, random).ok()?;
-        let (index, sticky) = match chosen {
+        let choice =
+            choose_partition(topic, count, record.partition, record.key, partitioning, random)
+                .ok()?;
+        let (index, sticky_index) = match choice {
             PartitionChoice::Fixed(p) => (p, None),
             PartitionChoice::Sticky(p) => (p, Some(p)),
         };
         let partition = topic.partitions.get(index)?;
+        let target = AppendTarget { topic, partition, sticky_index };
         let Some(mut queue) = partition.queue.try_lock() else {
-            self.on_contention(&AppendTarget { topic, partition, sticky_index: sticky });
+            self.on_contention(&target);
             return None;
         };
         let open = queue.open_mut()?;
-        let at = open.measure(&record.body, record.timestamp);
-        if open.capacity_for(&at) != Capacity::Fits || self.closed.load(Relaxed) {
+        let layout = open.measure(&record.body, record.timestamp);
+        if open.capacity_for(&layout) != Capacity::Fits || self.closed.load(Relaxed) {
             return None;
         }
-        Some(self.append_to_open(
-            &AppendTarget { topic, partition, sticky_index: sticky },
-            queue,
-            (record, at),
-            watch,
-        ))
+        Some(self.append_to_open(&target, queue, record, layout, options))
     }
 
-    /// Tries to append. With a spare buffer (of at least the size asked for) it opens a batch where one
-    /// is needed.
+    /// Tries to append the record. Opens a new batch if one is needed and `state` has a spare
+    /// buffer, which must have at least the size that an earlier attempt returned.
+    ///
+    /// # Errors
+    /// The record's partition does not exist, or the accumulator is closed.
     pub(crate) fn append(
         &self,
         topic: &TopicInfo,
         record: &PreparedRecord<'_>,
-        watch: &mut DeliveryOptions,
-        attempt: &mut AppendState,
+        options: &mut DeliveryOptions,
+        state: &mut AppendState,
     ) -> Result<AppendResult, Error> {
         loop {
             let partitions = &topic.partitions;
-            let choice = match attempt.fixed_partition {
+            let choice = match state.fixed_partition {
                 Some(p) => PartitionChoice::Fixed(p),
                 None => choose_partition(
                     topic,
@@ -128,108 +135,115 @@ impl RecordAccumulator {
                     || self.env.random(),
                 )?,
             };
-            let (index, sticky) = match choice {
-                PartitionChoice::Fixed(p) => (*attempt.fixed_partition.insert(p), None),
+            let (index, sticky_index) = match choice {
+                PartitionChoice::Fixed(p) => (*state.fixed_partition.insert(p), None),
                 PartitionChoice::Sticky(p) => (p, Some(p)),
             };
             let Some(partition) = partitions.get(index) else {
-                // The topic was re-created with fewer, just now.
-                attempt.fixed_partition = None;
+                // The topic was re-created with fewer partitions after the choice.
+                state.fixed_partition = None;
                 continue;
             };
-            if attempt.spare_buffer.is_some() && attempt.scratch.is_none() {
-                attempt.scratch =
-                    Some(self.listeners.take_scratch(topic.estimator.expected_records()));
+            // The scratch pool has a lock of its own. No thread holds two locks, so the scratch is
+            // taken before the partition is locked.
+            if state.spare_buffer.is_some() && state.scratch.is_none() {
+                let expected = topic.estimator.expected_records();
+                state.scratch = Some(self.listeners.take_scratch(expected));
             }
-            let spot = AppendTarget { topic, partition, sticky_index: sticky };
-            let Some(mut queue) = self.lock_partition(&spot, &mut attempt.moved_away) else {
-                continue;
-            };
-            if self.closed.load(Relaxed) {
-                return Err(self.closed_error());
+            let target = AppendTarget { topic, partition, sticky_index };
+            if let Some(result) = self.append_to_partition(&target, record, options, state)? {
+                return Ok(result);
             }
-            if let Some(open) = queue.open_mut() {
-                let at = open.measure(&record.body, record.timestamp);
-                match open.capacity_for(&at) {
-                    Capacity::Fits => {
-                        return Ok(AppendResult::Appended(self.append_to_open(
-                            &spot,
-                            queue,
-                            (record, at),
-                            watch,
-                        )));
-                    }
-                    Capacity::NeedsBuffer if !attempt.no_chain_buffer => {
-                        match attempt.spare_buffer.take() {
-                            Some(more) => {
-                                open.push_buffer(more);
-                                return Ok(AppendResult::Appended(self.append_to_open(
-                                    &spot,
-                                    queue,
-                                    (record, at),
-                                    watch,
-                                )));
-                            }
-                            None => {
-                                return Ok(AppendResult::NeedsChainBuffer(
-                                    self.buffer_size(record),
-                                ));
-                            }
-                        }
-                    }
-                    Capacity::NeedsBuffer | Capacity::Full => {}
-                }
-            }
-            // A full sticky partition is left before memory is asked for (KIP-794).
-            if sticky.is_some() && self.should_switch(&queue) {
-                queue.sticky_bytes = 0;
-                drop(queue);
-                switch_partition(topic, index, self.env.random());
-                continue;
-            }
-            let Some(buf) = attempt.spare_buffer.take() else {
-                return Ok(AppendResult::NeedsBuffer(self.buffer_size(record)));
-            };
-            let old = queue.close_open();
-            let open = self.open_batch(buf, partition, record, attempt);
-            let at = open.measure(&record.body, record.timestamp);
-            queue.set_open(open);
-            let delivery = self.append_to_open(&spot, queue, (record, at), watch);
-            if let Some(old) = old {
-                self.close_batch(partition, old);
-            }
-            return Ok(AppendResult::Appended(delivery));
         }
+    }
+
+    /// Appends to the target's open batch or opens a new one. Returns `None` if the partition must
+    /// be chosen again.
+    fn append_to_partition(
+        &self,
+        target: &AppendTarget<'_>,
+        record: &PreparedRecord<'_>,
+        options: &mut DeliveryOptions,
+        state: &mut AppendState,
+    ) -> Result<Option<AppendResult>, Error> {
+        let Some(mut queue) = self.lock_partition(target, &mut state.moved_away) else {
+            return Ok(None);
+        };
+        if self.closed.load(Relaxed) {
+            return Err(self.closed_error());
+        }
+        if let Some(open) = queue.open_mut() {
+            let layout = open.measure(&record.body, record.timestamp);
+            let has_room = match open.capacity_for(&layout) {
+                Capacity::Fits => true,
+                Capacity::NeedsBuffer if !state.no_chain_buffer => {
+                    let Some(buf) = state.spare_buffer.take() else {
+                        let size = self.buffer_size(record);
+                        return Ok(Some(AppendResult::NeedsChainBuffer(size)));
+                    };
+                    open.push_buffer(buf);
+                    true
+                }
+                Capacity::NeedsBuffer | Capacity::Full => false,
+            };
+            if has_room {
+                let delivery = self.append_to_open(target, queue, record, layout, options);
+                return Ok(Some(AppendResult::Appended(delivery)));
+            }
+        }
+        // The sticky choice leaves a full partition before the caller waits for memory (KIP-794).
+        if let Some(index) = target.sticky_index
+            && self.should_switch(&queue)
+        {
+            queue.sticky_bytes = 0;
+            drop(queue);
+            switch_partition(target.topic, index, self.env.random());
+            return Ok(None);
+        }
+        let Some(buf) = state.spare_buffer.take() else {
+            return Ok(Some(AppendResult::NeedsBuffer(self.buffer_size(record))));
+        };
+        let full = queue.close_open();
+        let open = self.open_batch(buf, target.partition, record, state);
+        let layout = open.measure(&record.body, record.timestamp);
+        queue.set_open(open);
+        let delivery = self.append_to_open(target, queue, record, layout, options);
+        if let Some(full) = full {
+            self.close_batch(target.partition, full);
+        }
+        Ok(Some(AppendResult::Appended(delivery)))
     }
 
     fn buffer_size(&self, record: &PreparedRecord<'_>) -> usize {
         self.settings.batch_size.max(record.batch_len_upper_bound)
     }
 
-    /// The partition's lock. A sticky caller that finds another caller there goes elsewhere, once: none.
+    /// Locks the target's partition. Returns `None` if another caller holds the lock and the sticky
+    /// choice has moved; this happens at most once per append.
     #[inline]
     fn lock_partition<'p>(
         &self,
-        spot: &AppendTarget<'p>,
-        parted: &mut bool,
+        target: &AppendTarget<'p>,
+        moved_away: &mut bool,
     ) -> Option<MutexGuard<'p, PartitionQueue>> {
-        if *parted || spot.sticky_index.is_none() {
-            return Some(spot.partition.queue.lock());
+        if *moved_away || target.sticky_index.is_none() {
+            return Some(target.partition.queue.lock());
         }
-        if let Some(queue) = spot.partition.queue.try_lock() {
+        if let Some(queue) = target.partition.queue.try_lock() {
             return Some(queue);
         }
-        *parted = true;
-        (!self.on_contention(spot)).then(|| spot.partition.queue.lock())
+        *moved_away = true;
+        (!self.on_contention(target)).then(|| target.partition.queue.lock())
     }
 
-    /// A lock was held. If another caller held it, and there is somewhere else to go, this one's sticky choice is
-    /// there from here on.
+    /// Moves the sticky choice of this thread's stripe if another caller holds the partition's
+    /// lock. Returns whether it moved.
     #[cold]
-    fn on_contention(&self, spot: &AppendTarget<'_>) -> bool {
-        let Some(index) = spot.sticky_index else { return false };
-        // The sender only looks in, and is gone in a moment.
-        !spot.partition.is_locked_by_sender() && split_stripe(spot.topic, index, self.env.random())
+    fn on_contention(&self, target: &AppendTarget<'_>) -> bool {
+        let Some(index) = target.sticky_index else { return false };
+        // The sender holds the lock only for a few instructions: no reason to move.
+        !target.partition.is_locked_by_sender()
+            && split_stripe(target.topic, index, self.env.random())
     }
 
     fn open_batch(
@@ -237,112 +251,116 @@ impl RecordAccumulator {
         buf: PooledBuf,
         partition: &Arc<Partition>,
         record: &PreparedRecord<'_>,
-        attempt: &mut AppendState,
+        state: &mut AppendState,
     ) -> OpenBatch {
         let number = self.next_batch_number();
         let meta = BatchMeta {
             partition: partition.clone(),
             number,
-            queue_position: (number, 0),
+            queue_position: QueuePosition { batch_number: number, record_index: 0 },
             created: self.env.now(),
             base_timestamp: record.timestamp,
             max_timestamp: record.timestamp,
             record_count: 0,
             max_record_bytes: 0,
-            memory_wait: attempt.memory_wait,
+            memory_wait: state.memory_wait,
         };
-        let (base_timestamp, callers) = (record.timestamp, self.caller_context.clone());
-        let of = BatchInfo {
+        let batch = BatchInfo {
             partition: partition.clone(),
             number,
-            base_timestamp,
-            caller_context: callers,
+            base_timestamp: record.timestamp,
+            caller_context: self.caller_context.clone(),
         };
-        let shell = attempt.scratch.take().unwrap_or_default();
-        let ends = BatchCompletions::new(self.listeners.clone(), shell, of);
-        let sizing = &partition.estimator;
-        let packs = self.settings.codec != Codec::None;
-        OpenBatch::new(buf, meta, ends, sizing.uncompressed_limit(self.settings.batch_size, packs))
+        let scratch = state.scratch.take().unwrap_or_default();
+        let completions = BatchCompletions::new(self.listeners.clone(), scratch, batch);
+        let compressed = self.settings.codec != Codec::None;
+        let limit = partition.estimator.uncompressed_limit(self.settings.batch_size, compressed);
+        OpenBatch::new(buf, meta, completions, limit)
     }
 
-    /// Encodes the record into the open batch; what follows: the lock goes, the sender hears, the batch is
-    /// closed if it is full.
+    /// Encodes the record into the open batch. Unlocks the partition, notifies the sender and
+    /// closes the batch where that is needed.
     #[inline]
     fn append_to_open(
         &self,
-        spot: &AppendTarget<'_>,
+        target: &AppendTarget<'_>,
         mut queue: MutexGuard<'_, PartitionQueue>,
-        (record, at): (&PreparedRecord<'_>, RecordLayout),
-        watch: &mut DeliveryOptions,
+        record: &PreparedRecord<'_>,
+        layout: RecordLayout,
+        options: &mut DeliveryOptions,
     ) -> Option<Delivery> {
         let Some(open) = queue.open_mut() else {
-            unreachable!("put is called where a batch is open");
+            unreachable!("append_to_open is called only while a batch is open");
         };
-        let bytes = open.push(&record.body, at, record.timestamp);
-        let delivery = open.completions.add_record(record.timestamp, record.token, watch);
+        let bytes = open.push(&record.body, layout, record.timestamp);
+        let delivery = open.completions.add_record(record.timestamp, record.token, options);
         let (full, limit) = (open.is_full(), open.sticky_limit(self.settings.batch_size));
-        let mut worn = false;
-        if spot.sticky_index.is_some() {
+        let mut switches = false;
+        if target.sticky_index.is_some() {
             queue.sticky_bytes = queue.sticky_bytes.saturating_add(bytes as u32);
-            worn = should_switch(queue.sticky_bytes as usize, limit, full);
+            switches = should_switch(queue.sticky_bytes as usize, limit, full);
         }
-        if full || worn || !queue.announced {
-            self.after_append(spot, queue);
+        if full || switches || !queue.announced {
+            self.after_append(target, queue);
         }
         delivery
     }
 
-    /// What follows an append that filled a batch, wore the sticky choice out, or was the partition's first.
+    /// Finishes an append that filled a batch, exhausted the sticky choice, or was the first to an
+    /// empty partition.
     #[cold]
-    fn after_append(&self, spot: &AppendTarget<'_>, mut queue: MutexGuard<'_, PartitionQueue>) {
+    fn after_append(&self, target: &AppendTarget<'_>, mut queue: MutexGuard<'_, PartitionQueue>) {
         let full = queue.open().is_some_and(OpenBatch::is_full);
         let taken = if full { queue.close_open() } else { None };
-        let worn = spot.sticky_index.is_some() && self.should_switch(&queue);
-        if worn {
+        let switches = target.sticky_index.is_some() && self.should_switch(&queue);
+        if switches {
             queue.sticky_bytes = 0;
         }
-        let announce = !queue.announced;
-        if announce {
+        let announces = !queue.announced;
+        if announces {
             queue.announced = true;
+            // Under the partition's lock: a caller that appends to this batch next, and then
+            // flushes, must find the announcement pending (see EventQueue::drain_with_pending).
             self.events().begin_announcement();
         }
         drop(queue);
-        if announce {
-            let due = if self.settings.linger.is_zero() || full {
+        if announces {
+            let deadline = if self.settings.linger.is_zero() || full {
                 Tick(0)
             } else {
                 self.env.now().after(self.settings.linger)
             };
-            self.announce(spot.partition, due);
+            self.announce(target.partition, deadline);
         }
-        // First, so that others do not go on here while this one compresses.
-        if let (true, Some(index)) = (worn, spot.sticky_index) {
-            switch_partition(spot.topic, index, self.env.random());
+        // Before the batch is closed: compression takes long, and other callers should not open a
+        // batch on this partition meanwhile.
+        if let (true, Some(index)) = (switches, target.sticky_index) {
+            switch_partition(target.topic, index, self.env.random());
         }
         if let Some(batch) = taken {
-            self.close_batch(spot.partition, batch);
+            self.close_batch(target.partition, batch);
         }
     }
 
-    /// Closes a batch off the lock, and tells the sender. Where that means to compress it, a helper does, if none
-    /// of its kind waits for one already.
+    /// Closes a batch without the partition's lock and notifies the sender. A worker thread
+    /// compresses the batch. The caller does it if the worker pool takes no more jobs.
     fn close_batch(&self, partition: &Arc<Partition>, batch: OpenBatch) {
         if self.settings.codec == Codec::None {
             self.close_into_queue(batch);
             return self.post_batch_closed(partition);
         }
-        let work = CloseJob::try_new(self.weak_self.upgrade(), batch);
-        let back = match (self.worker_pool.get(), work) {
-            (Some(hands), Ok(work)) => hands.try_spawn(Box::new(move || work.run())),
-            (None, Ok(work)) => {
-                work.run();
+        let job = CloseJob::try_new(self.weak_self.upgrade(), batch);
+        let rejected = match (self.worker_pool.get(), job) {
+            (Some(workers), Ok(job)) => workers.try_spawn(Box::new(move || job.run())),
+            (None, Ok(job)) => {
+                job.run();
                 None
             }
-            // The accumulator is being dropped: there is no sender either.
+            // The accumulator is being dropped, so there is no sender either.
             (_, Err(batch)) => return drop(batch),
         };
-        if let Some(work) = back {
-            work();
+        if let Some(run) = rejected {
+            run();
         }
     }
 
@@ -352,23 +370,24 @@ impl RecordAccumulator {
         should_switch(queue.sticky_bytes as usize, limit, queue.all_batches_full())
     }
 
-    /// Tells the sender of a partition that holds something.
-    fn announce(&self, partition: &Arc<Partition>, due: Tick) {
-        self.post(Event::BatchOpened(partition.clone()), due);
+    /// Notifies the sender of a partition that is no longer empty.
+    fn announce(&self, partition: &Arc<Partition>, deadline: Tick) {
+        self.post(Event::BatchOpened(partition.clone()), deadline);
         self.events().end_announcement();
     }
 
-    /// Tells the sender of a batch that waits to be drained; rings only if its broker could take it.
+    /// Notifies the sender of a batch that is ready to drain. Does not wake the sender while the
+    /// partition's leader cannot take a request.
     pub(crate) fn post_batch_closed(&self, partition: &Arc<Partition>) {
-        let idle = || !self.events().is_busy(partition.leader.load(Relaxed));
+        let is_idle = || !self.events().is_busy(partition.leader.load(Relaxed));
         if let Err(event) =
-            self.events().post_if(Event::BatchClosed(partition.clone()), Tick(0), idle)
+            self.events().post_if(Event::BatchClosed(partition.clone()), Tick(0), is_idle)
         {
             self.handle_undeliverable(event);
         }
     }
 
-    /// Closes a batch for which a slot was kept, and fills it.
+    /// Closes a batch and puts it where the queue keeps its position.
     pub(crate) fn close_into_queue(&self, open: OpenBatch) {
         let partition = open.meta.partition.clone();
         let now = self.env.now();
@@ -380,32 +399,29 @@ impl RecordAccumulator {
     }
 }
 
-/// A batch that is closed by whoever has the time. Whatever becomes of the work, its place is not kept for ever.
+/// Closes a batch, on a worker thread or on the caller's.
+///
+/// Dropping the job, whether it ran or not, ends the reservation of the batch's position and
+/// notifies the sender. The queue is therefore never blocked by a job that panicked or did not run.
 pub(crate) struct CloseJob {
     accumulator: Arc<RecordAccumulator>,
     partition: Arc<Partition>,
     batch: Option<OpenBatch>,
     batch_number: u64,
-    /// When its time is over.
+    /// When the batch reaches `delivery.timeout.ms`.
     expires_at: Tick,
 }
 
 impl CloseJob {
-    /// The batch comes back where there is no accumulator any more.
+    /// Returns the batch as the error if the accumulator no longer exists.
     pub(crate) fn try_new(
-        acc: Option<Arc<RecordAccumulator>>,
+        accumulator: Option<Arc<RecordAccumulator>>,
         batch: OpenBatch,
     ) -> Result<CloseJob, Box<OpenBatch>> {
-        let Some(acc) = acc else { return Err(Box::new(batch)) };
-        let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
-        let over = batch.meta.created.after(acc.settings.delivery_timeout);
-        Ok(CloseJob {
-            accumulator: acc,
-            partition,
-            batch: Some(batch),
-            batch_number: number,
-            expires_at: over,
-        })
+        let Some(accumulator) = accumulator else { return Err(Box::new(batch)) };
+        let (partition, batch_number) = (batch.meta.partition.clone(), batch.meta.number);
+        let expires_at = batch.meta.created.after(accumulator.settings.delivery_timeout);
+        Ok(CloseJob { accumulator, partition, batch: Some(batch), batch_number, expires_at })
     }
 
     pub(crate) fn run(mut self) {
@@ -417,10 +433,12 @@ impl CloseJob {
 
 impl Drop for CloseJob {
     fn drop(&mut self) {
-        // Nobody came to the end of it, or somebody panicked on the way: its records were told.
+        // Does nothing after a successful run. After a panic, or if the job never ran, the dropped
+        // batch has already failed its records.
         self.partition.queue.lock().remove_closing(self.batch_number);
         if self.expires_at <= self.accumulator.env.now() {
-            // To be failed now, whatever its node can take.
+            // The batch expired while it was compressed. The sender must fail it now, even if the
+            // node is busy, so this event wakes the sender unconditionally.
             self.accumulator.post(Event::BatchClosed(self.partition.clone()), Tick(0));
         } else {
             self.accumulator.post_batch_closed(&self.partition);

@@ -1,73 +1,83 @@
-//! A list that grows at its end and is read without a lock: what every append looks its partition up in.
+//! A vector that grows at its end and is read without a lock.
+//!
+//! It holds the partitions of a topic. Every append looks its partition up here, and the sender
+//! changes the length when metadata reports another partition count.
+//!
+//! The crate `boxcar` does not fit: the length of its vector cannot shrink. A topic that is
+//! re-created with fewer partitions needs a smaller length. Its other items stay, and are visible
+//! again when the length grows back.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Pieces a list has at most. Each is at least as long as all before it, so this is never reached.
+/// Limits the number of chunks. Each new chunk at least doubles the vector, so the limit is never
+/// reached.
 const MAX_CHUNKS: usize = 48;
 
-/// The list. One thread grows it; any read it.
+/// The vector. One thread changes its length; any thread reads it.
 #[derive(Debug)]
-pub(crate) struct Shelf<T> {
-    /// Items that are shown; there may be more.
+pub(crate) struct AppendOnlyVec<T> {
+    /// The number of visible items. The chunks may hold more.
     len: AtomicUsize,
     chunks: [OnceLock<Box<[T]>>; MAX_CHUNKS],
 }
 
-impl<T> Default for Shelf<T> {
-    fn default() -> Shelf<T> {
-        Shelf { len: AtomicUsize::new(0), chunks: [const { OnceLock::new() }; MAX_CHUNKS] }
+impl<T> Default for AppendOnlyVec<T> {
+    fn default() -> AppendOnlyVec<T> {
+        AppendOnlyVec { len: AtomicUsize::new(0), chunks: [const { OnceLock::new() }; MAX_CHUNKS] }
     }
 }
 
-impl<T> Shelf<T> {
-    /// Items shown.
+impl<T> AppendOnlyVec<T> {
+    /// Returns the number of visible items.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::Acquire)
     }
 
-    /// An item that is shown.
+    /// Returns a visible item.
     #[inline]
     pub(crate) fn get(&self, index: usize) -> Option<&T> {
         if index >= self.len() {
             return None;
         }
-        let mut at = index;
-        for piece in &self.chunks {
-            let piece = piece.get()?;
-            if let Some(item) = piece.get(at) {
+        // Mostly one chunk: a topic's partitions are created together.
+        let mut i = index;
+        for chunk in &self.chunks {
+            let chunk = chunk.get()?;
+            if let Some(item) = chunk.get(i) {
                 return Some(item);
             }
-            at -= piece.len();
+            i -= chunk.len();
         }
         None
     }
 
-    /// Items shown, in order.
+    /// Returns the visible items in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.iter_all().take(self.len())
     }
 
-    /// All items, shown or not.
+    /// Returns all items in order, also those that are not visible.
     pub(crate) fn iter_all(&self) -> impl Iterator<Item = &T> {
-        self.chunks.iter().map_while(OnceLock::get).flat_map(|p| p.iter())
+        self.chunks.iter().map_while(OnceLock::get).flat_map(|chunk| chunk.iter())
     }
 
-    /// Shows so many, making what is missing. Only what was never there is made: an item that is shown again is
-    /// the same.
-    pub(crate) fn set_len(&self, count: usize, make: impl FnMut(usize) -> T) {
-        let there = self.iter_all().count();
-        if there < count {
-            // At least doubled, unless it is the first: so the pieces suffice.
-            let to = if there == 0 { count } else { count.max(there * 2) };
-            let piece: Box<[T]> = (there..to).map(make).collect();
-            let free = self.chunks.iter().find(|p| p.get().is_none());
-            if free.is_none_or(|free| free.set(piece).is_err()) {
+    /// Sets the number of visible items, and makes with `make` the items that do not exist yet.
+    ///
+    /// An item that was visible before is not made again.
+    pub(crate) fn set_len(&self, len: usize, make: impl FnMut(usize) -> T) {
+        let existing = self.iter_all().count();
+        if existing < len {
+            let end = if existing == 0 { len } else { len.max(existing * 2) };
+            let chunk: Box<[T]> = (existing..end).map(make).collect();
+            let unused = self.chunks.iter().find(|c| c.get().is_none());
+            if unused.is_none_or(|unused| unused.set(chunk).is_err()) {
                 return;
             }
         }
-        self.len.store(count, Ordering::Release);
+        // Release: a reader that sees this length also sees the chunk.
+        self.len.store(len, Ordering::Release);
     }
 }
 
@@ -76,23 +86,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_are_made_once_whatever_is_shown() {
-        let shelf = Shelf::default();
+    fn each_item_is_made_once_at_any_sequence_of_lengths() {
+        let vec = AppendOnlyVec::default();
         let mut made = Vec::new();
-        for count in [3, 5, 2, 4, 40, 0, 41] {
-            shelf.set_len(count, |i| {
+        for len in [3, 5, 2, 4, 40, 0, 41] {
+            vec.set_len(len, |i| {
                 made.push(i);
                 i
             });
-            assert_eq!(shelf.len(), count);
-            assert_eq!(shelf.iter().copied().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
-            assert_eq!(shelf.get(count), None);
-            assert!((0..count).all(|i| shelf.get(i) == Some(&i)));
+            assert_eq!(vec.len(), len);
+            assert_eq!(vec.iter().copied().collect::<Vec<_>>(), (0..len).collect::<Vec<_>>());
+            assert_eq!(vec.get(len), None);
+            assert!((0..len).all(|i| vec.get(i) == Some(&i)));
         }
         assert_eq!(made, (0..made.len()).collect::<Vec<_>>(), "each once, in order");
         for n in 1..1000 {
-            shelf.set_len(n * 7, |i| i);
-            assert_eq!(shelf.len(), n * 7);
+            vec.set_len(n * 7, |i| i);
+            assert_eq!(vec.len(), n * 7);
         }
     }
 }

@@ -1,10 +1,14 @@
-//! A batch changes its type, not a flag: [`OpenBatch`] takes records, [`ClosedBatch`] is frozen for ever,
-//! [`StampedBatch`] has a producer id, epoch, sequence and checksum in a header kept beside the records.
+//! The producer batch: [`OpenBatch`] takes records, [`ClosedBatch`] is frozen, [`StampedBatch`] has
+//! a producer id, epoch, sequence and checksum.
 //!
-//! There is no way back to `&mut` records: a buffer cannot be written again while a socket may still read
-//! it, whatever happens to the batch (the bug of KAFKA-19012 does not compile here).
+//! A batch changes its type, not a flag. The records of a closed batch are [`Bytes`] that own the
+//! pooled buffer, and no method returns them as `&mut`. So no code can write to a buffer, or return
+//! it to the pool, while a socket may still read it, even if the batch has expired or failed.
+//! (Java's producer did this: KAFKA-19012.) The header with sequence and checksum is stored beside
+//! the records. A new producer epoch therefore needs a new header only; it does not touch the
+//! records.
 
-#![allow(unreachable_pub, reason = "the doctests of `sim::types` look at these types")]
+#![allow(unreachable_pub, reason = "the doctests of `sim::types` use these types")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,62 +26,76 @@ use super::partition::Partition;
 use crate::error::{Error, RecordStatus};
 use crate::time::Tick;
 
-/// What is known of a batch from its first record on.
+/// The properties that a batch keeps in all its states.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchMeta {
     pub(crate) partition: Arc<Partition>,
-    /// Unique in the producer, rising.
+    /// The batch's number: unique in the producer, rising in the order in which batches are opened.
+    ///
+    /// A flush waits for the batches up to the last number when it was called.
     pub(crate) number: u64,
-    /// Its place in its partition's line: the number of the batch that was opened, and the index there of its
-    /// first record.
-    pub(crate) queue_position: (u64, u32),
+    pub(crate) queue_position: QueuePosition,
     pub(crate) created: Tick,
     pub(crate) base_timestamp: i64,
     pub(crate) max_timestamp: i64,
     pub(crate) record_count: i32,
-    /// Bytes of its largest record, alone in a batch at the most.
+    /// The upper bound of bytes that the largest record needs if it is alone in a batch.
     pub(crate) max_record_bytes: u32,
-    /// How long its first record's caller waited for the memory.
+    /// How long the first record's caller waited for memory.
     pub(crate) memory_wait: Duration,
 }
 
-/// Takes records.
+/// The position of a batch in its partition's queue.
+///
+/// A batch that is sent again returns to this position, not to the end. The parts of a split batch
+/// get new numbers, but they keep the position of the original batch and are ordered by record
+/// index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct QueuePosition {
+    /// The number of the batch that was opened.
+    pub(crate) batch_number: u64,
+    /// The index in that batch of this batch's first record.
+    pub(crate) record_index: u32,
+}
+
+/// A batch that takes records.
 #[derive(Debug)]
 pub struct OpenBatch {
     buf: PooledBuf,
-    /// Buffers that are full, of a batch that is to be compressed.
+    /// Earlier buffers, which are full. Only a batch that will be compressed has more than one
+    /// buffer.
     chain: Vec<PooledBuf>,
-    /// Bytes in them.
+    /// Bytes of records in `chain`.
     chain_bytes: usize,
     pub(crate) meta: BatchMeta,
     pub(crate) completions: BatchCompletions,
-    /// Bytes of records it takes, its first record aside.
+    /// The maximum bytes of records. The first record may be larger.
     limit: usize,
 }
 
-/// Whether a record may still come into a batch.
+/// Whether a batch has room for another record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Capacity {
-    /// It may.
+    /// The record fits.
     Fits,
-    /// It may, once there is another buffer for it.
+    /// The record fits into the batch's limit, but needs another buffer.
     NeedsBuffer,
-    /// It may not.
+    /// The record does not fit.
     Full,
 }
 
 impl OpenBatch {
-    /// One that takes `limit` bytes of records, its first aside.
+    /// Creates a batch of at most `limit` bytes of records. The first record may be larger.
     pub(crate) fn new(
         buf: PooledBuf,
         meta: BatchMeta,
-        ends: BatchCompletions,
+        completions: BatchCompletions,
         limit: usize,
     ) -> OpenBatch {
-        OpenBatch { buf, chain: Vec::new(), chain_bytes: 0, meta, completions: ends, limit }
+        OpenBatch { buf, chain: Vec::new(), chain_bytes: 0, meta, completions, limit }
     }
 
-    /// What a record takes if it comes next.
+    /// Computes the layout of a record that would be appended next.
     #[inline]
     pub(crate) fn measure<'a, H>(&self, body: &RecordBody<'a, H>, timestamp: i64) -> RecordLayout
     where
@@ -86,7 +104,7 @@ impl OpenBatch {
         body.measure(self.meta.record_count, timestamp.wrapping_sub(self.meta.base_timestamp))
     }
 
-    /// Whether a record of this size still fits; the first always does.
+    /// Returns whether a record of this size fits. The first record always fits.
     #[inline]
     pub(crate) fn capacity_for(&self, record: &RecordLayout) -> Capacity {
         let len = record.len();
@@ -101,46 +119,48 @@ impl OpenBatch {
         }
     }
 
-    /// Goes on in another buffer.
+    /// Makes `buf` the buffer for the next records.
     pub(crate) fn push_buffer(&mut self, buf: PooledBuf) {
         self.chain_bytes += self.buf.bytes.len();
         self.chain.push(std::mem::replace(&mut self.buf, buf));
     }
 
-    /// Bytes of its records.
+    /// Returns the bytes of its records.
     #[inline]
     fn uncompressed_len(&self) -> usize {
         self.chain_bytes + self.buf.bytes.len()
     }
 
-    /// Whether nothing more will fit.
+    /// Returns whether no further record fits.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.meta.record_count > 0 && self.uncompressed_len() >= self.limit
     }
 
-    /// Bytes after which a sticky choice has stayed for a batch: as many as one takes, if it is to be compressed.
+    /// Returns the bytes after which the sticky partition may switch. This is `batch.size`, or the
+    /// uncompressed size of a batch that will be compressed.
     #[inline]
     pub(crate) fn sticky_limit(&self, batch_size: usize) -> usize {
         batch_size.max(self.limit + BATCH_HEADER_LEN).max(1)
     }
 
-    /// Whether it holds less than half of what it might.
+    /// Returns whether the batch is less than half full.
     pub(crate) fn is_half_empty(&self) -> bool {
         self.uncompressed_len() < self.limit / 2
     }
 
-    /// Bytes on the wire, uncompressed.
+    /// Returns the bytes of the uncompressed batch on the wire.
     pub(crate) fn wire_len(&self) -> usize {
         BATCH_HEADER_LEN + self.uncompressed_len()
     }
 
-    /// Encodes a record there is [`room`](Self::room) for; the bytes it took.
+    /// Encodes a record for which [`capacity_for`](Self::capacity_for) returned `Fits`. Returns the
+    /// bytes that it takes.
     #[inline]
     pub(crate) fn push<'a, H>(
         &mut self,
         body: &RecordBody<'a, H>,
-        at: RecordLayout,
+        layout: RecordLayout,
         timestamp: i64,
     ) -> usize
     where
@@ -148,32 +168,32 @@ impl OpenBatch {
     {
         let meta = &mut self.meta;
         let before = self.buf.bytes.len();
-        body.encode(&mut self.buf.bytes, at);
+        body.encode(&mut self.buf.bytes, layout);
         meta.record_count += 1;
         meta.max_timestamp = meta.max_timestamp.max(timestamp);
         meta.max_record_bytes = meta.max_record_bytes.max(body.size_upper_bound() as u32);
         self.buf.bytes.len() - before
     }
 
-    /// A batch whose records nobody will send: only who is to be told counts.
+    /// Closes a batch that will not be sent. Only its completions are used afterwards.
     pub(crate) fn abort(mut self) -> ClosedBatch {
-        let plain_len = self.uncompressed_len();
+        let uncompressed_len = self.uncompressed_len();
+        // Joining the chain's buffers would copy records that no request will carry.
         self.chain.clear();
-        ClosedBatch { uncompressed_len: plain_len, ..self.close(None) }
+        ClosedBatch { uncompressed_len, ..self.close(None) }
     }
 
-    /// Freezes the records, compressed where a codec is given. Output that is no smaller than the records is
-    /// thrown away and they go as they are.
-    pub fn close(mut self, compressor: Option<&mut BatchEncoder>) -> ClosedBatch {
-        let (mut attributes, plain_len) = (0, self.uncompressed_len());
-        let sizing = self.meta.partition.estimator.clone();
-        sizing.set_expected_records(self.meta.record_count as usize);
+    /// Freezes the records. Compresses them if an encoder is given and the result is smaller.
+    pub fn close(mut self, encoder: Option<&mut BatchEncoder>) -> ClosedBatch {
+        let (mut attributes, uncompressed_len) = (0, self.uncompressed_len());
+        let estimator = self.meta.partition.estimator.clone();
+        estimator.set_expected_records(self.meta.record_count as usize);
         self.completions.charge(self.buf.pool());
         let (full, last) = (std::mem::take(&mut self.chain), self.buf);
-        let records = match compressor.and_then(|e| Some((e.compress(&full, &last)?, e))) {
-            Some((packed, e)) => {
-                sizing.update_ratio(plain_len, packed);
-                if packed < plain_len {
+        let records = match encoder.and_then(|e| Some((e.compress(&full, &last)?, e))) {
+            Some((compressed_len, e)) => {
+                estimator.update_ratio(uncompressed_len, compressed_len);
+                if compressed_len < uncompressed_len {
                     attributes = e.compressor.codec() as i16;
                     PooledBuf::with_contents(full, last, &[&e.output])
                 } else {
@@ -185,7 +205,7 @@ impl OpenBatch {
         ClosedBatch {
             records: Bytes::from_owner(records),
             attributes,
-            uncompressed_len: plain_len,
+            uncompressed_len,
             meta: self.meta,
             completions: Some(self.completions),
             status: RecordStatus::NotPersisted,
@@ -197,17 +217,17 @@ impl OpenBatch {
     }
 }
 
-/// Bytes of each of its rooms that an encoder keeps from batch to batch.
+/// The capacity in bytes that each buffer of a cached encoder may keep.
 const MAX_RETAINED_CAPACITY: usize = 256 * 1024;
 
-/// A codec's state and the room it works in; a bounded set of them is shared by whoever closes batches.
+/// A codec's state and its buffers. The accumulator caches a few encoders for all threads.
 #[derive(Debug)]
 pub struct BatchEncoder {
     compressor: Compressor,
     output: Vec<u8>,
-    /// A chain's buffers one behind the other, which is what codecs take.
+    /// A copy of a chain's buffers in one piece, because codecs take one slice.
     contiguous_input: Vec<u8>,
-    /// It panicked: its state is not to be trusted again.
+    /// Whether the codec has panicked. Its state is then unknown, so the encoder is not reused.
     pub(super) poisoned: bool,
 }
 
@@ -221,7 +241,8 @@ impl BatchEncoder {
         }
     }
 
-    /// Compresses into the scratch room; the bytes it took there, if it could.
+    /// Compresses the buffers into `output`. Returns the length of the output, or `None` if the
+    /// records stay uncompressed.
     fn compress(&mut self, full: &[PooledBuf], last: &PooledBuf) -> Option<usize> {
         if self.compressor.codec() == Codec::None {
             return None;
@@ -236,23 +257,25 @@ impl BatchEncoder {
                 .for_each(|b| self.contiguous_input.extend_from_slice(&b.bytes));
             &self.contiguous_input
         };
-        let (compressor, scratch) = (&mut self.compressor, &mut self.output);
-        let done = catch_unwind(AssertUnwindSafe(|| compressor.compress(input, scratch)));
-        match done {
+        let (compressor, output) = (&mut self.compressor, &mut self.output);
+        let result = catch_unwind(AssertUnwindSafe(|| compressor.compress(input, output)));
+        match result {
             Ok(Ok(())) => Some(self.output.len()),
             Err(_) => {
                 self.poisoned = true;
-                tracing::error!("a compressor panicked; its batch goes uncompressed");
+                tracing::error!(
+                    "compression failed: the codec panicked; the batch is sent uncompressed"
+                );
                 None
             }
             Ok(Err(e)) => {
-                tracing::warn!("a batch goes uncompressed: {e}");
+                tracing::warn!("compression failed: {e}; the batch is sent uncompressed");
                 None
             }
         }
     }
 
-    /// Lets go of room that only a large batch needed.
+    /// Frees the capacity that only a large batch needed.
     pub(super) fn shrink_buffers(&mut self) {
         self.output.clear();
         self.output.shrink_to(MAX_RETAINED_CAPACITY);
@@ -261,69 +284,78 @@ impl BatchEncoder {
     }
 }
 
-/// Records that no one can change any more, and what has become of them so far.
+/// A batch whose records no longer change, and the state of its delivery.
 #[derive(Debug)]
 pub struct ClosedBatch {
     records: Bytes,
     attributes: i16,
-    /// Bytes of the records before they were compressed.
+    /// Bytes of the records before compression.
     pub(crate) uncompressed_len: usize,
     pub(crate) meta: BatchMeta,
-    /// Taken when the batch is settled, which may be before its bytes are let go.
+    /// `None` once the batch is completed. A batch that expires in flight is completed at once, but
+    /// keeps `records` until the network has no reference to them.
     completions: Option<BatchCompletions>,
-    /// Only grows.
+    /// Whether the records may be in the log.
+    ///
+    /// The status moves from `NotPersisted` to `PossiblyPersisted` when a broker may have appended
+    /// the batch: the socket took the last byte of a request and no response arrived, or the
+    /// response leaves it open. It moves back in one case only: the leader proves with
+    /// OUT_OF_ORDER_SEQUENCE_NUMBER that its log ends just before this batch.
     pub(crate) status: RecordStatus,
-    /// It rests until then, having been sent in an order that is over.
+    /// The time before which the batch is not sent: the end of a backoff that it began under an
+    /// earlier producer epoch.
     pub(crate) not_before: Tick,
-    /// Requests that carried it.
+    /// The number of requests that carried the batch.
     pub(crate) attempts: u32,
     pub(crate) timings: BatchTimings,
     pub(crate) last_error: Option<Error>,
 }
 
-/// Where a batch's time went, as far as it alone knows.
+/// The time that a batch spent in each step of its delivery.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchTimings {
-    /// When it was closed off its partition's lock, which is when it was full, or lingered under a codec.
+    /// When the batch was closed without its partition's lock: it was full, or its linger had ended
+    /// and it is compressed.
     pub(crate) closed_at: Option<Tick>,
-    /// When it first left its line.
+    /// When the batch was drained for the first time.
     pub(crate) drained_at: Option<Tick>,
-    /// When the request that carries it was sent, while there is one.
+    /// When the current request was sent; `None` if no request carries the batch.
     pub(crate) sent_at: Option<Tick>,
-    /// In requests that have ended.
+    /// The time in requests that have ended.
     pub(crate) in_flight: Duration,
-    /// Told to rest before it was sent again, and until when.
-    pub(crate) backing_off: Duration,
+    /// The sum of all backoffs, including the current one up to its end.
+    pub(crate) backoff_total: Duration,
+    /// When the current backoff ends.
     pub(crate) backoff_until: Tick,
-    /// Who had it last, and of which epoch its leadership was.
+    /// The node that got the last request; −1 if none did.
     pub(crate) broker: i32,
+    /// The leader epoch of the last request.
     pub(crate) leader_epoch: i32,
 }
 
 impl BatchTimings {
-    /// How long it has rested by now.
+    /// Returns the time spent in backoff until `now`.
     pub(crate) fn backed_off(&self, now: Tick) -> Duration {
-        self.backing_off.saturating_sub(self.backoff_until.since(now))
+        self.backoff_total.saturating_sub(self.backoff_until.since(now))
     }
 }
 
 impl Default for BatchTimings {
     fn default() -> BatchTimings {
-        let (closed, drained, sent, in_flight, backing_off, rests_until) = Default::default();
         BatchTimings {
-            closed_at: closed,
-            drained_at: drained,
-            sent_at: sent,
-            in_flight,
-            backing_off,
-            backoff_until: rests_until,
+            closed_at: None,
+            drained_at: None,
+            sent_at: None,
+            in_flight: Duration::ZERO,
+            backoff_total: Duration::ZERO,
+            backoff_until: Tick::default(),
             broker: -1,
             leader_epoch: -1,
         }
     }
 }
 
-/// What the parts of a batch take over from it.
+/// What the parts of a split batch inherit from it.
 #[derive(Debug)]
 pub(super) struct SplitParent {
     pub(super) meta: BatchMeta,
@@ -333,20 +365,20 @@ pub(super) struct SplitParent {
 }
 
 impl ClosedBatch {
-    /// What its parts take over.
+    /// Returns what the parts of this batch inherit.
     pub(super) fn to_split_parent(&self) -> SplitParent {
         let (meta, last_error) = (self.meta.clone(), self.last_error.clone());
         SplitParent { meta, status: self.status, timings: self.timings, last_error }
     }
 
-    /// Takes over what was known of the whole; that it was sent is not an attempt of the part.
+    /// Takes over the parent's state, except its attempts: a split does not use up a retry.
     pub(super) fn inherit(&mut self, parent: &SplitParent) {
         self.status = parent.status;
         self.timings = parent.timings;
         self.last_error.clone_from(&parent.last_error);
     }
 
-    /// The records, as they go to the wire.
+    /// Returns the records as they go on the wire.
     pub fn records(&self) -> &Bytes {
         &self.records
     }
@@ -355,15 +387,16 @@ impl ClosedBatch {
         self.attributes & 7 != 0
     }
 
-    /// Bytes on the wire.
+    /// Returns the bytes of the batch on the wire.
     pub(crate) fn wire_len(&self) -> usize {
         BATCH_HEADER_LEN + self.records.len()
     }
 
-    /// Tells everyone who waits, unless they were told.
+    /// Reports the outcome to the deliveries, callbacks and handlers, unless the batch is
+    /// completed.
     pub(crate) fn complete(&mut self, outcome: Outcome) {
-        if let Some(ends) = self.completions.take() {
-            ends.complete(outcome);
+        if let Some(completions) = self.completions.take() {
+            completions.complete(outcome);
         }
     }
 
@@ -371,12 +404,12 @@ impl ClosedBatch {
         self.completions.is_none()
     }
 
-    /// Takes who is to be told away, to be told by parts of this batch.
+    /// Takes the completions, which are divided among the parts of this batch.
     pub(super) fn take_completions(&mut self) -> Option<BatchCompletions> {
         self.completions.take()
     }
 
-    /// Gives it a place in the producer's order.
+    /// Writes the batch's header with this producer id, epoch and sequence.
     pub(crate) fn stamp(self, stamp: Stamp) -> StampedBatch {
         let m = &self.meta;
         let header = BatchHeader {
@@ -396,13 +429,14 @@ impl ClosedBatch {
     }
 }
 
-/// Who sent it, and which of theirs it is; all −1 without idempotence.
+/// The producer id, epoch and sequence of a batch; all −1 without idempotence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) producer_id: i64,
     pub(crate) epoch: i16,
     pub(crate) sequence: i32,
-    /// The topic's id when it was stamped; a topic of another id is another log.
+    /// The topic's id when the batch was stamped. A topic of the same name with another id has
+    /// another log, so a batch that may be in the first is not sent to the second.
     pub(crate) topic_id: Uuid,
 }
 
@@ -411,12 +445,12 @@ impl Stamp {
         Stamp { producer_id: -1, epoch: -1, sequence: -1, topic_id: Uuid::ZERO };
 }
 
-/// The sequence `n` records further on; wraps from 2147483647 to 0.
+/// Returns the sequence `n` records after `sequence`. Sequences wrap from 2147483647 to 0.
 pub(crate) fn increment_sequence(sequence: i32, n: i32) -> i32 {
     (i64::from(sequence) + i64::from(n)).rem_euclid(1 << 31) as i32
 }
 
-/// Ready for the wire.
+/// A batch that is ready for the wire.
 #[derive(Debug)]
 pub struct StampedBatch {
     pub(crate) closed: ClosedBatch,
@@ -425,12 +459,13 @@ pub struct StampedBatch {
 }
 
 impl StampedBatch {
-    /// The 61 bytes and the records; the latter share the batch's memory and keep it alive.
+    /// Returns the header and the records. The records share the batch's buffer and keep it alive.
     pub(crate) fn header_and_records(&self) -> (&[u8; BATCH_HEADER_LEN], Bytes) {
         (&self.header, self.closed.records.clone())
     }
 
-    /// As if its buffer had been given to somebody else meanwhile: no type allows that, so this is its effect.
+    /// Corrupts the records, as if the buffer had been reused too early. The injected bug
+    /// `BufferReused` needs this because the types rule out the real bug.
     pub(super) fn with_corrupted_records(mut self) -> StampedBatch {
         let mut bytes = self.closed.records.to_vec();
         if let Some(last) = bytes.iter_mut().rev().nth(1) {
@@ -441,7 +476,7 @@ impl StampedBatch {
         self.closed.stamp(stamp)
     }
 
-    /// Takes the place in the order away again; the records are as they were.
+    /// Removes the header, for a batch that gets another producer epoch or fails.
     pub(crate) fn unstamp(self) -> ClosedBatch {
         self.closed
     }

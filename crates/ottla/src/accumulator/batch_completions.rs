@@ -1,4 +1,8 @@
-//! Who is told of a batch's end, and how: deliveries, callbacks, the producer-wide handler, interceptors.
+//! Reports the outcome of a batch to its deliveries, its callbacks, the producer's delivery handler
+//! and the interceptors.
+//!
+//! [`ClosedBatch::complete`](super::batch::ClosedBatch::complete) calls it. Java's producer calls
+//! the same list "thunks".
 
 use crate::sync::atomic::Ordering;
 use std::fmt;
@@ -7,27 +11,37 @@ use std::sync::Arc;
 use super::append::DeliveryOptions;
 use super::buffer_pool::{BufferPool, Charge};
 use super::completion::{
-    BatchInfo, DELTA_OVERFLOW, Delivery, Outcome, ProduceRequestResult, RecordMetadata,
-    SplitResults, find_part,
+    BatchInfo, DELTA_OVERFLOW, Delivery, FarTimestamp, Outcome, ProduceRequestResult, RecordError,
+    RecordMetadata, RecordWaker, SplitResult, SplitResults, find_part,
 };
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::sync::{Mutex, assert_unlocked, wake_all};
 
-/// What a record's callback is given.
+/// A record's callback.
 pub(crate) type Callback = Box<dyn FnOnce(Result<RecordMetadata, Error>) + Send>;
 
-/// Who is told of a batch's end, and how. Dropped without having been told, it tells them of a bug.
+/// A callback that runs when its batch is completed.
+struct PendingCallback {
+    record_index: u32,
+    timestamp_delta: i32,
+    callback: Callback,
+}
+
+/// Everything that is notified when a batch is completed.
+///
+/// It completes exactly once. If it is dropped before, it completes with an internal error, so no
+/// caller waits without end.
 pub(crate) struct BatchCompletions {
     tokens: Vec<u64>,
-    callbacks: Vec<(u32, i32, Callback)>,
-    /// Timestamps too far from the first for a [`Delivery`] to carry the difference.
-    far_timestamps: Vec<(u32, i64)>,
-    /// Each record's timestamp less the first's, for interceptors alone.
+    callbacks: Vec<PendingCallback>,
+    /// Timestamps too far from the first one for a 32-bit delta in a [`Delivery`].
+    far_timestamps: Vec<FarTimestamp>,
+    /// Each record's timestamp minus the first one's. Filled only if there are interceptors.
     timestamp_deltas: Vec<i32>,
     result: Arc<ProduceRequestResult>,
     listeners: Arc<DeliveryListeners>,
-    /// What all of this takes of `buffer.memory`, once it grows no more.
+    /// The part of `buffer.memory` that this struct uses. Set when the batch is closed.
     charge: Option<Charge>,
     record_count: u32,
     completed: bool,
@@ -35,11 +49,31 @@ pub(crate) struct BatchCompletions {
 
 impl fmt::Debug for BatchCompletions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ends of {} records", self.record_count)
+        write!(f, "BatchCompletions({} records)", self.record_count)
     }
 }
 
-/// One batch's end, as the producer-wide handler sees it.
+/// The outcome of one batch, as the delivery handler receives it.
+///
+/// ```
+/// use ottla::{BatchReport, Error};
+///
+/// /// Returns the error of each record that failed, by its token.
+/// fn failures<'a>(batch: &'a BatchReport<'_>) -> Vec<(u64, &'a Error)> {
+///     let Err(batch_error) = batch.result else { return Vec::new() };
+///     let error_of = |i: usize| {
+///         let own = batch.record_errors.iter().find(|e| e.index as usize == i);
+///         own.map_or(batch_error, |e| &e.error)
+///     };
+///     batch.tokens.iter().enumerate().map(|(i, token)| (*token, error_of(i))).collect()
+/// }
+///
+/// let builder = ottla::Producer::builder().delivery_handler(|batch| {
+///     for (token, e) in failures(batch) {
+///         eprintln!("record {token} failed: {e}");
+///     }
+/// });
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct BatchReport<'a> {
@@ -47,48 +81,53 @@ pub struct BatchReport<'a> {
     pub topic: &'a str,
     /// The partition.
     pub partition: i32,
-    /// The records' tokens, in order of append.
+    /// The tokens of the records, in the order in which the records were appended.
     pub tokens: &'a [u64],
-    /// The first record's offset (`None` when not told); the others follow it. Or why not.
+    /// The offset of the first record, or the error of the batch.
+    ///
+    /// The other records have the offsets that follow. The offset is `None` if the broker did not
+    /// report it.
     pub result: Result<Option<i64>, &'a Error>,
-    /// The broker's time in milliseconds since the epoch, where the topic takes log-append time.
+    /// The broker's time in milliseconds since the epoch, if the topic has
+    /// `message.timestamp.type=LogAppendTime`.
     pub log_append_time: Option<i64>,
-    /// Records with a reason of their own, by index in `tokens`.
-    pub record_errors: &'a [(u32, Error)],
+    /// The records that have an error of their own (KIP-467). Their `index` is an index into
+    /// `tokens`.
+    pub record_errors: &'a [RecordError],
 }
 
-/// The producer-wide handler.
+/// The producer's delivery handler.
 pub(crate) type BatchHandler = Box<dyn Fn(&BatchReport<'_>) + Send + Sync>;
 
-/// Who listens to every batch.
+/// The listeners that are notified of every batch.
 #[derive(Default)]
 pub(crate) struct DeliveryListeners {
     pub(crate) handler: Option<BatchHandler>,
     pub(crate) interceptors: crate::producer::Interceptors,
     pub(crate) counters: Arc<Counters>,
-    /// What batches that ended have left for those to come.
     scratch_pool: Mutex<ScratchPool>,
 }
 
+/// Allocations of completed batches, which new batches reuse.
 #[derive(Default)]
 struct ScratchPool {
-    list: Vec<BatchScratch>,
-    /// What all of them take, about.
+    free: Vec<BatchScratch>,
+    /// The approximate size of `free` in bytes.
     bytes: usize,
 }
 
-/// What is made once and goes from batch to batch.
+/// The allocations that one batch passes on to another.
 #[derive(Debug, Default)]
 pub(crate) struct BatchScratch {
-    /// Room for tokens.
+    /// An empty vector; only its capacity is reused.
     tokens: Vec<u64>,
-    /// A completion that nobody looks at any more.
+    /// A result to which no delivery refers.
     result: Option<Arc<ProduceRequestResult>>,
 }
 
-/// Bytes of shells that are kept; batches beyond that make theirs.
+/// The maximum size of the scratch pool in bytes. Above it, scratches are dropped.
 const MAX_SCRATCH_POOL_BYTES: usize = 4 << 20;
-/// Bytes of a shell beside its tokens.
+/// The approximate size of a scratch without its tokens, in bytes.
 const SCRATCH_BASE_BYTES: usize = 256;
 
 impl DeliveryListeners {
@@ -105,30 +144,31 @@ impl DeliveryListeners {
         })
     }
 
-    /// A shell with room for about so many tokens, if there is a handler to be given them.
+    /// Returns a scratch. If there is a handler, it has capacity for `expected` tokens.
     pub(super) fn take_scratch(&self, expected: usize) -> BatchScratch {
-        let mut shell = {
-            let mut shells = self.scratch_pool.lock();
-            let shell = shells.list.pop().unwrap_or_default();
-            shells.bytes = shells.bytes.saturating_sub(shell.allocated_bytes());
-            shell
+        let mut scratch = {
+            let mut pool = self.scratch_pool.lock();
+            let scratch = pool.free.pop().unwrap_or_default();
+            pool.bytes = pool.bytes.saturating_sub(scratch.allocated_bytes());
+            scratch
         };
         if self.handler.is_some() {
-            // Some more, so that one record more than last time does not make it grow.
-            shell.tokens.reserve_exact(expected + expected / 8 + 4);
+            // An eighth more, so that a few more records than last time do not reallocate.
+            scratch.tokens.reserve_exact(expected + expected / 8 + 4);
         }
-        shell
+        scratch
     }
 
-    pub(crate) fn return_scratch(&self, mut shell: BatchScratch) {
-        shell.tokens.clear();
-        let bytes = shell.allocated_bytes();
-        let mut shells = self.scratch_pool.lock();
-        if shells.bytes + bytes <= MAX_SCRATCH_POOL_BYTES {
-            shells.bytes += bytes;
-            shells.list.push(shell);
+    pub(crate) fn return_scratch(&self, mut scratch: BatchScratch) {
+        scratch.tokens.clear();
+        let bytes = scratch.allocated_bytes();
+        let mut pool = self.scratch_pool.lock();
+        if pool.bytes + bytes <= MAX_SCRATCH_POOL_BYTES {
+            pool.bytes += bytes;
+            pool.free.push(scratch);
         } else {
-            drop(shells);
+            // Unlock first: `scratch` is dropped after this.
+            drop(pool);
         }
     }
 }
@@ -138,205 +178,231 @@ impl BatchScratch {
         SCRATCH_BASE_BYTES + self.tokens.capacity() * size_of::<u64>()
     }
 
-    /// A completion for this batch: one that is free, or a new one.
-    pub(super) fn reuse_or_create_result(&mut self, of: BatchInfo) -> Arc<ProduceRequestResult> {
+    /// Returns a result for this batch.
+    pub(super) fn reuse_or_create_result(&mut self, batch: BatchInfo) -> Arc<ProduceRequestResult> {
         if let Some(mut free) = self.result.take()
-            && let Some(done) = Arc::get_mut(&mut free)
+            && let Some(result) = Arc::get_mut(&mut free)
         {
-            done.reset(of);
+            result.reset(batch);
             return free;
         }
-        ProduceRequestResult::new(of)
+        ProduceRequestResult::new(batch)
     }
 }
 
 impl BatchCompletions {
     pub(crate) fn new(
         listeners: Arc<DeliveryListeners>,
-        mut shell: BatchScratch,
-        of: BatchInfo,
+        mut scratch: BatchScratch,
+        batch: BatchInfo,
     ) -> BatchCompletions {
-        let done = shell.reuse_or_create_result(of);
-        let (callbacks, far, deltas, charge) = Default::default();
-        let tokens = shell.tokens;
+        let result = scratch.reuse_or_create_result(batch);
         BatchCompletions {
-            tokens,
-            callbacks,
-            far_timestamps: far,
-            timestamp_deltas: deltas,
-            result: done,
+            tokens: scratch.tokens,
+            callbacks: Vec::new(),
+            far_timestamps: Vec::new(),
+            timestamp_deltas: Vec::new(),
+            result,
             listeners,
-            charge,
+            charge: None,
             record_count: 0,
             completed: false,
         }
     }
 
-    /// Adds a record; its delivery, if one is wanted.
+    /// Adds a record. Returns its delivery if the caller wants one.
     #[inline]
     pub(crate) fn add_record(
         &mut self,
         timestamp: i64,
         token: u64,
-        watch: &mut DeliveryOptions,
+        options: &mut DeliveryOptions,
     ) -> Option<Delivery> {
-        let delta = i32::try_from(timestamp.wrapping_sub(self.result.batch.base_timestamp))
-            .unwrap_or(DELTA_OVERFLOW);
-        if delta == DELTA_OVERFLOW {
-            self.far_timestamps.push((self.record_count, timestamp));
+        let record_index = self.record_count;
+        let timestamp_delta =
+            i32::try_from(timestamp.wrapping_sub(self.result.batch.base_timestamp))
+                .unwrap_or(DELTA_OVERFLOW);
+        if timestamp_delta == DELTA_OVERFLOW {
+            self.far_timestamps.push(FarTimestamp { record_index, timestamp });
         }
         if self.listeners.handler.is_some() {
             self.tokens.push(token);
         }
         if !self.listeners.interceptors.is_empty() {
-            self.timestamp_deltas.push(delta);
+            self.timestamp_deltas.push(timestamp_delta);
         }
-        if let Some(callback) = watch.callback.take() {
-            self.callbacks.push((self.record_count, delta, callback));
+        if let Some(callback) = options.callback.take() {
+            self.callbacks.push(PendingCallback { record_index, timestamp_delta, callback });
         }
-        let index = self.record_count;
         self.record_count += 1;
-        watch.wants_delivery.then(|| Delivery {
+        options.wants_delivery.then(|| Delivery {
             result: self.result.clone(),
-            index,
-            timestamp_delta: delta,
+            index: record_index,
+            timestamp_delta,
         })
     }
 
-    /// No record is added any more: what is kept of each is accounted for from here on.
+    /// Charges the memory of tokens and callbacks to `buffer.memory`. Called once, when the batch
+    /// is closed: a charge per record would lock the pool for each append.
     pub(crate) fn charge(&mut self, pool: &Arc<BufferPool>) {
-        let boxes: usize = self.callbacks.iter().map(|c| size_of_val(&*c.2)).sum();
+        let boxes: usize = self.callbacks.iter().map(|c| size_of_val(&*c.callback)).sum();
         let bytes = self.tokens.capacity() * size_of::<u64>()
-            + self.callbacks.capacity() * size_of::<(u32, i32, Callback)>()
+            + self.callbacks.capacity() * size_of::<PendingCallback>()
             + boxes
             + self.timestamp_deltas.capacity() * size_of::<i32>()
-            + self.far_timestamps.capacity() * size_of::<(u32, i64)>();
+            + self.far_timestamps.capacity() * size_of::<FarTimestamp>();
         if bytes > 0 {
             self.charge = Some(pool.account(bytes));
         }
     }
 
-    /// Tells everyone, once.
+    /// Reports the outcome to all listeners.
     pub(crate) fn complete(mut self, outcome: Outcome) {
         self.complete_all(outcome);
     }
 
-    /// Hands the records on to parts of so many each: whoever waits, waits for its part from here on.
+    /// Divides the records among parts with these numbers of records. From now on, callers that
+    /// wait for a record wait for its part.
     pub(crate) fn split(mut self, counts: &[u32]) -> Vec<BatchCompletions> {
-        assert!(!std::mem::replace(&mut self.completed, true), "a batch ends once");
-        let done = self.result.clone();
-        let (mut parts, mut table, mut first) = (Vec::new(), Vec::new(), 0);
+        assert!(!std::mem::replace(&mut self.completed, true), "a batch is completed once");
+        let result = self.result.clone();
+        let (mut parts, mut results, mut first_index) = (Vec::new(), Vec::new(), 0);
         for count in counts {
-            // Differences of timestamps stay what they are: to the first record of the whole.
-            let part = self.split_off_part(first, *count);
-            table.push((first, part.result.clone()));
+            // A part keeps the base timestamp of the whole batch, because deliveries that exist
+            // already hold deltas to it.
+            let part = self.split_off_part(first_index, *count);
+            results.push(SplitResult { first_index, result: part.result.clone() });
             parts.push(part);
-            first += count;
+            first_index += count;
         }
-        let table: SplitResults = table.into();
+        let results: SplitResults = results.into();
         let wakers = {
-            let mut inner = done.inner.lock();
-            inner.parts = Some(table.clone());
-            done.completed.store(true, Ordering::Release);
+            let mut inner = result.inner.lock();
+            inner.parts = Some(results.clone());
+            result.completed.store(true, Ordering::Release);
             std::mem::take(&mut inner.wakers)
         };
-        for (index, waker) in wakers {
-            let (part, index) = find_part(&table, index);
-            part.inner.lock().wakers.push((index, waker));
+        // No part is completed before this function returns, so no wake-up is lost here.
+        for RecordWaker { record_index, waker } in wakers {
+            let (part, record_index) = find_part(&results, record_index);
+            part.inner.lock().wakers.push(RecordWaker { record_index, waker });
         }
         parts
     }
 
     fn split_off_part(&mut self, first: u32, count: u32) -> BatchCompletions {
-        let shell = self.listeners.take_scratch(count as usize);
-        let mut part =
-            BatchCompletions::new(self.listeners.clone(), shell, self.result.batch.clone());
+        let scratch = self.listeners.take_scratch(count as usize);
+        let batch = self.result.batch.clone();
+        let mut part = BatchCompletions::new(self.listeners.clone(), scratch, batch);
         part.record_count = count;
-        let mine = |index: u32| (first..first + count).contains(&index);
+        let in_part = |index: u32| (first..first + count).contains(&index);
         let range = first as usize..(first + count) as usize;
         part.tokens.extend(self.tokens.get(range.clone()).unwrap_or_default());
         part.timestamp_deltas.extend(self.timestamp_deltas.get(range).unwrap_or_default());
         let far = self
             .far_timestamps
             .iter()
-            .filter(|f| mine(f.0))
-            .map(|(index, at)| (index - first, *at));
+            .filter(|f| in_part(f.record_index))
+            .map(|f| FarTimestamp { record_index: f.record_index - first, timestamp: f.timestamp });
         part.far_timestamps.extend(far);
-        let (own, rest) = std::mem::take(&mut self.callbacks).into_iter().partition(|c| mine(c.0));
-        self.callbacks = rest;
-        let own: Vec<_> = own;
-        part.callbacks.extend(own.into_iter().map(|(index, delta, f)| (index - first, delta, f)));
+        let (own, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.callbacks).into_iter().partition(|c| in_part(c.record_index));
+        self.callbacks = others;
+        part.callbacks.extend(
+            own.into_iter().map(|c| PendingCallback { record_index: c.record_index - first, ..c }),
+        );
         part
     }
 
     fn complete_all(&mut self, outcome: Outcome) {
-        assert!(!std::mem::replace(&mut self.completed, true), "a batch ends once");
-        let (done, listeners) = (&self.result, &self.listeners);
-        let heard = !self.callbacks.is_empty() || listeners.handler.is_some();
-        let wakers = {
-            let mut inner = done.inner.lock();
-            inner.outcome = Some(outcome.clone());
-            inner.far_timestamps = std::mem::take(&mut self.far_timestamps);
-            done.completed.store(true, Ordering::Release);
-            std::mem::take(&mut inner.wakers)
-        };
+        assert!(!std::mem::replace(&mut self.completed, true), "a batch is completed once");
+        let wakers = self.store_outcome(&outcome);
         if let Outcome::Failed(e) | Outcome::PerRecord { batch_error: e, .. } = &outcome {
-            add(&listeners.counters.record_error_total, u64::from(self.record_count));
-            let (sensors, failed) = (&listeners.counters.sensors, f64::from(self.record_count));
-            let (now, topic) = (done.batch.caller_context.env.now(), &done.batch.partition.topic);
-            sensors.record(&[(Sensor::RecordError, failed)], now);
-            sensors.record_topic(topic, &[(TopicSensor::RecordError, failed)], now);
-            if !heard && wakers.is_empty() {
-                tracing::warn!(
-                    topic = &*done.batch.partition.topic,
-                    partition = done.batch.partition.index,
-                    records = self.record_count,
-                    "batch failed and nobody listens: {e}"
-                );
-            }
+            self.record_failure(e, !wakers.is_empty());
         }
+        // Wakers, callbacks and the handler are foreign code: no lock is held from here on.
         assert_unlocked();
-        wake_all(wakers.into_iter().map(|(_, w)| w));
-        for (index, delta, callback) in self.callbacks.drain(..) {
-            let result = done.record_result(&done.inner.lock(), index, delta);
-            if let Some(result) = result {
-                done.batch.caller_context.run_callback(&listeners.counters, || callback(result));
+        wake_all(wakers.into_iter().map(|w| w.waker));
+        self.run_callbacks();
+        self.run_handler(&outcome);
+        self.notify_interceptors();
+    }
+
+    /// Stores the outcome for the deliveries. Returns the wakers of the callers that wait for it.
+    fn store_outcome(&mut self, outcome: &Outcome) -> Vec<RecordWaker> {
+        let mut inner = self.result.inner.lock();
+        inner.outcome = Some(outcome.clone());
+        inner.far_timestamps = std::mem::take(&mut self.far_timestamps);
+        self.result.completed.store(true, Ordering::Release);
+        std::mem::take(&mut inner.wakers)
+    }
+
+    /// Counts the failed records. Logs the error if the application has no other way to see it.
+    fn record_failure(&self, e: &Error, has_waiters: bool) {
+        let (batch, counters) = (&self.result.batch, &self.listeners.counters);
+        add(&counters.record_error_total, u64::from(self.record_count));
+        let (now, failed) = (batch.caller_context.env.now(), f64::from(self.record_count));
+        counters.sensors.record(&[(Sensor::RecordError, failed)], now);
+        let topic_failures = &[(TopicSensor::RecordError, failed)];
+        counters.sensors.record_topic(&batch.partition.topic, topic_failures, now);
+        let has_listeners = !self.callbacks.is_empty() || self.listeners.handler.is_some();
+        if !has_listeners && !has_waiters {
+            tracing::warn!(
+                topic = &*batch.partition.topic,
+                partition = batch.partition.index,
+                records = self.record_count,
+                "batch failed, and no callback, handler or waiting delivery receives the error: {e}"
+            );
+        }
+    }
+
+    fn run_callbacks(&mut self) {
+        let (result, listeners) = (&self.result, &self.listeners);
+        for c in self.callbacks.drain(..) {
+            let outcome =
+                result.record_result(&result.inner.lock(), c.record_index, c.timestamp_delta);
+            if let Some(outcome) = outcome {
+                let run = || (c.callback)(outcome);
+                result.batch.caller_context.run_callback(&listeners.counters, run);
             }
         }
-        if let Some(handler) = &listeners.handler {
-            let (result, append_time, own) = match &outcome {
-                Outcome::Acknowledged { base_offset: base, log_append_time: append_time } => {
-                    (Ok(*base), *append_time, &[][..])
-                }
-                Outcome::Failed(e) => (Err(e), None, &[][..]),
-                Outcome::PerRecord { batch_error: others, record_errors: own } => {
-                    (Err(others), None, &own[..])
-                }
-            };
-            let (topic, partition) = (&*done.batch.partition.topic, done.batch.partition.index);
-            let tokens = &self.tokens[..];
-            let report = BatchReport {
-                topic,
-                partition,
-                tokens,
-                result,
-                log_append_time: append_time,
-                record_errors: own,
-            };
-            done.batch.caller_context.run_callback(&listeners.counters, || handler(&report));
-        }
-        if !listeners.interceptors.is_empty() {
-            for (index, delta) in self.timestamp_deltas.iter().enumerate() {
-                let result = done.record_result(&done.inner.lock(), index as u32, *delta);
-                let Some(result) = result else { continue };
-                let (topic, partition) =
-                    (&done.batch.partition.topic, Some(done.batch.partition.index));
-                let counters = &listeners.counters;
-                let tell = || {
-                    listeners.interceptors.on_acknowledgement(topic, partition, &result, counters);
-                };
-                done.batch.caller_context.run_callback(counters, tell);
+    }
+
+    fn run_handler(&self, outcome: &Outcome) {
+        let Some(handler) = &self.listeners.handler else { return };
+        let (result, log_append_time, record_errors) = match outcome {
+            Outcome::Acknowledged { base_offset, log_append_time } => {
+                (Ok(*base_offset), *log_append_time, &[][..])
             }
+            Outcome::Failed(e) => (Err(e), None, &[][..]),
+            Outcome::PerRecord { batch_error, record_errors } => {
+                (Err(batch_error), None, &record_errors[..])
+            }
+        };
+        let batch = &self.result.batch;
+        let report = BatchReport {
+            topic: &batch.partition.topic,
+            partition: batch.partition.index,
+            tokens: &self.tokens,
+            result,
+            log_append_time,
+            record_errors,
+        };
+        batch.caller_context.run_callback(&self.listeners.counters, || handler(&report));
+    }
+
+    fn notify_interceptors(&self) {
+        let (interceptors, counters) = (&self.listeners.interceptors, &self.listeners.counters);
+        if interceptors.is_empty() {
+            return;
+        }
+        let batch = &self.result.batch;
+        let (topic, partition) = (&batch.partition.topic, Some(batch.partition.index));
+        for (index, delta) in self.timestamp_deltas.iter().enumerate() {
+            let result = self.result.record_result(&self.result.inner.lock(), index as u32, *delta);
+            let Some(result) = result else { continue };
+            let notify = || interceptors.on_acknowledgement(topic, partition, &result, counters);
+            batch.caller_context.run_callback(counters, notify);
         }
     }
 }
@@ -346,15 +412,14 @@ impl Drop for BatchCompletions {
         if !self.completed {
             let e = Error::new(
                 ErrorKind::Internal,
-                "a batch was dropped before its end was known; this is a bug of ottla, please report it",
+                "batch failed: it was dropped before it was completed; \
+                 this is a bug in ottla, please report it",
             );
             self.complete_all(Outcome::Failed(e.with_status(RecordStatus::PossiblyPersisted)));
         }
-        // Deliveries that the application keeps keep their completion.
-        let done = (Arc::strong_count(&self.result) == 1).then(|| self.result.clone());
-        self.listeners.return_scratch(BatchScratch {
-            tokens: std::mem::take(&mut self.tokens),
-            result: done,
-        });
+        // The application may still hold deliveries. Only a result without deliveries is reused.
+        let result = (Arc::strong_count(&self.result) == 1).then(|| self.result.clone());
+        self.listeners
+            .return_scratch(BatchScratch { tokens: std::mem::take(&mut self.tokens), result });
     }
 }

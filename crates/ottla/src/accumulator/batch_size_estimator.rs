@@ -1,23 +1,32 @@
-//! How large a topic's batches may get: how well its records compress, and what its brokers were seen to take.
+//! Estimates how many bytes of records a topic's new batches may take.
+//!
+//! The estimate depends on how well the topic's records compress and on the sizes that its brokers
+//! accept. Callers read it when they open a batch. Threads that close a batch update the
+//! compression ratio. The sender's `BatchSizeDiscovery` sets the limit and the probe.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use ottla_protocol::record::BATCH_HEADER_LEN;
 
-/// What a topic's batches have taught. Callers read it when they open a batch; whoever closes one adds to it.
+/// The size estimate of one topic.
+///
+/// All accesses are relaxed: each value is a hint of its own, and a stale one only makes a batch
+/// too small or too large.
 #[derive(Debug)]
 pub(crate) struct BatchSizeEstimator {
-    /// Compressed bytes a byte of records takes, as the bits of an `f32` (Kafka's estimate, CASES B2).
+    /// Compressed bytes per byte of records, as the bits of an `f32` (Kafka's
+    /// `CompressionRatioEstimator`, CASES B2).
     ratio: AtomicU32,
-    /// The most bytes on the wire that a new batch may take; what a broker refused lies above.
+    /// The largest wire size of a new batch, below every size that a broker has rejected.
     limit: AtomicUsize,
-    /// The size at which the next batch tries whether the broker takes more; 0 for none.
+    /// The wire size of the next batch, which tests whether the broker accepts more than `limit`;
+    /// 0 for none.
     probe: AtomicUsize,
-    /// The fewest bytes on the wire that a broker refused.
+    /// The smallest wire size that a broker has rejected.
     rejected: AtomicUsize,
-    /// The most bytes on the wire that a broker was seen to take.
+    /// The largest wire size that a broker has accepted.
     largest_accepted: AtomicUsize,
-    /// Records of the last batch closed: what to make room for.
+    /// The record count of the batch that was closed last.
     expected_records: AtomicU32,
 }
 
@@ -34,27 +43,31 @@ impl Default for BatchSizeEstimator {
     }
 }
 
-/// Steps of the ratio estimate: up at once and by at least this, down slowly.
+/// The smallest increase of the ratio estimate, as in Kafka.
 const COMPRESSION_RATIO_DETERIORATE_STEP: f32 = 0.05;
+/// The largest decrease of the ratio estimate, as in Kafka.
 const COMPRESSION_RATIO_IMPROVING_STEP: f32 = 0.005;
-/// How much worse than the estimate a batch may turn out.
+/// By how much a batch may compress worse than estimated and still fit, as in Kafka.
 const COMPRESSION_RATE_ESTIMATION_FACTOR: f32 = 1.05;
-/// Times `batch.size` that a batch's records may take before they are compressed.
+/// Limits the uncompressed records of a batch to this multiple of `batch.size`.
 const MAX_EXPANSION: usize = 64;
 
 impl BatchSizeEstimator {
-    /// Bytes of records, uncompressed, that a batch opened now takes before it is full.
+    /// Returns how many bytes of uncompressed records a new batch takes before it is full. Takes
+    /// the probe, if there is one.
     pub(crate) fn uncompressed_limit(&self, batch_size: usize, compressed: bool) -> usize {
+        // Mostly there is no probe, and a load does not write to the shared cache line.
         let probe = match self.probe.load(Relaxed) {
             0 => 0,
             _ => self.probe.swap(0, Relaxed),
         };
-        let bound = if probe == 0 { self.limit.load(Relaxed) } else { probe };
-        let room = batch_size.min(bound).saturating_sub(BATCH_HEADER_LEN);
+        let limit = if probe == 0 { self.limit.load(Relaxed) } else { probe };
+        let max_bytes = batch_size.min(limit).saturating_sub(BATCH_HEADER_LEN);
         if !compressed {
-            return room;
+            return max_bytes;
         }
-        let estimated = room as f64 / f64::from(self.ratio() * COMPRESSION_RATE_ESTIMATION_FACTOR);
+        let estimated =
+            max_bytes as f64 / f64::from(self.ratio() * COMPRESSION_RATE_ESTIMATION_FACTOR);
         (estimated as usize).min(batch_size.saturating_mul(MAX_EXPANSION))
     }
 
@@ -62,73 +75,81 @@ impl BatchSizeEstimator {
         f32::from_bits(self.ratio.load(Relaxed))
     }
 
-    /// A batch of so many bytes was compressed to so many.
-    pub(crate) fn update_ratio(&self, plain: usize, packed: usize) {
-        if plain == 0 {
+    /// Adds the sizes of a compressed batch to the ratio. A ratio that is too low costs a split,
+    /// so it rises at once and falls slowly.
+    pub(crate) fn update_ratio(&self, uncompressed_len: usize, compressed_len: usize) {
+        if uncompressed_len == 0 {
             return;
         }
-        let (seen, now) = (packed as f32 / plain as f32, self.ratio());
-        let next = if seen > now {
-            seen.max(now + COMPRESSION_RATIO_DETERIORATE_STEP)
+        let (observed, current) = (compressed_len as f32 / uncompressed_len as f32, self.ratio());
+        let next = if observed > current {
+            observed.max(current + COMPRESSION_RATIO_DETERIORATE_STEP)
         } else {
-            seen.max(now - COMPRESSION_RATIO_IMPROVING_STEP)
+            observed.max(current - COMPRESSION_RATIO_IMPROVING_STEP)
         };
         self.ratio.store(next.to_bits(), Relaxed);
     }
 
-    /// A batch turned out too large for its broker.
-    pub(crate) fn reset_ratio(&self, plain: usize, packed: usize) {
-        let seen = if plain == 0 { 1.0 } else { packed as f32 / plain as f32 };
-        self.ratio.store(seen.max(1.0).to_bits(), Relaxed);
+    /// Resets the ratio to 1 or to the batch's ratio, whichever is larger: the batch exceeded its
+    /// limit.
+    pub(crate) fn reset_ratio(&self, uncompressed_len: usize, compressed_len: usize) {
+        let observed = if uncompressed_len == 0 {
+            1.0
+        } else {
+            compressed_len as f32 / uncompressed_len as f32
+        };
+        self.ratio.store(observed.max(1.0).to_bits(), Relaxed);
     }
 
-    /// New batches take so much from here on; so much was refused.
-    pub(crate) fn set_limit(&self, bound: usize, refused: usize) {
-        self.limit.store(bound, Relaxed);
-        self.rejected.store(refused, Relaxed);
+    /// Sets the wire size limit of new batches and the smallest rejected wire size.
+    pub(crate) fn set_limit(&self, limit: usize, rejected: usize) {
+        self.limit.store(limit, Relaxed);
+        self.rejected.store(rejected, Relaxed);
     }
 
-    /// Whether a broker would refuse a batch of so many bytes, for all that is known.
+    /// Returns whether a broker has rejected a batch of this wire size or a smaller one.
     pub(crate) fn is_rejected(&self, wire_len: usize) -> bool {
         wire_len >= self.rejected.load(Relaxed)
     }
 
-    /// Whether a broker has refused a batch of this topic.
+    /// Returns whether a broker has rejected a batch of this topic.
     pub(crate) fn has_limit(&self) -> bool {
         self.rejected.load(Relaxed) != usize::MAX
     }
 
-    /// The most bytes that a part of a batch may take.
+    /// Returns the wire size limit of new batches; `usize::MAX` for none.
     pub(crate) fn limit(&self) -> usize {
         self.limit.load(Relaxed)
     }
 
-    pub(crate) fn set_probe(&self, size: usize) {
-        self.probe.store(size, Relaxed);
+    /// Sets the wire size limit of the next batch alone; 0 for none.
+    pub(crate) fn set_probe(&self, wire_len: usize) {
+        self.probe.store(wire_len, Relaxed);
     }
 
+    /// Returns whether no batch has taken the probe yet.
     pub(crate) fn is_probing(&self) -> bool {
         self.probe.load(Relaxed) != 0
     }
 
-    /// A broker took a batch of so many bytes.
+    /// Records that a broker accepted a batch of this wire size.
     pub(crate) fn record_accepted(&self, wire_len: usize) {
         if wire_len > self.largest_accepted.load(Relaxed) {
             self.largest_accepted.store(wire_len, Relaxed);
         }
     }
 
-    /// The most bytes on the wire that a broker was seen to take; 0 for none.
+    /// Returns the largest wire size that a broker has accepted; 0 for none.
     pub(crate) fn largest_accepted(&self) -> usize {
         self.largest_accepted.load(Relaxed)
     }
 
-    /// The most bytes on the wire that none was seen to refuse.
+    /// Returns the largest wire size that no broker has rejected.
     pub(crate) fn largest_not_rejected(&self) -> usize {
         self.rejected.load(Relaxed).saturating_sub(1)
     }
 
-    /// Records to expect in the next batch.
+    /// Returns the record count to expect of the next batch.
     pub(crate) fn expected_records(&self) -> usize {
         self.expected_records.load(Relaxed) as usize
     }
@@ -142,40 +163,45 @@ impl BatchSizeEstimator {
 mod tests {
     use super::*;
 
+    // CASES: B2.
     #[test]
-    fn b2_the_ratio_rises_at_once_and_falls_slowly() {
-        let s = BatchSizeEstimator::default();
-        assert_eq!(s.uncompressed_limit(16384, false), 16384 - 61);
-        s.update_ratio(1000, 300);
-        assert!((s.ratio() - 0.995).abs() < 1e-6);
+    fn compression_ratio_rises_at_once_and_falls_slowly() {
+        let estimator = BatchSizeEstimator::default();
+        assert_eq!(estimator.uncompressed_limit(16384, false), 16384 - 61);
+        estimator.update_ratio(1000, 300);
+        assert!((estimator.ratio() - 0.995).abs() < 1e-6);
         for _ in 0..200 {
-            s.update_ratio(1000, 300);
+            estimator.update_ratio(1000, 300);
         }
-        assert!((s.ratio() - 0.3).abs() < 1e-6, "{}", s.ratio());
-        let limit = s.uncompressed_limit(16384, true);
+        assert!((estimator.ratio() - 0.3).abs() < 1e-6, "{}", estimator.ratio());
+        let limit = estimator.uncompressed_limit(16384, true);
         assert!((51_000..52_000).contains(&limit), "{limit}");
-        s.update_ratio(1000, 310);
-        assert!((s.ratio() - 0.35).abs() < 1e-6, "by a step at least");
-        s.update_ratio(1000, 900);
-        assert!((s.ratio() - 0.9).abs() < 1e-6, "or to what was seen");
-        s.reset_ratio(1000, 700);
-        assert!((s.ratio() - 1.0).abs() < 1e-6, "a split trusts nothing");
-        s.reset_ratio(1000, 1100);
-        assert!((s.ratio() - 1.1).abs() < 1e-6);
+        estimator.update_ratio(1000, 310);
+        assert!((estimator.ratio() - 0.35).abs() < 1e-6, "rises by at least one step");
+        estimator.update_ratio(1000, 900);
+        assert!((estimator.ratio() - 0.9).abs() < 1e-6, "rises to the observed ratio");
+        estimator.reset_ratio(1000, 700);
+        assert!((estimator.ratio() - 1.0).abs() < 1e-6, "a split resets it to 1");
+        estimator.reset_ratio(1000, 1100);
+        assert!((estimator.ratio() - 1.1).abs() < 1e-6);
     }
 
     #[test]
-    fn a_probe_is_taken_once_and_what_compresses_without_end_is_bounded() {
-        let s = BatchSizeEstimator::default();
-        s.set_limit(1000, 3000);
-        assert!(s.is_rejected(3000) && !s.is_rejected(2999));
-        s.set_probe(2000);
-        assert_eq!(s.uncompressed_limit(16384, false), 2000 - 61);
-        assert_eq!(s.uncompressed_limit(16384, false), 1000 - 61);
-        s.set_limit(usize::MAX, usize::MAX);
+    fn one_batch_takes_the_probe() {
+        let estimator = BatchSizeEstimator::default();
+        estimator.set_limit(1000, 3000);
+        assert!(estimator.is_rejected(3000) && !estimator.is_rejected(2999));
+        estimator.set_probe(2000);
+        assert_eq!(estimator.uncompressed_limit(16384, false), 2000 - 61);
+        assert_eq!(estimator.uncompressed_limit(16384, false), 1000 - 61);
+    }
+
+    #[test]
+    fn uncompressed_records_are_limited_at_any_ratio() {
+        let estimator = BatchSizeEstimator::default();
         for _ in 0..1000 {
-            s.update_ratio(1_000_000, 1);
+            estimator.update_ratio(1_000_000, 1);
         }
-        assert_eq!(s.uncompressed_limit(100, true), 6400);
+        assert_eq!(estimator.uncompressed_limit(100, true), 6400);
     }
 }

@@ -1,43 +1,53 @@
-//! `buffer.memory`: handed out first come first served, in pieces as it comes free, never taken.
+//! The pool of buffer memory, limited by `buffer.memory` (Kafka's `BufferPool`).
 //!
-//! Callers ask through [`BufferPool::allocate`]; whoever drops a [`PooledBuf`] serves the head of the line,
-//! piece by piece, and goes on to the next. A waiting or granted future that is dropped gives back and hands
-//! on. Nothing on the sender's thread ever waits here.
+//! Callers allocate through [`BufferPool::allocate`]. Waiting callers are served first come, first
+//! served. All freed memory goes to the first waiter until its request is complete, then to the
+//! next, so a small request never overtakes a large one. The thread that drops a [`PooledBuf`] does
+//! this work. A future that is dropped returns its memory in the same way. The sender's thread
+//! never waits here.
 
-use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+mod allocate_future;
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use crate::error::{Error, ErrorKind};
 use crate::injected_bugs::inject_bug;
 use crate::sync::{Mutex, wake_all};
 
-/// The pool.
+pub(crate) use allocate_future::AllocateFuture;
+
+/// The pool of buffer memory.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct BufferPool {
     state: Mutex<PoolState>,
     total_memory: u64,
+    /// The size of the buffers that are kept for reuse: `batch.size`.
     poolable_size: usize,
-    /// Waiters, for whoever wants to know without the lock.
+    /// The number of waiters, readable without the lock.
     waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct PoolState {
-    /// Memory in no buffer; below zero while a debt is open.
+    /// The bytes that are neither in use nor in `free`. Negative while usage exceeds the limit, see
+    /// [`BufferPool::charge`].
     unallocated: i64,
-    /// Buffers of exactly the poolable size. A queue: a stack's top lines bounce between cores.
+    /// Free buffers of the poolable size. First in, first out: a stack would reuse the buffer that
+    /// another core has just freed, and its cache lines would move between the cores.
     free: VecDeque<Vec<u8>>,
     waiters: VecDeque<Waiter>,
-    granted: Vec<(u64, u64, Option<Vec<u8>>)>,
-    /// Why no more memory is handed out.
+    granted: Vec<Grant>,
+    /// Why no more memory is allocated, once the pool is closed.
     close_reason: Option<Error>,
-    next_id: u64,
+    /// The id of the last waiter. Ids begin at 1.
+    last_id: u64,
 }
 
+/// A caller that waits for memory.
 #[derive(Debug)]
 struct Waiter {
     id: u64,
@@ -46,11 +56,23 @@ struct Waiter {
     waker: Waker,
 }
 
-/// A buffer and what was accounted for it; dropping it gives that back.
+/// Memory that belongs to a former waiter that was woken, but has not collected the memory yet.
 #[derive(Debug)]
-#[allow(unreachable_pub, reason = "the doctests of `sim::types` look at it")]
+struct Grant {
+    /// The waiter's id.
+    id: u64,
+    /// The size in bytes.
+    size: u64,
+    /// A free buffer, if the waiter gets one.
+    buffer: Option<Vec<u8>>,
+}
+
+/// A buffer and its share of `buffer.memory`. Dropping it returns both to the pool.
+#[derive(Debug)]
+#[allow(unreachable_pub, reason = "the doctests of `sim::types` use this type")]
 pub struct PooledBuf {
     pub(crate) bytes: Vec<u8>,
+    /// The bytes of `buffer.memory` that this buffer uses.
     charge: u64,
     pool: Arc<BufferPool>,
 }
@@ -75,44 +97,47 @@ impl PooledBuf {
         &self.pool
     }
 
-    /// These bytes in as few of these buffers as hold them; the others go back. What no single one holds is
-    /// put into memory of its own, accounted for by those it replaces.
+    /// Replaces the contents of these buffers by the slices of `contents`, in one buffer.
+    ///
+    /// The first buffer is reused if it has the capacity, and the others return to the pool.
+    /// Otherwise new memory is allocated. It takes over the charges of the old buffers until they
+    /// cover it.
     pub(super) fn with_contents(
         full: Vec<PooledBuf>,
         last: PooledBuf,
-        bytes: &[&[u8]],
+        contents: &[&[u8]],
     ) -> PooledBuf {
-        let len: usize = bytes.iter().map(|b| b.len()).sum();
-        let mut rest = full.into_iter();
-        let (mut first, mut last) = match rest.next() {
+        let len: usize = contents.iter().map(|b| b.len()).sum();
+        let mut others = full.into_iter();
+        let (mut first, mut last) = match others.next() {
             Some(first) => (first, Some(last)),
             None => (last, None),
         };
         first.bytes.clear();
         if first.bytes.capacity() < len {
             while first.charge < len as u64 {
-                let Some(mut next) = rest.next().or_else(|| last.take()) else { break };
+                let Some(mut next) = others.next().or_else(|| last.take()) else { break };
                 first.charge += std::mem::take(&mut next.charge);
             }
             first.bytes = Vec::with_capacity(len);
         }
-        bytes.iter().for_each(|b| first.bytes.extend_from_slice(b));
+        contents.iter().for_each(|b| first.bytes.extend_from_slice(b));
         first
     }
 
-    /// The same for what is in the buffers.
+    /// Joins the contents of a batch's buffers in one buffer.
     pub(super) fn joined(mut full: Vec<PooledBuf>, mut last: PooledBuf) -> PooledBuf {
         if full.is_empty() {
             return last;
         }
         let contents: Vec<Vec<u8>> =
             (full.iter_mut().chain([&mut last])).map(|b| std::mem::take(&mut b.bytes)).collect();
-        let pieces: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
-        PooledBuf::with_contents(full, last, &pieces)
+        let slices: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
+        PooledBuf::with_contents(full, last, &slices)
     }
 }
 
-/// Memory that is accounted for and is no buffer: tokens and callbacks of a closed batch.
+/// A share of `buffer.memory` for memory that is not a pooled buffer, such as tokens and callbacks.
 #[derive(Debug)]
 pub(crate) struct Charge {
     bytes: u64,
@@ -126,33 +151,31 @@ impl Drop for Charge {
 }
 
 impl BufferPool {
-    /// Accounts for memory that is there already. As with [`charge`](Self::charge), nothing waits.
-    pub(crate) fn account(self: &Arc<Self>, bytes: usize) -> Charge {
-        self.debit(bytes);
-        Charge { bytes: bytes as u64, pool: self.clone() }
-    }
-
-    pub(crate) fn new(total: u64, poolable: usize) -> Arc<BufferPool> {
+    pub(crate) fn new(total_memory: u64, poolable_size: usize) -> Arc<BufferPool> {
         let state = PoolState {
-            unallocated: i64::try_from(total).unwrap_or(i64::MAX),
+            unallocated: i64::try_from(total_memory).unwrap_or(i64::MAX),
             ..PoolState::default()
         };
         Arc::new(BufferPool {
             state: Mutex::new(state),
-            total_memory: total,
-            poolable_size: poolable,
+            total_memory,
+            poolable_size,
             waiting: AtomicUsize::new(0),
         })
     }
 
-    /// A buffer of this size if it can be had without waiting and nobody waits already.
+    /// Returns a buffer of `size` bytes. Returns `None` if the memory is not free, or if other
+    /// callers wait already.
+    ///
+    /// # Errors
+    /// `size` exceeds `buffer.memory`, or the pool is closed.
     pub(crate) fn try_allocate(self: &Arc<Self>, size: usize) -> Result<Option<PooledBuf>, Error> {
         self.check_size(size)?;
-        // Dropped after the lock.
+        // Freed after the lock is released: freeing memory can be slow.
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
-        if let Some(why) = &state.close_reason {
-            return Err(why.clone());
+        if let Some(reason) = &state.close_reason {
+            return Err(reason.clone());
         }
         if !state.waiters.is_empty() {
             return Ok(None);
@@ -170,11 +193,26 @@ impl BufferPool {
         self.allocate_buffer(size as u64, buffer).map(Some)
     }
 
-    /// A buffer of this size, at once and beside the line: for parts of a batch that must not wait. The balance
-    /// may go below zero by it; nobody is served until that is repaid.
+    /// Returns a future for a buffer of `size` bytes.
+    pub(crate) fn allocate(self: &Arc<Self>, size: usize) -> AllocateFuture {
+        AllocateFuture::new(self.clone(), size)
+    }
+
+    /// Returns a buffer of `size` bytes at once, even if this exceeds `buffer.memory`.
+    ///
+    /// Only a split calls it. Parts that waited for memory would block their partition's queue, and
+    /// the batches in that queue hold the memory. Java's producer allocates the parts outside its
+    /// pool for this reason. The excess is short: no allocation succeeds until usage is back under
+    /// the limit.
     pub(crate) fn charge(self: &Arc<Self>, size: usize) -> PooledBuf {
         self.debit(size);
         PooledBuf { bytes: Vec::with_capacity(size), charge: size as u64, pool: self.clone() }
+    }
+
+    /// Charges memory that is allocated already. Like [`charge`](Self::charge), it does not wait.
+    pub(crate) fn account(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.debit(bytes);
+        Charge { bytes: bytes as u64, pool: self.clone() }
     }
 
     fn debit(&self, size: usize) {
@@ -185,22 +223,14 @@ impl BufferPool {
         drop(state);
     }
 
-    /// A buffer that nobody accounted for, for a planted bug.
+    /// Returns a buffer whose memory was not charged. The injected bug `BufferFreedTwice` drops it,
+    /// so that memory returns to the pool twice.
     pub(crate) fn unaccounted_buffer(self: &Arc<Self>, size: usize) -> PooledBuf {
         PooledBuf { bytes: Vec::new(), charge: size as u64, pool: self.clone() }
     }
 
-    /// A buffer of this size, in its turn.
-    pub(crate) fn allocate(self: &Arc<Self>, size: usize) -> AllocateFuture {
-        AllocateFuture {
-            pool: self.clone(),
-            size,
-            id: None,
-            shared_waiter_id: Arc::new(AtomicU64::new(0)),
-        }
-    }
-
-    /// More than the pool has in all can never be had: say so at once, with both numbers.
+    /// Returns an error if `size` exceeds the whole pool, because the caller would wait without
+    /// end.
     fn check_size(&self, size: usize) -> Result<(), Error> {
         if size as u64 <= self.total_memory {
             return Ok(());
@@ -208,13 +238,15 @@ impl BufferPool {
         Err(Error::new(
             ErrorKind::RecordTooLarge,
             format!(
-                "a buffer of {size} bytes is more than buffer.memory ({}) in all",
+                "record needs a buffer of {size} bytes, but buffer.memory has only {} bytes; \
+                 send a smaller record or raise buffer.memory",
                 self.total_memory
             ),
         ))
     }
 
-    /// The memory itself, once it is accounted for; a failure to get it gives the account back.
+    /// Allocates the memory of a buffer that is charged already. If that fails, the charge is
+    /// returned.
     fn allocate_buffer(
         self: &Arc<Self>,
         charge: u64,
@@ -225,13 +257,16 @@ impl BufferPool {
         if buf.bytes.capacity() < charge as usize
             && let Err(e) = buf.bytes.try_reserve_exact(charge as usize)
         {
-            return Err(Error::new(ErrorKind::BufferExhausted, "the machine is out of memory")
-                .with_source(e));
+            let message = format!(
+                "allocating a buffer of {charge} bytes failed: the process is out of memory; lower \
+                 buffer.memory"
+            );
+            return Err(Error::new(ErrorKind::BufferExhausted, message).with_source(e));
         }
         Ok(buf)
     }
 
-    /// Takes back what was accounted for and is no buffer.
+    /// Takes back the charge of memory that was not a pooled buffer.
     fn credit(&self, charge: u64) {
         let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
         {
@@ -242,15 +277,16 @@ impl BufferPool {
         wake_all(wakers);
     }
 
+    /// Takes back a buffer and its charge.
     fn deallocate(&self, charge: u64, mut bytes: Vec<u8>) {
         let mut wakers = Vec::new();
         let mut dropped = Vec::new();
         {
             let mut state = self.state.lock();
-            let whole =
+            let is_poolable =
                 charge == self.poolable_size as u64 && bytes.capacity() == self.poolable_size;
-            // What pays a debt is not kept as a buffer.
-            if whole && charge > 0 && state.unallocated >= 0 {
+            // While usage exceeds the limit, memory is freed and not kept in the free list.
+            if is_poolable && charge > 0 && state.unallocated >= 0 {
                 bytes.clear();
                 state.free.push_back(bytes);
             } else {
@@ -262,7 +298,10 @@ impl BufferPool {
         wake_all(wakers);
     }
 
-    /// Fills the head of the line, completes it, goes on to the next.
+    /// Gives free memory to the first waiter until its request is complete, then to the next.
+    ///
+    /// The caller holds the lock. It wakes `wakers` and drops `dropped` after it has released the
+    /// lock.
     fn serve_waiters(
         &self,
         state: &mut PoolState,
@@ -272,33 +311,36 @@ impl BufferPool {
         if inject_bug!(UnfairAllocation) {
             state.waiters.make_contiguous().sort_by_key(|w| w.needed_bytes - w.accumulated_bytes);
         }
-        while let Some(need) = state.waiters.front().map(|w| w.needed_bytes - w.accumulated_bytes) {
-            let untouched = state.waiters.front().is_some_and(|w| w.accumulated_bytes == 0);
+        while let Some(first) = state.waiters.front() {
+            let missing = first.needed_bytes - first.accumulated_bytes;
+            let has_nothing = first.accumulated_bytes == 0;
             let mut buffer = None;
-            if untouched && need == self.poolable_size as u64 {
+            if has_nothing && missing == self.poolable_size as u64 {
                 buffer = state.free.pop_front();
             }
             if buffer.is_none() {
-                state.release_free_buffers(need, self.poolable_size, dropped);
-                let piece = need.min(u64::try_from(state.unallocated).unwrap_or(0));
-                state.unallocated -= piece as i64;
-                let Some(head) = state.waiters.front_mut() else {
+                state.release_free_buffers(missing, self.poolable_size, dropped);
+                let available = u64::try_from(state.unallocated).unwrap_or(0);
+                let taken = missing.min(available);
+                state.unallocated -= taken as i64;
+                let Some(first) = state.waiters.front_mut() else {
                     break;
                 };
-                head.accumulated_bytes += piece;
-                if head.accumulated_bytes < head.needed_bytes {
+                first.accumulated_bytes += taken;
+                if first.accumulated_bytes < first.needed_bytes {
                     break;
                 }
             }
             if let Some(w) = state.waiters.pop_front() {
-                state.granted.push((w.id, w.needed_bytes, buffer));
+                state.granted.push(Grant { id: w.id, size: w.needed_bytes, buffer });
                 wakers.push(w.waker);
             }
         }
         self.waiting.store(state.waiters.len(), Ordering::Relaxed);
     }
 
-    /// Ends a wait: what was gathered or granted goes back, and to whoever is next.
+    /// Ends a wait. Memory that the waiter has accumulated, or was granted and has not collected,
+    /// goes to the next waiters.
     fn cancel(&self, id: u64) {
         if inject_bug!(CancelledWaiterKept) {
             return;
@@ -307,21 +349,21 @@ impl BufferPool {
         let mut dropped = Vec::new();
         {
             let mut state = self.state.lock();
-            if let Some(at) = state.waiters.iter().position(|w| w.id == id) {
-                if let Some(w) = state.waiters.remove(at) {
+            if let Some(i) = state.waiters.iter().position(|w| w.id == id) {
+                if let Some(w) = state.waiters.remove(i) {
                     state.unallocated += w.accumulated_bytes as i64;
-                    dropped.push(Vec::new());
-                    // The waker is foreign code: it goes with the others, after the lock.
+                    // Dropping a waker runs foreign code, so it leaves the lock with the others.
+                    // That it is woken once more does no harm.
                     wakers.push(w.waker);
                 }
-            } else if let Some(at) = state.granted.iter().position(|g| g.0 == id) {
-                let (_, charge, buffer) = state.granted.swap_remove(at);
-                match buffer {
-                    // What pays a debt is not kept as a buffer.
-                    Some(b) if state.unallocated >= 0 => state.free.push_back(b),
-                    kept => {
-                        state.unallocated += charge as i64;
-                        dropped.extend(kept);
+            } else if let Some(i) = state.granted.iter().position(|g| g.id == id) {
+                let grant = state.granted.swap_remove(i);
+                match grant.buffer {
+                    // As in `deallocate`: no free list while usage exceeds the limit.
+                    Some(buffer) if state.unallocated >= 0 => state.free.push_back(buffer),
+                    buffer => {
+                        state.unallocated += grant.size as i64;
+                        dropped.extend(buffer);
                     }
                 }
             }
@@ -330,45 +372,50 @@ impl BufferPool {
         wake_all(wakers);
     }
 
-    /// Takes back a grant that its future did not collect by its deadline.
-    pub(crate) fn revoke(&self, ticket: u64) {
-        if ticket != 0 {
-            self.cancel(ticket);
+    /// Takes back the memory of a waiter that has reached its deadline. 0 means no waiter.
+    ///
+    /// The sender calls it. A waiter that was woken but whose future is not polled would otherwise
+    /// keep its grant, and the callers behind it would get nothing.
+    pub(crate) fn revoke(&self, waiter_id: u64) {
+        if waiter_id != 0 {
+            self.cancel(waiter_id);
         }
     }
 
-    /// No more memory is handed out; everyone who waits is told.
-    pub(crate) fn close(&self, why: &Error) {
+    /// Closes the pool. All waiters and all later allocations fail with `reason`.
+    ///
+    /// Buffers in use still return, and a waiter can still collect memory that was granted to it.
+    pub(crate) fn close(&self, reason: &Error) {
         let wakers: Vec<Waker> = {
             let mut state = self.state.lock();
-            state.close_reason.get_or_insert_with(|| why.clone());
-            let gathered: u64 = state.waiters.iter().map(|w| w.accumulated_bytes).sum();
-            state.unallocated += gathered as i64;
+            state.close_reason.get_or_insert_with(|| reason.clone());
+            let accumulated: u64 = state.waiters.iter().map(|w| w.accumulated_bytes).sum();
+            state.unallocated += accumulated as i64;
             self.waiting.store(0, Ordering::Relaxed);
             state.waiters.drain(..).map(|w| w.waker).collect()
         };
         wake_all(wakers);
     }
 
-    /// Callers in the line.
+    /// Returns the number of callers that wait for memory.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Memory in no buffer that is in use; 0 while a debt is open.
+    /// Returns the bytes that are not in use; 0 while usage exceeds the limit.
     pub(crate) fn available_memory(&self) -> u64 {
         let state = self.state.lock();
         let free = state.free.len() as u64 * self.poolable_size as u64;
         u64::try_from(state.unallocated.saturating_add(free as i64)).unwrap_or(0)
     }
 
-    /// The balance: memory in no buffer that is in use, below zero while a debt is open.
+    /// Returns the bytes that are not in use; negative while usage exceeds the limit.
     pub(crate) fn balance(&self) -> i64 {
         let state = self.state.lock();
         state.unallocated + (state.free.len() * self.poolable_size) as i64
     }
 
-    /// Memory in no buffer at all.
+    /// Returns the bytes that are neither in use nor in the free list.
     #[cfg(test)]
     pub(crate) fn unallocated_memory(&self) -> i64 {
         self.state.lock().unallocated
@@ -380,94 +427,19 @@ impl BufferPool {
 }
 
 impl PoolState {
-    /// Turns free buffers back into plain memory until `need` is there.
-    fn release_free_buffers(&mut self, need: u64, poolable: usize, dropped: &mut Vec<Vec<u8>>) {
-        while self.unallocated < need as i64 {
+    /// Moves free buffers to `dropped` until `needed` bytes are unallocated, or no buffer is left.
+    fn release_free_buffers(
+        &mut self,
+        needed: u64,
+        poolable_size: usize,
+        dropped: &mut Vec<Vec<u8>>,
+    ) {
+        while self.unallocated < needed as i64 {
             let Some(buffer) = self.free.pop_back() else {
                 break;
             };
-            self.unallocated += poolable as i64;
+            self.unallocated += poolable_size as i64;
             dropped.push(buffer);
-        }
-    }
-}
-
-/// A place in the line.
-#[derive(Debug)]
-pub(crate) struct AllocateFuture {
-    pool: Arc<BufferPool>,
-    size: usize,
-    id: Option<u64>,
-    /// The id, for whoever may have to revoke the grant; 0 while there is none.
-    shared_waiter_id: Arc<AtomicU64>,
-}
-
-impl AllocateFuture {
-    pub(crate) fn shared_waiter_id(&self) -> Arc<AtomicU64> {
-        self.shared_waiter_id.clone()
-    }
-}
-
-impl Future for AllocateFuture {
-    type Output = Result<PooledBuf, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let Some(id) = this.id else {
-            if let Some(buf) = this.pool.try_allocate(this.size)? {
-                return Poll::Ready(Ok(buf));
-            }
-            // Cloned before the lock: a waker is foreign code.
-            let waker = cx.waker().clone();
-            let mut state = this.pool.state.lock();
-            if let Some(why) = &state.close_reason {
-                return Poll::Ready(Err(why.clone()));
-            }
-            state.next_id += 1;
-            let id = state.next_id;
-            this.id = Some(id);
-            this.shared_waiter_id.store(id, Ordering::Relaxed);
-            let need = this.size as u64;
-            state.waiters.push_back(Waiter { id, needed_bytes: need, accumulated_bytes: 0, waker });
-            // Memory may have come free between the attempt and the lock.
-            let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
-            this.pool.serve_waiters(&mut state, &mut wakers, &mut dropped);
-            drop(state);
-            wake_all(wakers);
-            return Poll::Pending;
-        };
-        let (mut old, waker) = (None, cx.waker().clone());
-        let mut state = this.pool.state.lock();
-        if let Some(at) = state.granted.iter().position(|g| g.0 == id) {
-            let (_, charge, buffer) = state.granted.swap_remove(at);
-            drop(state);
-            this.id = None;
-            return Poll::Ready(this.pool.allocate_buffer(charge, buffer));
-        }
-        if let Some(why) = &state.close_reason {
-            return Poll::Ready(Err(why.clone()));
-        }
-        let place = state.waiters.iter_mut().find(|w| w.id == id);
-        let revoked = place.is_none();
-        if let Some(w) = place {
-            old = Some(std::mem::replace(&mut w.waker, waker));
-        }
-        drop(state);
-        drop(old);
-        if revoked {
-            return Poll::Ready(Err(Error::new(
-                ErrorKind::BufferExhausted,
-                "memory came too late",
-            )));
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for AllocateFuture {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.pool.cancel(id);
         }
     }
 }

@@ -1,5 +1,8 @@
-//! How a record's end reaches whoever waits for it: one [`Completion`] a batch, a 16-byte [`Delivery`] a
-//! record.
+//! The outcome of a batch: one [`ProduceRequestResult`] per batch, and a 16-byte [`Delivery`] per
+//! record that refers to it.
+//!
+//! [`BatchCompletions`](super::batch_completions::BatchCompletions) stores the outcome. The
+//! application reads it through its deliveries.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,7 +18,17 @@ use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::Tick;
 
-/// Where an acknowledged record is.
+/// The position of an acknowledged record in its topic.
+///
+/// ```
+/// fn log(metadata: &ottla::RecordMetadata) {
+///     let (topic, partition) = (metadata.topic(), metadata.partition());
+///     match metadata.offset() {
+///         Some(offset) => println!("{topic}-{partition} at offset {offset}"),
+///         None => println!("{topic}-{partition} at an unknown offset, for example with acks=0"),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordMetadata {
     topic: Arc<str>,
@@ -25,41 +38,57 @@ pub struct RecordMetadata {
 }
 
 impl RecordMetadata {
-    /// The topic.
+    /// Returns the topic.
     pub fn topic(&self) -> &str {
         &self.topic
     }
 
-    /// The partition.
+    /// Returns the partition.
     pub fn partition(&self) -> i32 {
         self.partition
     }
 
-    /// The offset in the partition's log; `None` with `acks=0`, or when the broker answered that it has the
-    /// record already.
+    /// Returns the offset in the partition's log.
+    ///
+    /// The offset is `None` with `acks=0`, and when the broker responded that it has the record
+    /// already (DUPLICATE_SEQUENCE_NUMBER).
     pub fn offset(&self) -> Option<i64> {
         self.offset
     }
 
-    /// Milliseconds since the epoch: the broker's time where the topic takes log-append time, else the
+    /// Returns the timestamp in milliseconds since the epoch.
+    ///
+    /// This is the broker's time if the topic has `message.timestamp.type=LogAppendTime`, else the
     /// record's own.
     pub fn timestamp(&self) -> i64 {
         self.timestamp
     }
 }
 
-/// How a batch ended.
+/// The final result of a batch.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
-    /// In the log from this offset on (`None` when not told), with the broker's time if it gave one.
+    /// The batch is in the log. `base_offset` is `None` if the broker did not report it.
+    /// `log_append_time` is the broker's time in milliseconds, if it set one.
     Acknowledged { base_offset: Option<i64>, log_append_time: Option<i64> },
-    /// Not acknowledged.
+    /// The batch failed.
     Failed(Error),
-    /// Not acknowledged; some records have a reason of their own (KIP-467), the others share one.
-    PerRecord { batch_error: Error, record_errors: Vec<(u32, Error)> },
+    /// The batch failed. Some records have an error of their own (KIP-467), the others share
+    /// `batch_error`.
+    PerRecord { batch_error: Error, record_errors: Vec<RecordError> },
 }
 
-/// Whose end it is.
+/// The error of a single record in a batch that failed (KIP-467).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RecordError {
+    /// The index of the record in its batch.
+    pub index: u32,
+    /// Why the broker rejected the record.
+    pub error: Error,
+}
+
+/// The batch that a result belongs to.
 #[derive(Clone)]
 pub(crate) struct BatchInfo {
     pub(crate) partition: Arc<Partition>,
@@ -69,8 +98,9 @@ pub(crate) struct BatchInfo {
     pub(crate) caller_context: Arc<CallerContext>,
 }
 
-/// A batch's end, shared by its deliveries.
+/// The result of a batch, which its deliveries share.
 pub(crate) struct ProduceRequestResult {
+    /// Whether `inner` has an outcome or parts. Deliveries read it without the lock.
     pub(super) completed: AtomicBool,
     pub(super) inner: Mutex<ResultState>,
     pub(super) batch: BatchInfo,
@@ -79,59 +109,84 @@ pub(crate) struct ProduceRequestResult {
 #[derive(Default)]
 pub(super) struct ResultState {
     pub(super) outcome: Option<Outcome>,
-    /// The batch was split: which records ended up in which part.
+    /// The results of the parts, if the batch was split.
     pub(super) parts: Option<SplitResults>,
-    pub(super) wakers: Vec<(u32, Waker)>,
-    pub(super) far_timestamps: Vec<(u32, i64)>,
-    /// Somebody waits, and the sender was told.
+    pub(super) wakers: Vec<RecordWaker>,
+    pub(super) far_timestamps: Vec<FarTimestamp>,
+    /// Whether a caller has waited for a record, and the sender was notified of that.
     pub(super) awaited: bool,
 }
 
-/// The parts of a batch that was split, each with the index of its first record.
-pub(super) type SplitResults = Arc<[(u32, Arc<ProduceRequestResult>)]>;
+/// The waker of a caller that waits for a record.
+pub(super) struct RecordWaker {
+    pub(super) record_index: u32,
+    pub(super) waker: Waker,
+}
 
-/// Where a record's end is to be looked for.
+/// The timestamp of a record for which its delivery has [`DELTA_OVERFLOW`].
+pub(super) struct FarTimestamp {
+    pub(super) record_index: u32,
+    pub(super) timestamp: i64,
+}
+
+/// The parts of a split batch, in the order of their records.
+///
+/// A part has a result of its own. Deliveries, callbacks and flushes of the original batch follow
+/// to the part that holds their record.
+pub(super) type SplitResults = Arc<[SplitResult]>;
+
+/// One part of a split batch.
+pub(super) struct SplitResult {
+    /// The index in the original batch of the part's first record.
+    pub(super) first_index: u32,
+    pub(super) result: Arc<ProduceRequestResult>,
+}
+
+/// Returns the part that holds a record, and the record's index in that part.
 pub(super) fn find_part(parts: &SplitResults, index: u32) -> (Arc<ProduceRequestResult>, u32) {
-    let at = parts.partition_point(|(first, _)| *first <= index).saturating_sub(1);
-    let (first, part) = &parts[at];
-    (part.clone(), index - first)
+    let i = parts.partition_point(|p| p.first_index <= index).saturating_sub(1);
+    let part = &parts[i];
+    (part.result.clone(), index - part.first_index)
 }
 
 impl fmt::Debug for ProduceRequestResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Completion of batch {}", self.batch.number)
+        write!(f, "ProduceRequestResult(batch {})", self.batch.number)
     }
 }
 
 impl ProduceRequestResult {
-    pub(crate) fn new(of: BatchInfo) -> Arc<ProduceRequestResult> {
-        let (settled, inner) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(ProduceRequestResult { completed: settled, inner, batch: of })
+    pub(crate) fn new(batch: BatchInfo) -> Arc<ProduceRequestResult> {
+        let completed = AtomicBool::new(false);
+        Arc::new(ProduceRequestResult { completed, inner: Mutex::default(), batch })
     }
 
-    /// Begins anew, for another batch: nobody looks at it any more.
-    pub(super) fn reset(&mut self, of: BatchInfo) {
-        self.batch = of;
+    /// Prepares the result for another batch. No delivery refers to it any more.
+    pub(super) fn reset(&mut self, batch: BatchInfo) {
+        self.batch = batch;
         self.completed = AtomicBool::new(false);
         self.inner = Mutex::default();
     }
 
-    /// Somebody waits for the first time: whoever waits for an answer is not to wait for others' records.
+    /// Notifies the sender that a caller waits for a record of this batch.
+    ///
+    /// With `linger.awaited` the sender then ends the batch's linger. A caller that waits for its
+    /// response does not also wait for the records of other callers.
     fn notify_awaited(&self) {
         if !self.batch.caller_context.linger_awaited {
             return;
         }
-        let mailbox = &self.batch.caller_context.events;
-        let idle = || !mailbox.is_busy(self.batch.partition.leader.load(Ordering::Relaxed));
-        // Where nobody reads any more, everything is about to end anyhow.
-        let _ = mailbox.post_if(
-            Event::BatchAwaited(self.batch.partition.clone(), self.batch.number),
-            Tick(0),
-            idle,
-        );
+        let events = &self.batch.caller_context.events;
+        let is_idle = || !events.is_busy(self.batch.partition.leader.load(Ordering::Relaxed));
+        let event = Event::BatchAwaited {
+            partition: self.batch.partition.clone(),
+            batch_number: self.batch.number,
+        };
+        // If the sender has ended, the batch completes without this event.
+        let _ = events.post_if(event, Tick(0), is_idle);
     }
 
-    /// The part that a record went to, if the batch was split.
+    /// Returns the part that holds a record and the index there, if the batch was split.
     fn part_of(&self, index: u32) -> Option<(Arc<ProduceRequestResult>, u32)> {
         if !self.completed.load(Ordering::Acquire) {
             return None;
@@ -140,41 +195,67 @@ impl ProduceRequestResult {
         parts.map(|parts| find_part(&parts, index))
     }
 
+    /// Returns the result of one record, or `None` if the batch is not completed.
     pub(super) fn record_result(
         &self,
         inner: &ResultState,
         index: u32,
-        delta: i32,
+        timestamp_delta: i32,
     ) -> Option<Result<RecordMetadata, Error>> {
         Some(match inner.outcome.as_ref()? {
-            Outcome::Acknowledged { base_offset: base, log_append_time: append_time } => {
-                Ok(RecordMetadata {
-                    topic: self.batch.partition.topic.clone(),
-                    partition: self.batch.partition.index,
-                    // A base near the end of the range is a broker's nonsense, and no reason to panic.
-                    offset: base.map(|b| b.saturating_add(i64::from(index))),
-                    timestamp: append_time.unwrap_or_else(|| match delta {
-                        DELTA_OVERFLOW => {
-                            inner.far_timestamps.iter().find(|f| f.0 == index).map_or(-1, |f| f.1)
-                        }
-                        delta => self.batch.base_timestamp + i64::from(delta),
-                    }),
-                })
-            }
+            Outcome::Acknowledged { base_offset, log_append_time } => Ok(RecordMetadata {
+                topic: self.batch.partition.topic.clone(),
+                partition: self.batch.partition.index,
+                // The offset comes from the broker. An invalid one must not cause an overflow.
+                offset: base_offset.map(|b| b.saturating_add(i64::from(index))),
+                timestamp: log_append_time.unwrap_or_else(|| match timestamp_delta {
+                    DELTA_OVERFLOW => inner
+                        .far_timestamps
+                        .iter()
+                        .find(|f| f.record_index == index)
+                        .map_or(-1, |f| f.timestamp),
+                    delta => self.batch.base_timestamp + i64::from(delta),
+                }),
+            }),
             Outcome::Failed(e) => Err(e.clone()),
-            Outcome::PerRecord { batch_error: others, record_errors: own } => {
-                Err(own.iter().find(|o| o.0 == index).map_or(others, |o| &o.1).clone())
-            }
+            Outcome::PerRecord { batch_error, record_errors } => Err(record_errors
+                .iter()
+                .find(|r| r.index == index)
+                .map_or(batch_error, |r| &r.error)
+                .clone()),
         })
     }
 }
 
-/// A timestamp too far from the batch's first for 32 bits.
+/// The delta of a timestamp that is too far from the batch's base timestamp for 32 bits.
 pub(super) const DELTA_OVERFLOW: i32 = i32::MIN;
 
-/// The end of one record: a future, and something to [`wait`](Delivery::wait) for.
+/// The pending result of one record: a future that also has a blocking [`wait`](Delivery::wait).
 ///
-/// It holds no buffer alive, and dropping it cancels nothing: the record is sent all the same.
+/// A delivery keeps no buffer memory in use. Dropping it cancels nothing: the record is sent
+/// anyway.
+///
+/// ```no_run
+/// use ottla::{Producer, Record};
+///
+/// # fn main() -> Result<(), ottla::Error> {
+/// let producer = Producer::builder().bootstrap_servers("localhost:9092").build()?;
+/// let delivery = producer.send(Record::to("orders").value("3 apples"))?;
+/// match delivery.wait() {
+///     Ok(metadata) => println!("acknowledged at offset {:?}", metadata.offset()),
+///     Err(e) => eprintln!("failed: {e} ({:?})", e.record_status()),
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// In async code, `.await` it:
+///
+/// ```
+/// async fn send(producer: &ottla::Producer) -> Result<Option<i64>, ottla::Error> {
+///     let delivery = producer.send_async(ottla::Record::to("orders").value("3 apples")).await?;
+///     Ok(delivery.await?.offset())
+/// }
+/// ```
 pub struct Delivery {
     pub(super) result: Arc<ProduceRequestResult>,
     pub(super) index: u32,
@@ -188,52 +269,56 @@ impl fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// The topic the record goes to.
+    /// Returns the topic of the record.
     pub fn topic(&self) -> &str {
         &self.result.batch.partition.topic
     }
 
-    /// The partition that was chosen.
+    /// Returns the partition that was chosen for the record.
     pub fn partition(&self) -> i32 {
         self.result.batch.partition.index
     }
 
-    /// The end, if it has come.
+    /// Returns the result if the record is completed. Does not block.
     pub fn try_result(&self) -> Option<Result<RecordMetadata, Error>> {
         if !self.result.completed.load(Ordering::Acquire) {
             return None;
         }
-        let (mut done, mut index) = (self.result.clone(), self.index);
-        while let Some(part) = done.part_of(index) {
-            (done, index) = part;
+        let (mut result, mut index) = (self.result.clone(), self.index);
+        while let Some(part) = result.part_of(index) {
+            (result, index) = part;
         }
-        let inner = done.inner.lock();
-        done.record_result(&inner, index, self.timestamp_delta)
+        let inner = result.inner.lock();
+        result.record_result(&inner, index, self.timestamp_delta)
     }
 
-    /// Blocks until the record is acknowledged or has failed; at most about `delivery.timeout.ms`.
+    /// Blocks until the record is acknowledged or has failed, at most about `delivery.timeout.ms`.
     ///
-    /// Inside an async executor this blocks the executor's thread: `.await` the delivery instead.
+    /// In async code this blocks the executor's thread: `.await` the delivery instead.
     ///
     /// # Errors
-    /// Why the record was not acknowledged, and whether it may have been written.
-    /// [`ErrorKind::WouldDeadlock`] inside a callback.
+    /// Returns the reason why the record was not acknowledged, with a
+    /// [`record_status`](Error::record_status). Returns [`ErrorKind::WouldDeadlock`] in a callback.
     pub fn wait(self) -> Result<RecordMetadata, Error> {
         if let Some(result) = self.try_result() {
             return result;
         }
-        let callers = self.result.batch.caller_context.clone();
-        callers.check_can_block("Delivery::wait")?;
-        match callers.block_on(self, None) {
+        let caller_context = self.result.batch.caller_context.clone();
+        caller_context.check_can_block("Delivery::wait")?;
+        match caller_context.block_on(self, None) {
             Ok(result) => result,
-            Err(_) => Err(Error::new(ErrorKind::Internal, "an endless wait ended")),
+            Err(_) => Err(Error::new(
+                ErrorKind::Internal,
+                "Delivery::wait failed: a wait without a deadline ended early; \
+                 this is a bug in ottla, please report it",
+            )),
         }
     }
 
-    /// As [`wait`](Delivery::wait), blocking for at most this long.
+    /// Blocks like [`wait`](Delivery::wait), but at most for `timeout`.
     ///
     /// # Errors
-    /// The delivery itself when the time is over first, so that it can be waited for again.
+    /// Returns the delivery if the timeout expires first, so that the caller can wait again.
     pub fn wait_timeout(
         self,
         timeout: Duration,
@@ -241,12 +326,12 @@ impl Delivery {
         if let Some(result) = self.try_result() {
             return Ok(result);
         }
-        let callers = self.result.batch.caller_context.clone();
-        if let Err(e) = callers.check_can_block("Delivery::wait_timeout") {
+        let caller_context = self.result.batch.caller_context.clone();
+        if let Err(e) = caller_context.check_can_block("Delivery::wait_timeout") {
             return Ok(Err(e));
         }
-        let until = callers.env.now().after(timeout);
-        callers.block_on(self, Some(until))
+        let deadline = caller_context.env.now().after(timeout);
+        caller_context.block_on(self, Some(deadline))
     }
 }
 
@@ -255,6 +340,7 @@ impl Future for Delivery {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        // Cloned and dropped outside the lock: a waker is foreign code.
         let waker = cx.waker().clone();
         loop {
             let mut inner = this.result.inner.lock();
@@ -269,10 +355,10 @@ impl Future for Delivery {
                 drop(inner);
                 return Poll::Ready(result);
             }
-            let old = match inner.wakers.iter_mut().find(|w| w.0 == this.index) {
-                Some(mine) => Some(std::mem::replace(&mut mine.1, waker)),
+            let old = match inner.wakers.iter_mut().find(|w| w.record_index == this.index) {
+                Some(own) => Some(std::mem::replace(&mut own.waker, waker)),
                 None => {
-                    inner.wakers.push((this.index, waker));
+                    inner.wakers.push(RecordWaker { record_index: this.index, waker });
                     None
                 }
             };

@@ -1,30 +1,34 @@
-//! Takes batches out of their lines: one a partition, round a node's partitions from where the last drain
-//! ended, up to `max.request.size`; and those whose time is over.
+//! Removes batches from their queues: those that a request takes, and those that expired.
+//!
+//! The sender calls it after [`ReadyTracker::refresh`]. A drain takes one batch of each ready
+//! partition of a node, up to `max.request.size`. It begins after the partition where the last
+//! drain of the node ended, so that no partition is starved. Then the sender sends the batches in
+//! one request.
 
 use std::collections::BTreeMap;
 
 use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
-use super::deadline_queue::BitSet;
+use super::bit_set::BitSet;
 use super::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
 use super::ready::{DrainContext, DrainPolicy, ReadyTracker, is_expired};
 use crate::injected_bugs::inject_bug;
 use ottla_protocol::compression::Codec;
 
-/// Batches a request is given room for at once.
+/// Limits the initial capacity of a request's list of batches.
 const INITIAL_REQUEST_CAPACITY: usize = 64;
 
-/// What a drain took.
+/// The batches that a drain removed from their queues.
 #[derive(Debug, Default)]
 pub(crate) struct DrainedBatches {
-    /// Ready for one request.
+    /// To be sent in one request.
     pub(crate) batches: Vec<StampedBatch>,
-    /// To be closed off this thread; they announce themselves when done.
+    /// To be closed on a worker thread, which posts an event when it has finished.
     pub(crate) to_close: Vec<OpenBatch>,
-    /// To be cut off this thread: their broker is known to refuse batches of their size.
+    /// To be split on a worker thread: their broker rejects batches of their size.
     pub(crate) to_split: Vec<ClosedBatch>,
 }
 
-/// One batch on its way out of the line.
+/// A batch that has left its queue and has no stamp yet, or keeps the stamp it has.
 #[allow(clippy::large_enum_variant, reason = "lives for a moment, on the stack")]
 enum DrainedBatch {
     Closed(ClosedBatch),
@@ -32,70 +36,83 @@ enum DrainedBatch {
     Open(OpenBatch),
 }
 
-/// What a look at the head of a line came to.
+/// How a drain proceeds with the first batch of a queue.
 #[allow(clippy::large_enum_variant, reason = "lives for a moment, on the stack")]
 enum HeadAction {
-    Drain(DrainedBatch, usize),
+    /// Adds the batch, which takes `len` bytes, to the request.
+    Drain {
+        batch: DrainedBatch,
+        len: usize,
+    },
     Close(OpenBatch),
     Split(ClosedBatch),
-    /// It does not fit any more.
+    /// The batch exceeds the rest of the request: the drain ends.
     TooLarge,
     Skip,
 }
 
-/// A batch that ran out of time.
-#[allow(clippy::large_enum_variant, reason = "lives for a moment, on its way to its end")]
+/// A batch that left its queue to be failed: it expired, or it was purged, or the producer failed.
+#[allow(clippy::large_enum_variant, reason = "lives for a moment, until it is completed")]
 #[derive(Debug)]
 pub(crate) enum RemovedBatch {
-    /// Never sent, or its last attempt settled that it was not written.
+    /// Never sent, or known not to be persisted by its last request.
     Unsent(ClosedBatch),
-    /// Sent, and put back.
+    /// Sent before, and re-enqueued for a retry.
     Sent(Box<StampedBatch>),
 }
 
 impl ReadyTracker {
-    /// Takes what `node` may be sent now; all of it was found ready in this round. What only lingers goes along, as
-    /// it does with the classic producer, if so told.
+    /// Removes and returns the batches that can be sent to `node` now.
+    ///
+    /// With `include_lingering` it also takes batches of the node that only linger, as Kafka's
+    /// producer always does. The sender sets it for a node without a request in flight: the
+    /// request is made anyway. The batches of a busy node keep lingering and fill.
     #[inline(never)]
     pub(crate) fn drain(
         &mut self,
-        view: DrainContext<'_>,
-        order: &mut impl DrainPolicy,
-        (max_size, along): (usize, bool),
+        cx: DrainContext<'_>,
+        policy: &mut impl DrainPolicy,
+        max_size: usize,
+        include_lingering: bool,
         node: i32,
     ) -> DrainedBatches {
         let mut out = DrainedBatches::default();
-        let from = self.drain_index.get(&node).map_or(0, |last| last.wrapping_add(1));
-        let (mut size, mut round) = (0, RoundRobin { start: from, next: from, wrapped: false });
-        let sets = |s: &Self, from: u32| {
-            let next =
-                |of: &BTreeMap<i32, BitSet>| of.get(&node).and_then(|keys| keys.next_set_bit(from));
-            let lingering = if along { next(&s.lingering_by_node) } else { None };
-            [next(&s.ready_by_node), lingering].into_iter().flatten().min()
+        let start = self.drain_index.get(&node).map_or(0, |last| last.wrapping_add(1));
+        let mut round = RoundRobin { start, next: start, wrapped: false };
+        let mut size = 0;
+        let next_key = |tracker: &Self, from: u32| {
+            let next_of = |keys_by_node: &BTreeMap<i32, BitSet>| {
+                keys_by_node.get(&node).and_then(|keys| keys.next_set_bit(from))
+            };
+            let lingering =
+                if include_lingering { next_of(&tracker.lingering_by_node) } else { None };
+            [next_of(&tracker.ready_by_node), lingering].into_iter().flatten().min()
         };
-        while let Some(key) = round.next(|from| sets(self, from)) {
+        while let Some(key) = round.next(|from| next_key(self, from)) {
             let Some(p) = self.get(key).cloned() else { continue };
-            // A first batch larger than the limit still goes, alone.
-            let room =
+            // A first batch that is larger than the limit is sent alone (CASES RA4).
+            let remaining =
                 if out.batches.is_empty() { usize::MAX } else { max_size - size.min(max_size) };
-            let taken = take_head(p.lock_for_sender(), &p, view, room);
+            let action = take_head(p.lock_for_sender(), &p, cx, remaining);
+            // Also after `Skip`: the cached state was stale.
             self.mark_dirty(key);
-            match taken {
-                HeadAction::Drain(batch, len) => {
+            match action {
+                HeadAction::Drain { batch, len } => {
                     size += len;
                     self.drain_index.insert(node, key);
                     let mut batch = match batch {
-                        DrainedBatch::Closed(b) => order.stamp(b),
+                        DrainedBatch::Closed(b) => policy.stamp(b),
                         DrainedBatch::Retry(b) if inject_bug!(BufferReused) => {
                             b.with_corrupted_records()
                         }
+                        // A retry keeps its sequence: the broker recognizes a duplicate by it.
                         DrainedBatch::Retry(b) => *b,
                         DrainedBatch::Open(open) => {
-                            merge_stripes_if_idle(&open, view);
-                            order.stamp(open.close(None))
+                            merge_stripes_if_idle(&open, cx);
+                            policy.stamp(open.close(None))
                         }
                     };
-                    batch.closed.timings.drained_at.get_or_insert(view.now);
+                    batch.closed.timings.drained_at.get_or_insert(cx.now);
                     if out.batches.is_empty() {
                         let ready = self.ready_by_node.get(&node).map_or(1, BitSet::len);
                         out.batches.reserve(ready.min(INITIAL_REQUEST_CAPACITY));
@@ -103,7 +120,7 @@ impl ReadyTracker {
                     out.batches.push(batch);
                 }
                 HeadAction::Close(open) => {
-                    merge_stripes_if_idle(&open, view);
+                    merge_stripes_if_idle(&open, cx);
                     out.to_close.push(open);
                 }
                 HeadAction::Split(batch) => out.to_split.push(batch),
@@ -114,11 +131,12 @@ impl ReadyTracker {
         out
     }
 
-    /// Takes batches created `delivery.timeout.ms` ago or earlier.
-    pub(crate) fn expire(&mut self, view: DrainContext<'_>) -> Vec<RemovedBatch> {
+    /// Removes and returns the batches that were created `delivery.timeout.ms` ago or earlier, in
+    /// the order of each queue.
+    pub(crate) fn expire(&mut self, cx: DrainContext<'_>) -> Vec<RemovedBatch> {
         let mut expired = Vec::new();
-        let timeout = view.accumulator.settings.delivery_timeout;
-        while let Some(key) = self.expiries.pop_due(view.now) {
+        let timeout = cx.accumulator.settings.delivery_timeout;
+        while let Some(key) = self.expiries.pop_due(cx.now) {
             let Some(entry) = self.partitions.get_mut(&key) else { continue };
             entry.expiry = None;
             let p = entry.partition.clone();
@@ -126,57 +144,60 @@ impl ReadyTracker {
             loop {
                 let mut queue = p.lock_for_sender();
                 let created = match (queue.batches.front(), queue.open()) {
-                    // Whoever works on it is about to be done.
-                    (Some(slot), _) if slot.is_being_processed() => break,
-                    (Some(slot), _) => slot.created(),
+                    // A worker thread has the batch, and posts an event when it has finished. The
+                    // batches behind it wait for that event, so that they fail in order.
+                    (Some(batch), _) if batch.is_being_processed() => break,
+                    (Some(batch), _) => batch.created(),
                     (None, Some(open)) => open.meta.created,
                     (None, None) => break,
                 };
-                if created.after(timeout) > view.now {
+                if created.after(timeout) > cx.now {
                     break;
                 }
-                let taken = queue.batches.pop_front();
-                let open = if taken.is_none() { queue.take_open() } else { None };
+                let first = queue.batches.pop_front();
+                let open = if first.is_none() { queue.take_open() } else { None };
                 drop(queue);
-                expired.extend(taken.and_then(RemovedBatch::from_queued));
+                expired.extend(first.and_then(RemovedBatch::from_queued));
                 expired.extend(open.map(|open| RemovedBatch::Unsent(open.abort())));
             }
         }
         expired
     }
 
-    /// Takes everything of some partitions, whatever its time.
+    /// Removes and returns all batches of the partitions for which `which` returns true.
     pub(crate) fn remove(&mut self, which: impl Fn(&Partition) -> bool) -> Vec<RemovedBatch> {
         self.remove_where(which, |_| true)
     }
 
-    /// Takes batches up to this number, whatever their time.
-    pub(crate) fn remove_up_to(&mut self, number: u64) -> Vec<RemovedBatch> {
-        self.remove_where(|_| true, |n| n <= number)
+    /// Removes and returns the batches up to this number.
+    pub(crate) fn remove_up_to(&mut self, batch_number: u64) -> Vec<RemovedBatch> {
+        self.remove_where(|_| true, |n| n <= batch_number)
     }
 
     fn remove_where(
         &mut self,
-        which: impl Fn(&Partition) -> bool,
-        batch: impl Fn(u64) -> bool,
+        is_partition: impl Fn(&Partition) -> bool,
+        is_number: impl Fn(u64) -> bool,
     ) -> Vec<RemovedBatch> {
-        let mut out = Vec::new();
-        let chosen = self.partitions.values().filter(|e| which(&e.partition));
+        let mut removed = Vec::new();
+        let chosen = self.partitions.values().filter(|e| is_partition(&e.partition));
         let mut keys: Vec<u32> = chosen.map(|e| e.partition.id).collect();
+        // A hash map's order differs between processes, and the simulation must replay.
         keys.sort_unstable();
         for key in keys {
             let Some(p) = self.get(key).cloned() else { continue };
-            // What somebody works on stays: it is filled, and seen to then.
-            let (line, open) = p.lock_for_sender().take_where(&batch);
+            // A batch that a thread closes or splits stays. The sender handles it when the thread
+            // has posted its event.
+            let (batches, open) = p.lock_for_sender().take_where(&is_number);
             self.mark_dirty(key);
-            out.extend(line.into_iter().filter_map(RemovedBatch::from_queued));
-            out.extend(open.map(|b| RemovedBatch::Unsent(b.abort())));
+            removed.extend(batches.into_iter().filter_map(RemovedBatch::from_queued));
+            removed.extend(open.map(|b| RemovedBatch::Unsent(b.abort())));
         }
-        out
+        removed
     }
 }
 
-/// Once round a node's partitions.
+/// Visits each partition of a node once, from `start` on and around to it.
 struct RoundRobin {
     start: u32,
     next: u32,
@@ -184,50 +205,56 @@ struct RoundRobin {
 }
 
 impl RoundRobin {
-    fn next(&mut self, at: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+    /// Returns the next key; `next_key` returns the smallest key that is not below its argument.
+    fn next(&mut self, next_key: impl Fn(u32) -> Option<u32>) -> Option<u32> {
         if !self.wrapped {
-            if let Some(key) = at(self.next) {
+            if let Some(key) = next_key(self.next) {
                 self.next = key + 1;
                 return Some(key);
             }
             (self.wrapped, self.next) = (true, 0);
         }
-        let key = at(self.next).filter(|key| *key < self.start)?;
+        let key = next_key(self.next).filter(|key| *key < self.start)?;
         self.next = key + 1;
         Some(key)
     }
 }
 
 impl RemovedBatch {
-    fn from_queued(slot: QueuedBatch) -> Option<RemovedBatch> {
-        match slot {
+    /// Returns `None` for a batch that a thread closes or splits.
+    fn from_queued(batch: QueuedBatch) -> Option<RemovedBatch> {
+        match batch {
             QueuedBatch::Closed(b) => Some(RemovedBatch::Unsent(b)),
-            QueuedBatch::Retry(b, _) => Some(RemovedBatch::Sent(b)),
-            QueuedBatch::Closing(..) | QueuedBatch::Splitting(_) => None,
+            QueuedBatch::Retry { batch: b, .. } => Some(RemovedBatch::Sent(b)),
+            QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_) => None,
         }
     }
 }
 
-/// Callers that went apart and fill no batches come together again.
-fn merge_stripes_if_idle(open: &OpenBatch, view: DrainContext<'_>) {
+/// Lets all threads share one sticky partition again, if a batch leaves less than half full: the
+/// load is too low for contention.
+fn merge_stripes_if_idle(open: &OpenBatch, cx: DrainContext<'_>) {
     if open.is_half_empty()
-        && let Some(topic) = view.accumulator.topics.get(&open.meta.partition.topic)
+        && let Some(topic) = cx.accumulator.topics.get(&open.meta.partition.topic)
     {
         topic.sticky_partition.merge_stripes();
     }
 }
 
-/// Takes the head of a line that was found ready, if it fits.
+/// Takes the first batch of a ready partition, if it has at most `remaining` bytes.
 fn take_head(
     mut queue: SenderGuard<'_>,
     p: &Partition,
-    view: DrainContext<'_>,
-    room: usize,
+    cx: DrainContext<'_>,
+    remaining: usize,
 ) -> HeadAction {
-    if is_expired(&queue, view) {
+    // A ready partition is not re-evaluated when its first batch expires. `expire` fails the batch.
+    if is_expired(&queue, cx) {
         return HeadAction::Skip;
     }
     let len = match queue.batches.front() {
+        // It is split before it is sent. A batch that was sent may be persisted and is split only
+        // after the broker has rejected it with MESSAGE_TOO_LARGE.
         Some(QueuedBatch::Closed(b))
             if p.estimator.is_rejected(b.wire_len()) && b.meta.record_count > 1 =>
         {
@@ -238,22 +265,26 @@ fn take_head(
             return HeadAction::Split(b);
         }
         Some(QueuedBatch::Closed(b)) => b.wire_len(),
-        Some(QueuedBatch::Retry(b, _)) => b.closed.wire_len(),
-        Some(QueuedBatch::Closing(..) | QueuedBatch::Splitting(_)) => return HeadAction::Skip,
+        Some(QueuedBatch::Retry { batch: b, .. }) => b.closed.wire_len(),
+        Some(QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_)) => return HeadAction::Skip,
         None => queue.open().map_or(0, OpenBatch::wire_len),
     };
-    if queue.batches.is_empty() && view.accumulator.settings.codec != Codec::None {
-        // Compression is not for this thread: keep the place, hand it out.
+    if queue.batches.is_empty() && cx.accumulator.settings.codec != Codec::None {
+        // A worker thread compresses the batch, so that the sender does not block. An entry in the
+        // queue keeps its position, and nothing overtakes it.
         return queue.close_open().map_or(HeadAction::Skip, HeadAction::Close);
     }
-    if len > room {
+    if len > remaining {
         return HeadAction::TooLarge;
     }
     match queue.batches.pop_front() {
-        Some(QueuedBatch::Closed(b)) => HeadAction::Drain(DrainedBatch::Closed(b), len),
-        Some(QueuedBatch::Retry(b, _)) => HeadAction::Drain(DrainedBatch::Retry(b), len),
-        _ => queue
-            .take_open()
-            .map_or(HeadAction::Skip, |b| HeadAction::Drain(DrainedBatch::Open(b), len)),
+        Some(QueuedBatch::Closed(b)) => HeadAction::Drain { batch: DrainedBatch::Closed(b), len },
+        Some(QueuedBatch::Retry { batch: b, .. }) => {
+            HeadAction::Drain { batch: DrainedBatch::Retry(b), len }
+        }
+        _ => match queue.take_open() {
+            Some(b) => HeadAction::Drain { batch: DrainedBatch::Open(b), len },
+            None => HeadAction::Skip,
+        },
     }
 }

@@ -1,9 +1,14 @@
-//! What callers tell the sender, per batch and never per record, and the bell that wakes it.
+//! The events that callers post to the sender, and the wakeup that ends the sender's sleep.
 //!
-//! To post: push under the lock; unlock; if the sender sleeps to a later time than the event is due, take
-//! that away from it and, if it was still later, ring. To sleep: publish the time; take the lock; if anything
-//! is there, do not sleep. The lock orders the two sides: a poster that pushes after the sender looked sees
-//! the time it published.
+//! Callers post per batch, never per record. The protocol prevents lost wakeups:
+//!
+//! - To post: push the event under the lock and unlock. If `sleep_deadline` is later than the
+//!   event's
+//!   deadline, set it to 0; if this thread changed it, wake the sender.
+//! - To sleep: publish `sleep_deadline`, then take the lock. If an event is there, do not sleep.
+//!
+//! The lock orders the two sides. A caller that pushes an event after the sender has looked sees
+//! the `sleep_deadline` that the sender published before it looked. `loom_tests.rs` checks this.
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -12,65 +17,67 @@ use std::sync::OnceLock;
 use crate::accumulator::partition::Partition;
 use crate::accumulator::split::SplitOutcome;
 use crate::accumulator::waiters::{DeadlineWaiter, FlushCompletion};
+use crate::env::Wakeup;
 use crate::injected_bugs::inject_bug;
 use crate::sync::Mutex;
-use crate::time::{Tick, Wakeup};
+use crate::time::Tick;
 
-/// What a caller tells the sender.
+/// An event for the sender.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A partition that had nothing has an open batch.
+    /// A partition that was empty has an open batch.
     BatchOpened(Arc<Partition>),
-    /// A batch was closed and waits to be drained.
+    /// A batch was closed and is ready to drain.
     BatchClosed(Arc<Partition>),
-    /// Somebody waits for a record of the partition's batch of this number.
-    BatchAwaited(Arc<Partition>, u64),
-    /// A batch that was too large has been cut.
+    /// A caller waits for a record of this batch.
+    BatchAwaited { partition: Arc<Partition>, batch_number: u64 },
+    /// A batch that was too large for a broker was split.
     Split(Box<SplitOutcome>),
-    /// What waits in batches up to this number is to fail, and what is in flight too if so told.
+    /// The application purges the queued batches up to this number, and the ones in flight if
+    /// `include_in_flight`.
     Purge { up_to_batch: u64, include_in_flight: bool },
     /// A caller waits for memory.
     MemoryWanted,
-    /// A topic is wanted.
+    /// A caller needs the metadata of a topic.
     TopicWanted(Arc<str>),
-    /// A caller waits until then.
-    Waiter(Tick, Arc<DeadlineWaiter>),
-    /// Everything that is there now is to go out.
+    /// A caller waits, at most until the deadline.
+    Waiter { deadline: Tick, waiter: Arc<DeadlineWaiter> },
+    /// The application flushes all batches that exist now.
     Flush(Arc<FlushCompletion>),
-    /// No more is coming; what is not settled by then fails.
-    Close(Tick),
+    /// The producer is closed. Batches that are not completed by the deadline fail.
+    Close { deadline: Tick },
 }
 
 impl Event {
-    /// Whether it concerns every partition that holds something.
+    /// Returns whether the event concerns every partition that has a batch.
     pub(crate) fn is_for_all_partitions(&self) -> bool {
-        matches!(self, Event::Flush(_) | Event::Close(_) | Event::Purge { .. })
+        matches!(self, Event::Flush(_) | Event::Close { .. } | Event::Purge { .. })
     }
 }
 
-/// The mailbox.
+/// The queue of events for the sender, and whether the sender sleeps.
 #[repr(align(128))]
 pub(crate) struct EventQueue {
     events: Mutex<QueuedEvents>,
-    /// When the sleeping sender wakes by itself, in nanoseconds; 0 while it is awake.
+    /// When the sleeping sender wakes without an event, in nanoseconds; 0 while it is awake.
     sleep_deadline: AtomicU64,
     wakeup: OnceLock<Arc<dyn Wakeup>>,
-    /// Nodes that can take no request while the sender sleeps: a bit for each remainder of 64.
+    /// The nodes that can take no request while the sender sleeps. Bit `n` stands for the nodes
+    /// whose id modulo 64 is `n`.
     busy_nodes: AtomicU64,
-    /// Callers between having filled a partition that was empty and having said so.
+    /// The number of callers that have opened a batch on an empty partition, but have not yet
+    /// posted [`Event::BatchOpened`].
     pending_announcements: AtomicU64,
 }
 
 impl Default for EventQueue {
     fn default() -> EventQueue {
-        let (events, bell) = Default::default();
-        let (sleeps_to, busy, announcing) = Default::default();
         EventQueue {
-            events,
-            sleep_deadline: sleeps_to,
-            wakeup: bell,
-            busy_nodes: busy,
-            pending_announcements: announcing,
+            events: Mutex::default(),
+            sleep_deadline: AtomicU64::new(0),
+            wakeup: OnceLock::new(),
+            busy_nodes: AtomicU64::new(0),
+            pending_announcements: AtomicU64::new(0),
         }
     }
 }
@@ -78,30 +85,40 @@ impl Default for EventQueue {
 #[derive(Default)]
 struct QueuedEvents {
     list: Vec<Event>,
-    /// The sender is gone; nobody reads any more.
+    /// Whether the sender has ended and reads no more events.
     closed: bool,
 }
 
 impl EventQueue {
-    pub(crate) fn set_wakeup(&self, bell: Arc<dyn Wakeup>) {
-        let _ = self.wakeup.set(bell);
+    pub(crate) fn set_wakeup(&self, wakeup: Arc<dyn Wakeup>) {
+        let _ = self.wakeup.set(wakeup);
     }
 
-    /// Posts an event that is due then; rings only if the sender would sleep past it. The event comes back
-    /// when nobody reads any more.
-    pub(crate) fn post(&self, event: Event, due: Tick) -> Result<(), Event> {
-        self.post_if(event, due, || true)
+    /// Posts an event. Wakes the sender if it would sleep past `deadline`.
+    ///
+    /// # Errors
+    /// Returns the event if the sender has ended.
+    pub(crate) fn post(&self, event: Event, deadline: Tick) -> Result<(), Event> {
+        self.post_if(event, deadline, || true)
     }
 
-    /// As [`post`](Self::post), but rings only if `rings` says so once the event is there: asked earlier, the
-    /// answer could be from before the sender looked, and nobody would tell it.
+    /// Posts an event. Wakes the sender if it would sleep past `deadline` and `should_wake` returns
+    /// true.
+    ///
+    /// A full batch for a busy node uses this: it does not wake the sender while the node cannot
+    /// take a request, because the node's next response wakes the sender anyway. `should_wake` is
+    /// called after the event is in the queue. If it were called before, its result could be older
+    /// than the sender's last look at the queue, and then no thread would wake the sender.
+    ///
+    /// # Errors
+    /// Returns the event if the sender has ended.
     pub(crate) fn post_if(
         &self,
         event: Event,
-        due: Tick,
-        rings: impl FnOnce() -> bool,
+        deadline: Tick,
+        should_wake: impl FnOnce() -> bool,
     ) -> Result<(), Event> {
-        let silent = matches!(event, Event::BatchOpened(_)) && inject_bug!(LostWakeup);
+        let loses_wakeup = matches!(event, Event::BatchOpened(_)) && inject_bug!(LostWakeup);
         {
             let mut events = self.events.lock();
             if events.closed {
@@ -109,74 +126,85 @@ impl EventQueue {
             }
             events.list.push(event);
         }
-        // Only a time that is later than the event may be taken: taking an earlier one would leave the next poster
-        // to believe that the sender is awake.
-        let later = |at: u64| (at > due.0).then_some(0);
-        if !rings() {
+        if !should_wake() {
             return Ok(());
         }
-        if self.sleep_deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, later).is_ok()
-            && let Some(bell) = self.wakeup.get()
-            && !silent
+        // Compare-and-swap, and only if the sender sleeps past this event's deadline. A plain swap
+        // could take a deadline that is early enough for this event. The next caller would then
+        // read 0, believe that the sender is awake, and not wake it for an earlier deadline.
+        let take_later = |sleep_deadline: u64| (sleep_deadline > deadline.0).then_some(0);
+        if self.sleep_deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, take_later).is_ok()
+            && let Some(wakeup) = self.wakeup.get()
+            && !loses_wakeup
         {
-            bell.wake();
+            wakeup.wake();
         }
         Ok(())
     }
 
-    /// A caller is about to announce a partition; said under that partition's lock.
+    /// Counts a caller that will post [`Event::BatchOpened`]. Called under the partition's lock.
     pub(crate) fn begin_announcement(&self) {
         self.pending_announcements.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It has.
+    /// Ends what [`begin_announcement`](Self::begin_announcement) began. Called after the post.
     pub(crate) fn end_announcement(&self) {
-        // After the post: whoever sees none on its way finds it in the mailbox.
+        // Release, after the post: a thread that reads 0 finds the event in the queue.
         self.pending_announcements.fetch_sub(1, Ordering::Release);
     }
 
-    /// To mail that was taken, adds what was posted since, and puts announcements in front of everything. False
-    /// if one may still be on its way that belongs to what was taken: somebody is announcing just now, or what
-    /// came late depends on announcements, too.
-    pub(crate) fn drain_with_pending(&self, mail: &mut Vec<Event>) -> bool {
-        let quiet = self.pending_announcements.load(Ordering::Acquire) == 0;
-        let taken = mail.len();
-        self.drain(mail);
-        let complete = quiet && !mail[taken..].iter().any(Event::is_for_all_partitions);
-        mail.sort_by_key(|e| !matches!(e, Event::BatchOpened(_)));
+    /// Appends the events posted since `events` was drained, and moves announcements to the front.
+    /// Returns whether `events` has the announcement of every batch that its flushes, closes and
+    /// purges concern. If not, the sender must look at every partition.
+    ///
+    /// A flush must include each record that its caller appended before. The caller may have
+    /// appended to a batch that another caller opened. The first caller has then posted nothing for
+    /// this batch, and the other caller's `BatchOpened` may still be pending. The count of pending
+    /// announcements shows this. If the drain adds another flush, close or purge, the count was
+    /// read too early for it.
+    pub(crate) fn drain_with_pending(&self, events: &mut Vec<Event>) -> bool {
+        // Read before the drain: an announcement that ended before this read is in the queue.
+        let none_pending = self.pending_announcements.load(Ordering::Acquire) == 0;
+        let drained_before = events.len();
+        self.drain(events);
+        let complete =
+            none_pending && !events[drained_before..].iter().any(Event::is_for_all_partitions);
+        events.sort_by_key(|e| !matches!(e, Event::BatchOpened(_)));
         complete
     }
 
-    /// Whether a node can take no request just now; a full batch for it is no reason to wake.
+    /// Returns whether a node can take no request. A full batch for it does not wake the sender.
     pub(crate) fn is_busy(&self, node: i32) -> bool {
         node >= 0 && self.busy_nodes.load(Ordering::Relaxed) & (1 << (node & 63)) != 0
     }
 
-    /// Which nodes can take no request, before the sender [sleeps](Self::sleep). Nodes of one remainder are
-    /// busy when all of them are.
+    /// Stores which nodes can take no request. The sender calls it before
+    /// [`begin_sleep`](Self::begin_sleep). Nodes that share a bit are busy only if all of them are.
     pub(crate) fn set_busy(&self, nodes: impl Iterator<Item = (i32, bool)>) {
         let (mut busy, mut idle) = (0u64, 0u64);
-        for (node, is_busy) in nodes.filter(|n| n.0 >= 0) {
+        for (node, is_busy) in nodes.filter(|(node, _)| *node >= 0) {
             *(if is_busy { &mut busy } else { &mut idle }) |= 1 << (node & 63);
         }
         self.busy_nodes.store(busy & !idle, Ordering::Relaxed);
     }
 
-    /// Nobody reads any more; what was not read.
+    /// Refuses further events. Returns the events that were not drained.
     pub(crate) fn close(&self) -> Vec<Event> {
         let mut events = self.events.lock();
         events.closed = true;
         std::mem::take(&mut events.list)
     }
 
-    /// The sender is about to sleep until then. False: there is mail, so it must not.
-    pub(crate) fn begin_sleep(&self, until: Tick) -> bool {
-        self.sleep_deadline.store(until.0.max(1), Ordering::Release);
-        let empty = self.events.lock().list.is_empty();
-        if !empty {
+    /// Publishes that the sender sleeps until `deadline`. Returns false if there are events, in
+    /// which case the sender must not sleep.
+    pub(crate) fn begin_sleep(&self, deadline: Tick) -> bool {
+        // The store must come before the lock: see the module's description of the protocol.
+        self.sleep_deadline.store(deadline.0.max(1), Ordering::Release);
+        let is_empty = self.events.lock().list.is_empty();
+        if !is_empty {
             self.sleep_deadline.store(0, Ordering::Relaxed);
         }
-        empty
+        is_empty
     }
 
     #[cfg(any(test, feature = "unstable-sim"))]
@@ -184,12 +212,12 @@ impl EventQueue {
         !self.events.lock().list.is_empty()
     }
 
-    /// The sender is awake.
+    /// Publishes that the sender is awake. Callers then post without waking it.
     pub(crate) fn set_awake(&self) {
         self.sleep_deadline.store(0, Ordering::Relaxed);
     }
 
-    /// Takes what is there, leaving `into`'s old buffer for the next.
+    /// Appends the queued events to `into`. If `into` is empty, the queue keeps its allocation.
     pub(crate) fn drain(&self, into: &mut Vec<Event>) {
         let mut events = self.events.lock();
         if into.is_empty() {
@@ -205,30 +233,33 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct CountingWakeup(AtomicU64);
+    struct CountingWakeup {
+        wakes: AtomicU64,
+    }
+
     impl Wakeup for CountingWakeup {
         fn wake(&self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
+            self.wakes.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     #[test]
-    fn the_bell_rings_once_and_only_for_what_is_due_before_the_sender_wakes() {
-        let (mailbox, bell) = (EventQueue::default(), Arc::new(CountingWakeup::default()));
-        mailbox.set_wakeup(bell.clone());
-        let rung = || bell.0.load(Ordering::SeqCst);
-        mailbox.post(Event::MemoryWanted, Tick(5)).unwrap();
-        assert_eq!(rung(), 0, "the sender is awake");
-        assert!(!mailbox.begin_sleep(Tick(100)), "there is mail");
+    fn sender_is_woken_once_and_only_for_events_due_before_its_sleep_ends() {
+        let (queue, wakeup) = (EventQueue::default(), Arc::new(CountingWakeup::default()));
+        queue.set_wakeup(wakeup.clone());
+        let wakes = || wakeup.wakes.load(Ordering::SeqCst);
+        queue.post(Event::MemoryWanted, Tick(5)).unwrap();
+        assert_eq!(wakes(), 0, "the sender is awake");
+        assert!(!queue.begin_sleep(Tick(100)), "there is an event");
         let mut events = Vec::new();
-        mailbox.drain(&mut events);
-        assert!(mailbox.begin_sleep(Tick(100)));
-        mailbox.post(Event::MemoryWanted, Tick(100)).unwrap();
-        assert_eq!(rung(), 0, "it wakes in time by itself");
-        mailbox.post(Event::MemoryWanted, Tick(99)).unwrap();
-        mailbox.post(Event::MemoryWanted, Tick(0)).unwrap();
-        assert_eq!(rung(), 1, "one ring is enough");
-        assert_eq!(mailbox.close().len(), 3);
-        assert!(mailbox.post(Event::MemoryWanted, Tick(0)).is_err(), "nobody reads any more");
+        queue.drain(&mut events);
+        assert!(queue.begin_sleep(Tick(100)));
+        queue.post(Event::MemoryWanted, Tick(100)).unwrap();
+        assert_eq!(wakes(), 0, "the sleep ends in time for this event");
+        queue.post(Event::MemoryWanted, Tick(99)).unwrap();
+        queue.post(Event::MemoryWanted, Tick(0)).unwrap();
+        assert_eq!(wakes(), 1, "the first event woke the sender, the second need not");
+        assert_eq!(queue.close().len(), 3);
+        assert!(queue.post(Event::MemoryWanted, Tick(0)).is_err(), "the queue is closed");
     }
 }

@@ -1,4 +1,5 @@
-//! Every order in which a few threads may go, by loom: `cargo xtask loom`.
+//! Checks the event queue, the buffer pool and flushes under every interleaving of a few threads,
+//! with loom: `cargo xtask loom`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,15 +14,18 @@ use super::buffer_pool::BufferPool;
 use super::event_queue::{Event, EventQueue};
 use super::partition::Partition;
 use super::waiters::{FlushCompletion, FlushFuture};
+use crate::env::Wakeup;
 use crate::error::Error;
-use crate::time::{Tick, Wakeup};
+use crate::time::Tick;
 
-/// What ends a sleep: the poll of the real sender.
-struct NotifyWakeup(Notify);
+/// Ends the sleep of [`run_sender`], as the real sender's wakeup ends its poll.
+struct NotifyWakeup {
+    notify: Notify,
+}
 
 impl Wakeup for NotifyWakeup {
     fn wake(&self) {
-        self.0.notify();
+        self.notify.notify();
     }
 }
 
@@ -32,57 +36,58 @@ fn check_model(f: impl Fn() + Sync + Send + 'static) {
 }
 
 fn new_event_queue() -> (Arc<EventQueue>, Arc<NotifyWakeup>) {
-    let (events, wakeup) = (Arc::new(EventQueue::default()), Arc::new(NotifyWakeup(Notify::new())));
-    events.set_wakeup(wakeup.clone());
-    (events, wakeup)
+    let (queue, notify) = (Arc::new(EventQueue::default()), Notify::new());
+    let wakeup = Arc::new(NotifyWakeup { notify });
+    queue.set_wakeup(wakeup.clone());
+    (queue, wakeup)
 }
 
-/// The sender's loop, until it has had so much drained. It never wakes by itself in time: whoever is not rung for is
-/// lost, and loom finds a thread that waits for ever.
-fn run_sender(events: &EventQueue, wakeup: &NotifyWakeup, count: usize) {
-    let mut had = 0;
+/// Runs the sender's loop until it has drained `count` events. Its sleep has no timeout: if a
+/// wakeup is lost, loom reports a thread that waits without end.
+fn run_sender(queue: &EventQueue, wakeup: &NotifyWakeup, count: usize) {
+    let mut total = 0;
     loop {
-        events.set_awake();
-        let mut drained = Vec::new();
-        events.drain(&mut drained);
-        had += drained.len();
-        if had >= count {
+        queue.set_awake();
+        let mut events = Vec::new();
+        queue.drain(&mut events);
+        total += events.len();
+        if total >= count {
             return;
         }
-        if events.begin_sleep(Tick(100)) {
-            wakeup.0.wait();
+        if queue.begin_sleep(Tick(100)) {
+            wakeup.notify.wait();
         }
     }
 }
 
 #[test]
-fn no_wake_up_is_lost() {
+fn no_wakeup_is_lost() {
     check_model(|| {
-        let (events, wakeup) = new_event_queue();
-        let posters: Vec<_> = [0, 50]
+        let (queue, wakeup) = new_event_queue();
+        let callers: Vec<_> = [0, 50]
             .into_iter()
-            .map(|due| {
-                let events = events.clone();
-                thread::spawn(move || events.post(Event::MemoryWanted, Tick(due)).unwrap())
+            .map(|deadline| {
+                let queue = queue.clone();
+                thread::spawn(move || queue.post(Event::MemoryWanted, Tick(deadline)).unwrap())
             })
             .collect();
-        run_sender(&events, &wakeup, 2);
-        posters.into_iter().for_each(|p| p.join().unwrap());
+        run_sender(&queue, &wakeup, 2);
+        callers.into_iter().for_each(|c| c.join().unwrap());
     });
 }
 
-/// A full batch for a node that can take nothing does not wakeup; that the node can take something again does, and
-/// the two never miss each other.
+/// A full batch does not wake the sender while its node is busy. The network wakes the sender when
+/// the node becomes idle. One of the two always reaches the sender.
 #[test]
-fn what_does_not_ring_for_a_busy_node_is_seen_when_it_is_free() {
+fn full_batch_for_a_busy_node_is_drained_when_the_node_is_idle() {
     check_model(|| {
-        let (events, wakeup) = new_event_queue();
+        let (queue, wakeup) = new_event_queue();
         let busy = Arc::new(AtomicBool::new(true));
         let caller = {
-            let events = events.clone();
+            let queue = queue.clone();
             thread::spawn(move || {
-                let rings = || !events.is_busy(1);
-                events.post_if(Event::MemoryWanted, Tick(0), rings).unwrap();
+                let is_idle = || !queue.is_busy(1);
+                queue.post_if(Event::MemoryWanted, Tick(0), is_idle).unwrap();
             })
         };
         let network = {
@@ -92,19 +97,19 @@ fn what_does_not_ring_for_a_busy_node_is_seen_when_it_is_free() {
                 wakeup.wake();
             })
         };
-        let mut seen = 0;
+        let mut total = 0;
         loop {
-            events.set_awake();
-            let mut drained = Vec::new();
-            events.drain(&mut drained);
-            seen += drained.len();
+            queue.set_awake();
+            let mut events = Vec::new();
+            queue.drain(&mut events);
+            total += events.len();
             let is_busy = busy.load(Ordering::Acquire);
-            if seen > 0 && !is_busy {
+            if total > 0 && !is_busy {
                 break;
             }
-            events.set_busy([(1, is_busy)].into_iter());
-            if events.begin_sleep(Tick(u64::MAX)) {
-                wakeup.0.wait();
+            queue.set_busy([(1, is_busy)].into_iter());
+            if queue.begin_sleep(Tick(u64::MAX)) {
+                wakeup.notify.wait();
             }
         }
         caller.join().unwrap();
@@ -112,76 +117,77 @@ fn what_does_not_ring_for_a_busy_node_is_seen_when_it_is_free() {
     });
 }
 
-/// A caller appends to a batch whose opener is still on its way to say so, and flushes: the sender knows of the
-/// batch, or knows that it must look.
+/// A caller appends to a batch that another caller has opened and not yet announced, then flushes.
+/// The sender either has the announcement, or knows that it must look at every partition.
 #[test]
-fn a_flush_finds_the_batch_that_is_not_announced_yet() {
+fn flush_includes_a_batch_that_is_not_announced_yet() {
     check_model(|| {
-        let (events, wakeup) = new_event_queue();
+        let (queue, wakeup) = new_event_queue();
         let opened = Arc::new(loom::sync::Mutex::new(false));
         let opener = {
-            let (events, opened) = (events.clone(), opened.clone());
+            let (queue, opened) = (queue.clone(), opened.clone());
             thread::spawn(move || {
                 {
                     let mut opened = opened.lock().unwrap();
                     *opened = true;
-                    events.begin_announcement();
+                    queue.begin_announcement();
                 }
                 let partition = Partition::new("t".into(), 0, 0, Default::default());
-                events.post(Event::BatchOpened(Arc::new(partition)), Tick(0)).unwrap();
-                events.end_announcement();
+                queue.post(Event::BatchOpened(Arc::new(partition)), Tick(0)).unwrap();
+                queue.end_announcement();
             })
         };
         let flusher = {
-            let (events, opened) = (events.clone(), opened.clone());
+            let (queue, opened) = (queue.clone(), opened.clone());
             thread::spawn(move || {
                 let appended = *opened.lock().unwrap();
-                events.post(Event::Flush(Arc::default()), Tick(0)).unwrap();
+                queue.post(Event::Flush(Arc::default()), Tick(0)).unwrap();
                 appended
             })
         };
-        let (mut opened_seen, mut complete) = (false, false);
+        let (mut is_batch_known, mut complete) = (false, false);
         loop {
-            events.set_awake();
-            let mut drained = Vec::new();
-            events.drain(&mut drained);
-            let flush = drained.iter().any(|e| matches!(e, Event::Flush(_)));
-            if flush {
-                complete = events.drain_with_pending(&mut drained);
+            queue.set_awake();
+            let mut events = Vec::new();
+            queue.drain(&mut events);
+            let has_flush = events.iter().any(|e| matches!(e, Event::Flush(_)));
+            if has_flush {
+                complete = queue.drain_with_pending(&mut events);
             }
-            // Only what stands in front of the flush is known to it.
-            let before = drained.iter().take_while(|e| !matches!(e, Event::Flush(_)));
-            opened_seen |= before.into_iter().any(|e| matches!(e, Event::BatchOpened(_)));
-            if flush {
+            // The flush includes only the batches whose events come before it.
+            let before_flush = events.iter().take_while(|e| !matches!(e, Event::Flush(_)));
+            is_batch_known |= before_flush.into_iter().any(|e| matches!(e, Event::BatchOpened(_)));
+            if has_flush {
                 break;
             }
-            if events.begin_sleep(Tick(u64::MAX)) {
-                wakeup.0.wait();
+            if queue.begin_sleep(Tick(u64::MAX)) {
+                wakeup.notify.wait();
             }
         }
         let appended = flusher.join().unwrap();
         opener.join().unwrap();
-        // Not complete means: look at every partition.
-        assert!(!appended || opened_seen || !complete, "a flush missed a batch");
+        // If the events are not complete, the sender looks at every partition.
+        assert!(!appended || is_batch_known || !complete, "a flush missed a batch");
     });
 }
 
 #[test]
-fn a_flush_is_told_to_whoever_waits_for_it() {
+fn completed_flush_wakes_its_caller() {
     check_model(|| {
-        let flush = Arc::<FlushCompletion>::default();
-        let teller = {
-            let flush = flush.clone();
-            thread::spawn(move || flush.complete())
+        let completion = Arc::<FlushCompletion>::default();
+        let sender = {
+            let completion = completion.clone();
+            thread::spawn(move || completion.complete())
         };
-        block_on(FlushFuture(flush));
-        teller.join().unwrap();
+        block_on(FlushFuture { completion });
+        sender.join().unwrap();
     });
 }
 
-/// Two wait, one for all of it and one for a part; one holds all. Both are served, and all comes back.
+/// One waiter needs all memory, another a part of it, and one buffer holds all. Both waiters are
+/// served, and all memory returns.
 #[test]
-fn memory_reaches_everyone_who_waits_for_it() {
+fn freed_memory_reaches_all_waiters() {
     check_model(|| {
         let pool = BufferPool::new(2, 1);
         let held = pool.try_allocate(2).unwrap().unwrap();
@@ -198,19 +204,19 @@ fn memory_reaches_everyone_who_waits_for_it() {
     });
 }
 
-/// Whoever gives up waiting gives back what was gathered or granted, whatever comes at that moment, and the next
-/// one gets it.
+/// A waiter that is dropped returns the memory that it accumulated or was granted, even if the
+/// grant comes at the same moment. The next waiter gets the memory.
 #[test]
-fn memory_of_one_who_gives_up_goes_to_the_next() {
+fn memory_of_a_cancelled_waiter_goes_to_the_next() {
     check_model(|| {
         let pool = BufferPool::new(2, 1);
         let held = pool.try_allocate(1).unwrap().unwrap();
-        let gives_up = {
+        let cancelled = {
             let pool = pool.clone();
             thread::spawn(move || {
-                let mut wait = pool.allocate(2);
+                let mut future = pool.allocate(2);
                 let mut cx = Context::from_waker(Waker::noop());
-                if let Poll::Ready(buf) = Pin::new(&mut wait).poll(&mut cx) {
+                if let Poll::Ready(buf) = Pin::new(&mut future).poll(&mut cx) {
                     drop(buf.unwrap());
                 }
             })
@@ -220,28 +226,28 @@ fn memory_of_one_who_gives_up_goes_to_the_next() {
             thread::spawn(move || drop(block_on(pool.allocate(2)).unwrap()))
         };
         drop(held);
-        gives_up.join().unwrap();
+        cancelled.join().unwrap();
         next.join().unwrap();
         assert_eq!((pool.balance(), pool.waiting()), (2, 0));
     });
 }
 
 #[test]
-fn closing_the_pool_wakes_who_waits_or_is_about_to() {
+fn closing_the_pool_fails_current_and_new_waiters() {
     check_model(|| {
         let pool = BufferPool::new(1, 1);
         let held = pool.try_allocate(1).unwrap().unwrap();
-        let ended = Arc::new(AtomicU32::new(0));
+        let failed = Arc::new(AtomicU32::new(0));
         let waiter = {
-            let (pool, ended) = (pool.clone(), ended.clone());
+            let (pool, failed) = (pool.clone(), failed.clone());
             thread::spawn(move || {
                 assert!(block_on(pool.allocate(1)).is_err());
-                ended.fetch_add(1, Ordering::Relaxed);
+                failed.fetch_add(1, Ordering::Relaxed);
             })
         };
         pool.close(&Error::closed());
         waiter.join().unwrap();
         drop(held);
-        assert_eq!((ended.load(Ordering::Relaxed), pool.balance()), (1, 1));
+        assert_eq!((failed.load(Ordering::Relaxed), pool.balance()), (1, 1));
     });
 }

@@ -1,5 +1,8 @@
-//! Where records wait: memory, batches, and the line of each partition. Callers append; the sender asks what
-//! is ready, drains it, and settles it. Knows no socket and no protocol beyond the record batch.
+//! The record accumulator (Kafka's `RecordAccumulator`): buffer memory, and batches by partition.
+//!
+//! Callers append records to it. The sender asks which brokers have batches ready, drains these
+//! batches and completes them. Nothing here knows sockets, or any part of the protocol except the
+//! record batch.
 
 pub(crate) mod append;
 pub(crate) mod batch;
@@ -10,6 +13,7 @@ pub(crate) mod drain;
 pub(crate) mod batch_completions;
 pub(crate) mod event_queue;
 mod deadline_queue;
+mod bit_set;
 pub(crate) mod partition;
 pub(crate) mod builtin_partitioner;
 pub(crate) mod ready;
@@ -25,9 +29,10 @@ use std::time::Duration;
 
 use ottla_protocol::compression::{Codec, Compressor};
 
+use crate::env::{Env, WorkerPool};
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
-use crate::time::{Env, Tick, WorkerPool};
+use crate::time::Tick;
 use batch::{BatchEncoder, ClosedBatch, OpenBatch};
 use batch_completions::DeliveryListeners;
 use buffer_pool::BufferPool;
@@ -38,23 +43,26 @@ use event_queue::{Event, EventQueue};
 use partition::{Partition, QueuedBatch};
 use topics::TopicInfoMap;
 
-/// The settings that decide how records wait.
+/// The settings of a [`RecordAccumulator`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AccumulatorSettings {
+    /// `batch.size`, in bytes.
     pub(crate) batch_size: usize,
     pub(crate) linger: Duration,
     pub(crate) delivery_timeout: Duration,
+    /// `buffer.memory`, in bytes.
     pub(crate) buffer_memory: u64,
     pub(crate) codec: Codec,
     pub(crate) compression_level: i32,
     pub(crate) partitioning: Partitioning,
-    /// Whether short queues are drawn more often (KIP-794).
+    /// Whether partitions with short queues are chosen more often (KIP-794).
     pub(crate) adaptive_partitioning: bool,
-    /// How long a node may leave its batches waiting before it is drawn no more; zero for ever.
+    /// How long a node may leave its batches undrained before its partitions are no longer chosen.
+    /// Zero means no limit.
     pub(crate) availability_timeout: Duration,
 }
 
-/// What callers and the sender share.
+/// Holds the records that wait to be sent. Callers and the sender share it.
 pub(crate) struct RecordAccumulator {
     pub(crate) settings: AccumulatorSettings,
     pub(crate) env: Arc<dyn Env>,
@@ -62,39 +70,40 @@ pub(crate) struct RecordAccumulator {
     pub(crate) topics: TopicInfoMap,
     pub(crate) caller_context: Arc<CallerContext>,
     pub(crate) listeners: Arc<DeliveryListeners>,
-    /// No record is accepted any more.
+    /// Whether appends are refused.
     pub(crate) closed: AtomicBool,
-    /// Why, where that is not that somebody closed the producer.
+    /// The error that closed the producer; empty if the application closed it.
     fatal_error: OnceLock<Error>,
     last_batch_number: AtomicU64,
-    /// Itself, for work that outlives a call.
+    /// A reference to itself, for jobs that outlive a call.
     weak_self: Weak<RecordAccumulator>,
-    /// Helpers that take work from callers, once the sender has brought them.
+    /// The threads that compress batches for callers; empty until the sender has set them.
     pub(crate) worker_pool: OnceLock<Arc<dyn WorkerPool>>,
     /// The rack whose leaders are preferred.
     pub(crate) rack: Rack,
     encoders: Mutex<Vec<BatchEncoder>>,
 }
 
-/// Codec contexts that are kept; more callers than this compress with a context of their own for once.
+/// The number of encoders that are kept. If more threads compress at once, the extra ones create an
+/// encoder and drop it after use.
 const MAX_CACHED_ENCODERS: usize = 8;
 
 impl RecordAccumulator {
     pub(crate) fn new(
         settings: AccumulatorSettings,
         env: Arc<dyn Env>,
-        callers: Arc<CallerContext>,
+        caller_context: Arc<CallerContext>,
         listeners: Arc<DeliveryListeners>,
         rack: Rack,
     ) -> Arc<RecordAccumulator> {
-        Arc::new_cyclic(|me| RecordAccumulator {
-            weak_self: me.clone(),
+        Arc::new_cyclic(|weak_self| RecordAccumulator {
+            weak_self: weak_self.clone(),
             worker_pool: OnceLock::new(),
             settings,
             env,
             pool: BufferPool::new(settings.buffer_memory, settings.batch_size.max(1)),
             topics: TopicInfoMap::default(),
-            caller_context: callers,
+            caller_context,
             listeners,
             closed: AtomicBool::new(false),
             fatal_error: OnceLock::new(),
@@ -108,22 +117,22 @@ impl RecordAccumulator {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// The producer is of no more use, for this reason: every later `send` fails with it.
-    pub(crate) fn set_fatal_error(&self, why: &Error) {
-        let _ = self.fatal_error.set(why.clone());
+    /// Closes the accumulator because of a fatal error. Every later `send` fails with this error.
+    pub(crate) fn set_fatal_error(&self, error: &Error) {
+        let _ = self.fatal_error.set(error.clone());
         self.closed.store(true, Ordering::Release);
     }
 
-    /// The same for a caller that was waiting when it happened.
+    /// Returns the error for a caller that was waiting when the accumulator was closed.
     pub(crate) fn closed_while_waiting_error(&self) -> Error {
         let closed = || {
-            let message = "the producer was closed while send was in progress";
+            let message = "send failed: the producer was closed while the call was waiting";
             Error::new(ErrorKind::Closed, message)
         };
         self.fatal_error.get().cloned().unwrap_or_else(closed)
     }
 
-    /// Why no record is accepted any more.
+    /// Returns the error for a call that begins after the accumulator was closed.
     pub(crate) fn closed_error(&self) -> Error {
         self.fatal_error.get().cloned().unwrap_or_else(Error::closed)
     }
@@ -132,45 +141,50 @@ impl RecordAccumulator {
         &self.caller_context.events
     }
 
-    /// The number of the batch that was opened last.
+    /// Returns the number of the batch that was opened last, 0 if there was none.
     pub(crate) fn last_batch_number(&self) -> u64 {
         self.last_batch_number.load(Ordering::Relaxed)
     }
 
+    /// Returns a new batch number. Numbers rise in the order in which batches are opened.
     fn next_batch_number(&self) -> u64 {
         self.last_batch_number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Tells the sender; where it is gone, does what it would have done at its end.
-    pub(crate) fn post(&self, event: Event, due: Tick) {
-        if let Err(event) = self.events().post(event, due) {
+    /// Posts an event to the sender, which handles it by `deadline`. If the sender has ended,
+    /// handles the event here.
+    pub(crate) fn post(&self, event: Event, deadline: Tick) {
+        if let Err(event) = self.events().post(event, deadline) {
             self.handle_undeliverable(event);
         }
     }
 
-    /// What nobody will read: whoever waits for it must not be left waiting.
+    /// Handles an event that the sender will not read because it has ended.
+    ///
+    /// A caller may append just before the sender ends. The event queue then returns the event, and
+    /// the caller fails the partition's batches itself. Otherwise their deliveries never complete.
     pub(crate) fn handle_undeliverable(&self, event: Event) {
         match event {
             Event::BatchOpened(p) | Event::BatchClosed(p) => self.fail_partition(&p),
-            Event::Waiter(_, wait) => wait.wake(),
+            Event::Waiter { waiter, .. } => waiter.wake(),
             Event::Flush(flush) => flush.complete(),
-            Event::Split(cut) => {
-                let parts = cut.parts.into_iter().filter_map(QueuedBatch::into_closed);
+            Event::Split(outcome) => {
+                let parts = outcome.parts.into_iter().filter_map(QueuedBatch::into_closed);
                 parts.for_each(|b| self.fail_batch(b));
             }
             Event::MemoryWanted
             | Event::TopicWanted(_)
-            | Event::Close(_)
-            | Event::BatchAwaited(..)
+            | Event::Close { .. }
+            | Event::BatchAwaited { .. }
             | Event::Purge { .. } => {}
         }
     }
 
-    /// Fails what a partition holds when the sender is gone.
+    /// Fails every batch of a partition after the sender has ended.
     fn fail_partition(&self, p: &Partition) {
-        let (line, open) = p.queue.lock().take_all();
-        let line = line.into_iter().filter_map(QueuedBatch::into_closed);
-        line.chain(open.map(OpenBatch::abort)).for_each(|b| self.fail_batch(b));
+        let (batches, open) = p.queue.lock().take_all();
+        let closed = batches.into_iter().filter_map(QueuedBatch::into_closed);
+        closed.chain(open.map(OpenBatch::abort)).for_each(|b| self.fail_batch(b));
     }
 
     fn fail_batch(&self, mut batch: ClosedBatch) {
@@ -178,14 +192,14 @@ impl RecordAccumulator {
         batch.complete(Outcome::Failed(e));
     }
 
-    /// A codec context, if there is a codec.
+    /// Returns a free encoder or a new one; `None` if `compression.type` is none.
     fn take_encoder(&self) -> Option<BatchEncoder> {
         if self.settings.codec == Codec::None {
             return None;
         }
-        let kept = self.encoders.lock().pop();
-        // The configuration was refused if this build had no such encoder.
-        kept.or_else(|| {
+        let cached = self.encoders.lock().pop();
+        cached.or_else(|| {
+            // This does not fail: the builder refuses a codec that is not compiled in.
             Compressor::new(self.settings.codec, self.settings.compression_level)
                 .ok()
                 .map(BatchEncoder::new)
@@ -195,9 +209,9 @@ impl RecordAccumulator {
     fn return_encoder(&self, encoder: Option<BatchEncoder>) {
         let Some(mut encoder) = encoder.filter(|e| !e.poisoned) else { return };
         encoder.shrink_buffers();
-        let mut kept = self.encoders.lock();
-        if kept.len() < MAX_CACHED_ENCODERS {
-            kept.push(encoder);
+        let mut cached = self.encoders.lock();
+        if cached.len() < MAX_CACHED_ENCODERS {
+            cached.push(encoder);
         }
     }
 }

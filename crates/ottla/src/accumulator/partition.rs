@@ -1,66 +1,76 @@
-//! A partition's line: an open batch that takes records, and closed ones in the order they were closed.
+//! A partition's queue: one open batch that takes records, and the closed batches in the order in
+//! which they were closed.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 
-use super::batch::{BatchMeta, ClosedBatch, OpenBatch, StampedBatch};
+use super::batch::{BatchMeta, ClosedBatch, OpenBatch, QueuePosition, StampedBatch};
 use super::batch_size_estimator::BatchSizeEstimator;
 use crate::injected_bugs::inject_bug;
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::Tick;
 
-/// One partition of one topic; there for as long as the producer. One that never had a record is this and no
-/// more.
+/// One partition of a topic. It exists as long as the producer, and is small until its first
+/// record.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Partition {
     pub(crate) queue: Mutex<PartitionQueue>,
     pub(crate) topic: Arc<str>,
-    /// What the topic's batches have taught.
+    /// The topic's estimator of batch sizes.
     pub(crate) estimator: Arc<BatchSizeEstimator>,
     pub(crate) index: i32,
-    /// Dense, unique in the producer: what the sender files it under.
+    /// A number that is unique in the producer. The sender uses it as an index, so ids have no
+    /// gaps.
     pub(crate) id: u32,
-    /// The leader's node id, −1 for none: for whoever chooses a partition.
+    /// The leader's node id, −1 for none. The partitioner and the callers read it.
     pub(crate) leader: AtomicI32,
-    /// Batches that wait here, the open one among them; 0 until the first. For adaptive partitioning.
-    queued_plus_one: AtomicU32,
-    /// The sender holds the lock, for a moment: no reason for a caller to go elsewhere.
+    /// The number of batches in the queue when the sender last counted them, or [`NEVER_QUEUED`].
+    /// The adaptive partitioner reads it.
+    queued_batches: AtomicU32,
+    /// Whether the sender holds the lock. It holds it for a few instructions, so a caller that
+    /// finds the lock taken need not move to another partition.
     locked_by_sender: AtomicBool,
 }
 
-/// What waits.
+/// The value of [`Partition::queued_batches`] before the partition's first batch.
+const NEVER_QUEUED: u32 = u32::MAX;
+
+/// The batches of a partition that are not in flight.
 #[derive(Debug, Default)]
 pub(crate) struct PartitionQueue {
-    /// The batch that takes records. Its box stays when it leaves: one allocation a partition, not a batch.
+    /// The batch that takes records. The box is reused for the next batch, so a partition allocates
+    /// it once.
     open: Option<Box<Option<OpenBatch>>>,
     pub(crate) batches: VecDeque<QueuedBatch>,
-    /// Bytes appended since the sticky choice fell here.
+    /// Bytes appended since this partition became the topic's sticky choice.
     pub(crate) sticky_bytes: u32,
-    /// Whether the sender knows that there is something.
+    /// Whether the sender was notified that the partition is not empty.
     pub(crate) announced: bool,
 }
 
-/// A place in the line. The order is fixed before compression begins.
+/// A batch in a partition's queue. Its position is fixed before its compression begins.
 #[derive(Debug)]
 #[allow(
     clippy::large_enum_variant,
-    reason = "a slot is being closed for a moment, then filled in place"
+    reason = "an entry is `Closing` only briefly, then `Closed` replaces it in place"
 )]
 pub(crate) enum QueuedBatch {
-    /// Being closed by somebody, off the lock: its number, and its age.
-    Closing(u64, Tick),
-    /// Never sent.
+    /// A worker thread or a caller closes the batch, without the partition's lock.
+    Closing { number: u64, created: Tick },
+    /// The batch was never sent.
     Closed(ClosedBatch),
-    /// Sent before; goes out with the sequence it has.
-    Retry(Box<StampedBatch>, Tick),
-    /// Was too large for a broker, and is being cut into parts that will stand here.
+    /// The batch was sent. It is sent again with the sequence that it has, but not before this
+    /// time.
+    Retry { batch: Box<StampedBatch>, not_before: Tick },
+    /// The batch was too large for a broker. A worker thread splits it, and the parts replace it
+    /// here.
     Splitting(SplittingBatch),
 }
 
-/// The sender's hold on a partition.
+/// The sender's guard of a partition's lock.
 pub(crate) struct SenderGuard<'p> {
     queue: MutexGuard<'p, PartitionQueue>,
     locked_by_sender: &'p AtomicBool,
@@ -85,18 +95,20 @@ impl DerefMut for SenderGuard<'_> {
     }
 }
 
-/// What is known of a batch while somebody cuts it.
+/// The properties of a batch that a worker thread is splitting.
+///
+/// Such a batch counts as in flight: no other batch of its partition may be sent before its parts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SplittingBatch {
     pub(crate) number: u64,
-    pub(crate) queue_position: (u64, u32),
+    pub(crate) queue_position: QueuePosition,
     pub(crate) created: Tick,
 }
 
 impl SplittingBatch {
     pub(crate) fn new(batch: &ClosedBatch) -> SplittingBatch {
-        let BatchMeta { number, queue_position: place, created, .. } = batch.meta;
-        SplittingBatch { number, queue_position: place, created }
+        let BatchMeta { number, queue_position, created, .. } = batch.meta;
+        SplittingBatch { number, queue_position, created }
     }
 }
 
@@ -104,24 +116,22 @@ impl Partition {
     pub(crate) fn new(
         topic: Arc<str>,
         index: i32,
-        key: u32,
-        sizing: Arc<BatchSizeEstimator>,
+        id: u32,
+        estimator: Arc<BatchSizeEstimator>,
     ) -> Partition {
-        let (leader, queued) = (AtomicI32::new(-1), AtomicU32::new(0));
-        let (visited, queue) = Default::default();
         Partition {
+            queue: Mutex::default(),
             topic,
+            estimator,
             index,
-            id: key,
-            leader,
-            estimator: sizing,
-            queued_plus_one: queued,
-            locked_by_sender: visited,
-            queue,
+            id,
+            leader: AtomicI32::new(-1),
+            queued_batches: AtomicU32::new(NEVER_QUEUED),
+            locked_by_sender: AtomicBool::new(false),
         }
     }
 
-    /// The lock, for the sender.
+    /// Locks the queue for the sender.
     pub(crate) fn lock_for_sender(&self) -> SenderGuard<'_> {
         self.locked_by_sender.store(true, Relaxed);
         SenderGuard { queue: self.queue.lock(), locked_by_sender: &self.locked_by_sender }
@@ -131,74 +141,75 @@ impl Partition {
         self.locked_by_sender.load(Relaxed)
     }
 
-    /// Fills the slot that was kept for this batch.
+    /// Replaces the batch's `Closing` entry by the closed batch.
     pub(crate) fn fill_closing(&self, batch: ClosedBatch) {
-        let number = batch.meta.number;
+        let batch_number = batch.meta.number;
         let mut queue = self.queue.lock();
-        let slot = queue
-            .batches
-            .iter_mut()
-            .rev()
-            .find(|s| matches!(s, QueuedBatch::Closing(n, _) if *n == number));
-        if let Some(slot) = slot {
-            *slot = QueuedBatch::Closed(batch);
+        let entry =
+            queue.batches.iter_mut().rev().find(
+                |b| matches!(b, QueuedBatch::Closing { number, .. } if *number == batch_number),
+            );
+        if let Some(entry) = entry {
+            *entry = QueuedBatch::Closed(batch);
             return;
         }
         drop(queue);
-        debug_assert!(false, "a slot was kept for batch {number}");
+        debug_assert!(false, "the queue has no Closing entry for batch {batch_number}");
     }
 
-    /// Batches that wait, when last counted; `None` if there never was one.
+    /// Returns the number of queued batches at the last count, or `None` before the first batch.
     pub(crate) fn queued_batches(&self) -> Option<u32> {
-        self.queued_plus_one.load(Relaxed).checked_sub(1)
+        Some(self.queued_batches.load(Relaxed)).filter(|n| *n != NEVER_QUEUED)
     }
 
-    /// Tells those who choose a partition how many wait.
+    /// Stores the number of queued batches for the partitioner. Returns whether it changed.
     pub(crate) fn update_queued(&self, queue: &PartitionQueue) -> bool {
-        let n = queue.len() as u32 + 1;
-        self.queued_plus_one.swap(n, Relaxed) != n
+        let n = queue.len() as u32;
+        self.queued_batches.swap(n, Relaxed) != n
     }
 }
 
 impl QueuedBatch {
     pub(crate) fn created(&self) -> Tick {
         match self {
-            QueuedBatch::Closing(_, created) => *created,
+            QueuedBatch::Closing { created, .. } => *created,
             QueuedBatch::Closed(b) => b.meta.created,
-            QueuedBatch::Retry(b, _) => b.closed.meta.created,
+            QueuedBatch::Retry { batch, .. } => batch.closed.meta.created,
             QueuedBatch::Splitting(s) => s.created,
         }
     }
 
-    /// Somebody works on it off the lock, and will fill it.
+    /// Returns whether another thread is closing or splitting the batch, and will replace this
+    /// entry.
     pub(crate) fn is_being_processed(&self) -> bool {
-        matches!(self, QueuedBatch::Closing(..) | QueuedBatch::Splitting(_))
+        matches!(self, QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_))
     }
 
-    /// The batch, without its place in the order; `None` while somebody works on it.
+    /// Returns the batch without its sequence, or `None` while another thread processes it.
     pub(crate) fn into_closed(self) -> Option<ClosedBatch> {
         match self {
-            QueuedBatch::Closing(..) | QueuedBatch::Splitting(_) => None,
+            QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_) => None,
             QueuedBatch::Closed(b) => Some(b),
-            QueuedBatch::Retry(b, _) => Some(b.unstamp()),
+            QueuedBatch::Retry { batch, .. } => Some(batch.unstamp()),
         }
     }
 
-    /// Where it belongs in the line.
-    fn queue_position(&self) -> (u64, u32) {
+    fn queue_position(&self) -> QueuePosition {
         match self {
-            QueuedBatch::Closing(n, _) => (*n, 0),
+            QueuedBatch::Closing { number, .. } => {
+                QueuePosition { batch_number: *number, record_index: 0 }
+            }
             QueuedBatch::Closed(b) => b.meta.queue_position,
-            QueuedBatch::Retry(b, _) => b.closed.meta.queue_position,
+            QueuedBatch::Retry { batch, .. } => batch.closed.meta.queue_position,
             QueuedBatch::Splitting(s) => s.queue_position,
         }
     }
 
     pub(crate) fn number(&self) -> u64 {
         match self {
-            QueuedBatch::Closing(n, _) => *n,
+            QueuedBatch::Closing { number, .. } => *number,
             QueuedBatch::Closed(b) => b.meta.number,
-            QueuedBatch::Retry(b, _) => b.closed.meta.number,
+            QueuedBatch::Retry { batch, .. } => batch.closed.meta.number,
             QueuedBatch::Splitting(s) => s.number,
         }
     }
@@ -213,22 +224,24 @@ impl PartitionQueue {
         self.open.as_deref_mut()?.as_mut()
     }
 
-    /// Takes the open batch out, without keeping its place.
+    /// Removes the open batch. The queue does not keep its position.
     pub(crate) fn take_open(&mut self) -> Option<OpenBatch> {
         self.open.as_deref_mut()?.take()
     }
 
-    /// Takes the open batch out to be closed off the lock; its place is kept.
+    /// Removes the open batch so that it can be closed without the lock. A `Closing` entry keeps
+    /// its position.
     pub(crate) fn close_open(&mut self) -> Option<OpenBatch> {
         let open = self.take_open()?;
-        self.batches.push_back(QueuedBatch::Closing(open.meta.number, open.meta.created));
+        let BatchMeta { number, created, .. } = open.meta;
+        self.batches.push_back(QueuedBatch::Closing { number, created });
         Some(open)
     }
 
-    /// Puts a batch where records are taken; there is none.
+    /// Makes `batch` the open batch. There must be none.
     pub(crate) fn set_open(&mut self, batch: OpenBatch) {
         match &mut self.open {
-            Some(place) => **place = Some(batch),
+            Some(open) => **open = Some(batch),
             none => *none = Some(Box::new(Some(batch))),
         }
     }
@@ -237,57 +250,65 @@ impl PartitionQueue {
         self.batches.is_empty() && self.open().is_none()
     }
 
-    /// Batches that wait.
+    /// Returns the number of batches, including the open one.
     pub(crate) fn len(&self) -> usize {
         self.batches.len() + usize::from(self.open().is_some())
     }
 
-    /// Whether every batch but what is in flight is full: the classic condition for a sticky switch.
+    /// Returns whether no queued batch takes more records. The sticky partition preferably switches
+    /// then, because it leaves no half-empty batch behind (KIP-794).
     pub(crate) fn all_batches_full(&self) -> bool {
         self.open().is_none_or(OpenBatch::is_full)
     }
 
-    /// Puts what was sent back in front of everything with a later sequence.
-    pub(crate) fn insert_in_order(&mut self, slot: QueuedBatch) {
-        let place = slot.queue_position();
-        let behind = self
+    /// Inserts a batch by its position.
+    ///
+    /// A batch that is sent again goes before all batches with later sequences. At the end of the
+    /// queue it would follow them, and the broker would reject it with
+    /// OUT_OF_ORDER_SEQUENCE_NUMBER.
+    pub(crate) fn insert_in_order(&mut self, batch: QueuedBatch) {
+        let position = batch.queue_position();
+        let next = self
             .batches
             .iter()
-            .position(|s| s.queue_position() > place && !inject_bug!(RetryAtBackOfQueue));
-        self.batches.insert(behind.unwrap_or(self.batches.len()), slot);
+            .position(|b| b.queue_position() > position && !inject_bug!(RetryAtBackOfQueue));
+        self.batches.insert(next.unwrap_or(self.batches.len()), batch);
     }
 
-    /// Puts the parts of a batch where it stood.
+    /// Replaces a batch's `Splitting` entry by the batch's parts.
     pub(crate) fn replace_with_parts(
         &mut self,
         number: u64,
         parts: impl IntoIterator<Item = QueuedBatch>,
     ) {
-        self.batches.retain(|s| !(matches!(s, QueuedBatch::Splitting(_)) && s.number() == number));
+        self.batches.retain(|b| !(matches!(b, QueuedBatch::Splitting(_)) && b.number() == number));
         for part in parts {
             self.insert_in_order(part);
         }
     }
 
-    /// Takes everything but what somebody works on.
+    /// Removes all batches except those that another thread processes.
     pub(crate) fn take_all(&mut self) -> (Vec<QueuedBatch>, Option<OpenBatch>) {
         self.take_where(|_| true)
     }
 
-    /// Takes batches of some numbers, but what somebody works on.
+    /// Removes the batches whose number `matches`, except those that another thread processes.
     pub(crate) fn take_where(
         &mut self,
-        which: impl Fn(u64) -> bool,
+        matches: impl Fn(u64) -> bool,
     ) -> (Vec<QueuedBatch>, Option<OpenBatch>) {
-        let keep = |s: &QueuedBatch| s.is_being_processed() || !which(s.number());
+        let keep = |b: &QueuedBatch| b.is_being_processed() || !matches(b.number());
         let (kept, taken): (Vec<_>, Vec<_>) = self.batches.drain(..).partition(keep);
         self.batches.extend(kept);
-        let open = self.open().is_some_and(|b| which(b.meta.number));
-        (taken, if open { self.take_open() } else { None })
+        let take_open = self.open().is_some_and(|b| matches(b.meta.number));
+        (taken, if take_open { self.take_open() } else { None })
     }
 
-    /// Whoever closed a batch did not come to the end of it: nothing stands in its place any more.
-    pub(crate) fn remove_closing(&mut self, number: u64) {
-        self.batches.retain(|s| !matches!(s, QueuedBatch::Closing(n, _) if *n == number));
+    /// Removes a batch's `Closing` entry, if it still has one: the thread that closed the batch did
+    /// not finish.
+    pub(crate) fn remove_closing(&mut self, batch_number: u64) {
+        self.batches.retain(
+            |b| !matches!(b, QueuedBatch::Closing { number, .. } if *number == batch_number),
+        );
     }
 }

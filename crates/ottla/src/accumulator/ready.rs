@@ -1,6 +1,9 @@
-//! Which nodes have something that may go out, and when to look again. Owned by the sender, and remembered
-//! from round to round: a partition is looked at when something about it has changed (a batch was opened,
-//! filled, drained, answered, or its time has come), never because a round goes by.
+//! Caches the state of each partition that holds batches: ready, lingering, waiting or leaderless.
+//!
+//! The sender owns the tracker. In each round it calls [`ReadyTracker::refresh`], and then
+//! [`ReadyTracker::drain`] for each ready node. A partition is re-evaluated only after an event, a
+//! response, a deadline or a leader change. Kafka's `RecordAccumulator.ready` visits every
+//! partition in each round instead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,42 +11,44 @@ use std::time::Duration;
 
 use super::RecordAccumulator;
 use super::batch::{BatchTimings, ClosedBatch, StampedBatch};
+use super::bit_set::BitSet;
 use super::builtin_partitioner::Partitioning;
-use super::deadline_queue::{BitSet, DeadlineQueue};
+use super::deadline_queue::DeadlineQueue;
 use super::partition::{Partition, PartitionQueue, QueuedBatch};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
 
-/// The partitions that hold something, and where each stands.
+/// The partitions that hold batches, and the state of each.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyTracker {
     pub(super) partitions: HashMap<u32, TrackedPartition>,
-    /// To be looked at.
+    /// Partitions that the next `refresh` re-evaluates.
     dirty_keys: Vec<u32>,
     all_dirty: bool,
-    /// Partitions that may be drained, by their leader.
+    /// Partitions that can be drained, by the node id of their leader.
     pub(super) ready_by_node: BTreeMap<i32, BitSet>,
-    /// Partitions whose only batch lingers, by their leader: they go along with what is ready.
+    /// Partitions whose only batch lingers, by the node id of their leader. A drain may include
+    /// them.
     pub(super) lingering_by_node: BTreeMap<i32, BitSet>,
     /// Partitions without a leader.
     leaderless: BitSet,
-    /// When a lingering or resting head is due.
+    /// When the linger time or the backoff of a partition's first batch ends.
     timers: DeadlineQueue,
-    /// When a head's delivery time-out is over.
+    /// When the delivery timeout of a partition's first batch expires.
     pub(super) expiries: DeadlineQueue,
-    /// Per node, the partition drained last: the next drain begins behind it.
+    /// The partition that was drained last, by node id. The next drain of the node starts after it.
     pub(super) drain_index: HashMap<i32, u32>,
-    /// Topics whose queues changed since their draws were weighed, and how often.
+    /// Topics whose queues changed since their load statistics were computed, and the number of
+    /// changes.
     queue_changes: BTreeMap<Arc<str>, usize>,
-    /// Per node, when it last had something ready, and when it last took some.
-    node_latencies: HashMap<i32, (Tick, Tick)>,
-    /// What made a lingering batch due in the last round.
+    node_latencies: HashMap<i32, NodeLatency>,
+    /// The conditions that made lingering batches ready in the last round.
     pressure: SendPressure,
 }
 
-/// A partition that holds something.
+/// A partition that holds batches.
 #[derive(Debug)]
 pub(super) struct TrackedPartition {
     pub(super) partition: Arc<Partition>,
@@ -51,46 +56,63 @@ pub(super) struct TrackedPartition {
     timer: Option<Tick>,
     pub(super) expiry: Option<Tick>,
     dirty: bool,
-    /// The number of the last batch somebody waits for.
+    /// The highest number of a batch that a caller waits for.
     last_awaited: u64,
-    /// Since when it has no leader, and how long it had none before.
-    leaderless: (Option<Tick>, Duration),
+    leaderless_since: Option<Tick>,
+    /// How long the partition had no leader before `leaderless_since`.
+    leaderless_before: Duration,
 }
 
-/// Where a partition stands.
+/// Whether a partition can be drained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PartitionState {
-    /// Waits for an event, or for its time.
+    /// Waits for an event or for its timer.
     Waiting,
-    /// May be drained, to this node.
+    /// Can be drained to the node with this id.
     Ready(i32),
-    /// Might be drained to this node, but lingers.
+    /// Could be drained to the node with this id, but its only batch lingers.
     Lingering(i32),
     Leaderless,
 }
 
-/// The sender's word on what a partition may do, beyond having something.
+/// The values of a tracked partition by which the indexes find it.
+struct IndexEntry {
+    state: PartitionState,
+    timer: Option<Tick>,
+    expiry: Option<Tick>,
+}
+
+/// When a node was last able to receive data (Kafka's `NodeLatencyStats`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeLatency {
+    /// When the node last had a ready batch.
+    pub(crate) ready_at: Tick,
+    /// When the node last had a ready batch and could take it.
+    pub(crate) drained_at: Tick,
+}
+
+/// The sender's rules about muted partitions, epochs and sequences.
 pub(crate) trait DrainPolicy {
-    /// Whether a batch may leave now; `retry` if it has been sent before.
+    /// Returns whether a batch can be sent now; `retry` if it has been sent before.
     fn can_drain(&self, partition: &Partition, retry: bool) -> bool;
-    /// Whether nothing of it is in flight.
+    /// Returns whether no batch of the partition is in flight.
     fn is_idle(&self, partition: &Partition) -> bool;
-    /// Takes the batch's place in the producer's order.
+    /// Assigns the producer id, the epoch and the next sequence to a batch.
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch;
 }
 
-/// Why lingering batches need not linger.
+/// The conditions that make lingering batches ready before their linger time ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SendPressure {
     /// Callers wait for memory.
     pub(crate) exhausted: bool,
-    /// No more is coming.
+    /// The producer closes: no record follows.
     pub(crate) closing: bool,
     /// Batches up to this number are being flushed.
     pub(crate) flush_up_to: u64,
 }
 
-/// What a partition's standing depends on beside itself.
+/// What a partition's state depends on, besides its own queue.
 #[derive(Clone, Copy)]
 pub(crate) struct DrainContext<'a> {
     pub(crate) accumulator: &'a RecordAccumulator,
@@ -98,24 +120,26 @@ pub(crate) struct DrainContext<'a> {
     pub(crate) now: Tick,
 }
 
-/// What stands at the head of a partition.
+/// The state of the first batch of a queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
-    /// It may leave; true if it was sent before.
-    Sendable(bool),
-    /// It may leave then.
+    /// Can be sent; `retry` if it has been sent before.
+    Sendable {
+        retry: bool,
+    },
+    /// Can be sent from this time on.
     BackingOff(Tick),
-    /// It might leave, and is given until then for others to come along.
+    /// Takes records until this time, but can be sent earlier.
     Lingering(Tick),
-    /// Somebody works on it, and will say so.
+    /// A thread closes or splits the batch off the lock, and posts an event when it has finished.
     BeingProcessed,
-    /// Its time is over: it is not to be sent, nor to be worked on any more.
+    /// Its delivery timeout has expired: it must be failed, neither sent nor closed.
     Expired,
     Empty,
 }
 
 impl ReadyTracker {
-    /// A partition holds something, or something about it has changed.
+    /// Starts to track a partition, or marks it as dirty if it is tracked.
     pub(crate) fn insert(&mut self, partition: Arc<Partition>) {
         let key = partition.id;
         self.partitions.entry(key).or_insert_with(|| TrackedPartition {
@@ -125,21 +149,22 @@ impl ReadyTracker {
             expiry: None,
             dirty: false,
             last_awaited: 0,
-            leaderless: (None, Duration::ZERO),
+            leaderless_since: None,
+            leaderless_before: Duration::ZERO,
         });
         self.mark_dirty(key);
     }
 
-    /// Somebody waits for a batch.
-    pub(crate) fn mark_awaited(&mut self, partition: Arc<Partition>, number: u64) {
+    /// Records that a caller waits for a batch: it need not linger while its partition is idle.
+    pub(crate) fn mark_awaited(&mut self, partition: Arc<Partition>, batch_number: u64) {
         let key = partition.id;
         self.insert(partition);
         if let Some(entry) = self.partitions.get_mut(&key) {
-            entry.last_awaited = entry.last_awaited.max(number);
+            entry.last_awaited = entry.last_awaited.max(batch_number);
         }
     }
 
-    /// To be looked at again, if it holds something.
+    /// Lets the next `refresh` re-evaluate a partition, if it is tracked.
     pub(crate) fn mark_dirty(&mut self, key: u32) {
         if let Some(entry) = self.partitions.get_mut(&key)
             && !std::mem::replace(&mut entry.dirty, true)
@@ -148,14 +173,14 @@ impl ReadyTracker {
         }
     }
 
-    /// Something changed that may concern every partition: leaders, the producer's id.
+    /// Lets the next `refresh` re-evaluate every partition: leaders or the producer id changed.
     pub(crate) fn mark_all_dirty(&mut self) {
         self.all_dirty = true;
     }
 
-    /// What makes lingering batches due; a change concerns every partition that holds something.
-    pub(crate) fn set_pressure(&mut self, urge: SendPressure) {
-        self.all_dirty |= std::mem::replace(&mut self.pressure, urge) != urge;
+    /// Sets the send pressure. A change concerns every partition.
+    pub(crate) fn set_pressure(&mut self, pressure: SendPressure) {
+        self.all_dirty |= std::mem::replace(&mut self.pressure, pressure) != pressure;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -170,27 +195,27 @@ impl ReadyTracker {
         self.partitions.values().map(|e| &e.partition)
     }
 
-    /// Nodes with something to drain.
+    /// Returns the ids of the nodes that have a ready batch.
     pub(crate) fn ready_nodes(&self) -> impl Iterator<Item = i32> {
         self.ready_by_node.iter().filter(|(_, keys)| !keys.is_empty()).map(|(node, _)| *node)
     }
 
-    /// Topics of batches whose partition has no leader.
+    /// Returns the topics that have batches for a partition without a leader.
     pub(crate) fn unknown_leader_topics(&self) -> BTreeSet<Arc<str>> {
         let topic = |key: u32| Some(self.partitions.get(&key)?.partition.topic.clone());
         self.leaderless.iter().filter_map(topic).collect()
     }
 
-    /// When something that waits is due, or over.
+    /// Returns when the next timer or delivery timeout expires.
     pub(crate) fn next_deadline(&self) -> Tick {
         self.timers.next_deadline().min(self.expiries.next_deadline())
     }
 
-    /// Looks at what has changed, or has become due. Partitions that hold nothing any more are forgotten;
-    /// they announce themselves again.
+    /// Re-evaluates the partitions that are dirty or whose timer has expired. Removes the
+    /// partitions that hold no batch; their next append announces them again.
     #[inline(never)]
-    pub(crate) fn refresh(&mut self, view: DrainContext<'_>, order: &impl DrainPolicy) {
-        while let Some(key) = self.timers.pop_due(view.now) {
+    pub(crate) fn refresh(&mut self, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
+        while let Some(key) = self.timers.pop_due(cx.now) {
             self.mark_dirty(key);
         }
         if std::mem::take(&mut self.all_dirty) {
@@ -199,60 +224,54 @@ impl ReadyTracker {
         }
         let mut dirty = std::mem::take(&mut self.dirty_keys);
         for key in dirty.drain(..) {
-            self.reevaluate(key, view, order);
+            self.reevaluate(key, cx, policy);
         }
         self.dirty_keys = dirty;
-        self.update_load_stats(view);
+        self.update_load_stats(cx);
     }
 
-    fn reevaluate(&mut self, key: u32, view: DrainContext<'_>, order: &impl DrainPolicy) {
+    fn reevaluate(&mut self, key: u32, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
         let Some(entry) = self.partitions.get_mut(&key) else { return };
         entry.dirty = false;
         let p = entry.partition.clone();
-        let (head, expiry, changed, empty) = {
+        let (head, expiry, queue_changed, is_empty) = {
             let mut queue = p.lock_for_sender();
-            let empty = queue.is_empty();
-            if empty {
+            let is_empty = queue.is_empty();
+            if is_empty {
+                // Cleared under the lock: the next append finds it cleared and posts an event. If
+                // it were cleared later, that append's event would be lost.
                 queue.announced = false;
             }
-            let head = head(&queue, entry, view, self.pressure, order);
-            let away = queue.batches.front().is_some_and(QueuedBatch::is_being_processed);
-            let created = match queue.batches.front() {
-                Some(slot) => Some(slot.created()),
+            let head = head(&queue, entry, cx, self.pressure, policy);
+            let first = queue.batches.front();
+            let being_processed = first.is_some_and(QueuedBatch::is_being_processed);
+            let created = match first {
+                Some(batch) => Some(batch.created()),
                 None => queue.open().map(|b| b.meta.created),
             };
-            let expiry = created.map(|c| c.after(view.accumulator.settings.delivery_timeout));
-            // Of what somebody works on past its time, whoever it is will say so.
-            let expiry = expiry.filter(|at| !away || *at > view.now);
-            (head, expiry, p.update_queued(&queue), empty)
+            let expiry = created.map(|c| c.after(cx.accumulator.settings.delivery_timeout));
+            // An expired batch that a thread still works on gets no deadline: it would be due in
+            // every round. The thread posts an event when it has finished.
+            let expiry = expiry.filter(|at| !being_processed || *at > cx.now);
+            (head, expiry, p.update_queued(&queue), is_empty)
         };
-        if changed && view.accumulator.settings.adaptive_partitioning {
+        if queue_changed && cx.accumulator.settings.adaptive_partitioning {
             *self.queue_changes.entry(p.topic.clone()).or_default() += 1;
         }
-        let (stands, timer) = partition_state(&p, &head, view, order);
-        let entry = self.partitions.get_mut(&key).map(|e| {
-            let no_leader = stands == PartitionState::Leaderless;
-            match (e.leaderless.0, no_leader) {
-                (None, true) => e.leaderless.0 = Some(view.now),
-                (Some(since), false) => {
-                    e.leaderless = (None, e.leaderless.1 + view.now.since(since));
-                }
-                _ => {}
-            }
-            let old = e.state;
-            (e.state, e.timer, e.expiry) = (stands, timer, expiry);
-            old
-        });
-        let Some(old) = entry else { return };
-        self.update_index(key, old, (stands, timer, expiry));
-        if empty {
+        let (state, timer) = partition_state(&p, &head, cx, policy);
+        let Some(entry) = self.partitions.get_mut(&key) else { return };
+        entry.set_leaderless(state == PartitionState::Leaderless, cx.now);
+        let old_state = std::mem::replace(&mut entry.state, state);
+        (entry.timer, entry.expiry) = (timer, expiry);
+        self.update_index(key, old_state, IndexEntry { state, timer, expiry });
+        if is_empty {
             self.partitions.remove(&key);
         }
     }
 
-    fn update_index(&mut self, key: u32, old: PartitionState, new: IndexEntry) {
-        if old != new.0 {
-            match old {
+    fn update_index(&mut self, key: u32, old_state: PartitionState, new: IndexEntry) {
+        if old_state != new.state {
+            match old_state {
                 PartitionState::Ready(node) => {
                     if let Some(keys) = self.ready_by_node.get_mut(&node) {
                         keys.remove(key);
@@ -266,7 +285,7 @@ impl ReadyTracker {
                 PartitionState::Leaderless => self.leaderless.remove(key),
                 PartitionState::Waiting => {}
             }
-            match new.0 {
+            match new.state {
                 PartitionState::Ready(node) => {
                     self.ready_by_node.entry(node).or_default().insert(key);
                 }
@@ -277,83 +296,89 @@ impl ReadyTracker {
                 PartitionState::Waiting => {}
             }
         }
-        // Marks that were for something else stay, and cost a look when they come.
-        for (marks, due) in [(&mut self.timers, new.1), (&mut self.expiries, new.2)] {
+        // An old deadline of the partition stays in its queue. It fires early and costs one
+        // re-evaluation, which is cheaper than a search in the heap.
+        for (deadlines, due) in [(&mut self.timers, new.timer), (&mut self.expiries, new.expiry)] {
             if let Some(due) = due {
-                marks.schedule(key, due);
+                deadlines.schedule(key, due);
             }
         }
     }
 
-    /// A node had something ready, and took it or could not (SN7).
-    pub(crate) fn update_node_latency(&mut self, node: i32, now: Tick, took: bool) {
-        let times = self.node_latencies.entry(node).or_insert((now, now));
-        times.0 = now;
-        if took {
-            times.1 = now;
+    /// Records that a node had a ready batch, and whether it could take it (CASES SN7).
+    pub(crate) fn update_node_latency(&mut self, node: i32, now: Tick, can_drain: bool) {
+        let new = NodeLatency { ready_at: now, drained_at: now };
+        let latency = self.node_latencies.entry(node).or_insert(new);
+        latency.ready_at = now;
+        if can_drain {
+            latency.drained_at = now;
         }
     }
 
-    /// When a node last had something ready, and when it last took some.
     #[cfg(test)]
-    pub(crate) fn node_latency(&self, node: i32) -> Option<(Tick, Tick)> {
+    pub(crate) fn node_latency(&self, node: i32) -> Option<NodeLatency> {
         self.node_latencies.get(&node).copied()
     }
 
-    /// Topics were published, their draws uniform: those that had weights get them again.
+    /// Lets the next `refresh` recompute the load statistics of these topics. A metadata update
+    /// has replaced them by uniform ones.
     pub(crate) fn reset_load_stats(&mut self, topics: impl Iterator<Item = Arc<str>>) {
+        // Above every threshold, and half of the maximum so that later changes do not overflow it.
         self.queue_changes.extend(topics.map(|t| (t, usize::MAX / 2)));
     }
 
-    /// Weighs the draws of topics whose queues changed: at most once for so many changes that a draw of a
-    /// large topic costs no more than one of a small.
-    fn update_load_stats(&mut self, view: DrainContext<'_>) {
+    /// Recomputes the load statistics of topics whose queues changed (KIP-794). The cost grows
+    /// with the number of partitions, so it waits for two changes per partition: the cost of one
+    /// change does not depend on the topic's size.
+    fn update_load_stats(&mut self, cx: DrainContext<'_>) {
         if self.queue_changes.is_empty()
-            || matches!(view.accumulator.settings.partitioning, Partitioning::RoundRobin)
+            || matches!(cx.accumulator.settings.partitioning, Partitioning::RoundRobin)
         {
             self.queue_changes.clear();
             return;
         }
-        let (latency, limit) =
-            (&self.node_latencies, view.accumulator.settings.availability_timeout);
+        let timeout = cx.accumulator.settings.availability_timeout;
+        let latencies = &self.node_latencies;
         self.queue_changes.retain(|name, changes| {
-            let Some(topic) = view.accumulator.topics.get(name) else { return false };
+            let Some(topic) = cx.accumulator.topics.get(name) else { return false };
             if *changes < topic.partitions.len() * 2 {
                 return true;
             }
-            let available = |p: &Partition| {
-                let leader = view.cluster.leader(&p.topic, p.index).node_id;
-                let late = latency.get(&leader).map(|(ready, took)| ready.since(*took));
-                limit.is_zero() || late.is_none_or(|late| late <= limit)
+            let is_available = |p: &Partition| {
+                let leader = cx.cluster.leader(&p.topic, p.index).node_id;
+                let delay = latencies.get(&leader).map(|l| l.ready_at.since(l.drained_at));
+                timeout.is_zero() || delay.is_none_or(|delay| delay <= timeout)
             };
-            topic.update_load_stats(available);
+            topic.update_load_stats(is_available);
             false
         });
     }
 
-    /// How long a partition has had no leader in all while it held something.
+    /// Returns how long a partition has had no leader in all while it held batches.
     pub(crate) fn leaderless_duration(&self, key: u32, now: Tick) -> Duration {
         self.partitions.get(&key).map_or(Duration::ZERO, |e| {
-            e.leaderless.1 + e.leaderless.0.map_or(Duration::ZERO, |since| now.since(since))
+            e.leaderless_before
+                + e.leaderless_since.map_or(Duration::ZERO, |since| now.since(since))
         })
     }
 
-    /// What is remembered is what a look at every partition would find: the simulation asks every round.
+    /// Panics if a cached state differs from the state that a new evaluation finds. The simulation
+    /// calls it in every round.
     #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn assert_consistent(&self, view: DrainContext<'_>, order: &impl DrainPolicy) {
+    pub(crate) fn assert_consistent(&self, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
         for entry in self.partitions.values().filter(|e| !e.dirty && !self.all_dirty) {
             let p = &entry.partition;
-            let head = head(&p.queue.lock(), entry, view, self.pressure, order);
+            let head = head(&p.queue.lock(), entry, cx, self.pressure, policy);
             if head == Head::BeingProcessed {
-                // A caller took it to close it; whoever is done will say so.
+                // A caller has taken the batch to close it, and its event is not posted yet.
                 continue;
             }
-            let found = partition_state(p, &head, view, order);
-            let past = |at: Option<Tick>| at.is_some_and(|at| at <= view.now);
-            let due = past(entry.timer) || past(entry.expiry);
+            let found = partition_state(p, &head, cx, policy);
+            let is_past = |at: Option<Tick>| at.is_some_and(|at| at <= cx.now);
+            let due = is_past(entry.timer) || is_past(entry.expiry);
             assert!(
                 due || found == (entry.state, entry.timer),
-                "{}-{} stands otherwise than remembered: {found:?}, not {:?}",
+                "stale state of {}-{}: cached {:?}, found {found:?}",
                 p.topic,
                 p.index,
                 (entry.state, entry.timer)
@@ -362,85 +387,107 @@ impl ReadyTracker {
     }
 }
 
-impl BatchTimings {
-    /// Whether the partition has had another election since the batch was sent.
-    fn has_leader_changed(&self, entry: &TrackedPartition, view: DrainContext<'_>) -> bool {
-        let p = &entry.partition;
-        let known = self.leader_epoch;
-        known >= 0 && view.cluster.leader(&p.topic, p.index).epoch > known
+impl TrackedPartition {
+    fn set_leaderless(&mut self, leaderless: bool, now: Tick) {
+        match (self.leaderless_since, leaderless) {
+            (None, true) => self.leaderless_since = Some(now),
+            (Some(since), false) => {
+                self.leaderless_since = None;
+                self.leaderless_before += now.since(since);
+            }
+            _ => {}
+        }
     }
 }
 
-/// What an entry is filed under: its standing, its timer, its expiry.
-type IndexEntry = (PartitionState, Option<Tick>, Option<Tick>);
+impl BatchTimings {
+    /// Returns whether the partition's leader epoch is newer than when the batch was last sent.
+    fn has_leader_changed(&self, entry: &TrackedPartition, cx: DrainContext<'_>) -> bool {
+        let p = &entry.partition;
+        let sent_epoch = self.leader_epoch;
+        sent_epoch >= 0 && cx.cluster.leader(&p.topic, p.index).epoch > sent_epoch
+    }
+}
 
+/// Returns the partition's state, and when it changes without an event.
 fn partition_state(
     p: &Partition,
     head: &Head,
-    view: DrainContext<'_>,
-    order: &impl DrainPolicy,
+    cx: DrainContext<'_>,
+    policy: &impl DrainPolicy,
 ) -> (PartitionState, Option<Tick>) {
     if *head == Head::Empty {
         return (PartitionState::Waiting, None);
     }
-    let leader = view.cluster.leader(&p.topic, p.index).node_id;
+    let leader = cx.cluster.leader(&p.topic, p.index).node_id;
     if leader == -1 {
         return (PartitionState::Leaderless, None);
     }
     match head {
-        Head::Sendable(retry) if order.can_drain(p, *retry) => {
+        Head::Sendable { retry } if policy.can_drain(p, *retry) => {
             (PartitionState::Ready(leader), None)
         }
         Head::BackingOff(at) => (PartitionState::Waiting, Some(*at)),
-        Head::Lingering(at) if order.can_drain(p, false) => {
+        Head::Lingering(at) if policy.can_drain(p, false) => {
             (PartitionState::Lingering(leader), Some(*at))
         }
         Head::Lingering(at) => (PartitionState::Waiting, Some(*at)),
+        // A muted partition has no timer: the response that unmutes it marks it as dirty.
         _ => (PartitionState::Waiting, None),
     }
 }
 
-/// Whether the time of what stands at the head is over.
-pub(super) fn is_expired(queue: &PartitionQueue, view: DrainContext<'_>) -> bool {
+/// Returns whether the delivery timeout of the first batch has expired.
+///
+/// An expired batch is failed and not sent. If it were sent, it would fail as possibly persisted.
+pub(super) fn is_expired(queue: &PartitionQueue, cx: DrainContext<'_>) -> bool {
     let created = match (queue.batches.front(), queue.open()) {
-        (Some(slot), _) if slot.is_being_processed() => return false,
-        (Some(slot), _) => slot.created(),
+        (Some(batch), _) if batch.is_being_processed() => return false,
+        (Some(batch), _) => batch.created(),
         (None, Some(open)) => open.meta.created,
         (None, None) => return false,
     };
-    created.after(view.accumulator.settings.delivery_timeout) <= view.now
+    created.after(cx.accumulator.settings.delivery_timeout) <= cx.now
 }
 
+/// Returns the state of the first batch of a partition's queue.
 pub(super) fn head(
     queue: &PartitionQueue,
     entry: &TrackedPartition,
-    view: DrainContext<'_>,
-    urge: SendPressure,
-    order: &impl DrainPolicy,
+    cx: DrainContext<'_>,
+    pressure: SendPressure,
+    policy: &impl DrainPolicy,
 ) -> Head {
-    let now = view.now;
-    if is_expired(queue, view) {
+    let now = cx.now;
+    if is_expired(queue, cx) {
         return Head::Expired;
     }
     match (queue.batches.front(), queue.open()) {
-        (Some(QueuedBatch::Closing(..) | QueuedBatch::Splitting(_)), _) => Head::BeingProcessed,
+        // Nothing behind such a batch can be drained: it would overtake the batch.
+        (Some(QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_)), _) => Head::BeingProcessed,
+        // The batch was sent under an earlier epoch and has lost its stamp, not its backoff.
         (Some(QueuedBatch::Closed(b)), _) if b.not_before > now => Head::BackingOff(b.not_before),
-        (Some(QueuedBatch::Closed(_)), _) => Head::Sendable(false),
-        // A newer leader need not be waited for (KAFKA-15415); the old one under a new name must.
-        (Some(QueuedBatch::Retry(b, at)), _)
-            if *at > now && !b.closed.timings.has_leader_changed(entry, view) =>
+        (Some(QueuedBatch::Closed(_)), _) => Head::Sendable { retry: false },
+        // A newer leader epoch ends the backoff (KAFKA-15415). Another leader of the same epoch
+        // does not: such metadata may be stale.
+        (Some(QueuedBatch::Retry { batch: b, not_before: at }), _)
+            if *at > now && !b.closed.timings.has_leader_changed(entry, cx) =>
         {
             Head::BackingOff(if inject_bug!(NoRetryBackoff) { now } else { *at })
         }
-        (Some(QueuedBatch::Retry(..)), _) => Head::Sendable(true),
+        (Some(QueuedBatch::Retry { .. }), _) => Head::Sendable { retry: true },
         (None, Some(open)) => {
-            let due = open.meta.created.after(view.accumulator.settings.linger);
+            let due = open.meta.created.after(cx.accumulator.settings.linger);
             let number = open.meta.number;
-            let urged = urge.exhausted
-                || urge.closing
-                || number <= urge.flush_up_to
-                || (number <= entry.last_awaited && order.is_idle(&entry.partition));
-            if due <= now || urged { Head::Sendable(false) } else { Head::Lingering(due) }
+            let must_send = pressure.exhausted
+                || pressure.closing
+                || number <= pressure.flush_up_to
+                || (number <= entry.last_awaited && policy.is_idle(&entry.partition));
+            if due <= now || must_send {
+                Head::Sendable { retry: false }
+            } else {
+                Head::Lingering(due)
+            }
         }
         (None, None) => Head::Empty,
     }

@@ -1,7 +1,13 @@
-//! Cuts a batch that a broker finds too large into parts that go in its place (CASES SN28, F1.7).
+//! Splits a batch that a broker rejects as too large into parts that take its position in the
+//! queue (CASES SN28, F1.7).
 //!
-//! The parts take over its records' ends, its sequences and its age. Their memory is charged without waiting:
-//! they are made on the sender's thread, which is the one that gives memory back.
+//! The sender starts a [`SplitJob`] on a worker thread. The job posts `Event::Split` with the
+//! parts, and the sender enqueues them. The parts take over the completions of their records, the
+//! batch's sequences and its age.
+//!
+//! A job charges the memory of the parts without waiting for it. Waiting could deadlock: the
+//! batches queued behind the one that is split hold memory until it is sent. The pool may exceed
+//! its limit briefly; allocations wait until usage is back under it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,94 +17,109 @@ use ottla_protocol::record::{BATCH_HEADER_LEN, BatchView, RecordBody, RecordView
 
 use super::RecordAccumulator;
 use super::batch::{
-    BatchMeta, ClosedBatch, OpenBatch, SplitParent, Stamp, StampedBatch, increment_sequence,
+    BatchMeta, ClosedBatch, OpenBatch, QueuePosition, SplitParent, Stamp, StampedBatch,
+    increment_sequence,
 };
 use super::batch_completions::BatchCompletions;
 use super::event_queue::Event;
 use super::partition::{Partition, QueuedBatch};
 use crate::time::Tick;
 
-/// One record's headers as the encoder wants them: names came in as text.
+/// Returns the headers of a record as the encoder takes them. Their names were given as `str`.
 fn headers<'r>(r: &'r RecordView<'_>) -> impl Iterator<Item = (&'r str, Option<&'r [u8]>)> + Clone {
     r.headers.iter().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), *value))
 }
 
-/// Where to cut: parts of at most `limit` bytes, or of one record.
+/// Returns the record ranges of the parts, each of at most `limit` bytes or of one record.
 fn split_points(records: &[RecordView<'_>], limit: usize) -> Vec<Range<usize>> {
-    let (mut out, mut from, mut size) = (Vec::new(), 0, 0);
+    let mut ranges = Vec::new();
+    let (mut start, mut size) = (0, 0);
     for (i, r) in records.iter().enumerate() {
         let len = RecordBody::new(r.key, r.value, headers(r)).len(0, 0);
-        if i > from && size + len > limit {
-            out.push(from..i);
-            (from, size) = (i, 0);
+        if i > start && size + len > limit {
+            ranges.push(start..i);
+            (start, size) = (i, 0);
         }
         size += len;
     }
-    out.push(from..records.len());
-    if out.len() == 1 && records.len() > 1 {
-        // Timestamps far apart take room that is not counted here.
+    ranges.push(start..records.len());
+    if ranges.len() == 1 && records.len() > 1 {
+        // The sum omits the bytes of offset and timestamp deltas, so it can be under the limit
+        // although the broker rejected the batch.
         let middle = records.len() / 2;
-        out = vec![0..middle, middle..records.len()];
+        ranges = vec![0..middle, middle..records.len()];
     }
-    out
+    ranges
 }
 
-/// A batch cut into parts, on its way back to its line.
+/// The parts of a batch that was split, for the sender to enqueue.
 #[derive(Debug)]
 pub(crate) struct SplitOutcome {
     pub(crate) partition: Arc<Partition>,
-    /// The batch's number.
+    /// The number of the batch that was split.
     pub(crate) number: u64,
-    /// Whether it had its place in the producer's order.
+    /// Whether the batch had a sequence, which its parts take over.
     pub(crate) stamped: bool,
-    /// Its parts; the batch itself, if it cannot be read.
+    /// The parts, or the batch itself if it cannot be read.
     pub(crate) parts: Vec<QueuedBatch>,
-    /// Why it cannot, which only a bug can bring about.
+    /// Why the batch cannot be read, which only a bug can cause.
     pub(crate) error: Option<DecodeError>,
 }
 
-/// A batch that is being cut off the sender's thread. Whatever becomes of the work, the sender hears.
+/// A batch that is split on a worker thread.
+///
+/// The sender always receives an outcome, even if the job panics or is dropped. Without one, the
+/// partition would send nothing any more.
 pub(crate) struct SplitJob {
     accumulator: Arc<RecordAccumulator>,
     outcome: Option<Box<SplitOutcome>>,
 }
 
 impl SplitJob {
-    pub(crate) fn new(acc: Arc<RecordAccumulator>, batch: &ClosedBatch, stamped: bool) -> SplitJob {
-        let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
-        let (parts, error) = Default::default();
-        SplitJob {
-            accumulator: acc,
-            outcome: Some(Box::new(SplitOutcome { partition, number, stamped, parts, error })),
-        }
+    pub(crate) fn new(
+        accumulator: Arc<RecordAccumulator>,
+        batch: &ClosedBatch,
+        stamped: bool,
+    ) -> SplitJob {
+        let outcome = SplitOutcome {
+            partition: batch.meta.partition.clone(),
+            number: batch.meta.number,
+            stamped,
+            parts: Vec::new(),
+            error: None,
+        };
+        SplitJob { accumulator, outcome: Some(Box::new(outcome)) }
     }
 
-    pub(crate) fn run(mut self, work: impl FnOnce(&RecordAccumulator) -> SplitOutcome) {
-        self.outcome = Some(Box::new(work(&self.accumulator)));
+    /// Splits the batch with `split` and posts the outcome.
+    pub(crate) fn run(mut self, split: impl FnOnce(&RecordAccumulator) -> SplitOutcome) {
+        self.outcome = Some(Box::new(split(&self.accumulator)));
     }
 }
 
 impl Drop for SplitJob {
     fn drop(&mut self) {
-        if let Some(cut) = self.outcome.take() {
-            self.accumulator.post(Event::Split(cut), Tick(0));
+        if let Some(outcome) = self.outcome.take() {
+            self.accumulator.post(Event::Split(outcome), Tick(0));
         }
     }
 }
 
 impl RecordAccumulator {
-    /// Cuts a batch that was sent; what of it waits goes out at once.
+    /// Splits a batch that was sent. Its parts are retries without a backoff (CASES SN28).
     pub(crate) fn split_stamped(&self, batch: StampedBatch, now: Tick) -> SplitOutcome {
         let (partition, number) = (batch.closed.meta.partition.clone(), batch.closed.meta.number);
-        let again = |b: StampedBatch| QueuedBatch::Retry(Box::new(b), now);
+        let retry = |b: StampedBatch| QueuedBatch::Retry { batch: Box::new(b), not_before: now };
         let (parts, error) = match self.split(batch) {
-            Ok(parts) => (parts.into_iter().map(again).collect(), None),
-            Err((whole, e)) => (vec![QueuedBatch::Retry(whole, now)], Some(e)),
+            Ok(parts) => (parts.into_iter().map(retry).collect(), None),
+            Err((whole, e)) => {
+                (vec![QueuedBatch::Retry { batch: whole, not_before: now }], Some(e))
+            }
         };
         SplitOutcome { partition, number, stamped: true, parts, error }
     }
 
-    /// Cuts a batch that was never sent.
+    /// Splits a batch that was never sent.
     pub(crate) fn split_closed(&self, batch: ClosedBatch) -> SplitOutcome {
         let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
         let (parts, error) = match self.split(batch.stamp(Stamp::NONE)) {
@@ -110,81 +131,90 @@ impl RecordAccumulator {
         SplitOutcome { partition, number, stamped: false, parts, error }
     }
 
-    /// Cuts a batch into at least two parts where it has two records, each of no more than `batch.size`, what
-    /// brokers take, and half of the whole: so cutting again and again comes to an end at single records.
+    /// Splits a batch of two or more records into at least two parts.
+    ///
+    /// No part exceeds `batch.size`, the size that the topic's brokers accept, or half of the
+    /// whole. Because of the last limit, repeated splits end at single records.
     fn split(
         &self,
         mut parent: StampedBatch,
     ) -> Result<Vec<StampedBatch>, (Box<StampedBatch>, DecodeError)> {
-        // The copy that is worked on, too, is accounted for while it is there.
+        // The copies that the job reads from count as used memory while they exist.
         let wire_len = parent.closed.wire_len();
         let _copies = self.pool.account(parent.closed.uncompressed_len + wire_len);
         let (header, records) = parent.header_and_records();
         let whole = [&header[..], &records[..]].concat();
         drop(records);
-        let read = BatchView::parse(&whole).and_then(|v| v.records(parent.closed.uncompressed_len));
-        let read = match read {
-            Ok(read) => read,
+        let parsed =
+            BatchView::parse(&whole).and_then(|v| v.records(parent.closed.uncompressed_len));
+        let parsed = match parsed {
+            Ok(parsed) => parsed,
             Err(e) => return Err((Box::new(parent), e)),
         };
-        let list = match read.to_vec() {
+        let list = match parsed.to_vec() {
             Ok(list) => list,
             Err(e) => return Err((Box::new(parent), e)),
         };
         let half = parent.closed.uncompressed_len.div_ceil(2).max(1);
         let ranges = split_points(&list, self.max_part_bytes(&parent.closed).clamp(1, half));
         let counts: Vec<u32> = ranges.iter().map(|r| r.len() as u32).collect();
-        let Some(ends) = parent.closed.take_completions() else {
+        let Some(completions) = parent.closed.take_completions() else {
+            // The batch has been completed: no caller waits for its parts.
             return Ok(Vec::new());
         };
-        let ends = ends.split(&counts);
+        let completions = completions.split(&counts);
         let stamp = parent.stamp;
-        let of = parent.closed.to_split_parent();
-        // Its memory first, so that the debt is no larger than it must be.
+        let split_parent = parent.closed.to_split_parent();
+        // Frees the parent's buffer before the parts are charged, so that the pool exceeds its
+        // limit by as little as possible.
         drop(parent);
-        let parts = ranges.into_iter().zip(ends).map(|(range, ends)| {
-            self.build_part(&list[range.clone()], range.start, &of, stamp, ends)
+        let parts = ranges.into_iter().zip(completions).map(|(range, completions)| {
+            let first = range.start;
+            self.build_part(&list[range], first, &split_parent, stamp, completions)
         });
         Ok(parts.collect())
     }
 
-    /// Bytes of records, uncompressed, that a part may have.
+    /// Returns how many bytes of uncompressed records a part may have.
     fn max_part_bytes(&self, whole: &ClosedBatch) -> usize {
-        let bound = whole.meta.partition.estimator.limit();
-        if bound == usize::MAX {
+        let estimator = &whole.meta.partition.estimator;
+        let limit = estimator.limit();
+        if limit == usize::MAX {
             return self.settings.batch_size;
         }
-        // As well compressed as the whole, or nearly: a quarter of what was refused is to give quarters.
-        let packed = whole.records().len().max(1) as u128;
-        let room = bound.saturating_sub(BATCH_HEADER_LEN) as u128 * 9 / 8
-            * whole.uncompressed_len as u128
-            / packed;
-        let most =
-            whole.meta.partition.estimator.largest_not_rejected().saturating_sub(BATCH_HEADER_LEN)
-                as u128
-                * whole.uncompressed_len as u128
-                / packed;
-        self.settings.batch_size.min(usize::try_from(room.min(most)).unwrap_or(usize::MAX))
+        // A part is assumed to compress as the whole batch did. The limit is often a quarter of
+        // the rejected size; with 9/8 of it such a batch makes four parts and not five.
+        let compressed = whole.records().len().max(1) as u128;
+        let uncompressed = whole.uncompressed_len as u128;
+        let wanted = limit.saturating_sub(BATCH_HEADER_LEN) as u128 * 9 / 8;
+        let allowed = estimator.largest_not_rejected().saturating_sub(BATCH_HEADER_LEN) as u128;
+        let bytes = (wanted * uncompressed / compressed).min(allowed * uncompressed / compressed);
+        self.settings.batch_size.min(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
+    /// Builds the part that begins with the parent's record number `first`.
     fn build_part(
         &self,
         records: &[RecordView<'_>],
         first: usize,
         parent: &SplitParent,
         stamp: Stamp,
-        ends: BatchCompletions,
+        completions: BatchCompletions,
     ) -> StampedBatch {
         let base_timestamp = records.first().map_or(0, |r| r.timestamp);
-        let of = &parent.meta;
+        let QueuePosition { batch_number, record_index } = parent.meta.queue_position;
         let meta = BatchMeta {
             number: self.next_batch_number(),
-            queue_position: (of.queue_position.0, of.queue_position.1 + first as u32),
+            // The parent's position in the queue, so that later batches stay behind the part.
+            queue_position: QueuePosition {
+                batch_number,
+                record_index: record_index + first as u32,
+            },
             base_timestamp,
             max_timestamp: base_timestamp,
             record_count: 0,
             max_record_bytes: 0,
-            ..of.clone()
+            ..parent.meta.clone()
         };
         let bodies: Vec<_> =
             records.iter().map(|r| RecordBody::new(r.key, r.value, headers(r))).collect();
@@ -192,15 +222,17 @@ impl RecordAccumulator {
         for (i, (body, r)) in bodies.iter().zip(records).enumerate() {
             size += body.len(i as i32, r.timestamp.wrapping_sub(base_timestamp));
         }
-        let mut open = OpenBatch::new(self.pool.charge(size), meta, ends, size);
+        let mut open = OpenBatch::new(self.pool.charge(size), meta, completions, size);
         for (body, r) in bodies.iter().zip(records) {
-            let at = open.measure(body, r.timestamp);
-            open.push(body, at, r.timestamp);
+            let layout = open.measure(body, r.timestamp);
+            open.push(body, layout, r.timestamp);
         }
         let mut encoder = self.take_encoder();
         let mut closed = open.close(encoder.as_mut());
         self.return_encoder(encoder);
         closed.inherit(parent);
+        // The sequence of the part's first record under the parent's epoch. The broker has
+        // appended nothing of the parent, so it accepts the parts in order.
         let sequence = if stamp.sequence < 0 {
             stamp.sequence
         } else {

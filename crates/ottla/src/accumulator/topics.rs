@@ -1,5 +1,7 @@
-//! Topics as callers see them: their partitions, found by name without a lock, and the place where
-//! callers wait for a topic that is not known yet.
+//! The topics as callers see them: their partitions, and the callers that wait for metadata.
+//!
+//! Callers find a topic by its name without a lock. The sender publishes each metadata update
+//! here, and wakes the callers that wait for a topic that is not known yet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -7,7 +9,7 @@ use std::task::Waker;
 
 use arc_swap::ArcSwap;
 
-use super::append_only_vec::Shelf;
+use super::append_only_vec::AppendOnlyVec;
 use super::batch_size_estimator::BatchSizeEstimator;
 use super::builtin_partitioner::{PartitionLoadStats, Rack, StickyPartitionInfo};
 use super::partition::Partition;
@@ -20,25 +22,36 @@ use crate::sync::{Mutex, wake_all};
 #[derive(Debug)]
 pub(crate) struct TopicInfo {
     pub(crate) name: Arc<str>,
-    /// Those the topic has lost by being re-created with fewer are kept and not shown: should they come back,
-    /// their order goes on.
-    pub(crate) partitions: Shelf<Arc<Partition>>,
+    /// Partitions that the topic lost when it was re-created stay here and are not visible. If
+    /// they return, they continue with their queue and their sequences.
+    pub(crate) partitions: AppendOnlyVec<Arc<Partition>>,
     pub(crate) sticky_partition: StickyPartitionInfo,
-    /// What the sticky choice is drawn from; the sender keeps it.
+    /// From which the sticky partition is chosen. Only the sender replaces it.
     pub(crate) load_stats: ArcSwap<PartitionLoadStats>,
     pub(crate) estimator: Arc<BatchSizeEstimator>,
 }
 
 impl TopicInfo {
-    /// Whether it has this partition; a negative number is nobody's, and not worth waiting for.
+    fn new(name: Arc<str>) -> TopicInfo {
+        TopicInfo {
+            name,
+            partitions: AppendOnlyVec::default(),
+            sticky_partition: StickyPartitionInfo::default(),
+            load_stats: ArcSwap::default(),
+            estimator: Arc::default(),
+        }
+    }
+
+    /// Returns whether a caller need not wait for this partition. A negative number is invalid in
+    /// every topic, so waiting for it would not help.
     pub(crate) fn has_partition(&self, partition: i32) -> bool {
         partition < 0 || (partition as usize) < self.partitions.len()
     }
 
-    /// Draws by what waits, from here on.
-    pub(crate) fn update_load_stats(&self, available: impl Fn(&Partition) -> bool) {
+    /// Recomputes the load statistics from the queue sizes.
+    pub(crate) fn update_load_stats(&self, is_available: impl Fn(&Partition) -> bool) {
         let old = self.load_stats.load();
-        let new = old.with_queue_sizes(&self.partitions, available);
+        let new = old.with_queue_sizes(&self.partitions, is_available);
         if !(old.is_uniform() && new.is_uniform()) {
             self.load_stats.store(Arc::new(new));
         }
@@ -47,7 +60,7 @@ impl TopicInfo {
 
 pub(crate) type TopicsByName = HashMap<Arc<str>, Arc<TopicInfo>>;
 
-/// All of them.
+/// All known topics, and the callers that wait for others.
 #[derive(Debug, Default)]
 pub(crate) struct TopicInfoMap {
     map: ArcSwap<TopicsByName>,
@@ -55,13 +68,21 @@ pub(crate) struct TopicInfoMap {
     next_key: AtomicU32,
 }
 
-/// A topic somebody waits for.
+/// The callers that wait for one topic.
 #[derive(Debug, Default)]
 struct TopicWaiters {
     wakers: Vec<Waker>,
-    /// The last thing metadata said of it, and how often it said something.
+    /// The last error that a metadata update reported for the topic.
     last_error: Option<Error>,
+    /// The number of errors so far. A caller compares it to recognize a new one.
     error_count: u64,
+}
+
+impl TopicWaiters {
+    fn set_error(&mut self, error: &Error) {
+        self.last_error = Some(error.clone());
+        self.error_count += 1;
+    }
 }
 
 impl TopicInfoMap {
@@ -73,98 +94,102 @@ impl TopicInfoMap {
         self.map.load()
     }
 
-    /// Wakes this waker at the next news of `name`; the round of news, and the last.
+    /// Registers a waker for the next metadata about a topic. Returns the topic's error count and
+    /// its last error.
     pub(crate) fn register(&self, name: &Arc<str>, waker: &Waker) -> (u64, Option<Error>) {
+        // Cloned before the lock is taken: a waker runs foreign code.
         let waker = waker.clone();
-        let mut waiting = self.waiters.lock();
-        let wanted = waiting.entry(name.clone()).or_default();
-        wanted.wakers.push(waker);
-        (wanted.error_count, wanted.last_error.clone())
+        let mut waiters = self.waiters.lock();
+        let topic_waiters = waiters.entry(name.clone()).or_default();
+        topic_waiters.wakers.push(waker);
+        (topic_waiters.error_count, topic_waiters.last_error.clone())
     }
 
-    /// News that is an error: kept for those who wait, who are woken to judge it.
+    /// Stores an error for the callers that wait for a topic, and wakes them. Each of them decides
+    /// whether to wait on.
     pub(crate) fn notify_error(&self, name: &str, error: &Error) {
         let wakers = match self.waiters.lock().get_mut(name) {
-            Some(wanted) => {
-                wanted.last_error = Some(error.clone());
-                wanted.error_count += 1;
-                std::mem::take(&mut wanted.wakers)
+            Some(topic_waiters) => {
+                topic_waiters.set_error(error);
+                std::mem::take(&mut topic_waiters.wakers)
             }
             None => return,
         };
+        // Woken after the lock is released: a waker runs foreign code.
         wake_all(wakers);
     }
 
-    /// News that concerns everyone who waits (nothing can be reached, the producer closes).
+    /// Stores an error for all waiting callers, and wakes them: no broker can be reached, or the
+    /// producer closes.
     pub(crate) fn notify_error_all(&self, error: &Error) {
         let mut wakers = Vec::new();
-        for wanted in self.waiters.lock().values_mut() {
-            wanted.last_error = Some(error.clone());
-            wanted.error_count += 1;
-            wakers.append(&mut wanted.wakers);
+        for topic_waiters in self.waiters.lock().values_mut() {
+            topic_waiters.set_error(error);
+            wakers.append(&mut topic_waiters.wakers);
         }
         wake_all(wakers);
     }
 
-    /// Turns a snapshot into what callers see: new topics, more partitions, leaders.
+    /// Publishes a metadata update: new topics, partition counts and leaders. Wakes the callers
+    /// that wait for a topic of it.
     pub(crate) fn publish(&self, cluster: &Cluster, rack: &Rack) {
         let old = self.map.load_full();
         let mut new: Option<TopicsByName> = None;
-        for (name, info) in &cluster.topics {
-            if info.leaders.is_empty() {
+        for (name, metadata) in &cluster.topics {
+            if metadata.leaders.is_empty() {
                 continue;
             }
             let topic = match old.get(name) {
                 Some(topic) => topic.clone(),
                 None => {
-                    let name = name.clone();
-                    let (partitions, sticky, table, sizing) = Default::default();
-                    let topic = TopicInfo {
-                        name: name.clone(),
-                        partitions,
-                        sticky_partition: sticky,
-                        load_stats: table,
-                        estimator: sizing,
-                    };
-                    let topic = Arc::new(topic);
-                    new.get_or_insert_with(|| (*old).clone()).insert(name, topic.clone());
+                    let topic = Arc::new(TopicInfo::new(name.clone()));
+                    let map = new.get_or_insert_with(|| (*old).clone());
+                    map.insert(name.clone(), topic.clone());
                     topic
                 }
             };
-            self.resize(&topic, info.leaders.len());
-            for (p, leader) in topic.partitions.iter().zip(&info.leaders) {
+            self.resize(&topic, metadata.leaders.len());
+            for (p, leader) in topic.partitions.iter().zip(&metadata.leaders) {
                 p.leader.store(leader.node_id, Relaxed);
             }
-            let table = PartitionLoadStats::uniform(&topic.partitions, rack, cluster);
-            topic.load_stats.store(Arc::new(table));
+            let stats = PartitionLoadStats::uniform(&topic.partitions, rack, cluster);
+            topic.load_stats.store(Arc::new(stats));
         }
         if let Some(new) = new {
             self.map.store(Arc::new(new));
         }
+        self.wake_waiters_of(cluster);
+    }
+
+    /// Wakes the callers that wait for a topic of this cluster, and forgets them.
+    fn wake_waiters_of(&self, cluster: &Cluster) {
         let mut wakers = Vec::new();
-        self.waiters.lock().retain(|name, wanted| {
-            let known = cluster.topics.contains_key(name);
-            if known {
-                wakers.append(&mut wanted.wakers);
+        self.waiters.lock().retain(|name, topic_waiters| {
+            let is_known = cluster.topics.contains_key(name);
+            if is_known {
+                wakers.append(&mut topic_waiters.wakers);
             }
-            !known
+            !is_known
         });
         wake_all(wakers);
     }
 
-    /// Shows as many partitions as the topic has.
-    fn resize(&self, topic: &TopicInfo, to: usize) {
-        if topic.partitions.len() == to {
+    /// Makes as many partitions visible as the topic has.
+    fn resize(&self, topic: &TopicInfo, partition_count: usize) {
+        if topic.partitions.len() == partition_count {
             return;
         }
-        topic.partitions.set_len(to, |index| {
+        topic.partitions.set_len(partition_count, |index| {
             let key = self.next_key.fetch_add(1, Relaxed);
-            let (name, sizing) = (topic.name.clone(), topic.estimator.clone());
-            Arc::new(Partition::new(name, index as i32, key, sizing))
+            let (name, estimator) = (topic.name.clone(), topic.estimator.clone());
+            Arc::new(Partition::new(name, index as i32, key, estimator))
         });
     }
 
-    /// Every partition of every topic, for the rare moment in which one is on its way to announce itself.
+    /// Returns every partition of every topic, also those that are not visible.
+    ///
+    /// The sender needs them for a flush, a close or a purge while a caller has opened a batch and
+    /// has not announced its partition yet.
     pub(crate) fn all_partitions(&self) -> Vec<Arc<Partition>> {
         let map = self.map.load();
         map.values().flat_map(|t| t.partitions.iter_all().cloned()).collect()

@@ -1,4 +1,5 @@
-//! What a caller waits by: a deadline in the sender's heap, and the ticket of a flush.
+//! What callers wait on besides deliveries: a deadline that the sender keeps, and the end of a
+//! flush.
 
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::pin::Pin;
@@ -7,21 +8,25 @@ use std::task::{Context, Poll, Waker};
 
 use crate::sync::{Mutex, wake_all};
 
-/// A caller's deadline. Async callers cannot wake themselves, so the sender does it.
+/// The deadline of a caller that waits for memory or for a topic.
+///
+/// An async caller cannot wake itself without a timer of its executor, so the sender wakes it. The
+/// caller drops its reference when it stops waiting, and the sender then skips the waiter.
 #[derive(Debug, Default)]
 pub(crate) struct DeadlineWaiter {
     waker: Mutex<Option<Waker>>,
-    /// The caller's place in the line for memory, 0 for none; its grant is revoked at the deadline.
-    pub(crate) ticket: Arc<AtomicU64>,
+    /// The caller's id in the buffer pool's wait queue, 0 if it has none. At the deadline the
+    /// sender revokes the memory that the pool granted to this id.
+    pub(crate) waiter_id: Arc<AtomicU64>,
 }
 
 impl DeadlineWaiter {
-    pub(crate) fn new(ticket: Arc<AtomicU64>) -> Arc<DeadlineWaiter> {
-        Arc::new(DeadlineWaiter { waker: Mutex::default(), ticket })
+    pub(crate) fn new(waiter_id: Arc<AtomicU64>) -> Arc<DeadlineWaiter> {
+        Arc::new(DeadlineWaiter { waker: Mutex::default(), waiter_id })
     }
 
     pub(crate) fn register(&self, waker: &Waker) {
-        // Cloned before the lock: a waker is foreign code.
+        // Cloned before the lock and dropped after it: a waker is foreign code.
         let waker = waker.clone();
         let old = self.waker.lock().replace(waker);
         drop(old);
@@ -33,7 +38,7 @@ impl DeadlineWaiter {
     }
 }
 
-/// Whether all of a flush's batches are settled.
+/// Whether all batches of a flush are completed.
 #[derive(Debug, Default)]
 pub(crate) struct FlushCompletion {
     completed: AtomicBool,
@@ -48,16 +53,24 @@ impl FlushCompletion {
     }
 }
 
-/// Waits for a [`Flush`].
-pub(crate) struct FlushFuture(pub(crate) Arc<FlushCompletion>);
+/// Waits for a [`FlushCompletion`].
+pub(crate) struct FlushFuture {
+    pub(crate) completion: Arc<FlushCompletion>,
+}
 
 impl Future for FlushFuture {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let waker = cx.waker().clone();
-        let old = self.0.waker.lock().replace(waker);
+        let old = self.completion.waker.lock().replace(waker);
         drop(old);
-        if self.0.completed.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        // Read after the waker is registered: `complete` sets the flag before it takes the waker,
+        // so either this read sees the flag, or `complete` sees the waker.
+        if self.completion.completed.load(Ordering::Acquire) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }

@@ -1,13 +1,18 @@
-//! One broker's connection:
+//! The state of the connection to one broker.
 //!
 //! ```text
-//! Idle ─► Preparing ─► Resolving ─► Connecting ─► Authenticating ─► CheckingVersions ─► Ready
-//!   ▲         │            │             │           │    ▲                 │             │
-//!   │         │            │             │           │    └── (session ends) ─────────────┤
-//!   └─────────┴────────────┴─────────────┴───────────┴──── (backoff) ───────┴─────────────┘
+//! Disconnected ──► Preparing ──► Resolving ──► Connecting ──► Authenticating
+//!      ▲               │             │             │            │       ▲
+//!      │               │             │             │            ▼       │ reauthentication
+//!      │               │             │             │   CheckingApiVersions  (KIP-368)
+//!      │               │             │             │            │       │
+//!      │               │             │             │            ▼       │
+//!      │               │             │             │          Ready ────┘
+//!      └── (backoff) ──┴─────────────┴─────────────┴────────────┘
 //! ```
-//! Preparing is left out where no file or token has to be looked at first, Resolving where addresses of the last
-//! lookup are left to try, Authenticating without SASL. Connecting is over when TLS is agreed upon.
+//! A connection skips `Preparing` if it needs no certificate file and no token. It skips
+//! `Resolving` while the last lookup has untried addresses, and `Authenticating` without SASL.
+//! `Connecting` includes the TLS handshake.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,26 +27,33 @@ use crate::collections::HashMap;
 use crate::network::io::ChannelKey;
 use crate::time::{Tick, backoff};
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectionState {
-    /// None; not tried before then.
-    Disconnected(Tick),
-    /// Files are read or a token is fetched, at most until then.
-    Preparing(Tick),
-    /// The name is being looked up, at most until then.
-    Resolving(Tick),
-    /// TCP and TLS are being set up, at most until then.
-    Connecting(ChannelKey, Tick),
-    /// We show who we are, with the same deadline; or anew, on a connection that was ready.
-    Authenticating(ChannelKey, Tick),
-    /// ApiVersions was asked, with the same deadline.
-    CheckingApiVersions(ChannelKey, Tick),
-    /// Requests may go.
-    Ready(ChannelKey),
+    /// There is no connection. The client does not connect before `retry_at`.
+    Disconnected { retry_at: Tick },
+    /// A worker thread reads certificate files or fetches a token.
+    Preparing { deadline: Tick },
+    /// A worker thread resolves the host name.
+    Resolving { deadline: Tick },
+    /// TCP connects, then TLS shakes hands.
+    Connecting { channel: ChannelKey, deadline: Tick },
+    /// The SASL exchange runs: before ApiVersions, or again on a connection that was ready.
+    Authenticating { channel: ChannelKey, deadline: Tick },
+    /// The client waits for the ApiVersions response.
+    CheckingApiVersions { channel: ChannelKey, deadline: Tick },
+    /// The client may send requests.
+    Ready { channel: ChannelKey },
 }
 
-/// Backoffs and time-outs of connections.
+/// The API versions that a broker supports, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VersionRange {
+    pub(crate) min: i16,
+    pub(crate) max: i16,
+}
+
+/// Backoffs (`reconnect.backoff.*`) and timeouts (`socket.connection.setup.timeout.*`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConnectSettings {
     pub(crate) backoff: Duration,
@@ -50,30 +62,31 @@ pub(crate) struct ConnectSettings {
     pub(crate) setup_timeout_max: Duration,
 }
 
-/// A broker and its connection.
+/// A broker, its connection and the requests in flight on it.
 pub(crate) struct NodeConnection {
     pub(crate) id: i32,
     pub(crate) host: Arc<str>,
     pub(crate) port: u16,
     pub(crate) state: ConnectionState,
     pub(crate) in_flight: InFlightRequests,
-    pub(crate) api_versions: HashMap<ApiKey, (i16, i16)>,
-    /// Since when it has been, or was the last time.
+    /// Empty until the ApiVersions response arrives.
+    pub(crate) api_versions: HashMap<ApiKey, VersionRange>,
+    /// The start of the current or the last throttle.
     pub(crate) throttled_since: Tick,
     pub(crate) throttled_until: Tick,
-    /// Addresses of the last lookup, not yet tried ones last.
+    /// The untried addresses of the last lookup, the next one last.
     addresses: Vec<SocketAddr>,
-    /// Numbers brokers as they come to be known: an id may come back at another address.
+    /// Unique for each node the client learns of: an id may return with another address.
     pub(crate) generation: u32,
-    /// Numbers what is done before connections, so that a late answer is told from the one that is due.
+    /// Counts preparations. The result of an earlier one is ignored.
     pub(crate) prepare_attempt: u32,
-    /// What is to be done before a connection is made was done.
+    /// Whether the preparation for the next connection is done.
     pub(crate) prepared: bool,
-    /// A SASL exchange on its way.
+    /// The SASL exchange in progress.
     pub(crate) exchange: Option<SaslClient>,
-    /// Since when it is renewed, on a connection that was ready.
+    /// The start of the reauthentication in progress (KIP-368).
     pub(crate) reauthenticating_since: Option<Tick>,
-    /// When the session is to be renewed.
+    /// The time from which the client reauthenticates before the next request.
     pub(crate) reauthenticate_at: Option<Tick>,
     failed_attempts: u32,
     failed_connect_attempts: u32,
@@ -86,7 +99,7 @@ impl NodeConnection {
             id,
             host,
             port,
-            state: ConnectionState::Disconnected(Tick(0)),
+            state: ConnectionState::Disconnected { retry_at: Tick(0) },
             in_flight: InFlightRequests::default(),
             api_versions: HashMap::default(),
             throttled_since: Tick(0),
@@ -104,7 +117,7 @@ impl NodeConnection {
         }
     }
 
-    /// How people write it.
+    /// Returns the broker's name for logs and messages. A bootstrap server has no id yet.
     pub(crate) fn name(&self) -> String {
         if self.id < 0 {
             format!("{}:{}", self.host, self.port)
@@ -115,63 +128,64 @@ impl NodeConnection {
 
     pub(crate) fn channel(&self) -> Option<ChannelKey> {
         match self.state {
-            ConnectionState::Disconnected(_)
-            | ConnectionState::Preparing(_)
-            | ConnectionState::Resolving(_) => None,
-            ConnectionState::Connecting(c, _)
-            | ConnectionState::Authenticating(c, _)
-            | ConnectionState::CheckingApiVersions(c, _)
-            | ConnectionState::Ready(c) => Some(c),
+            ConnectionState::Disconnected { .. }
+            | ConnectionState::Preparing { .. }
+            | ConnectionState::Resolving { .. } => None,
+            ConnectionState::Connecting { channel, .. }
+            | ConnectionState::Authenticating { channel, .. }
+            | ConnectionState::CheckingApiVersions { channel, .. }
+            | ConnectionState::Ready { channel } => Some(channel),
         }
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.state, ConnectionState::Ready(_))
+        matches!(self.state, ConnectionState::Ready { .. })
     }
 
     pub(crate) fn is_connecting(&self) -> bool {
-        !matches!(self.state, ConnectionState::Disconnected(_) | ConnectionState::Ready(_))
+        !matches!(self.state, ConnectionState::Disconnected { .. } | ConnectionState::Ready { .. })
     }
 
     pub(crate) fn can_connect(&self, now: Tick) -> bool {
-        matches!(self.state, ConnectionState::Disconnected(until) if until <= now)
+        matches!(self.state, ConnectionState::Disconnected { retry_at } if retry_at <= now)
     }
 
-    /// Attempts in a row that failed.
+    /// Returns the number of failed attempts in a row.
     pub(crate) fn failed_attempts(&self) -> u32 {
         self.failed_attempts
     }
 
-    /// Whether we are to show anew who we are before anything else is sent.
+    /// Returns whether the client must reauthenticate before it sends another request.
     pub(crate) fn is_reauthentication_due(&self, now: Tick) -> bool {
         self.is_ready()
             && self.reauthenticate_at.is_some_and(|at| at.max(self.throttled_until) <= now)
     }
 
-    /// Until when a connection under way may take.
+    /// Returns the deadline of the connection setup in progress.
     pub(crate) fn setup_deadline(&self) -> Option<Tick> {
         match self.state {
-            ConnectionState::Preparing(until)
-            | ConnectionState::Resolving(until)
-            | ConnectionState::Connecting(_, until)
-            | ConnectionState::Authenticating(_, until)
-            | ConnectionState::CheckingApiVersions(_, until) => Some(until),
-            _ => None,
+            ConnectionState::Preparing { deadline }
+            | ConnectionState::Resolving { deadline }
+            | ConnectionState::Connecting { deadline, .. }
+            | ConnectionState::Authenticating { deadline, .. }
+            | ConnectionState::CheckingApiVersions { deadline, .. } => Some(deadline),
+            ConnectionState::Disconnected { .. } | ConnectionState::Ready { .. } => None,
         }
     }
 
     pub(crate) fn set_addresses(&mut self, mut addresses: Vec<SocketAddr>) {
-        // Taken from the back.
+        // `next_address` pops from the back.
         addresses.reverse();
         self.addresses = addresses;
-        self.state = ConnectionState::Disconnected(Tick(0));
+        self.state = ConnectionState::Disconnected { retry_at: Tick(0) };
     }
 
-    /// The next address to try; `None` asks for a lookup.
+    /// Removes and returns the next address to try; `None` means that a lookup is needed.
     pub(crate) fn next_address(&mut self) -> Option<SocketAddr> {
         self.addresses.pop()
     }
 
+    /// Moves to `Connecting`. The timeout grows with each failed attempt (KIP-601).
     pub(crate) fn connecting(
         &mut self,
         channel: ChannelKey,
@@ -179,52 +193,56 @@ impl NodeConnection {
         now: Tick,
         random: u64,
     ) {
-        let setup =
+        let timeout =
             backoff(s.setup_timeout, s.setup_timeout_max, self.failed_connect_attempts, random);
-        self.state = ConnectionState::Connecting(channel, now.after(setup));
+        self.state = ConnectionState::Connecting { channel, deadline: now.after(timeout) };
     }
 
-    /// It may be used; backoffs start anew.
+    /// Moves to `Ready` and resets both backoffs.
     pub(crate) fn ready(&mut self, channel: ChannelKey) {
-        self.state = ConnectionState::Ready(channel);
+        self.state = ConnectionState::Ready { channel };
         self.failed_attempts = 0;
         self.failed_connect_attempts = 0;
     }
 
-    /// It is gone, or never came to be.
+    /// Moves to `Disconnected` with a backoff, and forgets what was learnt over the connection.
     pub(crate) fn disconnected(&mut self, s: &ConnectSettings, now: Tick, random: u64) {
         match self.state {
-            // A lost connection is looked up anew: the broker may have moved (NC12).
-            ConnectionState::Ready(_) => self.addresses.clear(),
-            ConnectionState::Authenticating(..) if self.reauthenticating_since.is_some() => {
+            // The broker may have moved: resolve its name again (CASES NC12).
+            ConnectionState::Ready { .. } => self.addresses.clear(),
+            ConnectionState::Authenticating { .. } if self.reauthenticating_since.is_some() => {
                 self.addresses.clear();
             }
-            ConnectionState::Connecting(..) | ConnectionState::Authenticating(..) => {
+            ConnectionState::Connecting { .. } | ConnectionState::Authenticating { .. } => {
                 self.failed_connect_attempts += 1;
             }
             _ => {}
         }
         self.api_versions.clear();
         self.prepare_attempt = self.prepare_attempt.wrapping_add(1);
-        (self.exchange, self.reauthenticating_since, self.reauthenticate_at) = (None, None, None);
+        self.exchange = None;
+        self.reauthenticating_since = None;
+        self.reauthenticate_at = None;
         self.prepared = false;
         let wait = backoff(s.backoff, s.backoff_max, self.failed_attempts, random);
         self.failed_attempts += 1;
-        self.state = ConnectionState::Disconnected(now.after(wait));
+        self.state = ConnectionState::Disconnected { retry_at: now.after(wait) };
         self.throttled_until = Tick(0);
     }
 
-    /// What it says it has.
-    pub(crate) fn set_api_versions(&mut self, told: &ApiVersionsResponse) {
-        let range = |k: &ApiVersion| (ApiKey(k.api_key), (k.min_version, k.max_version));
-        self.api_versions = told.api_keys.iter().map(range).collect();
+    /// Stores the API versions that the broker supports.
+    pub(crate) fn set_api_versions(&mut self, response: &ApiVersionsResponse) {
+        let range = |k: &ApiVersion| {
+            (ApiKey(k.api_key), VersionRange { min: k.min_version, max: k.max_version })
+        };
+        self.api_versions = response.api_keys.iter().map(range).collect();
     }
 
-    /// The highest version both sides have in `min..=max`; `None` where there is none.
+    /// Returns the highest version in `min..=max` that the broker supports.
     pub(crate) fn latest_usable_version(&self, api: ApiKey, min: i16, max: i16) -> Option<i16> {
-        let (low, high) = *self.api_versions.get(&api)?;
-        let version = max.min(high);
-        (version >= min && version >= low).then_some(version)
+        let supported = self.api_versions.get(&api)?;
+        let version = max.min(supported.max);
+        (version >= min && version >= supported.min).then_some(version)
     }
 }
 
@@ -241,34 +259,41 @@ mod tests {
         }
     }
 
+    fn node() -> NodeConnection {
+        NodeConnection::new(1, "h".into(), 9092)
+    }
+
+    // CASES: NC12.
     #[test]
-    fn nc12_addresses_are_tried_in_turn_and_looked_up_anew_after_a_loss() {
-        let (s, a) = (settings(), |n: u8| SocketAddr::from(([127, 0, 0, n], 9092)));
-        let mut b = NodeConnection::new(1, "h".into(), 9092);
+    fn each_address_is_tried_and_the_name_is_resolved_again_after_a_disconnection() {
+        let s = settings();
+        let address = |n: u8| SocketAddr::from(([127, 0, 0, n], 9092));
+        let mut b = node();
         assert_eq!(b.next_address(), None);
-        b.set_addresses(vec![a(1), a(2), a(3)]);
-        assert_eq!(b.next_address(), Some(a(1)));
+        b.set_addresses(vec![address(1), address(2), address(3)]);
+        assert_eq!(b.next_address(), Some(address(1)));
         b.connecting(1, &s, Tick(0), 0);
         b.disconnected(&s, Tick(0), 0);
-        assert_eq!(b.next_address(), Some(a(2)), "the next of the same lookup");
+        assert_eq!(b.next_address(), Some(address(2)), "the next address of the same lookup");
         b.connecting(2, &s, Tick(0), 0);
         b.ready(2);
         b.disconnected(&s, Tick(0), 0);
         assert_eq!(b.next_address(), None, "an established connection was lost");
     }
 
+    // CASES: CS1, CS2, NC10.
     #[test]
-    fn cs1_cs2_nc10_the_reconnect_backoff_grows_to_its_cap_until_ready() {
+    fn reconnect_backoff_grows_to_its_maximum_until_the_node_is_ready() {
         let s = settings();
-        let mut b = NodeConnection::new(1, "h".into(), 9092);
+        let mut b = node();
         let mut delays = Vec::new();
-        for i in 0..20 {
-            b.state = ConnectionState::CheckingApiVersions(i, Tick(0));
+        for channel in 0..20 {
+            b.state = ConnectionState::CheckingApiVersions { channel, deadline: Tick(0) };
             b.disconnected(&s, Tick(0), u64::MAX / 2);
-            let ConnectionState::Disconnected(until) = b.state else { panic!() };
-            delays.push(until.0 / 1_000_000);
+            let ConnectionState::Disconnected { retry_at } = b.state else { panic!() };
+            delays.push(retry_at.0 / 1_000_000);
         }
-        // Half way between -20 % and +20 %, to within a millisecond of rounding.
+        // `u64::MAX / 2` is the middle of the jitter range; rounding costs up to a millisecond.
         assert!(
             delays[0].abs_diff(50) <= 1
                 && delays[1].abs_diff(100) <= 1
@@ -277,37 +302,41 @@ mod tests {
         assert!(delays.iter().all(|d| *d <= 1000));
         b.ready(1);
         b.disconnected(&s, Tick(0), u64::MAX / 2);
-        assert!(matches!(b.state, ConnectionState::Disconnected(t) if t.0 < 60_000_000));
+        let ConnectionState::Disconnected { retry_at } = b.state else { panic!() };
+        assert!(retry_at.0 < 60_000_000);
     }
 
+    // CASES: CS3.
     #[test]
-    fn cs3_the_time_to_set_up_doubles_with_each_attempt_that_does_not_get_there() {
-        let (s, mut b) = (settings(), NodeConnection::new(1, "h".into(), 9092));
-        let mut times = Vec::new();
+    fn setup_timeout_doubles_with_each_failed_attempt() {
+        let (s, mut b) = (settings(), node());
+        let mut timeouts = Vec::new();
         for channel in 0..6 {
             b.connecting(channel, &s, Tick(0), u64::MAX / 2);
-            times.push(b.setup_deadline().unwrap().0 / 1_000_000);
-            // TCP was made, or who we are was shown: neither is enough.
+            timeouts.push(b.setup_deadline().unwrap().0 / 1_000_000);
+            // Attempts that reach authentication count as failed, too.
             if channel % 2 == 1 {
-                b.state = ConnectionState::Authenticating(channel, Tick(0));
+                b.state = ConnectionState::Authenticating { channel, deadline: Tick(0) };
             }
             b.disconnected(&s, Tick(0), 0);
         }
-        for (time, due) in times.iter().zip([10_000, 20_000, 30_000, 30_000, 30_000, 30_000]) {
-            assert!(time.abs_diff(due) <= 1, "{times:?}");
+        let expected = [10_000, 20_000, 30_000, 30_000, 30_000, 30_000];
+        for (timeout, expected) in timeouts.iter().zip(expected) {
+            assert!(timeout.abs_diff(expected) <= 1, "{timeouts:?}");
         }
         b.connecting(9, &s, Tick(0), u64::MAX / 2);
         b.ready(9);
         b.disconnected(&s, Tick(0), 0);
         b.connecting(10, &s, Tick(0), u64::MAX / 2);
-        assert!(b.setup_deadline().unwrap().0.abs_diff(10_000_000_000) < 1_000_000, "anew");
+        let deadline = b.setup_deadline().unwrap();
+        assert!(deadline.0.abs_diff(10_000_000_000) < 1_000_000, "a ready node resets the timeout");
     }
 
     #[test]
-    fn versions_are_the_highest_that_both_have() {
-        let mut b = NodeConnection::new(1, "h".into(), 9092);
+    fn latest_usable_version_is_the_highest_that_both_sides_support() {
+        let mut b = node();
         assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 3, 13), None);
-        b.api_versions.insert(ApiKey::PRODUCE, (0, 9));
+        b.api_versions.insert(ApiKey::PRODUCE, VersionRange { min: 0, max: 9 });
         assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 3, 13), Some(9));
         assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 3, 8), Some(8));
         assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 10, 13), None);

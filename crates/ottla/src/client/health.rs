@@ -1,73 +1,89 @@
-//! Who is connected and who is not and why, for whoever wants to tell a person.
+//! A snapshot of the client's connections for [`crate::Producer::health`] and for error messages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::sync::Mutex;
 
-/// A moment's view of a producer's connections.
+/// A snapshot of a producer's connections.
+///
+/// ```no_run
+/// # fn main() -> Result<(), ottla::Error> {
+/// let producer = ottla::Producer::builder().bootstrap_servers("localhost:9092").build()?;
+/// let health = producer.health();
+/// println!("connected: {:?}", health.connected);
+/// for (broker, reason) in &health.failing {
+///     eprintln!("{broker}: {reason}");
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// Brokers that can be spoken to, as people write them.
+    /// The names of the brokers that are connected and ready.
     pub connected: Vec<String>,
-    /// Brokers that were tried and why that failed, latest reason each.
+    /// The names of the brokers whose last connection attempt failed, each with the reason.
     pub failing: BTreeMap<String, String>,
-    /// Brokers that are connected and asked us to pause, and for how long, in words.
+    /// The names of the connected brokers that throttle the client, each with a description.
     pub throttled: BTreeMap<String, String>,
 }
 
+/// The health that the sender thread writes and application threads read.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SharedHealth(Arc<Mutex<Health>>, Arc<Mutex<Option<String>>>);
+pub(crate) struct SharedHealth {
+    health: Arc<Mutex<Health>>,
+    last_failure: Arc<Mutex<Option<String>>>,
+}
 
 impl SharedHealth {
     pub(crate) fn connected(&self, name: &str) {
-        let mut h = self.0.lock();
+        let mut h = self.health.lock();
         h.failing.remove(name);
         h.connected.push(name.to_owned());
     }
 
-    pub(crate) fn failed(&self, name: &str, why: &str) {
-        *self.1.lock() = Some(format!("{name}: {why}"));
-        let mut h = self.0.lock();
+    pub(crate) fn failed(&self, name: &str, reason: &str) {
+        *self.last_failure.lock() = Some(format!("{name}: {reason}"));
+        let mut h = self.health.lock();
         h.connected.retain(|c| c != name);
         h.throttled.remove(name);
-        h.failing.insert(name.to_owned(), why.to_owned());
+        h.failing.insert(name.to_owned(), reason.to_owned());
     }
 
     pub(crate) fn closed(&self, name: &str) {
-        let mut h = self.0.lock();
+        let mut h = self.health.lock();
         h.connected.retain(|c| c != name);
         h.throttled.remove(name);
         h.failing.remove(name);
     }
 
     pub(crate) fn throttled(&self, name: &str, ms: u64) {
-        let words = format!("it asked us to pause for {ms} ms (a quota, perhaps)");
-        self.0.lock().throttled.insert(name.to_owned(), words);
+        let text = format!("the broker throttles the client for {ms} ms; check its quotas");
+        self.health.lock().throttled.insert(name.to_owned(), text);
     }
 
+    /// Records that the broker's throttle has ended.
     pub(crate) fn resumed(&self, name: &str) {
-        self.0.lock().throttled.remove(name);
+        self.health.lock().throttled.remove(name);
     }
 
     pub(crate) fn get(&self) -> Health {
-        self.0.lock().clone()
+        self.health.lock().clone()
     }
 
-    /// What went wrong last, whatever became of it.
+    /// Returns the last failure, also if the broker has connected since.
     pub(crate) fn last_failure(&self) -> Option<String> {
-        self.1.lock().clone()
+        self.last_failure.lock().clone()
     }
 
-    /// One sentence on why nothing is connected; `None` if something is.
+    /// Returns why no broker can take requests; `None` if a connected broker does not throttle.
     pub(crate) fn unreachable_summary(&self) -> Option<String> {
-        let h = self.0.lock();
+        let h = self.health.lock();
         if h.connected.iter().any(|c| !h.throttled.contains_key(c)) {
             return None;
         }
-        let known = h.throttled.iter().chain(&h.failing);
-        let all: Vec<String> = known.map(|(who, why)| format!("{who}: {why}")).collect();
+        let reasons = h.throttled.iter().chain(&h.failing);
+        let all: Vec<String> = reasons.map(|(name, reason)| format!("{name}: {reason}")).collect();
         (!all.is_empty()).then(|| format!("no broker can be reached ({})", all.join("; ")))
     }
 }

@@ -1,4 +1,4 @@
-//! Requests on one connection that have no answer yet, oldest first.
+//! The requests on one connection that have no response yet, oldest first.
 
 use std::collections::VecDeque;
 
@@ -8,33 +8,33 @@ use ottla_protocol::ApiKey;
 use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
 
-/// What a request is for; decides who handles its end.
+/// The kind of a request. It decides who handles the completed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RequestKind {
-    /// ApiVersions, at this version: the client's own.
+    /// ApiVersions at this version, handled by the client.
     ApiVersions(i16),
-    /// Metadata: the client's own.
+    /// Metadata, handled by the client.
     Metadata,
-    /// A step of showing who we are: the client's own.
+    /// A step of authentication, handled by the client.
     Sasl(SaslStep),
-    /// A producer id, for the sender.
+    /// InitProducerId, handled by the sender.
     InitProducerId,
-    /// Batches, for the sender, which files them under the correlation id.
+    /// Produce, handled by the sender, which finds the batches by correlation id.
     Produce,
 }
 
-/// A step of a SASL exchange, with the version it was asked at.
+/// A step of a SASL exchange, with the version of its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SaslStep {
-    /// What the broker has, at version 0.
+    /// ApiVersions at version 0, to learn the versions of the next two.
     ApiVersions,
-    /// The mechanism is named.
+    /// SaslHandshake: the client names the mechanism.
     Handshake(i16),
-    /// The mechanism's own bytes.
+    /// SaslAuthenticate: carries the mechanism's tokens.
     Authenticate(i16),
 }
 
-/// A request without its answer.
+/// A request that has no response yet.
 #[derive(Debug, Clone)]
 pub(crate) struct InFlightRequest {
     pub(crate) correlation_id: i32,
@@ -42,29 +42,29 @@ pub(crate) struct InFlightRequest {
     pub(crate) version: i16,
     pub(crate) kind: RequestKind,
     pub(crate) sent_at: Tick,
-    /// Whether the socket took its last byte.
+    /// Whether the socket accepted the last byte.
     pub(crate) fully_sent: bool,
-    /// False with `acks=0`: it is over when its last byte is out.
+    /// False with `acks=0`: the request completes when its last byte is sent.
     pub(crate) expects_response: bool,
 }
 
-/// How a request ended.
+/// A request with its result.
 #[derive(Debug)]
 pub(crate) struct CompletedRequest {
     pub(crate) node: i32,
     pub(crate) request: InFlightRequest,
-    /// The answer without its length (empty where none was expected), or why there will be none.
+    /// The response without its length prefix (empty if none was expected), or the error.
     pub(crate) result: Result<Bytes, Disconnected>,
 }
 
-/// A connection ended before the answer came.
+/// The error of a request whose connection was closed before the response arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Disconnected {
-    /// Broker, address and cause, in words.
+    /// The broker, its address and the cause.
     pub(crate) reason: String,
 }
 
-/// One node's requests.
+/// The requests in flight to one node, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct InFlightRequests(VecDeque<InFlightRequest>);
 
@@ -77,40 +77,47 @@ impl InFlightRequests {
         self.0.len()
     }
 
-    /// A request's last byte is out: the oldest of those that are not, since one is written behind the other. It ends
-    /// here if nobody answers it.
+    /// Marks the oldest unsent request as fully sent. Removes and returns it if it expects no
+    /// response.
+    ///
+    /// The socket takes requests one after the other, so a completed send is always the oldest.
     pub(crate) fn complete_send(&mut self) -> Option<InFlightRequest> {
-        let at = self.0.iter().position(|r| !r.fully_sent)?;
-        self.0[at].fully_sent = true;
-        if self.0[at].expects_response { None } else { self.0.remove(at) }
+        let i = self.0.iter().position(|r| !r.fully_sent)?;
+        self.0[i].fully_sent = true;
+        if self.0[i].expects_response { None } else { self.0.remove(i) }
     }
 
-    /// The oldest, if this answer is its own.
+    /// Removes and returns the oldest request.
+    ///
+    /// # Errors
+    /// Its correlation id if that is another one, `None` if no request is in flight. A broker
+    /// responds in the order of the requests, so such a response must not complete any request.
     pub(crate) fn complete_next(
         &mut self,
-        correlation: i32,
+        correlation_id: i32,
     ) -> Result<InFlightRequest, Option<i32>> {
         match self.0.front() {
             Some(oldest)
-                if oldest.correlation_id == correlation || inject_bug!(LateResponseMatched) =>
+                if oldest.correlation_id == correlation_id || inject_bug!(LateResponseMatched) =>
             {
                 self.0.pop_front().ok_or(None)
             }
-            other => Err(other.map(|o| o.correlation_id)),
+            oldest => Err(oldest.map(|o| o.correlation_id)),
         }
     }
 
-    /// Whether the socket took this request's last byte; true of one that is not here, since its end is on its way.
-    pub(crate) fn is_fully_sent(&self, correlation: i32) -> bool {
-        self.0.iter().find(|r| r.correlation_id == correlation).is_none_or(|r| r.fully_sent)
+    /// Returns whether the socket accepted the last byte of this request.
+    ///
+    /// True for an unknown request: it has completed, and its result is on the way to the sender.
+    pub(crate) fn is_fully_sent(&self, correlation_id: i32) -> bool {
+        self.0.iter().find(|r| r.correlation_id == correlation_id).is_none_or(|r| r.fully_sent)
     }
 
-    /// When the oldest was sent.
     pub(crate) fn oldest_sent_at(&self) -> Option<Tick> {
         self.0.front().map(|r| r.sent_at)
     }
 
-    /// All, oldest first.
+    /// Removes and returns all requests, oldest first.
     pub(crate) fn clear_all(&mut self) -> Vec<InFlightRequest> {
         self.0.drain(..).collect()
     }
@@ -120,58 +127,55 @@ impl InFlightRequests {
 mod tests {
     use super::*;
 
-    fn request(correlation: i32, answered: bool) -> InFlightRequest {
-        let (api, purpose) = (ApiKey::PRODUCE, RequestKind::Produce);
+    fn request(correlation_id: i32, expects_response: bool) -> InFlightRequest {
         InFlightRequest {
-            correlation_id: correlation,
-            api,
+            correlation_id,
+            api: ApiKey::PRODUCE,
             version: 9,
-            kind: purpose,
-            sent_at: Tick(correlation as u64),
+            kind: RequestKind::Produce,
+            sent_at: Tick(correlation_id as u64),
             fully_sent: false,
-            expects_response: answered,
+            expects_response,
         }
     }
 
+    // CASES: IF1.
     #[test]
-    fn if1_answers_are_first_in_first_out_and_clear_is_oldest_first() {
-        let mut f = InFlightRequests::default();
-        (1..=3).for_each(|c| f.add(request(c, true)));
-        assert_eq!(f.oldest_sent_at(), Some(Tick(1)));
-        assert_eq!(
-            f.complete_next(2).unwrap_err(),
-            Some(1),
-            "an answer out of turn is not matched"
-        );
-        assert_eq!(f.complete_next(1).unwrap().correlation_id, 1);
-        assert!(f.complete_send().is_none());
-        let rest = f.clear_all();
+    fn responses_match_the_oldest_request_and_clear_all_keeps_the_order() {
+        let mut requests = InFlightRequests::default();
+        (1..=3).for_each(|id| requests.add(request(id, true)));
+        assert_eq!(requests.oldest_sent_at(), Some(Tick(1)));
+        assert_eq!(requests.complete_next(2).unwrap_err(), Some(1), "1 is the oldest request");
+        assert_eq!(requests.complete_next(1).unwrap().correlation_id, 1);
+        assert!(requests.complete_send().is_none());
+        let rest = requests.clear_all();
         assert_eq!(
             rest.iter().map(|r| (r.correlation_id, r.fully_sent)).collect::<Vec<_>>(),
             [(2, true), (3, false)]
         );
-        assert_eq!(f.len(), 0);
-        assert_eq!(f.complete_next(1).unwrap_err(), None);
+        assert_eq!(requests.len(), 0);
+        assert_eq!(requests.complete_next(1).unwrap_err(), None);
     }
 
-    /// The word that a request is out may come when the next one is half way.
+    /// The completed send of a request may be reported while the next one is half written.
     #[test]
-    fn the_last_byte_of_one_says_nothing_of_the_next() {
-        let mut f = InFlightRequests::default();
-        f.add(request(1, true));
-        f.add(request(2, false));
-        assert!(f.complete_send().is_none());
-        assert!(f.is_fully_sent(1) && !f.is_fully_sent(2));
-        assert_eq!(f.complete_send().map(|r| r.correlation_id), Some(2));
-        assert!(f.complete_send().is_none() && f.len() == 1);
-        assert!(f.is_fully_sent(2), "it is not here any more");
+    fn a_completed_send_marks_only_the_oldest_unsent_request() {
+        let mut requests = InFlightRequests::default();
+        requests.add(request(1, true));
+        requests.add(request(2, false));
+        assert!(requests.complete_send().is_none());
+        assert!(requests.is_fully_sent(1) && !requests.is_fully_sent(2));
+        assert_eq!(requests.complete_send().map(|r| r.correlation_id), Some(2));
+        assert!(requests.complete_send().is_none() && requests.len() == 1);
+        assert!(requests.is_fully_sent(2), "a completed request counts as fully sent");
     }
 
+    // CASES: SN43.
     #[test]
-    fn sn43_without_an_answer_a_request_ends_when_it_is_out() {
-        let mut f = InFlightRequests::default();
-        f.add(request(1, false));
-        assert!(f.complete_send().is_some_and(|r| r.fully_sent));
-        assert_eq!(f.len(), 0);
+    fn a_request_that_expects_no_response_completes_when_it_is_sent() {
+        let mut requests = InFlightRequests::default();
+        requests.add(request(1, false));
+        assert!(requests.complete_send().is_some_and(|r| r.fully_sent));
+        assert_eq!(requests.len(), 0);
     }
 }

@@ -1,4 +1,5 @@
-//! Which topics are wanted, when to ask again, and the snapshot the answers make.
+//! Decides when the client requests metadata and for which topics, and keeps the latest cluster
+//! snapshot.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::cluster::{Cluster, LeaderHint, Node};
 use crate::error::Error;
 use crate::time::{Tick, backoff};
 
-/// Ages and backoffs of metadata.
+/// Ages (`metadata.max.age.ms`, `metadata.max.idle.ms`) and backoffs (`retry.backoff.*`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MetadataSettings {
     pub(crate) max_age: Duration,
@@ -20,35 +21,35 @@ pub(crate) struct MetadataSettings {
     pub(crate) backoff_max: Duration,
 }
 
-/// What an answer brought.
+/// The changes since the sender last took them.
 #[derive(Debug, Default)]
 pub(crate) struct MetadataUpdate {
-    /// A new snapshot is there.
+    /// Whether the cluster snapshot changed.
     pub(crate) updated: bool,
-    /// The broker that answered last, as people write it.
+    /// The name of the broker that sent the latest response.
     pub(crate) responder: String,
-    /// Topics with an error.
+    /// The topics that the response reports an error for.
     pub(crate) topic_errors: Vec<(String, ErrorCode)>,
-    /// Nobody can be spoken to, and one has refused us, or we it.
+    /// Set if authentication failed and no broker is ready.
     pub(crate) authentication_error: Option<Error>,
 }
 
-/// The state of what is known.
+/// The cluster snapshot and the state of its next update.
 #[derive(Debug)]
 pub(crate) struct MetadataUpdater {
     settings: MetadataSettings,
     pub(crate) cluster: Arc<Cluster>,
-    /// Topics somebody produces to, and when they last did.
+    /// The topics to request, each with its last use.
     topics: BTreeMap<Arc<str>, Tick>,
     update_requested: bool,
-    /// Somebody asked for news while a request was under way: its answer may be too old.
+    /// An update was requested while a request was in flight: its response may be too old.
     requested_during_update: bool,
     in_progress: bool,
     pub(crate) last_success: Option<Tick>,
-    /// Since when news was wanted without any coming.
+    /// The time of the first update request that no response has satisfied.
     pub(crate) update_requested_at: Option<Tick>,
     not_before: Tick,
-    /// Failures or identical answers in a row.
+    /// The number of failures or identical responses in a row.
     attempts: u32,
 }
 
@@ -68,7 +69,7 @@ impl MetadataUpdater {
         }
     }
 
-    /// Somebody produces to this topic; a new one is asked for at once.
+    /// Records a use of the topic. A new topic is requested at once, without a backoff.
     pub(crate) fn add_topic(&mut self, topic: &Arc<str>, now: Tick) {
         if self.topics.insert(topic.clone(), now).is_none() {
             self.not_before = now.min(self.not_before);
@@ -79,27 +80,27 @@ impl MetadataUpdater {
         }
     }
 
-    /// Something shows that what is known is out of date.
+    /// Requests an update because the snapshot is out of date.
     pub(crate) fn request_update(&mut self, now: Tick) {
         self.update_requested = true;
         self.requested_during_update = self.in_progress;
         self.update_requested_at.get_or_insert(now);
     }
 
-    /// When the next request is due; never while one is under way.
+    /// Returns when the next request is due; [`Tick::NEVER`] while one is in flight.
     pub(crate) fn next_update(&self) -> Tick {
         if self.in_progress {
             return Tick::NEVER;
         }
-        let aged = self.last_success.map_or(Tick(0), |at| at.after(self.settings.max_age));
-        let due = if self.update_requested { Tick(0) } else { aged };
+        let expiry = self.last_success.map_or(Tick(0), |at| at.after(self.settings.max_age));
+        let due = if self.update_requested { Tick(0) } else { expiry };
         due.max(self.not_before)
     }
 
-    /// The request, for the topics that are wanted; idle ones are forgotten first.
+    /// Removes idle topics and returns a request for the others.
     pub(crate) fn begin_request(&mut self, now: Tick) -> MetadataRequest {
         let max_idle = self.settings.max_idle;
-        self.topics.retain(|_, used| used.after(max_idle) > now);
+        self.topics.retain(|_, last_used| last_used.after(max_idle) > now);
         self.in_progress = true;
         self.requested_during_update = false;
         let topics = self.topics.keys().map(|name| MetadataRequestTopic {
@@ -109,7 +110,7 @@ impl MetadataUpdater {
         MetadataRequest { topics: Some(topics.collect()), ..Default::default() }
     }
 
-    /// No answer, or one that says nothing.
+    /// Handles a request that got no usable response: the next one waits for the backoff.
     pub(crate) fn fail_update(&mut self, now: Tick, random: u64) {
         self.in_progress = false;
         self.update_requested = true;
@@ -122,53 +123,64 @@ impl MetadataUpdater {
         self.not_before = now.after(wait);
     }
 
-    /// An answer. One without brokers is a failure (NC18).
+    /// Merges a response into the snapshot.
+    ///
+    /// A response without a broker that the client could connect to is a failure (CASES NC18): a
+    /// broker that starts up sends it, and the client would forget every address it knows.
     pub(crate) fn update(
         &mut self,
-        answer: &MetadataResponse,
+        response: &MetadataResponse,
         now: Tick,
         random: u64,
     ) -> MetadataUpdate {
-        if !answer.brokers.iter().any(Node::is_valid) {
+        if !response.brokers.iter().any(Node::is_valid) {
             self.fail_update(now, random);
             return MetadataUpdate::default();
         }
-        if let (Some(known), Some(told)) = (&self.cluster.id, &answer.cluster_id)
-            && **known != **told
-        {
-            tracing::warn!(
-                known = &**known,
-                told,
-                "brokers of two clusters answer; do bootstrap.servers name brokers of one alone?"
-            );
-        }
-        let mut errors = Vec::new();
-        let wanted = &self.topics;
+        self.check_cluster_id(response);
+        let mut topic_errors = Vec::new();
+        let topics = &self.topics;
         let next = self.cluster.merge_with(
-            answer,
-            |name| wanted.contains_key(name),
-            |name, code| errors.push((name.to_owned(), code)),
+            response,
+            |name| topics.contains_key(name),
+            |name, code| topic_errors.push((name.to_owned(), code)),
         );
         self.in_progress = false;
+        // A request made while this one was in flight is still open. Its reason, for example a
+        // NOT_LEADER_OR_FOLLOWER error, may be newer than the broker's view in this response.
         self.update_requested = self.requested_during_update;
         self.last_success = Some(now);
-        // News came, whatever else is still wanted.
         self.update_requested_at = self.update_requested.then_some(now);
-        // A second identical answer means that asking again at once is no use (MD3).
+        // The backoff grows only while responses are identical (CASES MD3).
         if next.topics != self.cluster.topics || next.nodes != self.cluster.nodes {
             self.attempts = 0;
         }
         self.back_off(now, random);
         self.cluster = Arc::new(next);
-        // A topic that is being created is asked for again until it is there, in turn with the backoff.
-        if errors.iter().any(|(_, code)| code.is_retriable()) {
+        // For example LEADER_NOT_AVAILABLE while the broker creates the topic: request again.
+        if topic_errors.iter().any(|(_, code)| code.is_retriable()) {
             self.update_requested = true;
             self.update_requested_at.get_or_insert(now);
         }
-        MetadataUpdate { updated: true, topic_errors: errors, ..MetadataUpdate::default() }
+        MetadataUpdate { updated: true, topic_errors, ..MetadataUpdate::default() }
     }
 
-    /// Leaders that a broker told of which leads no more (KIP-951); the full answer is still asked for.
+    fn check_cluster_id(&self, response: &MetadataResponse) {
+        if let (Some(known), Some(received)) = (&self.cluster.id, &response.cluster_id)
+            && **known != **received
+        {
+            tracing::warn!(
+                known = &**known,
+                received,
+                "metadata came from two clusters; bootstrap.servers must name one cluster's brokers"
+            );
+        }
+    }
+
+    /// Applies the new leaders of a produce response (KIP-951). Returns whether the snapshot
+    /// changed.
+    ///
+    /// A requested update stays requested: the hints cover only the partitions of one response.
     pub(crate) fn apply_leader_hints(&mut self, hints: &[LeaderHint], nodes: &[Node]) -> bool {
         match self.cluster.with_leader_hints(hints, nodes) {
             Some(next) => {
@@ -179,7 +191,7 @@ impl MetadataUpdater {
         }
     }
 
-    /// Back to the beginning: nothing of the cluster's nodes is believed any more (KIP-899).
+    /// Removes all nodes from the snapshot, before the client bootstraps again (KIP-899).
     pub(crate) fn forget_nodes(&mut self, now: Tick) {
         self.cluster = Arc::new(self.cluster.without_nodes());
         self.update_requested = true;
@@ -188,7 +200,7 @@ impl MetadataUpdater {
         self.update_requested_at = Some(now);
     }
 
-    /// A topic that cannot be had is not asked for again until somebody wants it anew.
+    /// Stops requesting a topic until `add_topic` adds it again.
     pub(crate) fn remove_topic(&mut self, topic: &str) {
         self.topics.remove(topic);
     }
@@ -216,8 +228,9 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    // CASES: MD1.
     #[test]
-    fn md1_due_at_once_then_when_aged_or_asked_for_after_the_backoff() {
+    fn update_is_due_at_once_then_after_max_age_or_on_request_after_the_backoff() {
         let mut m = metadata_updater();
         assert_eq!(m.next_update(), Tick(0));
         m.begin_request(Tick(0));
@@ -228,21 +241,23 @@ mod tests {
         assert_eq!(m.next_update(), Tick(80_000_000));
     }
 
+    // CASES: MD2, MD3.
     #[test]
-    fn md2_md3_failures_and_identical_answers_back_off() {
+    fn backoff_grows_while_responses_are_identical() {
         let mut m = metadata_updater();
-        let mut dues = Vec::new();
+        let mut due_ms = Vec::new();
         for _ in 0..5 {
             m.begin_request(Tick(0));
             m.update(&response(), Tick(0), 0);
             m.request_update(Tick(0));
-            dues.push(m.next_update().0 / 1_000_000);
+            due_ms.push(m.next_update().0 / 1_000_000);
         }
-        assert_eq!(dues, [80, 160, 320, 640, 800]);
+        assert_eq!(due_ms, [80, 160, 320, 640, 800]);
     }
 
+    // CASES: MD8.
     #[test]
-    fn md8_a_request_made_meanwhile_is_not_answered_by_the_older_answer() {
+    fn update_requested_during_a_request_outlives_its_response() {
         let mut m = metadata_updater();
         m.begin_request(Tick(0));
         m.add_topic(&"t".into(), Tick(0));
@@ -250,22 +265,24 @@ mod tests {
         assert!(m.next_update() < Tick(SECOND));
     }
 
+    // CASES: MD14, MD15.
     #[test]
-    fn md14_a_new_topic_overrides_the_backoff_and_md15_an_idle_one_is_forgotten() {
+    fn new_topic_skips_the_backoff_and_idle_topic_is_removed() {
         let mut m = metadata_updater();
         m.begin_request(Tick(0));
         m.fail_update(Tick(0), 0);
         assert!(m.next_update() > Tick(0));
         m.add_topic(&"t".into(), Tick(5));
         assert_eq!(m.next_update(), Tick(5));
-        let asked = m.begin_request(Tick(5)).topics.unwrap();
-        assert_eq!(asked.len(), 1);
+        let topics = m.begin_request(Tick(5)).topics.unwrap();
+        assert_eq!(topics.len(), 1);
         m.update(&response(), Tick(6), 0);
         assert_eq!(m.begin_request(Tick(70 * SECOND)).topics.unwrap().len(), 0);
     }
 
+    // CASES: NC18.
     #[test]
-    fn nc18_an_answer_without_brokers_is_a_failure() {
+    fn response_without_brokers_is_a_failure() {
         let mut m = metadata_updater();
         m.begin_request(Tick(0));
         assert!(!m.update(&MetadataResponse::default(), Tick(0), 0).updated);

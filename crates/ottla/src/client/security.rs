@@ -1,8 +1,10 @@
-//! Who we are, shown to a broker: what a connection needs before it is made (files, tokens), the SASL exchange
-//! behind it, and the same again on a connection whose session is about to end (KIP-368).
+//! Authentication: the preparation of a connection (certificate files, tokens), the SASL exchange,
+//! and reauthentication before a session expires (KIP-368).
 //!
-//! The exchange is requests and answers like any others, in the order of the connection; their correlation ids
-//! are of a range that no other request uses, as Java has it.
+//! Java's client runs the exchange inside the channel, in an `Authenticator`. Here it is a part of
+//! the client. Reauthentication has to queue behind the requests in flight anyway, and timeouts,
+//! order and correlation ids need no second implementation. The correlation ids come from a
+//! reserved range, as in Java. The mechanisms' tokens are made in [`super::sasl`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +17,13 @@ use ottla_protocol::messages::{
 use ottla_protocol::{ApiKey, ErrorCode, Request};
 use zeroize::Zeroizing;
 
+use super::NetworkClient;
 use super::connection_states::{ConnectionState, NodeConnection};
+use super::disconnect::DisconnectKind;
 use super::in_flight_requests::{RequestKind, SaslStep};
+use super::responses::INITIAL_API_VERSIONS_VERSION;
 use super::sasl::token::TokenManager;
 use super::sasl::{SaslAction, SaslClient};
-use super::{MIN_RESERVED_CORRELATION_ID, NetworkClient};
 use crate::config::security::SaslSettings;
 use crate::log_limiter::LogEvent;
 use crate::metrics::Sensor;
@@ -27,17 +31,20 @@ use crate::network::io::{Io, Job, PrepareError};
 use crate::network::tls::TlsConnector;
 use crate::time::{Tick, random_fraction};
 
-/// The key of a preparation that nobody waits for.
+/// The job key of a token refresh that no connection waits for.
 const BACKGROUND_REFRESH_KEY: u64 = u64::MAX;
-/// Sessions are not renewed sooner, unless they end before.
+
+/// The shortest time between two authentications, unless the session is shorter.
+///
+/// Kafka's brokers close a connection that reauthenticates within one second.
 const MIN_REAUTHENTICATION_INTERVAL: Duration = Duration::from_millis(1100);
 
-/// The key of a broker's preparation.
+/// Returns the job key of the node's current preparation.
 fn prepare_key(b: &NodeConnection) -> u64 {
     u64::from(b.generation) << 32 | u64::from(b.prepare_attempt)
 }
 
-/// What secures connections.
+/// The TLS and SASL parts of the client's connections; both are optional.
 #[derive(Clone, Default)]
 pub(crate) struct ConnectionSecurity {
     pub(crate) tls: Option<Arc<TlsConnector>>,
@@ -46,18 +53,19 @@ pub(crate) struct ConnectionSecurity {
 }
 
 impl ConnectionSecurity {
-    /// Whether something is to be done by a helper before a connection is made.
-    fn needs_preparation(&self, connects: bool) -> bool {
-        let files = self.tls.as_ref().is_some_and(|t| t.has_files());
-        (connects && files) || self.tokens.as_ref().is_some_and(|t| t.current().is_none())
+    /// Returns whether a worker thread must read files or fetch a token first.
+    fn needs_preparation(&self, new_connection: bool) -> bool {
+        let has_files = self.tls.as_ref().is_some_and(|t| t.has_files());
+        (new_connection && has_files) || self.tokens.as_ref().is_some_and(|t| t.current().is_none())
     }
 }
 
 impl<I: Io> NetworkClient<I> {
-    /// Has a helper do what is to be done before a connection (or an exchange); false if there is nothing.
-    pub(super) fn prepare_connection(&mut self, node: i32, connects: bool) -> bool {
+    /// Starts the preparation of a new connection or of a reauthentication on a worker thread.
+    /// Returns false if none is needed.
+    pub(super) fn prepare_connection(&mut self, node: i32, new_connection: bool) -> bool {
         if let Some(tokens) = self.security.tokens.clone().filter(|t| t.begin_renewal()) {
-            // The old one is good: nobody waits for this.
+            // The current token is still valid: refresh it in the background, without a wait.
             let work = move || {
                 tokens.renew();
                 Ok(())
@@ -65,7 +73,7 @@ impl<I: Io> NetworkClient<I> {
             self.selector
                 .start_job(Job::Prepare { key: BACKGROUND_REFRESH_KEY, work: Box::new(work) });
         }
-        if !self.security.needs_preparation(connects) {
+        if !self.security.needs_preparation(new_connection) {
             return false;
         }
         let Some(b) = self.connection_states.get_mut(&node) else { return false };
@@ -73,7 +81,7 @@ impl<I: Io> NetworkClient<I> {
         let key = prepare_key(b);
         let ConnectionSecurity { tls, tokens, .. } = self.security.clone();
         let work = move || {
-            if let Some(tls) = tls.filter(|_| connects) {
+            if let Some(tls) = tls.filter(|_| new_connection) {
                 tls.reload_if_changed();
             }
             tokens.map_or(Ok(()), |t| t.ensure_token())
@@ -88,57 +96,62 @@ impl<I: Io> NetworkClient<I> {
         result: Result<(), PrepareError>,
         now: Tick,
     ) {
-        // Of an attempt that was given up, nothing is believed.
+        // No node has the key of an attempt that timed out or was disconnected.
         let Some(b) = self.connection_states.values_mut().find(|b| prepare_key(b) == key) else {
             return;
         };
         let node = b.id;
         match (b.state, result) {
-            (ConnectionState::Preparing(_), Ok(())) => {
+            (ConnectionState::Preparing { .. }, Ok(())) => {
                 b.prepared = true;
-                b.state = ConnectionState::Disconnected(Tick(0));
+                b.state = ConnectionState::Disconnected { retry_at: Tick(0) };
                 self.connect(node, now);
             }
-            (ConnectionState::Authenticating(..), Ok(())) if b.reauthenticating_since.is_some() => {
+            (ConnectionState::Authenticating { .. }, Ok(()))
+                if b.reauthenticating_since.is_some() =>
+            {
                 self.send_handshake(node, now);
             }
             (
-                ConnectionState::Preparing(_) | ConnectionState::Authenticating(..),
-                Err(PrepareError { reason: why, fatal: refused }),
-            ) => {
-                self.fail_connection_with_kind(node, &why, refused, now);
-            }
+                ConnectionState::Preparing { .. } | ConnectionState::Authenticating { .. },
+                Err(error),
+            ) => self.fail_authentication(node, &error, now),
             _ => {}
         }
     }
 
-    /// A connection is made: who we are is to be shown first. The versions of what that takes are asked for at
-    /// version 0, which every broker answers before it knows who asks.
+    /// Starts the SASL exchange of a new connection.
+    ///
+    /// The first request is ApiVersions at version 0: every broker serves it before authentication.
     pub(super) fn begin_authentication(&mut self, node: i32, now: Tick) {
         let Some(b) = self.connection_states.get_mut(&node) else { return };
-        let ConnectionState::Connecting(channel, deadline) = b.state else { return };
-        b.state = ConnectionState::Authenticating(channel, deadline);
+        let ConnectionState::Connecting { channel, deadline } = b.state else { return };
+        b.state = ConnectionState::Authenticating { channel, deadline };
         b.exchange = None;
-        let ask = ApiVersionsRequest::default();
-        self.send_sasl_request(node, &ask, 0, SaslStep::ApiVersions, now);
+        let request = ApiVersionsRequest::default();
+        self.send_sasl_request(node, &request, 0, SaslStep::ApiVersions, now);
     }
 
-    /// Whether this node's session is to be renewed before anything else is sent.
+    /// Returns whether this node's session must be renewed before the next request.
     pub(super) fn is_reauthentication_due(&self, node: i32, now: Tick) -> bool {
         self.connection_states.get(&node).is_some_and(|b| b.is_reauthentication_due(now))
     }
 
-    /// Shows anew who we are on a connection that goes on.
+    /// Starts a SASL exchange on a ready connection (KIP-368).
+    ///
+    /// Responses to earlier requests may arrive during the exchange. No new request is sent until
+    /// it completes, because the broker would reject it.
     pub(super) fn reauthenticate(&mut self, node: i32, now: Tick) {
-        // Behind whatever is in flight, each of which has its own time.
-        let time = 2 * self.settings.request_timeout.max(self.settings.connect.setup_timeout);
+        // The exchange queues behind the requests in flight, which have their own timeouts.
+        let timeout = 2 * self.settings.request_timeout.max(self.settings.connect.setup_timeout);
         let Some(b) = self.connection_states.get_mut(&node) else { return };
-        let ConnectionState::Ready(channel) = b.state else { return };
+        let ConnectionState::Ready { channel } = b.state else { return };
         if !self.selector.can_send(channel) {
             return;
         }
-        b.state = ConnectionState::Authenticating(channel, now.after(time));
-        (b.exchange, b.reauthenticating_since) = (None, Some(now));
+        b.state = ConnectionState::Authenticating { channel, deadline: now.after(timeout) };
+        b.exchange = None;
+        b.reauthenticating_since = Some(now);
         if !self.prepare_connection(node, false) {
             self.send_handshake(node, now);
         }
@@ -151,7 +164,7 @@ impl<I: Io> NetworkClient<I> {
         frame: &Bytes,
         now: Tick,
     ) {
-        let done = match step {
+        let result = match step {
             SaslStep::ApiVersions => self.handle_sasl_api_versions_response(node, frame, now),
             SaslStep::Handshake(version) => {
                 self.handle_sasl_handshake_response(node, version, frame, now)
@@ -160,10 +173,17 @@ impl<I: Io> NetworkClient<I> {
                 self.handle_sasl_authenticate_response(node, version, frame, now)
             }
         };
-        if let Err(PrepareError { reason: why, fatal: refused }) = done {
-            let which = self.security.sasl.as_ref().map_or("SASL", |s| s.mechanism_name());
-            self.fail_connection_with_kind(node, &format!("{which}: {why}"), refused, now);
+        if let Err(PrepareError { reason, fatal }) = result {
+            let mechanism = self.security.sasl.as_ref().map_or("SASL", |s| s.mechanism_name());
+            let error = PrepareError { reason: format!("{mechanism}: {reason}"), fatal };
+            self.fail_authentication(node, &error, now);
         }
+    }
+
+    fn fail_authentication(&mut self, node: i32, error: &PrepareError, now: Tick) {
+        let kind =
+            if error.fatal { DisconnectKind::AuthenticationFailed } else { DisconnectKind::Failed };
+        self.fail_connection_with_kind(node, &error.reason, kind, now);
     }
 
     fn handle_sasl_api_versions_response(
@@ -172,13 +192,13 @@ impl<I: Io> NetworkClient<I> {
         frame: &Bytes,
         now: Tick,
     ) -> Result<(), PrepareError> {
-        let answer: ApiVersionsResponse = decode_sasl_response::<ApiVersionsRequest>(frame, 0)?;
-        let code = ErrorCode(answer.error_code);
+        let response: ApiVersionsResponse = decode_sasl_response::<ApiVersionsRequest>(frame, 0)?;
+        let code = ErrorCode(response.error_code);
         if !code.is_none() {
-            return Err(retriable_error(format!("it refused ApiVersions: {code}")));
+            return Err(retriable_error(format!("ApiVersions failed: {code}")));
         }
         let Some(b) = self.connection_states.get_mut(&node) else { return Ok(()) };
-        b.set_api_versions(&answer);
+        b.set_api_versions(&response);
         self.send_handshake(node, now);
         Ok(())
     }
@@ -186,15 +206,15 @@ impl<I: Io> NetworkClient<I> {
     fn send_handshake(&mut self, node: i32, now: Tick) {
         let Some(sasl) = self.security.sasl.clone() else { return };
         let Some(version) = self.latest_usable_version(node, ApiKey::SASL_HANDSHAKE, 1, 1) else {
-            let why = "it has no SaslHandshake of version 1 (Kafka 1.0); if its port is without SASL, set \
-                       security.protocol to match";
-            return self.fail_connection_with_kind(node, why, true, now);
+            let reason = "the broker does not support SaslHandshake version 1 (Kafka 1.0); \
+                          if this port does not use SASL, set security.protocol to match";
+            return self.fail_authentication(node, &fatal_error(reason.to_owned()), now);
         };
-        let ask = SaslHandshakeRequest {
+        let request = SaslHandshakeRequest {
             mechanism: sasl.mechanism_name().to_owned(),
             ..Default::default()
         };
-        self.send_sasl_request(node, &ask, version, SaslStep::Handshake(version), now);
+        self.send_sasl_request(node, &request, version, SaslStep::Handshake(version), now);
     }
 
     fn handle_sasl_handshake_response(
@@ -204,23 +224,21 @@ impl<I: Io> NetworkClient<I> {
         frame: &Bytes,
         now: Tick,
     ) -> Result<(), PrepareError> {
-        let answer = decode_sasl_response::<SaslHandshakeRequest>(frame, version)?;
-        match ErrorCode(answer.error_code) {
+        let response = decode_sasl_response::<SaslHandshakeRequest>(frame, version)?;
+        match ErrorCode(response.error_code) {
             ErrorCode::NONE => {}
-            ErrorCode::UNSUPPORTED_SASL_MECHANISM => {
-                let has = match answer.mechanisms.join(", ") {
-                    has if has.is_empty() => "none".to_owned(),
-                    has => has,
+            code @ ErrorCode::UNSUPPORTED_SASL_MECHANISM => {
+                let supported = match response.mechanisms.join(", ") {
+                    names if names.is_empty() => "no mechanism".to_owned(),
+                    names => names,
                 };
                 return Err(fatal_error(format!(
-                    "it does not have this mechanism; it has {has}; set sasl.mechanism to match"
+                    "{code}: the broker supports {supported}; set sasl.mechanism to match"
                 )));
             }
             code => {
-                return Err(fatal_error(format!(
-                    "it refused the handshake: {code}: {}",
-                    code.description()
-                )));
+                let description = code.description();
+                return Err(fatal_error(format!("SaslHandshake failed: {code}: {description}")));
             }
         }
         let Some(sasl) = self.security.sasl.clone() else { return Ok(()) };
@@ -236,15 +254,16 @@ impl<I: Io> NetworkClient<I> {
     fn send_token(
         &mut self,
         node: i32,
-        bytes: Zeroizing<Vec<u8>>,
+        token: Zeroizing<Vec<u8>>,
         now: Tick,
     ) -> Result<(), PrepareError> {
         let version = self.latest_usable_version(node, ApiKey::SASL_AUTHENTICATE, 0, 2);
-        let version = version
-            .ok_or_else(|| fatal_error("it has no SaslAuthenticate (Kafka 1.0)".to_owned()))?;
-        let ask =
-            SaslAuthenticateRequest { auth_bytes: Bytes::from_owner(bytes), ..Default::default() };
-        self.send_sasl_request(node, &ask, version, SaslStep::Authenticate(version), now);
+        let version = version.ok_or_else(|| {
+            fatal_error("the broker does not support SaslAuthenticate (Kafka 1.0)".to_owned())
+        })?;
+        let request =
+            SaslAuthenticateRequest { auth_bytes: Bytes::from_owner(token), ..Default::default() };
+        self.send_sasl_request(node, &request, version, SaslStep::Authenticate(version), now);
         Ok(())
     }
 
@@ -255,77 +274,81 @@ impl<I: Io> NetworkClient<I> {
         frame: &Bytes,
         now: Tick,
     ) -> Result<(), PrepareError> {
-        let answer = decode_sasl_response::<SaslAuthenticateRequest>(frame, version)?;
-        let code = ErrorCode(answer.error_code);
+        let response = decode_sasl_response::<SaslAuthenticateRequest>(frame, version)?;
+        let code = ErrorCode(response.error_code);
         let Some(exchange) =
             self.connection_states.get_mut(&node).and_then(|b| b.exchange.as_mut())
         else {
             return Ok(());
         };
         if !code.is_none() {
-            let said = answer.error_message.filter(|m| !m.is_empty());
-            let mut said = said.unwrap_or_else(|| code.description().to_owned());
-            if let Some(objection) = exchange.rejection() {
-                said = format!("{said} ({objection})");
+            let message = response.error_message.filter(|m| !m.is_empty());
+            let mut message = message.unwrap_or_else(|| code.description().to_owned());
+            if let Some(rejection) = exchange.rejection() {
+                message = format!("{message} ({rejection})");
             }
-            return Err(fatal_error(format!("{code}: {said}")));
+            return Err(fatal_error(format!("{code}: {message}")));
         }
-        match exchange.evaluate_challenge(&answer.auth_bytes).map_err(fatal_error)? {
-            SaslAction::Send(bytes) => self.send_token(node, bytes, now),
+        match exchange.evaluate_challenge(&response.auth_bytes).map_err(fatal_error)? {
+            SaslAction::Send(token) => self.send_token(node, token, now),
             SaslAction::Complete => {
-                let life = u64::try_from(answer.session_lifetime_ms).ok().filter(|ms| *ms > 0);
-                self.complete_authentication(node, life.map(Duration::from_millis), now);
+                let lifetime =
+                    u64::try_from(response.session_lifetime_ms).ok().filter(|ms| *ms > 0);
+                self.complete_authentication(node, lifetime.map(Duration::from_millis), now);
                 Ok(())
             }
         }
     }
 
-    /// It knows us; until its session ends. Renewed after 85 to 95 % of it, as Java has it.
-    fn complete_authentication(&mut self, node: i32, life: Option<Duration>, now: Tick) {
-        let part = 0.85 + 0.1 * random_fraction(self.env.random());
-        let which = self.security.sasl.as_ref().map_or("", |s| s.mechanism_name());
+    /// Ends a successful exchange. `lifetime` is the session's, if it expires.
+    fn complete_authentication(&mut self, node: i32, lifetime: Option<Duration>, now: Tick) {
+        // As in Java, a random time from 85 % to 95 % of the lifetime, so that the clients of a
+        // restarted broker do not reauthenticate all at once.
+        let fraction = 0.85 + 0.1 * random_fraction(self.env.random());
+        let mechanism = self.security.sasl.as_ref().map_or("", |s| s.mechanism_name());
         let Some(b) = self.connection_states.get_mut(&node) else { return };
-        let ConnectionState::Authenticating(channel, deadline) = b.state else { return };
+        let ConnectionState::Authenticating { channel, deadline } = b.state else { return };
         b.exchange = None;
-        // Kafka takes a renewal within a second of the last for an attack.
-        b.reauthenticate_at = life
-            .map(|life| now.after(life.mul_f64(part).max(life.min(MIN_REAUTHENTICATION_INTERVAL))));
-        let session_ms = life.map_or(0, |d| d.as_millis() as u64);
+        b.reauthenticate_at = lifetime.map(|lifetime| {
+            let shortest = lifetime.min(MIN_REAUTHENTICATION_INTERVAL);
+            now.after(lifetime.mul_f64(fraction).max(shortest))
+        });
+        let session_ms = lifetime.map_or(0, |d| d.as_millis() as u64);
         let sensors = &self.counters.sensors;
-        let again = b.reauthenticating_since.take();
-        match again {
+        let reauthenticating_since = b.reauthenticating_since.take();
+        match reauthenticating_since {
             Some(since) => {
-                b.state = ConnectionState::Ready(channel);
-                let took = now.since(since).as_secs_f64() * 1e3;
-                let fed =
-                    [(Sensor::Reauthentication, 1.0), (Sensor::ReauthenticationLatency, took)];
-                sensors.record(&fed, now);
+                b.state = ConnectionState::Ready { channel };
+                let latency_ms = now.since(since).as_secs_f64() * 1e3;
+                sensors.record(
+                    &[
+                        (Sensor::Reauthentication, 1.0),
+                        (Sensor::ReauthenticationLatency, latency_ms),
+                    ],
+                    now,
+                );
             }
             None => {
-                b.state = ConnectionState::CheckingApiVersions(channel, deadline);
+                b.state = ConnectionState::CheckingApiVersions { channel, deadline };
                 sensors.record(&[(Sensor::Authentication, 1.0)], now);
-                if life.is_none() {
+                if lifetime.is_none() {
                     sensors.record(&[(Sensor::AuthenticationNoReauth, 1.0)], now);
                 }
             }
         }
-        if let Some(left_out) = self.log_events.check(LogEvent::Authenticated, node, now) {
+        if let Some(suppressed) = self.log_events.check(LogEvent::Authenticated, node, now) {
             tracing::info!(
                 name: "ottla.authenticated",
                 broker = node,
-                mechanism = which,
+                mechanism,
                 session_ms,
-                again = again.is_some(),
-                left_out,
+                again = reauthenticating_since.is_some(),
+                suppressed,
                 "authenticated"
             );
         }
-        if again.is_none() {
-            self.send_api_versions_request(
-                node,
-                super::responses::INITIAL_API_VERSIONS_VERSION,
-                now,
-            );
+        if reauthenticating_since.is_none() {
+            self.send_api_versions_request(node, INITIAL_API_VERSIONS_VERSION, now);
         }
     }
 
@@ -337,18 +360,9 @@ impl<I: Io> NetworkClient<I> {
         step: SaslStep,
         now: Tick,
     ) {
-        self.sasl_correlation = match self.sasl_correlation {
-            i32::MAX => MIN_RESERVED_CORRELATION_ID,
-            id => id.max(MIN_RESERVED_CORRELATION_ID - 1) + 1,
-        };
-        let (id, purpose) = (self.sasl_correlation, RequestKind::Sasl(step));
-        if let Err(e) = self.send_with_correlation_id(node, body, version, (id, purpose), now) {
-            self.fail_connection_with_kind(
-                node,
-                &format!("an exchange cannot be written: {e}"),
-                true,
-                now,
-            );
+        if let Err(e) = self.send(node, body, version, RequestKind::Sasl(step), now) {
+            let error = fatal_error(format!("cannot encode the SASL request: {e}"));
+            self.fail_authentication(node, &error, now);
         }
     }
 }
@@ -358,13 +372,13 @@ fn decode_sasl_response<R: Request>(
     version: i16,
 ) -> Result<R::Response, PrepareError> {
     decode_response::<R>(frame, version)
-        .map_err(|e| retriable_error(format!("its answer cannot be read: {e}")))
+        .map_err(|e| retriable_error(format!("cannot decode the response: {e}")))
 }
 
-fn retriable_error(why: String) -> PrepareError {
-    PrepareError { reason: why, fatal: false }
+fn retriable_error(reason: String) -> PrepareError {
+    PrepareError { reason, fatal: false }
 }
 
-fn fatal_error(why: String) -> PrepareError {
-    PrepareError { reason: why, fatal: true }
+fn fatal_error(reason: String) -> PrepareError {
+    PrepareError { reason, fatal: true }
 }

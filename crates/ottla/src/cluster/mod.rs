@@ -1,5 +1,8 @@
-//! What is known of brokers, topics and leaders: an immutable snapshot, replaced whole by each metadata
-//! answer.
+//! The cluster's brokers, topics and leaders: an immutable snapshot that each metadata response
+//! replaces.
+//!
+//! The client creates the snapshots. The accumulator publishes them to callers as topics, and the
+//! sender looks up leaders in them.
 
 use std::sync::Arc;
 
@@ -8,20 +11,22 @@ use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::collections::HashMap;
 
-/// A broker's address.
+/// A broker's id and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) id: i32,
     pub(crate) host: Arc<str>,
     pub(crate) port: u16,
-    /// Where it stands, if the cluster says so.
+    /// The broker's rack, if the cluster has racks.
     pub(crate) rack: Option<Arc<str>>,
 }
 
 impl Node {
-    /// Whether an answer names a broker that there can be.
-    pub(crate) fn is_valid(told: &MetadataResponseBroker) -> bool {
-        told.node_id >= 0 && (1..=i32::from(u16::MAX)).contains(&told.port) && !told.host.is_empty()
+    /// Returns whether a response names a broker that the client can connect to.
+    pub(crate) fn is_valid(broker: &MetadataResponseBroker) -> bool {
+        broker.node_id >= 0
+            && (1..=i32::from(u16::MAX)).contains(&broker.port)
+            && !broker.host.is_empty()
     }
 }
 
@@ -30,7 +35,7 @@ impl Node {
 pub(crate) struct Leader {
     /// The leader's node id; −1 for none.
     pub(crate) node_id: i32,
-    /// Its epoch; −1 when unknown.
+    /// The leader epoch (KIP-320); −1 if unknown.
     pub(crate) epoch: i32,
 }
 
@@ -38,26 +43,26 @@ impl Leader {
     pub(crate) const NONE: Leader = Leader { node_id: -1, epoch: -1 };
 }
 
-/// A topic.
+/// A topic's id and the leaders of its partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TopicMetadata {
     pub(crate) id: Uuid,
-    /// By partition number.
+    /// The leaders, indexed by partition number.
     pub(crate) leaders: Vec<Leader>,
 }
 
-/// The snapshot.
-#[derive(Debug, Default)]
+/// A snapshot of the cluster's metadata.
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Cluster {
     pub(crate) id: Option<Arc<str>>,
     pub(crate) nodes: HashMap<i32, Node>,
     pub(crate) topics: HashMap<Arc<str>, TopicMetadata>,
-    /// Topics that were there and are gone: should one come back as the same, a broker that lags behind is still
-    /// known by its epochs (MD6).
+    /// The last metadata of deleted topics (CASES MD6). If such a topic returns with the same id,
+    /// its leader epochs expose a response from a broker that lags behind.
     deleted_topics: HashMap<Arc<str>, TopicMetadata>,
 }
 
-/// Who leads a partition, as a broker says that does not (KIP-951).
+/// A partition's new leader, from a produce response of a broker that does not lead it (KIP-951).
 #[derive(Debug, Clone)]
 pub(crate) struct LeaderHint {
     pub(crate) topic: Arc<str>,
@@ -65,7 +70,17 @@ pub(crate) struct LeaderHint {
     pub(crate) leader: Leader,
 }
 
+/// A partition that moved to another leader between two snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LeaderChange<'c> {
+    pub(crate) topic: &'c Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) old: Leader,
+    pub(crate) new: Leader,
+}
+
 impl Cluster {
+    /// Returns a partition's leader; [`Leader::NONE`] for an unknown partition.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Leader {
         self.topics
             .get(topic)
@@ -73,81 +88,80 @@ impl Cluster {
             .unwrap_or(Leader::NONE)
     }
 
-    /// The next snapshot: what `answer` says, and of topics it does not speak of, what was known. Per-topic
-    /// errors are handed to `error`.
+    /// Returns the snapshot after a metadata response.
+    ///
+    /// Topics that the response does not contain keep their metadata. Topics for which `keep`
+    /// returns false are dropped. `on_topic_error` receives the error of each topic that has one.
     pub(crate) fn merge_with(
         &self,
-        answer: &MetadataResponse,
+        response: &MetadataResponse,
         keep: impl Fn(&str) -> bool,
-        mut error: impl FnMut(&str, ErrorCode),
+        mut on_topic_error: impl FnMut(&str, ErrorCode),
     ) -> Cluster {
-        let nodes: HashMap<i32, Node> = answer
-            .brokers
-            .iter()
-            .filter(|b| Node::is_valid(b))
-            .filter_map(|b| {
-                let port = u16::try_from(b.port).ok()?;
-                let (host, rack) = (b.host.as_str().into(), b.rack.as_deref().map(Into::into));
-                Some((b.node_id, Node { id: b.node_id, host, port, rack }))
-            })
-            .collect();
-        let kept = |all: &HashMap<Arc<str>, TopicMetadata>| -> HashMap<Arc<str>, TopicMetadata> {
+        let nodes = valid_nodes(response);
+        let retained = |all: &HashMap<Arc<str>, TopicMetadata>| -> HashMap<_, _> {
             let kept = all.iter().filter(|(name, _)| keep(name));
-            kept.map(|(name, info)| (name.clone(), info.clone())).collect()
+            kept.map(|(name, metadata)| (name.clone(), metadata.clone())).collect()
         };
-        let (mut topics, mut gone) = (kept(&self.topics), kept(&self.deleted_topics));
-        for t in &answer.topics {
-            let Some(name) = t.name.as_deref() else {
+        let mut topics = retained(&self.topics);
+        let mut deleted_topics = retained(&self.deleted_topics);
+        for topic in &response.topics {
+            let Some(name) = topic.name.as_deref() else {
                 continue;
             };
             if !keep(name) {
                 continue;
             }
-            let code = ErrorCode(t.error_code);
+            let code = ErrorCode(topic.error_code);
             if !code.is_none() {
-                error(name, code);
-                // A deleted topic has no leaders; its batches wait for it, or for their timeout.
-                let none = [ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ErrorCode::UNKNOWN_TOPIC_ID];
-                if none.contains(&code)
-                    && let Some((name, info)) = topics.remove_entry(name)
+                on_topic_error(name, code);
+                // A deleted topic has no leaders: its batches wait for its return or their timeout.
+                let means_deleted =
+                    [ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ErrorCode::UNKNOWN_TOPIC_ID];
+                if means_deleted.contains(&code)
+                    && let Some((name, metadata)) = topics.remove_entry(name)
                 {
-                    // Without an id nobody can tell whether it is the same when it comes back.
-                    if !info.id.is_zero() {
-                        gone.insert(name, info);
+                    // Without an id, a topic that returns cannot be recognised as the same one.
+                    if !metadata.id.is_zero() {
+                        deleted_topics.insert(name, metadata);
                     }
                 }
                 continue;
             }
-            let before = gone.remove(name);
-            let info = merge_topic_metadata(t, topics.get(name).or(before.as_ref()));
-            if info.leaders.is_empty() {
-                before.map(|info| gone.insert(name.into(), info));
-                // A topic has partitions: as it is told, there is nothing to be done with it.
-                error(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
+            let deleted = deleted_topics.remove(name);
+            let metadata = merge_topic_metadata(topic, topics.get(name).or(deleted.as_ref()));
+            if metadata.leaders.is_empty() {
+                if let Some(deleted) = deleted {
+                    deleted_topics.insert(name.into(), deleted);
+                }
+                // Every topic has partitions. A topic without any is as good as an unknown one.
+                on_topic_error(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
                 continue;
             }
-            topics.insert(name.into(), info);
+            topics.insert(name.into(), metadata);
         }
-        // Whoever leads without an address cannot be spoken to, also where an answer that lags behind left the node out:
-        // a partition without a leader asks for metadata again.
+        // A leader without an address cannot be connected to (CASES MD10). A response from a broker
+        // that lags behind may leave out a node that leads with a newer epoch. Such a partition
+        // counts as leaderless, so that it requests metadata again. Without this, the simulation
+        // found a partition that stayed silent for five minutes (`metadata.max.age.ms`).
         for leader in topics.values_mut().flat_map(|t| &mut t.leaders) {
             if !nodes.contains_key(&leader.node_id) {
                 leader.node_id = -1;
             }
         }
-        let id = answer.cluster_id.as_deref().map(Into::into).or_else(|| self.id.clone());
-        Cluster { id, nodes, topics, deleted_topics: gone }
+        let id = response.cluster_id.as_deref().map(Into::into).or_else(|| self.id.clone());
+        Cluster { id, nodes, topics, deleted_topics }
     }
 
-    /// Nothing of the nodes, everything of the topics.
+    /// Returns a snapshot with the same topics and without nodes.
     pub(crate) fn without_nodes(&self) -> Cluster {
-        let (id, topics, gone) =
-            (self.id.clone(), self.topics.clone(), self.deleted_topics.clone());
-        Cluster { id, nodes: HashMap::default(), topics, deleted_topics: gone }
+        Cluster { nodes: HashMap::default(), ..self.clone() }
     }
 
-    /// The next snapshot with these leaders, at these addresses: of partitions that are known, where the epoch is
-    /// newer and the node is one whose address is known or told (MD12). `None` where there is no such.
+    /// Returns the snapshot with these leaders, at the addresses in `nodes` (KIP-951, CASES MD12).
+    ///
+    /// A hint counts if its partition is known, its epoch is newer than the known one, and the
+    /// address of its node is known or among `nodes`. `None` if no hint counts.
     pub(crate) fn with_leader_hints(
         &self,
         hints: &[LeaderHint],
@@ -156,25 +170,18 @@ impl Cluster {
         let mut next: Option<Cluster> = None;
         for hint in hints {
             let known = self.leader(&hint.topic, hint.partition);
-            let told = nodes.iter().find(|n| n.id == hint.leader.node_id);
-            let has_address = told.is_some() || self.nodes.contains_key(&hint.leader.node_id);
+            let hinted_node = nodes.iter().find(|n| n.id == hint.leader.node_id);
+            let has_address =
+                hinted_node.is_some() || self.nodes.contains_key(&hint.leader.node_id);
             let Some(index) = usize::try_from(hint.partition).ok() else { continue };
             if hint.leader.epoch <= known.epoch || !has_address {
                 continue;
             }
-            let next = next.get_or_insert_with(|| {
-                let (id, nodes) = (self.id.clone(), self.nodes.clone());
-                Cluster {
-                    id,
-                    nodes,
-                    topics: self.topics.clone(),
-                    deleted_topics: self.deleted_topics.clone(),
-                }
-            });
+            let next = next.get_or_insert_with(|| self.clone());
             let topic = next.topics.get_mut(&hint.topic);
-            if let Some(place) = topic.and_then(|t| t.leaders.get_mut(index)) {
-                *place = hint.leader;
-                if let Some(node) = told {
+            if let Some(leader) = topic.and_then(|t| t.leaders.get_mut(index)) {
+                *leader = hint.leader;
+                if let Some(node) = hinted_node {
                     next.nodes.insert(node.id, node.clone());
                 }
             }
@@ -182,48 +189,65 @@ impl Cluster {
         next
     }
 
-    /// Partitions whose leader is another than in `before`: topic, number, both.
+    /// Returns the partitions whose leader is another node than in `before`.
     pub(crate) fn leader_changes_since<'c>(
         &'c self,
         before: &'c Cluster,
-    ) -> impl Iterator<Item = (&'c Arc<str>, i32, Leader, Leader)> {
-        self.topics.iter().flat_map(move |(name, info)| {
-            let old = before.topics.get(name).map_or(&[][..], |t| &t.leaders[..]);
-            let moved = old.iter().zip(&info.leaders).enumerate();
-            let moved = moved.filter(|(_, (old, new))| old.node_id != new.node_id);
-            moved.map(move |(i, (old, new))| (name, i as i32, *old, *new))
+    ) -> impl Iterator<Item = LeaderChange<'c>> {
+        self.topics.iter().flat_map(move |(topic, metadata)| {
+            let old = before.topics.get(topic).map_or(&[][..], |t| &t.leaders[..]);
+            let leaders = old.iter().zip(&metadata.leaders).enumerate();
+            let moved = leaders.filter(|(_, (old, new))| old.node_id != new.node_id);
+            moved.map(move |(i, (old, new))| LeaderChange {
+                topic,
+                partition: i as i32,
+                old: *old,
+                new: *new,
+            })
         })
     }
 }
 
+fn valid_nodes(response: &MetadataResponse) -> HashMap<i32, Node> {
+    let valid = response.brokers.iter().filter(|b| Node::is_valid(b));
+    let nodes = valid.filter_map(|b| {
+        let port = u16::try_from(b.port).ok()?;
+        let (host, rack) = (b.host.as_str().into(), b.rack.as_deref().map(Into::into));
+        Some((b.node_id, Node { id: b.node_id, host, port, rack }))
+    });
+    nodes.collect()
+}
+
+/// Returns a topic's metadata after a response. Leaders with an older epoch than the known one are
+/// ignored, provided that it is the same topic (by its id).
 fn merge_topic_metadata(
-    t: &MetadataResponseTopic,
+    topic: &MetadataResponseTopic,
     before: Option<&TopicMetadata>,
 ) -> TopicMetadata {
-    let before = before.filter(|b| b.id == t.topic_id);
+    let before = before.filter(|b| b.id == topic.topic_id);
     let mut leaders: Vec<Leader> = before.map(|b| b.leaders.clone()).unwrap_or_default();
-    for p in &t.partitions {
-        // Brokers name every partition of a topic: a number far past how many the answer holds is nonsense, and
-        // must not size a vector.
+    for p in &topic.partitions {
         let Ok(index) = usize::try_from(p.partition_index) else {
             continue;
         };
-        if index >= t.partitions.len() + MAX_MISSING_PARTITIONS {
+        // A broker lists every partition of a topic. A number far beyond their count is invalid: it
+        // must not make this vector grow to gigabytes.
+        if index >= topic.partitions.len() + MAX_MISSING_PARTITIONS {
             continue;
         }
         if index >= leaders.len() {
             leaders.resize(index + 1, Leader::NONE);
         }
         let old = leaders[index];
-        // An answer from a broker that lags behind says less than what is known (MD4).
+        // A broker that lags behind reports an older epoch (CASES MD4).
         if p.leader_epoch == -1 || p.leader_epoch >= old.epoch {
             leaders[index] = Leader { node_id: p.leader_id, epoch: p.leader_epoch };
         }
     }
-    TopicMetadata { id: t.topic_id, leaders }
+    TopicMetadata { id: topic.topic_id, leaders }
 }
 
-/// Partitions below the greatest that an answer may leave out.
+/// The number of partitions below the highest that a response may leave out.
 const MAX_MISSING_PARTITIONS: usize = 1024;
 
 #[cfg(test)]
@@ -253,8 +277,9 @@ mod tests {
         }
     }
 
+    // CASES: MD4, MD10.
     #[test]
-    fn md4_an_older_leader_epoch_is_ignored_and_md10_a_leader_without_address_is_none() {
+    fn older_leader_epoch_is_ignored_and_leader_without_address_is_none() {
         let all = |_: &str| true;
         let c = Cluster::default().merge_with(&metadata_response(10, 1), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
@@ -265,40 +290,43 @@ mod tests {
         assert_eq!(c.leader("t", 5), Leader::NONE);
     }
 
+    // CASES: MD10.
     #[test]
-    fn md10_a_node_that_an_answer_leaves_out_leads_nothing() {
+    fn node_missing_from_a_response_leads_no_partition() {
         let all = |_: &str| true;
         let c = Cluster::default().merge_with(&metadata_response(10, 1), all, |_, _| {});
-        let mut old = metadata_response(9, 2);
-        old.brokers[0].node_id = 2;
-        let c = c.merge_with(&old, all, |_, _| {});
+        let mut stale = metadata_response(9, 2);
+        stale.brokers[0].node_id = 2;
+        let c = c.merge_with(&stale, all, |_, _| {});
         assert_eq!(
             c.leader("t", 0),
             Leader { node_id: -1, epoch: 10 },
-            "known, and not to be reached"
+            "the epoch is known, the address is not"
         );
         let c = c.merge_with(&metadata_response(10, 1), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
     }
 
+    // CASES: MD6.
     #[test]
-    fn md6_a_topic_that_comes_back_is_known_by_its_epochs() {
+    fn recreated_topic_keeps_its_epochs_only_with_the_same_id() {
         let all = |_: &str| true;
         let c = Cluster::default().merge_with(&metadata_response(10, 1), all, |_, _| {});
-        let mut none = metadata_response(0, 1);
-        none.topics[0].error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0;
-        let c = c.merge_with(&none, all, |_, _| {});
+        let mut deleted = metadata_response(0, 1);
+        deleted.topics[0].error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0;
+        let c = c.merge_with(&deleted, all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader::NONE);
-        let back = c.merge_with(&metadata_response(9, 1), all, |_, _| {});
-        assert_eq!(back.leader("t", 0).epoch, 10, "an old answer says less than what is known");
+        let returned = c.merge_with(&metadata_response(9, 1), all, |_, _| {});
+        assert_eq!(returned.leader("t", 0).epoch, 10, "an older epoch is ignored");
         let mut other = metadata_response(0, 1);
         other.topics[0].topic_id = Uuid([2; 16]);
-        let made_anew = c.merge_with(&other, all, |_, _| {});
-        assert_eq!(made_anew.leader("t", 0), Leader { node_id: 1, epoch: 0 });
+        let recreated = c.merge_with(&other, all, |_, _| {});
+        assert_eq!(recreated.leader("t", 0), Leader { node_id: 1, epoch: 0 });
     }
 
+    // CASES: MD12.
     #[test]
-    fn md12_a_hint_counts_where_it_is_newer_and_leads_somewhere() {
+    fn leader_hint_counts_if_it_is_newer_and_its_node_has_an_address() {
         let c = Cluster::default().merge_with(&metadata_response(10, 1), |_: &str| true, |_, _| {});
         let hint = |topic: &str, partition, node, epoch| LeaderHint {
             topic: topic.into(),
@@ -315,25 +343,26 @@ mod tests {
         ] {
             assert!(c.with_leader_hints(std::slice::from_ref(&h), nodes).is_none(), "{h:?}");
         }
-        for stranger in [hint("t", 7, 2, 11), hint("u", 0, 2, 11), hint("t", i32::MAX, 2, 11)] {
-            let same = c.with_leader_hints(std::slice::from_ref(&stranger), &nodes);
+        for unknown in [hint("t", 7, 2, 11), hint("u", 0, 2, 11), hint("t", i32::MAX, 2, 11)] {
+            let same = c.with_leader_hints(std::slice::from_ref(&unknown), &nodes);
             assert!(same.is_none_or(|n| n.topics == c.topics && n.nodes == c.nodes));
         }
         let next = c.with_leader_hints(&[hint("t", 0, 2, 11)], &nodes).unwrap();
         assert_eq!(next.leader("t", 0), Leader { node_id: 2, epoch: 11 });
         assert_eq!(next.nodes[&2], node);
-        let moved: Vec<_> =
-            next.leader_changes_since(&c).map(|(_, p, a, b)| (p, a.node_id, b.node_id)).collect();
-        assert_eq!(moved, [(0, 1, 2)]);
+        let changes: Vec<_> = next.leader_changes_since(&c).collect();
+        assert_eq!(changes.len(), 1);
+        assert_eq!((changes[0].partition, changes[0].old.node_id), (0, 1));
+        assert_eq!(changes[0].new, Leader { node_id: 2, epoch: 11 });
     }
 
     #[test]
-    fn a_partition_number_that_is_nonsense_sizes_nothing() {
-        for nonsense in [i32::MAX, 1_000_000, -1] {
-            let mut a = metadata_response(1, 1);
-            a.topics[0].partitions[0].partition_index = nonsense;
-            let c = Cluster::default().merge_with(&a, |_| true, |_, _| {});
-            assert!(!c.topics.contains_key("t"), "{nonsense}");
+    fn invalid_partition_number_is_ignored() {
+        for number in [i32::MAX, 1_000_000, -1] {
+            let mut response = metadata_response(1, 1);
+            response.topics[0].partitions[0].partition_index = number;
+            let c = Cluster::default().merge_with(&response, |_| true, |_, _| {});
+            assert!(!c.topics.contains_key("t"), "{number}");
         }
     }
 }

@@ -1,18 +1,21 @@
-//! Other clients' names: librdkafka's, taken as what they mean; Spring's prefixes; and the settings of
-//! consumers, admins, Streams and registries, which are told apart from typing errors.
+//! Names of settings that are not Kafka's producer's own.
+//!
+//! librdkafka's names are translated, and Spring's prefixes are removed. The settings of consumers,
+//! admin clients, Kafka Streams and Schema Registry are known, so that they are not mistaken for
+//! misspelt names. [`Properties::set`](super::Properties::set) uses all three.
 
-/// What another name means here.
+/// The meaning of a name of librdkafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AliasTarget {
-    /// The same as this setting.
+    /// This setting.
     SameAs(&'static str),
-    /// The same as this setting, times 1024.
+    /// This setting, whose unit is bytes; the alias counts in units of 1024 bytes.
     Kibibytes(&'static str),
     /// librdkafka's `partitioner`.
     Partitioner,
-    /// librdkafka's `compression.level`: the level of whatever codec is chosen.
+    /// librdkafka's `compression.level`: the level of the codec in `compression.type`.
     CompressionLevel,
-    /// Nothing here.
+    /// No effect on this client.
     Ignored,
 }
 
@@ -79,33 +82,33 @@ const ALIASES: &[(&str, AliasTarget)] = &[
     ("enable.ssl.certificate.verification", Ignored),
 ];
 
-/// What a name of librdkafka's means.
+/// Returns the meaning of a name of librdkafka.
 pub(crate) fn find_alias(name: &str) -> Option<&'static AliasTarget> {
-    ALIASES.iter().find(|(n, _)| *n == name).map(|(_, m)| m)
+    ALIASES.iter().find(|(n, _)| *n == name).map(|(_, target)| target)
 }
 
-/// All of them.
+/// Returns all names of librdkafka that have a meaning here.
 pub(crate) fn alias_names() -> impl Iterator<Item = &'static str> {
     ALIASES.iter().map(|(n, _)| *n)
 }
 
-/// For the document.
+/// Returns each name of librdkafka and its meaning in Markdown, for `docs/CONFIGURATION.md`.
 pub(crate) fn documentation_rows() -> impl Iterator<Item = (&'static str, String)> {
-    ALIASES.iter().map(|(n, m)| {
-        let text = match m {
-            SameAs(s) => format!("`{s}`"),
-            Kibibytes(s) => format!("`{s}`, times 1024"),
+    ALIASES.iter().map(|(name, target)| {
+        let meaning = match target {
+            SameAs(setting) => format!("`{setting}`"),
+            Kibibytes(setting) => format!("`{setting}`, in units of 1024 bytes"),
             Partitioner => {
-                "`murmur2` and `murmur2_random`: the default; others are refused".to_owned()
+                "`murmur2` and `murmur2_random` are the default; others are an error".to_owned()
             }
-            CompressionLevel => "the level of the chosen codec".to_owned(),
-            Ignored => "nothing".to_owned(),
+            CompressionLevel => "the level of the codec in `compression.type`".to_owned(),
+            Ignored => "no effect".to_owned(),
         };
-        (*n, text)
+        (*name, meaning)
     })
 }
 
-/// Settings of consumers, admin clients, Streams, Connect and Schema Registry.
+/// Settings of consumers, admin clients, Kafka Streams, Connect and Schema Registry.
 const OTHER_CLIENT_SETTINGS: &[&str] = &[
     "group.id",
     "group.instance.id",
@@ -150,7 +153,7 @@ const OTHER_CLIENT_SETTINGS: &[&str] = &[
     "queued.max.messages.kbytes",
 ];
 
-/// Whether a name belongs to another client.
+/// Returns whether a name is a setting of another client, such as a consumer.
 pub(crate) fn is_other_client_setting(name: &str) -> bool {
     const PREFIXES: [&str; 9] = [
         "schema.registry.",
@@ -166,8 +169,8 @@ pub(crate) fn is_other_client_setting(name: &str) -> bool {
     OTHER_CLIENT_SETTINGS.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
-/// The name inside Spring's: `spring.kafka.producer.batch-size` is `batch.size`. Names of other parts of
-/// Spring come back as they are.
+/// Removes the prefix of a Spring Boot name: `spring.kafka.producer.batch-size` becomes
+/// `batch.size`. Returns all other names unchanged.
 pub(crate) fn strip_spring_prefix(name: &str) -> String {
     for prefix in ["spring.kafka.producer.properties.", "spring.kafka.properties."] {
         if let Some(rest) = name.strip_prefix(prefix) {
@@ -180,7 +183,7 @@ pub(crate) fn strip_spring_prefix(name: &str) -> String {
     for prefix in ["spring.kafka.producer.", "spring.kafka."] {
         if let Some(rest) = name.strip_prefix(prefix) {
             let dotted = rest.replace('-', ".");
-            if super::table::find_setting(&dotted).is_some() {
+            if super::setting::find_setting(&dotted).is_some() {
                 return dotted;
             }
         }

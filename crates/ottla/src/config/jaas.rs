@@ -1,7 +1,10 @@
-//! `sasl.jaas.config` as Java writes it: `a.b.SomeLoginModule required name="value" …;`. The module says which
-//! mechanism is meant, the options who one is. Values may be quoted, by one or two ticks, with backslashes in
-//! them.
+//! Parses `sasl.jaas.config` in Java's form: `a.b.SomeLoginModule required name="value" …;`.
+//!
+//! The login module must fit `sasl.mechanism`; the options hold the credentials. Values may stand
+//! in single or double quotes, with backslash escapes. `config::security` calls it.
 
+use std::iter::Peekable;
+use std::str::Chars;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -9,32 +12,41 @@ use zeroize::Zeroizing;
 use super::security::TokenClaim;
 use crate::error::Error;
 
-/// What it says.
+/// The login module and its options.
 #[derive(Default)]
 pub(super) struct JaasConfig {
+    /// The Java class; empty if `sasl.jaas.config` is not set.
     login_module: String,
-    /// Names as they are written.
+    /// Names and values, in the order of the text.
     options: Vec<(String, Zeroizing<String>)>,
 }
 
-fn syntax_error(why: &str) -> Error {
-    // Its text holds a password and is not repeated.
+/// A token that the client creates without a signature, for tests.
+pub(super) struct UnsecuredToken {
+    /// Claims by name; empty if the options have none.
+    pub(super) claims: Vec<(String, TokenClaim)>,
+    pub(super) lifetime: Duration,
+}
+
+fn syntax_error(reason: &str) -> Error {
+    // The error does not repeat the text, which holds a password.
     Error::config(format!(
-        "sasl.jaas.config {why}; it is written like \
-         org.apache.kafka.common.security.plain.PlainLoginModule required username=\"…\" password=\"…\";"
+        "sasl.jaas.config {reason}; the form is \
+         org.apache.kafka.common.security.plain.PlainLoginModule required \
+         username=\"…\" password=\"…\";"
     ))
 }
 
-/// Reads it.
+/// Parses the text of `sasl.jaas.config`. The error never contains a part of the text.
 pub(super) fn parse(text: &str) -> Result<JaasConfig, Error> {
-    let mut words = Tokenizer(text.chars().peekable(), text.len());
-    let module = words.next_word()?.ok_or_else(|| syntax_error("is empty"))?;
+    let mut words = Tokenizer { chars: text.chars().peekable(), capacity: text.len() };
+    let login_module = words.next_word()?.ok_or_else(|| syntax_error("is empty"))?;
     let control = words.next_word()?.unwrap_or_default();
     if !["required", "requisite", "sufficient", "optional"]
         .iter()
         .any(|c| control.eq_ignore_ascii_case(c))
     {
-        return Err(syntax_error("has no \"required\" behind the module"));
+        return Err(syntax_error("has no \"required\" after the login module"));
     }
     let mut options: Vec<(String, Zeroizing<String>)> = Vec::new();
     loop {
@@ -53,40 +65,45 @@ pub(super) fn parse(text: &str) -> Result<JaasConfig, Error> {
         }
     }
     if words.next_word()?.is_some() {
-        return Err(syntax_error("has more than one module"));
+        return Err(syntax_error("has more than one login module"));
     }
-    Ok(JaasConfig { login_module: module.to_string(), options })
+    Ok(JaasConfig { login_module: login_module.to_string(), options })
 }
 
-/// The rest of a text, and the length of the whole.
-struct Tokenizer<'t>(std::iter::Peekable<std::str::Chars<'t>>, usize);
+/// Splits a text into words, quoted texts, `=` and `;`.
+struct Tokenizer<'t> {
+    chars: Peekable<Chars<'t>>,
+    /// Length of the whole text, which no word exceeds.
+    capacity: usize,
+}
 
 impl Tokenizer<'_> {
     fn skip_whitespace(&mut self) {
-        while self.0.next_if(|c| c.is_whitespace()).is_some() {}
+        while self.chars.next_if(|c| c.is_whitespace()).is_some() {}
     }
 
     fn consume_char(&mut self, c: char) -> bool {
         self.skip_whitespace();
-        self.0.next_if_eq(&c).is_some()
+        self.chars.next_if_eq(&c).is_some()
     }
 
-    /// The next word or quoted text; `None` before a sign and at the end.
+    /// Returns the next word or quoted text; `None` before `=` and `;` and at the end of the text.
     fn next_word(&mut self) -> Result<Option<Zeroizing<String>>, Error> {
         self.skip_whitespace();
-        // With room for the longest there can be, so that no copy stays behind where it grew.
-        let mut out = Zeroizing::new(String::with_capacity(self.1));
-        match self.0.peek().copied() {
+        // The word may be a password. With full capacity the string never reallocates, which would
+        // leave a copy in freed memory.
+        let mut out = Zeroizing::new(String::with_capacity(self.capacity));
+        match self.chars.peek().copied() {
             None | Some('=' | ';') => return Ok(None),
             Some(quote @ ('"' | '\'')) => {
-                self.0.next();
+                self.chars.next();
                 loop {
-                    match self.0.next() {
+                    match self.chars.next() {
                         None => {
-                            return Err(syntax_error("has a quotation mark that nothing closes"));
+                            return Err(syntax_error("has an unclosed quotation mark"));
                         }
                         Some(c) if c == quote => return Ok(Some(out)),
-                        Some('\\') => out.push(match self.0.next() {
+                        Some('\\') => out.push(match self.chars.next() {
                             Some('n') => '\n',
                             Some('t') => '\t',
                             Some('r') => '\r',
@@ -99,7 +116,7 @@ impl Tokenizer<'_> {
             }
             Some(_) => {}
         }
-        while let Some(c) = self.0.next_if(|c| !c.is_whitespace() && !matches!(c, '=' | ';')) {
+        while let Some(c) = self.chars.next_if(|c| !c.is_whitespace() && !matches!(c, '=' | ';')) {
             out.push(c);
         }
         Ok(Some(out))
@@ -107,16 +124,16 @@ impl Tokenizer<'_> {
 }
 
 impl JaasConfig {
-    /// An option's value; names as Java has them, but for case.
+    /// Returns the value of an option, if it is not empty. The case of the name does not matter.
     pub(super) fn option(&self, name: &str) -> Option<&str> {
         let found = self.options.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
 
-    /// Whether the module is the mechanism's.
+    /// Checks that the login module belongs to the mechanism. No login module fits all of them.
     pub(super) fn check_mechanism(&self, mechanism: &str) -> Result<(), Error> {
         let class = self.login_module.rsplit('.').next().unwrap_or_default();
-        let of = match class {
+        let module_mechanism = match class {
             "" => return Ok(()),
             "PlainLoginModule" => "PLAIN",
             "ScramLoginModule" => "SCRAM",
@@ -124,21 +141,23 @@ impl JaasConfig {
             "Krb5LoginModule" => "GSSAPI",
             _ => {
                 return Err(Error::config(format!(
-                    "sasl.jaas.config names {}, a Java class that is not known here; PlainLoginModule, \
-                     ScramLoginModule and OAuthBearerLoginModule are",
+                    "sasl.jaas.config names {}, which is not supported; use PlainLoginModule, \
+                     ScramLoginModule or OAuthBearerLoginModule",
                     self.login_module
                 )));
             }
         };
-        if mechanism.starts_with(of) {
+        // ScramLoginModule serves both SCRAM mechanisms.
+        if mechanism.starts_with(module_mechanism) {
             return Ok(());
         }
         Err(Error::config(format!(
-            "sasl.jaas.config names {class}, which is for {of}, and sasl.mechanism is {mechanism}"
+            "sasl.jaas.config names {class}, which is for {module_mechanism}, but \
+             sasl.mechanism={mechanism}; change one of them"
         )))
     }
 
-    /// SASL extensions of OAUTHBEARER (KIP-342): `extension_name="value"`.
+    /// Returns the SASL extensions for OAUTHBEARER (KIP-342): options `extension_name="value"`.
     pub(super) fn extensions(&self) -> Result<Vec<(String, String)>, Error> {
         let mut out = Vec::new();
         for (name, value) in &self.options {
@@ -147,8 +166,8 @@ impl JaasConfig {
             let is_value = value.bytes().all(|b| matches!(b, 0x20..=0x7e | b'\t' | b'\r' | b'\n'));
             if !is_name || name == "auth" || !is_value {
                 return Err(Error::config(format!(
-                    "sasl.jaas.config: extension_{name} is not an extension: names are letters (not \"auth\"), \
-                     values printable ASCII"
+                    "sasl.jaas.config: extension_{name} is not valid: a name must consist of ASCII \
+                     alphabetic characters and not be \"auth\", a value of printable ASCII"
                 )));
             }
             out.push((name.to_owned(), value.to_string()));
@@ -156,34 +175,38 @@ impl JaasConfig {
         Ok(out)
     }
 
-    /// Claims of a token that is made here, and how long it lives.
-    pub(super) fn unsecured_claims(&self) -> Result<(Vec<(String, TokenClaim)>, Duration), Error> {
+    /// Returns the unsecured token that the options describe, as in Java's
+    /// `OAuthBearerUnsecuredLoginCallbackHandler`. Its default lifetime is one hour.
+    pub(super) fn unsecured_token(&self) -> Result<UnsecuredToken, Error> {
         let mut claims = Vec::new();
         let mut lifetime = Duration::from_secs(3600);
         for (name, value) in &self.options {
-            let bad = |what: &str| Error::config(format!("sasl.jaas.config: {name} is not {what}"));
+            let error = |expected: &str| {
+                Error::config(format!("sasl.jaas.config: {name} is not {expected}"))
+            };
             if let Some(claim) = name.strip_prefix("unsecuredLoginStringClaim_") {
                 claims.push((claim.to_owned(), TokenClaim::Text(value.to_string())));
             } else if let Some(claim) = name.strip_prefix("unsecuredLoginNumberClaim_") {
                 let n = value.parse::<f64>().ok().filter(|n| n.is_finite());
                 claims.push((
                     claim.to_owned(),
-                    TokenClaim::Number(n.ok_or_else(|| bad("a number"))?),
+                    TokenClaim::Number(n.ok_or_else(|| error("a number"))?),
                 ));
             } else if let Some(claim) = name.strip_prefix("unsecuredLoginListClaim_") {
-                // The first character parts the others.
+                // The first character is the separator, as in ",a,b".
                 let mut chars = value.chars();
                 let list = match chars.next() {
-                    Some(mark) => chars.as_str().split(mark).map(str::to_owned).collect(),
+                    Some(separator) => chars.as_str().split(separator).map(str::to_owned).collect(),
                     None => Vec::new(),
                 };
                 claims.push((claim.to_owned(), TokenClaim::List(list)));
             } else if name == "unsecuredLoginLifetimeSeconds" {
                 let seconds = value.parse::<u64>().ok().filter(|n| (1..=1 << 31).contains(n));
-                lifetime = Duration::from_secs(seconds.ok_or_else(|| bad("a number of seconds"))?);
+                let seconds = seconds.ok_or_else(|| error("1 to 2147483648 seconds"))?;
+                lifetime = Duration::from_secs(seconds);
             }
         }
-        Ok((claims, lifetime))
+        Ok(UnsecuredToken { claims, lifetime })
     }
 }
 
@@ -192,23 +215,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_java_writes_it() {
-        let l = parse(
-            "org.apache.kafka.common.security.scram.ScramLoginModule required\n  username=\"al=ice;\" \
-             password='se \\'cret\\\\' tokenauth=true;",
+    fn quotes_escapes_and_option_names_are_parsed_as_in_java() {
+        let login = parse(
+            "org.apache.kafka.common.security.scram.ScramLoginModule required\n  \
+             username=\"al=ice;\" password='se \\'cret\\\\' tokenauth=true;",
         )
         .unwrap();
-        assert_eq!(l.option("username"), Some("al=ice;"));
-        assert_eq!(l.option("password"), Some("se 'cret\\"));
-        assert_eq!(l.option("tokenauth"), Some("true"));
-        assert!(l.check_mechanism("SCRAM-SHA-512").is_ok() && l.check_mechanism("PLAIN").is_err());
-        let l = parse("x.PlainLoginModule  REQUIRED username = bob password=\"\" ;").unwrap();
-        assert_eq!((l.option("username"), l.option("password")), (Some("bob"), None));
+        assert_eq!(login.option("username"), Some("al=ice;"));
+        assert_eq!(login.option("password"), Some("se 'cret\\"));
+        assert_eq!(login.option("tokenauth"), Some("true"));
+        assert!(login.check_mechanism("SCRAM-SHA-512").is_ok());
+        assert!(login.check_mechanism("PLAIN").is_err());
+        let login = parse("x.PlainLoginModule  REQUIRED username = bob password=\"\" ;").unwrap();
+        assert_eq!(login.option("username"), Some("bob"));
+        assert_eq!(login.option("password"), None, "an empty value counts as not set");
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_the_secret() {
-        for bad in [
+    fn syntax_errors_do_not_contain_the_password() {
+        for text in [
             "",
             "x.PlainLoginModule username=\"u\" password=\"hunter2\";",
             "x.PlainLoginModule required username=\"u\" password=\"hunter2\"",
@@ -216,25 +241,27 @@ mod tests {
             "x.PlainLoginModule required password=hunter2; y.Other required;",
             "x.PlainLoginModule required hunter2;",
         ] {
-            let Err(e) = parse(bad) else { panic!("{bad}") };
+            let Err(e) = parse(text) else { panic!("{text}") };
             assert!(!e.to_string().contains("hunter2"), "{e}");
         }
     }
 
     #[test]
-    fn claims_and_extensions() {
-        let l = parse(
+    fn unsecured_token_and_extensions_are_parsed() {
+        let login = parse(
             "a.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"alice\" \
              unsecuredLoginListClaim_scope=\",a,b\" unsecuredLoginNumberClaim_n=\"1.5\" \
              unsecuredLoginLifetimeSeconds=60 extension_logicalCluster=\"lkc-1\";",
         )
         .unwrap();
-        let (claims, life) = l.unsecured_claims().unwrap();
+        let UnsecuredToken { claims, lifetime } = login.unsecured_token().unwrap();
         assert_eq!(claims[0], ("sub".to_owned(), TokenClaim::Text("alice".to_owned())));
         assert_eq!(claims[1].1, TokenClaim::List(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!((claims[2].1.clone(), life), (TokenClaim::Number(1.5), Duration::from_secs(60)));
-        assert_eq!(l.extensions().unwrap(), [("logicalCluster".to_owned(), "lkc-1".to_owned())]);
-        let l = parse("a.OAuthBearerLoginModule required extension_auth=\"x\";").unwrap();
-        assert!(l.extensions().is_err());
+        assert_eq!(claims[2].1, TokenClaim::Number(1.5));
+        assert_eq!(lifetime, Duration::from_secs(60));
+        let extension = ("logicalCluster".to_owned(), "lkc-1".to_owned());
+        assert_eq!(login.extensions().unwrap(), [extension]);
+        let login = parse("a.OAuthBearerLoginModule required extension_auth=\"x\";").unwrap();
+        assert!(login.extensions().is_err());
     }
 }

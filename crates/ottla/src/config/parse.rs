@@ -1,12 +1,16 @@
-//! A value as its type and range have it, or an error that names setting, value and range.
+//! Checks the value of a setting against its type and range, and parses `bootstrap.servers`.
 
-use super::table::{Setting, Type};
+use super::setting::{Setting, Type};
 use crate::error::Error;
 
-/// Checks a value against its setting; the value as it is meant (blanks around it gone).
+/// Checks a value against the type and range of its setting. Returns it without surrounding
+/// whitespace; text and passwords keep theirs.
+///
+/// # Errors
+/// An error that names the setting, the value and the expected range.
 pub(crate) fn check_value<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
     let trimmed = value.trim();
-    let ok = match s.value_type {
+    let is_valid = match s.value_type {
         Type::Int(min, max) => trimmed.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Long(min) => trimmed.parse::<i64>().is_ok_and(|n| n >= min),
         Type::Bool => matches!(trimmed.to_ascii_lowercase().as_str(), "true" | "false"),
@@ -20,83 +24,83 @@ pub(crate) fn check_value<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Er
         Type::Text | Type::Password => return Ok(value),
         Type::List => true,
     };
-    // A gzip level is 1 to 9, or -1: 0 is in the range and is not a level.
-    let ok = ok && !(s.name == "compression.gzip.level" && trimmed == "0");
-    if ok {
-        return Ok(trimmed);
+    if !is_valid {
+        let expected = s.value_type.describe();
+        return Err(Error::config(format!(
+            "{}={trimmed} is not valid; expected {expected}",
+            s.name
+        )));
     }
-    Err(Error::config(format!(
-        "{}={trimmed} is not {}",
-        s.name,
-        with_article(&s.value_type.describe())
-    )))
+    if s.name == "compression.gzip.level" && trimmed == "0" {
+        return Err(Error::config(format!(
+            "{}=0 is not valid; expected 1 to 9, or -1 for the default of the library",
+            s.name
+        )));
+    }
+    Ok(trimmed)
 }
 
-fn with_article(what: &str) -> String {
-    if what.contains(',') && !what.starts_with(['i', 'l', 'n']) {
-        format!("one of {what}")
-    } else {
-        format!("a valid {what}")
-    }
-}
-
-/// A host and a port; before it, perhaps, the protocol it is spoken to by.
+/// Parses a server as `host:port`. The security protocol may stand before it, as in
+/// `PLAINTEXT://host:9092`.
 pub(crate) fn parse_host_port(entry: &str, protocol: &str) -> Result<(String, u16), Error> {
-    let bad = |why: &str| Error::config(format!("bootstrap.servers: {entry:?} {why}"));
+    let error = |reason: &str| Error::config(format!("bootstrap.servers: {entry:?} {reason}"));
     if entry.contains(char::is_whitespace) {
-        return Err(bad("has a blank in it; separate servers by commas"));
+        return Err(error("contains whitespace; separate servers by commas"));
     }
-    // A listener's name may stand before it, as in PLAINTEXT://host:9092.
     let rest = match entry.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(protocol) => rest,
         Some(_) => {
-            return Err(bad(&format!("has another protocol than security.protocol={protocol}")));
+            return Err(error(&format!(
+                "has another protocol than security.protocol={protocol}; set both to the same"
+            )));
         }
         None => entry,
     };
-    let (host, port) = rest.rsplit_once(':').ok_or_else(|| bad("has no port; write host:port"))?;
+    let (host, port) =
+        rest.rsplit_once(':').ok_or_else(|| error("has no port; write host:port"))?;
     let host = match host.strip_prefix('[') {
-        Some(v6) => v6.strip_suffix(']').ok_or_else(|| bad("has half a pair of brackets"))?,
+        Some(v6) => v6.strip_suffix(']').ok_or_else(|| error("has no closing bracket"))?,
         None if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() => {
-            return Err(bad("is not a host and a port"));
+            return Err(error("is not a host and a port; write host:port or [IPv6]:port"));
         }
         None => host,
     };
     let port = port.parse::<u16>().ok().filter(|p| *p > 0);
-    let port = port.ok_or_else(|| bad("has a port that is not 1 to 65535"))?;
+    let port = port.ok_or_else(|| error("has a port that is not 1 to 65535"))?;
     if host.is_empty() {
-        return Err(bad("has no host"));
+        return Err(error("has no host; write host:port"));
     }
     Ok((host.to_owned(), port))
 }
 
-/// `bootstrap.servers`: at least one, duplicates dropped.
+/// Parses `bootstrap.servers` and removes duplicates. An empty list is an error.
 pub(crate) fn parse_bootstrap_servers(
     list: &str,
     protocol: &str,
 ) -> Result<Vec<(String, u16)>, Error> {
-    let mut out = Vec::new();
+    let mut servers = Vec::new();
     for entry in list.split(',').map(str::trim).filter(|e| !e.is_empty()) {
         let server = parse_host_port(entry, protocol)?;
-        if !out.contains(&server) {
-            out.push(server);
+        if !servers.contains(&server) {
+            servers.push(server);
         }
     }
-    if out.is_empty() {
+    if servers.is_empty() {
         return Err(Error::config(
             "bootstrap.servers is empty; name at least one broker as host:port",
         ));
     }
-    Ok(out)
+    Ok(servers)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    // CASES: CU1.
     #[test]
-    fn cu1_hosts_and_ports() {
-        for (good, host, port) in [
+    fn host_and_port_are_parsed_and_malformed_servers_are_errors() {
+        for (entry, host, port) in [
             ("127.0.0.1:8000", "127.0.0.1", 8000),
             ("localhost:8080", "localhost", 8080),
             ("[::1]:8000", "::1", 8000),
@@ -108,15 +112,15 @@ mod tests {
             ("PLAINTEXT://h:1", "h", 1),
         ] {
             assert_eq!(
-                parse_host_port(good, "PLAINTEXT").unwrap(),
+                parse_host_port(entry, "PLAINTEXT").unwrap(),
                 (host.to_owned(), port),
-                "{good}"
+                "{entry}"
             );
         }
-        for bad in
+        for entry in
             ["localhost", "localhost:70000", "localhost:0", "a:1 b:2", ":1", "SSL://h:1", "[::1:9"]
         {
-            assert!(parse_host_port(bad, "PLAINTEXT").is_err(), "{bad}");
+            assert!(parse_host_port(entry, "PLAINTEXT").is_err(), "{entry}");
         }
         assert_eq!(parse_bootstrap_servers(" a:1 , b:2,a:1 ", "SSL").unwrap().len(), 2);
         assert!(

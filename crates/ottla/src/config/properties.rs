@@ -1,38 +1,42 @@
-//! Java's properties format, as `Properties.load` reads it: comments, continuations, escapes.
+//! Parses Java's properties format as `java.util.Properties.load` does: comments, continuation
+//! lines and escapes.
 
-/// Reads text in Java's properties format into names and values, in order.
+/// Parses text in Java's properties format and returns names and values in the order of the text.
+/// A name that occurs twice is returned twice.
 pub fn parse(text: &str) -> Vec<(String, String)> {
     logical_lines(text).into_iter().map(|line| split_name_value(&line)).collect()
 }
 
-/// Lines without comments and blanks; a line that ends in an odd number of backslashes goes on.
+/// Removes comments and empty lines, and joins continued lines. A line that ends in an odd number
+/// of backslashes continues in the next one; an even number is escaped backslashes.
 fn logical_lines(text: &str) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
-    let mut goes_on = false;
+    let mut continues = false;
     for line in text.trim_start_matches('\u{feff}').lines() {
         let line = line.trim_start();
-        if !goes_on && (line.is_empty() || line.starts_with(['#', '!'])) {
+        if !continues && (line.is_empty() || line.starts_with(['#', '!'])) {
             continue;
         }
         let slashes = line.len() - line.trim_end_matches('\\').len();
-        let more = slashes % 2 == 1;
-        let part = if more { &line[..line.len() - 1] } else { line };
+        let is_continued = slashes % 2 == 1;
+        let part = if is_continued { &line[..line.len() - 1] } else { line };
         match out.last_mut() {
-            Some(last) if goes_on => last.push_str(part),
+            Some(last) if continues => last.push_str(part),
             _ => out.push(part.to_owned()),
         }
-        goes_on = more;
+        continues = is_continued;
     }
     out
 }
 
-/// The name ends at the first `=`, `:` or blank that is not escaped.
+/// Splits a line into name and value. The name ends at the first `=`, `:` or whitespace that is not
+/// escaped.
 fn split_name_value(line: &str) -> (String, String) {
     let mut escaped = false;
     let end = line.char_indices().find(|(_, c)| {
-        let here = !escaped && (matches!(c, '=' | ':') || c.is_whitespace());
+        let is_end = !escaped && (matches!(c, '=' | ':') || c.is_whitespace());
         escaped = !escaped && *c == '\\';
-        here
+        is_end
     });
     let end = end.map_or(line.len(), |(i, _)| i);
     let rest = line[end..].trim_start();
@@ -70,9 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_of_java() {
-        let text = "# a comment\n! another\n\na=1\nb : 2\nc 3\n  d  =  4 5\ne=first \\\n   second\nf\\=g=h\\:i\\\\\nempty=\nt=\\u00e9\\t|\nsasl.jaas.config=x required username=\"a=b\";\n";
-        let want = [
+    fn comments_continuations_and_escapes_are_parsed_as_in_java() {
+        let text = "# a comment\n! another\n\na=1\nb : 2\nc 3\n  d  =  4 5\n\
+            e=first \\\n   second\nf\\=g=h\\:i\\\\\nempty=\nt=\\u00e9\\t|\n\
+            sasl.jaas.config=x required username=\"a=b\";\n";
+        let expected = [
             ("a", "1"),
             ("b", "2"),
             ("c", "3"),
@@ -83,9 +89,9 @@ mod tests {
             ("t", "é\t|"),
             ("sasl.jaas.config", "x required username=\"a=b\";"),
         ];
-        let got = parse(text);
-        assert_eq!(got.len(), want.len(), "{got:?}");
-        for ((n, v), (name, value)) in got.iter().zip(want) {
+        let parsed = parse(text);
+        assert_eq!(parsed.len(), expected.len(), "{parsed:?}");
+        for ((n, v), (name, value)) in parsed.iter().zip(expected) {
             assert_eq!((n.as_str(), v.as_str()), (name, value));
         }
     }

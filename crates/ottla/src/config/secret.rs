@@ -1,10 +1,10 @@
-//! Text that is never shown, and wiped when it is let go of.
+//! A secret text: `Debug` output hides it, and its memory is overwritten when it is dropped.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// A password, a key, a token.
+/// A password, a key or a token.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(Zeroizing<String>);
 
@@ -13,7 +13,7 @@ impl Secret {
         Secret(Zeroizing::new(text.into()))
     }
 
-    /// What it is; not to be put into any message.
+    /// Returns the text. No error or log message may contain it.
     pub(crate) fn reveal(&self) -> &str {
         &self.0
     }

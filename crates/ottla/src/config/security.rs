@@ -1,13 +1,16 @@
-//! How connections are secured: what `security.protocol`, `ssl.*` and `sasl.*` mean together.
+//! The settings `security.protocol`, `ssl.*` and `sasl.*`, checked against each other.
+//!
+//! [`ProducerConfig`](super::ProducerConfig) creates them. `network::tls` reads the TLS settings,
+//! `client::sasl` the SASL settings.
 
 use std::time::Duration;
 
 use super::jaas::{self, JaasConfig};
 use super::secret::Secret;
-use super::{Properties, Support, find_setting};
+use super::{BackoffRange, Properties, Support, find_setting};
 use crate::error::Error;
 
-/// The meaning of all of them.
+/// How the client secures its connections.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SecuritySettings {
     /// Set for `SSL` and `SASL_SSL`.
@@ -17,86 +20,94 @@ pub(crate) struct SecuritySettings {
     pub(crate) sasl: Option<SaslSettings>,
 }
 
-/// TLS, as the settings have it.
+/// The settings of TLS connections.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub(crate) struct TlsSettings {
-    /// Whether 1.2 and 1.3 may be spoken.
-    pub(crate) versions: (bool, bool),
-    /// Cipher suites by their IANA names; all of the provider's where empty.
+    pub(crate) versions: TlsVersions,
+    /// Cipher suites by their IANA names; if empty, all suites of the TLS provider.
     pub(crate) cipher_suites: Vec<String>,
-    /// Whether the certificate must be for the host that is spoken to.
+    /// Whether the broker's certificate must name the host that the client connects to.
     pub(crate) verify_hostname: bool,
-    /// Who is trusted; the system's roots where `None`.
+    /// The trusted certificates; if `None`, those of the operating system.
     pub(crate) trust_store: Option<SecurityStore>,
-    /// Who we are, where brokers want to know.
+    /// The client's certificate and key, for brokers that require one.
     pub(crate) key_store: Option<SecurityStore>,
     pub(crate) key_password: Option<Secret>,
 }
 
-/// Where certificates or keys are.
+/// The TLS versions that the client may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
+pub(crate) struct TlsVersions {
+    pub(crate) tls12: bool,
+    pub(crate) tls13: bool,
+}
+
+/// A source of certificates and keys.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub(crate) enum SecurityStore {
-    /// In a file (PEM, PKCS#12 or JKS, told by content); the key in another one, perhaps.
+    /// A file in the format PEM, PKCS#12 or JKS. `key_path` is a second file that holds the key.
     File { path: String, password: Option<Secret>, key_path: Option<String> },
-    /// In the settings themselves, as PEM.
+    /// PEM text in the settings themselves.
     Inline { certificates: Secret, key: Option<Secret> },
 }
 
-/// SASL, as the settings have it.
+/// The settings of SASL authentication.
 #[derive(Debug, Clone)]
 pub(crate) struct SaslSettings {
     pub(crate) mechanism: SaslMechanism,
-    /// Names and values that go along with an OAUTHBEARER token (KIP-342).
+    /// Names and values of the SASL extensions that the client sends with an OAUTHBEARER token
+    /// (KIP-342).
     pub(crate) extensions: Vec<(String, String)>,
     pub(crate) refresh: LoginRefresh,
 }
 
-/// When a token is fetched anew.
+/// When the client replaces an OAUTHBEARER token, as Kafka's `ExpiringCredentialRefreshConfig`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LoginRefresh {
-    /// After this part of its life …
+    /// The fraction of its lifetime after which a token is replaced.
     pub(crate) window_factor: f64,
-    /// … and up to this part more, by chance.
+    /// The largest random fraction that is added to `window_factor`.
     pub(crate) window_jitter: f64,
-    /// But so long before its end at least,
+    /// The shortest time between the replacement and the expiry of the token.
     pub(crate) buffer: Duration,
-    /// and so long after it was fetched, which weighs more.
+    /// The shortest time between two replacements. If it conflicts with `buffer`, neither applies.
     pub(crate) min_period: Duration,
 }
 
-/// How a client shows who it is.
+/// A SASL mechanism and its credentials.
 #[derive(Debug, Clone)]
 pub(crate) enum SaslMechanism {
-    /// RFC 4616.
+    /// PLAIN (RFC 4616).
     Plain { user: String, password: Secret },
-    /// RFC 5802 and 7677.
+    /// SCRAM (RFC 5802, RFC 7677). `token_auth` authenticates with a delegation token (KIP-48).
     Scram { hash: ScramHash, user: String, password: Secret, token_auth: bool },
-    /// RFC 7628.
+    /// OAUTHBEARER (RFC 7628).
     OAuthBearer(TokenSource),
 }
 
-/// Which SCRAM.
+/// The hash function of a SCRAM mechanism.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ScramHash {
     Sha256,
     Sha512,
 }
 
-/// Where OAUTHBEARER tokens come from.
+/// The source of OAUTHBEARER tokens.
 #[derive(Debug, Clone)]
 pub(crate) enum TokenSource {
-    /// The application's own, given to the builder.
+    /// The application's token provider, which it gives to the builder.
     Provider,
-    /// Made here and signed by nobody, for tests (RFC 7515 with `alg` none): claims as JSON members.
+    /// The client creates unsigned tokens with these claims, for tests (RFC 7515, `alg` none).
     Unsecured { claims: Vec<(String, TokenClaim)>, lifetime: Duration },
-    /// Client credentials at a token endpoint (OpenID Connect).
+    /// A token endpoint that accepts client credentials (OpenID Connect, KIP-768).
     #[cfg_attr(not(feature = "oidc"), allow(dead_code))]
     Oidc(Box<OidcSettings>),
 }
 
-/// A claim of a token that is made here.
+/// The value of a claim in an unsigned token.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum TokenClaim {
     Text(String),
@@ -104,93 +115,61 @@ pub(crate) enum TokenClaim {
     List(Vec<String>),
 }
 
-/// Where and as whom tokens are fetched.
+/// A token endpoint and the client credentials for it.
 #[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "oidc"), allow(dead_code))]
 pub(crate) struct OidcSettings {
     pub(crate) token_endpoint_url: String,
-    /// Who is trusted there.
+    /// Its `trust_store` holds for an https endpoint too.
     pub(crate) tls: TlsSettings,
     pub(crate) client_id: String,
     pub(crate) client_secret: Secret,
     pub(crate) scope: Option<String>,
-    /// Whether id and secret are URL-encoded before they go into the header (RFC 6749, 2.3.1).
+    /// Whether the client URL-encodes id and secret in the authorization header (RFC 6749, 2.3.1).
     pub(crate) url_encode_header: bool,
+    /// Zero means no limit, as in Kafka; `None` means the default.
     pub(crate) connect_timeout: Option<Duration>,
+    /// Zero means no limit, as in Kafka; `None` means the default.
     pub(crate) read_timeout: Option<Duration>,
-    pub(crate) retry_backoff: (Duration, Duration),
+    pub(crate) retry_backoff: BackoffRange,
 }
 
 impl SecuritySettings {
     pub(super) fn new(p: &Properties) -> Result<SecuritySettings, Error> {
         let protocol = p.get_str("security.protocol").to_ascii_uppercase();
-        let (tls, sasl) = (protocol.ends_with("SSL"), protocol.starts_with("SASL"));
-        if tls && cfg!(not(feature = "tls")) {
+        let (uses_tls, uses_sasl) = (protocol.ends_with("SSL"), protocol.starts_with("SASL"));
+        if uses_tls && cfg!(not(feature = "tls")) {
             return Err(Error::config(format!(
-                "security.protocol={protocol} cannot be honoured: this build of ottla has no TLS; enable its \
-                 feature tls-graviola, tls-ring or tls-aws-lc-rs"
+                "security.protocol={protocol} is not supported: this build of ottla has no TLS; \
+                 enable its feature tls-graviola, tls-ring or tls-aws-lc-rs"
             )));
         }
         Ok(SecuritySettings {
-            tls: if tls { Some(TlsSettings::new(p)?) } else { None },
-            sasl: if sasl { Some(SaslSettings::new(p)?) } else { None },
+            tls: if uses_tls { Some(TlsSettings::new(p)?) } else { None },
+            sasl: if uses_sasl { Some(SaslSettings::new(p)?) } else { None },
         })
     }
 }
 
-/// What was set for a protocol that is not spoken.
+/// Returns a warning for each TLS or SASL setting that `security.protocol` does not use.
 pub(super) fn unused_setting_warnings(p: &Properties) -> impl Iterator<Item = String> {
     let protocol = p.get_str("security.protocol").to_ascii_uppercase();
-    let (tls, sasl) = (protocol.ends_with("SSL"), protocol.starts_with("SASL"));
+    let uses_sasl = protocol.starts_with("SASL");
     let url = p.get("sasl.oauthbearer.token.endpoint.url").unwrap_or_default();
-    // A token endpoint is spoken to by TLS, whatever the brokers are.
-    let tls = tls || (sasl && url.starts_with("https"));
-    let idle = move |name: &str| {
-        (name.starts_with("ssl.") && !tls) || (name.starts_with("sasl.") && !sasl)
+    // An https token endpoint uses the TLS settings even if the brokers' listener has no TLS.
+    let uses_tls = protocol.ends_with("SSL") || (uses_sasl && url.starts_with("https"));
+    let is_unused = move |name: &str| {
+        (name.starts_with("ssl.") && !uses_tls) || (name.starts_with("sasl.") && !uses_sasl)
     };
     (p.values.keys())
-        .filter(move |name| idle(name))
+        .filter(move |name| is_unused(name))
         .filter(|name| find_setting(name).is_some_and(|s| s.support == Support::Supported))
         .map(move |name| format!("{name} has no effect with security.protocol={protocol}"))
 }
 
 impl TlsSettings {
     fn new(p: &Properties) -> Result<TlsSettings, Error> {
-        let mut versions = (false, false);
-        let list = p.get_str("ssl.enabled.protocols");
-        for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-            match name {
-                "TLSv1.2" => versions.0 = true,
-                "TLSv1.3" => versions.1 = true,
-                old @ ("TLSv1" | "TLSv1.1" | "SSLv3" | "SSLv2Hello") => {
-                    return Err(Error::config(format!(
-                        "ssl.enabled.protocols={list}: {old} is broken and not spoken here; TLSv1.2 and \
-                         TLSv1.3 are"
-                    )));
-                }
-                other => {
-                    return Err(Error::config(format!(
-                        "ssl.enabled.protocols={list}: {other} is not a protocol; TLSv1.2 and TLSv1.3 are"
-                    )));
-                }
-            }
-        }
-        match p.get_str("ssl.protocol") {
-            "TLSv1.3" | "TLS" | "SSL" | "" => {}
-            // Java: the highest that may be spoken.
-            "TLSv1.2" => versions.1 = false,
-            other => {
-                return Err(Error::config(format!(
-                    "ssl.protocol={other} is not spoken here; TLSv1.2 and TLSv1.3 are"
-                )));
-            }
-        }
-        if versions == (false, false) {
-            return Err(Error::config(
-                "ssl.protocol and ssl.enabled.protocols leave no protocol to speak; allow TLSv1.2 or TLSv1.3",
-            ));
-        }
-        let verify_name = match p.get_str("ssl.endpoint.identification.algorithm").trim() {
+        let verify_hostname = match p.get_str("ssl.endpoint.identification.algorithm").trim() {
             "" | "none" => false,
             name if name.eq_ignore_ascii_case("https") => true,
             other => {
@@ -199,15 +178,57 @@ impl TlsSettings {
                 )));
             }
         };
-        let ciphers = p.get_str("ssl.cipher.suites").split(',').map(str::trim);
+        let cipher_suites = p.get_str("ssl.cipher.suites").split(',').map(str::trim);
         Ok(TlsSettings {
-            versions,
-            cipher_suites: ciphers.filter(|c| !c.is_empty()).map(str::to_owned).collect(),
-            verify_hostname: verify_name,
+            versions: TlsVersions::new(p)?,
+            cipher_suites: cipher_suites.filter(|c| !c.is_empty()).map(str::to_owned).collect(),
+            verify_hostname,
             trust_store: parse_trust_store(p)?,
             key_store: parse_key_store(p)?,
             key_password: p.get_secret("ssl.key.password"),
         })
+    }
+}
+
+impl TlsVersions {
+    fn new(p: &Properties) -> Result<TlsVersions, Error> {
+        let mut versions = TlsVersions { tls12: false, tls13: false };
+        let list = p.get_str("ssl.enabled.protocols");
+        for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
+            match name {
+                "TLSv1.2" => versions.tls12 = true,
+                "TLSv1.3" => versions.tls13 = true,
+                old @ ("TLSv1" | "TLSv1.1" | "SSLv3" | "SSLv2Hello") => {
+                    return Err(Error::config(format!(
+                        "ssl.enabled.protocols={list}: {old} is not secure and not supported; use \
+                         TLSv1.2 or TLSv1.3"
+                    )));
+                }
+                other => {
+                    return Err(Error::config(format!(
+                        "ssl.enabled.protocols={list}: {other} is not a TLS version; use TLSv1.2 \
+                         or TLSv1.3"
+                    )));
+                }
+            }
+        }
+        match p.get_str("ssl.protocol") {
+            "TLSv1.3" | "TLS" | "SSL" | "" => {}
+            // As in Java, this is the highest version that may be negotiated.
+            "TLSv1.2" => versions.tls13 = false,
+            other => {
+                return Err(Error::config(format!(
+                    "ssl.protocol={other} is not supported; use TLSv1.2 or TLSv1.3"
+                )));
+            }
+        }
+        if !versions.tls12 && !versions.tls13 {
+            return Err(Error::config(
+                "ssl.protocol and ssl.enabled.protocols together allow no TLS version; allow \
+                 TLSv1.2 or TLSv1.3",
+            ));
+        }
+        Ok(versions)
     }
 }
 
@@ -231,8 +252,8 @@ fn parse_key_store(p: &Properties) -> Result<Option<SecurityStore>, Error> {
         (p.get_secret("ssl.keystore.certificate.chain"), p.get_secret("ssl.keystore.key"));
     match (p.get_non_empty("ssl.keystore.location"), chain, key) {
         (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(Error::config(
-            "ssl.keystore.location is set together with ssl.keystore.certificate.chain or ssl.keystore.key; \
-             keep the file or the values",
+            "ssl.keystore.location is set together with ssl.keystore.certificate.chain or \
+             ssl.keystore.key; keep the file or the values",
         )),
         (Some(path), None, None) => Ok(Some(SecurityStore::File {
             path: path.to_owned(),
@@ -244,15 +265,15 @@ fn parse_key_store(p: &Properties) -> Result<Option<SecurityStore>, Error> {
         }
         (None, None, None) => match p.get_non_empty("ssl.key.location") {
             Some(_) => Err(Error::config(
-                "ssl.key.location is set and ssl.keystore.location, its certificate, is not",
+                "ssl.key.location is set without ssl.keystore.location, the certificate's file",
             )),
             None => Ok(None),
         },
         (None, Some(_), None) => {
-            Err(Error::config("ssl.keystore.certificate.chain is set and ssl.keystore.key is not"))
+            Err(Error::config("ssl.keystore.certificate.chain is set without ssl.keystore.key"))
         }
         (None, None, Some(_)) => {
-            Err(Error::config("ssl.keystore.key is set and ssl.keystore.certificate.chain is not"))
+            Err(Error::config("ssl.keystore.key is set without ssl.keystore.certificate.chain"))
         }
     }
 }
@@ -265,61 +286,21 @@ impl SaslSettings {
             None => JaasConfig::default(),
         };
         login.check_mechanism(&name)?;
-        let user = || {
-            let user = p.get_non_empty("sasl.username").or_else(|| login.option("username"));
-            let password =
-                p.get_secret("sasl.password").or_else(|| login.option("password").map(Secret::new));
-            match (user, password) {
-                (Some(user), Some(password)) => Ok((user.to_owned(), password)),
-                (user, _) => Err(Error::config(format!(
-                    "sasl.mechanism={name} needs a {}; set sasl.username and sasl.password, or sasl.jaas.config",
-                    if user.is_none() { "username" } else { "password" }
-                ))),
-            }
-        };
-        let mechanism = match name.as_str() {
-            "PLAIN" => {
-                let (user, password) = user()?;
-                if user.contains('\0') || password.reveal().contains('\0') {
-                    return Err(Error::config(
-                        "sasl.mechanism=PLAIN: a NUL cannot be in a name or password",
-                    ));
-                }
-                SaslMechanism::Plain { user, password }
-            }
-            "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
-                let (user, password) = user()?;
-                let hash =
-                    if name.ends_with("256") { ScramHash::Sha256 } else { ScramHash::Sha512 };
-                let token_auth = login.option("tokenauth").is_some_and(|v| v == "true");
-                SaslMechanism::Scram { hash, user, password, token_auth }
-            }
-            "OAUTHBEARER" => SaslMechanism::OAuthBearer(parse_token_source(p, &login)?),
-            "GSSAPI" => {
-                return Err(Error::config(
-                    "sasl.mechanism=GSSAPI (Kerberos; Kafka's default) cannot be honoured: there is no Kerberos \
-                     in Rust alone; use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
-                ));
-            }
-            other => {
-                return Err(Error::config(format!(
-                    "sasl.mechanism={other} is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER"
-                )));
-            }
-        };
-        let extensions = login.extensions()?;
         let seconds =
             |name| Duration::from_secs(u64::try_from(p.get_i64(name)).unwrap_or_default());
-        let refresh = LoginRefresh {
-            window_factor: p.get_f64("sasl.login.refresh.window.factor"),
-            window_jitter: p.get_f64("sasl.login.refresh.window.jitter"),
-            buffer: seconds("sasl.login.refresh.buffer.seconds"),
-            min_period: seconds("sasl.login.refresh.min.period.seconds"),
-        };
-        Ok(SaslSettings { mechanism, extensions, refresh })
+        Ok(SaslSettings {
+            mechanism: SaslMechanism::new(p, &name, &login)?,
+            extensions: login.extensions()?,
+            refresh: LoginRefresh {
+                window_factor: p.get_f64("sasl.login.refresh.window.factor"),
+                window_jitter: p.get_f64("sasl.login.refresh.window.jitter"),
+                buffer: seconds("sasl.login.refresh.buffer.seconds"),
+                min_period: seconds("sasl.login.refresh.min.period.seconds"),
+            },
+        })
     }
 
-    /// As the handshake names it.
+    /// Returns the name of the mechanism in the SaslHandshake request.
     pub(crate) fn mechanism_name(&self) -> &'static str {
         match &self.mechanism {
             SaslMechanism::Plain { .. } => "PLAIN",
@@ -330,59 +311,117 @@ impl SaslSettings {
     }
 }
 
+impl SaslMechanism {
+    fn new(p: &Properties, name: &str, login: &JaasConfig) -> Result<SaslMechanism, Error> {
+        match name {
+            "PLAIN" => {
+                let (user, password) = parse_user(p, name, login)?;
+                if user.contains('\0') || password.reveal().contains('\0') {
+                    return Err(Error::config(
+                        "sasl.mechanism=PLAIN: username or password contains a NUL character, \
+                         which PLAIN uses as separator",
+                    ));
+                }
+                Ok(SaslMechanism::Plain { user, password })
+            }
+            "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
+                let (user, password) = parse_user(p, name, login)?;
+                let hash =
+                    if name.ends_with("256") { ScramHash::Sha256 } else { ScramHash::Sha512 };
+                let token_auth = login.option("tokenauth").is_some_and(|v| v == "true");
+                Ok(SaslMechanism::Scram { hash, user, password, token_auth })
+            }
+            "OAUTHBEARER" => Ok(SaslMechanism::OAuthBearer(parse_token_source(p, login)?)),
+            "GSSAPI" => Err(Error::config(
+                "sasl.mechanism=GSSAPI (Kerberos, the default) is not supported: there is no \
+                 Kerberos library in pure Rust; use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or \
+                 OAUTHBEARER",
+            )),
+            other => Err(Error::config(format!(
+                "sasl.mechanism={other} is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, \
+                 OAUTHBEARER"
+            ))),
+        }
+    }
+}
+
+/// Returns user name and password, from their settings or else from `sasl.jaas.config`.
+fn parse_user(
+    p: &Properties,
+    mechanism: &str,
+    login: &JaasConfig,
+) -> Result<(String, Secret), Error> {
+    let user = p.get_non_empty("sasl.username").or_else(|| login.option("username"));
+    let password =
+        p.get_secret("sasl.password").or_else(|| login.option("password").map(Secret::new));
+    match (user, password) {
+        (Some(user), Some(password)) => Ok((user.to_owned(), password)),
+        (user, _) => Err(Error::config(format!(
+            "sasl.mechanism={mechanism} needs a {}; set sasl.username and sasl.password, or \
+             sasl.jaas.config",
+            if user.is_none() { "username" } else { "password" }
+        ))),
+    }
+}
+
 fn parse_token_source(p: &Properties, login: &JaasConfig) -> Result<TokenSource, Error> {
     if let Some(url) = p.get_non_empty("sasl.oauthbearer.token.endpoint.url") {
+        return Ok(TokenSource::Oidc(Box::new(OidcSettings::new(p, login, url)?)));
+    }
+    let unsecured = login.unsecured_token()?;
+    if unsecured.claims.is_empty() {
+        return Ok(TokenSource::Provider);
+    }
+    Ok(TokenSource::Unsecured { claims: unsecured.claims, lifetime: unsecured.lifetime })
+}
+
+impl OidcSettings {
+    fn new(p: &Properties, login: &JaasConfig, url: &str) -> Result<OidcSettings, Error> {
         if cfg!(not(feature = "oidc")) {
             return Err(Error::config(
-                "sasl.oauthbearer.token.endpoint.url cannot be honoured: this build of ottla has no HTTP client; \
-                 enable its feature oidc",
+                "sasl.oauthbearer.token.endpoint.url is not supported: this build of ottla has no \
+                 HTTP client; enable its feature oidc",
             ));
         }
         if !(url.starts_with("https://") || url.starts_with("http://")) {
             return Err(Error::config(format!(
-                "sasl.oauthbearer.token.endpoint.url={url} is not an http or https address"
+                "sasl.oauthbearer.token.endpoint.url={url} is not an http or https URL"
             )));
         }
+        // Errors and logs show the URL, so it must not contain credentials.
         if url.split('/').nth(2).is_some_and(|host| host.contains('@')) {
             return Err(Error::config(
-                "sasl.oauthbearer.token.endpoint.url has a name or password in it; set \
+                "sasl.oauthbearer.token.endpoint.url contains a user name or password; set \
                  sasl.oauthbearer.client.credentials.client.id and .client.secret instead",
             ));
         }
-        let pick = |name: &str, old: &str| {
-            p.get_non_empty(name).or_else(|| login.option(old)).map(str::to_owned).ok_or_else(
-                || {
-                    Error::config(format!(
-                        "sasl.mechanism=OAUTHBEARER with a token endpoint needs {name}"
-                    ))
-                },
-            )
+        // Kafka before KIP-1139 has the credentials in `sasl.jaas.config`.
+        let required = |name: &str, jaas_option: &str| {
+            let value = p.get_non_empty(name).or_else(|| login.option(jaas_option));
+            value.map(str::to_owned).ok_or_else(|| {
+                Error::config(format!(
+                    "sasl.mechanism=OAUTHBEARER with a token endpoint needs {name}"
+                ))
+            })
         };
-        let ms = |name| p.get(name).map(|_| p.get_duration_ms(name));
-        return Ok(TokenSource::Oidc(Box::new(OidcSettings {
+        let scope = p.get_non_empty("sasl.oauthbearer.scope").or_else(|| login.option("scope"));
+        let duration_ms = |name| p.get(name).map(|_| p.get_duration_ms(name));
+        Ok(OidcSettings {
             token_endpoint_url: url.to_owned(),
             tls: TlsSettings::new(p)?,
-            client_id: pick("sasl.oauthbearer.client.credentials.client.id", "clientid")?,
-            client_secret: Secret::new(pick(
+            client_id: required("sasl.oauthbearer.client.credentials.client.id", "clientid")?,
+            client_secret: Secret::new(required(
                 "sasl.oauthbearer.client.credentials.client.secret",
                 "clientsecret",
             )?),
-            scope: p
-                .get_non_empty("sasl.oauthbearer.scope")
-                .or_else(|| login.option("scope"))
-                .map(str::to_owned),
+            scope: scope.map(str::to_owned),
             url_encode_header: p.get_bool("sasl.oauthbearer.header.urlencode"),
-            connect_timeout: ms("sasl.login.connect.timeout.ms"),
-            read_timeout: ms("sasl.login.read.timeout.ms"),
-            retry_backoff: (
-                p.get_duration_ms("sasl.login.retry.backoff.ms"),
-                p.get_duration_ms("sasl.login.retry.backoff.max.ms"),
-            ),
-        })));
+            connect_timeout: duration_ms("sasl.login.connect.timeout.ms"),
+            read_timeout: duration_ms("sasl.login.read.timeout.ms"),
+            retry_backoff: BackoffRange {
+                initial: p.get_duration_ms("sasl.login.retry.backoff.ms"),
+                max: p.get_duration_ms("sasl.login.retry.backoff.max.ms"),
+            },
+        })
     }
-    let (claims, lifetime) = login.unsecured_claims()?;
-    if claims.is_empty() {
-        return Ok(TokenSource::Provider);
-    }
-    Ok(TokenSource::Unsecured { claims, lifetime })
 }

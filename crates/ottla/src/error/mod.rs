@@ -1,5 +1,8 @@
-//! One error for everything: a kind, what is known of the record, whether trying again may help, and a
-//! sentence a person can act on.
+//! The crate's one error type: its kind, the status of the record, whether a retry may help, and a
+//! message for people.
+//!
+//! Every module creates these errors. `send` returns them, and a [`Delivery`](crate::Delivery), a
+//! callback or the delivery handler passes them on.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,62 +10,73 @@ use std::time::Duration;
 
 use ottla_protocol::ErrorCode;
 
-/// What is known of a record that was not acknowledged.
+/// Whether a record that was not acknowledged may be in the partition's log.
+///
+/// The status only moves from `NotPersisted` to `PossiblyPersisted`, with one exception: the leader
+/// reports `OUT_OF_ORDER_SEQUENCE_NUMBER` for the batch right after the last acknowledged one. This
+/// proves that the leader did not append the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordStatus {
-    /// It is in no log: no request with it left this process whole, or each was refused.
+    /// The record is in no log: no complete request with it left this process, or the broker
+    /// rejected each request before it appended. Sending the record again creates no duplicate.
     NotPersisted,
-    /// It may be in the log: a request was sent and its answer lost, or the answer leaves it open.
+    /// The record may be in the log: the client sent a request with it and got no response, or the
+    /// response does not rule it out. Sending the record again may create a duplicate.
     PossiblyPersisted,
 }
 
-/// What went wrong, by who can do something about it.
+/// The category of an [`Error`], by the party that can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting is wrong, unknown, or cannot be honoured.
+    /// A setting is wrong, unknown, or unsupported. The message names the setting.
     Config,
-    /// A record breaks a rule before it is ever sent: topic, partition, timestamp.
+    /// The record breaks a rule and was not sent: its topic, its partition or its timestamp.
     InvalidRecord,
-    /// A record is larger than `max.request.size` or `buffer.memory`.
+    /// The record is larger than `max.request.size` or `buffer.memory`.
     RecordTooLarge,
-    /// A serializer refused.
+    /// A [`Serializer`](crate::Serializer) failed. Its error is this error's `source`.
     Serialization,
-    /// The topic is not one Kafka allows.
+    /// Kafka does not allow this topic name, or clients may not write to this topic.
     InvalidTopic,
-    /// What is needed to route the record did not arrive within `max.block.ms`.
+    /// The metadata for the record's topic or partition did not arrive within `max.block.ms`.
     MetadataTimeout,
-    /// No memory came free within `max.block.ms`.
+    /// `buffer.memory` stayed exhausted for `max.block.ms`.
     BufferExhausted,
-    /// `try_send` would have had to wait for memory.
+    /// `buffer.memory` is exhausted, and the call must not wait: a `try_send`, or a `send` inside a
+    /// callback.
     Full,
-    /// `try_send` does not know the topic yet; it has been asked for.
+    /// The producer does not know the topic yet, and the call must not wait. The producer has
+    /// requested the topic's metadata.
     NoMetadata,
-    /// The record was not acknowledged within `delivery.timeout.ms`.
+    /// No broker acknowledged the record within `delivery.timeout.ms`.
     DeliveryTimeout,
-    /// A wait by the application ended first; the record is still on its way.
+    /// Reserved for waits with a timeout of their own; no call returns it yet.
+    /// [`Delivery::wait_timeout`](crate::Delivery::wait_timeout) returns the delivery instead.
     WaitTimeout,
-    /// A broker refused with this code (0 is none).
+    /// A broker rejected the request with this error code of the protocol.
     Broker(i16),
-    /// The application gave the record up with [`crate::Producer::purge`].
+    /// The application discarded the record with [`Producer::purge`](crate::Producer::purge).
     Purged,
-    /// A connection failed, and trying again is not allowed any more.
+    /// A connection failed, and the record has no retries left.
     Network,
-    /// A broker does not let this principal do it.
+    /// The broker does not authorize this principal (`TOPIC_AUTHORIZATION_FAILED`,
+    /// `CLUSTER_AUTHORIZATION_FAILED`).
     Authorization,
-    /// A broker did not accept who we are (a password, a token, a certificate), or we not who it is.
+    /// The broker rejected the client's password, token or certificate, or the client rejected the
+    /// broker's certificate.
     Authentication,
-    /// The producer is closed, or was while this waited.
+    /// The producer is closed, or was closed while the call or the record waited.
     Closed,
-    /// A blocking call on the producer's own thread, where it could never end.
+    /// The application made a blocking call on the sender's thread, where it would never return.
     WouldDeadlock,
     /// The process was forked; this copy of the producer has no threads.
     Forked,
-    /// A bug of this crate; please report it.
+    /// A bug of this crate, or the operating system provides no thread. Please report it.
     Internal,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     kind: ErrorKind,
     status: RecordStatus,
@@ -73,27 +87,39 @@ struct Inner {
     timings: Option<DeliveryTimings>,
 }
 
-/// How far a record came that was not acknowledged, and where its time went.
+/// The time that an unacknowledged record spent in each stage, from `send` to its failure.
+///
+/// [`Error::timings`] returns it. Its `Display` form lists the stages that took a millisecond or
+/// more, as in `4.000 s waiting for memory, 26.000 s in flight`.
+///
+/// ```
+/// fn log_failure(e: &ottla::Error) {
+///     match e.timings() {
+///         Some(t) => eprintln!("{e}: {} attempts, {t}", t.attempts),
+///         None => eprintln!("{e}: the producer never accepted the record"),
+///     }
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeliveryTimings {
-    /// Requests that carried it.
+    /// The number of produce requests that carried the record.
     pub attempts: u32,
-    /// The node that was sent the last of them.
+    /// The node id of the broker that received the last of these requests.
     pub last_broker: Option<i32>,
-    /// Its batch was waited for in `send`, for memory.
+    /// Time that `send` waited for memory before it could open the record's batch.
     pub memory_wait: Duration,
-    /// In an open batch, for others to come along.
+    /// Time in an open batch, for more records (`linger.ms`).
     pub linger: Duration,
-    /// Its partition had no leader.
+    /// Time during which the partition had no leader.
     pub leaderless: Duration,
-    /// Between attempts.
+    /// Time between attempts (`retry.backoff.ms`).
     pub backoff: Duration,
-    /// The broker had asked for fewer requests.
+    /// Time during which the broker throttled this client (KIP-219).
     pub throttled: Duration,
-    /// In requests.
+    /// Time in requests that waited for a response.
     pub in_flight: Duration,
-    /// Anything else: behind other batches, or for a connection or a producer id.
+    /// The rest: time behind other batches, or without a connection or a producer id.
     pub queued: Duration,
 }
 
@@ -108,23 +134,51 @@ impl fmt::Display for DeliveryTimings {
             (self.in_flight, "in flight"),
             (self.queued, "queued"),
         ];
-        let mut rest = "";
-        for (time, stage) in stages.into_iter().filter(|s| s.0 >= Duration::from_millis(1)) {
-            write!(f, "{rest}{:.3} s {stage}", time.as_secs_f64())?;
-            rest = ", ";
+        let mut separator = "";
+        let noticeable = |(time, _): &(Duration, &str)| *time >= Duration::from_millis(1);
+        for (time, stage) in stages.into_iter().filter(noticeable) {
+            write!(f, "{separator}{:.3} s {stage}", time.as_secs_f64())?;
+            separator = ", ";
         }
-        if rest.is_empty() {
+        if separator.is_empty() {
             f.write_str("no time spent")?;
         }
         Ok(())
     }
 }
 
-/// What went wrong. One pointer, cheap to clone: all records of a batch share it.
+/// The error of every call and of every record.
+///
+/// One pointer, cheap to clone: all records of a batch share one error. [`kind`](Error::kind) is
+/// its category, [`record_status`](Error::record_status) says whether the record may be in the
+/// log, and `Display` is a message for people.
+///
+/// ```
+/// use ottla::{Error, ErrorKind, RecordStatus};
+///
+/// enum Action {
+///     SendAgain,
+///     CheckForDuplicate,
+///     NewProducer,
+///     Report,
+/// }
+///
+/// fn action(e: &Error) -> Action {
+///     match (e.kind(), e.record_status()) {
+///         _ if e.is_fatal() => Action::NewProducer,
+///         (ErrorKind::RecordTooLarge | ErrorKind::InvalidRecord, _) => Action::Report,
+///         (_, RecordStatus::PossiblyPersisted) => Action::CheckForDuplicate,
+///         (_, RecordStatus::NotPersisted) if e.is_retriable() => Action::SendAgain,
+///         _ => Action::Report,
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-/// What [`crate::Producer::send`] fails with: found before the record was accepted.
+/// The error of [`Producer::send`](crate::Producer::send): the producer did not accept the record.
+///
+/// Its [`record_status`](Error::record_status) is always [`RecordStatus::NotPersisted`].
 pub type SendError = Error;
 
 impl Error {
@@ -157,8 +211,11 @@ impl Error {
         Error::new(ErrorKind::Closed, "the producer is closed")
     }
 
-    /// From a broker's code: its name, its own words or else what it means, and where.
-    pub(crate) fn broker(code: ErrorCode, said: Option<&str>, place: &str) -> Error {
+    /// Creates an error from a broker's error code.
+    ///
+    /// `broker_message` is the text of the response; without one, the code's description stands in.
+    /// `location` says which request of which partition or broker failed.
+    pub(crate) fn broker(code: ErrorCode, broker_message: Option<&str>, location: &str) -> Error {
         let kind = match code {
             ErrorCode::TOPIC_AUTHORIZATION_FAILED | ErrorCode::CLUSTER_AUTHORIZATION_FAILED => {
                 ErrorKind::Authorization
@@ -166,41 +223,24 @@ impl Error {
             ErrorCode::INVALID_TOPIC_EXCEPTION => ErrorKind::InvalidTopic,
             code => ErrorKind::Broker(code.0),
         };
-        let why = match (said, code.description()) {
-            (Some(said), _) if !said.is_empty() => said,
-            (_, "") => "no explanation was given",
-            (_, meaning) => meaning,
+        let reason = match (broker_message, code.description()) {
+            (Some(message), _) if !message.is_empty() => message,
+            (_, "") => "the broker gave no explanation",
+            (_, description) => description,
         };
-        let mut e = Error::new(kind, format!("{place}: {code}: {why}"));
+        let mut e = Error::new(kind, format!("{location}: {code}: {reason}"));
         e.edit(|i| i.retriable = code.is_retriable());
         e
     }
 
+    /// Changes the error. Other owners of the same error keep theirs: this one becomes a copy.
     fn edit(&mut self, f: impl FnOnce(&mut Inner)) {
-        // One that others hold, too, stays as it is; this is another with the same words.
-        if Arc::get_mut(&mut self.0).is_none() {
-            let i = &self.0;
-            let (kind, certainty, retriable, fatal) = (i.kind, i.status, i.retriable, i.fatal);
-            let (message, source) = (i.message.clone(), i.source.clone());
-            let journey = i.timings.clone();
-            self.0 = Arc::new(Inner {
-                kind,
-                status: certainty,
-                retriable,
-                fatal,
-                message,
-                source,
-                timings: journey,
-            });
-        }
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
-            f(inner);
-        }
+        f(Arc::make_mut(&mut self.0));
     }
 
     #[must_use]
-    pub(crate) fn with_status(mut self, certainty: RecordStatus) -> Error {
-        self.edit(|i| i.status = certainty);
+    pub(crate) fn with_status(mut self, status: RecordStatus) -> Error {
+        self.edit(|i| i.status = status);
         self
     }
 
@@ -219,56 +259,60 @@ impl Error {
         self
     }
 
-    /// Says first where it was, if it does not say so.
+    /// Puts the location in front of the message, unless the message names it already.
     #[must_use]
-    pub(crate) fn with_location(mut self, place: &str) -> Error {
-        // t-1 is not named by t-10.
-        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
-        let named = self.0.message.split(place).skip(1).any(ends);
-        if !named {
-            self.edit(|i| i.message = format!("{place}: {}", i.message));
+    pub(crate) fn with_location(mut self, location: &str) -> Error {
+        // A message that names `t-10` does not name `t-1`.
+        let is_whole_name = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_digit());
+        let is_named = self.0.message.split(location).skip(1).any(is_whole_name);
+        if !is_named {
+            self.edit(|i| i.message = format!("{location}: {}", i.message));
         }
         self
     }
 
     #[must_use]
-    pub(crate) fn with_timings(mut self, journey: DeliveryTimings) -> Error {
-        self.edit(|i| i.timings = Some(journey));
+    pub(crate) fn with_timings(mut self, timings: DeliveryTimings) -> Error {
+        self.edit(|i| i.timings = Some(timings));
         self
     }
 
-    /// How far the record came, and where its time went, if it had been accepted.
+    /// Returns how long the record spent in each stage; `None` if the producer did not accept it.
     pub fn timings(&self) -> Option<&DeliveryTimings> {
         self.0.timings.as_ref()
     }
 
-    /// What went wrong, by who can do something about it.
+    /// Returns the error's category.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Whether the record may be in the log all the same.
+    /// Returns whether the record may be in the log although it was not acknowledged.
     pub fn record_status(&self) -> RecordStatus {
         self.0.status
     }
 
-    /// Whether sending the record again may succeed without anything being changed. A record that was
-    /// possibly written would then be there twice.
+    /// Returns whether the same call may succeed later without any change.
+    ///
+    /// If the [`record_status`](Self::record_status) is [`RecordStatus::PossiblyPersisted`],
+    /// sending the record again may create a duplicate.
     pub fn is_retriable(&self) -> bool {
         self.0.retriable
     }
 
-    /// Whether this producer is of no more use.
+    /// Returns whether this producer can send no more records. Create a new one.
     pub fn is_fatal(&self) -> bool {
         self.0.fatal
     }
 
-    /// Whether the open transaction has to be aborted; no transaction is ever open yet.
+    /// Returns whether the application must abort the open transaction.
+    ///
+    /// Always false: this producer does not support transactions yet.
     pub fn requires_abort(&self) -> bool {
         false
     }
 
-    /// The broker's error code, if a broker refused.
+    /// Returns the broker's error code if the kind is [`ErrorKind::Broker`].
     pub fn code(&self) -> Option<i16> {
         match self.0.kind {
             ErrorKind::Broker(code) => Some(code),
@@ -281,7 +325,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
         if self.0.status == RecordStatus::PossiblyPersisted {
-            f.write_str(" (it may have been written)")?;
+            f.write_str(" (the record may be in the log)")?;
         }
         Ok(())
     }
@@ -291,7 +335,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
-            .field("certainty", &self.0.status)
+            .field("status", &self.0.status)
             .field("message", &self.0.message)
             .field("source", &self.0.source)
             .finish()

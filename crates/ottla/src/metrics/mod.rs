@@ -1,4 +1,6 @@
-//! Counters and sensors, fed once a batch or once an event, never once a record.
+//! Counters and sensors, updated once per batch, request or poll, never once per record.
+//!
+//! The sender's thread updates most of them. `Producer::metrics` and `Producer::totals` read them.
 
 mod sensors;
 mod series;
@@ -11,18 +13,21 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The producer's counters and sensors, shared by callers and the sender.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $( pub(crate) $name: AtomicU64, )*
-            /// What is told by Kafka's names.
+            /// The metrics with Kafka's names.
             pub(crate) sensors: Sensors,
-            /// Requests that have no answer yet.
+            /// Requests without a response.
             pub(crate) requests_in_flight: AtomicU64,
-            /// When metadata last came, in ticks; 0 for never.
+            /// The [`Tick`](crate::time::Tick) of the last metadata response; 0 for none.
             pub(crate) last_metadata_tick: AtomicU64,
         }
 
-        /// Totals since the producer was built, at one moment each.
+        /// Totals since the producer was built.
+        ///
+        /// Each number is read by itself: two of them may be from slightly different moments.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Totals { $( $(#[$doc])* pub $name: u64, )* }
@@ -36,29 +41,29 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Records in batches that were drained; every attempt counts.
+    /// Records in drained batches. Every attempt counts.
     record_send_total,
-    /// Records in batches that were put back to be sent again.
+    /// Records in batches that were enqueued again for a retry.
     record_retry_total,
-    /// Records that failed after they had been accepted.
+    /// Records that failed after the producer had accepted them.
     record_error_total,
-    /// Batches drained.
+    /// Drained batches. Every attempt counts.
     batch_total,
-    /// Batches that were split because a broker found them too large.
+    /// Batches that were split because a broker rejected them as too large.
     batch_split_total,
-    /// Bytes of batches drained, as they went to the wire.
+    /// Bytes of drained batches, compressed, as they were sent.
     byte_total,
     /// Produce requests sent.
     request_total,
-    /// Connections made.
+    /// Connections opened.
     connection_creation_total,
     /// Connections lost or closed.
     connection_close_total,
-    /// Interceptors that failed and were skipped.
+    /// Calls of interceptors that failed or panicked.
     interceptor_error_total,
-    /// Callbacks and handlers that panicked and were caught.
+    /// Panics of callbacks and handlers. The producer catches them.
     callback_panic_total,
-    /// Times the sender's loop went round.
+    /// Rounds of the sender's loop.
     loop_total,
 }
 

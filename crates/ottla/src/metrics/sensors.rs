@@ -1,5 +1,8 @@
-//! What is measured, under Kafka's names (CASES D), and what a [`Metric`] reads out of it. Fed once a batch, a
-//! request or a round, by the sender's thread for the most part; its lock is taken for that moment alone.
+//! The metrics with Kafka's names: the sensors that record measurements, and the table of
+//! metrics that each sensor feeds.
+//!
+//! The sender's thread records most measurements, once per batch, request or poll.
+//! [`Producer::metrics`](crate::Producer::metrics) reads them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,26 +13,42 @@ use super::series::{MetricConfig, Series};
 use crate::sync::Mutex;
 use crate::time::Tick;
 
-/// One metric at one moment.
+/// One metric and its value at the moment of [`Producer::metrics`](crate::Producer::metrics).
+///
+/// Names, groups and tags are those of Kafka's Java producer. The name or the description says the
+/// unit.
+///
+/// ```no_run
+/// use ottla::{MetricValue, Producer};
+/// # fn main() -> Result<(), ottla::Error> {
+/// let producer = Producer::builder().bootstrap_servers("localhost:9092").build()?;
+/// for metric in producer.metrics() {
+///     if let ("record-send-rate", MetricValue::Number(rate)) = (metric.name, &metric.value) {
+///         println!("{} {:?}: {rate} records/s", metric.group, metric.tags);
+///     }
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Metric {
-    /// Its name, as Kafka has it: `record-send-rate`.
+    /// The name, for example `record-send-rate`.
     pub name: &'static str,
-    /// Its group: `producer-metrics`, `producer-topic-metrics`, `producer-node-metrics`, `app-info`.
+    /// The group: `producer-metrics`, `producer-topic-metrics`, `producer-node-metrics`, `app-info`
+    /// or `kafka-metrics-count`.
     pub group: &'static str,
-    /// What it tells.
+    /// A description of the value, for people.
     pub description: &'static str,
-    /// `client-id`, and `topic` or `node-id` where it is one's.
+    /// `client-id`, and `topic` or `node-id` for the metrics of one topic or broker.
     pub tags: Vec<(&'static str, String)>,
-    /// Its value.
+    /// The value.
     pub value: MetricValue,
 }
 
-/// A metric's value.
+/// The value of a [`Metric`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum MetricValue {
-    /// A number; not a number (NaN) where nothing was measured of late.
+    /// A number. It is NaN for a mean or maximum without a recent measurement.
     Number(f64),
     /// A text.
     Text(String),
@@ -44,221 +63,270 @@ impl fmt::Display for MetricValue {
     }
 }
 
-/// How a metric is reckoned from a series.
+/// How a metric's value is computed from its series.
 #[derive(Debug, Clone, Copy)]
 enum Stat {
     Rate,
     Total,
     Mean,
     Max,
-    /// Nanoseconds a second, as a part of one.
+    /// The fraction of the time, from a series of nanoseconds.
     Ratio,
 }
 
-type MetricTemplate = (&'static str, Stat, &'static str);
+/// A metric before it has tags and a value.
+struct MetricTemplate {
+    name: &'static str,
+    stat: Stat,
+    description: &'static str,
+}
 
+/// Defines an enum of sensors, and a table of each sensor's metrics in the order of the enum.
 macro_rules! sensors {
-    ($(#[$doc:meta])* $enum:ident $table:ident { $($sensor:ident => [$($row:expr),* $(,)?],)* }) => {
+    ($(#[$doc:meta])* $enum:ident $table:ident {
+        $($sensor:ident => [$(($name:literal, $stat:ident, $description:literal)),* $(,)?],)*
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum $enum { $($sensor,)* }
-        const $table: &[&[MetricTemplate]] = &[$(&[$($row),*],)*];
+        const $table: &[&[MetricTemplate]] = &[$(&[$(MetricTemplate {
+            name: $name,
+            stat: Stat::$stat,
+            description: $description,
+        }),*],)*];
     };
 }
 
-use Stat::{Max, Mean, Rate, Ratio, Total};
-
 sensors! {
-    /// Of the producer as a whole.
+    /// The sensors of the whole producer.
     Sensor PRODUCER {
         BatchSize => [
-            ("batch-size-avg", Mean, "Bytes of a batch sent, on average"),
-            ("batch-size-max", Max, "Bytes of the largest batch sent"),
+            ("batch-size-avg", Mean, "Average size of a sent batch, in bytes"),
+            ("batch-size-max", Max, "Size of the largest sent batch, in bytes"),
         ],
         BatchSplit => [
-            ("batch-split-rate", Rate, "Batches split a second"),
+            ("batch-split-rate", Rate, "Batches split per second"),
             ("batch-split-total", Total, "Batches split"),
         ],
         BufferExhausted => [
-            ("buffer-exhausted-rate", Rate, "Records a second dropped for want of memory"),
-            ("buffer-exhausted-total", Total, "Records dropped for want of memory"),
+            (
+                "buffer-exhausted-rate",
+                Rate,
+                "Records rejected per second because buffer.memory was exhausted"
+            ),
+            (
+                "buffer-exhausted-total",
+                Total,
+                "Records rejected because buffer.memory was exhausted"
+            ),
         ],
         BufferpoolWait => [
-            ("bufferpool-wait-ratio", Ratio, "Part of the time that a caller waits for memory"),
-            ("bufferpool-wait-time-ns-total", Total, "Nanoseconds that callers waited for memory"),
+            ("bufferpool-wait-ratio", Ratio, "Fraction of the time that callers wait for memory"),
+            ("bufferpool-wait-time-ns-total", Total, "Time that callers waited for memory, in ns"),
         ],
         Compression => [
-            ("compression-rate-avg", Mean, "Compressed size by size, on average"),
+            ("compression-rate-avg", Mean, "Average compressed size divided by uncompressed size"),
         ],
         RecordSend => [
-            ("record-send-rate", Rate, "Records sent a second"),
+            ("record-send-rate", Rate, "Records sent per second"),
             ("record-send-total", Total, "Records sent; every attempt counts"),
         ],
         RecordRetry => [
-            ("record-retry-rate", Rate, "Records put back to be sent again, a second"),
-            ("record-retry-total", Total, "Records put back to be sent again"),
+            ("record-retry-rate", Rate, "Records retried per second"),
+            ("record-retry-total", Total, "Records retried"),
         ],
         RecordError => [
-            ("record-error-rate", Rate, "Records failed a second"),
+            ("record-error-rate", Rate, "Records failed per second"),
             ("record-error-total", Total, "Records failed"),
         ],
         RecordSize => [
-            ("record-size-avg", Mean, "Bytes of each batch's largest record, on average"),
-            ("record-size-max", Max, "Bytes of the largest record"),
+            ("record-size-avg", Mean, "Average size of the largest record of each batch, in bytes"),
+            ("record-size-max", Max, "Size of the largest record, in bytes"),
         ],
         RecordsPerRequest => [
-            ("records-per-request-avg", Mean, "Records of a request, on average"),
+            ("records-per-request-avg", Mean, "Average number of records per produce request"),
         ],
         QueueTime => [
-            ("record-queue-time-avg", Mean, "Milliseconds from a batch's first record until it is sent, on average"),
-            ("record-queue-time-max", Max, "The most milliseconds from a batch's first record until it is sent"),
+            (
+                "record-queue-time-avg",
+                Mean,
+                "Average time from a batch's first record until it is sent, in ms"
+            ),
+            (
+                "record-queue-time-max",
+                Max,
+                "Longest time from a batch's first record until it is sent, in ms"
+            ),
         ],
         RequestLatency => [
-            ("request-latency-avg", Mean, "Milliseconds a produce request takes, on average"),
-            ("request-latency-max", Max, "The most milliseconds a produce request took"),
+            (
+                "request-latency-avg",
+                Mean,
+                "Average time from a produce request to its response, in ms"
+            ),
+            (
+                "request-latency-max",
+                Max,
+                "Longest time from a produce request to its response, in ms"
+            ),
         ],
         Throttle => [
-            ("produce-throttle-time-avg", Mean, "Milliseconds of throttling an answer asked for, on average"),
-            ("produce-throttle-time-max", Max, "The most milliseconds of throttling an answer asked for"),
+            (
+                "produce-throttle-time-avg",
+                Mean,
+                "Average throttle time that brokers requested, in ms"
+            ),
+            (
+                "produce-throttle-time-max",
+                Max,
+                "Longest throttle time that a broker requested, in ms"
+            ),
         ],
         MetadataWait => [
-            ("metadata-wait-time-ns-total", Total, "Nanoseconds that callers waited for metadata"),
+            ("metadata-wait-time-ns-total", Total, "Time that callers waited for metadata, in ns"),
         ],
         Flush => [
-            ("flush-time-ns-total", Total, "Nanoseconds that callers waited in flush"),
+            ("flush-time-ns-total", Total, "Time that callers waited in flush, in ns"),
         ],
         ConnectionCreation => [
-            ("connection-creation-rate", Rate, "Connections begun a second"),
-            ("connection-creation-total", Total, "Connections begun"),
+            ("connection-creation-rate", Rate, "Connections opened per second"),
+            ("connection-creation-total", Total, "Connections opened"),
         ],
         ConnectionClose => [
-            ("connection-close-rate", Rate, "Connections ended a second"),
-            ("connection-close-total", Total, "Connections ended"),
+            ("connection-close-rate", Rate, "Connections closed or lost per second"),
+            ("connection-close-total", Total, "Connections closed or lost"),
         ],
         Authentication => [
-            ("successful-authentication-rate", Rate, "Connections a second whose broker accepted us"),
-            ("successful-authentication-total", Total, "Connections whose broker accepted us"),
+            ("successful-authentication-rate", Rate, "Successful authentications per second"),
+            ("successful-authentication-total", Total, "Successful authentications"),
         ],
         AuthenticationNoReauth => [
-            ("successful-authentication-no-reauth-total", Total, "Of these, those that need not be renewed"),
+            (
+                "successful-authentication-no-reauth-total",
+                Total,
+                "Successful authentications of sessions that never expire"
+            ),
         ],
         AuthenticationFailed => [
-            ("failed-authentication-rate", Rate, "Connections a second that one side refused"),
-            ("failed-authentication-total", Total, "Connections that one side refused"),
+            ("failed-authentication-rate", Rate, "Failed authentications per second"),
+            ("failed-authentication-total", Total, "Failed authentications"),
         ],
         Reauthentication => [
-            ("successful-reauthentication-rate", Rate, "Sessions renewed a second"),
-            ("successful-reauthentication-total", Total, "Sessions renewed"),
+            ("successful-reauthentication-rate", Rate, "Successful reauthentications per second"),
+            ("successful-reauthentication-total", Total, "Successful reauthentications"),
         ],
         ReauthenticationFailed => [
-            ("failed-reauthentication-rate", Rate, "Sessions a second that were not renewed"),
-            ("failed-reauthentication-total", Total, "Sessions that were not renewed"),
+            ("failed-reauthentication-rate", Rate, "Failed reauthentications per second"),
+            ("failed-reauthentication-total", Total, "Failed reauthentications"),
         ],
         ReauthenticationLatency => [
-            ("reauthentication-latency-avg", Mean, "Milliseconds to renew a session, on average"),
-            ("reauthentication-latency-max", Max, "The most milliseconds to renew a session"),
+            ("reauthentication-latency-avg", Mean, "Average duration of a reauthentication, in ms"),
+            ("reauthentication-latency-max", Max, "Longest duration of a reauthentication, in ms"),
         ],
         NetworkIo => [
-            ("network-io-rate", Rate, "Requests and answers a second"),
-            ("network-io-total", Total, "Requests and answers"),
+            ("network-io-rate", Rate, "Requests and responses per second"),
+            ("network-io-total", Total, "Requests and responses"),
         ],
         Select => [
-            ("select-rate", Rate, "Polls a second"),
+            ("select-rate", Rate, "Polls per second"),
             ("select-total", Total, "Polls"),
         ],
         IoTime => [
-            ("io-ratio", Ratio, "Part of the time spent working"),
-            ("io-time-ns-avg", Mean, "Nanoseconds of work a poll, on average"),
-            ("io-time-ns-total", Total, "Nanoseconds of work"),
+            ("io-ratio", Ratio, "Fraction of the time that the sender's thread works"),
+            ("io-time-ns-avg", Mean, "Average time between two polls, in ns"),
+            ("io-time-ns-total", Total, "Time between polls, in ns"),
         ],
         IoWait => [
-            ("io-wait-ratio", Ratio, "Part of the time spent waiting"),
-            ("io-wait-time-ns-avg", Mean, "Nanoseconds of waiting a poll, on average"),
-            ("io-wait-time-ns-total", Total, "Nanoseconds of waiting"),
+            ("io-wait-ratio", Ratio, "Fraction of the time that the sender's thread waits in poll"),
+            ("io-wait-time-ns-avg", Mean, "Average time in a poll, in ns"),
+            ("io-wait-time-ns-total", Total, "Time in polls, in ns"),
         ],
         IncomingByte => [
-            ("incoming-byte-rate", Rate, "Bytes read a second"),
-            ("incoming-byte-total", Total, "Bytes read"),
+            ("incoming-byte-rate", Rate, "Bytes received per second"),
+            ("incoming-byte-total", Total, "Bytes received"),
         ],
         OutgoingByte => [
-            ("outgoing-byte-rate", Rate, "Bytes sent a second"),
+            ("outgoing-byte-rate", Rate, "Bytes sent per second"),
             ("outgoing-byte-total", Total, "Bytes sent"),
         ],
         Request => [
-            ("request-rate", Rate, "Requests a second"),
-            ("request-total", Total, "Requests"),
+            ("request-rate", Rate, "Requests sent per second"),
+            ("request-total", Total, "Requests sent"),
         ],
         RequestSize => [
-            ("request-size-avg", Mean, "Bytes of a request, on average"),
-            ("request-size-max", Max, "Bytes of the largest request"),
+            ("request-size-avg", Mean, "Average size of a request, in bytes"),
+            ("request-size-max", Max, "Size of the largest request, in bytes"),
         ],
         Response => [
-            ("response-rate", Rate, "Answers a second"),
-            ("response-total", Total, "Answers"),
+            ("response-rate", Rate, "Responses received per second"),
+            ("response-total", Total, "Responses received"),
         ],
     }
 }
 
 sensors! {
-    /// Of a topic; there from its first batch on.
+    /// The sensors of a topic; they exist from the topic's first batch on.
     TopicSensor TOPIC {
         RecordSend => [
-            ("record-send-rate", Rate, "Records sent a second"),
+            ("record-send-rate", Rate, "Records sent per second"),
             ("record-send-total", Total, "Records sent; every attempt counts"),
         ],
         Byte => [
-            ("byte-rate", Rate, "Bytes sent a second"),
+            ("byte-rate", Rate, "Bytes sent per second"),
             ("byte-total", Total, "Bytes sent"),
         ],
-        Compression => [("compression-rate", Mean, "Compressed size by size, on average")],
+        Compression => [
+            ("compression-rate", Mean, "Average compressed size divided by uncompressed size"),
+        ],
         RecordRetry => [
-            ("record-retry-rate", Rate, "Records put back to be sent again, a second"),
-            ("record-retry-total", Total, "Records put back to be sent again"),
+            ("record-retry-rate", Rate, "Records retried per second"),
+            ("record-retry-total", Total, "Records retried"),
         ],
         RecordError => [
-            ("record-error-rate", Rate, "Records failed a second"),
+            ("record-error-rate", Rate, "Records failed per second"),
             ("record-error-total", Total, "Records failed"),
         ],
     }
 }
 
 sensors! {
-    /// Of a node; there from the first request on.
+    /// The sensors of a broker; they exist from its first request on.
     NodeSensor NODE {
         Request => [
-            ("request-rate", Rate, "Requests a second"),
-            ("request-total", Total, "Requests"),
+            ("request-rate", Rate, "Requests sent per second"),
+            ("request-total", Total, "Requests sent"),
         ],
         RequestSize => [
-            ("request-size-avg", Mean, "Bytes of a request, on average"),
-            ("request-size-max", Max, "Bytes of the largest request"),
+            ("request-size-avg", Mean, "Average size of a request, in bytes"),
+            ("request-size-max", Max, "Size of the largest request, in bytes"),
         ],
         OutgoingByte => [
-            ("outgoing-byte-rate", Rate, "Bytes sent a second"),
+            ("outgoing-byte-rate", Rate, "Bytes sent per second"),
             ("outgoing-byte-total", Total, "Bytes sent"),
         ],
         Response => [
-            ("response-rate", Rate, "Answers a second"),
-            ("response-total", Total, "Answers"),
+            ("response-rate", Rate, "Responses received per second"),
+            ("response-total", Total, "Responses received"),
         ],
         RequestLatency => [
-            ("request-latency-avg", Mean, "Milliseconds a request takes, on average"),
-            ("request-latency-max", Max, "The most milliseconds a request took"),
+            ("request-latency-avg", Mean, "Average time from a request to its response, in ms"),
+            ("request-latency-max", Max, "Longest time from a request to its response, in ms"),
         ],
         IncomingByte => [
-            ("incoming-byte-rate", Rate, "Bytes read a second"),
-            ("incoming-byte-total", Total, "Bytes read"),
+            ("incoming-byte-rate", Rate, "Bytes received per second"),
+            ("incoming-byte-total", Total, "Bytes received"),
         ],
     }
 }
 
-/// All of a producer's.
+/// All sensors of a producer.
 #[derive(Debug)]
 pub(crate) struct Sensors {
     config: MetricConfig,
     series: Mutex<SensorSeries>,
 }
 
+/// The series of each sensor, indexed by the sensor's number.
 #[derive(Debug, Default, Clone)]
 struct SensorSeries {
     producer: Vec<Series>,
@@ -272,81 +340,82 @@ impl Default for Sensors {
     }
 }
 
-fn new_series(of: &[&[MetricTemplate]]) -> Vec<Series> {
-    vec![Series::default(); of.len()]
+/// Returns an empty series for each sensor of the table.
+fn new_series(table: &[&[MetricTemplate]]) -> Vec<Series> {
+    vec![Series::default(); table.len()]
 }
 
 impl Sensors {
-    pub(crate) fn new(span: MetricConfig) -> Sensors {
-        let state = SensorSeries { producer: new_series(PRODUCER), ..SensorSeries::default() };
-        Sensors { config: span, series: Mutex::new(state) }
+    pub(crate) fn new(config: MetricConfig) -> Sensors {
+        let series = SensorSeries { producer: new_series(PRODUCER), ..SensorSeries::default() };
+        Sensors { config, series: Mutex::new(series) }
     }
 
     pub(crate) fn record(&self, values: &[(Sensor, f64)], now: Tick) {
-        let mut state = self.series.lock();
+        let mut series = self.series.lock();
         for (sensor, value) in values {
-            state.producer[*sensor as usize].record(*value, now, self.config);
+            series.producer[*sensor as usize].record(*value, now, self.config);
         }
     }
 
     pub(crate) fn record_topic(&self, topic: &Arc<str>, values: &[(TopicSensor, f64)], now: Tick) {
-        let mut state = self.series.lock();
-        if !state.topics.contains_key(topic) {
-            state.topics.insert(topic.clone(), new_series(TOPIC));
+        let mut series = self.series.lock();
+        if !series.topics.contains_key(topic) {
+            series.topics.insert(topic.clone(), new_series(TOPIC));
         }
-        let Some(all) = state.topics.get_mut(topic) else { return };
+        let Some(of_topic) = series.topics.get_mut(topic) else { return };
         for (sensor, value) in values {
-            all[*sensor as usize].record(*value, now, self.config);
+            of_topic[*sensor as usize].record(*value, now, self.config);
         }
     }
 
     pub(crate) fn record_node(&self, node: i32, values: &[(NodeSensor, f64)], now: Tick) {
-        let mut state = self.series.lock();
-        let all = state.nodes.entry(node).or_insert_with(|| new_series(NODE));
+        let mut series = self.series.lock();
+        let of_node = series.nodes.entry(node).or_insert_with(|| new_series(NODE));
         for (sensor, value) in values {
-            all[*sensor as usize].record(*value, now, self.config);
+            of_node[*sensor as usize].record(*value, now, self.config);
         }
     }
 
-    /// What all of them tell now.
-    pub(crate) fn read(&self, client: &str, now: Tick) -> Vec<Metric> {
-        // Written out off the lock: the sender needs it.
-        let state = self.series.lock().clone();
-        let mut out = Vec::new();
+    /// Returns all metrics with their values at `now`.
+    pub(crate) fn read(&self, client_id: &str, now: Tick) -> Vec<Metric> {
+        // Cloned, so that the lock is free while the metrics are formatted: the sender needs it.
+        let series = self.series.lock().clone();
+        let mut metrics = Vec::new();
         let mut add = |group,
-                       rows: &[&[MetricTemplate]],
-                       all: &[Series],
+                       table: &[&[MetricTemplate]],
+                       sensors: &[Series],
                        tag: Option<(&'static str, String)>| {
-            for (rows, series) in rows.iter().zip(all) {
-                for (name, stat, description) in *rows {
-                    let mut tags = vec![("client-id", client.to_owned())];
+            for (templates, series) in table.iter().zip(sensors) {
+                for MetricTemplate { name, stat, description } in *templates {
+                    let mut tags = vec![("client-id", client_id.to_owned())];
                     tags.extend(tag.clone());
                     let value = MetricValue::Number(stat.measure(series, now, self.config));
-                    out.push(Metric { name, group, description, tags, value });
+                    metrics.push(Metric { name, group, description, tags, value });
                 }
             }
         };
-        add("producer-metrics", PRODUCER, &state.producer, None);
-        for (topic, all) in &state.topics {
+        add("producer-metrics", PRODUCER, &series.producer, None);
+        for (topic, sensors) in &series.topics {
             let tag = ("topic", topic.to_string());
-            add("producer-topic-metrics", TOPIC, all, Some(tag));
+            add("producer-topic-metrics", TOPIC, sensors, Some(tag));
         }
-        for (node, all) in &state.nodes {
+        for (node, sensors) in &series.nodes {
             let tag = ("node-id", format!("node-{node}"));
-            add("producer-node-metrics", NODE, all, Some(tag));
+            add("producer-node-metrics", NODE, sensors, Some(tag));
         }
-        out
+        metrics
     }
 }
 
 impl Stat {
-    fn measure(self, series: &Series, now: Tick, span: MetricConfig) -> f64 {
+    fn measure(self, series: &Series, now: Tick, config: MetricConfig) -> f64 {
         match self {
-            Stat::Rate => series.rate(now, span),
+            Stat::Rate => series.rate(now, config),
             Stat::Total => series.total,
-            Stat::Mean => series.mean(now, span),
-            Stat::Max => series.max(now, span),
-            Stat::Ratio => series.rate(now, span) / 1e9,
+            Stat::Mean => series.mean(now, config),
+            Stat::Max => series.max(now, config),
+            Stat::Ratio => series.rate(now, config) / 1e9,
         }
     }
 }
@@ -356,17 +425,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_in_their_group_and_carry_their_tags() {
+    fn metric_names_are_unique_within_a_group_and_carry_their_tags() {
         let sensors = Sensors::default();
         sensors.record(&[(Sensor::RecordSend, 7.0)], Tick(1));
         sensors.record_topic(&"t".into(), &[(TopicSensor::Byte, 100.0)], Tick(1));
         sensors.record_node(-1, &[(NodeSensor::Request, 1.0)], Tick(1));
-        let all = sensors.read("c", Tick(2));
-        for (i, m) in all.iter().enumerate() {
-            let same = |o: &&Metric| (o.name, o.group) == (m.name, m.group);
-            assert!(!all[..i].iter().any(|o| same(&o)), "{} twice", m.name);
+        let metrics = sensors.read("c", Tick(2));
+        for (i, m) in metrics.iter().enumerate() {
+            let is_same = |other: &Metric| (other.name, other.group) == (m.name, m.group);
+            assert!(!metrics[..i].iter().any(is_same), "{} is there twice", m.name);
         }
-        let find = |group, name| all.iter().find(|m| m.group == group && m.name == name).unwrap();
+        let find =
+            |group, name| metrics.iter().find(|m| m.group == group && m.name == name).unwrap();
         let total = find("producer-metrics", "record-send-total");
         assert_eq!(total.value, MetricValue::Number(7.0));
         let byte = find("producer-topic-metrics", "byte-total");

@@ -1,5 +1,7 @@
-//! One connection: a send that may stop at any byte and goes on there, a receive that may arrive in any
-//! pieces, frames cut out of it by their length; with TLS between it and the socket where that is spoken.
+//! Kafka's KafkaChannel: one connection that sends and receives frames, with optional TLS.
+//!
+//! The socket may accept and return any number of bytes. A send continues where the socket stopped
+//! it, and a frame is complete when its length prefix says so.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -7,23 +9,23 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::io::{ChannelKey, Io, Stream};
-use super::tls::TlsSession;
+use super::tls::{PeerState, TlsSession};
 
-/// Why a connection ended.
+/// The reason why a connection ended.
 #[derive(Debug)]
 pub(crate) enum DisconnectReason {
-    /// The peer closed it.
+    /// The peer closed the connection.
     Eof,
-    /// The system says so.
+    /// The operating system reported an error.
     Io(io::Error),
-    /// A frame's length is negative or over the limit.
+    /// A frame's length is negative or exceeds the limit.
     BadFrame { size: i32, limit: usize },
-    /// Nothing happened on it for `connections.max.idle.ms`.
+    /// The connection was unused for `connections.max.idle.ms`.
     Idle,
-    /// TLS ended it.
+    /// TLS failed, but a retry may succeed.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     Tls(String),
-    /// One side does not accept who the other is: trying again is no use until something is changed.
+    /// One side rejected the other's identity. A retry cannot succeed with the same credentials.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     AuthenticationFailed(String),
 }
@@ -36,40 +38,43 @@ impl std::fmt::Display for DisconnectReason {
             DisconnectReason::BadFrame { size, .. } if *size == i32::from_be_bytes(*b"HTTP") => {
                 f.write_str("this is an HTTP server, not a Kafka broker; check the port")
             }
+            // A TLS record of type alert (0x15), version 3.x.
             DisconnectReason::BadFrame { size, .. } if size.to_be_bytes()[..2] == [0x15, 0x03] => f
                 .write_str(
-                    "the answer is a TLS alert; this is a TLS port, set security.protocol to match",
+                    "the response is a TLS alert: \
+                     this is a TLS port; set security.protocol to match",
                 ),
             DisconnectReason::BadFrame { size, limit } => write!(
                 f,
-                "an answer of {size} bytes, where receive.message.max.bytes allows {limit}; \
-                 is this a Kafka broker?"
+                "invalid response length: {size} bytes \
+                 (receive.message.max.bytes is {limit}); is this a Kafka broker?"
             ),
-            DisconnectReason::Tls(words) | DisconnectReason::AuthenticationFailed(words) => {
-                f.write_str(words)
+            DisconnectReason::Tls(reason) | DisconnectReason::AuthenticationFailed(reason) => {
+                f.write_str(reason)
             }
             DisconnectReason::Idle => f.write_str("idle for connections.max.idle.ms"),
         }
     }
 }
 
-/// Bytes read ahead of the frame that is handed on.
+/// The most bytes that a channel buffers beyond the current frame.
 const READ_AHEAD: usize = 64 * 1024;
-/// Pieces given to one system call.
+
+/// The most buffers passed to one vectored write.
 const MAX_IO_SLICES: usize = 64;
 
-/// Has some of what is at the front taken, and lets go of what was: so many bytes.
+/// Passes the front of the queue to `write`, removes what it accepted, and returns its bytes.
 pub(super) fn write_slices(
     outgoing: &mut VecDeque<Bytes>,
-    take: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+    write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
 ) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); MAX_IO_SLICES];
     let count = outgoing.len().min(MAX_IO_SLICES);
-    for (slice, piece) in slices.iter_mut().zip(&*outgoing) {
-        *slice = IoSlice::new(piece);
+    for (slice, chunk) in slices.iter_mut().zip(&*outgoing) {
+        *slice = IoSlice::new(chunk);
     }
-    let taken = take(&slices[..count])?;
-    let mut n = taken;
+    let written = write(&slices[..count])?;
+    let mut n = written;
     while let Some(front) = outgoing.front_mut() {
         if n < front.len() {
             front.advance(n);
@@ -78,7 +83,16 @@ pub(super) fn write_slices(
         n -= front.len();
         outgoing.pop_front();
     }
-    Ok(taken)
+    Ok(written)
+}
+
+/// The result of [`KafkaChannel::write`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WriteProgress {
+    /// The number of bytes that the socket accepted.
+    pub(super) written: usize,
+    /// Whether they include the last byte of a send.
+    pub(super) send_completed: bool,
 }
 
 /// A connection.
@@ -87,17 +101,18 @@ pub(crate) struct KafkaChannel<S> {
     stream: S,
     tls: Option<Box<TlsSession>>,
     connected: bool,
-    /// Whether it was told that it can be used.
+    /// Whether `report_open` has returned true.
     open_reported: bool,
-    /// Remembered, since the seam reports an edge once; cleared by `WouldBlock` alone.
+    /// Whether a read may succeed. Only `WouldBlock` clears it: readiness is edge-triggered, and
+    /// no event reports it again.
     pub(super) readable: bool,
     writable: bool,
     write_interest: bool,
-    /// A frame was given whose last byte is not out.
+    /// Whether a send is in progress.
     sending: bool,
     outgoing: VecDeque<Bytes>,
     incoming: BytesMut,
-    /// The stream has ended; frames that arrived whole are still handed on.
+    /// Why the stream has ended. Complete frames in `incoming` are still returned first.
     end_reason: Option<DisconnectReason>,
     frame_limit: usize,
 }
@@ -107,7 +122,7 @@ impl<S: Stream> KafkaChannel<S> {
         key: ChannelKey,
         stream: S,
         tls: Option<TlsSession>,
-        limit: usize,
+        frame_limit: usize,
     ) -> KafkaChannel<S> {
         KafkaChannel {
             key,
@@ -122,7 +137,7 @@ impl<S: Stream> KafkaChannel<S> {
             outgoing: VecDeque::new(),
             incoming: BytesMut::new(),
             end_reason: None,
-            frame_limit: limit,
+            frame_limit,
         }
     }
 
@@ -130,12 +145,12 @@ impl<S: Stream> KafkaChannel<S> {
         self.connected
     }
 
-    /// Whether frames may be sent: connected, and with TLS agreed upon.
+    /// Returns whether frames may be sent: TCP is connected and the TLS handshake is finished.
     pub(crate) fn is_open(&self) -> bool {
         self.connected && !self.tls.as_ref().is_some_and(|t| t.is_handshaking())
     }
 
-    /// True once, when frames may be sent.
+    /// Returns true once, when the channel is open.
     pub(super) fn report_open(&mut self) -> bool {
         self.is_open() && !std::mem::replace(&mut self.open_reported, true)
     }
@@ -145,7 +160,7 @@ impl<S: Stream> KafkaChannel<S> {
         self.writable |= writable;
     }
 
-    /// True once, when the connection is made.
+    /// Returns true once, when TCP is connected.
     pub(super) fn finish_connect(
         &mut self,
         io: &mut impl Io<Stream = S>,
@@ -171,50 +186,49 @@ impl<S: Stream> KafkaChannel<S> {
         self.sending
     }
 
-    /// Whether bytes wait for the socket, a frame's or the handshake's.
+    /// Returns whether a frame or a TLS message waits to be written.
     pub(super) fn has_pending_writes(&self) -> bool {
         self.sending || self.tls.as_ref().is_some_and(|t| t.wants_write())
     }
 
-    /// Takes a frame to send; the one before must be out.
-    pub(super) fn send(&mut self, pieces: impl IntoIterator<Item = Bytes>) {
+    /// Starts to send a frame. The previous send must be complete.
+    pub(super) fn send(&mut self, chunks: impl IntoIterator<Item = Bytes>) {
         assert!(!self.sending, "one send at a time");
         self.sending = true;
-        self.outgoing.extend(pieces.into_iter().filter(|p| !p.is_empty()));
+        self.outgoing.extend(chunks.into_iter().filter(|c| !c.is_empty()));
     }
 
-    /// Writes what it can: bytes written, and whether a send is complete. Write interest is on exactly while
-    /// bytes wait.
+    /// Writes until the socket is full or nothing is left. Write interest follows.
     pub(super) fn write(
         &mut self,
         io: &mut impl Io<Stream = S>,
-    ) -> Result<(usize, bool), DisconnectReason> {
+    ) -> Result<WriteProgress, DisconnectReason> {
         if !self.connected {
-            return Ok((0, false));
+            return Ok(WriteProgress { written: 0, send_completed: false });
         }
         let (written, result) = match &mut self.tls {
             Some(tls) => tls.write(&mut self.outgoing, &mut self.stream),
-            None => self.write_plain(),
+            None => self.write_plaintext(),
         };
         match result {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 self.set_write_interest(io, true)?;
-                return Ok((written, false));
+                return Ok(WriteProgress { written, send_completed: false });
             }
             Err(e) => return Err(DisconnectReason::Io(e)),
         }
         self.set_write_interest(io, false)?;
-        // With a handshake under way, what is to be sent waits for it.
-        let done = self.sending && self.outgoing.is_empty();
-        self.sending &= !done;
-        Ok((written, done))
+        // During a TLS handshake the frame stays in `outgoing`.
+        let send_completed = self.sending && self.outgoing.is_empty();
+        self.sending &= !send_completed;
+        Ok(WriteProgress { written, send_completed })
     }
 
-    fn write_plain(&mut self) -> (usize, io::Result<()>) {
+    fn write_plaintext(&mut self) -> (usize, io::Result<()>) {
         let mut written = 0;
         while !self.outgoing.is_empty() {
-            match write_slices(&mut self.outgoing, |pieces| self.stream.write_vectored(pieces)) {
+            match write_slices(&mut self.outgoing, |slices| self.stream.write_vectored(slices)) {
                 Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => written += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -227,31 +241,36 @@ impl<S: Stream> KafkaChannel<S> {
     fn set_write_interest(
         &mut self,
         io: &mut impl Io<Stream = S>,
-        on: bool,
+        enabled: bool,
     ) -> Result<(), DisconnectReason> {
-        if std::mem::replace(&mut self.write_interest, on) != on {
-            io.set_write_interest(self.key, &mut self.stream, on).map_err(DisconnectReason::Io)?;
+        // Each change is a system call.
+        if std::mem::replace(&mut self.write_interest, enabled) != enabled {
+            io.set_write_interest(self.key, &mut self.stream, enabled)
+                .map_err(DisconnectReason::Io)?;
         }
         Ok(())
     }
 
-    /// Reads while there is something and room for it; bytes read.
+    /// Reads until the socket is empty, the stream ends, or the buffer is full. Returns the number
+    /// of bytes.
     pub(super) fn read(&mut self, scratch: &mut [u8]) -> usize {
         let mut total = 0;
         while self.readable && self.end_reason.is_none() && self.has_room() {
             match self.stream.read(scratch) {
                 Ok(0) => {
-                    let in_handshake = self.tls.as_ref().and_then(|tls| tls.eof_reason());
-                    self.end_reason = Some(in_handshake.unwrap_or(DisconnectReason::Eof));
+                    let tls_reason = self.tls.as_ref().and_then(|tls| tls.eof_reason());
+                    self.end_reason = Some(tls_reason.unwrap_or(DisconnectReason::Eof));
                 }
                 Ok(n) => {
                     total += n;
                     match &mut self.tls {
                         None => self.incoming.extend_from_slice(&scratch[..n]),
                         Some(tls) => match tls.read_tls(&scratch[..n], &mut self.incoming) {
-                            Ok(true) => {}
-                            Ok(false) => self.end_reason = Some(DisconnectReason::Eof),
-                            Err(why) => self.end_reason = Some(why),
+                            Ok(PeerState::Open) => {}
+                            Ok(PeerState::Closed) => {
+                                self.end_reason = Some(DisconnectReason::Eof);
+                            }
+                            Err(reason) => self.end_reason = Some(reason),
                         },
                     }
                 }
@@ -264,11 +283,11 @@ impl<S: Stream> KafkaChannel<S> {
     }
 
     fn next_frame_len(&self) -> Option<i32> {
-        let head = self.incoming.first_chunk::<4>()?;
-        Some(i32::from_be_bytes(*head))
+        let prefix = self.incoming.first_chunk::<4>()?;
+        Some(i32::from_be_bytes(*prefix))
     }
 
-    /// One frame and a read-ahead is all that is kept here.
+    /// Returns whether the buffer may grow. It holds one frame and `READ_AHEAD` bytes at most.
     fn has_room(&self) -> bool {
         let frame = self
             .next_frame_len()
@@ -276,35 +295,38 @@ impl<S: Stream> KafkaChannel<S> {
         self.incoming.len() < frame + 4 + READ_AHEAD
     }
 
-    /// Cuts the next frame out, without its length; or says why there will be no more.
+    /// Removes and returns the next frame, without its length prefix.
+    ///
+    /// # Errors
+    /// The frame's length is invalid, or the stream has ended and no complete frame is left.
     pub(super) fn take_frame(&mut self) -> Result<Option<Bytes>, DisconnectReason> {
         if let Some(size) = self.next_frame_len() {
             let limit = self.frame_limit;
-            let length = usize::try_from(size).ok().filter(|n| *n <= limit);
-            let Some(length) = length else {
+            let len = usize::try_from(size).ok().filter(|n| *n <= limit);
+            let Some(len) = len else {
                 return Err(DisconnectReason::BadFrame { size, limit });
             };
-            if self.incoming.len() >= 4 + length {
+            if self.incoming.len() >= 4 + len {
                 self.incoming.advance(4);
-                return Ok(Some(self.incoming.split_to(length).freeze()));
+                return Ok(Some(self.incoming.split_to(len).freeze()));
             }
         }
         match self.end_reason.take() {
-            Some(why) => Err(why),
+            Some(reason) => Err(reason),
             None => Ok(None),
         }
     }
 
-    /// Whether a frame that is here whole, or an end, waits to be handed on.
+    /// Returns whether `take_frame` or `read` can make progress without a new readiness event.
     pub(super) fn has_unprocessed_input(&self) -> bool {
-        let whole = self.next_frame_len().is_some_and(|n| match usize::try_from(n) {
+        let has_frame = self.next_frame_len().is_some_and(|n| match usize::try_from(n) {
             Ok(n) => n > self.frame_limit || self.incoming.len() >= 4 + n,
             Err(_) => true,
         });
-        whole || self.end_reason.is_some() || self.readable
+        has_frame || self.end_reason.is_some() || self.readable
     }
 
-    /// The socket, to be closed; the peer is told why, as TLS wants it.
+    /// Returns the socket to close, after TLS has sent its close_notify alert.
     pub(super) fn into_stream(mut self) -> S {
         if let Some(tls) = &mut self.tls
             && self.connected

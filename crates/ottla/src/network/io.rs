@@ -1,8 +1,8 @@
-//! The seam: everything the machine does for the sender comes through [`Io`]. Real sockets are in `real`,
-//! virtual ones, for `ottla-sim`, in `simulated`.
+//! The I/O seam: everything that the sender needs from the operating system goes through [`Io`].
 //!
-//! Readiness is edge-triggered on both sides: it is reported once, and whoever gets it goes on until
-//! `WouldBlock`.
+//! `real` has the sockets and worker threads. `simulated` has virtual ones, for `ottla-sim`.
+//! Readiness is edge-triggered in both: it is reported once, and the receiver must read or write
+//! until `WouldBlock`.
 #![cfg_attr(not(any(test, feature = "unstable-sim")), allow(unreachable_pub))]
 
 pub(crate) mod real;
@@ -14,108 +14,127 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::time::{Wakeup, WorkerPool};
+use crate::env::{Wakeup, WorkerPool};
 
-/// Names a connection; never used twice.
+/// The id of a connection. No id is used twice.
 pub type ChannelKey = u64;
 
-/// What a connection can do now.
+/// A readiness event of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
-    /// Which.
+    /// The connection.
     pub key: ChannelKey,
-    /// Reading will not block, if only to say that it ended.
+    /// A read will not block: there are bytes, the end of the stream, or an error.
     pub readable: bool,
-    /// Writing will not block; the connection is made, or has failed.
+    /// A write will not block, or the connect has succeeded or failed.
     pub writable: bool,
 }
 
-/// Work the sender must not do itself.
+/// Work that would block the sender thread.
 pub enum Job {
-    /// Look a host name up.
+    /// Resolve a host name.
     Resolve {
-        /// Comes back with the answer.
+        /// Returned in [`JobResult::Resolved`].
         key: u64,
         /// The host.
         host: String,
         /// The port.
         port: u16,
     },
-    /// Anything that takes long, like compressing; it reports by itself.
+    /// CPU work such as compression. It reports its result itself.
     Work(Box<dyn FnOnce() + Send>),
-    /// What has to be done before a connection is made: files are read, a token is fetched.
+    /// Prepare a connection: read certificate files or fetch a token.
     Prepare {
-        /// Comes back with the answer.
+        /// Returned in [`JobResult::Prepared`].
         key: u64,
-        /// It.
+        /// The function to run.
         work: Box<dyn FnOnce() -> Result<(), PrepareError> + Send>,
     },
 }
 
-/// Why a connection cannot be made yet.
+/// The error of a connection's preparation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrepareError {
-    /// In words.
+    /// The cause, for logs and messages.
     pub reason: String,
-    /// Whether somebody said no, so that trying again is of no use until something is changed.
+    /// Whether the credentials were rejected: a retry cannot succeed before they change.
     pub fatal: bool,
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Debug)]
 pub enum JobResult {
-    /// A host's addresses, at least one.
+    /// A host name was resolved.
     Resolved {
-        /// From the job.
+        /// The job's key.
         key: u64,
-        /// The addresses.
+        /// The host's addresses, at least one.
         result: io::Result<Vec<SocketAddr>>,
     },
-    /// A preparation is over.
+    /// A preparation ended.
     Prepared {
-        /// From the job.
+        /// The job's key.
         key: u64,
-        /// Or why it failed.
+        /// The preparation's result.
         result: Result<(), PrepareError>,
     },
 }
 
-/// One connection's bytes, non-blocking.
+/// A non-blocking byte stream.
 pub trait Stream: Send {
-    /// Ok once the connection is made; `WouldBlock` while it is being made; else why it failed.
+    /// Returns `Ok` once connected.
+    ///
+    /// # Errors
+    /// `WouldBlock` while connecting; the cause if the connect failed.
     fn finish_connect(&mut self) -> io::Result<()>;
-    /// Reads some bytes; 0 is the end.
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize>;
-    /// Writes some bytes of these pieces.
-    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Reads into the buffer and returns the number of bytes; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is nothing to read.
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize>;
+    /// Writes from the buffers and returns the number of bytes.
+    ///
+    /// # Errors
+    /// `WouldBlock` if the socket's buffer is full.
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
 }
 
-/// The machine, as far as the sender needs it.
+/// The sender's access to the operating system.
 pub trait Io: Send {
-    /// Its connections.
+    /// The type of a connection.
     type Stream: Stream;
-    /// Begins to connect; readiness tells when that is done.
-    fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<Self::Stream>;
-    /// Whether writability is of interest; only while bytes wait.
+    /// Starts to connect. A writable event reports the end of the attempt.
+    ///
+    /// # Errors
+    /// The socket could not be opened.
+    fn connect(&mut self, key: ChannelKey, address: SocketAddr) -> io::Result<Self::Stream>;
+    /// Enables or disables writable events. They are enabled only while bytes wait to be written:
+    /// the sender would otherwise wake for each acknowledgement that frees socket buffer.
+    ///
+    /// # Errors
+    /// The operating system refused the change.
     fn set_write_interest(
         &mut self,
         key: ChannelKey,
         stream: &mut Self::Stream,
-        on: bool,
+        enabled: bool,
     ) -> io::Result<()>;
     /// Closes a connection.
     fn close(&mut self, key: ChannelKey, stream: Self::Stream);
-    /// Waits for something to happen: readiness, answers, the bell, or the time-out.
+    /// Waits for readiness, a job result, a wakeup, or the timeout.
+    ///
+    /// # Errors
+    /// The operating system's poll failed.
     fn poll(
         &mut self,
         ready: &mut Vec<Readiness>,
-        answers: &mut Vec<JobResult>,
+        job_results: &mut Vec<JobResult>,
         timeout: Option<Duration>,
     ) -> io::Result<()>;
-    /// Hands work out; `poll` brings the answer.
+    /// Starts a job on a worker thread. `poll` returns its result.
     fn start_job(&mut self, job: Job);
-    /// Ends a poll from any thread.
+    /// Returns a handle that ends a poll from any thread.
     fn wakeup(&self) -> Arc<dyn Wakeup>;
-    /// Those who do [`Job::Work`], for work that comes from other threads.
+    /// Returns the worker threads of [`Job::Work`], for callers on other threads.
     fn worker_pool(&self) -> Arc<dyn WorkerPool>;
 }

@@ -1,5 +1,7 @@
-//! Bytes and lengths, nothing of their meaning: the seam to the machine, one socket's channel with or without
-//! TLS, and the selector that drives them all.
+//! Moves frames between the client and its brokers: the I/O seam, one channel per connection with
+//! or without TLS, and the selector that drives all channels.
+//!
+//! The client calls [`selector::Selector`]. Nothing here knows the content of a frame.
 
 pub(crate) mod io;
 pub(crate) mod channel;

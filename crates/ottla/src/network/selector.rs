@@ -1,5 +1,7 @@
-//! Drives all connections: connects, writes what waits, reads what came, hands on at most one frame a
-//! connection and poll, closes what idles.
+//! Kafka's Selector: drives all channels of a client.
+//!
+//! [`Selector::poll`] connects, writes pending bytes, reads, and closes idle channels. It returns
+//! at most one frame of each channel per poll, so that a busy connection cannot starve the others.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -8,34 +10,38 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::channel::{DisconnectReason, KafkaChannel};
+use super::channel::{DisconnectReason, KafkaChannel, WriteProgress};
 use super::io::{ChannelKey, Io, Job, JobResult, Readiness};
 use super::tls::TlsSession;
 use crate::collections::HashMap;
+use crate::env::{Wakeup, WorkerPool};
 use crate::metrics::{Counters, Sensor, add};
-use crate::time::{Tick, Wakeup, WorkerPool};
+use crate::time::Tick;
 
-/// What a poll brought.
+/// The size of the read buffer that all channels share.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// The events of one poll.
 #[derive(Debug, Default)]
 pub(crate) struct PollResult {
-    /// Connections that can be used now: made, and with TLS agreed upon.
+    /// The channels that have connected and finished the TLS handshake.
     pub(crate) connected: Vec<ChannelKey>,
-    /// Sends whose last byte the socket took.
+    /// The channels whose socket accepted the last byte of a send.
     pub(crate) completed_sends: Vec<ChannelKey>,
     pub(crate) completed_receives: Vec<(ChannelKey, Bytes)>,
     pub(crate) disconnected: Vec<(ChannelKey, DisconnectReason)>,
     pub(crate) job_results: Vec<JobResult>,
-    /// When the wait was over, and the work began.
+    /// The end of the wait.
     pub(crate) woken_at: Tick,
 }
 
-/// All connections.
+/// All channels of a client.
 pub(crate) struct Selector<I: Io> {
     io: I,
     channels: HashMap<ChannelKey, KafkaChannel<I::Stream>>,
-    /// Last use, for idle expiry.
+    /// The last use of each channel, for `connections.max.idle.ms`.
     last_used: HashMap<ChannelKey, Tick>,
-    /// Channels that can make progress without a new edge.
+    /// The channels that the next poll must process without a new readiness event.
     keys_with_buffered_data: BTreeSet<ChannelKey>,
     next_key: ChannelKey,
     ready: Vec<Readiness>,
@@ -43,10 +49,11 @@ pub(crate) struct Selector<I: Io> {
     frame_limit: usize,
     max_idle: Option<Duration>,
     counters: Arc<Counters>,
-    /// Failures found outside a poll, reported by the next.
+    /// The sends that failed since the last poll.
     failed_sends: Vec<(ChannelKey, DisconnectReason)>,
+    /// The sends that completed since the last poll.
     completed_sends: Vec<ChannelKey>,
-    /// Channels that are looked at in a poll; empty between two.
+    /// The buffer of `poll`, empty between two polls.
     keys_to_process: Vec<ChannelKey>,
 }
 
@@ -64,7 +71,7 @@ impl<I: Io> Selector<I> {
             keys_with_buffered_data: BTreeSet::new(),
             next_key: 0,
             ready: Vec::new(),
-            scratch: vec![0; 64 * 1024],
+            scratch: vec![0; SCRATCH_BYTES],
             frame_limit,
             max_idle,
             counters,
@@ -86,64 +93,65 @@ impl<I: Io> Selector<I> {
         self.io.start_job(job);
     }
 
-    /// Begins to connect, and to speak TLS where there is a session for it.
+    /// Starts to connect, with TLS if there is a session.
     pub(crate) fn connect(
         &mut self,
-        to: SocketAddr,
+        address: SocketAddr,
         tls: Option<TlsSession>,
         now: Tick,
     ) -> std::io::Result<ChannelKey> {
         self.next_key += 1;
         let key = self.next_key;
-        let stream = self.io.connect(key, to)?;
+        let stream = self.io.connect(key, address)?;
         self.channels.insert(key, KafkaChannel::new(key, stream, tls, self.frame_limit));
         self.last_used.insert(key, now);
         Ok(key)
     }
 
-    /// Whether a new send may be given.
+    /// Returns whether the channel is open and has no send in progress.
     pub(crate) fn can_send(&self, key: ChannelKey) -> bool {
         self.channels.get(&key).is_some_and(|c| c.is_open() && !c.is_sending())
     }
 
-    /// Whether bytes wait for the socket to take them, or it to be made.
+    /// Returns whether the channel needs a writable event: it is connecting or has bytes to write.
     #[cfg(test)]
     pub(super) fn has_pending_writes(&self, key: ChannelKey) -> bool {
         self.channels.get(&key).is_some_and(|c| !c.is_connected() || c.has_pending_writes())
     }
 
-    /// Takes a send and writes at once what the socket will have; the next poll tells the rest.
-    pub(crate) fn send(&mut self, key: ChannelKey, pieces: Vec<Bytes>, now: Tick) {
+    /// Starts a send and writes what the socket accepts at once. The next poll reports the result.
+    pub(crate) fn send(&mut self, key: ChannelKey, chunks: Vec<Bytes>, now: Tick) {
         let Some(channel) = self.channels.get_mut(&key) else {
             return;
         };
-        channel.send(pieces);
+        channel.send(chunks);
         self.last_used.insert(key, now);
         match channel.write(&mut self.io) {
-            Ok((_, true)) => self.completed_sends.push(key),
-            Ok((_, false)) => {}
-            Err(why) => self.failed_sends.push((key, why)),
+            Ok(WriteProgress { send_completed: true, .. }) => self.completed_sends.push(key),
+            Ok(_) => {}
+            Err(reason) => self.failed_sends.push((key, reason)),
         }
     }
 
-    /// Closes without a word.
+    /// Closes a channel. No poll reports it as disconnected.
     pub(crate) fn close(&mut self, key: ChannelKey, now: Tick) {
         self.keys_with_buffered_data.remove(&key);
         self.last_used.remove(&key);
         self.completed_sends.retain(|k| *k != key);
         self.failed_sends.retain(|f| f.0 != key);
         if let Some(channel) = self.channels.remove(&key) {
-            let was_made = channel.is_connected();
+            let was_connected = channel.is_connected();
             self.io.close(key, channel.into_stream());
-            if was_made {
+            if was_connected {
                 add(&self.counters.connection_close_total, 1);
                 self.counters.sensors.record(&[(Sensor::ConnectionClose, 1.0)], now);
             }
         }
     }
 
-    /// When the next poll has something to do whatever sockets say: at once where something is left over from the
-    /// last, else when a connection has been idle for too long.
+    /// Returns when `poll` has work even without a readiness event.
+    ///
+    /// That is at once if the last poll left work behind, else when a channel becomes idle.
     pub(crate) fn next_poll_deadline(&self) -> Tick {
         if !self.completed_sends.is_empty()
             || !self.failed_sends.is_empty()
@@ -155,46 +163,49 @@ impl<I: Io> Selector<I> {
         oldest.unwrap_or(Tick::NEVER)
     }
 
-    /// Waits until something happens, something is due or the time-out is over, and does it.
+    /// Waits for events until the timeout at most, and processes the channels that have some.
+    ///
+    /// # Errors
+    /// The operating system's poll failed.
     pub(crate) fn poll(
         &mut self,
         timeout: Option<Duration>,
         now: impl Fn() -> Tick,
         out: &mut PollResult,
     ) -> std::io::Result<()> {
-        let due = self.next_poll_deadline();
+        let deadline = self.next_poll_deadline();
         out.completed_sends.append(&mut self.completed_sends);
-        let due = (due != Tick::NEVER).then(|| due.since(now()));
-        let timeout = [timeout, due].into_iter().flatten().min();
+        let remaining = (deadline != Tick::NEVER).then(|| deadline.since(now()));
+        let timeout = [timeout, remaining].into_iter().flatten().min();
         self.io.poll(&mut self.ready, &mut out.job_results, timeout)?;
         let now = now();
         out.woken_at = now;
-        let mut turn = std::mem::take(&mut self.keys_to_process);
+        let mut keys = std::mem::take(&mut self.keys_to_process);
         while let Some(key) = self.keys_with_buffered_data.pop_first() {
-            turn.push(key);
+            keys.push(key);
         }
         for ready in self.ready.drain(..) {
             if let Some(channel) = self.channels.get_mut(&ready.key) {
                 channel.add_readiness(ready.readable, ready.writable);
-                turn.push(ready.key);
+                keys.push(ready.key);
             }
         }
-        turn.sort_unstable();
-        turn.dedup();
-        for key in turn.drain(..) {
-            if let Err(why) = self.process_channel(key, now, out) {
-                out.disconnected.push((key, why));
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys.drain(..) {
+            if let Err(reason) = self.process_channel(key, now, out) {
+                out.disconnected.push((key, reason));
             }
         }
-        self.keys_to_process = turn;
-        for (key, why) in std::mem::take(&mut self.failed_sends) {
-            let words = match self.channels.get_mut(&key) {
+        self.keys_to_process = keys;
+        for (key, reason) in std::mem::take(&mut self.failed_sends) {
+            let reason = match self.channels.get_mut(&key) {
                 Some(channel) if !out.disconnected.iter().any(|d| d.0 == key) => {
-                    Self::read_before_close(channel, &mut self.scratch, key, why, out)
+                    Self::read_before_close(channel, &mut self.scratch, key, reason, out)
                 }
                 _ => continue,
             };
-            out.disconnected.push((key, words));
+            out.disconnected.push((key, reason));
         }
         self.expire_idle(now, out);
         for (key, _) in &out.disconnected {
@@ -212,39 +223,40 @@ impl<I: Io> Selector<I> {
         let Some(channel) = self.channels.get_mut(&key) else {
             return Ok(());
         };
-        let mut moved = 0;
+        let mut progress = 0;
         if channel.finish_connect(&mut self.io)? {
             add(&self.counters.connection_creation_total, 1);
             self.counters.sensors.record(&[(Sensor::ConnectionCreation, 1.0)], now);
-            moved += 1;
+            progress += 1;
         }
         if !channel.is_connected() {
             return Ok(());
         }
         if channel.has_pending_writes() {
-            moved += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
+            progress += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
         }
-        moved += channel.read(&mut self.scratch);
-        // What came may be the handshake's, and ask for an answer.
+        progress += channel.read(&mut self.scratch);
+        // The bytes read may be handshake messages that TLS must respond to.
         if !channel.is_sending() && channel.has_pending_writes() {
-            moved += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
+            progress += Self::write(channel, &mut self.io, &mut self.scratch, key, out)?;
         }
         if channel.report_open() {
             out.connected.push(key);
         }
         if let Some(frame) = channel.take_frame()? {
-            moved += 1;
+            progress += 1;
             out.completed_receives.push((key, frame));
         }
         if channel.has_unprocessed_input() {
             self.keys_with_buffered_data.insert(key);
         }
-        if moved > 0 {
+        if progress > 0 {
             self.last_used.insert(key, now);
         }
         Ok(())
     }
 
+    /// Writes pending bytes and returns how many the socket accepted.
     fn write(
         channel: &mut KafkaChannel<I::Stream>,
         io: &mut I,
@@ -253,22 +265,25 @@ impl<I: Io> Selector<I> {
         out: &mut PollResult,
     ) -> Result<usize, DisconnectReason> {
         match channel.write(io) {
-            Ok((n, done)) => {
-                if done {
+            Ok(WriteProgress { written, send_completed }) => {
+                if send_completed {
                     out.completed_sends.push(key);
                 }
-                Ok(n)
+                Ok(written)
             }
-            Err(why) => Err(Self::read_before_close(channel, scratch, key, why, out)),
+            Err(reason) => Err(Self::read_before_close(channel, scratch, key, reason, out)),
         }
     }
 
-    /// A write that fails may have answers before it in the socket, or what TLS was told: they are read first.
+    /// Reads what is left in the socket after a failed write, and returns the reason to report.
+    ///
+    /// A peer that closes first may have sent responses, which must complete their requests, or a
+    /// TLS alert, which is the better reason. The failed write itself shows only a reset.
     fn read_before_close(
         channel: &mut KafkaChannel<I::Stream>,
         scratch: &mut [u8],
         key: ChannelKey,
-        why: DisconnectReason,
+        write_error: DisconnectReason,
         out: &mut PollResult,
     ) -> DisconnectReason {
         channel.add_readiness(true, false);
@@ -277,20 +292,20 @@ impl<I: Io> Selector<I> {
             match channel.take_frame() {
                 Ok(Some(frame)) => out.completed_receives.push((key, frame)),
                 Err(
-                    said @ (DisconnectReason::AuthenticationFailed(_) | DisconnectReason::Tls(_)),
-                ) => return said,
-                Ok(None) | Err(_) => return why,
+                    alert @ (DisconnectReason::AuthenticationFailed(_) | DisconnectReason::Tls(_)),
+                ) => return alert,
+                Ok(None) | Err(_) => return write_error,
             }
         }
     }
 
+    /// Disconnects the channels that were unused for `connections.max.idle.ms`, oldest use first.
     fn expire_idle(&mut self, now: Tick, out: &mut PollResult) {
         let Some(max) = self.max_idle else { return };
         let mut idle: Vec<(Tick, ChannelKey)> = (self.last_used.iter())
-            .filter(|(_, used)| used.after(max) <= now)
-            .map(|(key, used)| (*used, *key))
+            .filter(|(_, last_used)| last_used.after(max) <= now)
+            .map(|(key, last_used)| (*last_used, *key))
             .collect();
-        // The longest unused first.
         idle.sort_unstable();
         for (_, key) in idle {
             if !out.disconnected.iter().any(|d| d.0 == key) {

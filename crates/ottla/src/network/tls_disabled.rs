@@ -1,4 +1,6 @@
-//! What stands in the place of `tls` in a build without it: types that no value has.
+//! Replaces the module `tls` in builds without TLS: the same types, but without values.
+//!
+//! The settings reject `security.protocol=SSL` and `SASL_SSL` in such a build.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::channel::DisconnectReason;
 use super::io::Stream;
 
-/// No session is ever made.
+/// A TLS session; this build cannot create one.
 pub(crate) enum TlsSession {}
 
 impl TlsSession {
@@ -24,7 +26,7 @@ impl TlsSession {
         &mut self,
         _: &[u8],
         _: &mut BytesMut,
-    ) -> Result<bool, DisconnectReason> {
+    ) -> Result<PeerState, DisconnectReason> {
         match *self {}
     }
 
@@ -45,7 +47,14 @@ impl TlsSession {
     }
 }
 
-/// No source is ever made: settings that ask for one are refused.
+/// Whether the broker may still send data.
+#[allow(dead_code)]
+pub(super) enum PeerState {
+    Open,
+    Closed,
+}
+
+/// Creates TLS sessions; this build cannot create one.
 pub(crate) enum TlsConnector {}
 
 impl TlsConnector {

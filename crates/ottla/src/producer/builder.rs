@@ -1,4 +1,7 @@
-//! The typed builder; every other setting by its name.
+//! The builder of a producer: methods for the common settings, and `set` for every setting by name.
+//!
+//! `build` checks the settings, creates the accumulator, the client and the sender, and starts the
+//! sender's thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +19,7 @@ use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, Tok
 use crate::client::{ClientSettings, ConnectionSecurity, NetworkClient, SharedHealth};
 use crate::config::security::SecuritySettings;
 use crate::config::{Origin, ProducerConfig, Properties};
+use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Sensors};
 use crate::network::io::Io;
@@ -23,11 +27,28 @@ use crate::network::io::real::{RealEnv, RealIo, SocketBuffers, spawn};
 use crate::network::selector::Selector;
 use crate::sender::{Sender, SenderSettings, thread};
 use crate::sync::Mutex;
-use crate::time::Env;
 
-/// Configures a [`Producer`]. Made by [`Producer::builder`].
+/// Configures and builds a [`Producer`]. [`Producer::builder`] creates it.
 ///
-/// The first wrong value is remembered and reported by [`build`](Self::build).
+/// Only `bootstrap.servers` is required. The builder remembers the first invalid value, and
+/// [`build`](Self::build) returns its error.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use ottla::Producer;
+///
+/// # fn main() -> Result<(), ottla::Error> {
+/// let producer = Producer::builder()
+///     .bootstrap_servers("broker-1:9092,broker-2:9092")
+///     .linger(Duration::from_millis(10))
+///     .compression("lz4")
+///     .set("security.protocol", "SSL")
+///     .set("ssl.truststore.location", "/etc/kafka/ca.pem")
+///     .set("ssl.truststore.type", "PEM")
+///     .build()?;
+/// # Ok(()) }
+/// ```
 #[derive(Default)]
 #[must_use]
 pub struct ProducerBuilder {
@@ -47,6 +68,8 @@ impl std::fmt::Debug for ProducerBuilder {
     }
 }
 
+/// Defines a method for each of these settings: its name and type, Kafka's name, and the conversion
+/// of its value to text.
 macro_rules! setting_methods {
     ($($(#[$doc:meta])* $method:ident($ty:ty) $name:literal $value:ident => $text:expr;)*) => {$(
         $(#[$doc])*
@@ -61,7 +84,9 @@ impl ProducerBuilder {
         ProducerBuilder::default()
     }
 
-    /// Any setting by its name, Kafka's or librdkafka's; see `docs/CONFIGURATION.md`.
+    /// Sets any setting by its name, Kafka's or librdkafka's. `docs/CONFIGURATION.md` lists them.
+    ///
+    /// An unknown name is an error of [`build`](Self::build).
     pub fn set(mut self, name: &str, value: &str) -> Self {
         if let Err(e) = self.properties.set(name, value, &Origin::Builder) {
             self.error.get_or_insert(e);
@@ -69,53 +94,113 @@ impl ProducerBuilder {
         self
     }
 
-    /// Settings that were gathered elsewhere, from a file or a command line. They replace those set so far.
+    /// Replaces all settings that were set so far with these, from a file or a command line.
     pub fn properties(mut self, properties: Properties) -> Self {
         self.properties = properties;
         self
     }
 
     setting_methods! {
-        /// Brokers to ask first: `host:port`, separated by commas.
+        /// Sets the first brokers to connect to: `host:port`, separated by commas
+        /// (`bootstrap.servers`). Required.
         bootstrap_servers(&str) "bootstrap.servers" v => v;
-        /// Names this client to brokers.
+        /// Sets the client's name in the logs, metrics and quotas of brokers (`client.id`). The
+        /// default is `producer-N`.
         client_id(&str) "client.id" v => v;
-        /// How long a batch waits for more records; whole milliseconds.
+        /// Sets the time that a batch waits for more records (`linger.ms`). The default is 5 ms.
+        /// Fractions of a millisecond are dropped.
         linger(Duration) "linger.ms" v => v.as_millis().to_string();
-        /// Bytes of a batch.
+        /// Sets the size of a batch in bytes (`batch.size`). The default is 16384; with 0, each
+        /// record is sent alone.
         batch_size(usize) "batch.size" v => v.to_string();
-        /// Bytes that unacknowledged records may occupy in all.
+        /// Sets the number of bytes that all unacknowledged records may occupy (`buffer.memory`).
+        /// The default is 32 MiB.
         buffer_memory(u64) "buffer.memory" v => v.to_string();
-        /// How long `send` may wait for metadata and memory together.
+        /// Sets the time that `send` may wait for metadata and memory together (`max.block.ms`).
+        /// The default is 60 s.
         max_block(Duration) "max.block.ms" v => v.as_millis().to_string();
-        /// From a batch's first record to its end.
+        /// Sets the time from a batch's first record until the batch is acknowledged or fails
+        /// (`delivery.timeout.ms`, KIP-91). The default is 120 s. It must be at least `linger.ms`
+        /// plus `request.timeout.ms`.
         delivery_timeout(Duration) "delivery.timeout.ms" v => v.as_millis().to_string();
-        /// How long a broker has to answer.
+        /// Sets the time that a broker has for its response (`request.timeout.ms`). The default is
+        /// 30 s. The client then closes the connection and retries the requests.
         request_timeout(Duration) "request.timeout.ms" v => v.as_millis().to_string();
-        /// The codec: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+        /// Sets the codec of batches: `none` (the default), `gzip`, `snappy`, `lz4` or `zstd`
+        /// (`compression.type`).
         compression(&str) "compression.type" v => v;
-        /// Whether each record is written once and in order, whatever is sent again.
+        /// Sets whether each record is written exactly once and in order, even after retries
+        /// (`enable.idempotence`, KIP-98). The default is true. Requires `acks=all`, `retries`
+        /// above 0, and at most 5 requests in flight.
         idempotence(bool) "enable.idempotence" v => v.to_string();
-        /// How often a batch is sent again; [`delivery_timeout`](Self::delivery_timeout) is the better bound.
+        /// Sets the number of retries of a batch (`retries`). The default is 2147483647.
+        /// [`delivery_timeout`](Self::delivery_timeout) is the better limit.
         retries(u32) "retries" v => v.to_string();
-        /// Requests on a connection without an answer.
+        /// Sets the number of requests without a response per connection
+        /// (`max.in.flight.requests.per.connection`). The default is 5.
         max_in_flight(usize) "max.in.flight.requests.per.connection" v => v.to_string();
-        /// Bytes of a request, and of a record before compression.
+        /// Sets the largest size of a request, and of a record before compression, in bytes
+        /// (`max.request.size`). The default is 1048576.
         max_request_size(usize) "max.request.size" v => v.to_string();
-        /// How long before something is tried again, the first time.
+        /// Sets the time before the first retry (`retry.backoff.ms`, KIP-580). The default is
+        /// 100 ms. It doubles with each retry, up to `retry.backoff.max.ms`.
         retry_backoff(Duration) "retry.backoff.ms" v => v.as_millis().to_string();
-        /// Who must have a record: `all`, `1` or `0`.
+        /// Sets the replicas that must have a record before the broker acknowledges it (`acks`):
+        /// `all` in-sync replicas (the default), the leader (`1`), or none (`0`).
         acks(&str) "acks" v => v;
     }
 
-    /// Adds an interceptor behind those there are.
+    /// Adds an interceptor, which runs after those added before (KIP-42).
     pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
         self.interceptors.push(Box::new(interceptor));
         self
     }
 
-    /// A handler for the end of every batch, called once each with its records' tokens, on the producer's
-    /// thread, where nothing may wait. The cheapest way to hear of every record.
+    /// Sets a handler for the results of all records: the cheapest way to learn each record's
+    /// result.
+    ///
+    /// The producer calls the handler once per batch. The [`BatchReport`] contains the batch's
+    /// result and the [tokens](crate::Record::token) of its records. A batch that was split reports
+    /// each of its parts. The deliveries and callbacks of a batch complete first.
+    ///
+    /// ```no_run
+    /// use ottla::{Producer, Record};
+    ///
+    /// # fn main() -> Result<(), ottla::Error> {
+    /// let producer = Producer::builder()
+    ///     .bootstrap_servers("localhost:9092")
+    ///     .delivery_handler(|batch| match batch.result {
+    ///         Ok(base_offset) => {
+    ///             for (i, token) in batch.tokens.iter().enumerate() {
+    ///                 let offset = base_offset.map(|base| base + i as i64);
+    ///                 println!("{token}: {}-{} {offset:?}", batch.topic, batch.partition);
+    ///             }
+    ///         }
+    ///         Err(e) => eprintln!("records {:?} failed: {e}", batch.tokens),
+    ///     })
+    ///     .build()?;
+    /// let orders = producer.topic("orders")?;
+    /// for number in 0..1000 {
+    ///     orders.enqueue(orders.record().value("3 apples").token(number))?;
+    /// }
+    /// producer.flush()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Threads
+    ///
+    /// - **The sender's thread**, as a rule. The handler must not wait there: while it runs, the
+    ///   producer sends nothing.
+    /// - **Not at all** for a record that `send` does not accept: the error of `send` is its
+    ///   result.
+    /// - **Another thread, if the sender has ended** (the producer was closed, or the sender
+    ///   panicked) before it knew of the batch: a thread that appended to the batch, inside its own
+    ///   `send`, or the worker thread that compressed or split it.
+    ///   [`Producer::send_with`](Producer::send_with) explains this case. Two threads may
+    ///   then run the handler at the same time.
+    ///
+    /// The producer holds no lock meanwhile. It catches a panic of the handler and counts it in
+    /// [`Totals::callback_panic_total`](crate::Totals).
     pub fn delivery_handler(
         mut self,
         handler: impl Fn(&BatchReport<'_>) + Send + Sync + 'static,
@@ -124,112 +209,120 @@ impl ProducerBuilder {
         self
     }
 
-    /// A partitioner for records that name no partition, in place of Kafka's own.
+    /// Sets a partitioner for records that do not name their partition, in place of the built-in
+    /// one.
     pub fn partitioner(mut self, partitioner: impl Partitioner + 'static) -> Self {
         self.partitioner = Some(Box::new(partitioner));
         self
     }
 
-    /// Where tokens for `sasl.mechanism=OAUTHBEARER` come from (RFC 7628). It is asked when one is needed and none is
-    /// good any more, and when most of the life of one that is good is over, on a helper's thread, which polls the future it gives for at most 30 s; a future that needs a
-    /// runtime must bring its own. A plain function gives [`std::future::ready`].
-    pub fn token_provider<F, T>(mut self, ask: F) -> Self
+    /// Sets the function that provides tokens for `sasl.mechanism=OAUTHBEARER` (RFC 7628, KIP-255).
+    ///
+    /// The producer calls it when it connects without a valid token, and again before the token
+    /// expires (`sasl.login.refresh.window.factor`). The call and its future run on a thread of the
+    /// producer's, which polls the future for at most 30 s. A future that needs an async runtime
+    /// must bring its own. A plain function returns [`std::future::ready`].
+    ///
+    /// ```
+    /// use std::future::ready;
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use ottla::{OAuthBearerToken, Producer};
+    ///
+    /// let builder = Producer::builder()
+    ///     .set("security.protocol", "SASL_SSL")
+    ///     .set("sasl.mechanism", "OAUTHBEARER")
+    ///     .token_provider(|| {
+    ///         let expiry = SystemTime::now() + Duration::from_secs(3600);
+    ///         ready(Ok(OAuthBearerToken::new("header.payload.signature", expiry)))
+    ///     });
+    /// ```
+    pub fn token_provider<F, T>(mut self, provider: F) -> Self
     where
         F: Fn() -> T + Send + Sync + 'static,
         T: Future<Output = Result<OAuthBearerToken, TokenError>> + Send + 'static,
     {
-        self.token_provider = Some(TokenProvider::new(ask));
+        self.token_provider = Some(TokenProvider::new(provider));
         self
     }
 
-    /// Builds the producer and starts its thread. Brokers are connected to in the background: that none can be
-    /// reached is told by `send`, and by [`Producer::health`].
+    /// Builds the producer and starts its thread.
+    ///
+    /// The producer connects to brokers in the background. If it cannot reach any, `send` fails
+    /// after `max.block.ms`; [`Producer::health`] shows the reason earlier.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`], naming the settings; [`ErrorKind::Internal`] when the system gives no poll or
-    /// no thread.
+    /// [`ErrorKind::Config`]: a setting is invalid or unsupported; the message names it.
+    /// [`ErrorKind::Internal`]: the operating system provides no poll or no thread.
     pub fn build(mut self) -> Result<Producer, Error> {
         if let Some(e) = self.error.take() {
             return Err(e);
         }
-        for notice in self.properties.warnings() {
-            tracing::info!("{notice}");
+        for warning in self.properties.warnings() {
+            tracing::info!("{warning}");
         }
         let config = ProducerConfig::new(&self.properties)?;
-        let os =
-            |e: std::io::Error| Error::new(ErrorKind::Internal, format!("the system refuses: {e}"));
         let env = Arc::new(RealEnv::new());
         let buffers = SocketBuffers { send: config.send_buffer, receive: config.receive_buffer };
-        let io = RealIo::new(buffers).map_err(os)?;
-        let name = format!("ottla-{}", config.client_id);
-        let (handle, sender) = self.assemble(config, env, io)?;
-        let joined = spawn(name, move || thread::run(sender)).map_err(os)?;
-        *handle.sender_thread.lock() = Some(joined);
-        Ok(Producer { inner: handle })
+        let io = RealIo::new(buffers).map_err(|e| os_error("cannot create a poll", &e))?;
+        let thread_name = format!("ottla-{}", config.client_id);
+        let (inner, sender) = self.assemble(config, env, io)?;
+        let thread = spawn(thread_name, move || thread::run(sender))
+            .map_err(|e| os_error("cannot start the producer's thread", &e))?;
+        *inner.sender_thread.lock() = Some(thread);
+        Ok(Producer { inner })
     }
 
-    /// Puts the parts together over any machine.
+    /// Creates the parts of a producer on any machine, real or simulated.
     pub(crate) fn assemble<I: Io>(
         self,
         config: ProducerConfig,
         env: Arc<dyn Env>,
         io: I,
     ) -> Result<(Arc<ProducerInner>, Sender<I>), Error> {
-        let secured = connection_security(&config.security, self.token_provider, &env)?;
+        let security = connection_security(&config.security, self.token_provider, &env)?;
         let sensors = Sensors::new(config.metric_config);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
         let listeners =
             DeliveryListeners::new(self.delivery_handler, interceptors, counters.clone());
-        let settings = AccumulatorSettings {
-            batch_size: config.batch_size,
-            linger: config.linger,
-            delivery_timeout: config.delivery_timeout,
-            buffer_memory: config.buffer_memory,
-            codec: config.codec,
-            compression_level: config.compression_level,
-            partitioning: config.partitioning,
-            adaptive_partitioning: config.adaptive_partitioning,
-            availability_timeout: config.partition_availability_timeout,
-        };
-        let callers = CallerContext::new(env.clone(), config.linger_awaited);
-        let rack = config.client_rack.as_deref().map(Into::into);
-        let acc = RecordAccumulator::new(settings, env.clone(), callers, listeners, rack);
+        let caller_context = CallerContext::new(env.clone(), config.linger_awaited);
+        let accumulator = RecordAccumulator::new(
+            accumulator_settings(&config),
+            env.clone(),
+            caller_context,
+            listeners,
+            config.client_rack.as_deref().map(Into::into),
+        );
         let health = SharedHealth::default();
-        let idle = config.connections_max_idle;
-        let selector = Selector::new(io, config.receive_message_max_bytes, idle, counters.clone());
+        let max_idle = config.connections_max_idle;
+        let selector =
+            Selector::new(io, config.receive_message_max_bytes, max_idle, counters.clone());
         let client = NetworkClient::new(
             client_settings(&config),
-            secured,
+            security,
             env.clone(),
             selector,
             health.clone(),
             counters.clone(),
         );
-        let sender_settings = SenderSettings {
-            acks: config.acks,
-            idempotent: config.idempotent,
-            max_in_flight: config.max_in_flight,
-            max_request_size: config.max_request_size,
-            retries: config.retries,
-            retry_backoff: config.retry_backoff.0,
-            retry_backoff_max: config.retry_backoff.1,
-            request_timeout: config.request_timeout,
-            delivery_timeout: config.delivery_timeout,
-            metadata_max_age: config.metadata_max_age,
-        };
-        let sender =
-            Sender::new(sender_settings, acc.clone(), client, health.clone(), counters.clone());
-        let handle = ProducerInner {
+        let sender = Sender::new(
+            sender_settings(&config),
+            accumulator.clone(),
+            client,
+            health.clone(),
+            counters.clone(),
+        );
+        let buffer_memory = usize::try_from(config.buffer_memory).unwrap_or(usize::MAX);
+        let has_interceptors = !accumulator.listeners.interceptors.is_empty();
+        let inner = ProducerInner {
             client_id: config.client_id,
-            accumulator: acc.clone(),
+            accumulator,
             health,
             counters,
             max_request_size: config.max_request_size,
-            max_record_size: config
-                .max_request_size
-                .min(usize::try_from(config.buffer_memory).unwrap_or(usize::MAX)),
-            can_use_fast_path: self.partitioner.is_none() && acc.listeners.interceptors.is_empty(),
+            max_record_size: config.max_request_size.min(buffer_memory),
+            can_use_fast_path: self.partitioner.is_none() && !has_interceptors,
             partitioner: self.partitioner,
             max_block: config.max_block,
             delivery_timeout: config.delivery_timeout,
@@ -237,10 +330,10 @@ impl ProducerBuilder {
             started_ms: env.wall_clock_ms(),
             pid: std::process::id(),
         };
-        Ok((Arc::new(handle), sender))
+        Ok((Arc::new(inner), sender))
     }
 
-    /// The configuration alone, for simulations.
+    /// Returns the checked configuration, for simulations.
     #[cfg(any(test, feature = "unstable-sim"))]
     pub(crate) fn config(&mut self) -> Result<ProducerConfig, Error> {
         match self.error.take() {
@@ -250,22 +343,57 @@ impl ProducerBuilder {
     }
 }
 
-/// What secures connections; files are read here the first time.
+fn os_error(failed: &str, e: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Internal, format!("{failed}: {e}"))
+}
+
+/// Creates what secures connections. Reads the key and trust stores for the first time.
 fn connection_security(
-    security: &SecuritySettings,
-    provider: Option<TokenProvider>,
+    settings: &SecuritySettings,
+    token_provider: Option<TokenProvider>,
     env: &Arc<dyn Env>,
 ) -> Result<ConnectionSecurity, Error> {
-    let mut out = ConnectionSecurity::default();
+    let mut security = ConnectionSecurity::default();
     #[cfg(feature = "tls")]
-    if let Some(tls) = &security.tls {
-        out.tls = Some(Arc::new(crate::network::tls::TlsConnector::new(tls.clone(), env.clone())?));
+    if let Some(tls) = &settings.tls {
+        let connector = crate::network::tls::TlsConnector::new(tls.clone(), env.clone())?;
+        security.tls = Some(Arc::new(connector));
     }
-    if let Some(sasl) = &security.sasl {
-        out.tokens = TokenManager::for_mechanism(sasl, provider, env.clone())?.map(Arc::new);
-        out.sasl = Some(Arc::new(sasl.clone()));
+    if let Some(sasl) = &settings.sasl {
+        let tokens = TokenManager::for_mechanism(sasl, token_provider, env.clone())?;
+        security.tokens = tokens.map(Arc::new);
+        security.sasl = Some(Arc::new(sasl.clone()));
     }
-    Ok(out)
+    Ok(security)
+}
+
+fn accumulator_settings(config: &ProducerConfig) -> AccumulatorSettings {
+    AccumulatorSettings {
+        batch_size: config.batch_size,
+        linger: config.linger,
+        delivery_timeout: config.delivery_timeout,
+        buffer_memory: config.buffer_memory,
+        codec: config.codec,
+        compression_level: config.compression_level,
+        partitioning: config.partitioning,
+        adaptive_partitioning: config.adaptive_partitioning,
+        availability_timeout: config.partition_availability_timeout,
+    }
+}
+
+fn sender_settings(config: &ProducerConfig) -> SenderSettings {
+    SenderSettings {
+        acks: config.acks,
+        idempotent: config.idempotent,
+        max_in_flight: config.max_in_flight,
+        max_request_size: config.max_request_size,
+        retries: config.retries,
+        retry_backoff: config.retry_backoff.initial,
+        retry_backoff_max: config.retry_backoff.max,
+        request_timeout: config.request_timeout,
+        delivery_timeout: config.delivery_timeout,
+        metadata_max_age: config.metadata_max_age,
+    }
 }
 
 fn client_settings(config: &ProducerConfig) -> ClientSettings {
@@ -275,16 +403,16 @@ fn client_settings(config: &ProducerConfig) -> ClientSettings {
         max_in_flight: config.max_in_flight,
         request_timeout: config.request_timeout,
         connect: ConnectSettings {
-            backoff: config.reconnect_backoff.0,
-            backoff_max: config.reconnect_backoff.1,
-            setup_timeout: config.connection_setup_timeout.0,
-            setup_timeout_max: config.connection_setup_timeout.1,
+            backoff: config.reconnect_backoff.initial,
+            backoff_max: config.reconnect_backoff.max,
+            setup_timeout: config.connection_setup_timeout.initial,
+            setup_timeout_max: config.connection_setup_timeout.max,
         },
         metadata: MetadataSettings {
             max_age: config.metadata_max_age,
             max_idle: config.metadata_max_idle,
-            backoff: config.retry_backoff.0,
-            backoff_max: config.retry_backoff.1,
+            backoff: config.retry_backoff.initial,
+            backoff_max: config.retry_backoff.max,
         },
         rebootstrap_trigger: config.rebootstrap_trigger,
     }

@@ -1,4 +1,5 @@
-//! Interceptors: they see every record before it is encoded, and every record's end (KIP-42).
+//! Interceptors (KIP-42): they see and may change every record before it is encoded, and see every
+//! record's result.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,44 +9,93 @@ use crate::accumulator::completion::RecordMetadata;
 use crate::error::Error;
 use crate::metrics::{Counters, add};
 
-/// A failure of an interceptor or a serializer.
+/// The error of an interceptor or a serializer.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A header that interceptors may change: a name, and bytes or null.
-pub type MutableHeader<'a> = (Cow<'a, str>, Option<Cow<'a, [u8]>>);
+/// A header that an [`Interceptor`] may change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MutableHeader<'a> {
+    /// The header's key.
+    pub key: Cow<'a, str>,
+    /// The header's value; `None` for null.
+    pub value: Option<Cow<'a, [u8]>>,
+}
 
-/// A record that interceptors may change.
+impl<'a> MutableHeader<'a> {
+    /// Creates a header with a value.
+    pub fn new(key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) -> MutableHeader<'a> {
+        MutableHeader { key: key.into(), value: Some(value.into()) }
+    }
+}
+
+/// A record that an [`Interceptor`] may change.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct MutableRecord<'a> {
-    /// The topic.
+    /// The topic's name.
     pub topic: Cow<'a, str>,
-    /// The partition, if one was asked for.
+    /// The partition, if the application named one.
     pub partition: Option<i32>,
-    /// The key.
+    /// The key; `None` for null.
     pub key: Option<Cow<'a, [u8]>>,
-    /// The value.
+    /// The value; `None` for null.
     pub value: Option<Cow<'a, [u8]>>,
     /// The headers, in order.
     pub headers: Vec<MutableHeader<'a>>,
-    /// Milliseconds since the epoch, if they were given.
+    /// The timestamp in milliseconds since the Unix epoch, if the application set one.
     pub timestamp: Option<i64>,
 }
 
-/// Sees records before they are sent and when they end. Called in the order they were given; one that fails
-/// or panics is skipped and counted, and the record goes on as the one before left it.
+/// Sees every record before it is sent, and every record's result (KIP-42).
+///
+/// Add it with [`ProducerBuilder::interceptor`](crate::ProducerBuilder::interceptor). Interceptors
+/// run in the order in which they were added. If one fails or panics, its changes are dropped, the
+/// failure is counted ([`Totals::interceptor_error_total`](crate::Totals)), and the record is sent.
+///
+/// ```
+/// use ottla::{BoxError, Error, Interceptor, Producer, RecordMetadata};
+/// use ottla::{MutableHeader, MutableRecord};
+///
+/// /// Adds a header, and logs failures.
+/// struct Tracing;
+///
+/// impl Interceptor for Tracing {
+///     fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
+///         record.headers.push(MutableHeader::new("trace-id", &b"42"[..]));
+///         Ok(())
+///     }
+///
+///     fn on_acknowledgement(
+///         &self,
+///         topic: &str,
+///         _partition: Option<i32>,
+///         result: &Result<RecordMetadata, Error>,
+///     ) {
+///         if let Err(e) = result {
+///             eprintln!("record for {topic} failed: {e}");
+///         }
+///     }
+/// }
+///
+/// let builder = Producer::builder().interceptor(Tracing);
+/// ```
 pub trait Interceptor: Send + Sync {
-    /// On the caller's thread, before the record is encoded.
+    /// Sees a record, and may change it, before the producer encodes it. Runs on the thread that
+    /// calls `send`, without a lock.
     ///
     /// # Errors
-    /// Anything: the changes made so far by this interceptor are dropped.
+    /// Any error. The producer drops this interceptor's changes, and sends the record.
     fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
         let _ = record;
         Ok(())
     }
 
-    /// Once a record, on the producer's thread (or on the caller's, when `send` fails). `partition` is `None`
-    /// when none was chosen yet.
+    /// Sees a record's result, once per record.
+    ///
+    /// Runs on the sender's thread as a rule, so it must not wait. If `send` does not accept the
+    /// record, it runs on the thread that calls `send`; `partition` is then `None` unless the
+    /// application named one. The exceptions are those of
+    /// [`Producer::send_with`](crate::Producer::send_with).
     fn on_acknowledgement(
         &self,
         topic: &str,
@@ -56,7 +106,7 @@ pub trait Interceptor: Send + Sync {
     }
 }
 
-/// All of a producer's.
+/// All interceptors of a producer, in the order of their calls.
 #[derive(Default)]
 pub(crate) struct Interceptors(Vec<Box<dyn Interceptor>>);
 
@@ -69,32 +119,36 @@ impl Interceptors {
         self.0.is_empty()
     }
 
+    /// Passes the record through all interceptors.
     pub(crate) fn on_send<'a>(
         &self,
         record: &Record<'a>,
         counters: &Counters,
     ) -> MutableRecord<'a> {
-        let mut draft = MutableRecord {
+        let headers = record.headers.iter();
+        let mut current = MutableRecord {
             topic: record.topic.into(),
             partition: record.partition,
             key: record.key.map(Cow::Borrowed),
             value: record.value.map(Cow::Borrowed),
-            headers: (record.headers.iter())
-                .map(|h| (h.key.into(), h.value.map(Cow::Borrowed)))
+            headers: headers
+                .map(|h| MutableHeader { key: h.key.into(), value: h.value.map(Cow::Borrowed) })
                 .collect(),
             timestamp: record.timestamp,
         };
-        for i in &self.0 {
-            let mut copy = draft.clone();
-            match catch_unwind(AssertUnwindSafe(|| i.on_send(&mut copy))) {
-                Ok(Ok(())) => draft = copy,
-                Ok(Err(e)) => count_failure(counters, &e.to_string()),
-                Err(_) => count_failure(counters, "it panicked"),
+        for interceptor in &self.0 {
+            // The interceptor gets a copy, so that the changes of one that fails can be dropped.
+            let mut copy = current.clone();
+            match catch_unwind(AssertUnwindSafe(|| interceptor.on_send(&mut copy))) {
+                Ok(Ok(())) => current = copy,
+                Ok(Err(e)) => count_failure(counters, "on_send", &e.to_string()),
+                Err(_) => count_failure(counters, "on_send", "panicked"),
             }
         }
-        draft
+        current
     }
 
+    /// Passes the record's result to all interceptors.
     pub(crate) fn on_acknowledgement(
         &self,
         topic: &str,
@@ -102,24 +156,24 @@ impl Interceptors {
         result: &Result<RecordMetadata, Error>,
         counters: &Counters,
     ) {
-        for i in &self.0 {
-            let call = || i.on_acknowledgement(topic, partition, result);
+        for interceptor in &self.0 {
+            let call = || interceptor.on_acknowledgement(topic, partition, result);
             if catch_unwind(AssertUnwindSafe(call)).is_err() {
-                count_failure(counters, "it panicked");
+                count_failure(counters, "on_acknowledgement", "panicked");
             }
         }
     }
 }
 
-fn count_failure(counters: &Counters, why: &str) {
+fn count_failure(counters: &Counters, call: &str, reason: &str) {
     add(&counters.interceptor_error_total, 1);
-    tracing::warn!("an interceptor failed and was skipped: {why}");
+    tracing::warn!("an interceptor failed and was skipped: {call}: {reason}");
 }
 
 impl MutableRecord<'_> {
-    /// Headers as a record borrows them.
+    /// Returns the headers in the form that [`Record`] borrows.
     pub(crate) fn borrowed_headers(&self) -> Vec<Header<'_>> {
-        self.headers.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect()
+        self.headers.iter().map(|h| Header { key: &h.key, value: h.value.as_deref() }).collect()
     }
 
     pub(crate) fn as_record<'b>(&'b self, headers: &'b [Header<'b>], token: u64) -> Record<'b> {

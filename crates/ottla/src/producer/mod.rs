@@ -1,18 +1,24 @@
-//! What an application touches: the builder, the producer and its calls. Each call that can wait has a
-//! blocking and an async form.
+//! The public API: the builder, the producer and its calls.
+//!
+//! Each call that can wait has a blocking and an async form. The producer appends records to the
+//! accumulator (`accumulator/`), from where the sender (`sender/`) takes them.
 
 mod builder;
 mod inner;
+mod close;
+mod metrics;
 mod interceptor;
 mod partitioner;
 mod record;
 mod send;
+mod do_send;
+mod topic_wait;
+mod memory_wait;
 mod serializer;
 mod topic;
 
 pub use builder::ProducerBuilder;
 pub(crate) use inner::ProducerInner;
-pub use inner::validate_topic_name;
 pub(crate) use interceptor::Interceptors;
 pub use interceptor::{BoxError, Interceptor, MutableHeader, MutableRecord};
 pub use partitioner::{Partitioner, Partitions};
@@ -23,7 +29,7 @@ pub use serializer::{
     BigEndianSerializer, BytesSerializer, FnSerializer, NullableSerializer, Serializer,
     TypedProducer,
 };
-pub use topic::Topic;
+pub use topic::{Topic, validate_topic_name};
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,23 +38,34 @@ use std::time::Duration;
 
 use crate::accumulator::completion::Delivery;
 use crate::accumulator::event_queue::Event;
+use crate::accumulator::partition::Partition;
+use crate::accumulator::topics::TopicInfo;
 use crate::accumulator::waiters::{FlushCompletion, FlushFuture};
 use crate::client::Health;
 use crate::error::{Error, SendError};
 use crate::metrics::{Metric, Sensor, Totals};
 use crate::time::Tick;
 
-/// A Kafka producer. Cheap to clone; clones share everything, and may be used from any thread.
+/// A Kafka producer. It is cheap to clone; clones share everything. Any thread may use it.
 ///
-/// Records are accepted by [`send`](Producer::send), gathered into batches, and sent by one thread of the
-/// producer's own. Dropping the last clone closes it: see [`close`](Producer::close).
+/// [`send`](Producer::send) accepts records and gathers them in batches, and one thread of the
+/// producer sends the batches. A record's result reaches the application through a [`Delivery`], a
+/// [callback](Producer::send_with), or the producer's
+/// [delivery handler](ProducerBuilder::delivery_handler).
+///
+/// Dropping the last clone closes the producer, with a timeout of `delivery.timeout.ms`, at most 5
+/// s; see [`close`](Producer::close).
 ///
 /// ```no_run
+/// use std::time::Duration;
+///
 /// use ottla::{Producer, Record};
+///
 /// # fn main() -> Result<(), ottla::Error> {
 /// let producer = Producer::builder().bootstrap_servers("localhost:9092").build()?;
-/// let delivery = producer.send(Record::to("orders").key(b"customer-7").value(b"3 apples"))?;
-/// println!("at offset {:?}", delivery.wait()?.offset());
+/// let delivery = producer.send(Record::to("orders").key("customer-7").value("3 apples"))?;
+/// println!("acknowledged at offset {:?}", delivery.wait()?.offset());
+/// producer.close(Duration::from_secs(10))?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -62,34 +79,34 @@ impl fmt::Debug for Producer {
     }
 }
 
-/// A partition of a topic, as [`Producer::partitions_for`] tells it.
+/// A partition of a topic, from [`Producer::partitions_for`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionInfo {
-    /// Its number.
+    /// The partition's number.
     pub partition: i32,
-    /// The node that leads it, if any does.
+    /// The node id of the leader; `None` if the partition has no leader.
     pub leader: Option<i32>,
 }
 
-/// What a [`purge`](Producer::purge) ends.
+/// The records that a [`purge`](Producer::purge) fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PurgeScope {
-    /// Records that were not sent yet, or wait to be sent again.
+    /// Records that were not sent yet, or that wait for a retry.
     Queued,
-    /// Those, and records whose answer is awaited.
+    /// Queued records, and records in requests that wait for a response.
     QueuedAndInFlight,
 }
 
 impl Producer {
-    /// Begins to configure one.
+    /// Returns a builder for a new producer.
     pub fn builder() -> ProducerBuilder {
         ProducerBuilder::new()
     }
 
     #[cfg_attr(not(feature = "unstable-sim"), allow(dead_code))]
-    pub(crate) fn from_inner(handle: Arc<ProducerInner>) -> Producer {
-        Producer { inner: handle }
+    pub(crate) fn from_inner(inner: Arc<ProducerInner>) -> Producer {
+        Producer { inner }
     }
 
     #[cfg(any(test, feature = "unstable-sim"))]
@@ -97,131 +114,154 @@ impl Producer {
         self.inner.accumulator.pool.balance()
     }
 
-    /// Sends every record accepted so far, without waiting for `linger.ms`, and blocks until each has ended,
-    /// one way or the other. Records accepted meanwhile are not waited for. At most about
+    /// Sends all records accepted so far at once, without waiting for `linger.ms`, and blocks until
+    /// each of them is acknowledged or has failed.
+    ///
+    /// It does not wait for records accepted after its start. It takes at most about
     /// `delivery.timeout.ms`. Inside an async executor this blocks the executor's thread: use
     /// [`flush_async`](Self::flush_async).
     ///
     /// # Errors
-    /// [`ErrorKind::WouldDeadlock`](crate::ErrorKind::WouldDeadlock) inside a callback.
+    /// [`ErrorKind::WouldDeadlock`](crate::ErrorKind::WouldDeadlock) inside a callback. The results
+    /// of the records are not part of this result.
     pub fn flush(&self) -> Result<(), Error> {
         self.inner.check_fork()?;
-        let callers = &self.inner.accumulator.caller_context;
-        callers.check_can_block("Producer::flush")?;
-        let from = callers.env.now();
-        let _ = callers.block_on(self.begin_flush(), None);
-        self.inner.record_wait_time(Sensor::Flush, from);
+        let context = &self.inner.accumulator.caller_context;
+        context.check_can_block("Producer::flush")?;
+        let start = context.env.now();
+        let _ = context.block_on(self.begin_flush(), None);
+        self.inner.record_wait_time(Sensor::Flush, start);
         Ok(())
     }
 
-    /// As [`flush`](Self::flush), without blocking. Dropping the future leaves the batches due at once, and
-    /// nothing else behind.
+    /// Like [`flush`](Self::flush), without blocking.
+    ///
+    /// Dropping the future ends only the wait: the producer still sends the records at once.
     ///
     /// # Errors
-    /// As [`flush`](Self::flush).
+    /// The errors of [`flush`](Self::flush).
     pub async fn flush_async(&self) -> Result<(), Error> {
         self.inner.check_fork()?;
         self.inner.accumulator.caller_context.check_can_block("Producer::flush_async")?;
-        let from = self.inner.accumulator.env.now();
+        let start = self.inner.accumulator.env.now();
         self.begin_flush().await;
-        self.inner.record_wait_time(Sensor::Flush, from);
+        self.inner.record_wait_time(Sensor::Flush, start);
         Ok(())
     }
 
     fn begin_flush(&self) -> FlushFuture {
         let flush = Arc::<FlushCompletion>::default();
         self.inner.accumulator.post(Event::Flush(flush.clone()), Tick(0));
-        FlushFuture(flush)
+        FlushFuture { completion: flush }
     }
 
-    /// The partitions of a topic; blocks for at most `max.block.ms` where it is not known yet (an async
-    /// executor's thread, too).
+    /// Returns the partitions of a topic. Blocks for at most `max.block.ms` if the topic is not
+    /// known yet.
+    ///
+    /// Inside an async executor this blocks the executor's thread: use
+    /// [`partitions_for_async`](Self::partitions_for_async).
     ///
     /// # Errors
-    /// As [`send`](Self::send) where the topic is at fault.
+    /// The errors of [`topic`](Self::topic).
     pub fn partitions_for(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
         let topic = self.inner.topic_blocking(topic)?;
         Ok(partition_infos(&topic))
     }
 
-    /// As [`partitions_for`](Self::partitions_for), without blocking. Dropping the future leaves the topic
-    /// asked for, and nothing else behind.
+    /// Like [`partitions_for`](Self::partitions_for), without blocking.
     ///
     /// # Errors
-    /// As [`partitions_for`](Self::partitions_for).
+    /// The errors of [`topic`](Self::topic).
     pub async fn partitions_for_async(&self, topic: &str) -> Result<Vec<PartitionInfo>, Error> {
         let topic = self.inner.topic_async(topic).await?;
         Ok(partition_infos(&topic))
     }
 
-    /// Fails what waits to be sent, and what is in flight as well if so told, with
-    /// [`ErrorKind::Purged`](crate::ErrorKind::Purged). A record sent right after this may still come into a
-    /// batch of those, and ends with it; a new batch is not concerned. Returns at once: the records' deliveries, callbacks and handler tell when it is done. A record that was in flight
-    /// may have been written, and its error says so.
+    /// Fails the queued records, and with [`PurgeScope::QueuedAndInFlight`] also those in flight,
+    /// with [`ErrorKind::Purged`](crate::ErrorKind::Purged).
+    ///
+    /// It returns at once. Deliveries, callbacks and the delivery handler receive the errors. For a
+    /// record in flight, the error's [`record_status`](Error::record_status) says whether the
+    /// record may be in the log. A record that is sent right after this call may join a batch that
+    /// is being purged, and then fails with it.
     ///
     /// # Errors
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked).
-    pub fn purge(&self, what: PurgeScope) -> Result<(), Error> {
+    pub fn purge(&self, scope: PurgeScope) -> Result<(), Error> {
         self.inner.check_fork()?;
-        let in_flight = what == PurgeScope::QueuedAndInFlight;
-        let to = self.inner.accumulator.last_batch_number();
-        self.inner
-            .accumulator
-            .post(Event::Purge { up_to_batch: to, include_in_flight: in_flight }, Tick(0));
+        let event = Event::Purge {
+            up_to_batch: self.inner.accumulator.last_batch_number(),
+            include_in_flight: scope == PurgeScope::QueuedAndInFlight,
+        };
+        self.inner.accumulator.post(event, Tick(0));
         Ok(())
     }
 
-    /// Bytes of `buffer.memory` that no record occupies.
+    /// Returns the free bytes of `buffer.memory`.
     pub fn available_memory(&self) -> u64 {
         self.inner.accumulator.pool.available_memory()
     }
 
-    /// Totals since the producer was built.
+    /// Returns totals since the producer was built.
     pub fn totals(&self) -> Totals {
         self.inner.counters.totals()
     }
 
-    /// Everything that is measured, by Kafka's names: groups `producer-metrics`, `producer-topic-metrics`,
-    /// `producer-node-metrics`, `app-info` and `kafka-metrics-count`. Rates, means and maxima are over the last
-    /// `metrics.num.samples` windows of `metrics.sample.window.ms`. None once the producer is closed.
+    /// Returns all metrics with their values, under the names of Kafka's Java producer.
+    ///
+    /// The groups are `producer-metrics`, `producer-topic-metrics`, `producer-node-metrics`,
+    /// `app-info` and `kafka-metrics-count`. Rates, averages and maxima are those of the last
+    /// `metrics.num.samples` windows of `metrics.sample.window.ms`. A closed producer has no
+    /// metrics.
     pub fn metrics(&self) -> Vec<Metric> {
         self.inner.metrics()
     }
 
-    /// Who is connected, and who is not and why.
+    /// Returns which brokers are connected, and which are not and for what reason.
     pub fn health(&self) -> Health {
         self.inner.health.get()
     }
 
-    /// Stops accepting records, sends what was accepted, and blocks until each has ended or the time is over;
-    /// what is left then fails as [`ErrorKind::Closed`](crate::ErrorKind::Closed). Closing again is
-    /// harmless. Inside an async executor this blocks the executor's thread. Inside a callback it acts as with a time-out of zero, and does not wait.
+    /// Closes the producer: rejects new records, sends the accepted ones, and blocks until each is
+    /// acknowledged or has failed.
+    ///
+    /// Records that are left after `timeout` fail with
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). If a callback or handler does not return,
+    /// the call returns 2 s later all the same. Closing again does nothing.
+    ///
+    /// Inside an async executor this blocks the executor's thread: use
+    /// [`close_async`](Self::close_async). Inside a callback the timeout is zero, and the call
+    /// returns at once.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if the producer's thread cannot be joined.
+    /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if the producer's thread panicked;
+    /// [`ErrorKind::Forked`](crate::ErrorKind::Forked).
     pub fn close(&self, timeout: Duration) -> Result<(), Error> {
         self.inner.close(timeout)
     }
 
-    /// As [`close`](Self::close), without blocking. Dropping the future leaves the producer closing.
+    /// Like [`close`](Self::close), without blocking, and without waiting for the producer's thread
+    /// to end.
+    ///
+    /// Dropping the future ends only the wait: the producer still closes.
     ///
     /// # Errors
-    /// As [`close`](Self::close).
+    /// None; the result is for errors of later versions.
     pub async fn close_async(&self, timeout: Duration) -> Result<(), Error> {
         self.inner.begin_close(timeout);
-        // The flush is answered when everything is settled, or when the sender ends.
+        // The flush completes when all records are completed, or when the sender ends.
         self.begin_flush().await;
         Ok(())
     }
 
-    /// Whether it has been closed.
+    /// Returns whether the producer is closed or closing.
     pub fn is_closed(&self) -> bool {
         self.inner.accumulator.closed.load(Ordering::Relaxed)
     }
 }
 
-fn partition_infos(topic: &crate::accumulator::topics::TopicInfo) -> Vec<PartitionInfo> {
-    let info = |p: &Arc<crate::accumulator::partition::Partition>| {
+fn partition_infos(topic: &TopicInfo) -> Vec<PartitionInfo> {
+    let info = |p: &Arc<Partition>| {
         let leader = p.leader.load(Ordering::Relaxed);
         PartitionInfo { partition: p.index, leader: (leader != -1).then_some(leader) }
     };

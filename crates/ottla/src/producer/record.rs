@@ -1,31 +1,44 @@
-//! A record as the application gives it: everything borrowed, encoded before `send` returns.
+//! A record as the application passes it to `send`: borrowed, and encoded before `send` returns.
 
 use ottla_protocol::record::RecordBody;
 
-/// A header of a record: a name and bytes, or null. Names may repeat; order is kept.
+/// A header of a record (KIP-82): a key, and a value that may be null.
+///
+/// Keys may repeat. The order of the headers is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header<'a> {
-    /// The name.
+    /// The header's key.
     pub key: &'a str,
-    /// The bytes.
+    /// The header's value; `None` for null.
     pub value: Option<&'a [u8]>,
 }
 
 impl<'a> Header<'a> {
-    /// A header with bytes.
+    /// Creates a header with a value.
     pub fn new(key: &'a str, value: &'a [u8]) -> Header<'a> {
         Header { key, value: Some(value) }
     }
 }
 
-/// A record to send. It borrows everything and is `Copy`; the producer has encoded it by the time `send`
-/// returns.
+/// A record to send (Kafka's `ProducerRecord`).
+///
+/// It borrows everything and is `Copy`. The producer has encoded it by the time `send` returns.
 ///
 /// ```
 /// use ottla::{Header, Record};
-/// let headers = [Header::new("trace", b"42")];
-/// let record = Record::to("orders").key(b"customer-7").value(b"3 apples").headers(&headers);
-/// # let _ = record;
+///
+/// let headers = [Header::new("trace-id", b"42")];
+/// let record = Record::to("orders")
+///     .key("customer-7")
+///     .value("3 apples")
+///     .headers(&headers)
+///     .timestamp(1_700_000_000_000);
+/// assert_eq!(record.topic_name(), "orders");
+/// assert_eq!(record.value_bytes(), Some(&b"3 apples"[..]));
+///
+/// // A null value deletes the key from a compacted topic.
+/// let tombstone = Record::to("customers").key("customer-7");
+/// assert_eq!(tombstone.value_bytes(), None);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -39,7 +52,7 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// A record for this topic, with a null key and a null value until they are given.
+    /// Creates a record for a topic. Its key and value are null, and it has no headers.
     pub fn to(topic: &'a str) -> Record<'a> {
         Record {
             topic,
@@ -52,71 +65,81 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The key. Records of one key go to one partition, unless the partition is given.
+    /// Sets the key. Records with the same key go to the same partition (murmur2, as in Java's
+    /// producer), unless the record names its partition.
     #[must_use]
     pub fn key(mut self, key: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.key = Some(key.as_ref());
         self
     }
 
-    /// The topic it is for.
+    /// Returns the topic's name.
     pub fn topic_name(&self) -> &'a str {
         self.topic
     }
 
-    /// The key it has, if it is not null.
+    /// Returns the key; `None` for null.
     pub fn key_bytes(&self) -> Option<&'a [u8]> {
         self.key
     }
 
-    /// The value it has, if it is not null.
+    /// Returns the value; `None` for null.
     pub fn value_bytes(&self) -> Option<&'a [u8]> {
         self.value
     }
 
-    /// The value.
+    /// Sets the value.
     #[must_use]
     pub fn value(mut self, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.value = Some(value.as_ref());
         self
     }
 
-    /// The key, or null (not the same as empty).
+    /// Sets the key, or null. A null key differs from an empty one: it chooses no partition.
     #[must_use]
     pub fn maybe_key(mut self, key: Option<&'a [u8]>) -> Self {
         self.key = key;
         self
     }
 
-    /// The value, or null: a tombstone in a compacted topic.
+    /// Sets the value, or null: a tombstone in a compacted topic.
     #[must_use]
     pub fn maybe_value(mut self, value: Option<&'a [u8]>) -> Self {
         self.value = value;
         self
     }
 
-    /// The headers (KIP-82), in order.
+    /// Sets the headers (KIP-82). Their order is kept.
     #[must_use]
     pub fn headers(mut self, headers: &'a [Header<'a>]) -> Self {
         self.headers = headers;
         self
     }
 
-    /// The partition. It must be one the topic has.
+    /// Sets the partition.
+    ///
+    /// `send` fails at once if the number is negative, and after `max.block.ms` if the topic still
+    /// lacks the partition.
     #[must_use]
     pub fn partition(mut self, partition: i32) -> Self {
         self.partition = Some(partition);
         self
     }
 
-    /// The timestamp in milliseconds since the epoch, not negative; the time of `send` when not given.
+    /// Sets the timestamp, in milliseconds since the Unix epoch. It must not be negative. The
+    /// default is the time of `send`.
     #[must_use]
     pub fn timestamp(mut self, ms: i64) -> Self {
         self.timestamp = Some(ms);
         self
     }
 
-    /// A number that comes back in the producer-wide handler's report.
+    /// Sets the number that identifies this record in [`BatchReport::tokens`].
+    ///
+    /// The producer does not interpret it, and the token is not sent. It reaches only the
+    /// producer's [delivery handler](crate::ProducerBuilder::delivery_handler). The default is 0.
+    ///
+    /// [`BatchReport::tokens`]: crate::BatchReport::tokens
     #[must_use]
     pub fn token(mut self, token: u64) -> Self {
         self.token = token;
@@ -124,8 +147,9 @@ impl<'a> Record<'a> {
     }
 }
 
+/// A header's key and value, as the encoder of the protocol crate takes them.
 type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
-/// Headers as the encoder takes them.
+/// A record's headers, as the encoder of the protocol crate takes them.
 pub(crate) type HeaderIter<'a> =
     std::iter::Map<std::slice::Iter<'a, Header<'a>>, fn(&Header<'a>) -> HeaderPair<'a>>;
 
@@ -133,7 +157,7 @@ fn header_to_pair<'a>(h: &Header<'a>) -> HeaderPair<'a> {
     (h.key, h.value)
 }
 
-/// A record with its sizes worked out, before any lock.
+/// A record with its encoded sizes. `send` computes them before it takes a partition's lock.
 #[derive(Debug)]
 pub(crate) struct PreparedRecord<'a> {
     pub(crate) partition: Option<i32>,
@@ -141,19 +165,20 @@ pub(crate) struct PreparedRecord<'a> {
     pub(crate) timestamp: i64,
     pub(crate) token: u64,
     pub(crate) body: RecordBody<'a, HeaderIter<'a>>,
-    /// The most a batch of this record alone can take.
+    /// The largest size of a batch with this record alone, in bytes.
     pub(crate) batch_len_upper_bound: usize,
 }
 
 impl<'a> PreparedRecord<'a> {
-    /// Measures; `None` when no batch could ever hold it.
+    /// Computes the sizes; `None` if they exceed 2 GiB, which no batch can hold.
     #[inline]
     pub(crate) fn new(r: &Record<'a>, now_ms: impl FnOnce() -> i64) -> Option<PreparedRecord<'a>> {
         let pairs = || r.headers.iter().map(header_to_pair as fn(&Header<'a>) -> HeaderPair<'a>);
         let body = RecordBody::new(r.key, r.value, pairs());
-        // Each part's own length is in the sum: one of 2 GiB or more is found here, too.
-        let bound = body.size_upper_bound();
-        if bound > i32::MAX as usize {
+        // The sum contains the length of each part, so this check finds a part of 2 GiB or more,
+        // too.
+        let batch_len_upper_bound = body.size_upper_bound();
+        if batch_len_upper_bound > i32::MAX as usize {
             return None;
         }
         Some(PreparedRecord {
@@ -162,7 +187,7 @@ impl<'a> PreparedRecord<'a> {
             timestamp: r.timestamp.unwrap_or_else(now_ms),
             token: r.token,
             body,
-            batch_len_upper_bound: bound,
+            batch_len_upper_bound,
         })
     }
 }

@@ -1,7 +1,10 @@
-//! What sizes of batches a topic's brokers take: the largest that was accepted, the smallest that was refused
-//! with MESSAGE_TOO_LARGE. New batches stay below; one at a time tries the middle, until little is left
-//! between the two. The bracket widens as time goes by, since a limit may be raised, and is forgotten with
-//! the topic's id.
+//! Discovers the largest batch that the brokers of a topic accept, similar to MTU discovery.
+//!
+//! `responses.rs` and `split.rs` report accepted and rejected batches (MESSAGE_TOO_LARGE). The
+//! result goes into the topic's [`BatchSizeEstimator`], which callers read when they open a batch.
+//! New batches stay below the smallest rejected size. One batch at a time probes the middle
+//! between the largest accepted and the smallest rejected size, until the two are close. The limit
+//! rises again with time, since the topic's `max.message.bytes` may be raised.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,105 +16,106 @@ use crate::accumulator::batch_size_estimator::BatchSizeEstimator;
 use crate::collections::HashMap;
 use crate::time::Tick;
 
-/// All topics that had a batch refused.
+/// The limits of all topics that had a batch rejected.
 #[derive(Debug)]
 pub(super) struct BatchSizeDiscovery {
     topics: HashMap<Arc<str>, TopicLimits>,
-    /// How long what was refused counts (`metadata.max.age.ms`).
+    /// How long a limit counts before it is raised (`metadata.max.age.ms`).
     limit_max_age: Duration,
-    /// No batch is made larger than this.
+    /// No batch is larger than this, so a limit above twice this size is dropped.
     batch_size: usize,
 }
 
-/// One topic's.
+/// The limits of one topic, in bytes on the wire.
 #[derive(Debug)]
 struct TopicLimits {
     topic_id: Uuid,
     estimator: Arc<BatchSizeEstimator>,
+    /// `EMPTY_BATCH_LEN` until a batch is accepted.
     largest_accepted: usize,
     smallest_rejected: usize,
-    /// When it widens.
     next_raise_at: Tick,
-    /// Batches acknowledged since one was sent to try.
+    /// Batches that were acknowledged since the last probe was scheduled.
     acks_since_probe: u32,
 }
 
-/// What was accepted while nothing was: a batch without records.
+/// The length of a batch without records. Stands for "no batch was accepted yet".
 const EMPTY_BATCH_LEN: usize = BATCH_HEADER_LEN;
-/// Acknowledgements after which a trial that taught nothing is repeated.
+/// After this number of acknowledged batches without a larger accepted size, the probe is repeated.
 const ACKS_BETWEEN_PROBES: u32 = 16;
 
 impl BatchSizeDiscovery {
-    pub(super) fn new(step: Duration, batch_size: usize) -> BatchSizeDiscovery {
-        BatchSizeDiscovery { topics: HashMap::default(), limit_max_age: step, batch_size }
+    pub(super) fn new(limit_max_age: Duration, batch_size: usize) -> BatchSizeDiscovery {
+        BatchSizeDiscovery { topics: HashMap::default(), limit_max_age, batch_size }
     }
 
-    /// A batch of this size was too large.
+    /// Lowers the limit of a topic: a batch of `size` bytes was too large.
     pub(super) fn on_rejected(
         &mut self,
-        (topic, id, sizing): (&Arc<str>, Uuid, &Arc<BatchSizeEstimator>),
+        topic: &Arc<str>,
+        topic_id: Uuid,
+        estimator: &Arc<BatchSizeEstimator>,
         size: usize,
         now: Tick,
     ) {
-        let until = now.after(self.limit_max_age);
-        let fresh = || {
-            let (sizing, refused) = (sizing.clone(), usize::MAX);
-            TopicLimits {
-                topic_id: id,
-                estimator: sizing,
-                largest_accepted: EMPTY_BATCH_LEN,
-                smallest_rejected: refused,
-                next_raise_at: until,
-                acks_since_probe: 0,
-            }
+        let next_raise_at = now.after(self.limit_max_age);
+        let new_limits = || TopicLimits {
+            topic_id,
+            estimator: estimator.clone(),
+            largest_accepted: EMPTY_BATCH_LEN,
+            smallest_rejected: usize::MAX,
+            next_raise_at,
+            acks_since_probe: 0,
         };
-        let b = self.topics.entry(topic.clone()).or_insert_with(fresh);
-        if b.topic_id != id {
-            *b = fresh();
+        let limits = self.topics.entry(topic.clone()).or_insert_with(new_limits);
+        if limits.topic_id != topic_id {
+            // A topic that was created again may have another max.message.bytes.
+            *limits = new_limits();
         }
-        b.smallest_rejected = b.smallest_rejected.min(size);
-        if b.largest_accepted >= b.smallest_rejected {
-            // The limit was lowered: what was accepted is no guide any more.
-            b.largest_accepted = EMPTY_BATCH_LEN;
+        limits.smallest_rejected = limits.smallest_rejected.min(size);
+        if limits.largest_accepted >= limits.smallest_rejected {
+            // The broker's limit was lowered, so the sizes accepted before prove nothing now.
+            limits.largest_accepted = EMPTY_BATCH_LEN;
         }
-        b.next_raise_at = until;
-        b.update_estimator();
+        limits.next_raise_at = next_raise_at;
+        limits.update_estimator();
     }
 
-    /// A batch of this size was taken.
-    pub(super) fn on_accepted(&mut self, topic: &str, id: Uuid, size: usize) {
-        let Some(b) = self.topics.get_mut(topic) else { return };
-        if b.topic_id != id {
-            b.estimator.set_limit(usize::MAX, usize::MAX);
-            b.estimator.set_probe(0);
+    /// Records that a batch of `size` bytes was accepted. Has no effect for a topic without limit.
+    pub(super) fn on_accepted(&mut self, topic: &str, topic_id: Uuid, size: usize) {
+        let Some(limits) = self.topics.get_mut(topic) else { return };
+        if limits.topic_id != topic_id {
+            limits.estimator.set_limit(usize::MAX, usize::MAX);
+            limits.estimator.set_probe(0);
             self.topics.remove(topic);
             return;
         }
-        b.acks_since_probe += 1;
-        if size > b.largest_accepted {
-            b.largest_accepted = size;
-            b.smallest_rejected = b.smallest_rejected.max(size + 1);
-            b.update_estimator();
-        } else if b.acks_since_probe >= ACKS_BETWEEN_PROBES && !b.estimator.is_probing() {
-            b.update_estimator();
+        limits.acks_since_probe += 1;
+        if size > limits.largest_accepted {
+            limits.largest_accepted = size;
+            limits.smallest_rejected = limits.smallest_rejected.max(size + 1);
+            limits.update_estimator();
+        } else if limits.acks_since_probe >= ACKS_BETWEEN_PROBES && !limits.estimator.is_probing() {
+            limits.update_estimator();
         }
     }
 
-    /// What was refused long ago may be taken now; when to look again.
+    /// Doubles limits that have not been confirmed for `limit_max_age`, and drops those that no
+    /// batch can reach. Returns when to call it again.
     pub(super) fn raise_limit(&mut self, now: Tick) -> Tick {
-        let (step, most, mut next) = (self.limit_max_age, self.batch_size, Tick::NEVER);
-        self.topics.retain(|_, b| {
-            if b.next_raise_at <= now {
-                b.smallest_rejected = b.smallest_rejected.saturating_mul(2);
-                b.next_raise_at = now.after(step);
-                if b.smallest_rejected > most.saturating_mul(2) {
-                    b.estimator.set_limit(usize::MAX, usize::MAX);
-                    b.estimator.set_probe(0);
+        let (max_age, batch_size, mut next) = (self.limit_max_age, self.batch_size, Tick::NEVER);
+        self.topics.retain(|_, limits| {
+            if limits.next_raise_at <= now {
+                limits.smallest_rejected = limits.smallest_rejected.saturating_mul(2);
+                limits.next_raise_at = now.after(max_age);
+                if limits.smallest_rejected > batch_size.saturating_mul(2) {
+                    limits.estimator.set_limit(usize::MAX, usize::MAX);
+                    limits.estimator.set_probe(0);
                     return false;
                 }
-                b.update_estimator();
+                limits.update_estimator();
             }
-            next = next.min(b.next_raise_at);
+            next = next.min(limits.next_raise_at);
             true
         });
         next
@@ -119,25 +123,24 @@ impl BatchSizeDiscovery {
 }
 
 impl TopicLimits {
-    /// Tells those who open batches. Until one was accepted each tries a quarter of what was refused, since
-    /// several are under way at once; after that, all keep to what is safe, and one tries the middle.
+    /// Publishes the limits to the callers that open batches.
     fn update_estimator(&mut self) {
         self.acks_since_probe = 0;
         let gap = self.smallest_rejected.saturating_sub(self.largest_accepted);
-        let middle = self.largest_accepted + gap / 2;
         if self.largest_accepted == EMPTY_BATCH_LEN {
+            // Several batches may be in flight before the first response. With a quarter of the
+            // rejected size, few of them are rejected. A probe would risk more rejections.
             self.estimator.set_limit(EMPTY_BATCH_LEN + gap / 4, self.smallest_rejected);
             self.estimator.set_probe(0);
             return;
         }
-        // A small batch that was taken says nothing of larger ones.
-        self.estimator.set_limit(
-            self.largest_accepted
-                .max(EMPTY_BATCH_LEN + (self.smallest_rejected - EMPTY_BATCH_LEN) / 4),
-            self.smallest_rejected,
-        );
-        let worth_it = self.smallest_rejected - self.largest_accepted > self.largest_accepted / 16;
-        self.estimator.set_probe(if worth_it { middle } else { 0 });
+        // An accepted small batch proves nothing about larger ones. So the limit stays at a
+        // quarter of the rejected size until a batch above that is accepted.
+        let quarter = EMPTY_BATCH_LEN + (self.smallest_rejected - EMPTY_BATCH_LEN) / 4;
+        self.estimator.set_limit(self.largest_accepted.max(quarter), self.smallest_rejected);
+        let middle = self.largest_accepted + gap / 2;
+        let is_worth_a_probe = gap > self.largest_accepted / 16;
+        self.estimator.set_probe(if is_worth_a_probe { middle } else { 0 });
     }
 }
 
@@ -145,74 +148,82 @@ impl TopicLimits {
 mod tests {
     use super::*;
 
+    const TOPIC_ID: Uuid = Uuid([1; 16]);
+
+    fn discovery(
+        limit_max_age_s: u64,
+        batch_size: usize,
+    ) -> (BatchSizeDiscovery, Arc<BatchSizeEstimator>) {
+        let limit_max_age = Duration::from_secs(limit_max_age_s);
+        (BatchSizeDiscovery::new(limit_max_age, batch_size), Arc::default())
+    }
+
+    /// Sends `n` full batches to a broker with this limit. Returns the number of rejected batches
+    /// and the size of the last accepted one.
     fn send_batches(
         limit: usize,
-        b: &mut BatchSizeDiscovery,
-        s: &Arc<BatchSizeEstimator>,
+        discovery: &mut BatchSizeDiscovery,
+        estimator: &Arc<BatchSizeEstimator>,
         n: usize,
         now: Tick,
     ) -> (usize, usize) {
         let topic: Arc<str> = "t".into();
-        let (mut refusals, mut last) = (0, 0);
+        let (mut rejected, mut last_accepted) = (0, 0);
         for _ in 0..n {
-            let size = s.uncompressed_limit(262_144, false) + 61;
+            let size = estimator.uncompressed_limit(262_144, false) + EMPTY_BATCH_LEN;
             if size > limit {
-                refusals += 1;
-                b.on_rejected((&topic, Uuid([1; 16]), s), size, now);
+                rejected += 1;
+                discovery.on_rejected(&topic, TOPIC_ID, estimator, size, now);
             } else {
-                b.on_accepted("t", Uuid([1; 16]), size);
-                last = size;
+                discovery.on_accepted("t", TOPIC_ID, size);
+                last_accepted = size;
             }
         }
-        (refusals, last)
+        (rejected, last_accepted)
     }
 
     #[test]
-    fn the_limit_is_found_in_a_few_steps_and_found_again_when_it_moves() {
-        let step = Duration::from_secs(300);
-        let (mut b, s) =
-            (BatchSizeDiscovery::new(step, 262_144), Arc::<BatchSizeEstimator>::default());
-        let (refusals, last) = send_batches(20_000, &mut b, &s, 10_000, Tick(0));
-        assert!(refusals < 10, "{refusals}");
+    fn limit_is_found_in_few_steps_and_found_again_after_it_changes() {
+        let (mut discovery, estimator) = discovery(300, 262_144);
+        let (rejected, last) = send_batches(20_000, &mut discovery, &estimator, 10_000, Tick(0));
+        assert!(rejected < 10, "{rejected}");
         assert!((18_000..=20_000).contains(&last), "{last}");
-        // The limit is raised: step by step batches grow again.
+        // The broker's limit is raised: batches grow again step by step.
         let mut now = Tick(0);
         for _ in 0..8 {
-            now = now.after(step);
-            assert!(b.raise_limit(now) > now);
-            send_batches(usize::MAX, &mut b, &s, 100, now);
+            now = now.after(Duration::from_secs(300));
+            assert!(discovery.raise_limit(now) > now);
+            send_batches(usize::MAX, &mut discovery, &estimator, 100, now);
         }
-        assert_eq!(s.uncompressed_limit(262_144, false), 262_144 - 61);
-        assert!(!s.has_limit());
-        // And lowered below what was accepted.
-        send_batches(100_000, &mut b, &s, 1000, now);
-        let (refusals, last) = send_batches(5_000, &mut b, &s, 1000, now);
-        assert!(refusals < 12 && last > 4_000 && last <= 5_000, "{refusals} {last}");
+        assert_eq!(estimator.uncompressed_limit(262_144, false), 262_144 - EMPTY_BATCH_LEN);
+        assert!(!estimator.has_limit());
+        // The broker's limit is lowered below sizes that were accepted.
+        send_batches(100_000, &mut discovery, &estimator, 1000, now);
+        let (rejected, last) = send_batches(5_000, &mut discovery, &estimator, 1000, now);
+        assert!(rejected < 12 && last > 4_000 && last <= 5_000, "{rejected} {last}");
     }
 
     #[test]
-    fn a_small_batch_that_was_taken_does_not_make_all_of_them_small() {
-        let (mut b, s) = (
-            BatchSizeDiscovery::new(Duration::from_secs(1), 1 << 20),
-            Arc::<BatchSizeEstimator>::default(),
+    fn accepted_small_batch_does_not_lower_the_limit() {
+        let (mut discovery, estimator) = discovery(1, 1 << 20);
+        discovery.on_rejected(&"t".into(), TOPIC_ID, &estimator, 1_000_000, Tick(0));
+        discovery.on_accepted("t", TOPIC_ID, 100);
+        assert_eq!(estimator.limit(), EMPTY_BATCH_LEN + (1_000_000 - EMPTY_BATCH_LEN) / 4);
+        discovery.on_rejected(&"t".into(), TOPIC_ID, &estimator, 1000, Tick(0));
+        assert_eq!(
+            estimator.limit(),
+            EMPTY_BATCH_LEN + (1000 - EMPTY_BATCH_LEN) / 4,
+            "a rejected batch still lowers it"
         );
-        b.on_rejected((&"t".into(), Uuid([1; 16]), &s), 1_000_000, Tick(0));
-        b.on_accepted("t", Uuid([1; 16]), 100);
-        assert_eq!(s.limit(), 61 + (1_000_000 - 61) / 4);
-        b.on_rejected((&"t".into(), Uuid([1; 16]), &s), 1000, Tick(0));
-        assert_eq!(s.limit(), 61 + (1000 - 61) / 4, "what is refused still draws it down");
     }
 
     #[test]
-    fn a_topic_of_another_id_is_another_topic() {
-        let (mut b, s) = (
-            BatchSizeDiscovery::new(Duration::from_secs(1), 1000),
-            Arc::<BatchSizeEstimator>::default(),
-        );
-        b.on_rejected((&"t".into(), Uuid([1; 16]), &s), 900, Tick(0));
-        assert!(s.has_limit());
-        b.on_accepted("t", Uuid([2; 16]), 400);
-        assert!(!s.has_limit());
-        assert_eq!(b.raise_limit(Tick(0)), Tick::NEVER);
+    fn recreated_topic_starts_without_a_limit() {
+        let (mut discovery, estimator) = discovery(1, 1000);
+        discovery.on_rejected(&"t".into(), TOPIC_ID, &estimator, 900, Tick(0));
+        assert!(estimator.has_limit());
+        discovery.on_accepted("t", Uuid([2; 16]), 400);
+        assert!(!estimator.has_limit());
+        assert_eq!(discovery.raise_limit(Tick(0)), Tick::NEVER);
     }
 }

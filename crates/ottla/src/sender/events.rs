@@ -1,141 +1,143 @@
-//! What callers post, and what metadata brings them.
+//! Handles the events that callers post to the sender, their deadlines, and metadata updates.
 
 use std::sync::Arc;
 
 use super::Sender;
-use super::ends::PendingFlush;
 use super::producer_state::ProducerIdState;
 use crate::accumulator::event_queue::Event;
-use crate::accumulator::waiters::FlushCompletion;
 use crate::error::Error;
 use crate::network::io::Io;
+use crate::sync::atomic::Ordering;
 use crate::time::Tick;
 
-/// Deadlines below this many are not worth tidying.
-const MIN_DEADLINES_TO_PRUNE: usize = 1024;
+/// The number of waiters below which the map of deadlines is not pruned.
+const MIN_WAITERS_TO_PRUNE: usize = 1024;
+
+/// Orders waiting callers by deadline; the id makes the key unique.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WaiterKey {
+    deadline: Tick,
+    id: u64,
+}
 
 impl<I: Io> Sender<I> {
+    /// Handles the events that were posted since the last round.
     pub(super) fn handle_events(&mut self, now: Tick) {
         self.accumulator.events().set_awake();
-        let mut mail = std::mem::take(&mut self.event_buffer);
-        self.accumulator.events().drain(&mut mail);
-        if mail.iter().any(Event::is_for_all_partitions) {
-            self.track_nonempty_partitions(&mut mail);
+        let mut events = std::mem::take(&mut self.event_buffer);
+        self.accumulator.events().drain(&mut events);
+        if events.iter().any(Event::is_for_all_partitions) {
+            self.track_nonempty_partitions(&mut events);
         }
-        for event in mail.drain(..) {
+        for event in events.drain(..) {
             match event {
                 Event::BatchOpened(p) => self.ready.insert(p),
                 Event::BatchClosed(p) => {
                     self.purge_closed(&p);
                     self.ready.insert(p);
                 }
-                Event::BatchAwaited(p, number) => self.ready.mark_awaited(p, number),
-                Event::Split(cut) => self.reenqueue_parts(*cut),
-                Event::Purge { up_to_batch: to, include_in_flight: in_flight } => {
-                    self.purge(to, in_flight);
+                Event::BatchAwaited { partition, batch_number } => {
+                    self.ready.mark_awaited(partition, batch_number);
                 }
+                Event::Split(outcome) => self.reenqueue_parts(*outcome),
+                Event::Purge { up_to_batch, include_in_flight } => {
+                    self.purge(up_to_batch, include_in_flight);
+                }
+                // The event only has to start a round, which sees the waiters of the pool.
                 Event::MemoryWanted => {}
                 Event::TopicWanted(name) => {
                     self.client.add_topic(&name, now);
-                    // It may be known, and lack a partition that somebody waits for.
+                    // The topic may be known, but without the partition that a caller waits for.
                     self.client.request_metadata(now);
                 }
-                Event::Waiter(due, wait) => {
-                    self.last_deadline_id += 1;
-                    self.waiter_deadlines.insert((due, self.last_deadline_id), wait);
+                Event::Waiter { deadline, waiter } => {
+                    self.last_waiter_id += 1;
+                    let key = WaiterKey { deadline, id: self.last_waiter_id };
+                    self.waiter_deadlines.insert(key, waiter);
                 }
-                Event::Flush(flush) => self.begin_flush(flush),
-                Event::Close(by) => {
-                    self.close_deadline = Some(self.close_deadline.map_or(by, |b| b.min(by)));
+                Event::Flush(completion) => self.begin_flush(completion),
+                Event::Close { deadline } => {
+                    let earlier = self.close_deadline.map_or(deadline, |d| d.min(deadline));
+                    self.close_deadline = Some(earlier);
                 }
             }
         }
-        self.event_buffer = mail;
+        self.event_buffer = events;
     }
 
-    /// Callers whose time is over are woken, and what they were granted but did not fetch is handed on.
+    /// Wakes callers whose deadline has expired. Returns the next deadline.
+    ///
+    /// The sender keeps these deadlines, because the future of an async caller has no timer and
+    /// cannot wake itself. Memory that is granted to an expired caller goes to the next one.
     pub(super) fn wake_expired_waiters(&mut self, now: Tick) -> Tick {
-        if self.waiter_deadlines.len() > MIN_DEADLINES_TO_PRUNE
-            && self.last_deadline_id.is_multiple_of(MIN_DEADLINES_TO_PRUNE as u64)
+        // A caller that is done drops its half of the waiter. Then the sender's is the only one.
+        if self.waiter_deadlines.len() > MIN_WAITERS_TO_PRUNE
+            && self.last_waiter_id.is_multiple_of(MIN_WAITERS_TO_PRUNE as u64)
         {
-            // Most callers are long served; only those who still wait hold on to theirs.
-            self.waiter_deadlines.retain(|_, wait| Arc::strong_count(wait) > 1);
+            self.waiter_deadlines.retain(|_, waiter| Arc::strong_count(waiter) > 1);
         }
         while let Some(first) = self.waiter_deadlines.first_entry() {
-            // A caller that was served has let go of its side: nothing is due for it.
-            let served = Arc::strong_count(first.get()) == 1;
-            if first.key().0 > now && !served {
-                return first.key().0;
+            // Without this check, the sender would wake for callers that were served long ago.
+            let is_done = Arc::strong_count(first.get()) == 1;
+            if first.key().deadline > now && !is_done {
+                return first.key().deadline;
             }
-            let wait = first.remove();
-            if served {
+            let waiter = first.remove();
+            if is_done {
                 continue;
             }
-            self.accumulator.pool.revoke(wait.ticket.load(crate::sync::atomic::Ordering::Relaxed));
-            wait.wake();
+            self.accumulator.pool.revoke(waiter.waiter_id.load(Ordering::Relaxed));
+            waiter.wake();
         }
         Tick::NEVER
     }
 
-    /// Brings in every partition that held something when a flush (or a close, or a purge) was posted: another
-    /// caller may have appended to a batch whose opener is still on the way to the mailbox. Where somebody is,
-    /// all partitions are looked at; else whoever was has posted, behind what was taken.
-    fn track_nonempty_partitions(&mut self, mail: &mut Vec<Event>) {
-        if self.accumulator.events().drain_with_pending(mail) {
+    /// Makes sure that a flush, close or purge sees every partition that has records.
+    ///
+    /// A caller may append to a batch that another caller has opened. It posts nothing, and the
+    /// opener's event may not be in the queue yet. `drain_with_pending` returns whether no opener
+    /// is between its append and its post. Otherwise, all partitions are examined.
+    fn track_nonempty_partitions(&mut self, events: &mut Vec<Event>) {
+        if self.accumulator.events().drain_with_pending(events) {
             return;
         }
         for p in self.accumulator.topics.all_partitions() {
             let mut queue = p.lock_for_sender();
-            let holds = !queue.is_empty();
-            queue.announced |= holds;
+            let has_records = !queue.is_empty();
+            queue.announced |= has_records;
             drop(queue);
-            if holds {
+            if has_records {
                 self.ready.insert(p);
             }
         }
     }
 
-    /// A flush waits for every batch there is now, and for no later one.
-    fn begin_flush(&mut self, flush: Arc<FlushCompletion>) {
-        let mut pending: crate::collections::HashSet<u64> = (self.in_flight_batches.values())
-            .flat_map(|f| &f.batches)
-            .filter(|b| !b.closed.is_completed())
-            .map(|b| b.closed.meta.number)
-            .collect();
-        for p in self.ready.iter() {
-            let queue = p.lock_for_sender();
-            pending.extend(queue.batches.iter().map(|s| s.number()));
-            pending.extend(queue.open().map(|b| b.meta.number));
-        }
-        self.flush_up_to = self.flush_up_to.max(pending.iter().copied().max().unwrap_or(0));
-        self.pending_flushes.push(PendingFlush { completion: flush, incomplete_batches: pending });
-    }
-
-    /// New topics for callers, and errors for those who wait for one.
+    /// Publishes new topics to callers, and fails what metadata errors make impossible.
     pub(super) fn handle_metadata_update(&mut self) {
-        let news = self.client.take_metadata_update();
-        if news.updated {
+        let update = self.client.take_metadata_update();
+        if update.updated {
             let cluster = self.client.cluster();
             self.accumulator.topics.publish(&cluster, &self.accumulator.rack);
             if self.accumulator.settings.adaptive_partitioning {
                 self.ready.reset_load_stats(cluster.topics.keys().cloned());
             }
         }
-        if let Some(e) = news.authentication_error {
+        if let Some(e) = update.authentication_error {
             self.accumulator.topics.notify_error_all(&e);
-            // Without a producer id nothing can go out: what waits for one is told (SA5). Whoever has one may come
-            // by a better broker, or credentials, in its time.
-            let waits = matches!(
+            // A producer that never had an id cannot send anything, so its batches fail
+            // (CASES SA5). With an id, another broker or new credentials may still deliver them
+            // within the delivery timeout.
+            let is_without_id = matches!(
                 self.producer_state.producer_id,
-                ProducerIdState::Needed(_) | ProducerIdState::Requested
+                ProducerIdState::Needed { .. } | ProducerIdState::Requested
             );
-            if waits && !self.producer_state.has_had_producer_id() {
+            if is_without_id && !self.producer_state.has_had_producer_id() {
                 self.abort_undrained_batches(&e);
             }
         }
-        for (name, code) in news.topic_errors {
-            let place = format!("topic {name}, says {}", news.responder);
-            let e = Error::broker(code, None, &place);
+        for (name, code) in update.topic_errors {
+            let location = format!("topic {name} at {}", update.responder);
+            let e = Error::broker(code, None, &location);
             if !e.is_retriable() {
                 self.client.remove_topic(&name);
                 self.abort_undrained_batches_in(&e, |p| *p.topic == *name);

@@ -1,5 +1,8 @@
-//! One ProduceRequest a node: its frame, in which the batches' bytes are referenced and not copied, and its
-//! answer, matched to what was asked.
+//! The Produce request of one node and its response: encoding, decoding, and finding a batch's
+//! partition in the response.
+//!
+//! `send.rs` encodes the request. The frame references the records of the batches and does not
+//! copy them. `responses.rs` parses the response.
 
 use bytes::Bytes;
 use ottla_protocol::header::{RequestHeader, decode_response};
@@ -12,33 +15,46 @@ use crate::accumulator::batch::StampedBatch;
 use crate::cluster::Node;
 use crate::injected_bugs::inject_bug;
 
-/// What every request of a producer says.
+/// The settings that every Produce request of a producer contains.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestSettings {
     pub(crate) acks: i16,
     pub(crate) timeout_ms: i32,
 }
 
-/// The first version that names topics by id.
+/// Records that are inserted into a frame at an offset of its encoded fields.
+#[derive(Debug)]
+pub(crate) struct RecordPiece {
+    offset: usize,
+    records: Bytes,
+}
+
+/// The first Produce version that identifies topics by id (KIP-516).
 pub(super) const FIRST_VERSION_WITH_TOPIC_ID: i16 = 13;
 
-/// The request's frame (of this version, correlation and client) as pieces: heads that are made here, records that are only referenced.
+/// Returns the frame of a Produce request as a list of buffers to write one after the other.
+///
+/// `batches` are sorted by topic. `pieces` is a scratch buffer, empty before and after.
 pub(crate) fn encode_frame(
-    (version, correlation, client_id): (i16, i32, &str),
+    version: i16,
+    correlation_id: i32,
+    client_id: &str,
     settings: RequestSettings,
     batches: &[StampedBatch],
-    cuts: &mut Vec<(usize, Bytes)>,
+    pieces: &mut Vec<RecordPiece>,
 ) -> Vec<Bytes> {
     let flexible = ApiKey::PRODUCE.version(version).flexible;
     let mut w = Writer::from_vec(Vec::with_capacity(128 + batches.len() * 96));
+    // The frame's length, known at the end.
     w.i32(0);
     RequestHeader::encode_without_tags(
         ApiKey::PRODUCE,
         version,
-        correlation,
+        correlation_id,
         Some(client_id),
         &mut w,
     );
+    // No transactional id.
     w.length(None, flexible, true);
     w.i16(settings.acks);
     w.i32(settings.timeout_ms);
@@ -59,50 +75,55 @@ pub(crate) fn encode_frame(
             w.i32(batch.closed.meta.partition.index);
             w.length(Some(header.len() + records.len()), flexible, false);
             w.raw(header);
-            cuts.push((w.len(), records));
-            if flexible {
-                w.unsigned_varint(0);
-            }
+            pieces.push(RecordPiece { offset: w.len(), records });
+            write_empty_tags(&mut w, flexible);
         }
-        if flexible {
-            w.unsigned_varint(0);
-        }
+        write_empty_tags(&mut w, flexible);
     }
+    write_empty_tags(&mut w, flexible);
+    interleave_records(w, pieces)
+}
+
+fn write_empty_tags(w: &mut Writer, flexible: bool) {
     if flexible {
         w.unsigned_varint(0);
     }
-    interleave_records(w, cuts)
 }
 
-fn interleave_records(w: Writer, cuts: &mut Vec<(usize, Bytes)>) -> Vec<Bytes> {
-    // Names were checked when the topics became known: nothing here is too long for its length.
-    let mut heads = w.finish().unwrap_or_default();
-    let size = heads.len() - 4 + cuts.iter().map(|c| c.1.len()).sum::<usize>();
-    heads[..4].copy_from_slice(&(size as i32).to_be_bytes());
-    let heads = Bytes::from(heads);
-    let (mut out, mut from) = (Vec::with_capacity(2 * cuts.len() + 1), 0);
-    for (at, records) in cuts.drain(..) {
-        out.push(heads.slice(from..at));
-        out.push(records);
-        from = at;
+/// Writes the frame's length, and splits the encoded fields where records are inserted.
+fn interleave_records(w: Writer, pieces: &mut Vec<RecordPiece>) -> Vec<Bytes> {
+    // This cannot fail: topic names are validated when the topics become known, so no string is
+    // longer than its length field allows.
+    let mut fields = w.finish().unwrap_or_default();
+    let size = fields.len() - 4 + pieces.iter().map(|p| p.records.len()).sum::<usize>();
+    fields[..4].copy_from_slice(&(size as i32).to_be_bytes());
+    let fields = Bytes::from(fields);
+    let (mut frame, mut start) = (Vec::with_capacity(2 * pieces.len() + 1), 0);
+    for piece in pieces.drain(..) {
+        frame.push(fields.slice(start..piece.offset));
+        frame.push(piece.records);
+        start = piece.offset;
     }
-    out.push(heads.slice(from..));
-    out
+    frame.push(fields.slice(start..));
+    frame
 }
 
-/// An answer, read.
-pub(crate) struct ParsedProduceResponse(ProduceResponse);
+/// A decoded Produce response.
+pub(crate) struct ParsedProduceResponse {
+    response: ProduceResponse,
+}
 
 impl ParsedProduceResponse {
     pub(crate) fn parse(frame: &Bytes, version: i16) -> Result<ParsedProduceResponse, DecodeError> {
-        decode_response::<ProduceRequest>(frame, version).map(ParsedProduceResponse)
+        let response = decode_response::<ProduceRequest>(frame, version)?;
+        Ok(ParsedProduceResponse { response })
     }
 
     pub(crate) fn throttle_time_ms(&self) -> i32 {
-        self.0.throttle_time_ms
+        self.response.throttle_time_ms
     }
 
-    /// Where the leaders are that it names (KIP-951).
+    /// Returns the addresses of new leaders (KIP-951), without entries that cannot be valid.
     pub(crate) fn node_endpoints(&self) -> Vec<Node> {
         let node = |n: &ProduceNodeEndpoint| {
             let port = u16::try_from(n.port).ok().filter(|p| *p > 0)?;
@@ -112,22 +133,25 @@ impl ParsedProduceResponse {
             let (host, rack) = (n.host.as_str().into(), n.rack.as_deref().map(Into::into));
             Some(Node { id: n.node_id, host, port, rack })
         };
-        self.0.node_endpoints.iter().filter_map(node).collect()
+        self.response.node_endpoints.iter().filter_map(node).collect()
     }
 
-    /// Partitions it speaks of. One that is no batch's is never taken for an answer to another (SN44).
+    /// Returns the number of partitions in the response.
     pub(crate) fn partition_count(&self) -> usize {
-        self.0.responses.iter().map(|t| t.partition_responses.len()).sum()
+        self.response.responses.iter().map(|t| t.partition_responses.len()).sum()
     }
 
-    /// What it says of a batch; a second entry for the same partition is ignored.
+    /// Returns the entry for the batch's topic and partition. A second entry is ignored.
+    ///
+    /// The topic has to match: an entry of another topic must never acknowledge the batch
+    /// (CASES SN44).
     pub(crate) fn partition_response(
         &self,
         batch: &StampedBatch,
         version: i16,
     ) -> Option<&PartitionProduceResponse> {
         let partition = &batch.closed.meta.partition;
-        let named = |name: &str, id: Uuid| {
+        let is_topic = |name: &str, id: Uuid| {
             if inject_bug!(TopicIgnoredInResponse) {
                 true
             } else if version >= FIRST_VERSION_WITH_TOPIC_ID {
@@ -136,10 +160,10 @@ impl ParsedProduceResponse {
                 name == &*partition.topic
             }
         };
-        self.0
+        self.response
             .responses
             .iter()
-            .filter(|t| named(&t.name, t.topic_id))
+            .filter(|t| is_topic(&t.name, t.topic_id))
             .flat_map(|t| &t.partition_responses)
             .find(|p| p.index == partition.index)
     }
@@ -147,48 +171,59 @@ impl ParsedProduceResponse {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::accumulator::batch::Stamp;
     use ottla_protocol::messages::TopicProduceResponse;
 
+    use super::*;
+    use crate::accumulator::batch::Stamp;
+    use crate::accumulator::partition::Partition;
+    use crate::sender::producer_state::tests::closed_batch;
+
+    fn partition_entry(index: i32, base_offset: i64) -> PartitionProduceResponse {
+        PartitionProduceResponse { index, base_offset, ..Default::default() }
+    }
+
+    fn topic_entry(
+        name: &str,
+        topic_id: Uuid,
+        partition_responses: Vec<PartitionProduceResponse>,
+    ) -> TopicProduceResponse {
+        let name = name.into();
+        TopicProduceResponse { name, topic_id, partition_responses, ..Default::default() }
+    }
+
+    // CASES: SN44, FG2.
     #[test]
-    fn sn44_fg2_only_the_first_entry_of_the_batchs_own_topic_and_partition_counts() {
-        let p = std::sync::Arc::new(crate::accumulator::partition::Partition::new(
-            "t".into(),
-            1,
-            7,
-            Default::default(),
-        ));
-        let closed = crate::sender::producer_state::tests::closed_batch(&p, 1, 1);
+    fn only_the_first_entry_of_the_batchs_topic_and_partition_counts() {
+        let p = std::sync::Arc::new(Partition::new("t".into(), 1, 7, Default::default()));
         let id = Uuid([7; 16]);
-        let batch = closed.stamp(Stamp { topic_id: id, ..Stamp::NONE });
-        let entry = |index, base_offset| PartitionProduceResponse {
-            index,
-            base_offset,
-            ..Default::default()
+        let batch = closed_batch(&p, 1, 1).stamp(Stamp { topic_id: id, ..Stamp::NONE });
+        let parsed = ParsedProduceResponse {
+            response: ProduceResponse {
+                responses: vec![
+                    topic_entry("other", Uuid([8; 16]), vec![partition_entry(1, 50)]),
+                    topic_entry(
+                        "t",
+                        id,
+                        vec![
+                            partition_entry(0, 60),
+                            partition_entry(1, 70),
+                            partition_entry(1, 80),
+                        ],
+                    ),
+                ],
+                ..Default::default()
+            },
         };
-        let topic = |name: &str, topic_id, partition_responses| TopicProduceResponse {
-            name: name.into(),
-            topic_id,
-            partition_responses,
-            ..Default::default()
-        };
-        let answer = ParsedProduceResponse(ProduceResponse {
-            responses: vec![
-                topic("other", Uuid([8; 16]), vec![entry(1, 50)]),
-                topic("t", id, vec![entry(0, 60), entry(1, 70), entry(1, 80)]),
-            ],
-            ..Default::default()
-        });
         for version in [FIRST_VERSION_WITH_TOPIC_ID, FIRST_VERSION_WITH_TOPIC_ID - 1] {
-            assert_eq!(answer.partition_response(&batch, version).map(|r| r.base_offset), Some(70));
+            let entry = parsed.partition_response(&batch, version);
+            assert_eq!(entry.map(|r| r.base_offset), Some(70));
         }
-        assert_eq!(answer.partition_count(), 4, "one of them is its own");
-        let elsewhere = crate::sender::producer_state::tests::closed_batch(&p, 2, 1)
-            .stamp(Stamp { topic_id: Uuid([9; 16]), ..Stamp::NONE });
+        assert_eq!(parsed.partition_count(), 4, "all entries count, also those without a batch");
+        let other_id = Stamp { topic_id: Uuid([9; 16]), ..Stamp::NONE };
+        let other = closed_batch(&p, 2, 1).stamp(other_id);
         assert!(
-            answer.partition_response(&elsewhere, FIRST_VERSION_WITH_TOPIC_ID).is_none(),
-            "a topic of another id"
+            parsed.partition_response(&other, FIRST_VERSION_WITH_TOPIC_ID).is_none(),
+            "a topic with another id"
         );
     }
 }

@@ -1,5 +1,20 @@
-//! The producer's id and epoch, and each partition's sequences (KIP-98, KIP-360): given at drain, in the
-//! order of the line, and kept by a batch until its log is proved to lack it.
+//! The producer id, its epoch and the sequences of each partition (KIP-98, KIP-360).
+//!
+//! This is the idempotent part of Kafka's `TransactionManager`. The drain asks it through
+//! [`DrainPolicy`] whether a batch may leave, and to stamp the batch; `responses.rs` reports the
+//! outcome of each batch; `epoch.rs` bumps the epoch when sequences are lost.
+//!
+//! Four rules keep a partition free of duplicates, gaps and reordering:
+//!
+//! 1. A batch gets its sequence when it is drained. A batch that expires unsent has used none.
+//! 2. A batch keeps its producer id, epoch and sequence when it is retried. The broker recognizes
+//!    a duplicate by them. Only proof that the log lacks the batch allows a new sequence.
+//! 3. No sequence of an epoch is given twice. The broker would take the second batch for a
+//!    duplicate and acknowledge it, although it is in no log.
+//! 4. When a sequence is lost, the partition is *unresolved*: it drains nothing until it has no
+//!    batch in flight. Then it continues at sequence 0 of a new epoch.
+
+use std::sync::Arc;
 
 use ottla_protocol::Uuid;
 
@@ -11,120 +26,146 @@ use crate::collections::HashMap;
 use crate::error::Error;
 use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
-use std::sync::Arc;
 
-/// Batches a broker remembers for each producer and partition, and so the most in flight there.
+/// The number of batches that a broker remembers for each producer and partition.
+///
+/// It is also the limit of batches in flight for a partition: a broker recognizes a retried batch
+/// as a duplicate only while it remembers the batch.
 const NUM_BATCHES_TO_RETAIN: u32 = 5;
 
-/// Where the producer's id stands.
+/// A producer id and its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProducerIdAndEpoch {
+    pub(crate) producer_id: i64,
+    pub(crate) epoch: i16,
+}
+
+impl ProducerIdAndEpoch {
+    /// Differs from every assigned id and epoch.
+    const NONE: ProducerIdAndEpoch = ProducerIdAndEpoch { producer_id: -1, epoch: -1 };
+}
+
+/// The state of the producer id.
 #[derive(Debug, Clone)]
 pub(crate) enum ProducerIdState {
-    /// Not idempotent.
+    /// The producer is not idempotent and has no id.
     Disabled,
-    /// To be asked for, not before then.
-    Needed(Tick),
-    /// Asked for.
-    Requested,
-    /// Held.
-    Assigned {
-        /// The id.
-        id: i64,
-        /// Its epoch.
-        epoch: i16,
+    /// An id has to be requested.
+    Needed {
+        /// The backoff of the last attempt ends at this time.
+        not_before: Tick,
     },
-    /// Cannot be had, for good.
+    /// An InitProducerId request is in flight.
+    Requested,
+    /// A broker has assigned this id. Epoch bumps change its epoch locally.
+    Assigned(ProducerIdAndEpoch),
+    /// The producer has failed with this fatal error and will not get an id.
     Failed(Error),
 }
 
-/// A partition's place in the order.
+/// The sequences of one partition.
 #[derive(Debug)]
 struct PartitionSequences {
-    producer_id: i64,
-    epoch: i16,
+    /// The id and epoch that the sequences belong to.
+    epoch: ProducerIdAndEpoch,
     topic: Option<Arc<str>>,
-    /// Zero while no broker has told it.
+    /// Zero until a broker has reported it.
     topic_id: Uuid,
-    /// Where its batches in flight went.
+    /// The node that received the last batch; −1 for none.
     in_flight_node: i32,
+    /// The sequence of the next batch that is stamped.
     next_sequence: i32,
-    /// The sequence behind the last acknowledged batch, if any of this epoch was.
+    /// The sequence after the last acknowledged batch; `None` if this epoch has none.
     acked_end: Option<i32>,
     in_flight_batches: u32,
-    /// What is in flight was sent before, and goes alone: were others to pass it again and again, the broker
-    /// would forget it, and could not say any more that it has it.
+    /// Whether the batch in flight is a retry, which nothing may overtake.
     is_retry: bool,
-    /// A new order is needed before anything new may go.
+    /// Set while the partition needs a new epoch before it may drain again.
     unresolved: Option<Unresolved>,
 }
 
-/// Why an order cannot go on.
+/// The reason why a partition cannot continue its sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unresolved {
-    /// A sequence is lost, for good or for all that is known.
+    /// A batch with a sequence failed, or has to get a new sequence.
     SequenceLost,
-    /// The topic is another one of the same name; this was its id.
-    TopicRecreated(Uuid),
+    /// The topic was deleted and created again.
+    TopicRecreated {
+        /// The id of the deleted topic.
+        old_topic_id: Uuid,
+    },
 }
 
-/// A partition that begins a new order.
+/// A partition that continues at sequence 0 of a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RestartedPartition {
-    pub(crate) key: u32,
-    /// The topic's id before, and now, where it is another topic.
-    pub(crate) topic_id_change: Option<(Uuid, Uuid)>,
+    pub(crate) partition_id: u32,
+    /// Set if the topic was deleted and created again.
+    pub(crate) topic_id_change: Option<TopicIdChange>,
 }
 
-/// All partitions' orders.
+/// The ids of a topic that was deleted and created again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TopicIdChange {
+    pub(crate) old: Uuid,
+    pub(crate) new: Uuid,
+}
+
+/// The producer id and the sequences of all partitions.
 #[derive(Debug)]
 pub(crate) struct ProducerState {
     pub(crate) producer_id: ProducerIdState,
     partitions: HashMap<u32, PartitionSequences>,
-    /// One request in flight in all: then one batch a partition, too, whoever leads it.
+    /// Whether each partition may have only one batch in flight (`max.in.flight=1`).
     guarantee_message_order: bool,
-    /// Whether any line is broken, so that a round without a break looks at none.
+    /// Whether any partition is unresolved. Without one, a round visits no partition here.
     has_unresolved_sequences: bool,
-    /// The log takes no further epoch of this id.
+    /// Whether the next restart needs a new producer id, not only a new epoch.
     needs_new_producer_id: bool,
     has_had_producer_id: bool,
     cluster: Arc<Cluster>,
 }
 
 impl ProducerState {
-    pub(crate) fn new(idempotent: bool, one_at_a_time: bool) -> ProducerState {
-        let id =
-            if idempotent { ProducerIdState::Needed(Tick(0)) } else { ProducerIdState::Disabled };
-        let (lines, cluster, any_broken, wants_new_id, had_id) = Default::default();
+    pub(crate) fn new(idempotent: bool, guarantee_message_order: bool) -> ProducerState {
         ProducerState {
-            producer_id: id,
-            partitions: lines,
-            guarantee_message_order: one_at_a_time,
-            has_unresolved_sequences: any_broken,
-            needs_new_producer_id: wants_new_id,
-            has_had_producer_id: had_id,
-            cluster,
+            producer_id: if idempotent {
+                ProducerIdState::Needed { not_before: Tick(0) }
+            } else {
+                ProducerIdState::Disabled
+            },
+            partitions: HashMap::default(),
+            guarantee_message_order,
+            has_unresolved_sequences: false,
+            needs_new_producer_id: false,
+            has_had_producer_id: false,
+            cluster: Arc::default(),
         }
     }
 
-    /// Topic ids and leaders come from the snapshot of this round. A topic of another id is another log: its
-    /// orders start anew, under a new epoch, since sequences of one epoch are never given twice. An id that is
-    /// not told (an older broker) says nothing.
+    /// Takes over the topic ids and leaders of this round.
     ///
-    /// Whether it is another snapshot than the last.
+    /// A topic with another id is another log, so its partitions become unresolved. They must not
+    /// continue or restart their sequences in the same epoch (rule 3). A zero id says nothing: it
+    /// comes from a broker that does not report topic ids. A first id after zero is the same log.
+    ///
+    /// Returns whether the snapshot differs from the last one.
     pub(crate) fn update_cluster(&mut self, cluster: Arc<Cluster>) -> bool {
         if Arc::ptr_eq(&self.cluster, &cluster) {
             return false;
         }
-        for line in self.partitions.values_mut() {
-            let topic = line.topic.as_ref().and_then(|t| cluster.topics.get(t));
+        for partition in self.partitions.values_mut() {
+            let topic = partition.topic.as_ref().and_then(|t| cluster.topics.get(t));
             let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
-            if !line.topic_id.is_zero()
-                && line.topic_id != id
+            if !partition.topic_id.is_zero()
+                && partition.topic_id != id
                 && !inject_bug!(RecreatedTopicIgnored)
             {
-                line.unresolved = Some(Unresolved::TopicRecreated(line.topic_id));
+                let old_topic_id = partition.topic_id;
+                partition.unresolved = Some(Unresolved::TopicRecreated { old_topic_id });
                 self.has_unresolved_sequences = true;
             }
-            line.topic_id = id;
+            partition.topic_id = id;
         }
         self.cluster = cluster;
         true
@@ -134,10 +175,9 @@ impl ProducerState {
         !matches!(self.producer_id, ProducerIdState::Disabled)
     }
 
-    fn get_or_create(&mut self, key: u32) -> &mut PartitionSequences {
-        self.partitions.entry(key).or_insert(PartitionSequences {
-            producer_id: -1,
-            epoch: -1,
+    fn get_or_create(&mut self, partition_id: u32) -> &mut PartitionSequences {
+        self.partitions.entry(partition_id).or_insert(PartitionSequences {
+            epoch: ProducerIdAndEpoch::NONE,
             topic: None,
             topic_id: Uuid::ZERO,
             in_flight_node: -1,
@@ -149,146 +189,173 @@ impl ProducerState {
         })
     }
 
-    /// A batch leaves for a broker, not for the first time if so told.
-    pub(crate) fn add_in_flight_batch(&mut self, key: u32, node: i32, again: bool) {
-        let line = self.get_or_create(key);
-        line.in_flight_batches += 1;
-        line.is_retry = again;
-        line.in_flight_node = node;
+    /// Counts a batch that is sent to `node`.
+    pub(crate) fn add_in_flight_batch(&mut self, partition_id: u32, node: i32, is_retry: bool) {
+        let partition = self.get_or_create(partition_id);
+        partition.in_flight_batches += 1;
+        partition.is_retry = is_retry;
+        partition.in_flight_node = node;
     }
 
-    /// A batch is back, whatever became of it.
-    pub(crate) fn remove_in_flight_batch(&mut self, key: u32) {
-        let line = self.get_or_create(key);
-        debug_assert!(line.in_flight_batches > 0, "more came back than went out");
-        line.in_flight_batches = line.in_flight_batches.saturating_sub(1);
+    /// Removes a batch that is no longer in flight, with any outcome.
+    pub(crate) fn remove_in_flight_batch(&mut self, partition_id: u32) {
+        let partition = self.get_or_create(partition_id);
+        debug_assert!(partition.in_flight_batches > 0, "no batch of {partition_id} is in flight");
+        partition.in_flight_batches = partition.in_flight_batches.saturating_sub(1);
     }
 
-    /// A batch was acknowledged.
+    /// Advances the last acknowledged sequence behind an acknowledged batch of the current epoch.
     pub(crate) fn maybe_update_last_acked_sequence(&mut self, batch: &StampedBatch) {
-        let line = self.get_or_create(batch.closed.meta.partition.id);
-        if !line.is_in_current_epoch(batch) {
+        let partition = self.get_or_create(batch.closed.meta.partition.id);
+        if !partition.is_in_current_epoch(batch) {
             return;
         }
         let end = increment_sequence(batch.stamp.sequence, batch.closed.meta.record_count);
-        // Answers of one connection come in order; a later batch acknowledged first keeps its place.
-        let ahead = line.acked_end.is_none_or(|to| (end.wrapping_sub(to) & i32::MAX) < 1 << 30);
-        if ahead {
-            line.acked_end = Some(end);
+        // A later batch may be acknowledged first, and the end never moves back. Sequences wrap at
+        // 2^31: a distance below 2^30 is ahead, a larger one is behind.
+        let is_ahead = partition
+            .acked_end
+            .is_none_or(|acked_end| (end.wrapping_sub(acked_end) & i32::MAX) < 1 << 30);
+        if is_ahead {
+            partition.acked_end = Some(end);
         }
     }
 
-    /// Whether the batch's sequence is right behind the last one that its order had acknowledged.
+    /// Returns whether the batch starts right after the last acknowledged sequence.
     pub(crate) fn follows_last_acked(&mut self, batch: &StampedBatch) -> bool {
-        let line = self.get_or_create(batch.closed.meta.partition.id);
-        line.is_in_current_epoch(batch) && line.acked_end == Some(batch.stamp.sequence)
+        let partition = self.get_or_create(batch.closed.meta.partition.id);
+        partition.is_in_current_epoch(batch) && partition.acked_end == Some(batch.stamp.sequence)
     }
 
-    /// Whether the batch is the first of its order, and nothing of that was acknowledged.
+    /// Returns whether the batch is the first of its epoch, and none of the epoch is acknowledged.
     pub(crate) fn is_first_of_epoch(&mut self, batch: &StampedBatch) -> bool {
-        let line = self.get_or_create(batch.closed.meta.partition.id);
-        line.is_in_current_epoch(batch) && line.acked_end.is_none() && batch.stamp.sequence == 0
+        let partition = self.get_or_create(batch.closed.meta.partition.id);
+        partition.is_in_current_epoch(batch)
+            && partition.acked_end.is_none()
+            && batch.stamp.sequence == 0
     }
 
-    /// A batch with a sequence failed for good, or must have a new one: what follows it needs a new order.
+    /// Marks the partition of a batch that failed or needs a new sequence as unresolved.
+    ///
+    /// A batch of an earlier epoch has no effect: its sequences are abandoned already.
     pub(crate) fn mark_unresolved(&mut self, batch: &StampedBatch) {
         let idempotent = self.is_idempotent();
-        let line = self.get_or_create(batch.closed.meta.partition.id);
-        if idempotent && line.is_in_current_epoch(batch) {
-            line.unresolved.get_or_insert(Unresolved::SequenceLost);
+        let partition = self.get_or_create(batch.closed.meta.partition.id);
+        if idempotent && partition.is_in_current_epoch(batch) {
+            partition.unresolved.get_or_insert(Unresolved::SequenceLost);
             self.has_unresolved_sequences = true;
         }
     }
 
-    /// The order of a partition is broken, by a batch that is there no more.
-    pub(crate) fn mark_unresolved_at(&mut self, key: u32) {
+    /// Marks a partition as unresolved when the batch with the lost sequence no longer exists.
+    pub(crate) fn mark_unresolved_at(&mut self, partition_id: u32) {
         if self.is_idempotent() {
-            self.get_or_create(key).unresolved.get_or_insert(Unresolved::SequenceLost);
+            let partition = self.get_or_create(partition_id);
+            partition.unresolved.get_or_insert(Unresolved::SequenceLost);
             self.has_unresolved_sequences = true;
         }
     }
 
-    /// A sequence is gone that no batch carries.
+    /// Skips the sequences of a batch that is not sent. Only an injected bug does that.
     pub(crate) fn skip_sequence(&mut self, batch: &ClosedBatch) {
-        let line = self.get_or_create(batch.meta.partition.id);
-        line.next_sequence = increment_sequence(line.next_sequence, batch.meta.record_count);
+        let partition = self.get_or_create(batch.meta.partition.id);
+        partition.next_sequence =
+            increment_sequence(partition.next_sequence, batch.meta.record_count);
     }
 
-    /// A producer id has come.
-    pub(crate) fn set_producer_id(&mut self, id: i64, epoch: i16) {
-        self.producer_id = ProducerIdState::Assigned { id, epoch };
-        (self.needs_new_producer_id, self.has_had_producer_id) = (false, true);
+    /// Stores the producer id that a broker has assigned.
+    pub(crate) fn set_producer_id(&mut self, assigned: ProducerIdAndEpoch) {
+        self.producer_id = ProducerIdState::Assigned(assigned);
+        self.needs_new_producer_id = false;
+        self.has_had_producer_id = true;
     }
 
-    /// Whether there ever was one.
+    /// Returns whether a producer id was ever assigned.
     pub(crate) fn has_had_producer_id(&self) -> bool {
         self.has_had_producer_id
     }
 
-    /// The log takes nothing more under this id.
+    /// Makes the next restart request a new producer id: the log rejects this one in any epoch.
     pub(crate) fn require_new_producer_id(&mut self) {
         self.needs_new_producer_id = true;
     }
 
-    /// Whether an order is broken that can be mended now.
+    /// Returns whether [`bump_epoch`](Self::bump_epoch) has a partition to resolve now.
     pub(crate) fn can_resolve(&self) -> bool {
-        let now = |l: &PartitionSequences| l.unresolved.is_some() && l.in_flight_batches == 0;
-        self.has_unresolved_sequences && self.partitions.values().any(now)
+        let is_resolvable =
+            |p: &PartitionSequences| p.unresolved.is_some() && p.in_flight_batches == 0;
+        self.has_unresolved_sequences && self.partitions.values().any(is_resolvable)
     }
 
-    /// Partitions whose order is broken and that have nothing in flight any more. The epoch is bumped for
-    /// them; the caller resequences what stands in their lines.
+    /// Resolves the unresolved partitions that have no batch in flight (KIP-360).
+    ///
+    /// If at least one has lost a sequence, the epoch is bumped locally, without a request. The
+    /// caller decides which queued batches of the returned partitions get a new sequence. Other
+    /// partitions move to the new epoch on their own, at the first drain with nothing in flight.
     pub(crate) fn bump_epoch(&mut self, now: Tick) -> Vec<RestartedPartition> {
         if !self.has_unresolved_sequences {
             return Vec::new();
         }
-        let mut mended = Vec::new();
+        let mut restarted = Vec::new();
         self.has_unresolved_sequences = false;
-        for (key, line) in &mut self.partitions {
-            let Some(broken) = line.unresolved else { continue };
-            if line.in_flight_batches > 0 {
+        for (partition_id, partition) in &mut self.partitions {
+            let Some(unresolved) = partition.unresolved else { continue };
+            // A response that is still to come may carry an acknowledgement, and a batch that is
+            // still on the network may be appended after a batch of the new epoch.
+            if partition.in_flight_batches > 0 {
                 self.has_unresolved_sequences = true;
                 continue;
             }
-            line.unresolved = None;
-            // All that was given is acknowledged after all: a later batch was taken, so the lost one was, too.
-            if broken == Unresolved::SequenceLost && line.acked_end == Some(line.next_sequence) {
+            partition.unresolved = None;
+            // Every sequence is acknowledged after all. A leader accepts sequences without gaps
+            // only, so the batch whose response was lost is in the log: no new epoch is needed.
+            if unresolved == Unresolved::SequenceLost
+                && partition.acked_end == Some(partition.next_sequence)
+            {
                 continue;
             }
-            let moved = match broken {
-                Unresolved::TopicRecreated(old) => Some((old, line.topic_id)),
+            let topic_id_change = match unresolved {
+                Unresolved::TopicRecreated { old_topic_id } => {
+                    Some(TopicIdChange { old: old_topic_id, new: partition.topic_id })
+                }
                 Unresolved::SequenceLost => None,
             };
-            // No id has this epoch: the next stamp begins a new order.
-            (line.producer_id, line.epoch) = (-1, -1);
-            mended.push(RestartedPartition { key: *key, topic_id_change: moved });
+            // The next stamp sees a different epoch and starts at sequence 0.
+            partition.epoch = ProducerIdAndEpoch::NONE;
+            restarted.push(RestartedPartition { partition_id: *partition_id, topic_id_change });
         }
-        mended.sort_by_key(|m| m.key);
-        if mended.is_empty() {
-            return mended;
+        // The order of the hash map must not decide anything: simulations replay from a seed.
+        restarted.sort_by_key(|r| r.partition_id);
+        if restarted.is_empty() {
+            return restarted;
         }
         if inject_bug!(ResequenceAll) {
-            self.partitions.values_mut().for_each(|l| (l.producer_id, l.epoch) = (-1, -1));
-            mended = self
-                .partitions
-                .keys()
-                .map(|key| RestartedPartition { key: *key, topic_id_change: None })
-                .collect();
+            restarted = self.restart_all_partitions();
         }
-        self.producer_id = match self.producer_id.clone() {
-            ProducerIdState::Assigned { .. } if std::mem::take(&mut self.needs_new_producer_id) => {
-                ProducerIdState::Needed(now)
-            }
-            ProducerIdState::Assigned { epoch: i16::MAX, .. } => ProducerIdState::Needed(now),
-            ProducerIdState::Assigned { id, epoch } => {
-                ProducerIdState::Assigned { id, epoch: epoch + 1 }
-            }
-            other => other,
-        };
-        if let ProducerIdState::Assigned { id, epoch } = self.producer_id {
-            tracing::info!(id, epoch, partitions = mended.len(), "producer epoch bumped");
+        self.start_new_epoch(now);
+        if let ProducerIdState::Assigned(assigned) = self.producer_id {
+            let (id, epoch) = (assigned.producer_id, assigned.epoch);
+            tracing::info!(id, epoch, partitions = restarted.len(), "producer epoch bumped");
         }
-        mended
+        restarted
+    }
+
+    /// Increments the epoch, or requests a new producer id where no further epoch is possible.
+    fn start_new_epoch(&mut self, now: Tick) {
+        let ProducerIdState::Assigned(assigned) = &mut self.producer_id else { return };
+        let needs_new_id = std::mem::take(&mut self.needs_new_producer_id);
+        if needs_new_id || assigned.epoch == i16::MAX {
+            self.producer_id = ProducerIdState::Needed { not_before: now };
+        } else {
+            assigned.epoch += 1;
+        }
+    }
+
+    /// Restarts even partitions that have lost nothing. Only an injected bug does that.
+    fn restart_all_partitions(&mut self) -> Vec<RestartedPartition> {
+        self.partitions.values_mut().for_each(|p| p.epoch = ProducerIdAndEpoch::NONE);
+        let restart = |id: &u32| RestartedPartition { partition_id: *id, topic_id_change: None };
+        self.partitions.keys().map(restart).collect()
     }
 
     fn topic_id(&self, topic: &str) -> Uuid {
@@ -297,68 +364,81 @@ impl ProducerState {
 }
 
 impl PartitionSequences {
-    /// Whether the batch has its place in this order, not in one before it.
+    /// Returns whether the batch has a sequence of the current epoch, not of an earlier one.
     fn is_in_current_epoch(&self, batch: &StampedBatch) -> bool {
         batch.stamp.sequence >= 0
-            && (self.producer_id, self.epoch) == (batch.stamp.producer_id, batch.stamp.epoch)
+            && self.epoch.producer_id == batch.stamp.producer_id
+            && self.epoch.epoch == batch.stamp.epoch
     }
 }
 
 impl DrainPolicy for ProducerState {
     fn can_drain(&self, partition: &Partition, retry: bool) -> bool {
-        let line = self.partitions.get(&partition.id);
-        let in_flight = line.map_or(0, |l| l.in_flight_batches);
-        let broken = line.is_some_and(|l| l.unresolved.is_some());
-        let ProducerIdState::Assigned { id, epoch } = self.producer_id else {
-            let off = matches!(self.producer_id, ProducerIdState::Disabled);
-            return off && !broken && !(self.guarantee_message_order && in_flight > 0);
-        };
-        let Some(line) = line else { return true };
-        // A batch that is sent again goes alone, so that those behind it cannot arrive before it; a new
-        // order begins when the old one is out of the network. The first batch of an order goes alone too: a
-        // broker that knows nothing of the producer accepts any first sequence, and so would take the second
-        // batch where the first was refused (Java's producer has that hole).
-        let alone = retry
-            || line.is_retry
-            || (line.acked_end.is_none() && !inject_bug!(FirstBatchNotAlone))
-            || self.guarantee_message_order
-            || (line.producer_id, line.epoch) != (id, epoch)
-            // Another leader must not remember newer batches only, while an older one is still on its way to the
-            // one before.
-            || line.in_flight_node != self.cluster.leader(&partition.topic, partition.index).node_id;
-        if broken {
-            false
-        } else if alone {
-            in_flight == 0
-        } else {
-            in_flight < NUM_BATCHES_TO_RETAIN
+        let sequences = self.partitions.get(&partition.id);
+        if sequences.is_some_and(|s| s.unresolved.is_some()) {
+            return false;
         }
+        let in_flight = sequences.map_or(0, |s| s.in_flight_batches);
+        let ProducerIdState::Assigned(assigned) = self.producer_id else {
+            // An idempotent producer sends nothing before it has an id.
+            let is_disabled = matches!(self.producer_id, ProducerIdState::Disabled);
+            return is_disabled && !(self.guarantee_message_order && in_flight > 0);
+        };
+        let Some(sequences) = sequences else { return true };
+        // A retried batch goes alone, so that no batch behind it arrives before it.
+        let must_be_alone = retry
+            // While a retry is in flight, nothing new leaves. If newer batches kept overtaking it,
+            // the broker would forget it among its last five, and could no longer recognize it as
+            // a duplicate (the simulation found this with seed 708188).
+            || sequences.is_retry
+            // The first batch of an epoch goes alone. A broker without state for the producer
+            // accepts any first sequence: if it rejected the first of several batches in flight,
+            // it would accept the second one as the first. Java's producer has this hole (the
+            // simulation found it with seed 356).
+            || (sequences.acked_end.is_none() && !inject_bug!(FirstBatchNotAlone))
+            // Kafka mutes the partition from the drain to the response.
+            || self.guarantee_message_order
+            // A new epoch starts when no batch of the old epoch is in flight. Otherwise the broker
+            // would reject the old batches with INVALID_PRODUCER_EPOCH.
+            || sequences.epoch != assigned
+            // Batches for a new leader wait for those in flight to the old leader. The old ones
+            // may have to be sent again, and the new leader must not have forgotten them among
+            // five newer ones by then.
+            || sequences.in_flight_node
+                != self.cluster.leader(&partition.topic, partition.index).node_id;
+        in_flight < if must_be_alone { 1 } else { NUM_BATCHES_TO_RETAIN }
     }
 
     fn is_idle(&self, partition: &Partition) -> bool {
-        self.partitions.get(&partition.id).is_none_or(|l| l.in_flight_batches == 0)
+        self.partitions.get(&partition.id).is_none_or(|s| s.in_flight_batches == 0)
     }
 
     fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
         let topic_id = self.topic_id(&batch.meta.partition.topic);
-        let id = self.producer_id.clone();
-        let line = self.get_or_create(batch.meta.partition.id);
-        line.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
+        let assigned = match self.producer_id {
+            ProducerIdState::Assigned(assigned) => Some(assigned),
+            _ => None,
+        };
+        let partition = self.get_or_create(batch.meta.partition.id);
+        partition.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
+        // Zero does not replace a known id: metadata from an older broker has none.
         if !topic_id.is_zero() {
-            line.topic_id = topic_id;
+            partition.topic_id = topic_id;
         }
-        let ProducerIdState::Assigned { id, epoch } = id else {
+        let Some(assigned) = assigned else {
             return batch.stamp(Stamp { topic_id, ..Stamp::NONE });
         };
-        if (line.producer_id, line.epoch) != (id, epoch) {
-            (line.producer_id, line.epoch) = (id, epoch);
-            (line.next_sequence, line.acked_end) = (0, None);
+        if partition.epoch != assigned {
+            partition.epoch = assigned;
+            partition.next_sequence = 0;
+            partition.acked_end = None;
         }
-        let sequence = line.next_sequence;
+        let sequence = partition.next_sequence;
         if !(inject_bug!(DuplicateSequence) && sequence == 0) {
-            line.next_sequence = increment_sequence(sequence, batch.meta.record_count);
+            partition.next_sequence = increment_sequence(sequence, batch.meta.record_count);
         }
-        batch.stamp(Stamp { producer_id: id, epoch, sequence, topic_id })
+        let ProducerIdAndEpoch { producer_id, epoch } = assigned;
+        batch.stamp(Stamp { producer_id, epoch, sequence, topic_id })
     }
 }
 

@@ -1,60 +1,63 @@
-//! What an answer means for a batch: one table, a pure function over it. The sender applies it.
+//! Decides what happens to a batch after a Produce response: a table and a pure function over it.
+//!
+//! `responses.rs` collects the facts, asks [`decide`] and applies the verdict. A test writes the
+//! table into `docs/VERDICTS.md`.
 
 use ottla_protocol::ErrorCode;
 
 use crate::error::RecordStatus;
 use crate::injected_bugs::inject_bug;
 
-/// What becomes of the batch.
+/// What happens to a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Written, at the offset the answer gives.
+    /// The batch is complete, with the offset of the response.
     Complete,
-    /// Written by an earlier attempt; the offset is not known.
+    /// An earlier attempt has completed the batch; its offset is unknown.
     Duplicate,
-    /// To be sent again as it is, after the backoff; after fresh metadata too where that may help.
+    /// The batch is sent again unchanged, after the backoff.
     Retry {
-        /// Whether what is known of leaders is out of date.
+        /// Whether the client's metadata is out of date and has to be requested.
         refresh_metadata: bool,
     },
-    /// To be sent again in parts.
+    /// The batch is sent again in parts.
     Split,
-    /// To be sent again in a new order, from sequence 0, if the log is known to lack it.
+    /// The partition gets a new epoch. The batch is sent again at sequence 0 if it is known not to
+    /// be persisted; otherwise it fails.
     Resequence {
-        /// This answer proves that the log lacks it.
+        /// Whether this response proves that the log lacks the batch.
         proven_not_persisted: bool,
-        /// A new epoch of the same id would not do.
+        /// Whether a new producer id is needed, because the log rejects this id in any epoch.
         new_producer_id: bool,
     },
-    /// Its records failed for good; the producer goes on.
+    /// The records fail; the producer continues.
     Fail,
-    /// Its records failed, and so does everything else: the producer is of no more use.
+    /// The records and the whole producer fail.
     FailProducer,
 }
 
-/// What is known when the answer comes.
+/// What is known about a batch when its response arrives.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     pub(crate) code: ErrorCode,
     /// Whether batches carry sequences.
     pub(crate) idempotent: bool,
-    /// Requests that carried it, this one too.
+    /// The number of requests that carried the batch, this one included.
     pub(crate) attempts: u32,
-    /// `retries`.
+    /// The setting `retries`.
     pub(crate) retries: u32,
-    /// Whether its end has been told already, or its time is over.
+    /// Whether the batch is completed already or its delivery timeout has expired.
     pub(crate) expired: bool,
-    /// Records in it.
     pub(crate) record_count: i32,
-    /// What is known of it, this answer counted.
+    /// The record status, with this response taken into account.
     pub(crate) status: RecordStatus,
-    /// Whether its sequence follows the last one that was acknowledged in its order.
+    /// Whether the batch starts right after the last acknowledged sequence.
     pub(crate) follows_last_acked: bool,
-    /// Whether it begins its order: nothing of it was acknowledged.
+    /// Whether the batch is the first of its epoch and nothing of the epoch is acknowledged.
     pub(crate) first_of_epoch: bool,
-    /// Whether the broker that answered leads the partition, as far as metadata knows.
+    /// Whether the responding broker leads the partition, according to the client's metadata.
     pub(crate) from_leader: bool,
-    /// Whether the answer tells where the log starts.
+    /// Whether the response contains the log start offset.
     pub(crate) has_log_start_offset: bool,
 }
 
@@ -62,17 +65,21 @@ impl Facts {
     fn can_retry(&self) -> bool {
         !self.expired && self.attempts <= self.retries
     }
+
+    fn can_retry_idempotent(&self) -> bool {
+        self.idempotent && self.can_retry()
+    }
 }
 
-/// The codes a row is for.
+/// The error codes that a rule is for.
 #[derive(Debug, Clone, Copy)]
 enum Codes {
     OneOf(&'static [ErrorCode]),
-    /// Those that say "try again" and "ask for metadata".
+    /// Retriable codes that also demand a metadata update.
     RefreshRetriable,
-    /// The others that say "try again".
+    /// All retriable codes.
     Retriable,
-    /// Those this version of the protocol does not have.
+    /// Codes that this version of the protocol does not define.
     Unknown,
     All,
 }
@@ -89,10 +96,10 @@ impl Codes {
     }
 }
 
-/// A row: the first that holds decides.
+/// A row of the table.
 pub(crate) struct Rule {
     codes: Codes,
-    /// `holds` in words.
+    /// Describes `applies` in words.
     pub(crate) condition: &'static str,
     applies: fn(&Facts) -> bool,
     pub(crate) verdict: Verdict,
@@ -108,59 +115,164 @@ const NEW_EPOCH_NOT_PERSISTED: Verdict =
 const NEW_PRODUCER_ID: Verdict =
     Verdict::Resequence { proven_not_persisted: false, new_producer_id: true };
 
-/// The table.
-#[rustfmt::skip]
+/// The table. The first rule that applies decides, so a special case stands above the general one.
 const RULES: &[Rule] = &[
-    Rule { codes: Codes::OneOf(&[ErrorCode::NONE]), condition: "", applies: |_| true, verdict: Verdict::Complete,
-        reason: "The leader has it, as far as `acks` asked." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::DUPLICATE_SEQUENCE_NUMBER]), condition: "idempotent", applies: |f| f.idempotent, verdict: Verdict::Duplicate,
-        reason: "An earlier attempt was written; which offset it has is not said." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::PRODUCER_FENCED, ErrorCode::CLUSTER_AUTHORIZATION_FAILED, ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED, ErrorCode::UNSUPPORTED_VERSION]),
-        condition: "idempotent", applies: |f| f.idempotent, verdict: Verdict::FailProducer,
-        reason: "Nothing this producer sends will be taken." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again, answered by the leader, right behind the last acknowledged sequence",
-        applies: |f| f.idempotent && f.can_retry() && f.from_leader && f.follows_last_acked, verdict: NEW_EPOCH_NOT_PERSISTED,
-        reason: "None is missing before it, so the leader has lost what it knew: its log lacks this batch for sure." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again, answered by the leader, first of its order",
-        applies: |f| f.idempotent && f.can_retry() && f.from_leader && f.first_of_epoch, verdict: NEW_EPOCH,
-        reason: "The leader knows another order under this id and epoch; a new one begins anew." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again, not from the leader",
-        applies: |f| f.idempotent && f.can_retry() && !f.from_leader, verdict: RETRY_AFTER_METADATA,
-        reason: "A broker that does not lead proves nothing." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]), condition: "idempotent, may be sent again", applies: |f| f.idempotent && f.can_retry(), verdict: RETRY,
-        reason: "A batch before it is not there yet; it goes first." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]), condition: "idempotent, may be sent again, and it begins its order or the log's start is not told",
-        applies: |f| f.idempotent && f.can_retry() && (f.first_of_epoch || !f.has_log_start_offset), verdict: RETRY,
-        reason: "A batch that begins an order needs no state at the broker." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]), condition: "idempotent, may be sent again", applies: |f| f.idempotent && f.can_retry(), verdict: NEW_EPOCH,
-        reason: "The broker has forgotten the producer; that says nothing of what its log holds." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_EPOCH, ErrorCode::INVALID_PRODUCER_ID_MAPPING]), condition: "idempotent, may be sent again", applies: |f| f.idempotent && f.can_retry(), verdict: NEW_PRODUCER_ID,
-        reason: "The log knows a later epoch of this id, or does not know the id: only a new id is sure to be taken." },
-    Rule { codes: Codes::OneOf(&[ErrorCode::MESSAGE_TOO_LARGE]), condition: "two records or more, its time is not over, known not to be written",
-        applies: |f| f.record_count > 1 && !f.expired && (f.status == RecordStatus::NotPersisted || inject_bug!(SplitPossiblyPersisted)), verdict: Verdict::Split,
-        reason: "Its parts may fit. A batch that may be in the log is never cut: its parts would stand there again." },
-    Rule { codes: Codes::RefreshRetriable, condition: "may be sent again", applies: Facts::can_retry, verdict: RETRY_AFTER_METADATA,
-        reason: "What is known of leaders is out of date, or the connection was lost." },
-    Rule { codes: Codes::Retriable, condition: "may be sent again", applies: Facts::can_retry, verdict: RETRY,
-        reason: "It passes." },
-    Rule { codes: Codes::Unknown, condition: "", applies: |_| true, verdict: Verdict::Fail,
-        reason: "A code from the future is final for the batch; the error names its number." },
-    Rule { codes: Codes::All, condition: "", applies: |_| true, verdict: Verdict::Fail,
-        reason: "The same request would be refused again, or there is no time or no retry left." },
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::NONE]),
+        condition: "",
+        applies: |_| true,
+        verdict: Verdict::Complete,
+        reason: "The batch is written to as many replicas as `acks` requires.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::DUPLICATE_SEQUENCE_NUMBER]),
+        condition: "idempotent",
+        applies: |f| f.idempotent,
+        verdict: Verdict::Duplicate,
+        reason: "An earlier attempt wrote the batch. The response does not contain its offset.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[
+            ErrorCode::PRODUCER_FENCED,
+            ErrorCode::CLUSTER_AUTHORIZATION_FAILED,
+            ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+            ErrorCode::UNSUPPORTED_VERSION,
+        ]),
+        condition: "idempotent",
+        applies: |f| f.idempotent,
+        verdict: Verdict::FailProducer,
+        reason: "The cluster will accept no batch from this producer.",
+    },
+    // Only this rule moves the record status back to "not persisted". The proof needs every part
+    // of the condition. A leader rebuilds its producer state from the log, so a log with this batch
+    // would have made it a duplicate. The gap that the leader sees cannot be an earlier batch of
+    // the client: these are all acknowledged. So the leader has lost state (KIP-360).
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
+        condition: "idempotent, retry allowed, response from the leader, \
+                    batch follows the last acknowledged one",
+        applies: |f| f.can_retry_idempotent() && f.from_leader && f.follows_last_acked,
+        verdict: NEW_EPOCH_NOT_PERSISTED,
+        reason: "All earlier batches are acknowledged, so the leader has lost what it knew about \
+                 the producer. Its log does not contain this batch.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
+        condition: "idempotent, retry allowed, response from the leader, \
+                    first batch of its epoch",
+        applies: |f| f.can_retry_idempotent() && f.from_leader && f.first_of_epoch,
+        verdict: NEW_EPOCH,
+        reason: "The leader knows other sequences of this producer id and epoch. \
+                 Only a new epoch can start at sequence 0.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
+        condition: "idempotent, retry allowed, response not from the leader",
+        applies: |f| f.can_retry_idempotent() && !f.from_leader,
+        verdict: RETRY_AFTER_METADATA,
+        reason: "A broker that does not lead the partition proves nothing about the log.",
+    },
+    // No epoch bump here: the batch before it was rejected or is still in flight. Both go back to
+    // the queue in order, and each retry goes alone (CASES SN10, F2.10).
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
+        condition: "idempotent, retry allowed",
+        applies: Facts::can_retry_idempotent,
+        verdict: RETRY,
+        reason: "An earlier batch is not in the log yet. The client sends that one first.",
+    },
+    // A response lacks the log start offset if the partition left the broker between the error and
+    // the response. Kafka's TransactionManager retries until it gets an offset. The first batch of
+    // an epoch must not bump the epoch: otherwise each retry would bump it again.
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
+        condition: "idempotent, retry allowed, and either first batch of its epoch \
+                    or no log start offset in the response",
+        applies: |f| f.can_retry_idempotent() && (f.first_of_epoch || !f.has_log_start_offset),
+        verdict: RETRY,
+        reason: "A broker accepts the first batch of an epoch without knowing the producer. \
+                 A response without a log start offset is not reliable.",
+    },
+    // Not a proof, unlike OUT_OF_ORDER_SEQUENCE_NUMBER: retention may have deleted the batch, or
+    // the broker may have forgotten the producer after it had appended the batch.
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
+        condition: "idempotent, retry allowed",
+        applies: Facts::can_retry_idempotent,
+        verdict: NEW_EPOCH,
+        reason: "The broker has forgotten the producer. \
+                 That does not prove that its log lacks the batch.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[
+            ErrorCode::INVALID_PRODUCER_EPOCH,
+            ErrorCode::INVALID_PRODUCER_ID_MAPPING,
+        ]),
+        condition: "idempotent, retry allowed",
+        applies: Facts::can_retry_idempotent,
+        verdict: NEW_PRODUCER_ID,
+        reason: "The log has a later epoch of this producer id, or the id is not known. \
+                 Only a new producer id is certain to be accepted.",
+    },
+    // Does not check `can_retry`: a split consumes no attempt (CASES SN28). The parts would have
+    // other sequences than the batch, so the broker would not recognize them as duplicates.
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::MESSAGE_TOO_LARGE]),
+        condition: "two or more records, not expired, known not to be persisted",
+        applies: |f| {
+            f.record_count > 1
+                && !f.expired
+                && (f.status == RecordStatus::NotPersisted || inject_bug!(SplitPossiblyPersisted))
+        },
+        verdict: Verdict::Split,
+        reason: "The parts may fit. The client never splits a batch that may be in the log: \
+                 its records could be there twice.",
+    },
+    Rule {
+        codes: Codes::RefreshRetriable,
+        condition: "retry allowed",
+        applies: Facts::can_retry,
+        verdict: RETRY_AFTER_METADATA,
+        reason: "The client's metadata is out of date, or the connection was lost.",
+    },
+    Rule {
+        codes: Codes::Retriable,
+        condition: "retry allowed",
+        applies: Facts::can_retry,
+        verdict: RETRY,
+        reason: "The error is temporary.",
+    },
+    Rule {
+        codes: Codes::Unknown,
+        condition: "",
+        applies: |_| true,
+        verdict: Verdict::Fail,
+        reason: "A code that the client does not know is final. The error contains its number.",
+    },
+    Rule {
+        codes: Codes::All,
+        condition: "",
+        applies: |_| true,
+        verdict: Verdict::Fail,
+        reason: "The broker would reject the same batch again, or no retry is allowed.",
+    },
 ];
 
-/// The row that decides; the last one holds for everything.
-pub(crate) fn decide(f: &Facts) -> &'static Rule {
-    let row = RULES.iter().find(|row| row.codes.contains(f.code) && (row.applies)(f));
-    row.unwrap_or(&RULES[RULES.len() - 1])
+/// Returns the first rule that applies. The last one always does.
+pub(crate) fn decide(facts: &Facts) -> &'static Rule {
+    let rule = RULES.iter().find(|r| r.codes.contains(facts.code) && (r.applies)(facts));
+    rule.unwrap_or(&RULES[RULES.len() - 1])
 }
 
-/// Whether this answer leaves open that the batch was appended (CASES B6). Only what a leader says before it appends
-/// leaves nothing open; any other code, one from the future among them, may mean anything.
-pub(crate) fn possibly_appended(code: ErrorCode, base_offset: i64) -> bool {
+/// Returns whether the leader may have appended the batch although it responded with `code`.
+///
+/// "No" is safe only for codes that a leader returns before it appends (CASES B6). Every other
+/// code may follow an append, a code that this client does not know included.
+pub(crate) fn possibly_appended(code: ErrorCode, base_offset: Option<i64>) -> bool {
     match code {
+        // A broker that loses the leadership while it waits for replicas reports the offset.
         ErrorCode::UNKNOWN_TOPIC_OR_PARTITION | ErrorCode::NOT_LEADER_OR_FOLLOWER => {
-            base_offset >= 0
+            base_offset.is_some()
         }
         ErrorCode::NONE
         | ErrorCode::CORRUPT_MESSAGE

@@ -1,51 +1,63 @@
 #![allow(clippy::disallowed_methods)]
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use super::*;
 use proptest::prelude::*;
 
-fn poll(a: &mut AllocateFuture) -> Poll<Result<PooledBuf, Error>> {
-    Pin::new(a).poll(&mut Context::from_waker(Waker::noop()))
+fn poll(future: &mut AllocateFuture) -> Poll<Result<PooledBuf, Error>> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn expect_ready(a: &mut AllocateFuture) -> PooledBuf {
-    match poll(a) {
+fn expect_ready(future: &mut AllocateFuture) -> PooledBuf {
+    match poll(future) {
         Poll::Ready(Ok(buf)) => buf,
         other => panic!("{other:?}"),
     }
 }
 
+// CASES: BP1.
 #[test]
-fn bp1_a_poolable_buffer_goes_to_the_free_list_and_comes_back() {
+fn freed_buffer_of_poolable_size_is_reused() {
     let pool = BufferPool::new(64 * 1024, 1024);
     let mut buf = pool.try_allocate(1024).unwrap().unwrap();
     assert_eq!((pool.available_memory(), pool.unallocated_memory()), (63 * 1024, 63 * 1024));
     buf.bytes.push(1);
-    let place = buf.bytes.as_ptr();
+    let address = buf.bytes.as_ptr();
     drop(buf);
     assert_eq!((pool.available_memory(), pool.unallocated_memory()), (64 * 1024, 63 * 1024));
     let buf = pool.try_allocate(1024).unwrap().unwrap();
     assert!(buf.bytes.is_empty() && buf.bytes.capacity() == 1024);
-    assert_eq!(buf.bytes.as_ptr(), place);
+    assert_eq!(buf.bytes.as_ptr(), address);
 }
 
+// CASES: BP2.
 #[test]
-fn bp2_other_sizes_are_not_kept_and_bp3_more_than_all_is_refused_with_both_numbers() {
+fn freed_buffer_of_another_size_is_not_kept() {
     let pool = BufferPool::new(4096, 512);
     drop(pool.try_allocate(1024).unwrap().unwrap());
     assert_eq!(pool.unallocated_memory(), 4096);
+}
+
+// CASES: BP3.
+#[test]
+fn size_above_buffer_memory_is_rejected_with_both_numbers() {
+    let pool = BufferPool::new(4096, 512);
     assert!(pool.try_allocate(4096).unwrap().is_some());
     let e = pool.try_allocate(4097).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::RecordTooLarge);
     assert!(e.to_string().contains("4097") && e.to_string().contains("4096"), "{e}");
 }
 
+// CASES: BP4, BP9.
 #[test]
-fn bp4_bp9_a_large_waiter_gathers_pieces_and_is_never_overtaken() {
+fn large_waiter_accumulates_memory_and_is_not_overtaken() {
     let pool = BufferPool::new(1024, 256);
     let held: Vec<_> = (0..4).map(|_| pool.try_allocate(256).unwrap().unwrap()).collect();
     let (mut large, mut small) = (pool.allocate(1000), pool.allocate(10));
     assert!(poll(&mut large).is_pending() && poll(&mut small).is_pending());
-    assert!(pool.try_allocate(1).unwrap().is_none(), "nobody overtakes the line");
+    assert!(pool.try_allocate(1).unwrap().is_none(), "a new caller does not overtake the waiters");
     assert_eq!(pool.waiting(), 2);
     for buf in held {
         assert!(poll(&mut small).is_pending());
@@ -58,8 +70,9 @@ fn bp4_bp9_a_large_waiter_gathers_pieces_and_is_never_overtaken() {
     assert_eq!(pool.available_memory(), 1024);
 }
 
+// CASES: BP6, BP7.
 #[test]
-fn bp6_bp7_a_dropped_waiter_gives_back_and_hands_on() {
+fn memory_of_a_dropped_waiter_goes_to_the_next() {
     let pool = BufferPool::new(2, 1);
     let held = pool.try_allocate(1).unwrap().unwrap();
     let (mut first, mut second) = (pool.allocate(2), pool.allocate(1));
@@ -73,7 +86,7 @@ fn bp6_bp7_a_dropped_waiter_gives_back_and_hands_on() {
 }
 
 #[test]
-fn a_grant_that_nobody_collects_is_handed_on_when_dropped_or_revoked() {
+fn grant_that_is_not_collected_goes_to_the_next_waiter_when_revoked() {
     let pool = BufferPool::new(10, 5);
     let held = pool.try_allocate(10).unwrap().unwrap();
     let (mut a, mut b) = (pool.allocate(10), pool.allocate(10));
@@ -86,8 +99,9 @@ fn a_grant_that_nobody_collects_is_handed_on_when_dropped_or_revoked() {
     assert_eq!(pool.available_memory(), 10);
 }
 
+// CASES: BP11.
 #[test]
-fn bp11_arithmetic_holds_at_twenty_gigabytes() {
+fn pool_of_twenty_gigabytes_does_not_overflow() {
     let pool = BufferPool::new(20_000_000_000, 2_000_000_000);
     pool.state.lock().unallocated -= 2_000_000_000;
     assert_eq!(pool.available_memory(), 18_000_000_000);
@@ -95,21 +109,23 @@ fn bp11_arithmetic_holds_at_twenty_gigabytes() {
     assert_eq!(pool.available_memory(), 20_000_000_000);
 }
 
+// CASES: BP13.
 #[test]
-fn bp13_close_wakes_everyone_and_memory_still_comes_back() {
+fn close_fails_all_waiters_and_buffers_still_return() {
     let pool = BufferPool::new(2, 1);
     let held = pool.try_allocate(2).unwrap().unwrap();
-    let mut waiting = pool.allocate(1);
-    assert!(poll(&mut waiting).is_pending());
+    let mut waiter = pool.allocate(1);
+    assert!(poll(&mut waiter).is_pending());
     pool.close(&Error::closed());
-    assert!(matches!(poll(&mut waiting), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed));
+    assert!(matches!(poll(&mut waiter), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed));
     assert!(pool.try_allocate(1).is_err());
-    drop((waiting, held));
+    drop((waiter, held));
     assert_eq!(pool.available_memory(), 2);
 }
 
+// CASES: BP10.
 #[test]
-fn bp10_threads_never_lose_memory() {
+fn concurrent_allocations_return_all_memory() {
     let pool = BufferPool::new(5 * 1024, 1024);
     std::thread::scope(|s| {
         for t in 0..8u64 {
@@ -137,50 +153,52 @@ fn bp10_threads_never_lose_memory() {
 }
 
 proptest! {
-    /// Against the plain rule: first come first served, nothing over the total, all of it back.
+    /// Checks the pool against a simple model: first come, first served; never more than the total
+    /// in use; all memory returns.
     #[test]
-    fn the_line_is_served_in_order(ops in proptest::collection::vec((0u8..4, 1usize..40), 1..80)) {
+    fn waiters_are_served_in_order(ops in proptest::collection::vec((0u8..4, 1usize..40), 1..80)) {
         let pool = BufferPool::new(40, 8);
-        let (mut held, mut line): (Vec<PooledBuf>, VecDeque<AllocateFuture>) = Default::default();
+        let (mut held, mut waiters) = (Vec::<PooledBuf>::new(), VecDeque::<AllocateFuture>::new());
         for (op, n) in ops {
             match op {
                 0 | 1 => {
-                    let mut a = pool.allocate(if op == 0 { 8 } else { n });
-                    match poll(&mut a) {
+                    let mut future = pool.allocate(if op == 0 { 8 } else { n });
+                    match poll(&mut future) {
                         Poll::Ready(buf) => {
-                            prop_assert!(line.is_empty(), "overtook the line");
+                            prop_assert!(waiters.is_empty(), "overtook the waiters");
                             held.push(buf.unwrap());
                         }
-                        Poll::Pending => line.push_back(a),
+                        Poll::Pending => waiters.push_back(future),
                     }
                 }
                 2 if !held.is_empty() => drop(held.swap_remove(n % held.len())),
-                3 if !line.is_empty() => drop(line.remove(n % line.len())),
+                3 if !waiters.is_empty() => drop(waiters.remove(n % waiters.len())),
                 _ => {}
             }
-            // Only a prefix of the line may be ready.
-            while let Some(head) = line.front_mut() {
-                match poll(head) {
+            // Only the first waiters may be ready.
+            while let Some(first) = waiters.front_mut() {
+                match poll(first) {
                     Poll::Ready(buf) => held.push(buf.unwrap()),
                     Poll::Pending => break,
                 }
-                line.pop_front();
+                waiters.pop_front();
             }
-            for later in &mut line {
-                prop_assert!(poll(later).is_pending(), "overtook the head");
+            for later in &mut waiters {
+                prop_assert!(poll(later).is_pending(), "overtook the first waiter");
             }
-            let out: u64 = held.iter().map(|b| b.charge).sum();
-            prop_assert!(out + pool.available_memory() <= 40);
+            let in_use: u64 = held.iter().map(|b| b.charge).sum();
+            prop_assert!(in_use + pool.available_memory() <= 40);
         }
-        drop(line);
+        drop(waiters);
         drop(held);
         prop_assert_eq!(pool.available_memory(), 40);
     }
 }
 
-/// A split charges without waiting: until that is repaid nobody is served, whatever comes back and how.
+/// A split charges memory without waiting. Until usage is back under the limit, no waiter is
+/// served.
 #[test]
-fn a_debt_is_repaid_before_anybody_is_served() {
+fn excess_charge_is_repaid_before_any_waiter_is_served() {
     let pool = BufferPool::new(300, 100);
     let (a, b) =
         (pool.try_allocate(100).unwrap().unwrap(), pool.try_allocate(100).unwrap().unwrap());
@@ -188,18 +206,18 @@ fn a_debt_is_repaid_before_anybody_is_served() {
     let mut granted = pool.allocate(100);
     assert!(poll(&mut granted).is_pending());
     drop(c);
-    // It is granted and not fetched; parts of a batch take more than there is.
+    // The memory of `c` is granted, but not collected. The parts take more than the pool has.
     let parts = pool.charge(150);
     assert_eq!((pool.balance(), pool.available_memory()), (-150, 0));
     drop(granted);
-    assert_eq!(pool.balance(), -50, "what comes back pays the debt");
-    let mut waits = pool.allocate(100);
-    assert!(poll(&mut waits).is_pending());
+    assert_eq!(pool.balance(), -50, "returned memory reduces the excess");
+    let mut waiter = pool.allocate(100);
+    assert!(poll(&mut waiter).is_pending());
     drop(a);
-    assert_eq!((pool.balance(), pool.waiting()), (0, 1), "50 are left, and gathered");
-    assert!(poll(&mut waits).is_pending());
+    assert_eq!((pool.balance(), pool.waiting()), (0, 1), "the waiter has accumulated 50 bytes");
+    assert!(poll(&mut waiter).is_pending());
     drop(parts);
-    let got = expect_ready(&mut waits);
-    drop((b, got));
+    let buf = expect_ready(&mut waiter);
+    drop((b, buf));
     assert_eq!((pool.balance(), pool.available_memory()), (300, 300));
 }

@@ -1,151 +1,163 @@
-//! What a drain takes, what expires, how ends are told.
+//! Tests of drains, expiry, completion and splits.
 
 use super::*;
+use crate::accumulator::completion::RecordError;
 
-fn append_full_batch(bed: &AccumulatorFixture, p: i32) {
-    bed.append_to(p, &[b'x'; 950]);
-    bed.append_to(p, &[b'x'; 950]);
+fn append_full_batch(fixture: &AccumulatorFixture, p: i32) {
+    fixture.append_to(p, &[b'x'; 950]);
+    fixture.append_to(p, &[b'x'; 950]);
 }
 
+// CASES: RA4.
 #[test]
-fn ra4_a_drain_stops_at_its_size_and_takes_one_that_is_larger_alone() {
-    let mut bed = AccumulatorFixture::new(settings(), &[1, 1]);
-    append_full_batch(&bed, 0);
-    append_full_batch(&bed, 1);
-    assert_eq!(bed.drain(1, 1024).len(), 1);
-    assert_eq!(bed.drain(1, 10).len(), 1, "larger than the limit, it goes alone");
+fn drain_stops_at_max_size_and_takes_a_larger_batch_alone() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1, 1]);
+    append_full_batch(&fixture, 0);
+    append_full_batch(&fixture, 1);
+    assert_eq!(fixture.drain(1, 1024).len(), 1);
+    assert_eq!(fixture.drain(1, 10).len(), 1, "larger than the limit, and alone");
 }
 
+// CASES: RA5.
 #[test]
-fn ra5_drains_go_round_a_nodes_partitions_and_pass_over_what_is_muted() {
-    let mut bed = AccumulatorFixture::new(settings(), &[1, 1, 2, 2]);
-    let round = |bed: &mut AccumulatorFixture| {
+fn drains_rotate_over_the_partitions_of_a_node_and_skip_muted_ones() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1, 1, 2, 2]);
+    let drain_both = |fixture: &mut AccumulatorFixture| {
         for p in 0..4 {
-            append_full_batch(bed, p);
+            append_full_batch(fixture, p);
         }
-        let mut all = bed.drain_partitions(1, 1024);
-        all.extend(bed.drain_partitions(2, 1024));
+        let mut all = fixture.drain_partitions(1, 1024);
+        all.extend(fixture.drain_partitions(2, 1024));
         all
     };
-    assert_eq!(round(&mut bed), [0, 2]);
-    assert_eq!(round(&mut bed), [1, 3]);
-    assert_eq!(round(&mut bed), [0, 2]);
-    let key = bed.key(3);
-    bed.policy.muted.insert(key);
-    bed.ready.mark_dirty(key);
-    assert_eq!(round(&mut bed), [1, 2], "muted, it is passed over");
-    bed.policy.muted.clear();
-    bed.ready.mark_dirty(key);
-    let mut all = bed.drain_partitions(1, usize::MAX);
-    all.extend(bed.drain_partitions(2, usize::MAX));
+    assert_eq!(drain_both(&mut fixture), [0, 2]);
+    assert_eq!(drain_both(&mut fixture), [1, 3]);
+    assert_eq!(drain_both(&mut fixture), [0, 2]);
+    let key = fixture.key(3);
+    fixture.policy.muted.insert(key);
+    fixture.ready.mark_dirty(key);
+    assert_eq!(drain_both(&mut fixture), [1, 2], "partition 3 is muted");
+    fixture.policy.muted.clear();
+    fixture.ready.mark_dirty(key);
+    let mut all = fixture.drain_partitions(1, usize::MAX);
+    all.extend(fixture.drain_partitions(2, usize::MAX));
     all.sort_unstable();
-    assert_eq!(all, [0, 1, 2, 3], "and comes back");
+    assert_eq!(all, [0, 1, 2, 3], "partition 3 is drained again");
 }
 
-/// What only lingers goes along with what is ready, backing off and muted do not.
+/// A drain that includes lingering batches does not take batches that back off or are muted.
 #[test]
-fn what_lingers_goes_along_to_an_idle_node() {
-    let mut bed = AccumulatorFixture::new(
+fn drain_includes_lingering_batches_only_for_an_idle_node() {
+    let mut fixture = AccumulatorFixture::new(
         AccumulatorSettings { linger: 3000 * MS, ..settings() },
         &[1, 1, 1, 1, 2],
     );
-    bed.append_to(0, b"retried");
-    bed.pressure.flush_up_to = 1;
-    let batch = bed.drain(1, usize::MAX).pop().unwrap();
-    bed.reenqueue_batch(batch, bed.machine.now().after(500 * MS));
+    fixture.append_to(0, b"retried");
+    fixture.pressure.flush_up_to = 1;
+    let batch = fixture.drain(1, usize::MAX).pop().unwrap();
+    fixture.reenqueue_batch(batch, fixture.machine.now().after(500 * MS));
     for p in 1..5 {
-        bed.append_to(p, b"lingers");
+        fixture.append_to(p, b"lingers");
     }
-    let key = bed.key(1);
-    bed.policy.muted.insert(key);
-    bed.include_lingering = true;
-    assert!(bed.ready_nodes().is_empty(), "it makes nothing ready");
-    append_full_batch(&bed, 3);
-    assert_eq!(bed.drain_partitions(1, usize::MAX), [2, 3]);
-    bed.policy.muted.clear();
-    bed.ready.mark_dirty(key);
-    bed.include_lingering = false;
-    append_full_batch(&bed, 2);
-    assert_eq!(bed.drain_partitions(1, usize::MAX), [2, 3], "not to one that is busy");
+    let key = fixture.key(1);
+    fixture.policy.muted.insert(key);
+    fixture.include_lingering = true;
+    assert!(fixture.ready_nodes().is_empty(), "a lingering batch makes no node ready");
+    append_full_batch(&fixture, 3);
+    assert_eq!(fixture.drain_partitions(1, usize::MAX), [2, 3]);
+    fixture.policy.muted.clear();
+    fixture.ready.mark_dirty(key);
+    fixture.include_lingering = false;
+    append_full_batch(&fixture, 2);
+    assert_eq!(fixture.drain_partitions(1, usize::MAX), [2, 3], "without lingering batches");
+}
+
+// CASES: RA28.
+#[test]
+fn drain_of_a_node_without_partitions_is_empty() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1]);
+    fixture.append_to(0, b"v");
+    assert!(fixture.drain(2, usize::MAX).is_empty());
+    assert_eq!(fixture.drain(1, usize::MAX).len(), 1);
 }
 
 #[test]
-fn ra28_a_node_that_leads_nothing_is_drained_of_nothing() {
-    let mut bed = AccumulatorFixture::new(settings(), &[1]);
-    bed.append_to(0, b"v");
-    assert!(bed.drain(2, usize::MAX).is_empty());
-    assert_eq!(bed.drain(1, usize::MAX).len(), 1);
-}
-
-/// While one partition's batch is still being compressed, the others of its node go.
-#[test]
-fn what_is_being_compressed_holds_up_nobody_else() {
-    let all = AccumulatorSettings { codec: Codec::Lz4, compression_level: 9, ..settings() };
-    let mut bed = AccumulatorFixture::new(all, &[1, 1]);
-    bed.append_to(0, b"v");
-    let mut out = bed.drain_without_closing(1, usize::MAX);
+fn compression_of_a_batch_does_not_delay_other_partitions() {
+    let settings = AccumulatorSettings { codec: Codec::Lz4, compression_level: 9, ..settings() };
+    let mut fixture = AccumulatorFixture::new(settings, &[1, 1]);
+    fixture.append_to(0, b"v");
+    let mut out = fixture.drain_without_closing(1, usize::MAX);
     let closing = out.to_close.pop().unwrap();
-    assert!(bed.ready_nodes().is_empty() && out.batches.is_empty());
-    bed.append_to(1, b"w");
-    let out = bed.drain_without_closing(1, usize::MAX);
+    assert!(fixture.ready_nodes().is_empty() && out.batches.is_empty());
+    fixture.append_to(1, b"w");
+    let out = fixture.drain_without_closing(1, usize::MAX);
     for open in out.to_close.into_iter().chain([closing]) {
         let p = open.meta.partition.clone();
-        bed.accumulator.close_into_queue(open);
-        bed.accumulator.post_batch_closed(&p);
-        assert_eq!(bed.drain_partitions(1, usize::MAX), [p.index]);
+        fixture.accumulator.close_into_queue(open);
+        fixture.accumulator.post_batch_closed(&p);
+        assert_eq!(fixture.drain_partitions(1, usize::MAX), [p.index]);
     }
 }
 
+// CASES: RA16, RA17.
 #[test]
-fn ra16_ra17_batches_expire_at_their_time_in_order_muted_or_not() {
+fn batches_expire_in_order_also_when_muted() {
     for linger in [0, 300] {
         let linger = Duration::from_millis(linger);
-        let mut bed = AccumulatorFixture::new(AccumulatorSettings { linger, ..settings() }, &[1]);
-        let key = bed.key(0);
-        bed.policy.muted.insert(key);
-        let first = bed.append_to(0, &[b'a'; 900]);
-        bed.advance_ms(10);
-        let second = bed.append_to(0, &[b'b'; 900]);
-        bed.advance_ms(300);
-        assert!(bed.expire().is_empty());
-        bed.advance_ms(2889);
-        assert!(bed.expire().is_empty(), "a millisecond before");
-        bed.advance_ms(1);
-        assert_eq!(bed.expire(), [0], "3200 ms, that moment included");
+        let mut fixture =
+            AccumulatorFixture::new(AccumulatorSettings { linger, ..settings() }, &[1]);
+        let key = fixture.key(0);
+        fixture.policy.muted.insert(key);
+        let first = fixture.append_to(0, &[b'a'; 900]);
+        fixture.advance_ms(10);
+        let second = fixture.append_to(0, &[b'b'; 900]);
+        fixture.advance_ms(300);
+        assert!(fixture.expire().is_empty());
+        fixture.advance_ms(2889);
+        assert!(fixture.expire().is_empty(), "one millisecond early");
+        fixture.advance_ms(1);
+        assert_eq!(fixture.expire(), [0], "after exactly 3200 ms");
         assert!(first.try_result().is_some() && second.try_result().is_none());
-        bed.advance_ms(10);
-        assert_eq!(bed.expire(), [0]);
+        fixture.advance_ms(10);
+        assert_eq!(fixture.expire(), [0]);
         assert!(second.try_result().is_some());
-        assert_eq!(bed.accumulator.pool.balance(), 10 << 20);
+        assert_eq!(fixture.accumulator.pool.balance(), 10 << 20);
     }
 }
 
+// CASES: RA16.
 #[test]
-fn ra16_ra17_pb4_the_greatest_timeout_does_not_wrap_and_what_was_sent_before_keeps_its_age() {
-    let never = AccumulatorSettings {
+fn largest_delivery_timeout_does_not_overflow() {
+    let settings = AccumulatorSettings {
         delivery_timeout: Duration::from_millis(i32::MAX as u64),
         ..settings()
     };
-    let mut bed = AccumulatorFixture::new(never, &[1]);
-    bed.append_to(0, b"v");
-    bed.advance_ms(1_000_000);
-    assert!(bed.expire().is_empty());
-    let mut bed = AccumulatorFixture::new(settings(), &[1]);
-    bed.append_to(0, b"v");
-    bed.advance_ms(1000);
-    let batch = bed.drain(1, usize::MAX).pop().unwrap();
-    bed.reenqueue_batch(batch, bed.machine.now().after(160 * MS));
-    bed.advance_ms(160);
-    assert!(bed.expire().is_empty(), "1160 of 3200 ms");
-    bed.advance_ms(2040);
-    assert_eq!(bed.expire(), [0], "its age counts from its first record");
+    let mut fixture = AccumulatorFixture::new(settings, &[1]);
+    fixture.append_to(0, b"v");
+    fixture.advance_ms(1_000_000);
+    assert!(fixture.expire().is_empty());
 }
 
+// CASES: RA17, PB4.
 #[test]
-fn pb1_pb2_a_batch_ends_once() {
-    let mut bed = AccumulatorFixture::new(settings(), &[1]);
-    let d = bed.append_to(0, b"v");
-    let mut batch = bed.drain(1, usize::MAX).pop().unwrap();
+fn retried_batch_keeps_its_age() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1]);
+    fixture.append_to(0, b"v");
+    fixture.advance_ms(1000);
+    let batch = fixture.drain(1, usize::MAX).pop().unwrap();
+    fixture.reenqueue_batch(batch, fixture.machine.now().after(160 * MS));
+    fixture.advance_ms(160);
+    assert!(fixture.expire().is_empty(), "1160 of 3200 ms");
+    fixture.advance_ms(2040);
+    assert_eq!(fixture.expire(), [0], "the age counts from the first record");
+}
+
+// CASES: PB1, PB2.
+#[test]
+fn batch_completes_once() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1]);
+    let delivery = fixture.append_to(0, b"v");
+    let mut batch = fixture.drain(1, usize::MAX).pop().unwrap();
     batch
         .closed
         .complete(Outcome::Acknowledged { base_offset: Some(500), log_append_time: Some(10) });
@@ -153,80 +165,83 @@ fn pb1_pb2_a_batch_ends_once() {
     batch
         .closed
         .complete(Outcome::Acknowledged { base_offset: Some(1000), log_append_time: Some(20) });
-    let m = d.try_result().unwrap().unwrap();
-    assert_eq!((m.offset(), m.timestamp()), (Some(500), 10), "the first word counts");
+    let metadata = delivery.try_result().unwrap().unwrap();
+    assert_eq!(metadata.offset(), Some(500), "the first completion counts");
+    assert_eq!(metadata.timestamp(), 10);
 }
 
+// CASES: PB6.
 #[test]
-fn pb6_some_records_have_a_reason_of_their_own() {
-    let mut bed =
+fn records_fail_with_their_own_errors() {
+    let mut fixture =
         AccumulatorFixture::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
-    let sent: Vec<_> = (0..5).map(|_| bed.append_to(0, b"v")).collect();
-    bed.advance_ms(10);
-    let mut batch = bed.drain(1, usize::MAX).pop().unwrap();
-    let e = |what: &str| Error::new(crate::error::ErrorKind::Broker(87), what);
-    let own = vec![(0, e("zero")), (3, e("three"))];
-    batch.closed.complete(Outcome::PerRecord { batch_error: e("others"), record_errors: own });
-    let said: Vec<_> =
+    let sent: Vec<_> = (0..5).map(|_| fixture.append_to(0, b"v")).collect();
+    fixture.advance_ms(10);
+    let mut batch = fixture.drain(1, usize::MAX).pop().unwrap();
+    let error = |message: &str| Error::new(crate::error::ErrorKind::Broker(87), message);
+    let record_errors = vec![
+        RecordError { index: 0, error: error("zero") },
+        RecordError { index: 3, error: error("three") },
+    ];
+    batch.closed.complete(Outcome::PerRecord { batch_error: error("others"), record_errors });
+    let messages: Vec<_> =
         sent.iter().map(|d| d.try_result().unwrap().unwrap_err().to_string()).collect();
-    assert_eq!(said, ["zero", "others", "others", "three", "others"]);
+    assert_eq!(messages, ["zero", "others", "others", "three", "others"]);
 }
 
+// CASES: PB8.
 #[test]
-fn pb8_a_wait_that_ends_first_leaves_the_record_on_its_way() {
-    let mut bed =
+fn delivery_completes_after_a_wait_timed_out() {
+    let mut fixture =
         AccumulatorFixture::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
-    let sent: Vec<_> = (0..6).map(|_| bed.append_to(0, b"v")).collect();
-    bed.advance_ms(10);
-    let batch = bed.drain(1, usize::MAX).pop().unwrap();
+    let sent: Vec<_> = (0..6).map(|_| fixture.append_to(0, b"v")).collect();
+    fixture.advance_ms(10);
+    let batch = fixture.drain(1, usize::MAX).pop().unwrap();
     let last = sent.into_iter().next_back().unwrap();
-    let last = last.wait_timeout(Duration::ZERO).expect_err("it has not ended");
+    let last = last.wait_timeout(Duration::ZERO).expect_err("the record is still in flight");
     acknowledge(batch, 45);
     assert_eq!(last.wait().unwrap().offset(), Some(50));
 }
 
+// CASES: RA20, RA21, PB3.
 #[test]
-fn ra20_ra21_pb3_parts_of_a_split_batch_come_first_in_order_with_ends_of_their_own() {
+fn parts_of_a_split_batch_are_drained_first_and_complete_separately() {
     for codec in [Codec::None, Codec::Gzip] {
-        let all = AccumulatorSettings {
+        let settings = AccumulatorSettings {
             codec,
             compression_level: -1,
             batch_size: 4096,
             linger: 10 * MS,
             ..settings()
         };
-        let mut bed = AccumulatorFixture::new(all, &[1]);
+        let mut fixture = AccumulatorFixture::new(settings, &[1]);
         let value: Vec<u8> = (0..1024u32).map(|i| (i * i % 251) as u8).collect();
-        let sent: Vec<_> = (0..2).map(|_| bed.append_to(0, &value)).collect();
-        bed.advance_ms(10);
-        let mut batches = bed.drain(1, usize::MAX);
-        batches.extend(bed.drain(1, usize::MAX));
-        bed.append_to(0, b"later");
-        bed.advance_ms(10);
+        let sent: Vec<_> = (0..2).map(|_| fixture.append_to(0, &value)).collect();
+        fixture.advance_ms(10);
+        let mut batches = fixture.drain(1, usize::MAX);
+        batches.extend(fixture.drain(1, usize::MAX));
+        fixture.append_to(0, b"later");
+        fixture.advance_ms(10);
         let batch = batches.pop().unwrap();
-        let now = bed.machine.now();
+        let now = fixture.machine.now();
         let p = batch.closed.meta.partition.clone();
-        p.lock_for_sender().insert_in_order(QueuedBatch::Splitting(
-            super::super::partition::SplittingBatch::new(&batch.closed),
-        ));
-        let cut = bed.accumulator.split_stamped(batch, now);
-        assert_eq!(cut.parts.len(), 2);
-        p.lock_for_sender().replace_with_parts(cut.number, cut.parts);
-        bed.ready.insert(p);
-        for (d, base) in sent.iter().zip([100, 200]) {
-            let part = bed.drain(1, usize::MAX).pop().unwrap();
+        p.lock_for_sender()
+            .insert_in_order(QueuedBatch::Splitting(SplittingBatch::new(&batch.closed)));
+        let outcome = fixture.accumulator.split_stamped(batch, now);
+        assert_eq!(outcome.parts.len(), 2);
+        p.lock_for_sender().replace_with_parts(outcome.number, outcome.parts);
+        fixture.ready.insert(p);
+        for (delivery, base_offset) in sent.iter().zip([100, 200]) {
+            let part = fixture.drain(1, usize::MAX).pop().unwrap();
             assert_eq!(part.closed.meta.record_count, 1);
             assert_eq!(part.closed.is_compressed(), codec != Codec::None);
-            acknowledge(part, base);
-            assert_eq!(
-                d.try_result().unwrap().unwrap().offset(),
-                Some(base),
-                "relative to its own"
-            );
+            acknowledge(part, base_offset);
+            let metadata = delivery.try_result().unwrap().unwrap();
+            assert_eq!(metadata.offset(), Some(base_offset), "relative to its own part");
         }
-        let mut rest = bed.drain(1, usize::MAX);
-        rest.extend(bed.drain(1, usize::MAX));
+        let mut rest = fixture.drain(1, usize::MAX);
+        rest.extend(fixture.drain(1, usize::MAX));
         rest.into_iter().for_each(|b| acknowledge(b, 300));
-        assert_eq!(bed.accumulator.pool.balance(), 10 << 20, "all of it is back");
+        assert_eq!(fixture.accumulator.pool.balance(), 10 << 20, "all memory is freed");
     }
 }

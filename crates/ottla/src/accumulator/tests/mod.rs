@@ -1,5 +1,6 @@
-//! The accumulator by itself, in virtual time: callers append, a sender of a few lines looks, drains and
-//! settles (CASES A2).
+//! Tests of the accumulator in virtual time, without a sender (CASES A2).
+//!
+//! The fixture does the sender's steps: it refreshes the ready tracker, drains and completes.
 
 mod drain;
 mod append;
@@ -18,9 +19,9 @@ use super::batch_completions::DeliveryListeners;
 use super::builtin_partitioner::Partitioning;
 use super::caller_context::CallerContext;
 use super::completion::{Delivery, Outcome};
-use super::drain::DrainedBatches;
+use super::drain::{DrainedBatches, RemovedBatch};
 use super::event_queue::Event;
-use super::partition::{Partition, QueuedBatch};
+use super::partition::{Partition, QueuedBatch, SplittingBatch};
 use super::ready::{DrainContext, DrainPolicy, ReadyTracker, SendPressure};
 use super::topics::TopicInfo;
 use super::{AccumulatorSettings, RecordAccumulator};
@@ -32,7 +33,7 @@ use crate::time::Tick;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Anything may be drained but what is muted, and no order is kept.
+/// Lets every partition be drained that is not muted, and assigns no sequences.
 #[derive(Default)]
 struct TestDrainPolicy {
     muted: BTreeSet<u32>,
@@ -51,7 +52,7 @@ impl DrainPolicy for TestDrainPolicy {
     }
 }
 
-/// An accumulator on a virtual machine, and a cluster with one topic.
+/// An accumulator on a simulated machine, and a cluster with the topic `t`.
 struct AccumulatorFixture {
     machine: SimMachine,
     accumulator: Arc<RecordAccumulator>,
@@ -59,7 +60,7 @@ struct AccumulatorFixture {
     ready: ReadyTracker,
     policy: TestDrainPolicy,
     pressure: SendPressure,
-    /// Whether what lingers goes along.
+    /// Whether drains include lingering batches.
     include_lingering: bool,
 }
 
@@ -78,35 +79,31 @@ fn settings() -> AccumulatorSettings {
 }
 
 impl AccumulatorFixture {
-    /// Topic `t`, its partitions led by these nodes.
+    /// `leaders` holds the leader's node id of each partition; -1 for none.
     fn new(settings: AccumulatorSettings, leaders: &[i32]) -> AccumulatorFixture {
         let machine = SimMachine::new(7, Faults::NONE);
-        let callers = CallerContext::new(Arc::new(machine.clone()), true);
-        let env = Arc::new(machine.clone());
-        let acc = RecordAccumulator::new(
+        let accumulator = RecordAccumulator::new(
             settings,
-            env,
-            callers,
+            Arc::new(machine.clone()),
+            CallerContext::new(Arc::new(machine.clone()), true),
             Arc::<DeliveryListeners>::default(),
             None,
         );
-        let (active, order, urge) = Default::default();
-        let cluster = Cluster::default();
-        let mut bed = AccumulatorFixture {
+        let mut fixture = AccumulatorFixture {
             machine,
-            accumulator: acc,
-            cluster,
-            ready: active,
-            policy: order,
-            pressure: urge,
+            accumulator,
+            cluster: Cluster::default(),
+            ready: ReadyTracker::default(),
+            policy: TestDrainPolicy::default(),
+            pressure: SendPressure::default(),
             include_lingering: false,
         };
-        bed.set_leaders(
-            &leaders.iter().map(|&node| Leader { node_id: node, epoch: 100 }).collect::<Vec<_>>(),
-        );
-        bed
+        let leaders = leaders.iter().map(|&node_id| Leader { node_id, epoch: 100 });
+        fixture.set_leaders(&leaders.collect::<Vec<_>>());
+        fixture
     }
 
+    /// Publishes a metadata update with these leaders.
     fn set_leaders(&mut self, leaders: &[Leader]) {
         let leaders = leaders.to_vec();
         for node in leaders.iter().map(|l| l.node_id) {
@@ -133,22 +130,22 @@ impl AccumulatorFixture {
 
     fn append(&self, record: Record<'_>) -> Delivery {
         let prepared = PreparedRecord::new(&record, || 0).unwrap();
-        let mut watch = DeliveryOptions { callback: None, wants_delivery: true };
-        let mut attempt = AppendState::default();
+        let mut options = DeliveryOptions { callback: None, wants_delivery: true };
+        let mut state = AppendState::default();
         loop {
             match self
                 .accumulator
-                .append(&self.topic(), &prepared, &mut watch, &mut attempt)
+                .append(&self.topic(), &prepared, &mut options, &mut state)
                 .unwrap()
             {
                 AppendResult::Appended(delivery) => return delivery.unwrap(),
                 AppendResult::NeedsBuffer(size) => {
-                    attempt.spare_buffer =
+                    state.spare_buffer =
                         Some(self.accumulator.pool.try_allocate(size).unwrap().expect("memory"));
                 }
                 AppendResult::NeedsChainBuffer(size) => {
-                    attempt.spare_buffer = self.accumulator.pool.try_allocate(size).unwrap();
-                    attempt.no_chain_buffer = attempt.spare_buffer.is_none();
+                    state.spare_buffer = self.accumulator.pool.try_allocate(size).unwrap();
+                    state.no_chain_buffer = state.spare_buffer.is_none();
                 }
             }
         }
@@ -158,25 +155,27 @@ impl AccumulatorFixture {
         self.append(Record::to("t").partition(partition).value(value).timestamp(0))
     }
 
-    /// What callers have posted, and what time brings.
+    /// Handles the events that callers have posted, and refreshes the ready tracker.
     fn refresh(&mut self) {
-        let mut mail = Vec::new();
-        self.accumulator.events().drain(&mut mail);
-        for event in mail {
+        let mut events = Vec::new();
+        self.accumulator.events().drain(&mut events);
+        for event in events {
             match event {
                 Event::BatchOpened(p) | Event::BatchClosed(p) => self.ready.insert(p),
-                Event::BatchAwaited(p, number) => self.ready.mark_awaited(p, number),
+                Event::BatchAwaited { partition, batch_number } => {
+                    self.ready.mark_awaited(partition, batch_number);
+                }
                 other => panic!("{other:?}"),
             }
         }
         self.ready.set_pressure(self.pressure);
-        let view = DrainContext {
+        let cx = DrainContext {
             accumulator: &self.accumulator,
             cluster: &self.cluster,
             now: self.machine.now(),
         };
-        self.ready.refresh(view, &self.policy);
-        self.ready.assert_consistent(view, &self.policy);
+        self.ready.refresh(cx, &self.policy);
+        self.ready.assert_consistent(cx, &self.policy);
     }
 
     fn ready_nodes(&mut self) -> Vec<i32> {
@@ -184,24 +183,26 @@ impl AccumulatorFixture {
         self.ready.ready_nodes().collect()
     }
 
-    /// Milliseconds until something is to be looked at; delivery time-outs aside, which are far away.
+    /// Returns the milliseconds until the next timer. Delivery timeouts are longer in these tests.
     fn next_deadline_ms(&mut self) -> u64 {
         self.refresh();
         self.ready.next_deadline().since(self.machine.now()).as_millis() as u64
     }
 
-    fn drain_without_closing(&mut self, node: i32, max: usize) -> DrainedBatches {
+    fn drain_without_closing(&mut self, node: i32, max_size: usize) -> DrainedBatches {
         self.refresh();
-        let view = DrainContext {
+        let cx = DrainContext {
             accumulator: &self.accumulator,
             cluster: &self.cluster,
             now: self.machine.now(),
         };
-        self.ready.drain(view, &mut self.policy, (max, self.include_lingering), node)
+        self.ready.drain(cx, &mut self.policy, max_size, self.include_lingering, node)
     }
 
-    fn drain(&mut self, node: i32, max: usize) -> Vec<StampedBatch> {
-        let out = self.drain_without_closing(node, max);
+    /// Drains and closes batches as the sender and a worker thread do. A batch that was closed is
+    /// returned by the next call.
+    fn drain(&mut self, node: i32, max_size: usize) -> Vec<StampedBatch> {
+        let out = self.drain_without_closing(node, max_size);
         out.to_close.into_iter().for_each(|open| {
             let p = open.meta.partition.clone();
             self.accumulator.close_into_queue(open);
@@ -210,37 +211,41 @@ impl AccumulatorFixture {
         out.batches
     }
 
-    fn drain_partitions(&mut self, node: i32, max: usize) -> Vec<i32> {
-        self.drain(node, max).iter().map(|b| b.closed.meta.partition.index).collect()
+    fn drain_partitions(&mut self, node: i32, max_size: usize) -> Vec<i32> {
+        self.drain(node, max_size).iter().map(|b| b.closed.meta.partition.index).collect()
     }
 
     fn reenqueue_batch(&mut self, batch: StampedBatch, not_before: Tick) {
         let p = batch.closed.meta.partition.clone();
-        p.lock_for_sender().insert_in_order(QueuedBatch::Retry(Box::new(batch), not_before));
+        p.lock_for_sender()
+            .insert_in_order(QueuedBatch::Retry { batch: Box::new(batch), not_before });
         self.ready.insert(p);
     }
 
+    /// Fails the expired batches, and returns their partitions.
     fn expire(&mut self) -> Vec<i32> {
         self.refresh();
-        let view = DrainContext {
+        let cx = DrainContext {
             accumulator: &self.accumulator,
             cluster: &self.cluster,
             now: self.machine.now(),
         };
-        let expired = self.ready.expire(view);
+        let expired = self.ready.expire(cx);
         let batches = expired.into_iter().map(|e| match e {
-            super::drain::RemovedBatch::Unsent(b) => b,
-            super::drain::RemovedBatch::Sent(b) => b.unstamp(),
+            RemovedBatch::Unsent(b) => b,
+            RemovedBatch::Sent(b) => b.unstamp(),
         });
-        let mut out = Vec::new();
+        let mut partitions = Vec::new();
         for mut batch in batches {
-            out.push(batch.meta.partition.index);
+            partitions.push(batch.meta.partition.index);
             batch.complete(Outcome::Failed(Error::closed()));
         }
-        out
+        partitions
     }
 }
 
-fn acknowledge(mut batch: StampedBatch, base: i64) {
-    batch.closed.complete(Outcome::Acknowledged { base_offset: Some(base), log_append_time: None });
+fn acknowledge(mut batch: StampedBatch, base_offset: i64) {
+    batch
+        .closed
+        .complete(Outcome::Acknowledged { base_offset: Some(base_offset), log_append_time: None });
 }

@@ -1,200 +1,218 @@
-//! When a partition is ready, and when to look again.
+//! Tests of the ready tracker: when a partition is ready, and its next deadline.
 
 use super::*;
+use crate::accumulator::ready::NodeLatency;
 
+// CASES: RA3, RA27.
 #[test]
-fn ra3_ra27_what_nobody_awaits_is_ready_when_its_linger_is_over_and_not_before() {
-    let mut bed =
+fn batch_is_ready_when_its_linger_ends() {
+    let mut fixture =
         AccumulatorFixture::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1]);
-    bed.append_to(0, b"v");
-    assert!(bed.ready_nodes().is_empty());
-    assert_eq!(bed.next_deadline_ms(), 10);
-    bed.advance_ms(9);
-    assert!(bed.ready_nodes().is_empty());
-    bed.advance_ms(1);
-    assert_eq!(bed.ready_nodes(), [1]);
-    assert_eq!(bed.drain(1, usize::MAX).len(), 1);
+    fixture.append_to(0, b"v");
+    assert!(fixture.ready_nodes().is_empty());
+    assert_eq!(fixture.next_deadline_ms(), 10);
+    fixture.advance_ms(9);
+    assert!(fixture.ready_nodes().is_empty());
+    fixture.advance_ms(1);
+    assert_eq!(fixture.ready_nodes(), [1]);
+    assert_eq!(fixture.drain(1, usize::MAX).len(), 1);
 }
 
+// CASES: RA6.
 #[test]
-fn ra6_the_next_look_is_at_the_earliest_of_what_is_not_ready() {
-    let mut bed =
+fn next_deadline_is_the_earliest_linger_end() {
+    let mut fixture =
         AccumulatorFixture::new(AccumulatorSettings { linger: 10 * MS, ..settings() }, &[1, 1, 2]);
-    bed.append_to(0, b"v");
-    assert!(bed.ready_nodes().is_empty());
-    assert_eq!(bed.next_deadline_ms(), 10);
-    bed.advance_ms(5);
-    bed.append_to(2, b"v");
-    assert!(bed.ready_nodes().is_empty());
-    assert_eq!(bed.next_deadline_ms(), 5);
-    bed.append_to(1, &[b'x'; 900]);
-    bed.append_to(1, &[b'x'; 900]);
-    assert_eq!(bed.ready_nodes(), [1], "a second partition of the node filled a batch");
-    assert!(bed.next_deadline_ms() <= 10);
+    fixture.append_to(0, b"v");
+    assert!(fixture.ready_nodes().is_empty());
+    assert_eq!(fixture.next_deadline_ms(), 10);
+    fixture.advance_ms(5);
+    fixture.append_to(2, b"v");
+    assert!(fixture.ready_nodes().is_empty());
+    assert_eq!(fixture.next_deadline_ms(), 5);
+    fixture.append_to(1, &[b'x'; 900]);
+    fixture.append_to(1, &[b'x'; 900]);
+    assert_eq!(fixture.ready_nodes(), [1], "a batch of another partition of the node is full");
+    assert!(fixture.next_deadline_ms() <= 10);
 }
 
+// CASES: RA7, RA9.
 #[test]
-fn ra7_ra9_what_backs_off_is_passed_over_until_its_time_whoever_leads() {
-    let mut bed = AccumulatorFixture::new(settings(), &[1, 1]);
-    bed.append_to(0, b"v");
-    let batch = bed.drain(1, usize::MAX).pop().unwrap();
-    let later = bed.machine.now().after(800 * MS);
-    bed.reenqueue_batch(batch, later);
-    bed.append_to(1, b"w");
-    assert_eq!(bed.drain_partitions(1, usize::MAX), [1], "the other one goes");
-    bed.set_leaders(&[Leader { node_id: 2, epoch: 100 }, Leader { node_id: 1, epoch: 100 }]);
-    bed.advance_ms(799);
-    assert!(bed.ready_nodes().is_empty(), "another leader of the same epoch is no news");
-    bed.advance_ms(1);
-    assert_eq!(bed.ready_nodes(), [2]);
-    assert_eq!(bed.drain_partitions(2, usize::MAX), [0]);
+fn batch_backs_off_although_the_leader_id_changes() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1, 1]);
+    fixture.append_to(0, b"v");
+    let batch = fixture.drain(1, usize::MAX).pop().unwrap();
+    let backoff_end = fixture.machine.now().after(800 * MS);
+    fixture.reenqueue_batch(batch, backoff_end);
+    fixture.append_to(1, b"w");
+    assert_eq!(fixture.drain_partitions(1, usize::MAX), [1], "the other partition is drained");
+    fixture.set_leaders(&[Leader { node_id: 2, epoch: 100 }, Leader { node_id: 1, epoch: 100 }]);
+    fixture.advance_ms(799);
+    assert!(fixture.ready_nodes().is_empty(), "the leader epoch is the same");
+    fixture.advance_ms(1);
+    assert_eq!(fixture.ready_nodes(), [2]);
+    assert_eq!(fixture.drain_partitions(2, usize::MAX), [0]);
 }
 
+// CASES: RA10, PB7.
 #[test]
-fn ra10_pb7_a_newer_leader_epoch_lifts_the_backoff_once() {
-    let mut bed = AccumulatorFixture::new(settings(), &[1]);
-    bed.append_to(0, b"v");
-    let mut batch = bed.drain(1, usize::MAX).pop().unwrap();
-    for (epoch, lifted) in
+fn newer_leader_epoch_ends_the_backoff_once() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1]);
+    fixture.append_to(0, b"v");
+    let mut batch = fixture.drain(1, usize::MAX).pop().unwrap();
+    for (epoch, ends_backoff) in
         [(100, false), (101, true), (101, false), (99, false), (-1, false), (103, true)]
     {
-        // It was sent to the leader known before; what is known now is this.
-        let before = bed.cluster.leader("t", 0).epoch;
-        batch.closed.timings.leader_epoch = before.max(batch.closed.timings.leader_epoch);
-        bed.reenqueue_batch(batch, bed.machine.now().after(100 * MS));
-        bed.set_leaders(&[Leader { node_id: 1, epoch }]);
-        assert_eq!(!bed.ready_nodes().is_empty(), lifted, "{before} → {epoch}");
-        bed.advance_ms(100);
-        batch = bed.drain(1, usize::MAX).pop().expect("its time has come");
+        // The batch was sent to the leader of the previous metadata.
+        let old_epoch = fixture.cluster.leader("t", 0).epoch;
+        batch.closed.timings.leader_epoch = old_epoch.max(batch.closed.timings.leader_epoch);
+        fixture.reenqueue_batch(batch, fixture.machine.now().after(100 * MS));
+        fixture.set_leaders(&[Leader { node_id: 1, epoch }]);
+        assert_eq!(!fixture.ready_nodes().is_empty(), ends_backoff, "{old_epoch} → {epoch}");
+        fixture.advance_ms(100);
+        batch = fixture.drain(1, usize::MAX).pop().expect("its backoff has ended");
     }
     acknowledge(batch, 0);
 }
 
+// CASES: RA18.
 #[test]
-fn ra18_what_is_muted_is_neither_ready_nor_drained() {
-    let mut bed = AccumulatorFixture::new(settings(), &[1]);
-    bed.append_to(0, b"v");
-    let key = bed.key(0);
-    bed.policy.muted.insert(key);
-    assert!(bed.ready_nodes().is_empty());
-    assert!(bed.drain(1, usize::MAX).is_empty());
-    bed.policy.muted.clear();
-    bed.ready.mark_dirty(key);
-    assert_eq!(bed.ready_nodes(), [1]);
-    assert_eq!(bed.drain_partitions(1, usize::MAX), [0]);
+fn muted_partition_is_neither_ready_nor_drained() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1]);
+    fixture.append_to(0, b"v");
+    let key = fixture.key(0);
+    fixture.policy.muted.insert(key);
+    assert!(fixture.ready_nodes().is_empty());
+    assert!(fixture.drain(1, usize::MAX).is_empty());
+    fixture.policy.muted.clear();
+    fixture.ready.mark_dirty(key);
+    assert_eq!(fixture.ready_nodes(), [1]);
+    assert_eq!(fixture.drain_partitions(1, usize::MAX), [0]);
 }
 
+// CASES: RA29.
 #[test]
-fn ra29_exhausted_flushing_and_closing_make_everything_ready_and_no_leader_names_the_topic() {
-    for urge in [
+fn send_pressure_makes_lingering_batches_ready() {
+    for pressure in [
         SendPressure { exhausted: true, ..SendPressure::default() },
         SendPressure { closing: true, ..SendPressure::default() },
         SendPressure { flush_up_to: 2, ..SendPressure::default() },
     ] {
-        let mut bed = AccumulatorFixture::new(
+        let mut fixture = AccumulatorFixture::new(
             AccumulatorSettings { linger: 3000 * MS, ..settings() },
             &[1, 2, -1],
         );
-        (0..3).for_each(|p| drop(bed.append_to(p, b"v")));
-        assert!(bed.ready_nodes().is_empty());
-        assert_eq!(bed.ready.unknown_leader_topics().into_iter().collect::<Vec<_>>(), ["t".into()]);
-        bed.pressure = urge;
-        assert_eq!(bed.ready_nodes(), [1, 2], "{urge:?}");
-        bed.append_to(0, b"later");
-        bed.pressure = SendPressure::default();
-        assert!(bed.ready_nodes().is_empty(), "over, what lingers lingers");
+        (0..3).for_each(|p| drop(fixture.append_to(p, b"v")));
+        assert!(fixture.ready_nodes().is_empty());
+        assert_eq!(
+            fixture.ready.unknown_leader_topics().into_iter().collect::<Vec<_>>(),
+            ["t".into()]
+        );
+        fixture.pressure = pressure;
+        assert_eq!(fixture.ready_nodes(), [1, 2], "{pressure:?}");
+        fixture.append_to(0, b"later");
+        fixture.pressure = SendPressure::default();
+        assert!(fixture.ready_nodes().is_empty(), "without pressure the batch lingers");
     }
 }
 
+// CASES: RA11.
 #[test]
-fn ra11_a_flush_concerns_the_batches_there_were_and_no_later_ones() {
-    let mut bed = AccumulatorFixture::new(
+fn flush_does_not_concern_later_batches() {
+    let mut fixture = AccumulatorFixture::new(
         AccumulatorSettings { linger: 3000 * MS, ..settings() },
         &[1, 1, 1],
     );
-    let sent: Vec<_> = (0..100).map(|i| bed.append_to(i % 3, b"v")).collect();
-    bed.pressure.flush_up_to = bed.accumulator.last_batch_number();
-    assert_eq!(bed.ready_nodes(), [1]);
-    let batches = bed.drain(1, usize::MAX);
+    let sent: Vec<_> = (0..100).map(|i| fixture.append_to(i % 3, b"v")).collect();
+    fixture.pressure.flush_up_to = fixture.accumulator.last_batch_number();
+    assert_eq!(fixture.ready_nodes(), [1]);
+    let batches = fixture.drain(1, usize::MAX);
     assert_eq!(batches.len(), 3);
-    bed.append_to(0, b"new");
-    assert!(bed.ready_nodes().is_empty(), "what came later lingers");
+    fixture.append_to(0, b"new");
+    assert!(fixture.ready_nodes().is_empty(), "the later batch lingers");
     assert!(sent.iter().all(|d| d.try_result().is_none()));
     batches.into_iter().for_each(|b| acknowledge(b, 7));
     assert!(sent.iter().all(|d| d.try_result().unwrap().is_ok()));
 }
 
-/// A delivery somebody waits for makes its batch due when nothing of its partition is in flight.
 #[test]
-fn an_awaited_batch_is_due_at_once_and_only_its_own_linger_is_shortened() {
-    let mut bed =
+fn awaited_batch_does_not_linger_while_its_partition_is_idle() {
+    let mut fixture =
         AccumulatorFixture::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 1]);
-    let (mut awaited, _other) = (bed.append_to(0, b"v"), bed.append_to(1, b"w"));
+    let (mut awaited, _other) = (fixture.append_to(0, b"v"), fixture.append_to(1, b"w"));
     let poll = |d: &mut Delivery| {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         std::pin::Pin::new(d).poll(&mut cx).is_ready()
     };
-    assert!(bed.ready_nodes().is_empty());
+    assert!(fixture.ready_nodes().is_empty());
     assert!(!poll(&mut awaited));
-    assert_eq!(bed.drain_partitions(1, usize::MAX), [0]);
-    let key = bed.key(0);
-    bed.policy.in_flight.insert(key);
-    let mut next = bed.append_to(0, b"x");
+    assert_eq!(fixture.drain_partitions(1, usize::MAX), [0]);
+    let key = fixture.key(0);
+    fixture.policy.in_flight.insert(key);
+    let mut next = fixture.append_to(0, b"x");
     assert!(!poll(&mut next));
-    assert!(bed.ready_nodes().is_empty(), "one is in flight: others may gather");
-    bed.append_to(0, b"y");
-    bed.policy.in_flight.clear();
-    bed.ready.mark_dirty(key);
-    let batch = bed.drain(1, usize::MAX).pop().unwrap();
+    assert!(fixture.ready_nodes().is_empty(), "a batch is in flight: the next one lingers");
+    fixture.append_to(0, b"y");
+    fixture.policy.in_flight.clear();
+    fixture.ready.mark_dirty(key);
+    let batch = fixture.drain(1, usize::MAX).pop().unwrap();
     assert_eq!(batch.closed.meta.record_count, 2);
-    // It shortens no backoff.
-    bed.reenqueue_batch(batch, bed.machine.now().after(50 * MS));
-    assert!(bed.ready_nodes().is_empty());
+    // Waiting for it does not shorten its backoff.
+    fixture.reenqueue_batch(batch, fixture.machine.now().after(50 * MS));
+    assert!(fixture.ready_nodes().is_empty());
 }
 
+// CASES: SN7, RA26.
 #[test]
-fn sn7_a_node_that_takes_nothing_is_seen_by_its_times() {
-    let mut bed = AccumulatorFixture::new(
+fn slow_node_is_recognized_by_its_latency_and_not_chosen() {
+    let mut fixture = AccumulatorFixture::new(
         AccumulatorSettings { availability_timeout: 100 * MS, ..settings() },
         &[1, 2],
     );
-    let now = bed.machine.now();
-    assert_eq!(bed.ready.node_latency(1), None, "nothing waits: neither time moves");
-    bed.ready.update_node_latency(1, now, true);
-    bed.ready.update_node_latency(2, now, true);
-    bed.advance_ms(60);
-    let (first, later) = (now, bed.machine.now());
-    bed.ready.update_node_latency(1, later, true);
-    bed.ready.update_node_latency(2, later, false);
-    assert_eq!(bed.ready.node_latency(1), Some((later, later)), "it took what was ready");
-    assert_eq!(bed.ready.node_latency(2), Some((later, first)), "only the ready time moves");
-    // RA26: a node that has taken nothing for longer than the time-out is not drawn.
+    let now = fixture.machine.now();
+    assert_eq!(fixture.ready.node_latency(1), None, "no batch waits: no time is set");
+    fixture.ready.update_node_latency(1, now, true);
+    fixture.ready.update_node_latency(2, now, true);
+    fixture.advance_ms(60);
+    let later = fixture.machine.now();
+    fixture.ready.update_node_latency(1, later, true);
+    fixture.ready.update_node_latency(2, later, false);
+    assert_eq!(
+        fixture.ready.node_latency(1),
+        Some(NodeLatency { ready_at: later, drained_at: later }),
+        "the node took the ready batch"
+    );
+    assert_eq!(
+        fixture.ready.node_latency(2),
+        Some(NodeLatency { ready_at: later, drained_at: now }),
+        "only the ready time changes"
+    );
+    // A node that has taken no batch for longer than the timeout is not chosen.
     for p in [0, 1] {
-        bed.append_to(p, b"v");
+        fixture.append_to(p, b"v");
     }
-    bed.refresh();
-    let draws = |bed: &AccumulatorFixture| {
-        (0..40).map(|n| bed.topic().load_stats.load().choose(n)).collect::<BTreeSet<_>>()
+    fixture.refresh();
+    let choices = |fixture: &AccumulatorFixture| {
+        (0..40).map(|n| fixture.topic().load_stats.load().choose(n)).collect::<BTreeSet<_>>()
     };
-    assert_eq!(draws(&bed).len(), 2);
-    bed.advance_ms(60);
-    bed.ready.update_node_latency(2, bed.machine.now(), false);
-    bed.ready.update_node_latency(1, bed.machine.now(), true);
+    assert_eq!(choices(&fixture).len(), 2);
+    fixture.advance_ms(60);
+    fixture.ready.update_node_latency(2, fixture.machine.now(), false);
+    fixture.ready.update_node_latency(1, fixture.machine.now(), true);
     for p in [0, 1] {
-        bed.append_to(p, &[b'x'; 2000]);
+        fixture.append_to(p, &[b'x'; 2000]);
     }
-    bed.refresh();
-    assert_eq!(draws(&bed), BTreeSet::from([0]));
+    fixture.refresh();
+    assert_eq!(choices(&fixture), BTreeSet::from([0]));
 }
 
-/// What a partition costs that never had a record: itself behind its counts, and a few numbers in lists.
+/// Memory of a partition that never had a record: the `Partition` in its `Arc`, and its entries in
+/// the lists of partitions, leaders and candidates.
 #[test]
-fn an_idle_partition_takes_no_more_than_three_hundred_bytes() {
-    let counted = std::alloc::Layout::new::<(usize, usize)>();
-    let (inner, _) = counted.extend(std::alloc::Layout::new::<Partition>()).unwrap();
-    let place = size_of::<Arc<Partition>>();
-    let leader = size_of::<Leader>();
-    let draw = size_of::<u32>();
-    let all = inner.pad_to_align().size() + place + leader + draw;
-    assert!(all <= 300, "{all} bytes");
+fn idle_partition_takes_at_most_300_bytes() {
+    let reference_counts = std::alloc::Layout::new::<(usize, usize)>();
+    let (inner, _) = reference_counts.extend(std::alloc::Layout::new::<Partition>()).unwrap();
+    let entries = size_of::<Arc<Partition>>() + size_of::<Leader>() + size_of::<u32>();
+    let total = inner.pad_to_align().size() + entries;
+    assert!(total <= 300, "{total} bytes");
 }

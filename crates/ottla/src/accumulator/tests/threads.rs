@@ -1,102 +1,120 @@
-//! What only real threads can do.
+//! Tests with real threads.
 #![allow(clippy::disallowed_methods)]
 
 use super::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Callers on threads of their own, and a sender that drains and settles until they are done: records appended,
-/// records settled, appends that found their partition's lock held.
-fn append_concurrently(callers: usize, records: u64, keyed: bool) -> (u64, u64, u64) {
-    let all = AccumulatorSettings { batch_size: 16 * 1024, linger: Duration::ZERO, ..settings() };
-    let mut bed =
-        AccumulatorFixture::new(AccumulatorSettings { buffer_memory: 64 << 20, ..all }, &[1; 12]);
-    let (left, seen) = (AtomicU64::new(callers as u64), AtomicU64::new(0));
+struct AppendCounts {
+    appended: u64,
+    completed: u64,
+    /// Appends that found their partition's lock held by another caller.
+    contentions: u64,
+}
+
+/// Appends `records` records on each of `callers` threads. The calling thread drains and
+/// acknowledges the batches until all threads have ended.
+fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCounts {
+    let settings = AccumulatorSettings {
+        batch_size: 16 * 1024,
+        linger: Duration::ZERO,
+        buffer_memory: 64 << 20,
+        ..settings()
+    };
+    let mut fixture = AccumulatorFixture::new(settings, &[1; 12]);
+    let (running, completed) = (AtomicU64::new(callers as u64), AtomicU64::new(0));
     let stop = AtomicBool::new(false);
-    let acc = bed.accumulator.clone();
-    let topic = bed.topic();
+    let accumulator = fixture.accumulator.clone();
+    let topic = fixture.topic();
     std::thread::scope(|scope| {
         for t in 0..callers as u64 {
-            let (acc, topic, left) = (&acc, &topic, &left);
+            let (accumulator, topic, running) = (&accumulator, &topic, &running);
             scope.spawn(move || {
                 for n in 0..records {
                     let value = [0u8; 92];
-                    let key = (t, n).0.wrapping_mul(31).wrapping_add(n).to_be_bytes();
+                    let key = t.wrapping_mul(31).wrapping_add(n).to_be_bytes();
                     let mut record = Record::to("t").value(&value).timestamp(0);
                     if keyed {
                         record = record.key(&key);
                     }
                     let prepared = PreparedRecord::new(&record, || 0).unwrap();
-                    let (mut watch, mut attempt) =
-                        (DeliveryOptions::default(), AppendState::default());
-                    // As `send` does it: at once if that can be, else step by step.
-                    if acc.try_append(topic, &prepared, &mut watch).is_some() {
+                    let mut options = DeliveryOptions::default();
+                    let mut state = AppendState::default();
+                    // `send` takes the same two steps.
+                    if accumulator.try_append(topic, &prepared, &mut options).is_some() {
                         continue;
                     }
                     loop {
-                        match acc.append(topic, &prepared, &mut watch, &mut attempt).unwrap() {
+                        match accumulator
+                            .append(topic, &prepared, &mut options, &mut state)
+                            .unwrap()
+                        {
                             AppendResult::Appended(_) => break,
                             AppendResult::NeedsBuffer(size)
                             | AppendResult::NeedsChainBuffer(size) => {
-                                match acc.pool.try_allocate(size).unwrap() {
-                                    Some(buf) => attempt.spare_buffer = Some(buf),
+                                match accumulator.pool.try_allocate(size).unwrap() {
+                                    Some(buf) => state.spare_buffer = Some(buf),
                                     None => std::thread::yield_now(),
                                 }
                             }
                         }
                     }
                 }
-                left.fetch_sub(1, Ordering::SeqCst);
+                running.fetch_sub(1, Ordering::SeqCst);
             });
         }
         while !stop.load(Ordering::Relaxed) {
-            let last = left.load(Ordering::SeqCst) == 0;
-            bed.pressure.flush_up_to = if last { u64::MAX } else { 0 };
-            let mut mail = Vec::new();
-            bed.accumulator.events().drain(&mut mail);
-            for event in mail {
+            let all_ended = running.load(Ordering::SeqCst) == 0;
+            fixture.pressure.flush_up_to = if all_ended { u64::MAX } else { 0 };
+            let mut events = Vec::new();
+            fixture.accumulator.events().drain(&mut events);
+            for event in events {
                 if let Event::BatchOpened(p) | Event::BatchClosed(p) = event {
-                    bed.ready.insert(p);
+                    fixture.ready.insert(p);
                 }
             }
-            bed.ready.set_pressure(bed.pressure);
-            let view = DrainContext {
-                accumulator: &bed.accumulator,
-                cluster: &bed.cluster,
-                now: bed.machine.now(),
+            fixture.ready.set_pressure(fixture.pressure);
+            let cx = DrainContext {
+                accumulator: &fixture.accumulator,
+                cluster: &fixture.cluster,
+                now: fixture.machine.now(),
             };
-            bed.ready.refresh(view, &bed.policy);
-            let out = bed.ready.drain(view, &mut bed.policy, (usize::MAX, false), 1);
-            let none = out.batches.is_empty();
+            fixture.ready.refresh(cx, &fixture.policy);
+            let out = fixture.ready.drain(cx, &mut fixture.policy, usize::MAX, false, 1);
+            let is_idle = out.batches.is_empty();
             for batch in out.batches {
-                seen.fetch_add(batch.closed.meta.record_count as u64, Ordering::Relaxed);
+                completed.fetch_add(batch.closed.meta.record_count as u64, Ordering::Relaxed);
                 acknowledge(batch, 0);
             }
-            stop.store(last && none && bed.ready.is_empty(), Ordering::Relaxed);
-            if none {
+            stop.store(all_ended && is_idle && fixture.ready.is_empty(), Ordering::Relaxed);
+            if is_idle {
                 std::thread::yield_now();
             }
         }
     });
-    assert_eq!(bed.accumulator.pool.balance(), 64 << 20, "memory is all back");
-    let met = bed.topic().sticky_partition.contentions.load(Ordering::Relaxed);
-    (callers as u64 * records, seen.load(Ordering::Relaxed), met)
-}
-
-#[test]
-fn ra30_every_record_of_many_threads_ends_once() {
-    for keyed in [false, true] {
-        let (appended, settled, _) = append_concurrently(5, 10_000, keyed);
-        assert_eq!(appended, settled, "keyed: {keyed}");
+    assert_eq!(fixture.accumulator.pool.balance(), 64 << 20, "all memory is freed");
+    AppendCounts {
+        appended: callers as u64 * records,
+        completed: completed.load(Ordering::Relaxed),
+        contentions: fixture.topic().sticky_partition.contentions.load(Ordering::Relaxed),
     }
 }
 
-/// Callers that met go apart, and so meet no more: fewer than one append in a hundred finds the lock held.
+// CASES: RA30.
 #[test]
-fn callers_without_keys_hardly_ever_meet() {
+fn every_record_of_concurrent_callers_completes_once() {
+    for keyed in [false, true] {
+        let counts = append_concurrently(5, 10_000, keyed);
+        assert_eq!(counts.appended, counts.completed, "keyed: {keyed}");
+    }
+}
+
+/// Split stripes keep callers apart: fewer than one append in a hundred finds the lock held.
+#[test]
+fn callers_without_keys_rarely_contend() {
     for callers in [2, 4] {
-        let (appended, settled, met) =
-            append_concurrently(callers, 200_000 / callers as u64, false);
-        assert_eq!(appended, settled);
-        assert!(met * 100 < appended, "{callers} callers: {met} of {appended}");
+        let counts = append_concurrently(callers, 200_000 / callers as u64, false);
+        let AppendCounts { appended, completed, contentions } = counts;
+        assert_eq!(appended, completed);
+        assert!(contentions * 100 < appended, "{callers} callers: {contentions} of {appended}");
     }
 }

@@ -1,5 +1,7 @@
-//! What is said over a connection to show who we are: the client's side of PLAIN, SCRAM and OAUTHBEARER, as
-//! steps from the broker's bytes to ours. Knows no socket.
+//! The client side of the SASL mechanisms PLAIN, SCRAM and OAUTHBEARER.
+//!
+//! It maps each challenge of the broker to the next message of the client, without a socket.
+//! `client::security` sends the messages in SaslAuthenticate requests.
 
 #[cfg(feature = "oidc")]
 mod oidc;
@@ -11,42 +13,45 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::config::security::{SaslMechanism, SaslSettings};
-use crate::time::Env;
+use crate::env::Env;
 use scram::ScramClient;
 use token::TokenManager;
 
-/// A client's side of an exchange.
+/// The client side of one SASL exchange.
 pub(crate) enum SaslClient {
-    /// Everything is said in one message.
+    /// PLAIN: the only message is sent.
     AwaitingResult,
-    /// SCRAM, on its way.
+    /// SCRAM: the exchange is in progress.
     Scram(Box<ScramClient>),
-    /// A token was shown.
+    /// OAUTHBEARER: the token is sent.
     OAuthBearer,
-    /// The broker has objected to the token, and waits to be heard out.
+    /// OAUTHBEARER: the broker rejected the token with this text. The client must send one more
+    /// message before the broker ends the exchange.
     Rejected(String),
+}
+
+/// What the client does after a challenge.
+#[derive(PartialEq, Eq)]
+pub(crate) enum SaslAction {
+    /// Send this message.
+    Send(Zeroizing<Vec<u8>>),
+    /// Nothing: client and broker are authenticated.
+    Complete,
 }
 
 impl std::fmt::Debug for SaslAction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if *self == SaslAction::Complete { "Done" } else { "Send([hidden])" })
+        // Messages contain credentials.
+        f.write_str(if *self == SaslAction::Complete { "Complete" } else { "Send([hidden])" })
     }
 }
 
-/// What comes next.
-#[derive(PartialEq, Eq)]
-pub(crate) enum SaslAction {
-    /// These bytes.
-    Send(Zeroizing<Vec<u8>>),
-    /// Nothing: both sides are content.
-    Complete,
-}
-
 impl SaslClient {
-    /// The first bytes. Tokens are there by now.
+    /// Begins an exchange and returns its first message. For OAUTHBEARER,
+    /// [`TokenManager::ensure_token`] must have fetched a token before.
     ///
     /// # Errors
-    /// When there is no token after all, in words.
+    /// There is no token that is still valid.
     pub(crate) fn begin(
         settings: &SaslSettings,
         tokens: Option<&TokenManager>,
@@ -71,11 +76,14 @@ impl SaslClient {
                 Ok((SaslClient::Scram(Box::new(scram)), first))
             }
             SaslMechanism::OAuthBearer(_) => {
-                let token = tokens.and_then(TokenManager::current).ok_or("there is no token")?;
+                let token =
+                    tokens.and_then(TokenManager::current).ok_or("there is no valid token")?;
                 let extensions = || settings.extensions.iter().chain(token.extensions());
-                let more: usize = extensions().map(|(n, v)| n.len() + v.len() + 2).sum();
-                // With room for all of it, so that no copy stays behind where it grew.
-                let mut first = Zeroizing::new(Vec::with_capacity(32 + token.value().len() + more));
+                let extensions_len: usize = extensions().map(|(n, v)| n.len() + v.len() + 2).sum();
+                let len = 32 + token.value().len() + extensions_len;
+                // With full capacity the buffer never reallocates, which would leave a copy of the
+                // token in freed memory.
+                let mut first = Zeroizing::new(Vec::with_capacity(len));
                 first.extend_from_slice(b"n,,\x01auth=Bearer ");
                 first.extend_from_slice(token.value().as_bytes());
                 for (name, value) in extensions() {
@@ -87,26 +95,28 @@ impl SaslClient {
         }
     }
 
-    /// What comes after the broker said this.
+    /// Handles the broker's challenge, and returns what the client does next.
     ///
     /// # Errors
-    /// When what it says shows that it is not who it claims, or is not to be understood; in words.
-    pub(crate) fn evaluate_challenge(&mut self, said: &[u8]) -> Result<SaslAction, String> {
+    /// The challenge is malformed, the broker rejected the credentials, or it could not prove that
+    /// it knows the password. The text says which.
+    pub(crate) fn evaluate_challenge(&mut self, challenge: &[u8]) -> Result<SaslAction, String> {
         match self {
             SaslClient::AwaitingResult => Ok(SaslAction::Complete),
-            SaslClient::Scram(scram) => scram.evaluate_challenge(said),
-            SaslClient::OAuthBearer if said.is_empty() => Ok(SaslAction::Complete),
+            SaslClient::Scram(scram) => scram.evaluate_challenge(challenge),
+            SaslClient::OAuthBearer if challenge.is_empty() => Ok(SaslAction::Complete),
             SaslClient::OAuthBearer => {
-                // RFC 7628, 3.2.3: a JSON text on what is wrong, to be answered by one byte.
-                let text: String = String::from_utf8_lossy(said).chars().take(400).collect();
+                // RFC 7628, 3.2.3: the broker rejects a token with a JSON text. It reports the
+                // failure only after the client has sent one byte 0x01.
+                let text: String = String::from_utf8_lossy(challenge).chars().take(400).collect();
                 *self = SaslClient::Rejected(text);
                 Ok(SaslAction::Send(Zeroizing::new(vec![1])))
             }
-            SaslClient::Rejected(text) => Err(format!("the token is not accepted: {text}")),
+            SaslClient::Rejected(text) => Err(format!("the broker rejected the token: {text}")),
         }
     }
 
-    /// What the broker had against it, where it said so before it ended.
+    /// Returns the reason for which the broker rejected the token, if it gave one.
     pub(crate) fn rejection(&self) -> Option<&str> {
         match self {
             SaslClient::Rejected(text) => Some(text),
@@ -119,7 +129,7 @@ impl SaslClient {
 mod tests {
     use super::*;
     use crate::config::secret::Secret;
-    use crate::config::security::{LoginRefresh, TokenSource};
+    use crate::config::security::{LoginRefresh, TokenClaim, TokenSource};
     use crate::network::io::simulated::{Faults, SimMachine};
     use std::time::Duration;
 
@@ -134,30 +144,31 @@ mod tests {
         Arc::new(SimMachine::new(1, Faults::NONE))
     }
 
+    // CASES: SA1.
     #[test]
-    fn sa1_plain_is_one_message() {
+    fn plain_sends_one_message() {
         let s = settings(SaslMechanism::Plain { user: "bob".into(), password: Secret::new("pw") });
-        let (mut exchange, first) = SaslClient::begin(&s, None, &env()).unwrap();
+        let (mut client, first) = SaslClient::begin(&s, None, &env()).unwrap();
         assert_eq!(&first[..], b"\0bob\0pw");
-        assert_eq!(exchange.evaluate_challenge(b"").unwrap(), SaslAction::Complete);
+        assert_eq!(client.evaluate_challenge(b"").unwrap(), SaslAction::Complete);
     }
 
+    // CASES: SA1.
     #[test]
-    fn sa1_a_token_goes_with_its_extensions_and_an_objection_is_heard_out() {
-        let claims =
-            vec![("sub".to_owned(), crate::config::security::TokenClaim::Text("u".into()))];
+    fn oauthbearer_sends_token_with_extensions_and_reports_a_rejection() {
+        let claims = vec![("sub".to_owned(), TokenClaim::Text("u".into()))];
         let source = TokenSource::Unsecured { claims, lifetime: Duration::from_secs(60) };
         let s = settings(SaslMechanism::OAuthBearer(source));
         let tokens = TokenManager::new(&s, None, env()).unwrap();
-        assert!(SaslClient::begin(&s, Some(&tokens), &env()).is_err(), "none was made");
+        assert!(SaslClient::begin(&s, Some(&tokens), &env()).is_err(), "no token is fetched yet");
         tokens.ensure_token().unwrap();
-        let (mut exchange, first) = SaslClient::begin(&s, Some(&tokens), &env()).unwrap();
+        let (mut client, first) = SaslClient::begin(&s, Some(&tokens), &env()).unwrap();
         let text = String::from_utf8(first.to_vec()).unwrap();
         assert!(text.starts_with("n,,\x01auth=Bearer eyJhbGciOiJub25lIn0."), "{text}");
         assert!(text.ends_with(".\x01a=b\x01\x01"), "{text}");
-        let next = exchange.evaluate_challenge(b"{\"status\":\"invalid_token\"}").unwrap();
-        assert_eq!(next, SaslAction::Send(Zeroizing::new(vec![1])));
-        assert!(exchange.rejection().unwrap().contains("invalid_token"));
-        assert!(exchange.evaluate_challenge(b"").unwrap_err().contains("invalid_token"));
+        let action = client.evaluate_challenge(b"{\"status\":\"invalid_token\"}").unwrap();
+        assert_eq!(action, SaslAction::Send(Zeroizing::new(vec![1])));
+        assert!(client.rejection().unwrap().contains("invalid_token"));
+        assert!(client.evaluate_challenge(b"").unwrap_err().contains("invalid_token"));
     }
 }

@@ -1,4 +1,5 @@
-//! SCRAM-SHA-256 and -512 (RFC 5802, RFC 7677), the client's side, without channel binding.
+//! The client side of SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677), without channel
+//! binding. [`SaslClient`](super::SaslClient) drives it.
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -10,23 +11,26 @@ use super::SaslAction;
 use crate::config::secret::Secret;
 use crate::config::security::ScramHash;
 
-/// Rounds of PBKDF2 below which a password is not safe, as Kafka has it.
+/// Smallest number of PBKDF2 iterations that the client accepts, as in Kafka. With fewer, the
+/// password could be guessed from a recorded exchange.
 const MIN_ITERATIONS: u32 = 4096;
-/// Rounds above which the reckoning alone would hold the producer up; Kafka's brokers allow 16384.
+/// Largest number of PBKDF2 iterations that the client accepts. The sender's thread computes them,
+/// so a hostile broker could stall the producer with a large number. Kafka's brokers allow 16384.
 const MAX_ITERATIONS: u32 = 32_768;
 
-/// An exchange on its way.
+/// A SCRAM exchange in progress. The names are those of RFC 5802.
 pub(crate) struct ScramClient {
     hash: ScramHash,
     password: Secret,
     client_nonce: String,
     client_first_message_bare: String,
-    /// What the broker must prove to know; set once the proof of ours is out.
+    /// The signature by which the broker proves that it knows the password. Set once the client has
+    /// sent its own proof.
     expected_server_signature: Option<Vec<u8>>,
 }
 
 impl ScramClient {
-    /// The exchange, and the first message.
+    /// Begins an exchange and returns the client-first-message. `entropy` becomes the nonce.
     pub(super) fn begin(
         hash: ScramHash,
         user: &str,
@@ -34,102 +38,119 @@ impl ScramClient {
         token_auth: bool,
         entropy: &[u8],
     ) -> (ScramClient, Zeroizing<Vec<u8>>) {
-        let nonce = BASE64_URL_SAFE_NO_PAD.encode(entropy);
+        let client_nonce = BASE64_URL_SAFE_NO_PAD.encode(entropy);
         let user = user.replace('=', "=3D").replace(',', "=2C");
         let extension = if token_auth { ",tokenauth=true" } else { "" };
-        let first_bare = format!("n={user},r={nonce}{extension}");
-        let first = Zeroizing::new(format!("n,,{first_bare}").into_bytes());
+        let client_first_message_bare = format!("n={user},r={client_nonce}{extension}");
+        let first = Zeroizing::new(format!("n,,{client_first_message_bare}").into_bytes());
         (
             ScramClient {
                 hash,
                 password,
-                client_nonce: nonce,
-                client_first_message_bare: first_bare,
+                client_nonce,
+                client_first_message_bare,
                 expected_server_signature: None,
             },
             first,
         )
     }
 
-    pub(super) fn evaluate_challenge(&mut self, said: &[u8]) -> Result<SaslAction, String> {
-        let said = std::str::from_utf8(said)
-            .map_err(|_| "what it answers is not SCRAM: it is no text".to_owned())?;
-        if let Some(e) = find_attribute(said, 'e') {
-            return Err(format!("it refused: {e}"));
+    /// Handles a message of the broker, and returns what the client does next.
+    ///
+    /// # Errors
+    /// The message is malformed, reports an error, or does not prove that the broker knows the
+    /// password.
+    pub(super) fn evaluate_challenge(&mut self, challenge: &[u8]) -> Result<SaslAction, String> {
+        let message = std::str::from_utf8(challenge)
+            .map_err(|_| "the broker's message is not SCRAM: it is not UTF-8".to_owned())?;
+        if let Some(e) = find_attribute(message, 'e') {
+            return Err(format!("the broker rejected the exchange: {e}"));
         }
         match self.expected_server_signature.take() {
-            None => self.handle_server_first_message(said),
-            Some(expected) => {
-                let shown = find_attribute(said, 'v').and_then(|v| BASE64_STANDARD.decode(v).ok());
-                // Compared without telling where they differ.
-                let same = shown.is_some_and(|v| {
-                    v.len() == expected.len()
-                        && v.iter().zip(&expected).fold(0, |d, (a, b)| d | (a ^ b)) == 0
-                });
-                if same {
-                    return Ok(SaslAction::Complete);
-                }
-                Err("it could not show that it knows the password itself: this is not the broker it \
-                     claims to be"
-                    .to_owned())
-            }
+            None => self.handle_server_first_message(message),
+            Some(expected) => verify_server_final_message(message, &expected),
         }
     }
 
-    /// The broker's salt and rounds are here: the proof, and what is to be heard in return.
-    fn handle_server_first_message(&mut self, said: &str) -> Result<SaslAction, String> {
-        let missing = |what: &str| format!("what it answers is not SCRAM: it has no {what}");
-        let nonce = find_attribute(said, 'r').ok_or_else(|| missing("nonce"))?;
+    /// Reads salt and iterations from the server-first-message. Returns the client-final-message
+    /// with the client's proof, and stores the signature that the broker must send in return.
+    fn handle_server_first_message(&mut self, message: &str) -> Result<SaslAction, String> {
+        let missing = |name: &str| format!("the broker's message is not SCRAM: it has no {name}");
+        let nonce = find_attribute(message, 'r').ok_or_else(|| missing("nonce"))?;
+        // The nonce ties the message to this exchange: a replayed one has another prefix.
         if !nonce.starts_with(&self.client_nonce) || nonce.len() == self.client_nonce.len() {
-            return Err("its nonce does not go on from ours: somebody else's answer".to_owned());
+            return Err("the broker's nonce does not extend the client's nonce; the message \
+                        belongs to another exchange"
+                .to_owned());
         }
-        let salt = find_attribute(said, 's').and_then(|s| BASE64_STANDARD.decode(s).ok());
+        let salt = find_attribute(message, 's').and_then(|s| BASE64_STANDARD.decode(s).ok());
         let salt = salt.filter(|s| !s.is_empty()).ok_or_else(|| missing("salt"))?;
-        let rounds = find_attribute(said, 'i').and_then(|i| i.parse::<u32>().ok());
-        let rounds = rounds.ok_or_else(|| missing("number of rounds"))?;
-        if !(MIN_ITERATIONS..=MAX_ITERATIONS).contains(&rounds) {
+        let iterations = find_attribute(message, 'i').and_then(|i| i.parse::<u32>().ok());
+        let iterations = iterations.ok_or_else(|| missing("number of iterations"))?;
+        if !(MIN_ITERATIONS..=MAX_ITERATIONS).contains(&iterations) {
             return Err(format!(
-                "it asks for {rounds} rounds, where {MIN_ITERATIONS} to {MAX_ITERATIONS} are sound"
+                "the broker wants {iterations} iterations; the client accepts {MIN_ITERATIONS} to \
+                 {MAX_ITERATIONS}"
             ));
         }
-        let last = format!("c=biws,r={nonce}");
-        let all = format!("{},{said},{last}", self.client_first_message_bare);
+        // "biws" is the base64 of "n,,": no channel binding.
+        let final_without_proof = format!("c=biws,r={nonce}");
+        let auth_message =
+            format!("{},{message},{final_without_proof}", self.client_first_message_bare);
         let password = self.password.reveal().as_bytes();
         let (proof, expected) = match self.hash {
             ScramHash::Sha256 => {
                 let mut salted = Zeroizing::new([0; 32]);
-                pbkdf2::pbkdf2_hmac::<Sha256>(password, &salt, rounds, &mut *salted);
-                let client = hmac_sha256(&*salted, b"Client Key");
-                let stored = Sha256::digest(&*client);
-                let signature = hmac_sha256(&stored, all.as_bytes());
-                let server = hmac_sha256(&*salted, b"Server Key");
-                (xor(&client, &signature), hmac_sha256(&server, all.as_bytes()).to_vec())
+                pbkdf2::pbkdf2_hmac::<Sha256>(password, &salt, iterations, &mut *salted);
+                let client_key = hmac_sha256(&*salted, b"Client Key");
+                let stored_key = Sha256::digest(&*client_key);
+                let signature = hmac_sha256(&stored_key, auth_message.as_bytes());
+                let server_key = hmac_sha256(&*salted, b"Server Key");
+                let expected = hmac_sha256(&server_key, auth_message.as_bytes());
+                (xor(&client_key, &signature), expected.to_vec())
             }
             ScramHash::Sha512 => {
                 let mut salted = Zeroizing::new([0; 64]);
-                pbkdf2::pbkdf2_hmac::<Sha512>(password, &salt, rounds, &mut *salted);
-                let client = hmac_sha512(&*salted, b"Client Key");
-                let stored = Sha512::digest(&*client);
-                let signature = hmac_sha512(&stored, all.as_bytes());
-                let server = hmac_sha512(&*salted, b"Server Key");
-                (xor(&client, &signature), hmac_sha512(&server, all.as_bytes()).to_vec())
+                pbkdf2::pbkdf2_hmac::<Sha512>(password, &salt, iterations, &mut *salted);
+                let client_key = hmac_sha512(&*salted, b"Client Key");
+                let stored_key = Sha512::digest(&*client_key);
+                let signature = hmac_sha512(&stored_key, auth_message.as_bytes());
+                let server_key = hmac_sha512(&*salted, b"Server Key");
+                let expected = hmac_sha512(&server_key, auth_message.as_bytes());
+                (xor(&client_key, &signature), expected.to_vec())
             }
         };
         self.expected_server_signature = Some(expected);
-        let message = format!("{last},p={}", BASE64_STANDARD.encode(&*proof));
-        Ok(SaslAction::Send(Zeroizing::new(message.into_bytes())))
+        let last = format!("{final_without_proof},p={}", BASE64_STANDARD.encode(&*proof));
+        Ok(SaslAction::Send(Zeroizing::new(last.into_bytes())))
     }
 }
 
+/// Checks the signature in the server-final-message. Without this check, a server that does not
+/// know the password could pose as the broker.
+fn verify_server_final_message(message: &str, expected: &[u8]) -> Result<SaslAction, String> {
+    let signature = find_attribute(message, 'v').and_then(|v| BASE64_STANDARD.decode(v).ok());
+    // The comparison reads all bytes, so its duration does not reveal the first difference.
+    let is_equal = signature.is_some_and(|v| {
+        v.len() == expected.len()
+            && v.iter().zip(expected).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
+    });
+    if is_equal {
+        return Ok(SaslAction::Complete);
+    }
+    Err("the broker's signature is wrong: the broker does not know the password, so it is not the \
+         broker that it claims to be"
+        .to_owned())
+}
+
 fn hmac_sha256(key: &[u8], text: &[u8]) -> Zeroizing<Vec<u8>> {
-    // A key of any length will do.
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key");
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC accepts a key of any length");
     mac.update(text);
     Zeroizing::new(mac.finalize().into_bytes().to_vec())
 }
 
 fn hmac_sha512(key: &[u8], text: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut mac = Hmac::<Sha512>::new_from_slice(key).expect("HMAC takes any key");
+    let mut mac = Hmac::<Sha512>::new_from_slice(key).expect("HMAC accepts a key of any length");
     mac.update(text);
     Zeroizing::new(mac.finalize().into_bytes().to_vec())
 }
@@ -138,6 +159,7 @@ fn xor(a: &[u8], b: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(a.iter().zip(b).map(|(a, b)| a ^ b).collect())
 }
 
+/// Returns the value of an attribute such as `r=…` in a comma-separated message.
 fn find_attribute(text: &str, name: char) -> Option<&str> {
     text.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }
@@ -146,15 +168,16 @@ fn find_attribute(text: &str, name: char) -> Option<&str> {
 mod tests {
     use super::*;
 
-    /// RFC 7677, 3: the nonce given, the proof as printed there.
+    /// The example of RFC 7677, section 3.
     #[test]
-    fn the_rfcs_own_exchange() {
+    fn exchange_matches_the_example_of_rfc_7677() {
         let password = Secret::new("pencil");
         let (mut s, _) = ScramClient::begin(ScramHash::Sha256, "user", password, false, b"");
         s.client_nonce = "rOprNGfwEbeRWgbNEkqO".to_owned();
         s.client_first_message_bare = format!("n=user,r={}", s.client_nonce);
-        let said = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-        let SaslAction::Send(last) = s.evaluate_challenge(said.as_bytes()).unwrap() else {
+        let server_first = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                            s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+        let SaslAction::Send(last) = s.evaluate_challenge(server_first.as_bytes()).unwrap() else {
             panic!()
         };
         let last = String::from_utf8(last.to_vec()).unwrap();
@@ -163,12 +186,13 @@ mod tests {
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
              p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
         );
-        let end = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
-        assert_eq!(s.evaluate_challenge(end.as_bytes()).unwrap(), SaslAction::Complete);
+        let server_final = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+        assert_eq!(s.evaluate_challenge(server_final.as_bytes()).unwrap(), SaslAction::Complete);
     }
 
+    // CASES: SA3.
     #[test]
-    fn sa3_a_name_with_signs_is_escaped() {
+    fn comma_and_equals_sign_in_user_name_are_escaped() {
         let (_, first) =
             ScramClient::begin(ScramHash::Sha512, "a=b,c", Secret::new("p"), true, b"x");
         let first = String::from_utf8(first.to_vec()).unwrap();
@@ -177,23 +201,23 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_is_none_is_found_out() {
+    fn malformed_messages_and_a_wrong_server_signature_are_errors() {
         let begin =
             || ScramClient::begin(ScramHash::Sha256, "u", Secret::new("hunter2"), false, b"abc").0;
         let nonce = begin().client_nonce;
-        for (said, why) in [
+        for (message, expected) in [
             ("r=other,s=YQ==,i=4096".to_owned(), "nonce"),
             (format!("r={nonce},s=YQ==,i=4096"), "nonce"),
-            (format!("r={nonce}x,s=YQ==,i=4095"), "rounds"),
-            (format!("r={nonce}x,s=YQ==,i=4294967295"), "rounds"),
-            (format!("r={nonce}x,s=YQ==,i=9999999999"), "rounds"),
+            (format!("r={nonce}x,s=YQ==,i=4095"), "iterations"),
+            (format!("r={nonce}x,s=YQ==,i=4294967295"), "iterations"),
+            (format!("r={nonce}x,s=YQ==,i=9999999999"), "iterations"),
             (format!("r={nonce}x,i=4096"), "salt"),
             (format!("r={nonce}x,s=%,i=4096"), "salt"),
             ("e=unknown-user".to_owned(), "unknown-user"),
             (String::new(), "nonce"),
         ] {
-            let e = begin().evaluate_challenge(said.as_bytes()).unwrap_err();
-            assert!(e.contains(why) && !e.contains("hunter2"), "{said}: {e}");
+            let e = begin().evaluate_challenge(message.as_bytes()).unwrap_err();
+            assert!(e.contains(expected) && !e.contains("hunter2"), "{message}: {e}");
         }
         let mut s = begin();
         s.evaluate_challenge(format!("r={nonce}x,s=YQ==,i=4096").as_bytes()).unwrap();

@@ -1,4 +1,7 @@
-//! OAUTHBEARER's tokens: where they come from, how long they are good for, and when a new one is wanted.
+//! OAUTHBEARER tokens: where they come from, how long they are valid and when they are replaced.
+//!
+//! `client::security` calls [`TokenManager`]: before an exchange it needs a valid token, and from
+//! time to time it starts a renewal. Fetching may block, so it runs on a worker thread.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -12,31 +15,48 @@ use zeroize::Zeroizing;
 
 use crate::config::secret::Secret;
 use crate::config::security::{LoginRefresh, SaslMechanism, SaslSettings, TokenClaim, TokenSource};
+use crate::env::Env;
 use crate::error::Error;
 use crate::network::io::PrepareError;
 use crate::sync::Mutex;
-use crate::time::{Env, Tick, random_fraction};
+use crate::time::{Tick, random_fraction};
 
-/// A token for `sasl.mechanism=OAUTHBEARER` (RFC 7628): what is shown to brokers, and until when it is good.
+/// A token for `sasl.mechanism=OAUTHBEARER` (RFC 7628) with its expiry time.
+///
+/// A token provider returns it; see
+/// [`ProducerBuilder::token_provider`](crate::ProducerBuilder::token_provider).
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use ottla::OAuthBearerToken;
+///
+/// let expiry = SystemTime::now() + Duration::from_secs(600);
+/// let token = OAuthBearerToken::new("header.claims.signature", expiry)
+///     .with_extension("logicalCluster", "lkc-1");
+/// ```
 #[derive(Debug, Clone)]
 pub struct OAuthBearerToken {
     value: Secret,
+    /// Wall clock, milliseconds since the Unix epoch.
     expiry_ms: i64,
     extensions: Vec<(String, String)>,
 }
 
 impl OAuthBearerToken {
-    /// A token in its compact form, good until then.
-    pub fn new(value: impl Into<String>, ends: SystemTime) -> OAuthBearerToken {
-        let ends = ends.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
-        OAuthBearerToken::with_expiry_ms(value.into(), i64::try_from(ends).unwrap_or(i64::MAX))
+    /// Creates a token from its compact form (`header.claims.signature` for a JWT) and its expiry
+    /// time. The client replaces the token before that time and does not use it afterwards.
+    pub fn new(value: impl Into<String>, expiry: SystemTime) -> OAuthBearerToken {
+        let expiry_ms = expiry.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
+        OAuthBearerToken::with_expiry_ms(value.into(), i64::try_from(expiry_ms).unwrap_or(i64::MAX))
     }
 
-    pub(super) fn with_expiry_ms(value: String, ends_ms: i64) -> OAuthBearerToken {
-        OAuthBearerToken { value: Secret::new(value), expiry_ms: ends_ms, extensions: Vec::new() }
+    pub(super) fn with_expiry_ms(value: String, expiry_ms: i64) -> OAuthBearerToken {
+        OAuthBearerToken { value: Secret::new(value), expiry_ms, extensions: Vec::new() }
     }
 
-    /// With a SASL extension (KIP-342): a name of ASCII letters, a value of printable ASCII.
+    /// Adds a SASL extension (KIP-342), which the client sends with the token. The name must
+    /// consist of ASCII alphabetic characters and not be `auth`; the value must be printable ASCII.
+    /// The client rejects a token with another extension.
     #[must_use]
     pub fn with_extension(
         mut self,
@@ -55,17 +75,23 @@ impl OAuthBearerToken {
         &self.extensions
     }
 
+    /// Checks that the token can be sent: RFC 6750 allows printable ASCII without spaces.
     fn validate(&self) -> Result<(), String> {
-        let plain = |b: &u8| matches!(b, 0x21..=0x7e);
-        if self.value().is_empty() || !self.value().as_bytes().iter().all(plain) {
-            return Err("the token is empty, or has signs that no token has".to_owned());
+        let is_allowed = |b: &u8| matches!(b, 0x21..=0x7e);
+        if self.value().is_empty() || !self.value().as_bytes().iter().all(is_allowed) {
+            return Err(
+                "the token is empty or contains characters that are not allowed; expected \
+                        printable ASCII without spaces"
+                    .to_owned(),
+            );
         }
         for (name, value) in &self.extensions {
-            let printable = value.bytes().all(|b| matches!(b, 0x20..=0x7e));
-            let letters = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic());
-            if !letters || name == "auth" || !printable {
+            let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphabetic());
+            let is_value = value.bytes().all(|b| matches!(b, 0x20..=0x7e));
+            if !is_name || name == "auth" || !is_value {
                 return Err(format!(
-                    "the token's extension {name:?} is not one (letters, printable ASCII)"
+                    "the token's extension {name:?} is not valid: a name must consist of ASCII \
+                     alphabetic characters and not be \"auth\", a value of printable ASCII"
                 ));
             }
         }
@@ -73,45 +99,54 @@ impl OAuthBearerToken {
     }
 }
 
-/// What a token provider fails with.
+/// The error of a token provider.
 pub type TokenError = Box<dyn std::error::Error + Send + Sync>;
 
 type TokenFuture = Pin<Box<dyn Future<Output = Result<OAuthBearerToken, TokenError>> + Send>>;
 
-/// The application's own way to a token.
+/// The application's function that returns tokens.
 #[derive(Clone)]
 pub(crate) struct TokenProvider(Arc<dyn Fn() -> TokenFuture + Send + Sync>);
 
 impl TokenProvider {
-    pub(crate) fn new<F, T>(ask: F) -> TokenProvider
+    pub(crate) fn new<F, T>(provider: F) -> TokenProvider
     where
         F: Fn() -> T + Send + Sync + 'static,
         T: Future<Output = Result<OAuthBearerToken, TokenError>> + Send + 'static,
     {
-        TokenProvider(Arc::new(move || Box::pin(ask())))
+        TokenProvider(Arc::new(move || Box::pin(provider())))
     }
 }
 
-/// How long a provider may take.
+/// How long the client waits for a token provider.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Milliseconds between attempts to have a new token while the old one is good.
+/// Milliseconds between two attempts to replace a token that is still valid.
 const RENEWAL_RETRY_MS: i64 = 10_000;
 
-/// A producer's tokens.
+/// Caches the token of a producer and replaces it before it expires.
+///
+/// While the cached token is valid, no connection waits for a new one: the renewal runs beside the
+/// connections, and if it fails, the old token stays in use.
 pub(crate) struct TokenManager {
-    source: TokenFetcher,
+    fetcher: TokenFetcher,
     refresh: LoginRefresh,
     env: Arc<dyn Env>,
     cached: Mutex<CachedToken>,
-    /// Whoever fetches; others wait for what it brings.
+    /// Held during a fetch, so that one thread fetches and the others use its token. The standard
+    /// library's mutex, because the fetch blocks and runs the application's code; `sync::Mutex`
+    /// allows neither.
     #[allow(clippy::disallowed_types)]
     fetch_lock: std::sync::Mutex<()>,
 }
 
+/// Where new tokens come from.
 enum TokenFetcher {
     Provider(TokenProvider),
-    Unsecured(Vec<(String, TokenClaim)>, Duration),
+    Unsecured {
+        claims: Vec<(String, TokenClaim)>,
+        lifetime: Duration,
+    },
     #[cfg(feature = "oidc")]
     Oidc(Box<super::oidc::TokenEndpoint>),
 }
@@ -119,15 +154,15 @@ enum TokenFetcher {
 #[derive(Default)]
 struct CachedToken {
     token: Option<Arc<OAuthBearerToken>>,
-    /// On the wall clock.
+    /// When the next renewal starts. Wall clock, milliseconds since the Unix epoch.
     renew_at_ms: i64,
 }
 
 impl TokenManager {
-    /// For OAUTHBEARER; `None` for the others' mechanisms.
+    /// Creates a token manager for OAUTHBEARER; `None` for the other mechanisms.
     ///
     /// # Errors
-    /// Where no token can come from anywhere.
+    /// There is no source of tokens, or the token endpoint's certificates cannot be read.
     pub(crate) fn for_mechanism(
         settings: &SaslSettings,
         provider: Option<TokenProvider>,
@@ -144,168 +179,184 @@ impl TokenManager {
         provider: Option<TokenProvider>,
         env: Arc<dyn Env>,
     ) -> Result<TokenManager, Error> {
-        let nowhere = || {
+        let no_source = || {
             Error::config(
-                "sasl.mechanism=OAUTHBEARER has nowhere to get a token from: give the builder a token provider, or \
-                 set sasl.oauthbearer.token.endpoint.url, or, for tests, unsecuredLoginStringClaim_sub in \
-                 sasl.jaas.config",
+                "sasl.mechanism=OAUTHBEARER has no source of tokens; give the builder a token \
+                 provider, set sasl.oauthbearer.token.endpoint.url, or, for tests, set \
+                 unsecuredLoginStringClaim_sub in sasl.jaas.config",
             )
         };
-        let SaslMechanism::OAuthBearer(source) = &settings.mechanism else { return Err(nowhere()) };
-        let source = match (provider, source) {
+        let SaslMechanism::OAuthBearer(source) = &settings.mechanism else {
+            return Err(no_source());
+        };
+        // A provider takes precedence over the settings.
+        let fetcher = match (provider, source) {
             (Some(provider), _) => TokenFetcher::Provider(provider),
             (None, TokenSource::Unsecured { claims, lifetime }) => {
-                TokenFetcher::Unsecured(claims.clone(), *lifetime)
+                TokenFetcher::Unsecured { claims: claims.clone(), lifetime: *lifetime }
             }
             #[cfg(feature = "oidc")]
             (None, TokenSource::Oidc(endpoint)) => {
                 TokenFetcher::Oidc(Box::new(super::oidc::TokenEndpoint::new((**endpoint).clone())?))
             }
-            _ => return Err(nowhere()),
+            _ => return Err(no_source()),
         };
-        let (refresh, held) = (settings.refresh, Mutex::default());
-        Ok(TokenManager { source, refresh, env, cached: held, fetch_lock: Default::default() })
+        Ok(TokenManager {
+            fetcher,
+            refresh: settings.refresh,
+            env,
+            cached: Mutex::default(),
+            fetch_lock: Default::default(),
+        })
     }
 
-    /// The token, while it is good.
+    /// Returns the cached token, if it is still valid.
     pub(crate) fn current(&self) -> Option<Arc<OAuthBearerToken>> {
-        let held = self.cached.lock();
-        held.token.clone().filter(|t| t.expiry_ms > self.env.wall_clock_ms())
+        let cached = self.cached.lock();
+        cached.token.clone().filter(|t| t.expiry_ms > self.env.wall_clock_ms())
     }
 
-    /// Whether a new one is wanted while the old one is good still; true once, and again after a while. Whoever is told
-    /// so has [`Tokens::renew`] run.
+    /// Returns whether the caller must run [`TokenManager::renew`]: the cached token is valid and
+    /// due for replacement. Returns true once, and again after [`RENEWAL_RETRY_MS`] in case that
+    /// renewal fails.
     pub(crate) fn begin_renewal(&self) -> bool {
         let now_ms = self.env.wall_clock_ms();
-        let mut held = self.cached.lock();
-        let good = held.token.as_ref().is_some_and(|t| t.expiry_ms > now_ms);
-        if !good || held.renew_at_ms > now_ms {
+        let mut cached = self.cached.lock();
+        let is_valid = cached.token.as_ref().is_some_and(|t| t.expiry_ms > now_ms);
+        if !is_valid || cached.renew_at_ms > now_ms {
             return false;
         }
-        held.renew_at_ms = now_ms.saturating_add(RENEWAL_RETRY_MS);
+        cached.renew_at_ms = now_ms.saturating_add(RENEWAL_RETRY_MS);
         true
     }
 
-    /// Has a token, if there is none that is good; may take long.
+    /// Fetches a token, unless the cached one is valid. May block for long.
+    ///
+    /// # Errors
+    /// The fetch failed, or returned a token that is not usable.
     pub(crate) fn ensure_token(&self) -> Result<(), PrepareError> {
-        // Whoever has one does not wait for another that is fetched meanwhile.
+        // Before the lock: a valid token must not wait for a renewal that another thread runs.
         if self.current().is_some() {
             return Ok(());
         }
         #[allow(clippy::disallowed_methods)]
-        let _one_at_a_time = self.fetch_lock.lock();
+        let _fetching = self.fetch_lock.lock();
+        // Another thread may have fetched a token in the meantime.
         if self.current().is_some() {
             return Ok(());
         }
         self.fetch_and_store()
     }
 
-    /// Fetches a new one in place of one that is good still, which will do where that fails.
+    /// Replaces the cached token, which is still valid. If that fails, the cached token stays in
+    /// use. May block for long.
     pub(crate) fn renew(&self) {
         #[allow(clippy::disallowed_methods)]
-        let _one_at_a_time = self.fetch_lock.lock();
+        let _fetching = self.fetch_lock.lock();
         if let Err(e) = self.fetch_and_store() {
-            tracing::warn!("a new token could not be had, the old one will do: {}", e.reason);
+            tracing::warn!(
+                "renewing the OAUTHBEARER token failed, the old token stays in use: {}",
+                e.reason
+            );
         }
     }
 
     fn fetch_and_store(&self) -> Result<(), PrepareError> {
         let now_ms = self.env.wall_clock_ms();
         let token = self.request_token(now_ms)?;
-        token.validate().map_err(|why| PrepareError { reason: why, fatal: true })?;
+        token.validate().map_err(|reason| PrepareError { reason, fatal: true })?;
         if token.expiry_ms <= now_ms {
             return Err(PrepareError {
-                reason: "the token that came is over already; check this machine's clock"
+                reason: "the fetched token has already expired; check this machine's clock"
                     .to_owned(),
                 fatal: true,
             });
         }
-        let renew_ms = self.renewal_time_ms(now_ms, token.expiry_ms);
-        *self.cached.lock() = CachedToken { token: Some(Arc::new(token)), renew_at_ms: renew_ms };
+        let renew_at_ms = self.renewal_time_ms(now_ms, token.expiry_ms);
+        *self.cached.lock() = CachedToken { token: Some(Arc::new(token)), renew_at_ms };
         Ok(())
     }
 
-    /// As Java has it: after a part of its life, with a margin before its end, and not at once.
-    fn renewal_time_ms(&self, now_ms: i64, ends_ms: i64) -> i64 {
-        let (r, life) = (&self.refresh, ends_ms.saturating_sub(now_ms) as f64);
-        let chance = random_fraction(self.env.random());
-        let planned =
-            now_ms.saturating_add((life * (r.window_factor + r.window_jitter * chance)) as i64);
-        let latest = ends_ms.saturating_sub(r.buffer.as_millis() as i64);
-        let earliest = now_ms.saturating_add(r.min_period.as_millis() as i64);
-        if earliest >= latest { planned } else { planned.clamp(earliest, latest) }
+    /// Returns when the token is to be replaced, as Kafka's `ExpiringCredentialRefreshingLogin`:
+    /// after a fraction of its lifetime, but `buffer` before its expiry and not before `min_period`
+    /// has passed. If the last two conflict, only the fraction counts.
+    fn renewal_time_ms(&self, now_ms: i64, expiry_ms: i64) -> i64 {
+        let (refresh, lifetime) = (&self.refresh, expiry_ms.saturating_sub(now_ms) as f64);
+        let jitter = refresh.window_jitter * random_fraction(self.env.random());
+        let preferred = now_ms.saturating_add((lifetime * (refresh.window_factor + jitter)) as i64);
+        let latest = expiry_ms.saturating_sub(refresh.buffer.as_millis() as i64);
+        let earliest = now_ms.saturating_add(refresh.min_period.as_millis() as i64);
+        if earliest >= latest { preferred } else { preferred.clamp(earliest, latest) }
     }
 
     fn request_token(&self, now_ms: i64) -> Result<OAuthBearerToken, PrepareError> {
-        match &self.source {
-            TokenFetcher::Unsecured(claims, lifetime) => {
-                let ends_ms = now_ms.saturating_add(lifetime.as_millis() as i64);
-                Ok(OAuthBearerToken::with_expiry_ms(
-                    unsecured_jwt(claims, now_ms, ends_ms),
-                    ends_ms,
-                ))
+        match &self.fetcher {
+            TokenFetcher::Unsecured { claims, lifetime } => {
+                let expiry_ms = now_ms.saturating_add(lifetime.as_millis() as i64);
+                let jwt = unsecured_jwt(claims, now_ms, expiry_ms);
+                Ok(OAuthBearerToken::with_expiry_ms(jwt, expiry_ms))
             }
-            TokenFetcher::Provider(provider) => {
-                let asked = (provider.0)();
-                match self.block_on(asked) {
-                    Some(Ok(token)) => Ok(token),
-                    Some(Err(e)) => Err(PrepareError {
-                        reason: format!("the token provider failed: {e}"),
-                        fatal: true,
-                    }),
-                    None => Err(PrepareError {
-                        reason: format!(
-                            "the token provider gave no token within {} s",
-                            PROVIDER_TIMEOUT.as_secs()
-                        ),
-                        fatal: false,
-                    }),
-                }
-            }
+            TokenFetcher::Provider(provider) => match self.block_on((provider.0)()) {
+                Some(Ok(token)) => Ok(token),
+                Some(Err(e)) => Err(PrepareError {
+                    reason: format!("the token provider failed: {e}"),
+                    fatal: true,
+                }),
+                None => Err(PrepareError {
+                    reason: format!(
+                        "the token provider returned no token within {} s",
+                        PROVIDER_TIMEOUT.as_secs()
+                    ),
+                    fatal: false,
+                }),
+            },
             #[cfg(feature = "oidc")]
             TokenFetcher::Oidc(endpoint) => endpoint.fetch_token(&self.env, now_ms),
         }
     }
 
-    /// On a helper's thread, which may wait.
+    /// Polls a future on this thread until it is ready; `None` after [`PROVIDER_TIMEOUT`]. Only
+    /// worker threads call it, since it blocks.
     fn block_on<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        let (waker, by): (_, Tick) = (self.env.unparker(), self.env.now().after(PROVIDER_TIMEOUT));
+        let waker = self.env.unparker();
+        let deadline: Tick = self.env.now().after(PROVIDER_TIMEOUT);
         let mut cx = Context::from_waker(&waker);
         let mut future = pin!(future);
         loop {
-            if let Poll::Ready(out) = future.as_mut().poll(&mut cx) {
-                return Some(out);
+            if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                return Some(output);
             }
-            if self.env.now() >= by {
+            if self.env.now() >= deadline {
                 return None;
             }
-            self.env.park(Some(by));
+            self.env.park(Some(deadline));
         }
     }
 }
 
-/// A token that nobody signed: `alg` is `none`.
-fn unsecured_jwt(claims: &[(String, TokenClaim)], now_ms: i64, ends_ms: i64) -> String {
+/// Creates an unsigned JWT (RFC 7515, `alg` is `none`), which brokers accept for tests only.
+fn unsecured_jwt(claims: &[(String, TokenClaim)], issued_ms: i64, expiry_ms: i64) -> String {
     let mut members = Vec::new();
     for (name, claim) in claims {
         let value = match claim {
             TokenClaim::Text(text) => json_string(text),
             TokenClaim::Number(n) => n.to_string(),
-            TokenClaim::List(all) => {
-                format!("[{}]", all.iter().map(|t| json_string(t)).collect::<Vec<_>>().join(","))
+            TokenClaim::List(texts) => {
+                let texts: Vec<String> = texts.iter().map(|t| json_string(t)).collect();
+                format!("[{}]", texts.join(","))
             }
         };
         members.push(format!("{}:{value}", json_string(name)));
     }
-    // Kafka reads seconds with a fraction.
-    members.push(format!("\"iat\":{}", now_ms as f64 / 1e3));
-    members.push(format!("\"exp\":{}", ends_ms as f64 / 1e3));
+    // RFC 7519 has seconds; Kafka accepts a fraction.
+    members.push(format!("\"iat\":{}", issued_ms as f64 / 1e3));
+    members.push(format!("\"exp\":{}", expiry_ms as f64 / 1e3));
     let body = Zeroizing::new(format!("{{{}}}", members.join(",")));
     let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
     format!("{}.{}.", encode("{\"alg\":\"none\"}"), encode(&body))
 }
 
-/// A text as JSON writes it.
+/// Returns the JSON string literal of a text.
 fn json_string(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -324,6 +375,7 @@ fn json_string(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::network::io::simulated::{Faults, SimMachine};
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     fn settings(source: TokenSource) -> SaslSettings {
         let refresh = LoginRefresh {
@@ -336,70 +388,78 @@ mod tests {
         SaslSettings { mechanism, extensions: Vec::new(), refresh }
     }
 
+    fn token_manager(provider: TokenProvider, machine: &SimMachine) -> TokenManager {
+        let env: Arc<dyn Env> = Arc::new(machine.clone());
+        TokenManager::new(&settings(TokenSource::Provider), Some(provider), env).unwrap()
+    }
+
     #[test]
-    fn a_token_is_renewed_within_its_life_as_java_plans_it() {
-        let machine = SimMachine::new(3, Faults::NONE);
-        let env: Arc<dyn Env> = Arc::new(machine);
-        let provider = TokenProvider::new(|| async { Err("never asked".into()) });
-        let t = TokenManager::new(&settings(TokenSource::Provider), Some(provider), env).unwrap();
-        assert!(t.renewal_time_ms(5_000, i64::MAX) > 0, "no overflow");
-        for (life_s, low, high) in [(3600, 2880, 3060), (1000, 700, 700), (100, 80, 85)] {
-            let at = t.renewal_time_ms(5_000, 5_000 + life_s * 1000) - 5_000;
-            assert!((low * 1000..=high * 1000).contains(&at), "{life_s}: {at}");
+    fn renewal_time_is_within_the_lifetime_as_in_java() {
+        let provider = TokenProvider::new(|| async { Err("not called".into()) });
+        let tokens = token_manager(provider, &SimMachine::new(3, Faults::NONE));
+        assert!(tokens.renewal_time_ms(5_000, i64::MAX) > 0, "no overflow");
+        for (lifetime_s, min_s, max_s) in [(3600, 2880, 3060), (1000, 700, 700), (100, 80, 85)] {
+            let after_ms = tokens.renewal_time_ms(5_000, 5_000 + lifetime_s * 1000) - 5_000;
+            assert!(
+                (min_s * 1000..=max_s * 1000).contains(&after_ms),
+                "{lifetime_s} s: renewed after {after_ms} ms"
+            );
         }
     }
 
     #[test]
-    fn a_provider_is_asked_again_when_it_is_due_and_its_failure_is_told() {
+    fn token_is_renewed_when_due_and_a_failed_renewal_keeps_the_old_token() {
         let machine = SimMachine::new(3, Faults::NONE);
-        let env: Arc<dyn Env> = Arc::new(machine.clone());
-        let begun = env.wall_clock_ms();
-        let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
-        let count = asked.clone();
+        let begin_ms = machine.wall_clock_ms();
+        let calls = Arc::new(AtomicU32::new(0));
+        let provider_calls = calls.clone();
         let provider = TokenProvider::new(move || {
-            let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let n = provider_calls.fetch_add(1, Ordering::SeqCst);
             async move {
                 if n == 1 {
-                    return Err("the vault is shut".into());
+                    return Err("the provider is not reachable".into());
                 }
-                Ok(OAuthBearerToken::with_expiry_ms(
-                    format!("t{n}"),
-                    begun + 3_600_000 * (i64::from(n) + 1),
-                ))
+                let expiry_ms = begin_ms + 3_600_000 * (i64::from(n) + 1);
+                Ok(OAuthBearerToken::with_expiry_ms(format!("t{n}"), expiry_ms))
             }
         });
-        let t = TokenManager::new(&settings(TokenSource::Provider), Some(provider), env).unwrap();
-        assert!(t.current().is_none() && !t.begin_renewal());
-        t.ensure_token().unwrap();
-        assert_eq!(t.current().unwrap().value(), "t0");
-        t.ensure_token().unwrap();
-        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1, "it is good still");
+        let tokens = token_manager(provider, &machine);
+        assert!(tokens.current().is_none() && !tokens.begin_renewal());
+        tokens.ensure_token().unwrap();
+        assert_eq!(tokens.current().unwrap().value(), "t0");
+        tokens.ensure_token().unwrap();
+        assert_eq!(calls.load(Ordering::SeqCst), 1, "the cached token is still valid");
         machine.jump_wall_clock(3_200_000);
-        assert!(t.begin_renewal() && !t.begin_renewal(), "one at a time");
-        t.renew();
-        assert_eq!(t.current().unwrap().value(), "t0", "the old one will do");
+        assert!(tokens.begin_renewal());
+        assert!(!tokens.begin_renewal(), "one renewal at a time");
+        tokens.renew();
+        assert_eq!(tokens.current().unwrap().value(), "t0", "the old token stays in use");
         machine.jump_wall_clock(RENEWAL_RETRY_MS);
-        assert!(t.begin_renewal());
-        t.renew();
-        assert_eq!(t.current().unwrap().value(), "t2");
-        assert!(!format!("{:?}", t.current().unwrap()).contains("t2"));
+        assert!(tokens.begin_renewal());
+        tokens.renew();
+        assert_eq!(tokens.current().unwrap().value(), "t2");
+        assert!(!format!("{:?}", tokens.current().unwrap()).contains("t2"));
         machine.jump_wall_clock(100 * 3_600_000);
-        assert!(t.current().is_none() && !t.begin_renewal(), "it is over");
+        assert!(tokens.current().is_none() && !tokens.begin_renewal(), "the token has expired");
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
-        let machine: Arc<dyn Env> = Arc::new(SimMachine::new(3, Faults::NONE));
-        for bad in ["", "a b", "a\x01auth=x", "é"] {
+    fn malformed_token_and_missing_provider_are_errors() {
+        let machine = SimMachine::new(3, Faults::NONE);
+        for value in ["", "a b", "a\x01auth=x", "é"] {
             let provider = TokenProvider::new(move || async move {
-                Ok(OAuthBearerToken::with_expiry_ms(bad.to_owned(), i64::MAX))
+                Ok(OAuthBearerToken::with_expiry_ms(value.to_owned(), i64::MAX))
             });
-            let s = settings(TokenSource::Provider);
-            let t = TokenManager::new(&s, Some(provider), machine.clone()).unwrap();
-            assert!(t.ensure_token().unwrap_err().fatal, "{bad:?}");
+            let tokens = token_manager(provider, &machine);
+            assert!(tokens.ensure_token().unwrap_err().fatal, "{value:?}");
         }
-        let none = TokenManager::new(&settings(TokenSource::Provider), None, machine);
-        assert!(none.err().unwrap().to_string().contains("token provider"));
+        let env: Arc<dyn Env> = Arc::new(machine);
+        let no_provider = TokenManager::new(&settings(TokenSource::Provider), None, env);
+        assert!(no_provider.err().unwrap().to_string().contains("token provider"));
+    }
+
+    #[test]
+    fn json_strings_are_escaped() {
         assert_eq!(json_string("a\"b\\\n"), "\"a\\\"b\\\\\\u000a\"");
     }
 }

@@ -1,5 +1,7 @@
-//! The machine itself: sockets over mio, name resolution and long work on helper threads, the clocks, the
-//! bell. The one place in this crate that reads a clock, parks, or begins a thread.
+//! The real [`Io`] and [`Env`]: mio sockets, worker threads, clocks and randomness.
+//!
+//! Only this file of the crate reads a clock, parks or starts a thread, so that the simulation can
+//! replace all of it. `clippy.toml` bans these functions elsewhere.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -15,24 +17,27 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use ottla_protocol::random::{GOLDEN_GAMMA, mix64};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
 use super::{ChannelKey, Io, Job, JobResult, PrepareError, Readiness, Stream};
-use crate::time::{Env, Tick, Wakeup, WorkerPool};
+use crate::env::{Env, Wakeup, WorkerPool};
+use crate::time::Tick;
 
-/// The real clocks.
+/// The system's clocks and randomness.
 #[derive(Debug)]
 pub(crate) struct RealEnv {
     start: Instant,
-    random: AtomicU64,
+    /// The state of a SplitMix64 generator that all threads share.
+    random_state: AtomicU64,
 }
 
 impl RealEnv {
     pub(crate) fn new() -> RealEnv {
-        // The standard library's hasher keys are the machine's randomness.
+        // The standard library seeds its hashers with the system's randomness.
         let seed = std::hash::RandomState::new().build_hasher().finish();
-        RealEnv { start: Instant::now(), random: AtomicU64::new(seed) }
+        RealEnv { start: Instant::now(), random_state: AtomicU64::new(seed) }
     }
 }
 
@@ -46,7 +51,7 @@ impl Wake for ThreadWaker {
 
 impl Env for RealEnv {
     fn now(&self) -> Tick {
-        // One second in, so that an earlier moment can be told from none.
+        // Starts at one second: `Tick(0)` means "no time yet" in many fields.
         Tick(self.start.elapsed().as_nanos() as u64 + 1_000_000_000)
     }
 
@@ -56,43 +61,42 @@ impl Env for RealEnv {
 
     fn secure_random(&self) -> [u8; 32] {
         let mut out = [0; 32];
-        // Without it nothing that depends on a secret can be done: better none than one that can be guessed.
-        getrandom::fill(&mut out).expect("the system has randomness");
+        // A guessable secret would be worse than a panic.
+        getrandom::fill(&mut out).expect("the operating system provides randomness");
         out
     }
 
     fn random(&self) -> u64 {
-        let mut z = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        mix64(self.random_state.fetch_add(GOLDEN_GAMMA, Ordering::Relaxed))
     }
 
     fn unparker(&self) -> Waker {
         Waker::from(Arc::new(ThreadWaker(thread::current())))
     }
 
-    fn park(&self, until: Option<Tick>) {
-        match until {
-            Some(until) => thread::park_timeout(until.since(self.now())),
+    fn park(&self, deadline: Option<Tick>) {
+        match deadline {
+            Some(deadline) => thread::park_timeout(deadline.since(self.now())),
             None => thread::park(),
         }
     }
 }
 
+/// The token of wakeups. Channel keys never reach it.
 const WAKEUP_TOKEN: Token = Token(usize::MAX);
 
-/// Sockets over mio.
+/// Non-blocking sockets on mio, and worker threads.
 pub(crate) struct RealIo {
     poll: Poll,
     events: Events,
     waker: Arc<mio::Waker>,
     worker_threads: Arc<WorkerThreads>,
-    job_results: (mpsc::Sender<JobResult>, mpsc::Receiver<JobResult>),
+    job_result_sender: mpsc::Sender<JobResult>,
+    job_result_receiver: mpsc::Receiver<JobResult>,
     buffers: SocketBuffers,
 }
 
-/// Sizes of a socket's own buffers in bytes; `None` leaves them to the system.
+/// `send.buffer.bytes` and `receive.buffer.bytes`; `None` leaves the size to the system.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SocketBuffers {
     pub(crate) send: Option<usize>,
@@ -104,7 +108,7 @@ struct RealWakeup(Arc<mio::Waker>);
 impl Wakeup for RealWakeup {
     fn wake(&self) {
         if let Err(e) = self.0.wake() {
-            tracing::error!("the sender could not be woken: {e}");
+            tracing::error!("cannot wake the sender thread: {e}");
         }
     }
 }
@@ -113,23 +117,24 @@ impl RealIo {
     pub(crate) fn new(buffers: SocketBuffers) -> io::Result<RealIo> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKEUP_TOKEN)?);
+        let (job_result_sender, job_result_receiver) = mpsc::channel();
         Ok(RealIo {
             poll,
             events: Events::with_capacity(256),
             waker,
             worker_threads: Arc::new(WorkerThreads::default()),
-            job_results: mpsc::channel(),
+            job_result_sender,
+            job_result_receiver,
             buffers,
         })
     }
-}
 
-impl RealIo {
-    /// Has an answer found by a helper.
-    fn start_with_result(&self, kind: JobKind, find: impl FnOnce() -> JobResult + Send + 'static) {
-        let (sender, waker) = (self.job_results.0.clone(), self.waker.clone());
+    /// Runs `job` on a worker thread; a later `poll` returns its result.
+    fn start_with_result(&self, kind: JobKind, job: impl FnOnce() -> JobResult + Send + 'static) {
+        let (sender, waker) = (self.job_result_sender.clone(), self.waker.clone());
         let task = move || {
-            let _ = sender.send(find());
+            // The send fails if the producer has ended: no one needs the result.
+            let _ = sender.send(job());
             RealWakeup(waker).wake();
         };
         self.worker_threads.submit(kind, Box::new(task));
@@ -154,20 +159,20 @@ impl Stream for TcpStream {
         }
     }
 
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        Read::read(self, into)
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, buf)
     }
 
-    fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        Write::write_vectored(self, from)
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        Write::write_vectored(self, bufs)
     }
 }
 
 impl Io for RealIo {
     type Stream = TcpStream;
 
-    fn connect(&mut self, key: ChannelKey, to: SocketAddr) -> io::Result<TcpStream> {
-        let mut stream = TcpStream::connect(to)?;
+    fn connect(&mut self, key: ChannelKey, address: SocketAddr) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         socket.set_keepalive(true)?;
@@ -186,21 +191,22 @@ impl Io for RealIo {
         &mut self,
         key: ChannelKey,
         stream: &mut TcpStream,
-        on: bool,
+        enabled: bool,
     ) -> io::Result<()> {
-        let write = if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        self.poll.registry().reregister(stream, token(key), write)
+        let interest =
+            if enabled { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        self.poll.registry().reregister(stream, token(key), interest)
     }
 
     fn close(&mut self, _: ChannelKey, mut stream: TcpStream) {
-        // Closing the descriptor removes it as well; an error here changes nothing.
+        // An error is harmless: closing the descriptor deregisters it, too.
         let _ = self.poll.registry().deregister(&mut stream);
     }
 
     fn poll(
         &mut self,
         ready: &mut Vec<Readiness>,
-        answers: &mut Vec<JobResult>,
+        job_results: &mut Vec<JobResult>,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
         match self.poll.poll(&mut self.events, timeout) {
@@ -208,14 +214,15 @@ impl Io for RealIo {
             other => other?,
         }
         for event in self.events.iter().filter(|e| e.token() != WAKEUP_TOKEN) {
-            let ended = event.is_error() || event.is_read_closed() || event.is_write_closed();
+            // The next read and write return the error, so both must be tried.
+            let closed = event.is_error() || event.is_read_closed() || event.is_write_closed();
             ready.push(Readiness {
                 key: event.token().0 as u64,
-                readable: event.is_readable() || ended,
-                writable: event.is_writable() || ended,
+                readable: event.is_readable() || closed,
+                writable: event.is_writable() || closed,
             });
         }
-        answers.extend(self.job_results.1.try_iter());
+        job_results.extend(self.job_result_receiver.try_iter());
         Ok(())
     }
 
@@ -223,15 +230,18 @@ impl Io for RealIo {
         match job {
             Job::Work(work) => self.worker_threads.submit(JobKind::Work, work),
             Job::Resolve { key, host, port } => {
-                let found = move || JobResult::Resolved { key, result: resolve(&host, port) };
-                self.start_with_result(JobKind::Resolve, found);
+                let job = move || JobResult::Resolved { key, result: resolve(&host, port) };
+                self.start_with_result(JobKind::Resolve, job);
             }
             Job::Prepare { key, work } => self.start_with_result(JobKind::Prepare, move || {
-                // Foreign code, perhaps: it is to be answered whatever it does.
-                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-                let panicked = || PrepareError { reason: "it panicked".to_owned(), fatal: true };
-                let result = done.unwrap_or_else(|_| Err(panicked()));
-                JobResult::Prepared { key, result }
+                // The work may call the application's token provider. Without a result after a
+                // panic, the connection would wait until its timeout.
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                let panicked = || PrepareError {
+                    reason: "the preparation of the connection panicked".to_owned(),
+                    fatal: true,
+                };
+                JobResult::Prepared { key, result: result.unwrap_or_else(|_| Err(panicked())) }
             }),
         }
     }
@@ -252,35 +262,48 @@ impl Drop for RealIo {
 }
 
 fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let found: Vec<_> = (host, port).to_socket_addrs()?.collect();
-    if found.is_empty() {
+    let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+    if addresses.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
-    Ok(found)
+    Ok(addresses)
 }
 
-/// Which line a job stands in: a name that takes its time must not hold up compression.
+/// The kind of a job. Each kind has its own queue and threads, so that a slow name server or token
+/// endpoint does not delay compression.
 #[derive(Clone, Copy)]
 enum JobKind {
+    /// Compresses and splits batches.
     Work = 0,
     Resolve = 1,
-    /// Files and tokens, and the application's own code among them: they hold up each other at most.
+    /// Reads files and fetches tokens; may call the application's code.
     Prepare = 2,
+}
+
+impl JobKind {
+    fn thread_name(self) -> &'static str {
+        match self {
+            JobKind::Work => "ottla-worker",
+            JobKind::Resolve => "ottla-resolver",
+            JobKind::Prepare => "ottla-prepare",
+        }
+    }
 }
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Threads that begin when there is work and end with the producer.
+/// The worker threads of a producer. They start when there is work and end with the producer.
 struct WorkerThreads {
+    /// One queue for each [`JobKind`].
     queues: [JobQueue; 3],
-    /// Threads that work at the same time at most.
+    /// The maximum number of threads for [`JobKind::Work`]: the number of cores minus 1, 1 to 4.
     max_threads: usize,
 }
 
 impl Default for WorkerThreads {
     fn default() -> WorkerThreads {
-        let most = thread::available_parallelism().map_or(1, |n| (n.get() - 1).clamp(1, 4));
-        WorkerThreads { queues: Default::default(), max_threads: most }
+        let max_threads = thread::available_parallelism().map_or(1, |n| (n.get() - 1).clamp(1, 4));
+        WorkerThreads { queues: Default::default(), max_threads }
     }
 }
 
@@ -304,43 +327,44 @@ impl WorkerPool for RealWorkerPool {
     fn try_spawn(&self, work: Task) -> Option<Task> {
         {
             let state = self.0.queues[JobKind::Work as usize].state.lock();
-            let free = state.idle_threads > 0 || state.threads < self.0.max_threads;
-            if !free || !state.tasks.is_empty() || state.shut_down {
+            let has_free_thread = state.idle_threads > 0 || state.threads < self.0.max_threads;
+            if !has_free_thread || !state.tasks.is_empty() || state.shut_down {
                 return Some(work);
             }
         }
-        // Another may be faster: then this one waits behind it, which is as good.
+        // The lock was released: another caller may submit first, and this work waits behind it.
         self.0.submit(JobKind::Work, work);
         None
     }
 }
 
 impl WorkerThreads {
+    /// Queues the task, and starts a thread if every idle one already has a task to take.
     fn submit(self: &Arc<Self>, kind: JobKind, task: Task) {
-        let most = match kind {
+        let max_threads = match kind {
             JobKind::Work => self.max_threads,
             JobKind::Resolve => 2,
             JobKind::Prepare => 4,
         };
-        let line = &self.queues[kind as usize];
-        let mut state = line.state.lock();
+        let queue = &self.queues[kind as usize];
+        let mut state = queue.state.lock();
         if state.shut_down {
-            // Nobody is there any more.
+            // The threads have ended. The task must run, because its completion is awaited.
             drop(state);
             return task();
         }
         state.tasks.push_back(task);
-        // Whoever is idle may have been called by another task already.
-        if state.tasks.len() > state.idle_threads && state.threads < most {
+        // An idle thread may have been notified for an earlier task and not yet have taken it.
+        // So the number of tasks counts, not whether a thread is idle.
+        if state.tasks.len() > state.idle_threads && state.threads < max_threads {
             state.threads += 1;
-            let this = self.clone();
-            let name = ["ottla-helper", "ottla-resolver", "ottla-prepare"][kind as usize];
-            let begun = thread::Builder::new()
-                .name(name.into())
-                .spawn(move || this.queues[kind as usize].run_worker());
-            if begun.is_err() {
+            let threads = self.clone();
+            let spawned = thread::Builder::new()
+                .name(kind.thread_name().to_owned())
+                .spawn(move || threads.queues[kind as usize].run_worker());
+            if spawned.is_err() {
                 state.threads -= 1;
-                // Without a thread the work is done here rather than not at all.
+                // Without any thread the task would wait forever: run it here.
                 if state.threads == 0
                     && let Some(task) = state.tasks.pop_back()
                 {
@@ -351,13 +375,14 @@ impl WorkerThreads {
             }
         }
         drop(state);
-        line.task_available.notify_one();
+        queue.task_available.notify_one();
     }
 
+    /// Ends each thread after it has run the tasks in its queue.
     fn shut_down(&self) {
-        for line in &self.queues {
-            line.state.lock().shut_down = true;
-            line.task_available.notify_all();
+        for queue in &self.queues {
+            queue.state.lock().shut_down = true;
+            queue.task_available.notify_all();
         }
     }
 }
@@ -368,7 +393,7 @@ impl JobQueue {
         loop {
             if let Some(task) = state.tasks.pop_front() {
                 drop(state);
-                // A task that panics must not take its helper along.
+                // A task that panics must not end its thread, which is counted in `threads`.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
                 state = self.state.lock();
             } else if state.shut_down {
@@ -382,7 +407,10 @@ impl JobQueue {
     }
 }
 
-/// The sender's thread: one small function around a value.
+/// Starts the sender thread.
+///
+/// # Errors
+/// The operating system cannot start a thread.
 pub(crate) fn spawn(
     name: String,
     run: impl FnOnce() + Send + 'static,

@@ -1,4 +1,7 @@
-//! Where sessions come from: settings and files become a configuration, which is made anew when a file changes.
+//! Creates TLS sessions from the settings and their files.
+//!
+//! The producer's builder creates the [`TlsConnector`], which reads all files. `client::security`
+//! reloads changed files before each connection; the client then creates a session for it.
 
 use std::fs;
 use std::sync::Arc;
@@ -17,12 +20,12 @@ use rustls::{
 
 use super::keystore::{self, ClientIdentity};
 use super::{CIPHERTEXT_BUFFER_LIMIT, TlsSession};
-use crate::config::security::{SecurityStore, TlsSettings};
+use crate::config::security::{SecurityStore, TlsSettings, TlsVersions};
+use crate::env::Env;
 use crate::error::Error;
 use crate::sync::Mutex;
-use crate::time::Env;
 
-/// Makes sessions.
+/// Creates the TLS sessions of a producer's connections.
 pub(crate) struct TlsConnector {
     settings: TlsSettings,
     env: Arc<dyn Env>,
@@ -30,31 +33,48 @@ pub(crate) struct TlsConnector {
     current: ArcSwap<LoadedConfig>,
 }
 
+/// The configuration of new sessions, read from settings and files.
 struct LoadedConfig {
     config: Arc<ClientConfig>,
     verifier: Arc<CertificateVerifier>,
-    /// What the files were like when they were read.
-    file_stamps: Vec<Option<(SystemTime, u64)>>,
+    /// Of each file in the settings when it was read; `None` for a file that did not exist.
+    file_stamps: Vec<Option<FileStamp>>,
+}
+
+/// The part of a file's metadata that changes with its content.
+#[derive(PartialEq, Eq)]
+struct FileStamp {
+    modified: SystemTime,
+    len: u64,
+}
+
+impl FileStamp {
+    fn read(path: &str) -> Option<FileStamp> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(FileStamp { modified: metadata.modified().ok()?, len: metadata.len() })
+    }
 }
 
 impl TlsConnector {
-    /// Reads all files.
+    /// Creates a connector and reads all files.
     ///
     /// # Errors
-    /// Whatever is wrong with them, by the setting's name.
+    /// A file or setting is not usable, or this build has no TLS provider. The error names the
+    /// setting.
     pub(crate) fn new(settings: TlsSettings, env: Arc<dyn Env>) -> Result<TlsConnector, Error> {
         let provider = restrict_cipher_suites(crypto_provider()?, &settings)?;
         let current = ArcSwap::from_pointee(load_config(&settings, &provider, &env)?);
         Ok(TlsConnector { settings, env, provider, current })
     }
 
-    /// Whether there are files that may change.
+    /// Returns whether the settings name files, which may change.
     pub(crate) fn has_files(&self) -> bool {
         !self.current.load().file_stamps.is_empty()
     }
 
-    /// Reads the files again if they are not what they were; may take a while. What cannot be used leaves the
-    /// sessions as they are.
+    /// Reads all files again if one has changed, for the sessions that are created afterwards. If a
+    /// file is not usable, the connector logs a warning and keeps the old configuration. Reads
+    /// files, so it may block; a worker thread calls it.
     pub(crate) fn reload_if_changed(&self) {
         if file_stamps(&self.settings) == self.current.load().file_stamps {
             return;
@@ -62,28 +82,30 @@ impl TlsConnector {
         match load_config(&self.settings, &self.provider, &self.env) {
             Ok(loaded) => {
                 self.current.store(Arc::new(loaded));
-                tracing::info!("certificates were changed and read again");
+                tracing::info!("reloaded changed certificate files");
             }
-            Err(e) => tracing::warn!("changed certificates cannot be used: {e}; the old ones stay"),
+            Err(e) => {
+                tracing::warn!("reloading certificate files failed, the old ones stay: {e}");
+            }
         }
     }
 
-    /// A session with this host.
+    /// Creates a session with this host.
     ///
     /// # Errors
-    /// When it has no name that TLS can check.
+    /// `host` is neither a host name nor an IP address, so no certificate can name it.
     pub(crate) fn create_session(&self, host: &str) -> Result<TlsSession, String> {
-        let name = ServerName::try_from(host.trim_end_matches('.').to_owned());
-        let name = name.map_err(|_| format!("{host} is not a host name that TLS can check"))?;
+        let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
+            .map_err(|_| format!("{host} is not a host name that a certificate can name"))?;
         let current = self.current.load();
         let mut conn = ClientConnection::new(current.config.clone(), name)
-            .map_err(|e| format!("TLS cannot begin: {e}"))?;
+            .map_err(|e| format!("TLS session cannot be created: {e}"))?;
         conn.set_buffer_limit(Some(CIPHERTEXT_BUFFER_LIMIT));
         let verifier = current.verifier.clone();
         Ok(TlsSession { conn, verifier, host: host.to_owned(), has_received_data: false })
     }
 
-    /// Certificates that are trusted, for others who speak TLS on this producer's behalf.
+    /// Returns the trusted certificates, for the HTTP client of the token endpoint.
     #[cfg(feature = "oidc")]
     pub(crate) fn load_root_certificates(
         settings: &TlsSettings,
@@ -92,7 +114,8 @@ impl TlsConnector {
     }
 }
 
-/// The cryptography: what the application installed, else what this build has.
+/// Returns the cryptography for TLS: the rustls provider that the application installed, or else
+/// the one of this build.
 pub(crate) fn crypto_provider() -> Result<Arc<CryptoProvider>, Error> {
     if let Some(installed) = CryptoProvider::get_default() {
         return Ok(installed.clone());
@@ -108,17 +131,20 @@ pub(crate) fn crypto_provider() -> Result<Arc<CryptoProvider>, Error> {
     return match is_graviola_supported() {
         true => Ok(Arc::new(rustls_graviola::default_provider())),
         false => Err(Error::config(
-            "TLS cannot be had: the provider of this build, graviola, needs a CPU with AES, AVX2, BMI1, ADX and \
-             PCLMULQDQ (or an AArch64 with AES, PMULL and SHA-2); build with the feature tls-ring instead",
+            "TLS is not available: this build's provider, graviola, needs a CPU with AES, AVX2, \
+             BMI1, ADX and PCLMULQDQ (or an AArch64 with AES, PMULL and SHA-2); build with the \
+             feature tls-ring instead",
         )),
     };
     #[cfg(not(any(feature = "tls-graviola", feature = "tls-ring", feature = "tls-aws-lc-rs")))]
     return Err(Error::config(
-        "TLS cannot be had: this build has no provider of its cryptography; enable one of the features \
-         tls-graviola, tls-ring, tls-aws-lc-rs, or install a rustls provider before the producer is built",
+        "TLS is not available: this build has no TLS provider; enable one of the features \
+         tls-graviola, tls-ring and tls-aws-lc-rs, or install a rustls provider before the \
+         producer is built",
     ));
 }
 
+/// Returns whether this CPU has the instructions that graviola needs. Graviola panics without them.
 #[cfg(all(feature = "tls-graviola", not(any(feature = "tls-ring", feature = "tls-aws-lc-rs"))))]
 fn is_graviola_supported() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -138,7 +164,7 @@ fn is_graviola_supported() -> bool {
     false
 }
 
-/// The provider, with the suites that are wanted.
+/// Returns the provider with only the cipher suites in `ssl.cipher.suites`. Empty allows all.
 fn restrict_cipher_suites(
     provider: Arc<CryptoProvider>,
     settings: &TlsSettings,
@@ -146,21 +172,21 @@ fn restrict_cipher_suites(
     if settings.cipher_suites.is_empty() {
         return Ok(provider);
     }
-    let mut some = (*provider).clone();
-    let name = |s: &rustls::SupportedCipherSuite| {
-        // As IANA and Java have them; rustls marks those of 1.3.
+    // IANA and Java have no own prefix for the suites of TLS 1.3; rustls has.
+    let iana_name = |s: &rustls::SupportedCipherSuite| {
         s.suite().as_str().unwrap_or_default().replace("TLS13_", "TLS_")
     };
-    some.cipher_suites.retain(|s| settings.cipher_suites.contains(&name(s)));
-    if some.cipher_suites.is_empty() {
-        let all: Vec<String> = provider.cipher_suites.iter().map(name).collect();
+    let mut restricted = (*provider).clone();
+    restricted.cipher_suites.retain(|s| settings.cipher_suites.contains(&iana_name(s)));
+    if restricted.cipher_suites.is_empty() {
+        let available: Vec<String> = provider.cipher_suites.iter().map(iana_name).collect();
         return Err(Error::config(format!(
-            "ssl.cipher.suites={} names none that can be spoken; there are {}",
+            "ssl.cipher.suites={} names no available suite; use one of {}",
             settings.cipher_suites.join(","),
-            all.join(", ")
+            available.join(", ")
         )));
     }
-    Ok(Arc::new(some))
+    Ok(Arc::new(restricted))
 }
 
 fn load_config(
@@ -168,61 +194,69 @@ fn load_config(
     provider: &Arc<CryptoProvider>,
     env: &Arc<dyn Env>,
 ) -> Result<LoadedConfig, Error> {
-    // Before they are read: a change in between is seen the next time.
-    let marks = file_stamps(settings);
-    let mut roots = RootCertStore::empty();
-    let (added, ignored) = roots.add_parsable_certificates(load_trusted_certificates(settings)?);
-    if added == 0 {
-        let from = match &settings.trust_store {
-            Some(SecurityStore::File { path, .. }) => format!("ssl.truststore.location={path}"),
-            Some(SecurityStore::Inline { .. }) => "ssl.truststore.certificates".to_owned(),
-            None => "the system's store (ssl.truststore.location is not set)".to_owned(),
-        };
-        return Err(Error::config(format!("{from} has no certificate that can be trusted")));
-    }
-    if ignored > 0 {
-        tracing::warn!(ignored, "certificates to be trusted cannot be read and are left out");
-    }
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let inner = inner
-        .build()
-        .map_err(|e| Error::config(format!("the trusted certificates cannot be used: {e}")))?;
-    let verify_name = settings.verify_hostname;
-    let verifier = Arc::new(CertificateVerifier {
-        inner,
-        verify_hostname: verify_name,
-        rejected_certificate: Mutex::new(None),
-    });
-    let versions: Vec<&SupportedProtocolVersion> =
-        [(settings.versions.1, &version::TLS13), (settings.versions.0, &version::TLS12)]
-            .into_iter()
-            .filter_map(|(spoken, version)| spoken.then_some(version))
-            .collect();
+    // Taken before the files are read: a change in between differs from the stamps and is found the
+    // next time.
+    let file_stamps = file_stamps(settings);
+    let verifier = create_verifier(settings, provider)?;
     let clock = Arc::new(EnvTimeProvider(env.clone()));
     let builder = ClientConfig::builder_with_details(provider.clone(), clock)
-        .with_protocol_versions(&versions)
+        .with_protocol_versions(&protocol_versions(settings.versions))
         .map_err(|e| {
             Error::config(format!(
-                "ssl.enabled.protocols and ssl.cipher.suites leave nothing to speak: {e}"
+                "ssl.enabled.protocols and ssl.cipher.suites fit no TLS version together: {e}"
             ))
         })?
+        // "Dangerous" is any verifier but rustls's own; ours calls it.
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
-    let identity = match &settings.key_store {
-        Some(store) => Some(keystore::load_identity(store, settings.key_password.as_ref())?),
-        None => None,
-    };
+    let identity = settings
+        .key_store
+        .as_ref()
+        .map(|store| keystore::load_identity(store, settings.key_password.as_ref()))
+        .transpose()?;
     let config = match identity {
         Some(ClientIdentity { chain, key }) => {
             builder.with_client_auth_cert(chain, key).map_err(|e| {
-                Error::config(format!(
-                    "ssl.keystore: certificate and key cannot be used together: {e}"
-                ))
+                Error::config(format!("ssl.keystore: certificate and key do not fit together: {e}"))
             })?
         }
         None => builder.with_no_client_auth(),
     };
-    Ok(LoadedConfig { config: Arc::new(config), verifier, file_stamps: marks })
+    Ok(LoadedConfig { config: Arc::new(config), verifier, file_stamps })
+}
+
+fn create_verifier(
+    settings: &TlsSettings,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<CertificateVerifier>, Error> {
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(load_trusted_certificates(settings)?);
+    if added == 0 {
+        let source = match &settings.trust_store {
+            Some(SecurityStore::File { path, .. }) => format!("ssl.truststore.location={path}"),
+            Some(SecurityStore::Inline { .. }) => "ssl.truststore.certificates".to_owned(),
+            None => "the system's store (ssl.truststore.location is not set)".to_owned(),
+        };
+        return Err(Error::config(format!("{source} contains no certificate that can be trusted")));
+    }
+    if ignored > 0 {
+        tracing::warn!(ignored, "ignoring trusted certificates that cannot be parsed");
+    }
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|e| Error::config(format!("the trusted certificates are not usable: {e}")))?;
+    Ok(Arc::new(CertificateVerifier {
+        inner,
+        verify_hostname: settings.verify_hostname,
+        rejected_certificate: Mutex::new(None),
+    }))
+}
+
+fn protocol_versions(versions: TlsVersions) -> Vec<&'static SupportedProtocolVersion> {
+    [(versions.tls13, &version::TLS13), (versions.tls12, &version::TLS12)]
+        .into_iter()
+        .filter_map(|(is_enabled, version)| is_enabled.then_some(version))
+        .collect()
 }
 
 fn load_trusted_certificates(
@@ -231,34 +265,33 @@ fn load_trusted_certificates(
     match &settings.trust_store {
         Some(store) => keystore::load_certificates(store),
         None => {
-            let found = rustls_native_certs::load_native_certs();
-            for e in &found.errors {
-                tracing::warn!("of the system's certificates, some cannot be read: {e}");
+            let loaded = rustls_native_certs::load_native_certs();
+            for e in &loaded.errors {
+                tracing::warn!("some certificates of the operating system cannot be read: {e}");
             }
-            Ok(found.certs)
+            Ok(loaded.certs)
         }
     }
 }
 
-/// Time and length of every file there is in the settings; nothing where there are none.
-fn file_stamps(settings: &TlsSettings) -> Vec<Option<(SystemTime, u64)>> {
-    let mut out = Vec::new();
+/// Returns a stamp for each file in the settings, in a fixed order; empty if there are no files.
+fn file_stamps(settings: &TlsSettings) -> Vec<Option<FileStamp>> {
+    let mut stamps = Vec::new();
     for store in [&settings.trust_store, &settings.key_store].into_iter().flatten() {
         let SecurityStore::File { path, key_path, .. } = store else { continue };
         for path in [Some(path), key_path.as_ref()].into_iter().flatten() {
-            let meta = fs::metadata(path).ok();
-            out.push(meta.and_then(|m| Some((m.modified().ok()?, m.len()))));
+            stamps.push(FileStamp::read(path));
         }
     }
-    out
+    stamps
 }
 
-/// The producer's wall clock.
+/// Gives rustls the producer's wall clock, which a simulation controls.
 struct EnvTimeProvider(Arc<dyn Env>);
 
 impl std::fmt::Debug for EnvTimeProvider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Clock")
+        f.write_str("EnvTimeProvider")
     }
 }
 
@@ -269,16 +302,18 @@ impl TimeProvider for EnvTimeProvider {
     }
 }
 
-/// Judges certificates, and keeps the one it refused, so that the error can say what it was.
+/// Verifies the broker's certificate with rustls's verifier. It ignores the host name if the
+/// settings say so, and keeps a rejected certificate for the error message.
 #[derive(Debug)]
 pub(super) struct CertificateVerifier {
     inner: Arc<WebPkiServerVerifier>,
     verify_hostname: bool,
+    /// In DER. All sessions share it; only one thread, the sender's, verifies certificates.
     rejected_certificate: Mutex<Option<Vec<u8>>>,
 }
 
 impl CertificateVerifier {
-    /// The certificate that was refused last, once.
+    /// Removes and returns the certificate that was rejected last, in DER.
     pub(super) fn take_rejected_certificate(&self) -> Option<Vec<u8>> {
         self.rejected_certificate.lock().take()
     }
@@ -295,7 +330,7 @@ impl ServerCertVerifier for CertificateVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext};
         match self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
-            // The name is looked at last, when all else is well.
+            // The inner verifier checks the name last, so everything else is valid here.
             Err(rustls::Error::InvalidCertificate(
                 NotValidForName | NotValidForNameContext { .. },
             )) if !self.verify_hostname => Ok(ServerCertVerified::assertion()),

@@ -1,10 +1,13 @@
-//! TLS of one connection: bytes in, bytes out, no socket of its own.
+//! The TLS session of one connection: it encrypts and decrypts bytes and has no socket.
+//!
+//! `network::channel` feeds it with the bytes of the socket and takes the plaintext of the frames.
+//! [`TlsConnector`] creates it.
 
 mod connector;
 mod keystore;
+mod diagnostics;
 #[cfg(test)]
 mod tests;
-mod diagnostics;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
@@ -19,16 +22,20 @@ use connector::CertificateVerifier;
 pub(crate) use connector::TlsConnector;
 #[cfg(feature = "oidc")]
 pub(crate) use connector::crypto_provider;
+use diagnostics::TlsDiagnosis;
 
-/// Ciphertext that waits for the socket at most: what is encrypted ahead of it.
+/// Largest amount of ciphertext in bytes that waits for the socket. Frames beyond it stay plain in
+/// the channel's queue.
 const CIPHERTEXT_BUFFER_LIMIT: usize = 64 * 1024;
 
-/// One connection's session.
+/// The TLS session of one connection.
 pub(crate) struct TlsSession {
     conn: ClientConnection,
     verifier: Arc<CertificateVerifier>,
+    /// The host that the client connects to, for messages.
     host: String,
-    /// Whether the peer has taken it as a client; until then an alert means that it does not want us.
+    /// Whether the broker has sent application data. Before that, an alert is an authentication
+    /// failure: with TLS 1.3, the broker rejects the client's certificate after the handshake.
     pub(super) has_received_data: bool,
 }
 
@@ -41,47 +48,50 @@ impl TlsSession {
         self.conn.wants_write()
     }
 
-    /// Takes what came from the socket; plaintext goes to `into`. False once the peer has said that it is over.
+    /// Decrypts bytes from the socket and appends the plaintext to `plaintext`.
+    ///
+    /// # Errors
+    /// The handshake failed, the broker sent an alert, or the bytes are not TLS.
     pub(super) fn read_tls(
         &mut self,
         mut bytes: &[u8],
-        into: &mut BytesMut,
-    ) -> Result<bool, DisconnectReason> {
-        let mut goes_on = true;
+        plaintext: &mut BytesMut,
+    ) -> Result<PeerState, DisconnectReason> {
         while !bytes.is_empty() {
             self.conn.read_tls(&mut bytes).map_err(DisconnectReason::Io)?;
             let state = self.conn.process_new_packets();
-            // What came before an alert was said all the same.
-            let ready = match &state {
+            // Plaintext before an alert is valid: it may hold the response that explains the alert.
+            let available = match &state {
                 Ok(state) => state.plaintext_bytes_to_read(),
                 Err(_) => CIPHERTEXT_BUFFER_LIMIT,
             };
-            if ready > 0 {
-                self.read_plaintext(ready, into);
+            if available > 0 {
+                self.read_plaintext(available, plaintext);
             }
-            goes_on = !state.map_err(|e| self.disconnect_reason(&e))?.peer_has_closed();
-            if !goes_on {
-                break;
+            if state.map_err(|e| self.disconnect_reason(&e))?.peer_has_closed() {
+                return Ok(PeerState::Closed);
             }
         }
-        Ok(goes_on)
+        Ok(PeerState::Open)
     }
 
-    fn read_plaintext(&mut self, most: usize, into: &mut BytesMut) {
-        let (at, mut end) = (into.len(), into.len());
-        into.resize(at + most, 0);
-        while end < into.len() {
-            match self.conn.reader().read(&mut into[end..]) {
+    fn read_plaintext(&mut self, max_bytes: usize, plaintext: &mut BytesMut) {
+        let begin = plaintext.len();
+        let mut end = begin;
+        plaintext.resize(begin + max_bytes, 0);
+        while end < plaintext.len() {
+            match self.conn.reader().read(&mut plaintext[end..]) {
                 Ok(n @ 1..) => end += n,
                 _ => break,
             }
         }
-        self.has_received_data |= end > at;
-        into.truncate(end);
+        self.has_received_data |= end > begin;
+        plaintext.truncate(end);
     }
 
-    /// Encrypts what waits, as far as there is room, and writes what the socket takes. `WouldBlock` is said after what
-    /// was written.
+    /// Encrypts frames from `outgoing` as far as the ciphertext buffer has room, and writes
+    /// ciphertext until the socket takes no more. Returns the number of ciphertext bytes written,
+    /// also when the result is an error such as `WouldBlock`.
     pub(super) fn write(
         &mut self,
         outgoing: &mut VecDeque<Bytes>,
@@ -105,16 +115,18 @@ impl TlsSession {
     }
 
     fn encrypt(&mut self, outgoing: &mut VecDeque<Bytes>) -> io::Result<()> {
+        // During the handshake rustls would buffer plaintext, beyond its limit.
         while !outgoing.is_empty() && !self.conn.is_handshaking() {
-            if write_slices(outgoing, |pieces| self.conn.writer().write_vectored(pieces))? == 0 {
-                // There is no room until the socket takes some.
+            if write_slices(outgoing, |slices| self.conn.writer().write_vectored(slices))? == 0 {
+                // The ciphertext buffer is full until the socket takes some of it.
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Tells the peer, as far as the socket takes it, why there will be no more: an alert, or that it is over.
+    /// Sends the pending alert, or else close_notify, as far as the socket takes it without
+    /// blocking. Without it the broker could not tell the end of the connection from a truncation.
     pub(super) fn send_close_notify(&mut self, stream: &mut impl Stream) {
         self.conn.send_close_notify();
         while self.conn.wants_write() {
@@ -125,22 +137,32 @@ impl TlsSession {
     }
 
     fn disconnect_reason(&self, e: &rustls::Error) -> DisconnectReason {
-        let (words, refused) = diagnostics::explain(e, &self.host, &self.verifier);
-        match refused && !self.has_received_data {
-            true => DisconnectReason::AuthenticationFailed(words),
-            false => DisconnectReason::Tls(words),
+        let TlsDiagnosis { text, is_rejection } =
+            diagnostics::explain(e, &self.host, &self.verifier);
+        match is_rejection && !self.has_received_data {
+            true => DisconnectReason::AuthenticationFailed(text),
+            false => DisconnectReason::Tls(text),
         }
     }
 
-    /// What an end of the stream means now.
+    /// Returns the reason for a disconnect if the broker closes the connection now: an end within
+    /// the handshake has a text of its own, any other end has none.
     pub(super) fn eof_reason(&self) -> Option<DisconnectReason> {
-        let words = "it closed the connection during the TLS handshake; if this is a plaintext port, set \
-                     security.protocol to match";
-        self.conn.is_handshaking().then(|| DisconnectReason::Tls(words.to_owned()))
+        let text = "the broker closed the connection during the TLS handshake; if this is a \
+                    plaintext port, set security.protocol to match";
+        self.conn.is_handshaking().then(|| DisconnectReason::Tls(text.to_owned()))
     }
 }
 
-/// The seam's stream as the standard library's.
+/// Whether the broker may still send data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PeerState {
+    Open,
+    /// The broker has sent close_notify.
+    Closed,
+}
+
+/// Lets rustls write to a [`Stream`].
 struct StreamWriter<'s, S>(&'s mut S);
 
 impl<S: Stream> Write for StreamWriter<'_, S> {
@@ -148,8 +170,8 @@ impl<S: Stream> Write for StreamWriter<'_, S> {
         self.0.write_vectored(&[IoSlice::new(bytes)])
     }
 
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.write_vectored(pieces)
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write_vectored(slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {

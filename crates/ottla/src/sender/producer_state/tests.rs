@@ -1,14 +1,98 @@
 use super::*;
 
 impl ProducerState {
-    fn force_unresolved(&mut self, key: u32) {
-        self.get_or_create(key).unresolved = Some(Unresolved::SequenceLost);
+    fn force_unresolved(&mut self, partition_id: u32) {
+        self.get_or_create(partition_id).unresolved = Some(Unresolved::SequenceLost);
         self.has_unresolved_sequences = true;
+    }
+
+    fn assign(&mut self, producer_id: i64, epoch: i16) {
+        self.producer_id = ProducerIdState::Assigned(ProducerIdAndEpoch { producer_id, epoch });
+    }
+
+    fn assigned(&self) -> Option<(i64, i16)> {
+        match self.producer_id {
+            ProducerIdState::Assigned(a) => Some((a.producer_id, a.epoch)),
+            _ => None,
+        }
+    }
+
+    /// Stamps a batch and counts it as in flight.
+    fn stamp_and_send(&mut self, batch: ClosedBatch) -> StampedBatch {
+        let stamped = self.stamp(batch);
+        self.add_in_flight_batch(stamped.closed.meta.partition.id, -1, false);
+        stamped
+    }
+
+    fn acknowledge(&mut self, batch: &StampedBatch) {
+        self.maybe_update_last_acked_sequence(batch);
+        self.remove_in_flight_batch(batch.closed.meta.partition.id);
     }
 }
 
+/// The id of the fixtures' partition.
+const P: u32 = 7;
+
+/// Returns a producer state with an assigned id, and one partition.
+fn state_with_epoch(epoch: i16) -> (ProducerState, Arc<Partition>) {
+    let mut state = ProducerState::new(true, false);
+    state.assign(1, epoch);
+    (state, Arc::new(Partition::new("t".into(), 0, P, Default::default())))
+}
+
+fn restarted(topic_id_change: Option<TopicIdChange>) -> [RestartedPartition; 1] {
+    [RestartedPartition { partition_id: P, topic_id_change }]
+}
+
+fn topic_id_change(old: u8, new: u8) -> Option<TopicIdChange> {
+    Some(TopicIdChange { old: Uuid([old; 16]), new: Uuid([new; 16]) })
+}
+
+fn cluster_with_topic_id(id: u8) -> Arc<Cluster> {
+    let mut cluster = Cluster::default();
+    let topic = crate::cluster::TopicMetadata { id: Uuid([id; 16]), leaders: Vec::new() };
+    cluster.topics.insert("t".into(), topic);
+    Arc::new(cluster)
+}
+
+/// Returns a batch of `record_count` records that was not sent yet.
+pub(in crate::sender) fn closed_batch(
+    p: &Arc<Partition>,
+    number: u64,
+    record_count: i32,
+) -> ClosedBatch {
+    use crate::accumulator::batch::{BatchMeta, OpenBatch, QueuePosition};
+    use crate::accumulator::batch_completions::BatchCompletions;
+    use crate::accumulator::buffer_pool::BufferPool;
+    use crate::accumulator::caller_context::CallerContext;
+    use crate::accumulator::completion::BatchInfo;
+    use crate::network::io::simulated::{Faults, SimMachine};
+    let env = Arc::new(SimMachine::new(0, Faults::NONE));
+    let info = BatchInfo {
+        partition: p.clone(),
+        number,
+        base_timestamp: 0,
+        caller_context: CallerContext::new(env, true),
+    };
+    let meta = BatchMeta {
+        partition: p.clone(),
+        number,
+        queue_position: QueuePosition { batch_number: number, record_index: 0 },
+        created: Tick(0),
+        base_timestamp: 0,
+        max_timestamp: 0,
+        record_count,
+        max_record_bytes: 0,
+        memory_wait: std::time::Duration::ZERO,
+    };
+    let buf = BufferPool::new(1000, 100).charge(100);
+    let completions = BatchCompletions::new(Arc::default(), Default::default(), info);
+    OpenBatch::new(buf, meta, completions, 100).close(None)
+}
+
+// CASES: RC2, TM6.
 #[test]
-fn rc2_tm6_sequences_wrap_to_zero() {
+fn sequences_wrap_to_zero() {
     assert_eq!(increment_sequence(i32::MAX, 1), 0);
     assert_eq!(increment_sequence(i32::MAX - 5, 10), 4);
     assert_eq!(increment_sequence(i32::MAX, 100), 99);
@@ -16,258 +100,210 @@ fn rc2_tm6_sequences_wrap_to_zero() {
 }
 
 #[test]
-fn at_most_five_in_flight_a_partition_and_one_while_retrying() {
-    let mut s = ProducerState::new(true, false);
-    let p = Partition::new("t".into(), 0, 7, Default::default());
-    assert!(!s.can_drain(&p, false), "no id yet");
-    s.producer_id = ProducerIdState::Assigned { id: 1, epoch: 0 };
-    assert!(s.can_drain(&p, false));
-    let line = s.get_or_create(7);
-    (line.producer_id, line.epoch) = (1, 0);
-    s.add_in_flight_batch(7, -1, false);
-    assert!(!s.can_drain(&p, false), "the first of an order goes alone");
-    s.remove_in_flight_batch(7);
-    s.get_or_create(7).acked_end = Some(1);
+fn at_most_five_batches_are_in_flight_and_only_one_while_retrying() {
+    let mut state = ProducerState::new(true, false);
+    let p = Partition::new("t".into(), 0, P, Default::default());
+    assert!(!state.can_drain(&p, false), "no producer id yet");
+    state.assign(1, 0);
+    assert!(state.can_drain(&p, false));
+    state.get_or_create(P).epoch = ProducerIdAndEpoch { producer_id: 1, epoch: 0 };
+    state.add_in_flight_batch(P, -1, false);
+    assert!(!state.can_drain(&p, false), "the first batch of an epoch goes alone");
+    state.remove_in_flight_batch(P);
+    state.get_or_create(P).acked_end = Some(1);
     for _ in 0..5 {
-        assert!(s.can_drain(&p, false));
-        s.add_in_flight_batch(7, -1, false);
+        assert!(state.can_drain(&p, false));
+        state.add_in_flight_batch(P, -1, false);
     }
-    assert!(!s.can_drain(&p, false));
-    s.remove_in_flight_batch(7);
-    assert!(s.can_drain(&p, false) && !s.can_drain(&p, true));
-    (0..4).for_each(|_| s.remove_in_flight_batch(7));
-    assert!(s.can_drain(&p, true));
+    assert!(!state.can_drain(&p, false));
+    state.remove_in_flight_batch(P);
+    assert!(state.can_drain(&p, false) && !state.can_drain(&p, true));
+    (0..4).for_each(|_| state.remove_in_flight_batch(P));
+    assert!(state.can_drain(&p, true));
 }
 
+// CASES: SN12, SN19.
 #[test]
-fn sn12_a_broken_order_waits_for_the_network_then_bumps_the_epoch_sn19_or_asks_for_an_id() {
-    let mut s = ProducerState::new(true, false);
-    let p = Partition::new("t".into(), 0, 7, Default::default());
-    s.producer_id = ProducerIdState::Assigned { id: 1, epoch: 0 };
-    let line = s.get_or_create(7);
-    (line.producer_id, line.epoch, line.in_flight_batches) = (1, 0, 1);
-    s.force_unresolved(7);
-    assert!(s.bump_epoch(Tick(0)).is_empty() && !s.can_drain(&p, false));
-    s.remove_in_flight_batch(7);
-    assert_eq!(s.bump_epoch(Tick(0)), [RestartedPartition { key: 7, topic_id_change: None }]);
+fn unresolved_partition_waits_for_batches_in_flight_then_bumps_the_epoch_or_needs_an_id() {
+    let mut state = ProducerState::new(true, false);
+    let p = Partition::new("t".into(), 0, P, Default::default());
+    state.assign(1, 0);
+    state.get_or_create(P).epoch = ProducerIdAndEpoch { producer_id: 1, epoch: 0 };
+    state.get_or_create(P).in_flight_batches = 1;
+    state.force_unresolved(P);
+    assert!(state.bump_epoch(Tick(0)).is_empty() && !state.can_drain(&p, false));
+    state.remove_in_flight_batch(P);
+    assert_eq!(state.bump_epoch(Tick(0)), restarted(None));
+    assert_eq!(state.assigned(), Some((1, 1)));
+    assert!(state.can_drain(&p, false));
+    state.assign(1, i16::MAX);
+    state.force_unresolved(P);
+    state.bump_epoch(Tick(9));
+    assert!(matches!(state.producer_id, ProducerIdState::Needed { not_before: Tick(9) }));
+}
+
+// A broker takes a sequence that comes twice in one epoch for a duplicate: it acknowledges a batch
+// that is in no log.
+#[test]
+fn late_topic_id_keeps_the_sequences_and_changed_topic_id_bumps_the_epoch() {
+    let mut state = ProducerState::new(true, false);
+    state.assign(1, 0);
+    let partition = state.get_or_create(P);
+    partition.epoch = ProducerIdAndEpoch { producer_id: 1, epoch: 0 };
+    partition.next_sequence = 3;
+    partition.topic = Some("t".into());
+    state.update_cluster(cluster_with_topic_id(0));
+    state.update_cluster(cluster_with_topic_id(1));
+    let partition = state.get_or_create(P);
     assert!(
-        matches!(s.producer_id, ProducerIdState::Assigned { id: 1, epoch: 1 })
-            && s.can_drain(&p, false)
+        partition.unresolved.is_none() && partition.next_sequence == 3,
+        "a first id after zero is the same log"
     );
-    s.producer_id = ProducerIdState::Assigned { id: 1, epoch: i16::MAX };
-    s.force_unresolved(7);
-    s.bump_epoch(Tick(9));
-    assert!(matches!(s.producer_id, ProducerIdState::Needed(Tick(9))));
+    state.update_cluster(cluster_with_topic_id(0));
+    assert!(state.get_or_create(P).unresolved.is_none(), "a zero id changes nothing");
+    state.update_cluster(cluster_with_topic_id(2));
+    assert_eq!(state.bump_epoch(Tick(0)), restarted(topic_id_change(1, 2)));
+    assert_eq!(state.assigned(), Some((1, 1)));
 }
 
-fn cluster_with_topic_id(id: u8) -> Arc<Cluster> {
-    let mut c = Cluster::default();
-    let info = crate::cluster::TopicMetadata { id: Uuid([id; 16]), leaders: Vec::new() };
-    c.topics.insert("t".into(), info);
-    Arc::new(c)
-}
-
-/// Sequences given twice under one epoch would be taken for duplicates: acknowledged, and in no log.
+// CASES: F1.1, SN9.
 #[test]
-fn a_topic_id_that_comes_late_keeps_the_order_and_another_one_breaks_it() {
-    let mut s = ProducerState::new(true, false);
-    s.producer_id = ProducerIdState::Assigned { id: 1, epoch: 0 };
-    let line = s.get_or_create(7);
-    (line.producer_id, line.epoch, line.next_sequence, line.topic) = (1, 0, 3, Some("t".into()));
-    s.update_cluster(cluster_with_topic_id(0));
-    s.update_cluster(cluster_with_topic_id(1));
-    assert!(
-        s.get_or_create(7).unresolved.is_none() && s.get_or_create(7).next_sequence == 3,
-        "no id, then one: the same log"
-    );
-    s.update_cluster(cluster_with_topic_id(0));
-    assert!(s.get_or_create(7).unresolved.is_none(), "a broker that does not tell says nothing");
-    s.update_cluster(cluster_with_topic_id(2));
-    let moved = Some((Uuid([1; 16]), Uuid([2; 16])));
-    assert_eq!(s.bump_epoch(Tick(0)), [RestartedPartition { key: 7, topic_id_change: moved }]);
-    assert!(matches!(s.producer_id, ProducerIdState::Assigned { epoch: 1, .. }));
+fn sequence_is_assigned_at_drain_and_grows_by_the_record_count() {
+    let (mut state, p) = state_with_epoch(0);
+    let a = state.stamp_and_send(closed_batch(&p, 1, 2));
+    let b = state.stamp_and_send(closed_batch(&p, 2, 3));
+    assert_eq!((a.stamp.sequence, b.stamp.sequence), (0, 2));
+    assert_eq!(state.get_or_create(P).next_sequence, 5);
+    assert!(state.is_first_of_epoch(&a) && !state.is_first_of_epoch(&b));
+    assert!(!state.follows_last_acked(&a));
+    state.acknowledge(&a);
+    assert!(state.follows_last_acked(&b) && state.get_or_create(P).acked_end == Some(2));
+    state.acknowledge(&b);
+    assert_eq!(state.get_or_create(P).acked_end, Some(5));
 }
 
-/// A batch of so many records, not sent yet.
-pub(in crate::sender) fn closed_batch(p: &Arc<Partition>, number: u64, count: i32) -> ClosedBatch {
-    use crate::accumulator::batch::{BatchMeta, OpenBatch};
-    use crate::accumulator::batch_completions::BatchCompletions;
-    use crate::accumulator::buffer_pool::BufferPool;
-    use crate::accumulator::caller_context::CallerContext;
-    use crate::accumulator::completion::BatchInfo;
-    let env = Arc::new(crate::network::io::simulated::SimMachine::new(
-        0,
-        crate::network::io::simulated::Faults::NONE,
-    ));
-    let callers = CallerContext::new(env, true);
-    let of = BatchInfo { partition: p.clone(), number, base_timestamp: 0, caller_context: callers };
-    let meta = BatchMeta {
-        partition: p.clone(),
-        number,
-        queue_position: (number, 0),
-        created: Tick(0),
-        base_timestamp: 0,
-        max_timestamp: 0,
-        record_count: count,
-        max_record_bytes: 0,
-        memory_wait: std::time::Duration::ZERO,
-    };
-    let buf = BufferPool::new(1000, 100).charge(100);
-    OpenBatch::new(buf, meta, BatchCompletions::new(Arc::default(), Default::default(), of), 100)
-        .close(None)
-}
-
-/// One partition, and sequences that have an id.
-fn state_with_epoch(epoch: i16) -> (ProducerState, Arc<Partition>) {
-    let mut s = ProducerState::new(true, false);
-    s.producer_id = ProducerIdState::Assigned { id: 1, epoch };
-    (s, Arc::new(Partition::new("t".into(), 0, 7, Default::default())))
-}
-
-impl ProducerState {
-    /// Stamps and sends.
-    fn stamp_and_send(&mut self, batch: ClosedBatch) -> StampedBatch {
-        let b = self.stamp(batch);
-        self.add_in_flight_batch(b.closed.meta.partition.id, -1, false);
-        b
-    }
-
-    fn acknowledge(&mut self, b: &StampedBatch) {
-        self.maybe_update_last_acked_sequence(b);
-        self.remove_in_flight_batch(b.closed.meta.partition.id);
-    }
-}
-
+// CASES: SN14.
 #[test]
-fn f1_1_sn9_a_sequence_is_given_at_drain_and_rises_by_the_records() {
-    let (mut s, p) = state_with_epoch(0);
-    let (a, b) =
-        (s.stamp_and_send(closed_batch(&p, 1, 2)), s.stamp_and_send(closed_batch(&p, 2, 3)));
-    assert_eq!((a.stamp.sequence, b.stamp.sequence, s.get_or_create(7).next_sequence), (0, 2, 5));
-    assert!(s.is_first_of_epoch(&a) && !s.is_first_of_epoch(&b) && !s.follows_last_acked(&a));
-    s.acknowledge(&a);
-    assert!(s.follows_last_acked(&b) && s.get_or_create(7).acked_end == Some(2));
-    s.acknowledge(&b);
-    assert_eq!(s.get_or_create(7).acked_end, Some(5));
+fn last_acked_sequence_does_not_move_back_when_a_later_batch_is_acknowledged_first() {
+    let (mut state, p) = state_with_epoch(0);
+    let a = state.stamp_and_send(closed_batch(&p, 1, 1));
+    let b = state.stamp_and_send(closed_batch(&p, 2, 1));
+    state.acknowledge(&b);
+    state.acknowledge(&a);
+    assert_eq!(state.get_or_create(P).acked_end, Some(2));
 }
 
+// CASES: F1.1.
 #[test]
-fn sn14_a_later_batch_acknowledged_first_keeps_its_place() {
-    let (mut s, p) = state_with_epoch(0);
-    let (a, b) =
-        (s.stamp_and_send(closed_batch(&p, 1, 1)), s.stamp_and_send(closed_batch(&p, 2, 1)));
-    s.acknowledge(&b);
-    s.acknowledge(&a);
-    assert_eq!(s.get_or_create(7).acked_end, Some(2));
+fn last_acked_sequence_follows_sequences_that_wrap() {
+    let (mut state, p) = state_with_epoch(0);
+    let first = state.stamp_and_send(closed_batch(&p, 1, 1));
+    state.acknowledge(&first);
+    state.get_or_create(P).next_sequence = i32::MAX - 1;
+    state.get_or_create(P).acked_end = Some(i32::MAX - 1);
+    let a = state.stamp_and_send(closed_batch(&p, 2, 2));
+    let b = state.stamp_and_send(closed_batch(&p, 3, 5));
+    assert_eq!((a.stamp.sequence, b.stamp.sequence), (i32::MAX - 1, 0));
+    assert_eq!(state.get_or_create(P).next_sequence, 5);
+    state.acknowledge(&a);
+    assert_eq!(state.get_or_create(P).acked_end, Some(0));
+    assert!(state.follows_last_acked(&b));
+    state.acknowledge(&b);
+    assert_eq!(state.get_or_create(P).acked_end, Some(5));
 }
 
+// CASES: F1.6.
 #[test]
-fn f1_1_acknowledgements_follow_sequences_over_their_end() {
-    let (mut s, p) = state_with_epoch(0);
-    let first = s.stamp_and_send(closed_batch(&p, 1, 1));
-    s.acknowledge(&first);
-    s.get_or_create(7).next_sequence = i32::MAX - 1;
-    s.get_or_create(7).acked_end = Some(i32::MAX - 1);
-    let (a, b) =
-        (s.stamp_and_send(closed_batch(&p, 2, 2)), s.stamp_and_send(closed_batch(&p, 3, 5)));
-    assert_eq!(
-        (a.stamp.sequence, b.stamp.sequence, s.get_or_create(7).next_sequence),
-        (i32::MAX - 1, 0, 5)
-    );
-    s.acknowledge(&a);
-    assert_eq!(s.get_or_create(7).acked_end, Some(0));
-    assert!(s.follows_last_acked(&b));
-    s.acknowledge(&b);
-    assert_eq!(s.get_or_create(7).acked_end, Some(5));
+fn lost_sequence_before_an_acknowledged_one_needs_no_new_epoch() {
+    let (mut state, p) = state_with_epoch(0);
+    let a = state.stamp_and_send(closed_batch(&p, 1, 1));
+    let b = state.stamp_and_send(closed_batch(&p, 2, 1));
+    state.mark_unresolved(&a);
+    state.remove_in_flight_batch(P);
+    assert!(state.bump_epoch(Tick(0)).is_empty(), "the other batch is still in flight");
+    state.acknowledge(&b);
+    assert!(state.bump_epoch(Tick(0)).is_empty());
+    assert_eq!(state.assigned(), Some((1, 0)));
+    assert!(state.can_drain(&p, false));
+    // If the last sequence is the lost one, the epoch is bumped.
+    let c = state.stamp_and_send(closed_batch(&p, 3, 1));
+    state.mark_unresolved(&c);
+    state.remove_in_flight_batch(P);
+    assert_eq!(state.bump_epoch(Tick(0)), restarted(None));
+    assert_eq!(state.assigned(), Some((1, 1)));
 }
 
+// CASES: F2.9, SN20.
 #[test]
-fn f1_6_sn16_a_lost_sequence_that_a_later_acknowledgement_covers_needs_no_new_epoch() {
-    let (mut s, p) = state_with_epoch(0);
-    let (a, b) =
-        (s.stamp_and_send(closed_batch(&p, 1, 1)), s.stamp_and_send(closed_batch(&p, 2, 1)));
-    s.mark_unresolved(&a);
-    s.remove_in_flight_batch(7);
-    assert!(s.bump_epoch(Tick(0)).is_empty(), "the other is still under way");
-    s.acknowledge(&b);
-    assert!(
-        s.bump_epoch(Tick(0)).is_empty()
-            && matches!(s.producer_id, ProducerIdState::Assigned { epoch: 0, .. })
-    );
-    assert!(s.can_drain(&p, false));
-    // Not so when the last one is the lost one.
-    let c = s.stamp_and_send(closed_batch(&p, 3, 1));
-    s.mark_unresolved(&c);
-    s.remove_in_flight_batch(7);
-    assert_eq!(s.bump_epoch(Tick(0)), [RestartedPartition { key: 7, topic_id_change: None }]);
-    assert!(matches!(s.producer_id, ProducerIdState::Assigned { epoch: 1, .. }));
-}
-
-#[test]
-fn f2_9_sn20_only_the_broken_partition_begins_anew_others_when_they_are_through() {
-    let (mut s, p) = state_with_epoch(0);
+fn other_partitions_move_to_the_new_epoch_when_they_have_nothing_in_flight() {
+    let (mut state, p) = state_with_epoch(0);
     let q = Arc::new(Partition::new("t".into(), 1, 8, Default::default()));
-    let (a, x) =
-        (s.stamp_and_send(closed_batch(&p, 1, 1)), s.stamp_and_send(closed_batch(&q, 2, 1)));
-    s.acknowledge(&x);
-    let y = s.stamp_and_send(closed_batch(&q, 3, 1));
-    s.mark_unresolved(&a);
-    s.remove_in_flight_batch(7);
-    assert_eq!(s.bump_epoch(Tick(0)).len(), 1);
-    assert_eq!(s.stamp_and_send(closed_batch(&p, 4, 1)).stamp.epoch, 1);
-    assert!(!s.can_drain(&q, false), "what is under way there goes by the old epoch");
-    s.acknowledge(&y);
-    assert!(s.can_drain(&q, false));
-    let z = s.stamp_and_send(closed_batch(&q, 5, 1));
+    let a = state.stamp_and_send(closed_batch(&p, 1, 1));
+    let x = state.stamp_and_send(closed_batch(&q, 2, 1));
+    state.acknowledge(&x);
+    let y = state.stamp_and_send(closed_batch(&q, 3, 1));
+    state.mark_unresolved(&a);
+    state.remove_in_flight_batch(P);
+    assert_eq!(state.bump_epoch(Tick(0)).len(), 1);
+    assert_eq!(state.stamp_and_send(closed_batch(&p, 4, 1)).stamp.epoch, 1);
+    assert!(!state.can_drain(&q, false), "a batch of the old epoch is in flight");
+    state.acknowledge(&y);
+    assert!(state.can_drain(&q, false));
+    let z = state.stamp_and_send(closed_batch(&q, 5, 1));
     assert_eq!((z.stamp.epoch, z.stamp.sequence), (1, 0));
-    // What belongs to an order that is over decides nothing any more.
-    s.mark_unresolved(&a);
-    assert!(s.bump_epoch(Tick(0)).is_empty());
-    assert!(!s.follows_last_acked(&a) && !s.is_first_of_epoch(&a));
+    // A batch of the old epoch decides nothing any more.
+    state.mark_unresolved(&a);
+    assert!(state.bump_epoch(Tick(0)).is_empty());
+    assert!(!state.follows_last_acked(&a) && !state.is_first_of_epoch(&a));
 }
 
+// CASES: F2.9.
 #[test]
-fn f2_a_new_id_where_the_log_takes_no_further_epoch() {
-    let (mut s, p) = state_with_epoch(3);
-    let a = s.stamp_and_send(closed_batch(&p, 1, 1));
-    s.require_new_producer_id();
-    s.mark_unresolved(&a);
-    assert!(s.bump_epoch(Tick(5)).is_empty());
-    s.remove_in_flight_batch(7);
-    assert_eq!(s.bump_epoch(Tick(5)).len(), 1);
-    assert!(matches!(s.producer_id, ProducerIdState::Needed(Tick(5))));
-    assert!(!s.can_drain(&p, false) && !s.can_drain(&p, true), "nothing goes without an id");
-    s.producer_id = ProducerIdState::Assigned { id: 2, epoch: 0 };
-    let b = s.stamp_and_send(closed_batch(&p, 2, 1));
+fn new_producer_id_is_needed_when_the_log_accepts_no_further_epoch() {
+    let (mut state, p) = state_with_epoch(3);
+    let a = state.stamp_and_send(closed_batch(&p, 1, 1));
+    state.require_new_producer_id();
+    state.mark_unresolved(&a);
+    assert!(state.bump_epoch(Tick(5)).is_empty());
+    state.remove_in_flight_batch(P);
+    assert_eq!(state.bump_epoch(Tick(5)).len(), 1);
+    assert!(matches!(state.producer_id, ProducerIdState::Needed { not_before: Tick(5) }));
+    assert!(
+        !state.can_drain(&p, false) && !state.can_drain(&p, true),
+        "nothing is sent without an id"
+    );
+    state.assign(2, 0);
+    let b = state.stamp_and_send(closed_batch(&p, 2, 1));
     assert_eq!((b.stamp.producer_id, b.stamp.epoch, b.stamp.sequence), (2, 0, 0));
 }
 
 #[test]
-fn without_idempotence_only_a_topic_of_another_id_breaks_an_order() {
-    let mut s = ProducerState::new(false, false);
-    let p = Arc::new(Partition::new("t".into(), 0, 7, Default::default()));
-    s.update_cluster(cluster_with_topic_id(1));
-    let a = s.stamp_and_send(closed_batch(&p, 1, 1));
+fn without_idempotence_only_a_changed_topic_id_makes_a_partition_unresolved() {
+    let mut state = ProducerState::new(false, false);
+    let p = Arc::new(Partition::new("t".into(), 0, P, Default::default()));
+    state.update_cluster(cluster_with_topic_id(1));
+    let a = state.stamp_and_send(closed_batch(&p, 1, 1));
     assert_eq!((a.stamp.sequence, a.stamp.topic_id), (-1, Uuid([1; 16])));
-    s.mark_unresolved(&a);
-    assert!(s.bump_epoch(Tick(0)).is_empty() && s.can_drain(&p, false));
-    s.update_cluster(cluster_with_topic_id(2));
-    assert!(!s.can_drain(&p, false) && s.bump_epoch(Tick(0)).is_empty(), "it is still under way");
-    s.remove_in_flight_batch(7);
-    let moved = Some((Uuid([1; 16]), Uuid([2; 16])));
-    assert_eq!(s.bump_epoch(Tick(0)), [RestartedPartition { key: 7, topic_id_change: moved }]);
-    assert!(s.can_drain(&p, false) && !s.is_idempotent());
+    state.mark_unresolved(&a);
+    assert!(state.bump_epoch(Tick(0)).is_empty() && state.can_drain(&p, false));
+    state.update_cluster(cluster_with_topic_id(2));
+    assert!(!state.can_drain(&p, false));
+    assert!(state.bump_epoch(Tick(0)).is_empty(), "the batch is still in flight");
+    state.remove_in_flight_batch(P);
+    assert_eq!(state.bump_epoch(Tick(0)), restarted(topic_id_change(1, 2)));
+    assert!(state.can_drain(&p, false) && !state.is_idempotent());
 }
 
+// CASES: F1.4.
 #[test]
-fn f1_4_one_in_flight_is_one_a_partition_whoever_leads_it() {
-    let mut s = ProducerState::new(true, true);
-    s.producer_id = ProducerIdState::Assigned { id: 1, epoch: 0 };
-    let p = Arc::new(Partition::new("t".into(), 0, 7, Default::default()));
-    let a = s.stamp_and_send(closed_batch(&p, 1, 1));
-    assert!(!s.can_drain(&p, false));
-    s.acknowledge(&a);
-    assert!(s.can_drain(&p, false));
-    let _b = s.stamp_and_send(closed_batch(&p, 2, 1));
-    assert!(!s.can_drain(&p, false), "the first is acknowledged, and still one at a time");
+fn guaranteed_order_allows_one_batch_in_flight_for_each_partition() {
+    let mut state = ProducerState::new(true, true);
+    state.assign(1, 0);
+    let p = Arc::new(Partition::new("t".into(), 0, P, Default::default()));
+    let a = state.stamp_and_send(closed_batch(&p, 1, 1));
+    assert!(!state.can_drain(&p, false));
+    state.acknowledge(&a);
+    assert!(state.can_drain(&p, false));
+    let _b = state.stamp_and_send(closed_batch(&p, 2, 1));
+    assert!(!state.can_drain(&p, false), "still one, after the first is acknowledged");
 }

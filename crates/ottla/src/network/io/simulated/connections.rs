@@ -1,4 +1,4 @@
-//! The ways between a virtual client and the other side: bytes under way, and when they arrive.
+//! The simulated connections: bytes on the way between a client and a server, with arrival times.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -6,40 +6,42 @@ use std::net::SocketAddr;
 use super::super::ChannelKey;
 use crate::time::Tick;
 
-/// How the way to an address is, beside what happens to every way.
+/// The state of the network between the client and one server, in addition to the faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Link {
-    /// Bytes on their way there wait until this is over, as TCP sends them again.
+    /// Holds the bytes to the server until the link recovers, as TCP retransmits them.
     pub up_held: bool,
-    /// Bytes on their way back wait until this is over.
+    /// Holds the bytes to the client until the link recovers.
     pub down_held: bool,
-    /// The other side reads nothing.
+    /// The server does not read.
     pub reads_paused: bool,
 }
 
-/// When what is held arrives: not before it is let go.
+/// The arrival time of held bytes; `SegmentQueue::release` replaces it.
 pub(super) const HELD: Tick = Tick(u64::MAX - 1);
 
-/// Where bytes that were written stand until they are read.
+/// One direction of a connection: the bytes that were written and not yet read.
 #[derive(Debug, Default)]
 pub(super) struct SegmentQueue {
+    /// Each segment with its arrival time.
     pub(super) segments: VecDeque<(Tick, Vec<u8>)>,
-    /// The end comes then.
+    /// The arrival time of the end of the stream.
     pub(super) ends_at: Option<Tick>,
 }
 
 impl SegmentQueue {
+    /// Adds a segment. It does not arrive before the previous one.
     pub(super) fn push(&mut self, at: Tick, bytes: Vec<u8>) {
-        // Bytes never overtake one another.
         let at = self.segments.back().map_or(at, |last| last.0.max(at));
         self.segments.push_back((at, bytes));
     }
 
+    /// Returns the arrival time of the next segment, or of the end; `None` if it is held.
     pub(super) fn next_arrival(&self) -> Option<Tick> {
         self.segments.front().map(|s| s.0).or(self.ends_at).filter(|at| *at < HELD)
     }
 
-    /// Holds back everything under way.
+    /// Holds everything that has not arrived yet.
     pub(super) fn hold(&mut self, now: Tick) {
         for (at, _) in self.segments.iter_mut().filter(|s| s.0 > now) {
             *at = HELD;
@@ -47,25 +49,26 @@ impl SegmentQueue {
         self.ends_at = self.ends_at.map(|at| if at > now { HELD } else { at });
     }
 
-    /// Lets go of what was held, to arrive then.
-    pub(super) fn release(&mut self, then: Tick) {
+    /// Makes everything that is held arrive at this time.
+    pub(super) fn release(&mut self, arrival: Tick) {
         for (at, _) in self.segments.iter_mut().filter(|s| s.0 == HELD) {
-            *at = then;
+            *at = arrival;
         }
-        self.ends_at = self.ends_at.map(|at| if at == HELD { then } else { at });
+        self.ends_at = self.ends_at.map(|at| if at == HELD { arrival } else { at });
     }
 
     pub(super) fn queued_bytes(&self) -> usize {
         self.segments.iter().map(|s| s.1.len()).sum()
     }
 
-    pub(super) fn read(&mut self, into: &mut [u8], now: Tick) -> Option<usize> {
+    /// Reads from the first segment; `None` if none has arrived.
+    pub(super) fn read(&mut self, buf: &mut [u8], now: Tick) -> Option<usize> {
         let (at, bytes) = self.segments.front_mut()?;
         if *at > now {
             return None;
         }
-        let n = bytes.len().min(into.len());
-        into[..n].copy_from_slice(&bytes[..n]);
+        let n = bytes.len().min(buf.len());
+        buf[..n].copy_from_slice(&bytes[..n]);
         bytes.drain(..n);
         if bytes.is_empty() {
             self.segments.pop_front();
@@ -78,28 +81,30 @@ impl SegmentQueue {
     }
 }
 
+/// A connection. `up` is the direction to the server, `down` to the client.
 #[derive(Debug)]
 pub(super) struct SimConnection {
-    pub(super) to: SocketAddr,
+    pub(super) server: SocketAddr,
     pub(super) key: ChannelKey,
     pub(super) connected_at: Tick,
     pub(super) refused: bool,
     pub(super) up: SegmentQueue,
     pub(super) down: SegmentQueue,
-    /// Room in the socket comes back then.
+    /// The end of a stall: writes block until then.
     pub(super) stalled_until: Option<Tick>,
-    /// There is no room until the other side reads.
+    /// Whether writes block until the server reads.
     pub(super) full: bool,
-    /// Edges not reported yet.
-    pub(super) pending_edges: (bool, bool),
+    /// Readiness edges that no poll has reported yet.
+    pub(super) readable_edge: bool,
+    pub(super) writable_edge: bool,
     pub(super) connect_reported: bool,
     pub(super) closed_by_client: bool,
-    /// The other side knows that nothing more comes.
+    /// Whether the server was notified of the end.
     pub(super) end_reported: bool,
 }
 
 impl SimConnection {
-    /// The client closed it; what it sent is still on its way, and the end behind that.
+    /// Closes the client's end. Bytes on the way to the server still arrive, then the end.
     pub(super) fn close_by_client(&mut self, at: Tick) {
         self.closed_by_client = true;
         self.stalled_until = None;
@@ -110,6 +115,7 @@ impl SimConnection {
     }
 }
 
+/// Ends both directions at this time, unless they end already.
 pub(super) fn disconnect(c: &mut SimConnection, at: Tick) {
     c.down.ends_at.get_or_insert(at);
     c.up.ends_at.get_or_insert(at);

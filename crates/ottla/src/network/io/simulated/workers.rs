@@ -1,25 +1,27 @@
-//! Work that is handed out, in virtual time: it is done later, one piece after the other or not, as helpers do.
+//! The simulated worker threads: work completes at a later virtual time, in a random order.
 
 use std::collections::VecDeque;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::SimMachine;
-use crate::time::{Tick, WorkerPool};
+use crate::env::WorkerPool;
+use crate::time::Tick;
 
-/// The most nanoseconds a helper's work takes.
+/// The maximum duration of a task, in nanoseconds.
 const MAX_WORK_NS: u64 = 900_000;
 
-/// Work handed out, and when it is done.
+/// The tasks in progress, each with the time at which it completes.
 #[derive(Default)]
 pub(super) struct SimWorkers(VecDeque<(Tick, Box<dyn FnOnce() + Send>)>);
 
 impl std::fmt::Debug for SimWorkers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Helpers({})", self.0.len())
+        write!(f, "SimWorkers({})", self.0.len())
     }
 }
 
 impl WorkerPool for SimMachine {
+    /// Takes the work if no other is in progress: a pool of one thread.
     fn try_spawn(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>> {
         if self.next_work_at().is_some() {
             return Some(work);
@@ -31,33 +33,34 @@ impl WorkerPool for SimMachine {
 
 impl SimMachine {
     fn workers(&self) -> MutexGuard<'_, SimWorkers> {
-        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When work is done next.
+    /// Returns the time at which the next task completes.
     pub(super) fn next_work_at(&self) -> Option<Tick> {
         self.workers().0.iter().map(|w| w.0).min()
     }
 
-    /// Does the work that is due by then. It is foreign to the machine: no lock is held meanwhile.
-    pub(super) fn run_due_work(&self, by: Tick) {
+    /// Runs the tasks that complete by this time, without a lock: a task may call the machine.
+    pub(super) fn run_due_work(&self, deadline: Tick) {
         loop {
-            let due = {
-                let mut helpers = self.workers();
-                let at = helpers.0.iter().position(|(at, _)| *at <= by);
-                at.and_then(|at| helpers.0.remove(at))
+            let task = {
+                let mut workers = self.workers();
+                let i = workers.0.iter().position(|(at, _)| *at <= deadline);
+                i.and_then(|i| workers.0.remove(i))
             };
-            let Some((_, work)) = due else { return };
+            let Some((_, work)) = task else { return };
             work();
         }
     }
 
-    /// Takes work; it tells by the mailbox when it is done.
+    /// Schedules a task; without delays it runs at once. The task itself reports its result.
     pub(super) fn schedule_work(&self, work: Box<dyn FnOnce() + Send>) {
         let (now, at) = {
             let mut s = self.state();
-            let slow = if s.faults.max_delay_ns == 0 { 0 } else { s.next_random() % MAX_WORK_NS };
-            (s.now, Tick(s.now.0 + slow))
+            let duration =
+                if s.faults.max_delay_ns == 0 { 0 } else { s.next_random() % MAX_WORK_NS };
+            (s.now, Tick(s.now.0 + duration))
         };
         if at == now {
             work();

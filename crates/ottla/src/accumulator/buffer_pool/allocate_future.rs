@@ -1,0 +1,98 @@
+//! The future that waits for a buffer. `BufferPool::allocate` returns it.
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::{BufferPool, PooledBuf, Waiter};
+use crate::error::{Error, ErrorKind};
+use crate::sync::wake_all;
+
+/// Waits for a buffer. The first poll that does not succeed enters the wait queue; dropping the
+/// future leaves it.
+#[derive(Debug)]
+pub(crate) struct AllocateFuture {
+    pool: Arc<BufferPool>,
+    size: usize,
+    /// Its id in the wait queue; `None` before it enters and after it has collected its memory.
+    waiter_id: Option<u64>,
+    /// The id for the sender, which revokes the grant at the deadline; 0 before it enters.
+    shared_waiter_id: Arc<AtomicU64>,
+}
+
+impl AllocateFuture {
+    pub(super) fn new(pool: Arc<BufferPool>, size: usize) -> AllocateFuture {
+        let shared_waiter_id = Arc::new(AtomicU64::new(0));
+        AllocateFuture { pool, size, waiter_id: None, shared_waiter_id }
+    }
+
+    pub(crate) fn shared_waiter_id(&self) -> Arc<AtomicU64> {
+        self.shared_waiter_id.clone()
+    }
+}
+
+impl Future for AllocateFuture {
+    type Output = Result<PooledBuf, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(id) = this.waiter_id else {
+            if let Some(buf) = this.pool.try_allocate(this.size)? {
+                return Poll::Ready(Ok(buf));
+            }
+            // Cloned before the lock: a waker is foreign code.
+            let waker = cx.waker().clone();
+            let mut state = this.pool.state.lock();
+            if let Some(reason) = &state.close_reason {
+                return Poll::Ready(Err(reason.clone()));
+            }
+            state.last_id += 1;
+            let id = state.last_id;
+            this.waiter_id = Some(id);
+            this.shared_waiter_id.store(id, Ordering::Relaxed);
+            let needed_bytes = this.size as u64;
+            state.waiters.push_back(Waiter { id, needed_bytes, accumulated_bytes: 0, waker });
+            // Memory that was freed between `try_allocate` and this lock found no waiter. Without
+            // this call the new waiter would not get it.
+            let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
+            this.pool.serve_waiters(&mut state, &mut wakers, &mut dropped);
+            drop(state);
+            wake_all(wakers);
+            return Poll::Pending;
+        };
+        let (mut old_waker, waker) = (None, cx.waker().clone());
+        let mut state = this.pool.state.lock();
+        if let Some(i) = state.granted.iter().position(|g| g.id == id) {
+            let grant = state.granted.swap_remove(i);
+            drop(state);
+            this.waiter_id = None;
+            return Poll::Ready(this.pool.allocate_buffer(grant.size, grant.buffer));
+        }
+        if let Some(reason) = &state.close_reason {
+            return Poll::Ready(Err(reason.clone()));
+        }
+        let waiter = state.waiters.iter_mut().find(|w| w.id == id);
+        let is_revoked = waiter.is_none();
+        if let Some(w) = waiter {
+            old_waker = Some(std::mem::replace(&mut w.waker, waker));
+        }
+        drop(state);
+        drop(old_waker);
+        if is_revoked {
+            return Poll::Ready(Err(Error::new(
+                ErrorKind::BufferExhausted,
+                "allocating a buffer failed: max.block.ms expired before the memory was collected",
+            )));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for AllocateFuture {
+    fn drop(&mut self) {
+        if let Some(id) = self.waiter_id {
+            self.pool.cancel(id);
+        }
+    }
+}

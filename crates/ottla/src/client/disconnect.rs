@@ -1,0 +1,245 @@
+//! Ends connections: lost ones, failed ones, unneeded ones, and those that ran into a timeout.
+//! Every request in flight on the connection completes with [`Disconnected`].
+
+use super::NetworkClient;
+use super::connection_states::{ConnectionState, NodeConnection};
+use super::in_flight_requests::{CompletedRequest, Disconnected, RequestKind};
+use crate::error::{Error, ErrorKind};
+use crate::injected_bugs::inject_bug;
+use crate::log_limiter::LogEvent;
+use crate::metrics::Sensor;
+use crate::network::channel::DisconnectReason;
+use crate::network::io::{ChannelKey, Io};
+use crate::time::Tick;
+
+/// What the end of a connection means for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DisconnectKind {
+    /// Nothing used the connection any more.
+    Unneeded,
+    /// The connection was lost, or the broker violated the protocol, or a timeout expired.
+    Failed,
+    /// The client or the broker rejected the other side's identity.
+    AuthenticationFailed,
+}
+
+/// The side that closed a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClosedBy {
+    Client,
+    Broker,
+}
+
+impl<I: Io> NetworkClient<I> {
+    /// Handles a channel that the selector has disconnected.
+    pub(super) fn handle_disconnection(
+        &mut self,
+        key: ChannelKey,
+        reason: &DisconnectReason,
+        now: Tick,
+    ) {
+        let Some(node) = self.node_by_channel.remove(&key) else {
+            return;
+        };
+        let kind = match reason {
+            DisconnectReason::Idle => DisconnectKind::Unneeded,
+            DisconnectReason::AuthenticationFailed(_) => DisconnectKind::AuthenticationFailed,
+            _ => DisconnectKind::Failed,
+        };
+        let closed_by = match reason {
+            DisconnectReason::BadFrame { .. }
+            | DisconnectReason::Idle
+            | DisconnectReason::AuthenticationFailed(_) => ClosedBy::Client,
+            _ => ClosedBy::Broker,
+        };
+        let mut text = reason.to_string();
+        if matches!(reason, DisconnectReason::Eof) {
+            text.push_str(self.disconnect_hint(node));
+        }
+        self.process_disconnection(node, &text, kind, closed_by, now);
+    }
+
+    /// Returns what the broker's close probably means, given the state of the connection.
+    fn disconnect_hint(&self, node: i32) -> &'static str {
+        let Some(b) = self.connection_states.get(&node) else { return "" };
+        // A listener with SASL serves ApiVersions before authentication and closes the connection
+        // at any other request.
+        let never_served = self.metadata.last_success.is_none() && b.in_flight.len() > 0;
+        match b.state {
+            ConnectionState::CheckingApiVersions { .. } if self.security.tls.is_none() => {
+                " before the ApiVersions response; \
+                 if this is a TLS port, set security.protocol to match"
+            }
+            ConnectionState::Authenticating { .. } => " during authentication",
+            ConnectionState::Ready { .. } if never_served && self.security.sasl.is_none() => {
+                " instead of responding; \
+                 if it requires SASL, set security.protocol and sasl.mechanism"
+            }
+            _ => "",
+        }
+    }
+
+    /// Closes a connection that failed and completes its requests with an error.
+    pub(crate) fn fail_connection(&mut self, node: i32, reason: &str, now: Tick) {
+        self.fail_connection_with_kind(node, reason, DisconnectKind::Failed, now);
+    }
+
+    /// Does the same as [`NetworkClient::fail_connection`] for any kind.
+    pub(super) fn fail_connection_with_kind(
+        &mut self,
+        node: i32,
+        reason: &str,
+        kind: DisconnectKind,
+        now: Tick,
+    ) {
+        self.close_channel(node, now);
+        self.process_disconnection(node, reason, kind, ClosedBy::Client, now);
+    }
+
+    /// Closes a connection that is not needed any more.
+    pub(super) fn disconnect(&mut self, node: i32, reason: &str, now: Tick) {
+        if self.close_channel(node, now) {
+            let kind = DisconnectKind::Unneeded;
+            self.process_disconnection(node, reason, kind, ClosedBy::Client, now);
+        }
+    }
+
+    /// Closes the node's channel. Returns whether it had one.
+    fn close_channel(&mut self, node: i32, now: Tick) -> bool {
+        let Some(channel) = self.connection_states.get(&node).and_then(NodeConnection::channel)
+        else {
+            return false;
+        };
+        self.node_by_channel.remove(&channel);
+        self.selector.close(channel, now);
+        true
+    }
+
+    /// Moves the node to `Disconnected` and completes its requests, oldest first.
+    fn process_disconnection(
+        &mut self,
+        node: i32,
+        reason: &str,
+        kind: DisconnectKind,
+        closed_by: ClosedBy,
+        now: Tick,
+    ) {
+        let random = self.env.random();
+        let Some(b) = self.connection_states.get_mut(&node) else {
+            return;
+        };
+        let (was_ready, was_reauthenticating) = (b.is_ready(), b.reauthenticating_since.is_some());
+        b.disconnected(&self.settings.connect, now, random);
+        let requests = b.in_flight.clear_all();
+        let name = b.name();
+        match kind {
+            DisconnectKind::Unneeded => {
+                let in_flight = requests.len();
+                tracing::debug!(
+                    name: "ottla.idle",
+                    broker = node,
+                    in_flight,
+                    "disconnected: {reason}"
+                );
+                self.health.closed(&name);
+            }
+            DisconnectKind::Failed | DisconnectKind::AuthenticationFailed => {
+                if let Some(suppressed) = self.log_events.check(LogEvent::Disconnected, node, now) {
+                    let oldest = requests.first();
+                    tracing::warn!(
+                        name: "ottla.disconnected",
+                        broker = node,
+                        by = if closed_by == ClosedBy::Client { "client" } else { "broker" },
+                        in_flight = requests.len(),
+                        oldest = oldest.map_or("", |r| r.api.name()),
+                        oldest_ms = oldest.map_or(0, |r| now.since(r.sent_at).as_millis() as u64),
+                        was_ready,
+                        suppressed,
+                        "disconnected: {reason}"
+                    );
+                }
+                self.health.failed(&name, reason);
+                // The partitions of a lost broker probably have new leaders.
+                self.metadata.request_update(now);
+            }
+        }
+        if kind == DisconnectKind::AuthenticationFailed {
+            let sensor = if was_reauthenticating {
+                Sensor::ReauthenticationFailed
+            } else {
+                Sensor::AuthenticationFailed
+            };
+            self.counters.sensors.record(&[(sensor, 1.0)], now);
+            self.report_authentication_error(&name, reason);
+        }
+        let error = Disconnected { reason: format!("{name}: {reason}") };
+        for request in requests {
+            match request.kind {
+                RequestKind::ApiVersions(_) | RequestKind::Sasl(_) => {}
+                RequestKind::Metadata => self.metadata.fail_update(now, random),
+                RequestKind::Produce | RequestKind::InitProducerId => {
+                    self.completed_requests.push(CompletedRequest {
+                        node,
+                        request,
+                        result: Err(error.clone()),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Reports the error to the callers that wait for metadata, unless another broker is ready.
+    ///
+    /// If another broker accepts the credentials, this one may soon: SCRAM users reach brokers at
+    /// different times. Its batches wait and retry instead of failing.
+    fn report_authentication_error(&mut self, name: &str, reason: &str) {
+        let authenticated = |b: &NodeConnection| b.is_ready() || b.reauthenticating_since.is_some();
+        if !self.connection_states.values().any(authenticated) {
+            let error = Error::new(ErrorKind::Authentication, format!("{name}: {reason}"));
+            self.metadata_update.authentication_error = Some(error);
+        }
+    }
+
+    /// Closes the connections whose setup or oldest request has timed out.
+    pub(super) fn handle_timeouts(&mut self, now: Tick) {
+        let expired: Vec<(i32, String)> = (self.connection_states.values())
+            .filter_map(|b| Some((b.id, self.timeout_reason(b, now)?)))
+            .collect();
+        for (node, reason) in expired {
+            if inject_bug!(LateResponseMatched)
+                && let Some(request) = self
+                    .connection_states
+                    .get_mut(&node)
+                    .and_then(|b| b.in_flight.complete_next(0).ok())
+            {
+                self.completed_requests.push(CompletedRequest {
+                    node,
+                    request,
+                    result: Err(Disconnected { reason }),
+                });
+                continue;
+            }
+            // A broker responds in order, so a missing response also blocks those behind it.
+            // After the close, no late response can match a request (CASES NC4, IF2).
+            self.fail_connection(node, &reason, now);
+        }
+    }
+
+    fn timeout_reason(&self, b: &NodeConnection, now: Tick) -> Option<String> {
+        if b.setup_deadline().is_some_and(|deadline| deadline <= now) {
+            let reason = match b.state {
+                ConnectionState::Preparing { .. } => {
+                    "timed out reading certificate files or fetching a token"
+                }
+                ConnectionState::Resolving { .. } => "timed out resolving the host name",
+                ConnectionState::Authenticating { .. } => "authentication timed out",
+                _ => "connection setup timed out (socket.connection.setup.timeout.ms)",
+            };
+            return Some(reason.to_owned());
+        }
+        let timeout = self.settings.request_timeout;
+        let oldest = b.in_flight.oldest_sent_at()?;
+        (oldest.after(timeout) <= now)
+            .then(|| format!("no response within request.timeout.ms ({} ms)", timeout.as_millis()))
+    }
+}

@@ -1,0 +1,116 @@
+//! Brokers that do not connect, host names that do not resolve, clusters that moved.
+
+use super::*;
+
+// CASES: NC7, LR16.
+#[test]
+fn connection_setup_times_out_before_and_after_tcp_connects() {
+    // First TCP connects but no response arrives, without and with SASL. Then TCP does not connect.
+    let silent = Link { down_held: true, ..Link::default() };
+    for (link, security) in [
+        (silent, ConnectionSecurity::default()),
+        (silent, sasl::plain_security()),
+        (Link { up_held: true, ..silent }, ConnectionSecurity::default()),
+    ] {
+        let request_timeout = Duration::from_secs(60);
+        let settings = ClientSettings { request_timeout, ..settings(&["127.0.0.1"]) };
+        let has_sasl = security.sasl.is_some();
+        let mut f = ClientFixture::new(settings, security);
+        f.machine.set_link(broker_address(1), link);
+        let start = f.now();
+        f.run_until(&mut |_| None, |f| !f.client.health.get().failing.is_empty());
+        let elapsed = f.now().since(start);
+        assert!(elapsed >= ms(4000) && elapsed <= ms(6001), "5 s ± 20 %: {elapsed:?}");
+        f.machine.set_link(broker_address(1), Link::default());
+        if !has_sasl {
+            f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);
+        }
+    }
+}
+
+// CASES: NC14, LR17.
+#[test]
+fn rebootstrap_required_takes_effect_at_once() {
+    let mut f = ready_fixture(&[2]);
+    let now = f.now();
+    f.client.request_metadata(now);
+    let mut handler = |r: &ReceivedRequest| match r.api {
+        ApiKey::METADATA if r.broker == broker_address(2) => {
+            let error_code = ErrorCode::REBOOTSTRAP_REQUIRED.0;
+            Some(r.encode_response(&MetadataResponse { error_code, ..metadata_response(&[2]) }))
+        }
+        _ => healthy_broker(&[3])(r),
+    };
+    f.run_until(&mut handler, |f| f.client.cluster().nodes.contains_key(&3));
+    assert!(f.now().since(now) < ms(1000));
+}
+
+// CASES: NC14, LR17.
+#[test]
+fn unreachable_cluster_makes_the_client_rebootstrap_after_a_few_attempts() {
+    let mut f = ready_fixture(&[2]);
+    f.machine.stop_listening(broker_address(2));
+    f.machine.reset_server(broker_address(2));
+    let now = f.now();
+    f.client.request_metadata(now);
+    f.run_until(&mut healthy_broker(&[3]), |f| f.client.cluster().nodes.contains_key(&3));
+    assert!(f.now().since(now) < ms(3000), "{:?}", f.now().since(now));
+}
+
+// CASES: NC14.
+#[test]
+fn client_does_not_rebootstrap_if_that_is_disabled() {
+    let mut settings = settings(&["127.0.0.1"]);
+    settings.rebootstrap_trigger = None;
+    let mut f = ClientFixture::new(settings, ConnectionSecurity::default());
+    f.run_until(&mut healthy_broker(&[2]), ClientFixture::has_metadata);
+    f.machine.stop_listening(broker_address(2));
+    f.machine.reset_server(broker_address(2));
+    let now = f.now();
+    f.client.request_metadata(now);
+    f.run_for(Duration::from_secs(30), &mut healthy_broker(&[3]));
+    assert!(f.client.cluster().nodes.contains_key(&2));
+}
+
+/// The bootstrap servers name brokers that are unreachable (a wrong `advertised.listeners`).
+// CASES: LR17.
+#[test]
+fn rebootstraps_of_an_unreachable_cluster_back_off() {
+    let mut f = ready_fixture(&[2]);
+    f.machine.stop_listening(broker_address(2));
+    f.machine.reset_server(broker_address(2));
+    f.requests.clear();
+    for _ in 0..600 {
+        // The sender calls `ready` while it has records for the node.
+        let now = f.now();
+        f.client.ready(2, now);
+        f.run_for(ms(100), &mut healthy_broker(&[2]));
+    }
+    let from_bootstrap =
+        |r: &&ReceivedRequest| r.broker == broker_address(1) && r.api == ApiKey::METADATA;
+    let count = f.requests.iter().filter(from_bootstrap).count();
+    assert!((2..=12).contains(&count), "{count} rebootstraps in a minute");
+}
+
+// CASES: NC1, NC17.
+#[test]
+fn unresolvable_host_name_is_resolved_again_until_it_succeeds() {
+    let mut f = ClientFixture::plaintext(&["kafka.example"]);
+    f.run_for(Duration::from_secs(5), &mut healthy_broker(&[1]));
+    let summary = f.client.health.unreachable_summary().unwrap();
+    assert!(summary.contains("kafka.example cannot be resolved"), "{summary}");
+    f.machine.set_host("kafka.example", vec![broker_address(1)]);
+    f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);
+}
+
+// CASES: NC12, CS5.
+#[test]
+fn every_address_of_a_host_name_is_tried() {
+    let mut f = ClientFixture::plaintext(&["kafka.example"]);
+    f.machine
+        .set_host("kafka.example", vec![broker_address(1), broker_address(2), broker_address(3)]);
+    f.machine.stop_listening(broker_address(1));
+    f.machine.stop_listening(broker_address(2));
+    f.run_until(&mut healthy_broker(&[3]), ClientFixture::has_metadata);
+    assert!(f.requests.iter().all(|r| r.broker == broker_address(3)));
+}

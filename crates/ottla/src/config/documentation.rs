@@ -1,0 +1,99 @@
+//! The text of `docs/CONFIGURATION.md`, generated from the table of settings.
+
+use super::aliases;
+use super::setting::Setting;
+use super::setting::Support::{Ignored, Supported, Unsupported};
+use super::table::SETTINGS;
+
+const INTRODUCTION: &str = "\
+# Configuration
+
+This page is generated from the `settings!` table in `crates/ottla/src/config/table.rs`. Do not
+edit it by hand: a test fails if page and table differ. To add a setting:
+
+1. Add a row to `settings!`: support, name, type, default, description.
+2. If the setting is supported, read it in `ProducerConfig::new`
+   (`crates/ottla/src/config/producer_config.rs`) and use the new field.
+3. Run `cargo xtask docs`. It writes this page.
+
+Names, types, defaults and ranges are Kafka's. Names of librdkafka work too and are translated. An
+unknown name is an error that suggests the nearest known name. Each entry gives the name, the type
+and the default of a setting, then its meaning.
+";
+
+/// Returns the text of `docs/CONFIGURATION.md`.
+pub fn configuration_markdown() -> String {
+    let mut out = String::from(INTRODUCTION);
+    for (support, title, introduction) in [
+        (Supported, "Supported", "The client implements these settings."),
+        (
+            Unsupported,
+            "Unsupported",
+            "The client does not implement these settings. It accepts the default. Any other value \
+             is an error, because it would change which records are delivered, where to or how \
+             safely.",
+        ),
+        (
+            Ignored,
+            "Ignored",
+            "These settings have no effect on this client. It accepts any value and warns once if \
+             the value is not the default.",
+        ),
+    ] {
+        out += &format!("\n## {title}\n\n");
+        push_wrapped(&mut out, introduction, "");
+        out.push('\n');
+        for s in SETTINGS.iter().filter(|s| s.support == support) {
+            push_wrapped(&mut out, &format!("- {}", entry(s)), "  ");
+        }
+    }
+    out += "\n## Names of librdkafka\n\n| name | meaning |\n|---|---|\n";
+    for (name, meaning) in aliases::documentation_rows() {
+        out += &format!("| `{name}` | {meaning} |\n");
+    }
+    out
+}
+
+fn entry(s: &Setting) -> String {
+    let default = match s.default {
+        Some("") => "empty".to_owned(),
+        Some(default) => format!("`{default}`"),
+        None => "none".to_owned(),
+    };
+    let value_type = s.value_type.describe();
+    format!("**`{}`** ({value_type}; default: {default}). {}", s.name, s.documentation)
+}
+
+/// Appends `text` with lines of at most 100 columns; lines after the first begin with `indent`.
+fn push_wrapped(out: &mut String, text: &str, indent: &str) {
+    let mut column = 0;
+    for word in text.split(' ') {
+        let len = word.chars().count();
+        if column > 0 && column + 1 + len > 100 {
+            out.push('\n');
+            out.push_str(indent);
+            column = indent.len();
+        } else if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += len;
+    }
+    out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configuration_page_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/CONFIGURATION.md");
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            page == configuration_markdown(),
+            "docs/CONFIGURATION.md is stale: run `cargo xtask docs`"
+        );
+    }
+}

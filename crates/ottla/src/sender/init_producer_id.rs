@@ -1,0 +1,127 @@
+//! Requests a producer id for an idempotent producer (KIP-98), and handles the response.
+
+use ottla_protocol::header::decode_response;
+use ottla_protocol::messages::InitProducerIdRequest;
+use ottla_protocol::{ApiKey, ErrorCode};
+
+use super::Sender;
+use super::producer_state::{ProducerIdAndEpoch, ProducerIdState};
+use crate::client::in_flight_requests::{CompletedRequest, RequestKind};
+use crate::error::{Error, ErrorKind};
+use crate::log_limiter::LogEvent;
+use crate::network::io::Io;
+use crate::time::Tick;
+
+/// The last InitProducerId version that this client uses.
+const MAX_VERSION: i16 = 5;
+
+impl<I: Io> Sender<I> {
+    /// Requests a producer id if one is needed. Returns when to try again.
+    pub(super) fn maybe_request_producer_id(&mut self, now: Tick) -> Tick {
+        match self.producer_state.producer_id {
+            ProducerIdState::Needed { not_before } if not_before > now => return not_before,
+            ProducerIdState::Needed { .. } => {}
+            _ => return Tick::NEVER,
+        }
+        let Some(node) = self.client.least_loaded_node(now) else {
+            return self.client.next_retry(now);
+        };
+        if !self.client.ready(node, now) {
+            return self.client.next_retry(now);
+        }
+        let api = ApiKey::INIT_PRODUCER_ID;
+        let Some(version) = self.client.latest_usable_version(node, api, 0, MAX_VERSION) else {
+            let name = self.client.broker_name(node);
+            let reason = format!(
+                "UNSUPPORTED_VERSION: {name} does not support InitProducerId, which idempotence \
+                 needs; use a newer broker or set enable.idempotence=false"
+            );
+            let kind = ErrorKind::Broker(ErrorCode::UNSUPPORTED_VERSION.0);
+            self.transition_to_fatal_error(&Error::new(kind, reason).into_fatal());
+            return now;
+        };
+        let request =
+            InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
+        self.producer_state.producer_id = ProducerIdState::Requested;
+        if let Err(e) = self.client.send(node, &request, version, RequestKind::InitProducerId, now)
+        {
+            tracing::error!("InitProducerId request failed: it cannot be encoded: {e}");
+            self.retry_producer_id_at(now.after(self.settings.retry_backoff));
+        }
+        Tick::NEVER
+    }
+
+    fn retry_producer_id_at(&mut self, not_before: Tick) {
+        self.producer_state.producer_id = ProducerIdState::Needed { not_before };
+    }
+
+    pub(super) fn handle_init_producer_id_response(
+        &mut self,
+        completed: CompletedRequest,
+        now: Tick,
+    ) {
+        // After a fatal error the producer never continues, even if an id arrives late.
+        if matches!(self.producer_state.producer_id, ProducerIdState::Failed(_)) {
+            return;
+        }
+        let CompletedRequest { node, request, result } = completed;
+        let retry_at = now.after(self.settings.retry_backoff);
+        let frame = match result {
+            Ok(frame) => frame,
+            Err(disconnected) => {
+                tracing::debug!("InitProducerId failed: {}", disconnected.reason);
+                self.retry_producer_id_at(retry_at);
+                return;
+            }
+        };
+        let response = match decode_response::<InitProducerIdRequest>(&frame, request.version) {
+            Ok(response) => response,
+            Err(e) => {
+                let reason = format!("the InitProducerId response cannot be decoded: {e}");
+                self.client.fail_connection(node, &reason, now);
+                self.retry_producer_id_at(retry_at);
+                return;
+            }
+        };
+        // From version 1 on, the client has to observe the throttle time (KIP-219).
+        self.client.throttle(node, response.throttle_time_ms, request.version >= 1, now);
+        let code = ErrorCode(response.error_code);
+        if code.is_none() {
+            let (producer_id, epoch) = (response.producer_id, response.producer_epoch);
+            self.handle_assigned_id(ProducerIdAndEpoch { producer_id, epoch }, now);
+        } else {
+            self.handle_init_producer_id_error(node, code, now);
+        }
+    }
+
+    fn handle_assigned_id(&mut self, assigned: ProducerIdAndEpoch, now: Tick) {
+        let ProducerIdAndEpoch { producer_id: id, epoch } = assigned;
+        if let Some(suppressed) = self.client.log_events().check(LogEvent::EpochBumped, -1, now) {
+            tracing::info!(
+                name: "ottla.producer_id",
+                id,
+                epoch,
+                suppressed,
+                "producer id assigned"
+            );
+        }
+        self.producer_state.set_producer_id(assigned);
+        // Every partition was blocked without an id.
+        self.ready.mark_all_dirty();
+    }
+
+    fn handle_init_producer_id_error(&mut self, node: i32, code: ErrorCode, now: Tick) {
+        let location = format!("InitProducerId failed at {}", self.client.broker_name(node));
+        if code.is_retriable() {
+            tracing::debug!("{location}: {code}");
+            self.retry_producer_id_at(now.after(self.settings.retry_backoff));
+        } else if code == ErrorCode::UNSUPPORTED_VERSION {
+            self.transition_to_fatal_error(&Error::broker(code, None, &location).into_fatal());
+        } else {
+            // The batches that wait fail, but the producer does not: an administrator may grant
+            // the permission later (CASES SN26).
+            self.abort_undrained_batches(&Error::broker(code, None, &location));
+            self.retry_producer_id_at(now.after(self.settings.retry_backoff_max));
+        }
+    }
+}
