@@ -392,7 +392,7 @@ impl RecordAccumulator {
         let partition = open.meta.partition.clone();
         let now = self.env.now();
         let mut encoder = self.take_encoder();
-        let mut closed = open.close(encoder.as_mut());
+        let mut closed = open.close(encoder.as_deref_mut());
         closed.timings.closed_at = Some(now);
         partition.fill_closing(closed);
         self.return_encoder(encoder);

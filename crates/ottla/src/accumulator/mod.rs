@@ -81,7 +81,8 @@ pub(crate) struct RecordAccumulator {
     pub(crate) worker_pool: OnceLock<Arc<dyn WorkerPool>>,
     /// The rack whose leaders are preferred.
     pub(crate) rack: Rack,
-    encoders: Mutex<Vec<BatchEncoder>>,
+    /// Boxed: a codec's state takes some 20 KB, and an encoder moves in and out once a batch.
+    encoders: Mutex<Vec<Box<BatchEncoder>>>,
 }
 
 /// The number of encoders that are kept. If more threads compress at once, the extra ones create an
@@ -193,7 +194,7 @@ impl RecordAccumulator {
     }
 
     /// Returns a free encoder or a new one; `None` if `compression.type` is none.
-    fn take_encoder(&self) -> Option<BatchEncoder> {
+    fn take_encoder(&self) -> Option<Box<BatchEncoder>> {
         if self.settings.codec == Codec::None {
             return None;
         }
@@ -202,11 +203,11 @@ impl RecordAccumulator {
             // This does not fail: the builder refuses a codec that is not compiled in.
             Compressor::new(self.settings.codec, self.settings.compression_level)
                 .ok()
-                .map(BatchEncoder::new)
+                .map(|compressor| Box::new(BatchEncoder::new(compressor)))
         })
     }
 
-    fn return_encoder(&self, encoder: Option<BatchEncoder>) {
+    fn return_encoder(&self, encoder: Option<Box<BatchEncoder>>) {
         let Some(mut encoder) = encoder.filter(|e| !e.poisoned) else { return };
         encoder.shrink_buffers();
         let mut cached = self.encoders.lock();

@@ -228,7 +228,7 @@ impl RecordAccumulator {
             open.push(body, layout, r.timestamp);
         }
         let mut encoder = self.take_encoder();
-        let mut closed = open.close(encoder.as_mut());
+        let mut closed = open.close(encoder.as_deref_mut());
         self.return_encoder(encoder);
         closed.inherit(parent);
         // The sequence of the part's first record under the parent's epoch. The broker has
