@@ -1,81 +1,114 @@
-//! `cargo xtask counts`: how many instructions a record and a batch take, under callgrind, which counts the same
-//! every time.
+//! `cargo xtask instructions` counts the instructions of a record and of a batch under callgrind.
+//!
+//! Unlike a time, an instruction count repeats exactly. The workloads are those of
+//! `ottla-sim --workload`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::{cargo_command, run_step, workspace_root};
 
-/// Rounds of the shorter run; the longer has twice as many, and the difference is what counts.
+/// Rounds of the shorter run. The longer run has twice as many; the difference of the two excludes
+/// start-up.
 const ROUNDS: u64 = 3020;
+/// Records of 100 bytes in a batch of 16 KiB.
+const RECORDS_PER_BATCH: f64 = 151.0;
 
-/// What is looked into: a name for it, the functions' names as callgrind matches them, and what one is of.
-const MEASUREMENTS: &[(&str, &str, &[&str], f64)] = &[
-    ("append, a record", "records", &["*instructions*append*"], 1.0),
-    (
-        "sender, a full batch of 151",
-        "records",
-        &["*instructions*send_producer_data*", "*instructions*poll_and_handle*"],
-        151.0,
-    ),
-    ("— look (ready)", "records", &["*ReadyTracker*refresh*"], 151.0),
-    ("— drain", "records", &["*ReadyTracker*drain*"], 151.0),
-    (
-        "— request, and its write to the virtual socket",
-        "records",
-        &["*Sender*send_produce_request*"],
-        151.0,
-    ),
-    (
-        "— answer (verdict, completion, memory back)",
-        "records",
-        &["*handle_produce_response*"],
-        151.0,
-    ),
-    ("close, a full batch", "records", &["*OpenBatch*close*"], 151.0),
-    (
-        "sender's loop, 1 partition",
-        "one-partition",
-        &["*instructions*send_producer_data*", "*instructions*poll_and_handle*"],
-        1.0,
-    ),
-    (
-        "sender's loop, 100,000 partitions of which 1 is active",
-        "many-partitions",
-        &["*instructions*send_producer_data*", "*instructions*poll_and_handle*"],
-        1.0,
-    ),
+/// One row of the table.
+struct Measurement {
+    name: &'static str,
+    /// The workload of `ottla-sim`.
+    workload: &'static str,
+    /// The functions whose instructions count, as callgrind's patterns.
+    functions: &'static [&'static str],
+    /// Rounds that make one unit of the row.
+    rounds_per_unit: f64,
+}
+
+const ROUND: &[&str] = &["*instructions*send_producer_data*", "*instructions*poll_and_handle*"];
+
+const MEASUREMENTS: &[Measurement] = &[
+    Measurement {
+        name: "append, a record",
+        workload: "records",
+        functions: &["*instructions*append*"],
+        rounds_per_unit: 1.0,
+    },
+    Measurement {
+        name: "sender, a full batch of 151 records",
+        workload: "records",
+        functions: ROUND,
+        rounds_per_unit: RECORDS_PER_BATCH,
+    },
+    Measurement {
+        name: "— ready",
+        workload: "records",
+        functions: &["*ReadyTracker*refresh*"],
+        rounds_per_unit: RECORDS_PER_BATCH,
+    },
+    Measurement {
+        name: "— drain",
+        workload: "records",
+        functions: &["*ReadyTracker*drain*"],
+        rounds_per_unit: RECORDS_PER_BATCH,
+    },
+    Measurement {
+        name: "— request, and its write to the simulated socket",
+        workload: "records",
+        functions: &["*Sender*send_produce_request*"],
+        rounds_per_unit: RECORDS_PER_BATCH,
+    },
+    Measurement {
+        name: "— response (verdict, completion, memory returned)",
+        workload: "records",
+        functions: &["*handle_produce_response*"],
+        rounds_per_unit: RECORDS_PER_BATCH,
+    },
+    Measurement {
+        name: "close, a full batch",
+        workload: "records",
+        functions: &["*OpenBatch*close*"],
+        rounds_per_unit: RECORDS_PER_BATCH,
+    },
+    Measurement {
+        name: "sender's round, 1 partition",
+        workload: "one-partition",
+        functions: ROUND,
+        rounds_per_unit: 1.0,
+    },
+    Measurement {
+        name: "sender's round, 1 active partition of 100,000",
+        workload: "many-partitions",
+        functions: ROUND,
+        rounds_per_unit: 1.0,
+    },
 ];
 
+/// Builds the workloads and prints the table in Markdown.
 pub(super) fn print_table() -> Result<(), String> {
     run_step("build", cargo_command(&["build", "--release", "-p", "ottla-sim"]))?;
     let program = workspace_root().join("target/release/ottla-sim");
     println!("| what | instructions |\n|---|---:|");
-    for (name, what, functions, of) in MEASUREMENTS {
-        let short = count_instructions(&program, what, functions, ROUNDS)?;
-        let long = count_instructions(&program, what, functions, 2 * ROUNDS)?;
-        let each = (long - short) as f64 / ROUNDS as f64 * of;
-        println!("| {name} | {each:.0} |");
+    for m in MEASUREMENTS {
+        let short = count_instructions(&program, m, ROUNDS)?;
+        let long = count_instructions(&program, m, 2 * ROUNDS)?;
+        let per_unit = (long - short) as f64 / ROUNDS as f64 * m.rounds_per_unit;
+        println!("| {} | {per_unit:.0} |", m.name);
     }
     Ok(())
 }
 
-fn count_instructions(
-    program: &Path,
-    what: &str,
-    functions: &[&str],
-    rounds: u64,
-) -> Result<i64, String> {
+fn count_instructions(program: &Path, m: &Measurement, rounds: u64) -> Result<i64, String> {
     let mut c = Command::new("valgrind");
     c.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
-    c.args(functions.iter().map(|f| format!("--toggle-collect={f}")));
-    c.arg(program).args(["--workload", what, &rounds.to_string()]);
+    c.args(m.functions.iter().map(|f| format!("--toggle-collect={f}")));
+    c.arg(program).args(["--workload", m.workload, &rounds.to_string()]);
     let out = c.stdout(Stdio::null()).output().map_err(|e| format!("valgrind: {e}"))?;
     let text = String::from_utf8_lossy(&out.stderr);
     if !out.status.success() {
-        return Err(format!("{what} failed:\n{text}"));
+        return Err(format!("workload {} failed:\n{text}", m.workload));
     }
     let line = text.lines().find_map(|l| l.split_once("Collected :")).map(|l| l.1.trim());
-    let number = line.and_then(|n| n.parse().ok());
-    number.ok_or_else(|| format!("callgrind said nothing that can be read:\n{text}"))
+    let count = line.and_then(|n| n.parse().ok());
+    count.ok_or_else(|| format!("callgrind's output has no instruction count:\n{text}"))
 }

@@ -38,8 +38,8 @@ pub(crate) enum Command {
 
 const PRODUCE_NOTES: &str = "\
 The options are those of kafka-console-producer and the short options of kcat. An option overrides \
-a property, and a property overrides a file. An option that is not given leaves the producer's \
-default.
+a property, a property overrides a file, and a file overrides an environment variable such as \
+OTTLA_LINGER_MS=20 (linger.ms). Other settings keep the producer's default.
 
 A line has the form h1:v1,h2:v2<headers.delimiter>key<key.separator>value. Reader properties, with \
 their defaults:
@@ -219,9 +219,9 @@ pub(crate) struct BrokerArgs {
 }
 
 const PERF_NOTES: &str = "\
-The options and the output are those of kafka-producer-perf-test. With --json the last line of the \
-output is one JSON object, and options are also accepted by the names that the benchmarks of other \
-clients use.
+The options and the output are those of kafka-producer-perf-test. With --json the output is one \
+JSON object instead. Options are also accepted by the names that the benchmarks of other clients \
+use. Environment variables do not set anything.
 
 The latency of a record starts when the command calls send, and ends at the acknowledgement. With \
 a rate it starts when the record was due, even if the producer was late.
@@ -323,7 +323,7 @@ pub(crate) struct PerfArgs {
     /// How records are handed to the producer.
     #[arg(long, value_enum, default_value = "handle")]
     pub(crate) path: SendMethod,
-    /// Print only one JSON object with the results.
+    /// Print one JSON object with the results, and no other line.
     #[arg(long)]
     pub(crate) json: bool,
     /// Bytes of each value in the payload file, which then has no delimiters.

@@ -52,7 +52,7 @@ fn unknown_wrong_and_conflicting_settings_are_usage_errors() {
         &embedded_args(&["-X", "linger.ms=soon"]),
         b"",
         2,
-        &["linger.ms=soon", "long, 0 or more"],
+        &["linger.ms=soon (from the command line)", "a whole number, 0 or more"],
     );
     let conflict = ["-X", "enable.idempotence=true", "--request-required-acks", "1"];
     assert_fails(

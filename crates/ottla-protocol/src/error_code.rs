@@ -110,7 +110,7 @@ error_codes! {
     OUT_OF_ORDER_SEQUENCE_NUMBER = 45;
         "a batch before this one is missing from the partition's log" |
     DUPLICATE_SEQUENCE_NUMBER = 46; "the partition's log already has these records" |
-    INVALID_PRODUCER_EPOCH = 47; "another producer has taken over with a newer epoch" |
+    INVALID_PRODUCER_EPOCH = 47; "the log has a newer epoch of this producer id" |
     INVALID_TXN_STATE = 48 |
     INVALID_PRODUCER_ID_MAPPING = 49 |
     INVALID_TRANSACTION_TIMEOUT = 50 |

@@ -1,6 +1,7 @@
 //! Hash maps and sets with a fixed seed, so that a simulated run can be replayed.
 //!
-//! `std`'s maps iterate in another order in each process; `clippy.toml` bans them in this crate.
+//! `std`'s maps iterate in a different order in each process, so `clippy.toml` bans them in this
+//! crate.
 
 #![allow(clippy::disallowed_types)]
 

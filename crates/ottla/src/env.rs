@@ -35,7 +35,7 @@ pub trait Wakeup: Send + Sync {
 
 /// Worker threads that take jobs from any thread.
 pub trait WorkerPool: Send + Sync {
-    /// Starts the job on a worker thread. Returns the job if another one waits for a thread
-    /// already, or if no thread can be created; the caller then runs it.
+    /// Gives the job to a worker thread. Returns the job if no thread is free, tasks are queued, or
+    /// the pool is shut down; the caller then runs it.
     fn try_spawn(&self, job: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>>;
 }

@@ -1,6 +1,6 @@
 //! Known bugs that a test can switch on, to prove that the simulation finds them.
 //!
-//! `inject_bug!(Name)` stands where the bug would be. It is a constant `false`, unless the crate is
+//! `inject_bug!(Name)` marks the code of the bug. It is a constant `false`, unless the crate is
 //! built with `--cfg ottla_injected_bugs` and a test switched the bug on with `inject`.
 //! `cargo xtask test` checks that the simulation finds each of them.
 
@@ -55,7 +55,7 @@ injected_bugs! {
     NoInFlightExpiry,
     /// Responses are matched by partition number alone, without the topic.
     TopicIgnoredInResponse,
-    /// A topic that was deleted and created again, with another id, counts as the same topic.
+    /// A topic that was deleted and created again, with a new id, counts as the same topic.
     RecreatedTopicIgnored,
     /// A caller that stops waiting for memory keeps its place in the wait queue.
     CancelledWaiterKept,

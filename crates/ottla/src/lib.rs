@@ -4,7 +4,7 @@
 //! record to its partition's batch, and one thread of the producer sends the batches. A record's
 //! result reaches the application through a [`Delivery`], a [callback](Producer::send_with), or one
 //! [handler](ProducerBuilder::delivery_handler) for the whole producer. The producer is idempotent
-//! by default: it writes each record exactly once and in order, even after retries (KIP-98).
+//! by default: its retries write no record twice and keep the order of each partition (KIP-98).
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -1,10 +1,12 @@
 //! The crate's mutex and the atomics that are shared between threads.
 //!
 //! Debug builds check each lock: a thread never holds two (so there is no lock order to get wrong),
-//! and holds none while it runs foreign code such as wakers, callbacks and interceptors.
+//! and holds none while it runs foreign code such as wakers, callbacks and interceptors. One lock
+//! is not of this type: `TokenManager::fetch_lock` is held while the token provider runs, on a
+//! worker thread. Callers and the sender never wait for it.
 //!
 //! With `--cfg ottla_loom`, the mutex and the atomics are loom's: `accumulator::loom_tests` then
-//! runs every interleaving of its threads.
+//! runs every interleaving of its threads with at most three preemptions.
 
 #[cfg(not(ottla_loom))]
 use std::cell::Cell;

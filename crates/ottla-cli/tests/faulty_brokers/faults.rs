@@ -95,7 +95,9 @@ fn send_edited<R: Request>(
     ResponseAction::Send(frame)
 }
 
-fn edit_all<R: Request>(edit: impl Fn(&mut R::Response) + Send + 'static) -> ResponseInterceptor {
+pub(crate) fn edit_all<R: Request>(
+    edit: impl Fn(&mut R::Response) + Send + 'static,
+) -> ResponseInterceptor {
     intercept_api(R::KEY, move |_, call, frame| send_edited::<R>(call, &frame, &edit))
 }
 

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use ottla::{Error, Producer, Record, RecordStatus};
 use ottla_broker::{EmbeddedBroker, ResponseAction};
-use ottla_protocol::ApiKey;
+use ottla_protocol::messages::ApiVersionsRequest;
 use ottla_protocol::record::Batches;
+use ottla_protocol::{ApiKey, ErrorCode};
 use ottla_testkit::print_line;
 
-use faults::{Expectation, Fault, faults, intercept_api, intercept_first};
+use faults::{Expectation, Fault, edit_all, faults, intercept_api, intercept_first};
 
 const TOPIC: &str = "faulty";
 const PARTITIONS: i32 = 2;
@@ -401,6 +402,23 @@ fn huge_array_length_at_each_byte_of_a_response() {
         frame[..4].copy_from_slice(&len.to_be_bytes());
         Some(ResponseAction::Send(frame))
     });
+}
+
+/// A retry would not help until the broker is replaced.
+#[test]
+fn broker_without_a_usable_produce_version_fails_records_with_a_final_error() {
+    let broker = start_broker(1);
+    let guard = broker.intercept_responses(edit_all::<ApiVersionsRequest>(|r| {
+        r.api_keys.retain(|k| k.api_key != ApiKey::PRODUCE.0);
+    }));
+    let producer = Producer::builder().bootstrap_servers(&broker.bootstrap_servers()).build();
+    let producer = producer.unwrap();
+    let e = producer.send(Record::to(TOPIC).value("x")).unwrap().wait().unwrap_err();
+    assert_eq!(e.code(), Some(ErrorCode::UNSUPPORTED_VERSION.0), "{e}");
+    assert!(!e.is_retriable() && !e.is_fatal(), "{e}");
+    assert!(e.to_string().contains("does not support Produce version"), "{e}");
+    producer.close(Duration::ZERO).unwrap();
+    drop(guard);
 }
 
 // CASES: SN42.

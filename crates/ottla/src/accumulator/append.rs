@@ -1,7 +1,7 @@
 //! The hot path: appends a record to its partition's open batch, on the caller's thread.
 //!
-//! `producer/send.rs` calls it. A batch that is full is closed here, or by a worker thread, and the
-//! sender is notified through the event queue.
+//! `producer/do_send.rs` calls it. A batch that is full is closed here, or by a worker thread, and
+//! the sender is notified through the event queue.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,8 +31,8 @@ pub(crate) enum AppendResult {
     /// The record is in a batch. Holds its delivery if the caller wants one.
     Appended(Option<Delivery>),
     /// The record needs a new batch, and the batch a buffer of this many bytes.
-    NeedsBuffer(usize),
-    /// The open batch needs another buffer of this many bytes. The caller must not wait for it: if
+    NeedsNewBatch(usize),
+    /// The open batch needs one more buffer of this many bytes. The caller must not wait for it: if
     /// none is free, the batch is closed.
     NeedsChainBuffer(usize),
 }
@@ -54,8 +54,8 @@ pub(crate) struct AppendState {
     pub(crate) scratch: Option<BatchScratch>,
     /// The chosen partition, unless it is a sticky choice. It is chosen once.
     fixed_partition: Option<usize>,
-    /// Whether this append has already met another caller on a partition's lock.
-    moved_away: bool,
+    /// Whether this append has already found a partition's lock held by another caller.
+    has_met_contention: bool,
     /// Whether no buffer was free to extend the open batch. The batch then counts as full.
     pub(crate) no_chain_buffer: bool,
     /// How long the caller waited for memory.
@@ -166,7 +166,7 @@ impl RecordAccumulator {
         options: &mut DeliveryOptions,
         state: &mut AppendState,
     ) -> Result<Option<AppendResult>, Error> {
-        let Some(mut queue) = self.lock_partition(target, &mut state.moved_away) else {
+        let Some(mut queue) = self.lock_partition(target, &mut state.has_met_contention) else {
             return Ok(None);
         };
         if self.closed.load(Relaxed) {
@@ -176,7 +176,7 @@ impl RecordAccumulator {
             let layout = open.measure(&record.body, record.timestamp);
             let has_room = match open.capacity_for(&layout) {
                 Capacity::Fits => true,
-                Capacity::NeedsBuffer if !state.no_chain_buffer => {
+                Capacity::NeedsChainBuffer if !state.no_chain_buffer => {
                     let Some(buf) = state.spare_buffer.take() else {
                         let size = self.buffer_size(record);
                         return Ok(Some(AppendResult::NeedsChainBuffer(size)));
@@ -184,7 +184,7 @@ impl RecordAccumulator {
                     open.push_buffer(buf);
                     true
                 }
-                Capacity::NeedsBuffer | Capacity::Full => false,
+                Capacity::NeedsChainBuffer | Capacity::Full => false,
             };
             if has_room {
                 let delivery = self.append_to_open(target, queue, record, layout, options);
@@ -193,7 +193,7 @@ impl RecordAccumulator {
         }
         // The sticky choice leaves a full partition before the caller waits for memory (KIP-794).
         if let Some(index) = target.sticky_index
-            && self.should_switch(&queue)
+            && self.should_leave_partition(&queue)
         {
             queue.sticky_bytes = 0;
             drop(queue);
@@ -201,7 +201,7 @@ impl RecordAccumulator {
             return Ok(None);
         }
         let Some(buf) = state.spare_buffer.take() else {
-            return Ok(Some(AppendResult::NeedsBuffer(self.buffer_size(record))));
+            return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_size(record))));
         };
         let full = queue.close_open();
         let open = self.open_batch(buf, target.partition, record, state);
@@ -224,15 +224,15 @@ impl RecordAccumulator {
     fn lock_partition<'p>(
         &self,
         target: &AppendTarget<'p>,
-        moved_away: &mut bool,
+        has_met_contention: &mut bool,
     ) -> Option<MutexGuard<'p, PartitionQueue>> {
-        if *moved_away || target.sticky_index.is_none() {
+        if *has_met_contention || target.sticky_index.is_none() {
             return Some(target.partition.queue.lock());
         }
         if let Some(queue) = target.partition.queue.try_lock() {
             return Some(queue);
         }
-        *moved_away = true;
+        *has_met_contention = true;
         (!self.on_contention(target)).then(|| target.partition.queue.lock())
     }
 
@@ -300,7 +300,7 @@ impl RecordAccumulator {
             queue.sticky_bytes = queue.sticky_bytes.saturating_add(bytes as u32);
             switches = should_switch(queue.sticky_bytes as usize, limit, full);
         }
-        if full || switches || !queue.announced {
+        if full || switches || !queue.is_tracked_by_sender {
             self.after_append(target, queue);
         }
         delivery
@@ -312,13 +312,13 @@ impl RecordAccumulator {
     fn after_append(&self, target: &AppendTarget<'_>, mut queue: MutexGuard<'_, PartitionQueue>) {
         let full = queue.open().is_some_and(OpenBatch::is_full);
         let taken = if full { queue.close_open() } else { None };
-        let switches = target.sticky_index.is_some() && self.should_switch(&queue);
+        let switches = target.sticky_index.is_some() && self.should_leave_partition(&queue);
         if switches {
             queue.sticky_bytes = 0;
         }
-        let announces = !queue.announced;
+        let announces = !queue.is_tracked_by_sender;
         if announces {
-            queue.announced = true;
+            queue.is_tracked_by_sender = true;
             // Under the partition's lock: a caller that appends to this batch next, and then
             // flushes, must find the announcement pending (see EventQueue::drain_with_pending).
             self.events().begin_announcement();
@@ -364,7 +364,8 @@ impl RecordAccumulator {
         }
     }
 
-    fn should_switch(&self, queue: &PartitionQueue) -> bool {
+    /// Returns whether the sticky choice should leave this partition now.
+    fn should_leave_partition(&self, queue: &PartitionQueue) -> bool {
         let size = self.settings.batch_size;
         let limit = queue.open().map_or(size.max(1), |open| open.sticky_limit(size));
         should_switch(queue.sticky_bytes as usize, limit, queue.all_batches_full())

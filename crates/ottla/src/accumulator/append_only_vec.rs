@@ -1,7 +1,7 @@
 //! A vector that grows at its end and is read without a lock.
 //!
 //! It holds the partitions of a topic. Every append looks its partition up here, and the sender
-//! changes the length when metadata reports another partition count.
+//! changes the length when metadata reports a new partition count.
 //!
 //! The crate `boxcar` does not fit: the length of its vector cannot shrink. A topic that is
 //! re-created with fewer partitions needs a smaller length. Its other items stay, and are visible

@@ -78,8 +78,8 @@ pub struct OpenBatch {
 pub(crate) enum Capacity {
     /// The record fits.
     Fits,
-    /// The record fits into the batch's limit, but needs another buffer.
-    NeedsBuffer,
+    /// The record fits into the batch's limit, but needs one more buffer.
+    NeedsChainBuffer,
     /// The record does not fit.
     Full,
 }
@@ -113,7 +113,7 @@ impl OpenBatch {
         } else if self.uncompressed_len() + len > self.limit {
             Capacity::Full
         } else if self.buf.bytes.len() + len > self.buf.bytes.capacity() {
-            Capacity::NeedsBuffer
+            Capacity::NeedsChainBuffer
         } else {
             Capacity::Fits
         }
@@ -145,7 +145,7 @@ impl OpenBatch {
     }
 
     /// Returns whether the batch is less than half full.
-    pub(crate) fn is_half_empty(&self) -> bool {
+    pub(crate) fn is_less_than_half_full(&self) -> bool {
         self.uncompressed_len() < self.limit / 2
     }
 
@@ -435,8 +435,8 @@ pub(crate) struct Stamp {
     pub(crate) producer_id: i64,
     pub(crate) epoch: i16,
     pub(crate) sequence: i32,
-    /// The topic's id when the batch was stamped. A topic of the same name with another id has
-    /// another log, so a batch that may be in the first is not sent to the second.
+    /// The topic's id when the batch was stamped. A topic of the same name with a new id has a
+    /// new log, so a batch that may be in the first is not sent to the second.
     pub(crate) topic_id: Uuid,
 }
 
@@ -476,7 +476,7 @@ impl StampedBatch {
         self.closed.stamp(stamp)
     }
 
-    /// Removes the header, for a batch that gets another producer epoch or fails.
+    /// Removes the header, for a batch that gets a new producer epoch or fails.
     pub(crate) fn unstamp(self) -> ClosedBatch {
         self.closed
     }

@@ -252,7 +252,7 @@ impl BatchCompletions {
             + self.timestamp_deltas.capacity() * size_of::<i32>()
             + self.far_timestamps.capacity() * size_of::<FarTimestamp>();
         if bytes > 0 {
-            self.charge = Some(pool.account(bytes));
+            self.charge = Some(pool.charge_bytes(bytes));
         }
     }
 

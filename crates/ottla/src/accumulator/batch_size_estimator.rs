@@ -128,7 +128,7 @@ impl BatchSizeEstimator {
     }
 
     /// Returns whether no batch has taken the probe yet.
-    pub(crate) fn is_probing(&self) -> bool {
+    pub(crate) fn is_probe_pending(&self) -> bool {
         self.probe.load(Relaxed) != 0
     }
 

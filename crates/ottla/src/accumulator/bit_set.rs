@@ -1,6 +1,6 @@
-//! A set of partition keys in ascending order, which does not allocate in steady state.
+//! A set of partition ids in ascending order, which does not allocate in steady state.
 //!
-//! The ready tracker keeps one set for each node. A drain searches it from the key where the last
+//! The ready tracker keeps one set for each node. A drain searches it from the id where the last
 //! drain ended.
 
 /// A set of small numbers: one bit for each number, and a summary bit for each nonzero word.

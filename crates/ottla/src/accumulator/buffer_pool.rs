@@ -34,7 +34,7 @@ pub(crate) struct BufferPool {
 #[derive(Debug, Default)]
 struct PoolState {
     /// The bytes that are neither in use nor in `free`. Negative while usage exceeds the limit, see
-    /// [`BufferPool::charge`].
+    /// [`BufferPool::allocate_over_limit`].
     unallocated: i64,
     /// Free buffers of the poolable size. First in, first out: a stack would reuse the buffer that
     /// another core has just freed, and its cache lines would move between the cores.
@@ -146,7 +146,7 @@ pub(crate) struct Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.pool.credit(self.bytes);
+        self.pool.release(self.bytes);
     }
 }
 
@@ -204,18 +204,19 @@ impl BufferPool {
     /// the batches in that queue hold the memory. Java's producer allocates the parts outside its
     /// pool for this reason. The excess is short: no allocation succeeds until usage is back under
     /// the limit.
-    pub(crate) fn charge(self: &Arc<Self>, size: usize) -> PooledBuf {
-        self.debit(size);
+    pub(crate) fn allocate_over_limit(self: &Arc<Self>, size: usize) -> PooledBuf {
+        self.reserve(size);
         PooledBuf { bytes: Vec::with_capacity(size), charge: size as u64, pool: self.clone() }
     }
 
-    /// Charges memory that is allocated already. Like [`charge`](Self::charge), it does not wait.
-    pub(crate) fn account(self: &Arc<Self>, bytes: usize) -> Charge {
-        self.debit(bytes);
+    /// Charges memory that is allocated already. Like
+    /// [`allocate_over_limit`](Self::allocate_over_limit), it does not wait.
+    pub(crate) fn charge_bytes(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.reserve(bytes);
         Charge { bytes: bytes as u64, pool: self.clone() }
     }
 
-    fn debit(&self, size: usize) {
+    fn reserve(&self, size: usize) {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         state.unallocated -= size as i64;
@@ -225,7 +226,7 @@ impl BufferPool {
 
     /// Returns a buffer whose memory was not charged. The injected bug `BufferFreedTwice` drops it,
     /// so that memory returns to the pool twice.
-    pub(crate) fn unaccounted_buffer(self: &Arc<Self>, size: usize) -> PooledBuf {
+    pub(crate) fn uncharged_buffer(self: &Arc<Self>, size: usize) -> PooledBuf {
         PooledBuf { bytes: Vec::new(), charge: size as u64, pool: self.clone() }
     }
 
@@ -267,7 +268,7 @@ impl BufferPool {
     }
 
     /// Takes back the charge of memory that was not a pooled buffer.
-    fn credit(&self, charge: u64) {
+    fn release(&self, charge: u64) {
         let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
         {
             let mut state = self.state.lock();

@@ -100,7 +100,7 @@ pub(crate) struct PartitionLoadStats {
     /// The partitions that can be chosen since the last metadata update.
     candidates: Arc<[u32]>,
     /// The candidates that have a leader and an available node at present.
-    partition_ids: Arc<[u32]>,
+    partition_indexes: Arc<[u32]>,
     /// The running sums of the partitions' weights; empty if all weights are equal.
     cumulative_frequency_table: Vec<u64>,
 }
@@ -125,19 +125,19 @@ impl PartitionLoadStats {
         ) -> Vec<u32> {
             partitions.iter().filter(predicate).map(|p| p.index as u32).collect()
         }
-        let mut ids = select(partitions, is_in_rack);
-        if ids.is_empty() {
-            ids = select(partitions, has_leader);
+        let mut indexes = select(partitions, is_in_rack);
+        if indexes.is_empty() {
+            indexes = select(partitions, has_leader);
         }
-        if ids.is_empty() {
-            ids = select(partitions, |_| true);
+        if indexes.is_empty() {
+            indexes = select(partitions, |_| true);
         }
-        PartitionLoadStats::equal_weights(ids.into())
+        PartitionLoadStats::equal_weights(indexes.into())
     }
 
     fn equal_weights(candidates: Arc<[u32]>) -> PartitionLoadStats {
         PartitionLoadStats {
-            partition_ids: candidates.clone(),
+            partition_indexes: candidates.clone(),
             candidates,
             cumulative_frequency_table: Vec::new(),
         }
@@ -158,13 +158,13 @@ impl PartitionLoadStats {
             return equal_weights();
         }
         struct QueueSize {
-            id: u32,
+            index: u32,
             size: u32,
         }
         let candidates = self.candidates.iter().filter_map(|i| partitions.get(*i as usize));
         let queues: Vec<QueueSize> = candidates
             .filter(|p| p.leader.load(Relaxed) != -1 && is_available(p))
-            .map(|p| QueueSize { id: p.index as u32, size: p.queued_batches().unwrap_or(0) })
+            .map(|p| QueueSize { index: p.index as u32, size: p.queued_batches().unwrap_or(0) })
             .collect();
         let longest = queues.iter().map(|q| q.size).max().unwrap_or(0);
         let all_equal =
@@ -179,7 +179,7 @@ impl PartitionLoadStats {
         });
         PartitionLoadStats {
             cumulative_frequency_table: sums.collect(),
-            partition_ids: queues.iter().map(|q| q.id).collect(),
+            partition_indexes: queues.iter().map(|q| q.index).collect(),
             candidates: self.candidates.clone(),
         }
     }
@@ -195,9 +195,9 @@ impl PartitionLoadStats {
                 let point = random % total;
                 self.cumulative_frequency_table.partition_point(|sum| *sum <= point)
             }
-            None => random as usize % self.partition_ids.len().max(1),
+            None => random as usize % self.partition_indexes.len().max(1),
         };
-        self.partition_ids.get(i).copied().unwrap_or(0)
+        self.partition_indexes.get(i).copied().unwrap_or(0)
     }
 }
 
@@ -315,7 +315,7 @@ pub(crate) fn should_switch(bytes: usize, limit: usize, all_full: bool) -> bool 
 /// it counts all partitions (CASES BI7).
 fn round_robin(topic: &TopicInfo, n: usize) -> usize {
     let stats = topic.load_stats.load();
-    stats.partition_ids.get(n % stats.partition_ids.len().max(1)).map_or(0, |p| *p as usize)
+    stats.partition_indexes.get(n % stats.partition_indexes.len().max(1)).map_or(0, |p| *p as usize)
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ use crate::time::Tick;
 /// The event queue of the sender, and the means for callers to block. Each delivery refers to it.
 pub(crate) struct CallerContext {
     pub(crate) env: Arc<dyn Env>,
-    /// The thread that runs a callback at the moment.
-    callback_thread: Mutex<Option<ThreadId>>,
+    /// The threads that run callbacks at the moment, one entry for each running callback. Several
+    /// threads run callbacks after the sender has ended, and a callback may run inside another one.
+    pub(super) callback_threads: Mutex<Vec<ThreadId>>,
     /// The sender's thread. Empty in the simulation, which has no sender thread.
     sender_thread: OnceLock<ThreadId>,
     /// The queue through which callers notify the sender.
@@ -38,7 +39,7 @@ impl CallerContext {
     pub(crate) fn new(env: Arc<dyn Env>, linger_awaited: bool) -> Arc<CallerContext> {
         Arc::new(CallerContext {
             env,
-            callback_thread: Mutex::default(),
+            callback_threads: Mutex::default(),
             sender_thread: OnceLock::new(),
             events: EventQueue::default(),
             linger_awaited,
@@ -53,9 +54,9 @@ impl CallerContext {
     /// Returns whether the current thread is the sender's or runs a callback.
     ///
     /// Such a thread must not block: it would wait for a completion that only itself can deliver.
-    pub(crate) fn is_in_callback(&self) -> bool {
-        self.sender_thread.get() == Some(&std::thread::current().id())
-            || *self.callback_thread.lock() == Some(std::thread::current().id())
+    pub(crate) fn must_not_block(&self) -> bool {
+        let thread = std::thread::current().id();
+        self.sender_thread.get() == Some(&thread) || self.callback_threads.lock().contains(&thread)
     }
 
     /// Returns an error if the current thread must not block.
@@ -63,7 +64,7 @@ impl CallerContext {
     /// # Errors
     /// [`ErrorKind::WouldDeadlock`] on the sender's thread and in a callback.
     pub(crate) fn check_can_block(&self, operation: &str) -> Result<(), Error> {
-        if !self.is_in_callback() {
+        if !self.must_not_block() {
             return Ok(());
         }
         Err(Error::new(
@@ -78,9 +79,15 @@ impl CallerContext {
     /// Runs a callback of the application. Catches its panics.
     pub(super) fn run_callback(&self, counters: &Counters, f: impl FnOnce()) {
         assert_unlocked();
-        *self.callback_thread.lock() = Some(std::thread::current().id());
+        let thread = std::thread::current().id();
+        self.callback_threads.lock().push(thread);
         let result = catch_unwind(AssertUnwindSafe(f));
-        *self.callback_thread.lock() = None;
+        let mut threads = self.callback_threads.lock();
+        // Other threads' entries may have come and gone meanwhile, so this one is searched.
+        if let Some(i) = threads.iter().position(|t| *t == thread) {
+            threads.swap_remove(i);
+        }
+        drop(threads);
         if result.is_err() {
             add(&counters.callback_panic_total, 1);
             tracing::error!("a delivery callback panicked; the producer continues");

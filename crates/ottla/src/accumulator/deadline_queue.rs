@@ -23,10 +23,10 @@ pub(super) struct DeadlineQueue {
 
 impl DeadlineQueue {
     /// Schedules a deadline, unless the partition has one that is as early.
-    pub(super) fn schedule(&mut self, key: u32, due: Tick) {
-        if self.deadlines.get(&key).is_none_or(|at| due < *at) {
-            self.deadlines.insert(key, due);
-            self.heap.push(Reverse((due, key)));
+    pub(super) fn schedule(&mut self, partition_id: u32, due: Tick) {
+        if self.deadlines.get(&partition_id).is_none_or(|at| due < *at) {
+            self.deadlines.insert(partition_id, due);
+            self.heap.push(Reverse((due, partition_id)));
         }
     }
 
@@ -38,11 +38,11 @@ impl DeadlineQueue {
     /// Removes a deadline that has expired, and returns its partition.
     pub(super) fn pop_due(&mut self, now: Tick) -> Option<u32> {
         while self.next_deadline() <= now {
-            let Reverse((at, key)) = self.heap.pop()?;
+            let Reverse((at, partition_id)) = self.heap.pop()?;
             // Otherwise an earlier deadline replaced it.
-            if self.deadlines.get(&key) == Some(&at) {
-                self.deadlines.remove(&key);
-                return Some(key);
+            if self.deadlines.get(&partition_id) == Some(&at) {
+                self.deadlines.remove(&partition_id);
+                return Some(partition_id);
             }
         }
         None

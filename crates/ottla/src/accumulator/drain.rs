@@ -80,26 +80,26 @@ impl ReadyTracker {
         let start = self.drain_index.get(&node).map_or(0, |last| last.wrapping_add(1));
         let mut round = RoundRobin { start, next: start, wrapped: false };
         let mut size = 0;
-        let next_key = |tracker: &Self, from: u32| {
-            let next_of = |keys_by_node: &BTreeMap<i32, BitSet>| {
-                keys_by_node.get(&node).and_then(|keys| keys.next_set_bit(from))
+        let next_partition_id = |tracker: &Self, from: u32| {
+            let next_of = |ids_by_node: &BTreeMap<i32, BitSet>| {
+                ids_by_node.get(&node).and_then(|partition_ids| partition_ids.next_set_bit(from))
             };
             let lingering =
                 if include_lingering { next_of(&tracker.lingering_by_node) } else { None };
             [next_of(&tracker.ready_by_node), lingering].into_iter().flatten().min()
         };
-        while let Some(key) = round.next(|from| next_key(self, from)) {
-            let Some(p) = self.get(key).cloned() else { continue };
+        while let Some(partition_id) = round.next(|from| next_partition_id(self, from)) {
+            let Some(p) = self.get(partition_id).cloned() else { continue };
             // A first batch that is larger than the limit is sent alone (CASES RA4).
             let remaining =
                 if out.batches.is_empty() { usize::MAX } else { max_size - size.min(max_size) };
             let action = take_head(p.lock_for_sender(), &p, cx, remaining);
             // Also after `Skip`: the cached state was stale.
-            self.mark_dirty(key);
+            self.mark_dirty(partition_id);
             match action {
                 HeadAction::Drain { batch, len } => {
                     size += len;
-                    self.drain_index.insert(node, key);
+                    self.drain_index.insert(node, partition_id);
                     let mut batch = match batch {
                         DrainedBatch::Closed(b) => policy.stamp(b),
                         DrainedBatch::Retry(b) if inject_bug!(BufferReused) => {
@@ -108,7 +108,7 @@ impl ReadyTracker {
                         // A retry keeps its sequence: the broker recognizes a duplicate by it.
                         DrainedBatch::Retry(b) => *b,
                         DrainedBatch::Open(open) => {
-                            merge_stripes_if_idle(&open, cx);
+                            merge_stripes_if_less_than_half_full(&open, cx);
                             policy.stamp(open.close(None))
                         }
                     };
@@ -120,7 +120,7 @@ impl ReadyTracker {
                     out.batches.push(batch);
                 }
                 HeadAction::Close(open) => {
-                    merge_stripes_if_idle(&open, cx);
+                    merge_stripes_if_less_than_half_full(&open, cx);
                     out.to_close.push(open);
                 }
                 HeadAction::Split(batch) => out.to_split.push(batch),
@@ -136,11 +136,11 @@ impl ReadyTracker {
     pub(crate) fn expire(&mut self, cx: DrainContext<'_>) -> Vec<RemovedBatch> {
         let mut expired = Vec::new();
         let timeout = cx.accumulator.settings.delivery_timeout;
-        while let Some(key) = self.expiries.pop_due(cx.now) {
-            let Some(entry) = self.partitions.get_mut(&key) else { continue };
+        while let Some(partition_id) = self.expiries.pop_due(cx.now) {
+            let Some(entry) = self.partitions.get_mut(&partition_id) else { continue };
             entry.expiry = None;
             let p = entry.partition.clone();
-            self.mark_dirty(key);
+            self.mark_dirty(partition_id);
             loop {
                 let mut queue = p.lock_for_sender();
                 let created = match (queue.batches.front(), queue.open()) {
@@ -181,15 +181,15 @@ impl ReadyTracker {
     ) -> Vec<RemovedBatch> {
         let mut removed = Vec::new();
         let chosen = self.partitions.values().filter(|e| is_partition(&e.partition));
-        let mut keys: Vec<u32> = chosen.map(|e| e.partition.id).collect();
+        let mut partition_ids: Vec<u32> = chosen.map(|e| e.partition.id).collect();
         // A hash map's order differs between processes, and the simulation must replay.
-        keys.sort_unstable();
-        for key in keys {
-            let Some(p) = self.get(key).cloned() else { continue };
+        partition_ids.sort_unstable();
+        for partition_id in partition_ids {
+            let Some(p) = self.get(partition_id).cloned() else { continue };
             // A batch that a thread closes or splits stays. The sender handles it when the thread
             // has posted its event.
             let (batches, open) = p.lock_for_sender().take_where(&is_number);
-            self.mark_dirty(key);
+            self.mark_dirty(partition_id);
             removed.extend(batches.into_iter().filter_map(RemovedBatch::from_queued));
             removed.extend(open.map(|b| RemovedBatch::Unsent(b.abort())));
         }
@@ -205,18 +205,20 @@ struct RoundRobin {
 }
 
 impl RoundRobin {
-    /// Returns the next key; `next_key` returns the smallest key that is not below its argument.
-    fn next(&mut self, next_key: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+    /// Returns the next partition id; `next_partition_id` returns the smallest id that is not below
+    /// its argument.
+    fn next(&mut self, next_partition_id: impl Fn(u32) -> Option<u32>) -> Option<u32> {
         if !self.wrapped {
-            if let Some(key) = next_key(self.next) {
-                self.next = key + 1;
-                return Some(key);
+            if let Some(partition_id) = next_partition_id(self.next) {
+                self.next = partition_id + 1;
+                return Some(partition_id);
             }
             (self.wrapped, self.next) = (true, 0);
         }
-        let key = next_key(self.next).filter(|key| *key < self.start)?;
-        self.next = key + 1;
-        Some(key)
+        let partition_id =
+            next_partition_id(self.next).filter(|partition_id| *partition_id < self.start)?;
+        self.next = partition_id + 1;
+        Some(partition_id)
     }
 }
 
@@ -233,8 +235,8 @@ impl RemovedBatch {
 
 /// Lets all threads share one sticky partition again, if a batch leaves less than half full: the
 /// load is too low for contention.
-fn merge_stripes_if_idle(open: &OpenBatch, cx: DrainContext<'_>) {
-    if open.is_half_empty()
+fn merge_stripes_if_less_than_half_full(open: &OpenBatch, cx: DrainContext<'_>) {
+    if open.is_less_than_half_full()
         && let Some(topic) = cx.accumulator.topics.get(&open.meta.partition.topic)
     {
         topic.sticky_partition.merge_stripes();

@@ -1,10 +1,10 @@
 //! The events that callers post to the sender, and the wakeup that ends the sender's sleep.
 //!
-//! Callers post per batch, never per record. The protocol prevents lost wakeups:
+//! Callers post per batch. Only a call that waits, or that must not wait, posts per record: for
+//! memory, a topic or a delivery. The protocol prevents lost wakeups:
 //!
 //! - To post: push the event under the lock and unlock. If `sleep_deadline` is later than the
-//!   event's
-//!   deadline, set it to 0; if this thread changed it, wake the sender.
+//!   event's deadline, set it to 0; if this thread changed it, wake the sender.
 //! - To sleep: publish `sleep_deadline`, then take the lock. If an event is there, do not sleep.
 //!
 //! The lock orders the two sides. A caller that pushes an event after the sender has looked sees
@@ -62,8 +62,8 @@ pub(crate) struct EventQueue {
     /// When the sleeping sender wakes without an event, in nanoseconds; 0 while it is awake.
     sleep_deadline: AtomicU64,
     wakeup: OnceLock<Arc<dyn Wakeup>>,
-    /// The nodes that can take no request while the sender sleeps. Bit `n` stands for the nodes
-    /// whose id modulo 64 is `n`.
+    /// The nodes that can take no request while the sender sleeps. Bit `n` is for the nodes whose
+    /// id modulo 64 is `n`.
     busy_nodes: AtomicU64,
     /// The number of callers that have opened a batch on an empty partition, but have not yet
     /// posted [`Event::BatchOpened`].
@@ -142,12 +142,14 @@ impl EventQueue {
         Ok(())
     }
 
-    /// Counts a caller that will post [`Event::BatchOpened`]. Called under the partition's lock.
+    /// Counts a caller that will post [`Event::BatchOpened`], which announces a partition to the
+    /// sender. Called under the partition's lock, with `PartitionQueue::is_tracked_by_sender` set.
     pub(crate) fn begin_announcement(&self) {
         self.pending_announcements.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Ends what [`begin_announcement`](Self::begin_announcement) began. Called after the post.
+    /// Ends the announcement that [`begin_announcement`](Self::begin_announcement) began. Called
+    /// after the post.
     pub(crate) fn end_announcement(&self) {
         // Release, after the post: a thread that reads 0 finds the event in the queue.
         self.pending_announcements.fetch_sub(1, Ordering::Release);

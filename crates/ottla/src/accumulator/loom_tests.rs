@@ -1,5 +1,5 @@
-//! Checks the event queue, the buffer pool and flushes under every interleaving of a few threads,
-//! with loom: `cargo xtask loom`.
+//! Checks the event queue, the buffer pool and flushes with loom: `cargo xtask loom`. Each test
+//! runs every interleaving of a few threads with at most three preemptions.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ impl Wakeup for NotifyWakeup {
     }
 }
 
+/// Runs `f` in every interleaving with at most three preemptions. A complete search takes too long.
 fn check_model(f: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(3);

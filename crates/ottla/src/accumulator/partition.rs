@@ -47,8 +47,9 @@ pub(crate) struct PartitionQueue {
     pub(crate) batches: VecDeque<QueuedBatch>,
     /// Bytes appended since this partition became the topic's sticky choice.
     pub(crate) sticky_bytes: u32,
-    /// Whether the sender was notified that the partition is not empty.
-    pub(crate) announced: bool,
+    /// Whether the sender tracks the partition, or an event that makes it do so is posted or about
+    /// to be. The sender clears it when it finds the queue empty.
+    pub(crate) is_tracked_by_sender: bool,
 }
 
 /// A batch in a partition's queue. Its position is fixed before its compression begins.

@@ -1,9 +1,11 @@
 //! Caches the state of each partition that holds batches: ready, lingering, waiting or leaderless.
 //!
 //! The sender owns the tracker. In each round it calls [`ReadyTracker::refresh`], and then
-//! [`ReadyTracker::drain`] for each ready node. A partition is re-evaluated only after an event, a
-//! response, a deadline or a leader change. Kafka's `RecordAccumulator.ready` visits every
-//! partition in each round instead.
+//! [`ReadyTracker::drain`] for each ready node. In most rounds it re-evaluates only the partitions
+//! that had an event, a response or a deadline. It re-evaluates all of them after a change of the
+//! cluster's metadata, the producer id or the [`SendPressure`] (exhausted memory, a flush, a
+//! close), and after unresolved sequences are resolved. Kafka's `RecordAccumulator.ready` visits
+//! every partition in each round.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use crate::time::Tick;
 pub(crate) struct ReadyTracker {
     pub(super) partitions: HashMap<u32, TrackedPartition>,
     /// Partitions that the next `refresh` re-evaluates.
-    dirty_keys: Vec<u32>,
+    dirty_partition_ids: Vec<u32>,
     all_dirty: bool,
     /// Partitions that can be drained, by the node id of their leader.
     pub(super) ready_by_node: BTreeMap<i32, BitSet>,
@@ -82,7 +84,8 @@ struct IndexEntry {
     expiry: Option<Tick>,
 }
 
-/// When a node was last able to receive data (Kafka's `NodeLatencyStats`).
+/// When a node last had a ready batch, and when it could last take one (Kafka's
+/// `NodeLatencyStats`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeLatency {
     /// When the node last had a ready batch.
@@ -141,8 +144,8 @@ pub(super) enum Head {
 impl ReadyTracker {
     /// Starts to track a partition, or marks it as dirty if it is tracked.
     pub(crate) fn insert(&mut self, partition: Arc<Partition>) {
-        let key = partition.id;
-        self.partitions.entry(key).or_insert_with(|| TrackedPartition {
+        let partition_id = partition.id;
+        self.partitions.entry(partition_id).or_insert_with(|| TrackedPartition {
             partition,
             state: PartitionState::Waiting,
             timer: None,
@@ -152,24 +155,25 @@ impl ReadyTracker {
             leaderless_since: None,
             leaderless_before: Duration::ZERO,
         });
-        self.mark_dirty(key);
+        self.mark_dirty(partition_id);
     }
 
-    /// Records that a caller waits for a batch: it need not linger while its partition is idle.
+    /// Records that a caller waits for a batch. The batch need not linger while its partition has
+    /// nothing in flight.
     pub(crate) fn mark_awaited(&mut self, partition: Arc<Partition>, batch_number: u64) {
-        let key = partition.id;
+        let partition_id = partition.id;
         self.insert(partition);
-        if let Some(entry) = self.partitions.get_mut(&key) {
+        if let Some(entry) = self.partitions.get_mut(&partition_id) {
             entry.last_awaited = entry.last_awaited.max(batch_number);
         }
     }
 
     /// Lets the next `refresh` re-evaluate a partition, if it is tracked.
-    pub(crate) fn mark_dirty(&mut self, key: u32) {
-        if let Some(entry) = self.partitions.get_mut(&key)
+    pub(crate) fn mark_dirty(&mut self, partition_id: u32) {
+        if let Some(entry) = self.partitions.get_mut(&partition_id)
             && !std::mem::replace(&mut entry.dirty, true)
         {
-            self.dirty_keys.push(key);
+            self.dirty_partition_ids.push(partition_id);
         }
     }
 
@@ -187,8 +191,8 @@ impl ReadyTracker {
         self.partitions.is_empty()
     }
 
-    pub(crate) fn get(&self, key: u32) -> Option<&Arc<Partition>> {
-        self.partitions.get(&key).map(|e| &e.partition)
+    pub(crate) fn get(&self, partition_id: u32) -> Option<&Arc<Partition>> {
+        self.partitions.get(&partition_id).map(|e| &e.partition)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Partition>> {
@@ -197,12 +201,16 @@ impl ReadyTracker {
 
     /// Returns the ids of the nodes that have a ready batch.
     pub(crate) fn ready_nodes(&self) -> impl Iterator<Item = i32> {
-        self.ready_by_node.iter().filter(|(_, keys)| !keys.is_empty()).map(|(node, _)| *node)
+        self.ready_by_node
+            .iter()
+            .filter(|(_, partition_ids)| !partition_ids.is_empty())
+            .map(|(node, _)| *node)
     }
 
     /// Returns the topics that have batches for a partition without a leader.
     pub(crate) fn unknown_leader_topics(&self) -> BTreeSet<Arc<str>> {
-        let topic = |key: u32| Some(self.partitions.get(&key)?.partition.topic.clone());
+        let topic =
+            |partition_id: u32| Some(self.partitions.get(&partition_id)?.partition.topic.clone());
         self.leaderless.iter().filter_map(topic).collect()
     }
 
@@ -215,23 +223,23 @@ impl ReadyTracker {
     /// partitions that hold no batch; their next append announces them again.
     #[inline(never)]
     pub(crate) fn refresh(&mut self, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
-        while let Some(key) = self.timers.pop_due(cx.now) {
-            self.mark_dirty(key);
+        while let Some(partition_id) = self.timers.pop_due(cx.now) {
+            self.mark_dirty(partition_id);
         }
         if std::mem::take(&mut self.all_dirty) {
-            let keys: Vec<u32> = self.partitions.keys().copied().collect();
-            keys.into_iter().for_each(|key| self.mark_dirty(key));
+            let partition_ids: Vec<u32> = self.partitions.keys().copied().collect();
+            partition_ids.into_iter().for_each(|partition_id| self.mark_dirty(partition_id));
         }
-        let mut dirty = std::mem::take(&mut self.dirty_keys);
-        for key in dirty.drain(..) {
-            self.reevaluate(key, cx, policy);
+        let mut dirty = std::mem::take(&mut self.dirty_partition_ids);
+        for partition_id in dirty.drain(..) {
+            self.reevaluate(partition_id, cx, policy);
         }
-        self.dirty_keys = dirty;
+        self.dirty_partition_ids = dirty;
         self.update_load_stats(cx);
     }
 
-    fn reevaluate(&mut self, key: u32, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
-        let Some(entry) = self.partitions.get_mut(&key) else { return };
+    fn reevaluate(&mut self, partition_id: u32, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
+        let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
         entry.dirty = false;
         let p = entry.partition.clone();
         let (head, expiry, queue_changed, is_empty) = {
@@ -240,7 +248,7 @@ impl ReadyTracker {
             if is_empty {
                 // Cleared under the lock: the next append finds it cleared and posts an event. If
                 // it were cleared later, that append's event would be lost.
-                queue.announced = false;
+                queue.is_tracked_by_sender = false;
             }
             let head = head(&queue, entry, cx, self.pressure, policy);
             let first = queue.batches.front();
@@ -259,40 +267,40 @@ impl ReadyTracker {
             *self.queue_changes.entry(p.topic.clone()).or_default() += 1;
         }
         let (state, timer) = partition_state(&p, &head, cx, policy);
-        let Some(entry) = self.partitions.get_mut(&key) else { return };
+        let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
         entry.set_leaderless(state == PartitionState::Leaderless, cx.now);
         let old_state = std::mem::replace(&mut entry.state, state);
         (entry.timer, entry.expiry) = (timer, expiry);
-        self.update_index(key, old_state, IndexEntry { state, timer, expiry });
+        self.update_index(partition_id, old_state, IndexEntry { state, timer, expiry });
         if is_empty {
-            self.partitions.remove(&key);
+            self.partitions.remove(&partition_id);
         }
     }
 
-    fn update_index(&mut self, key: u32, old_state: PartitionState, new: IndexEntry) {
+    fn update_index(&mut self, partition_id: u32, old_state: PartitionState, new: IndexEntry) {
         if old_state != new.state {
             match old_state {
                 PartitionState::Ready(node) => {
-                    if let Some(keys) = self.ready_by_node.get_mut(&node) {
-                        keys.remove(key);
+                    if let Some(partition_ids) = self.ready_by_node.get_mut(&node) {
+                        partition_ids.remove(partition_id);
                     }
                 }
                 PartitionState::Lingering(node) => {
-                    if let Some(keys) = self.lingering_by_node.get_mut(&node) {
-                        keys.remove(key);
+                    if let Some(partition_ids) = self.lingering_by_node.get_mut(&node) {
+                        partition_ids.remove(partition_id);
                     }
                 }
-                PartitionState::Leaderless => self.leaderless.remove(key),
+                PartitionState::Leaderless => self.leaderless.remove(partition_id),
                 PartitionState::Waiting => {}
             }
             match new.state {
                 PartitionState::Ready(node) => {
-                    self.ready_by_node.entry(node).or_default().insert(key);
+                    self.ready_by_node.entry(node).or_default().insert(partition_id);
                 }
                 PartitionState::Lingering(node) => {
-                    self.lingering_by_node.entry(node).or_default().insert(key);
+                    self.lingering_by_node.entry(node).or_default().insert(partition_id);
                 }
-                PartitionState::Leaderless => self.leaderless.insert(key),
+                PartitionState::Leaderless => self.leaderless.insert(partition_id),
                 PartitionState::Waiting => {}
             }
         }
@@ -300,7 +308,7 @@ impl ReadyTracker {
         // re-evaluation, which is cheaper than a search in the heap.
         for (deadlines, due) in [(&mut self.timers, new.timer), (&mut self.expiries, new.expiry)] {
             if let Some(due) = due {
-                deadlines.schedule(key, due);
+                deadlines.schedule(partition_id, due);
             }
         }
     }
@@ -355,8 +363,8 @@ impl ReadyTracker {
     }
 
     /// Returns how long a partition has had no leader in all while it held batches.
-    pub(crate) fn leaderless_duration(&self, key: u32, now: Tick) -> Duration {
-        self.partitions.get(&key).map_or(Duration::ZERO, |e| {
+    pub(crate) fn leaderless_duration(&self, partition_id: u32, now: Tick) -> Duration {
+        self.partitions.get(&partition_id).map_or(Duration::ZERO, |e| {
             e.leaderless_before
                 + e.leaderless_since.map_or(Duration::ZERO, |since| now.since(since))
         })

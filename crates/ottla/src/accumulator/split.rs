@@ -141,7 +141,7 @@ impl RecordAccumulator {
     ) -> Result<Vec<StampedBatch>, (Box<StampedBatch>, DecodeError)> {
         // The copies that the job reads from count as used memory while they exist.
         let wire_len = parent.closed.wire_len();
-        let _copies = self.pool.account(parent.closed.uncompressed_len + wire_len);
+        let _copies = self.pool.charge_bytes(parent.closed.uncompressed_len + wire_len);
         let (header, records) = parent.header_and_records();
         let whole = [&header[..], &records[..]].concat();
         drop(records);
@@ -222,7 +222,7 @@ impl RecordAccumulator {
         for (i, (body, r)) in bodies.iter().zip(records).enumerate() {
             size += body.len(i as i32, r.timestamp.wrapping_sub(base_timestamp));
         }
-        let mut open = OpenBatch::new(self.pool.charge(size), meta, completions, size);
+        let mut open = OpenBatch::new(self.pool.allocate_over_limit(size), meta, completions, size);
         for (body, r) in bodies.iter().zip(records) {
             let layout = open.measure(body, r.timestamp);
             open.push(body, layout, r.timestamp);

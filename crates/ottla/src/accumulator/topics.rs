@@ -65,7 +65,7 @@ pub(crate) type TopicsByName = HashMap<Arc<str>, Arc<TopicInfo>>;
 pub(crate) struct TopicInfoMap {
     map: ArcSwap<TopicsByName>,
     waiters: Mutex<HashMap<Arc<str>, TopicWaiters>>,
-    next_key: AtomicU32,
+    next_partition_id: AtomicU32,
 }
 
 /// The callers that wait for one topic.
@@ -180,9 +180,9 @@ impl TopicInfoMap {
             return;
         }
         topic.partitions.set_len(partition_count, |index| {
-            let key = self.next_key.fetch_add(1, Relaxed);
+            let partition_id = self.next_partition_id.fetch_add(1, Relaxed);
             let (name, estimator) = (topic.name.clone(), topic.estimator.clone());
-            Arc::new(Partition::new(name, index as i32, key, estimator))
+            Arc::new(Partition::new(name, index as i32, partition_id, estimator))
         });
     }
 

@@ -17,12 +17,12 @@ pub(crate) struct DeadlineWaiter {
     waker: Mutex<Option<Waker>>,
     /// The caller's id in the buffer pool's wait queue, 0 if it has none. At the deadline the
     /// sender revokes the memory that the pool granted to this id.
-    pub(crate) waiter_id: Arc<AtomicU64>,
+    pub(crate) pool_waiter_id: Arc<AtomicU64>,
 }
 
 impl DeadlineWaiter {
-    pub(crate) fn new(waiter_id: Arc<AtomicU64>) -> Arc<DeadlineWaiter> {
-        Arc::new(DeadlineWaiter { waker: Mutex::default(), waiter_id })
+    pub(crate) fn new(pool_waiter_id: Arc<AtomicU64>) -> Arc<DeadlineWaiter> {
+        Arc::new(DeadlineWaiter { waker: Mutex::default(), pool_waiter_id })
     }
 
     pub(crate) fn register(&self, waker: &Waker) {

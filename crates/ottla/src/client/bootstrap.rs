@@ -47,12 +47,15 @@ impl<I: Io> NetworkClient<I> {
     /// Returns whether every broker of the cluster failed several times in a row and none is
     /// connecting.
     fn is_cluster_unreachable(&self, now: Tick) -> bool {
-        let is_unreachable = |b: &NodeConnection| {
-            let backing_off = !(b.is_ready() || b.is_connecting() || b.can_connect(now));
-            backing_off && b.failed_attempts() >= UNREACHABLE_FAILED_ATTEMPTS
+        let is_unreachable = |connection: &NodeConnection| {
+            let backing_off = !(connection.is_ready()
+                || connection.is_connecting()
+                || connection.can_connect(now));
+            backing_off && connection.failed_attempts() >= UNREACHABLE_FAILED_ATTEMPTS
         };
         // A bootstrap server (negative id) may still be connected, but takes no more requests.
-        let mut brokers = self.connection_states.values().filter(|b| b.id >= 0).peekable();
+        let mut brokers =
+            self.connection_states.values().filter(|connection| connection.id >= 0).peekable();
         brokers.peek().is_some() && brokers.all(is_unreachable)
     }
 
@@ -77,11 +80,11 @@ impl<I: Io> NetworkClient<I> {
         tracing::warn!("no broker of the cluster responds; returning to the bootstrap servers");
         let nodes: Vec<i32> = self.connection_states.keys().copied().collect();
         for node in nodes {
-            self.disconnect(node, "the client returns to the bootstrap servers", now);
+            self.close_unneeded(node, "the client returns to the bootstrap servers", now);
             self.log_events.remove_node(node);
         }
-        for b in std::mem::take(&mut self.connection_states).values() {
-            self.health.closed(&b.name());
+        for connection in std::mem::take(&mut self.connection_states).values() {
+            self.health.closed(&connection.name());
         }
         self.metadata.forget_nodes(now);
         self.metadata_update.updated = true;

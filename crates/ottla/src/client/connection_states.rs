@@ -76,8 +76,8 @@ pub(crate) struct NodeConnection {
     pub(crate) throttled_until: Tick,
     /// The untried addresses of the last lookup, the next one last.
     addresses: Vec<SocketAddr>,
-    /// Unique for each node the client learns of: an id may return with another address.
-    pub(crate) generation: u32,
+    /// Unique for each node the client learns of: an id may return with a new address.
+    pub(crate) connection_number: u32,
     /// Counts preparations. The result of an earlier one is ignored.
     pub(crate) prepare_attempt: u32,
     /// Whether the preparation for the next connection is done.
@@ -105,7 +105,7 @@ impl NodeConnection {
             throttled_since: Tick(0),
             throttled_until: Tick(0),
             addresses: Vec::new(),
-            generation: 0,
+            connection_number: 0,
             prepare_attempt: 0,
             prepared: false,
             exchange: None,
@@ -268,29 +268,33 @@ mod tests {
     fn each_address_is_tried_and_the_name_is_resolved_again_after_a_disconnection() {
         let s = settings();
         let address = |n: u8| SocketAddr::from(([127, 0, 0, n], 9092));
-        let mut b = node();
-        assert_eq!(b.next_address(), None);
-        b.set_addresses(vec![address(1), address(2), address(3)]);
-        assert_eq!(b.next_address(), Some(address(1)));
-        b.connecting(1, &s, Tick(0), 0);
-        b.disconnected(&s, Tick(0), 0);
-        assert_eq!(b.next_address(), Some(address(2)), "the next address of the same lookup");
-        b.connecting(2, &s, Tick(0), 0);
-        b.ready(2);
-        b.disconnected(&s, Tick(0), 0);
-        assert_eq!(b.next_address(), None, "an established connection was lost");
+        let mut connection = node();
+        assert_eq!(connection.next_address(), None);
+        connection.set_addresses(vec![address(1), address(2), address(3)]);
+        assert_eq!(connection.next_address(), Some(address(1)));
+        connection.connecting(1, &s, Tick(0), 0);
+        connection.disconnected(&s, Tick(0), 0);
+        assert_eq!(
+            connection.next_address(),
+            Some(address(2)),
+            "the next address of the same lookup"
+        );
+        connection.connecting(2, &s, Tick(0), 0);
+        connection.ready(2);
+        connection.disconnected(&s, Tick(0), 0);
+        assert_eq!(connection.next_address(), None, "an established connection was lost");
     }
 
     // CASES: CS1, CS2, NC10.
     #[test]
     fn reconnect_backoff_grows_to_its_maximum_until_the_node_is_ready() {
         let s = settings();
-        let mut b = node();
+        let mut connection = node();
         let mut delays = Vec::new();
         for channel in 0..20 {
-            b.state = ConnectionState::CheckingApiVersions { channel, deadline: Tick(0) };
-            b.disconnected(&s, Tick(0), u64::MAX / 2);
-            let ConnectionState::Disconnected { retry_at } = b.state else { panic!() };
+            connection.state = ConnectionState::CheckingApiVersions { channel, deadline: Tick(0) };
+            connection.disconnected(&s, Tick(0), u64::MAX / 2);
+            let ConnectionState::Disconnected { retry_at } = connection.state else { panic!() };
             delays.push(retry_at.0 / 1_000_000);
         }
         // `u64::MAX / 2` is the middle of the jitter range; rounding costs up to a millisecond.
@@ -300,45 +304,45 @@ mod tests {
                 && delays[3].abs_diff(400) <= 1
         );
         assert!(delays.iter().all(|d| *d <= 1000));
-        b.ready(1);
-        b.disconnected(&s, Tick(0), u64::MAX / 2);
-        let ConnectionState::Disconnected { retry_at } = b.state else { panic!() };
+        connection.ready(1);
+        connection.disconnected(&s, Tick(0), u64::MAX / 2);
+        let ConnectionState::Disconnected { retry_at } = connection.state else { panic!() };
         assert!(retry_at.0 < 60_000_000);
     }
 
     // CASES: CS3.
     #[test]
     fn setup_timeout_doubles_with_each_failed_attempt() {
-        let (s, mut b) = (settings(), node());
+        let (s, mut connection) = (settings(), node());
         let mut timeouts = Vec::new();
         for channel in 0..6 {
-            b.connecting(channel, &s, Tick(0), u64::MAX / 2);
-            timeouts.push(b.setup_deadline().unwrap().0 / 1_000_000);
+            connection.connecting(channel, &s, Tick(0), u64::MAX / 2);
+            timeouts.push(connection.setup_deadline().unwrap().0 / 1_000_000);
             // Attempts that reach authentication count as failed, too.
             if channel % 2 == 1 {
-                b.state = ConnectionState::Authenticating { channel, deadline: Tick(0) };
+                connection.state = ConnectionState::Authenticating { channel, deadline: Tick(0) };
             }
-            b.disconnected(&s, Tick(0), 0);
+            connection.disconnected(&s, Tick(0), 0);
         }
         let expected = [10_000, 20_000, 30_000, 30_000, 30_000, 30_000];
         for (timeout, expected) in timeouts.iter().zip(expected) {
             assert!(timeout.abs_diff(expected) <= 1, "{timeouts:?}");
         }
-        b.connecting(9, &s, Tick(0), u64::MAX / 2);
-        b.ready(9);
-        b.disconnected(&s, Tick(0), 0);
-        b.connecting(10, &s, Tick(0), u64::MAX / 2);
-        let deadline = b.setup_deadline().unwrap();
+        connection.connecting(9, &s, Tick(0), u64::MAX / 2);
+        connection.ready(9);
+        connection.disconnected(&s, Tick(0), 0);
+        connection.connecting(10, &s, Tick(0), u64::MAX / 2);
+        let deadline = connection.setup_deadline().unwrap();
         assert!(deadline.0.abs_diff(10_000_000_000) < 1_000_000, "a ready node resets the timeout");
     }
 
     #[test]
     fn latest_usable_version_is_the_highest_that_both_sides_support() {
-        let mut b = node();
-        assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 3, 13), None);
-        b.api_versions.insert(ApiKey::PRODUCE, VersionRange { min: 0, max: 9 });
-        assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 3, 13), Some(9));
-        assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 3, 8), Some(8));
-        assert_eq!(b.latest_usable_version(ApiKey::PRODUCE, 10, 13), None);
+        let mut connection = node();
+        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 13), None);
+        connection.api_versions.insert(ApiKey::PRODUCE, VersionRange { min: 0, max: 9 });
+        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 13), Some(9));
+        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 8), Some(8));
+        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 10, 13), None);
     }
 }

@@ -15,7 +15,7 @@ use crate::time::Tick;
 /// What the end of a connection means for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DisconnectKind {
-    /// Nothing used the connection any more.
+    /// The client needs the connection no more: it was idle, or the broker left the cluster.
     Unneeded,
     /// The connection was lost, or the broker violated the protocol, or a timeout expired.
     Failed,
@@ -23,11 +23,25 @@ pub(super) enum DisconnectKind {
     AuthenticationFailed,
 }
 
-/// The side that closed a connection.
+/// The party that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClosedBy {
     Client,
     Broker,
+    /// The operating system reported an error. A reset may come from the broker or from a device
+    /// between the two.
+    Network,
+}
+
+impl ClosedBy {
+    /// Returns the value of the event's field `by` (`docs/EVENTS.md`).
+    fn name(self) -> &'static str {
+        match self {
+            ClosedBy::Client => "client",
+            ClosedBy::Broker => "broker",
+            ClosedBy::Network => "network",
+        }
+    }
 }
 
 impl<I: Io> NetworkClient<I> {
@@ -43,14 +57,18 @@ impl<I: Io> NetworkClient<I> {
         };
         let kind = match reason {
             DisconnectReason::Idle => DisconnectKind::Unneeded,
-            DisconnectReason::AuthenticationFailed(_) => DisconnectKind::AuthenticationFailed,
+            DisconnectReason::AuthenticationFailed { .. } => DisconnectKind::AuthenticationFailed,
             _ => DisconnectKind::Failed,
         };
         let closed_by = match reason {
+            DisconnectReason::Io(_) => ClosedBy::Network,
+            DisconnectReason::Eof
+            | DisconnectReason::Tls { by_broker: true, .. }
+            | DisconnectReason::AuthenticationFailed { by_broker: true, .. } => ClosedBy::Broker,
             DisconnectReason::BadFrame { .. }
             | DisconnectReason::Idle
-            | DisconnectReason::AuthenticationFailed(_) => ClosedBy::Client,
-            _ => ClosedBy::Broker,
+            | DisconnectReason::Tls { by_broker: false, .. }
+            | DisconnectReason::AuthenticationFailed { by_broker: false, .. } => ClosedBy::Client,
         };
         let mut text = reason.to_string();
         if matches!(reason, DisconnectReason::Eof) {
@@ -61,11 +79,11 @@ impl<I: Io> NetworkClient<I> {
 
     /// Returns what the broker's close probably means, given the state of the connection.
     fn disconnect_hint(&self, node: i32) -> &'static str {
-        let Some(b) = self.connection_states.get(&node) else { return "" };
+        let Some(connection) = self.connection_states.get(&node) else { return "" };
         // A listener with SASL serves ApiVersions before authentication and closes the connection
         // at any other request.
-        let never_served = self.metadata.last_success.is_none() && b.in_flight.len() > 0;
-        match b.state {
+        let never_served = self.metadata.last_success.is_none() && connection.in_flight.len() > 0;
+        match connection.state {
             ConnectionState::CheckingApiVersions { .. } if self.security.tls.is_none() => {
                 " before the ApiVersions response; \
                  if this is a TLS port, set security.protocol to match"
@@ -97,7 +115,7 @@ impl<I: Io> NetworkClient<I> {
     }
 
     /// Closes a connection that is not needed any more.
-    pub(super) fn disconnect(&mut self, node: i32, reason: &str, now: Tick) {
+    pub(super) fn close_unneeded(&mut self, node: i32, reason: &str, now: Tick) {
         if self.close_channel(node, now) {
             let kind = DisconnectKind::Unneeded;
             self.process_disconnection(node, reason, kind, ClosedBy::Client, now);
@@ -125,13 +143,14 @@ impl<I: Io> NetworkClient<I> {
         now: Tick,
     ) {
         let random = self.env.random();
-        let Some(b) = self.connection_states.get_mut(&node) else {
+        let Some(connection) = self.connection_states.get_mut(&node) else {
             return;
         };
-        let (was_ready, was_reauthenticating) = (b.is_ready(), b.reauthenticating_since.is_some());
-        b.disconnected(&self.settings.connect, now, random);
-        let requests = b.in_flight.clear_all();
-        let name = b.name();
+        let (was_ready, was_reauthenticating) =
+            (connection.is_ready(), connection.reauthenticating_since.is_some());
+        connection.disconnected(&self.settings.connect, now, random);
+        let requests = connection.in_flight.clear_all();
+        let name = connection.name();
         match kind {
             DisconnectKind::Unneeded => {
                 let in_flight = requests.len();
@@ -149,7 +168,7 @@ impl<I: Io> NetworkClient<I> {
                     tracing::warn!(
                         name: "ottla.disconnected",
                         broker = node,
-                        by = if closed_by == ClosedBy::Client { "client" } else { "broker" },
+                        by = closed_by.name(),
                         in_flight = requests.len(),
                         oldest = oldest.map_or("", |r| r.api.name()),
                         oldest_ms = oldest.map_or(0, |r| now.since(r.sent_at).as_millis() as u64),
@@ -188,12 +207,14 @@ impl<I: Io> NetworkClient<I> {
         }
     }
 
-    /// Reports the error to the callers that wait for metadata, unless another broker is ready.
+    /// Reports the error to the callers that wait for metadata, unless a different broker is ready.
     ///
     /// If another broker accepts the credentials, this one may soon: SCRAM users reach brokers at
     /// different times. Its batches wait and retry instead of failing.
     fn report_authentication_error(&mut self, name: &str, reason: &str) {
-        let authenticated = |b: &NodeConnection| b.is_ready() || b.reauthenticating_since.is_some();
+        let authenticated = |connection: &NodeConnection| {
+            connection.is_ready() || connection.reauthenticating_since.is_some()
+        };
         if !self.connection_states.values().any(authenticated) {
             let error = Error::new(ErrorKind::Authentication, format!("{name}: {reason}"));
             self.metadata_update.authentication_error = Some(error);
@@ -203,14 +224,14 @@ impl<I: Io> NetworkClient<I> {
     /// Closes the connections whose setup or oldest request has timed out.
     pub(super) fn handle_timeouts(&mut self, now: Tick) {
         let expired: Vec<(i32, String)> = (self.connection_states.values())
-            .filter_map(|b| Some((b.id, self.timeout_reason(b, now)?)))
+            .filter_map(|connection| Some((connection.id, self.timeout_reason(connection, now)?)))
             .collect();
         for (node, reason) in expired {
             if inject_bug!(LateResponseMatched)
                 && let Some(request) = self
                     .connection_states
                     .get_mut(&node)
-                    .and_then(|b| b.in_flight.complete_next(0).ok())
+                    .and_then(|connection| connection.in_flight.complete_next(0).ok())
             {
                 self.completed_requests.push(CompletedRequest {
                     node,
@@ -225,9 +246,9 @@ impl<I: Io> NetworkClient<I> {
         }
     }
 
-    fn timeout_reason(&self, b: &NodeConnection, now: Tick) -> Option<String> {
-        if b.setup_deadline().is_some_and(|deadline| deadline <= now) {
-            let reason = match b.state {
+    fn timeout_reason(&self, connection: &NodeConnection, now: Tick) -> Option<String> {
+        if connection.setup_deadline().is_some_and(|deadline| deadline <= now) {
+            let reason = match connection.state {
                 ConnectionState::Preparing { .. } => {
                     "timed out reading certificate files or fetching a token"
                 }
@@ -238,7 +259,7 @@ impl<I: Io> NetworkClient<I> {
             return Some(reason.to_owned());
         }
         let timeout = self.settings.request_timeout;
-        let oldest = b.in_flight.oldest_sent_at()?;
+        let oldest = connection.in_flight.oldest_sent_at()?;
         (oldest.after(timeout) <= now)
             .then(|| format!("no response within request.timeout.ms ({} ms)", timeout.as_millis()))
     }

@@ -76,14 +76,40 @@ impl SharedHealth {
         self.last_failure.lock().clone()
     }
 
-    /// Returns why no broker can take requests; `None` if a connected broker does not throttle.
-    pub(crate) fn unreachable_summary(&self) -> Option<String> {
+    /// Returns why no broker takes requests; `None` if a connected broker does not throttle, or if
+    /// no connection was tried yet.
+    pub(crate) fn unavailable_summary(&self) -> Option<String> {
         let h = self.health.lock();
         if h.connected.iter().any(|c| !h.throttled.contains_key(c)) {
             return None;
         }
         let reasons = h.throttled.iter().chain(&h.failing);
         let all: Vec<String> = reasons.map(|(name, reason)| format!("{name}: {reason}")).collect();
-        (!all.is_empty()).then(|| format!("no broker can be reached ({})", all.join("; ")))
+        let summary = if h.throttled.is_empty() {
+            "no broker can be reached"
+        } else {
+            "no broker takes requests now"
+        };
+        (!all.is_empty()).then(|| format!("{summary} ({})", all.join("; ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_distinguishes_throttling_from_unreachable_brokers() {
+        let health = SharedHealth::default();
+        assert_eq!(health.unavailable_summary(), None);
+        health.failed("a:1", "connection refused");
+        let summary = health.unavailable_summary().unwrap();
+        assert_eq!(summary, "no broker can be reached (a:1: connection refused)");
+        health.connected("b:1");
+        assert_eq!(health.unavailable_summary(), None);
+        health.throttled("b:1", 500);
+        let summary = health.unavailable_summary().unwrap();
+        assert!(summary.starts_with("no broker takes requests now (b:1: the broker throttles"));
+        assert!(summary.ends_with("; a:1: connection refused)"), "{summary}");
     }
 }

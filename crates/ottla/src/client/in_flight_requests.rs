@@ -90,7 +90,7 @@ impl InFlightRequests {
     /// Removes and returns the oldest request.
     ///
     /// # Errors
-    /// Its correlation id if that is another one, `None` if no request is in flight. A broker
+    /// Its correlation id if that is a different one, `None` if no request is in flight. A broker
     /// responds in the order of the requests, so such a response must not complete any request.
     pub(crate) fn complete_next(
         &mut self,

@@ -69,8 +69,8 @@ pub(crate) struct NetworkClient<I: Io> {
     selector: Selector<I>,
     connection_states: BTreeMap<i32, NodeConnection>,
     node_by_channel: HashMap<ChannelKey, i32>,
-    /// The generation of the node added last.
-    generation: u32,
+    /// The connection number of the node added last.
+    last_connection_number: u32,
     metadata: MetadataUpdater,
     /// The changes that the sender has not taken yet.
     metadata_update: MetadataUpdate,
@@ -107,7 +107,7 @@ impl<I: Io> NetworkClient<I> {
             selector,
             connection_states: BTreeMap::new(),
             node_by_channel: HashMap::default(),
-            generation: 0,
+            last_connection_number: 0,
             metadata,
             metadata_update: MetadataUpdate::default(),
             rebootstrap_backoff: RebootstrapBackoff::default(),
@@ -126,9 +126,9 @@ impl<I: Io> NetworkClient<I> {
     /// Adds a node unless its id is known.
     fn add_node(&mut self, id: i32, host: &Arc<str>, port: u16) {
         if let Entry::Vacant(entry) = self.connection_states.entry(id) {
-            self.generation = self.generation.wrapping_add(1);
+            self.last_connection_number = self.last_connection_number.wrapping_add(1);
             let node = entry.insert(NodeConnection::new(id, host.clone(), port));
-            node.generation = self.generation;
+            node.connection_number = self.last_connection_number;
         }
     }
 
@@ -146,7 +146,8 @@ impl<I: Io> NetworkClient<I> {
 
     /// Updates the metric of requests in flight.
     pub(crate) fn update_in_flight_metric(&self) {
-        let in_flight: usize = self.connection_states.values().map(|b| b.in_flight.len()).sum();
+        let in_flight: usize =
+            self.connection_states.values().map(|connection| connection.in_flight.len()).sum();
         self.counters.requests_in_flight.store(in_flight as u64, Ordering::Relaxed);
     }
 
@@ -188,11 +189,11 @@ impl<I: Io> NetworkClient<I> {
     /// The broker may process such a request even if the connection is lost. Its batches are then
     /// `PossiblyPersisted`.
     pub(crate) fn is_fully_sent(&self, node: i32, correlation_id: i32) -> bool {
-        self.connection_states.get(&node).is_none_or(|b| {
+        self.connection_states.get(&node).is_none_or(|connection| {
             // The selector may have completed the send since the last poll. `in_flight` learns
             // of it in the next poll.
-            let all_written = b.channel().is_none_or(|c| self.selector.can_send(c));
-            all_written || b.in_flight.is_fully_sent(correlation_id)
+            let all_written = connection.channel().is_none_or(|c| self.selector.can_send(c));
+            all_written || connection.in_flight.is_fully_sent(correlation_id)
         })
     }
 
@@ -201,29 +202,32 @@ impl<I: Io> NetworkClient<I> {
     /// A busy node takes no request now, and an event will wake the sender once it does. A node
     /// that becomes ready by time alone (backoff, throttle) is not busy.
     pub(crate) fn node_busy_states(&self, now: Tick) -> impl Iterator<Item = (i32, bool)> {
-        let is_busy = move |b: &NodeConnection| {
-            !self.can_send_request(b, now) && self.earliest_ready_at(b.id, now).is_none()
+        let is_busy = move |connection: &NodeConnection| {
+            !self.can_send_request(connection, now)
+                && self.earliest_ready_at(connection.id, now).is_none()
         };
-        self.connection_states.values().map(move |b| (b.id, is_busy(b)))
+        self.connection_states.values().map(move |connection| (connection.id, is_busy(connection)))
     }
 
     pub(crate) fn has_no_in_flight_requests(&self, node: i32) -> bool {
-        self.connection_states.get(&node).is_none_or(|b| b.in_flight.len() == 0)
+        self.connection_states.get(&node).is_none_or(|connection| connection.in_flight.len() == 0)
     }
 
     /// Returns whether the client can send a request to `node` now.
     pub(crate) fn is_ready(&self, node: i32, now: Tick) -> bool {
-        self.connection_states.get(&node).is_some_and(|b| self.can_send_request(b, now))
+        self.connection_states
+            .get(&node)
+            .is_some_and(|connection| self.can_send_request(connection, now))
     }
 
-    fn can_send_request(&self, b: &NodeConnection, now: Tick) -> bool {
-        let ConnectionState::Ready { channel } = b.state else {
+    fn can_send_request(&self, connection: &NodeConnection, now: Tick) -> bool {
+        let ConnectionState::Ready { channel } = connection.state else {
             return false;
         };
-        b.in_flight.len()
+        connection.in_flight.len()
             < self.settings.max_in_flight + usize::from(inject_bug!(ExtraInFlightRequest))
-            && b.throttled_until <= now
-            && !b.is_reauthentication_due(now)
+            && connection.throttled_until <= now
+            && !connection.is_reauthentication_due(now)
             && self.selector.can_send(channel)
     }
 
@@ -233,7 +237,7 @@ impl<I: Io> NetworkClient<I> {
         if self.is_ready(node, now) {
             return true;
         }
-        if self.connection_states.get(&node).is_some_and(|b| b.can_connect(now)) {
+        if self.connection_states.get(&node).is_some_and(|connection| connection.can_connect(now)) {
             self.connect(node, now);
         } else if self.is_reauthentication_due(node, now) {
             self.reauthenticate(node, now);
@@ -243,13 +247,15 @@ impl<I: Io> NetworkClient<I> {
 
     /// Returns when `node` may become ready by time alone; `None` if it waits for an event.
     pub(crate) fn earliest_ready_at(&self, node: i32, now: Tick) -> Option<Tick> {
-        let b = self.connection_states.get(&node)?;
-        match b.state {
+        let connection = self.connection_states.get(&node)?;
+        match connection.state {
             ConnectionState::Disconnected { retry_at } => Some(retry_at),
-            ConnectionState::Ready { .. } if b.throttled_until > now => Some(b.throttled_until),
+            ConnectionState::Ready { .. } if connection.throttled_until > now => {
+                Some(connection.throttled_until)
+            }
             // `ready` starts the reauthentication, so the caller must not wait for an event.
             ConnectionState::Ready { channel }
-                if b.is_reauthentication_due(now) && self.selector.can_send(channel) =>
+                if connection.is_reauthentication_due(now) && self.selector.can_send(channel) =>
             {
                 Some(now)
             }
@@ -282,18 +288,23 @@ impl<I: Io> NetworkClient<I> {
     /// no second connection (CASES NC16).
     pub(crate) fn least_loaded_node(&self, now: Tick) -> Option<i32> {
         // Once metadata names the brokers, the bootstrap servers (negative ids) are not used.
-        let usable = |b: &&NodeConnection| self.metadata.cluster.nodes.is_empty() || b.id >= 0;
+        let usable = |connection: &&NodeConnection| {
+            self.metadata.cluster.nodes.is_empty() || connection.id >= 0
+        };
         let nodes = || self.connection_states.values().filter(usable);
-        let ready = nodes().filter(|b| self.can_send_request(b, now));
-        if let Some(b) = ready.min_by_key(|b| b.in_flight.len()) {
-            return Some(b.id);
+        let ready = nodes().filter(|connection| self.can_send_request(connection, now));
+        if let Some(connection) = ready.min_by_key(|connection| connection.in_flight.len()) {
+            return Some(connection.id);
         }
         if nodes().any(NodeConnection::is_connecting) {
             return None;
         }
-        let can_become_ready =
-            nodes().filter(|b| b.can_connect(now) || b.is_reauthentication_due(now));
-        can_become_ready.min_by_key(|b| b.last_connect_attempt).map(|b| b.id)
+        let can_become_ready = nodes().filter(|connection| {
+            connection.can_connect(now) || connection.is_reauthentication_due(now)
+        });
+        can_become_ready
+            .min_by_key(|connection| connection.last_connect_attempt)
+            .map(|connection| connection.id)
     }
 
     /// Sends a metadata request to the least loaded node if one is due. Returns when to call again.
@@ -370,8 +381,11 @@ impl<I: Io> NetworkClient<I> {
     /// Returns when the next connection setup, request or shown throttle ends.
     fn next_timeout(&self) -> Tick {
         let timeout = self.settings.request_timeout;
-        let deadlines = self.connection_states.values().flat_map(|b| {
-            [b.setup_deadline(), b.in_flight.oldest_sent_at().map(|at| at.after(timeout))]
+        let deadlines = self.connection_states.values().flat_map(|connection| {
+            [
+                connection.setup_deadline(),
+                connection.in_flight.oldest_sent_at().map(|at| at.after(timeout)),
+            ]
         });
         deadlines.flatten().chain([self.next_throttle_end]).min().unwrap_or(Tick::NEVER)
     }

@@ -89,24 +89,24 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn handle_completed_send(&mut self, key: ChannelKey) {
-        let Some(b) = self.connection_by_channel(key) else { return };
-        let node = b.id;
-        if let Some(request) = b.in_flight.complete_send() {
+        let Some(connection) = self.connection_by_channel(key) else { return };
+        let node = connection.id;
+        if let Some(request) = connection.in_flight.complete_send() {
             let result = Ok(Bytes::new());
             self.completed_requests.push(CompletedRequest { node, request, result });
         }
     }
 
     fn handle_completed_receive(&mut self, key: ChannelKey, frame: Bytes, now: Tick) {
-        let Some(b) = self.connection_by_channel(key) else { return };
-        let node = b.id;
+        let Some(connection) = self.connection_by_channel(key) else { return };
+        let node = connection.id;
         let matched = match decode_correlation_id(&frame) {
             // No broker can respond to a request that it has only half received. Its bytes are
             // not a response, so the connection must end.
-            Ok(id) if !b.in_flight.is_fully_sent(id) => {
+            Ok(id) if !connection.in_flight.is_fully_sent(id) => {
                 Err(format!("the response to request {id} arrived before the request was sent"))
             }
-            Ok(id) => b.in_flight.complete_next(id).map_err(|expected| match expected {
+            Ok(id) => connection.in_flight.complete_next(id).map_err(|expected| match expected {
                 Some(e) => format!("correlation id mismatch: expected {e}, got {id}"),
                 None => format!("correlation id {id} matches no request in flight"),
             }),
@@ -172,20 +172,20 @@ impl<I: Io> NetworkClient<I> {
         if !code.is_none() {
             return self.fail_connection(node, &format!("ApiVersions failed: {code}"), now);
         }
-        let Some(b) = self.connection_states.get_mut(&node) else {
+        let Some(connection) = self.connection_states.get_mut(&node) else {
             return;
         };
-        let ConnectionState::CheckingApiVersions { channel, .. } = b.state else {
+        let ConnectionState::CheckingApiVersions { channel, .. } = connection.state else {
             return;
         };
-        b.set_api_versions(&response);
-        b.ready(channel);
+        connection.set_api_versions(&response);
+        connection.ready(channel);
         if node >= 0 {
             self.rebootstrap_backoff = RebootstrapBackoff::default();
         }
-        self.health.connected(&b.name());
+        self.health.connected(&connection.name());
         if let Some(suppressed) = self.log_events.check(LogEvent::Connected, node, now) {
-            let (host, port) = (&*b.host, b.port);
+            let (host, port) = (&*connection.host, connection.port);
             tracing::info!(
                 name: "ottla.connected",
                 broker = node,
@@ -264,17 +264,17 @@ impl<I: Io> NetworkClient<I> {
     pub(super) fn update_nodes(&mut self, now: Tick) {
         let cluster = self.metadata.cluster.clone();
         let removed: Vec<i32> = (self.connection_states.values())
-            .filter(|b| match cluster.nodes.get(&b.id) {
-                Some(n) => n.host != b.host || n.port != b.port,
+            .filter(|connection| match cluster.nodes.get(&connection.id) {
+                Some(n) => n.host != connection.host || n.port != connection.port,
                 // A response may still arrive: keep the connection until nothing is in flight.
-                None => b.in_flight.len() == 0 && !cluster.nodes.is_empty(),
+                None => connection.in_flight.len() == 0 && !cluster.nodes.is_empty(),
             })
-            .map(|b| b.id)
+            .map(|connection| connection.id)
             .collect();
         for node in removed {
-            self.disconnect(node, "the broker is not part of the cluster any more", now);
-            if let Some(b) = self.connection_states.remove(&node) {
-                self.health.closed(&b.name());
+            self.close_unneeded(node, "the broker is not part of the cluster any more", now);
+            if let Some(connection) = self.connection_states.remove(&node) {
+                self.health.closed(&connection.name());
             }
             self.log_events.remove_node(node);
         }

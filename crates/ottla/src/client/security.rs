@@ -40,8 +40,8 @@ const BACKGROUND_REFRESH_KEY: u64 = u64::MAX;
 const MIN_REAUTHENTICATION_INTERVAL: Duration = Duration::from_millis(1100);
 
 /// Returns the job key of the node's current preparation.
-fn prepare_key(b: &NodeConnection) -> u64 {
-    u64::from(b.generation) << 32 | u64::from(b.prepare_attempt)
+fn prepare_key(connection: &NodeConnection) -> u64 {
+    u64::from(connection.connection_number) << 32 | u64::from(connection.prepare_attempt)
 }
 
 /// The TLS and SASL parts of the client's connections; both are optional.
@@ -76,9 +76,9 @@ impl<I: Io> NetworkClient<I> {
         if !self.security.needs_preparation(new_connection) {
             return false;
         }
-        let Some(b) = self.connection_states.get_mut(&node) else { return false };
-        b.prepare_attempt = b.prepare_attempt.wrapping_add(1);
-        let key = prepare_key(b);
+        let Some(connection) = self.connection_states.get_mut(&node) else { return false };
+        connection.prepare_attempt = connection.prepare_attempt.wrapping_add(1);
+        let key = prepare_key(connection);
         let ConnectionSecurity { tls, tokens, .. } = self.security.clone();
         let work = move || {
             if let Some(tls) = tls.filter(|_| new_connection) {
@@ -97,18 +97,20 @@ impl<I: Io> NetworkClient<I> {
         now: Tick,
     ) {
         // No node has the key of an attempt that timed out or was disconnected.
-        let Some(b) = self.connection_states.values_mut().find(|b| prepare_key(b) == key) else {
+        let Some(connection) =
+            self.connection_states.values_mut().find(|connection| prepare_key(connection) == key)
+        else {
             return;
         };
-        let node = b.id;
-        match (b.state, result) {
+        let node = connection.id;
+        match (connection.state, result) {
             (ConnectionState::Preparing { .. }, Ok(())) => {
-                b.prepared = true;
-                b.state = ConnectionState::Disconnected { retry_at: Tick(0) };
+                connection.prepared = true;
+                connection.state = ConnectionState::Disconnected { retry_at: Tick(0) };
                 self.connect(node, now);
             }
             (ConnectionState::Authenticating { .. }, Ok(()))
-                if b.reauthenticating_since.is_some() =>
+                if connection.reauthenticating_since.is_some() =>
             {
                 self.send_handshake(node, now);
             }
@@ -124,17 +126,19 @@ impl<I: Io> NetworkClient<I> {
     ///
     /// The first request is ApiVersions at version 0: every broker serves it before authentication.
     pub(super) fn begin_authentication(&mut self, node: i32, now: Tick) {
-        let Some(b) = self.connection_states.get_mut(&node) else { return };
-        let ConnectionState::Connecting { channel, deadline } = b.state else { return };
-        b.state = ConnectionState::Authenticating { channel, deadline };
-        b.exchange = None;
+        let Some(connection) = self.connection_states.get_mut(&node) else { return };
+        let ConnectionState::Connecting { channel, deadline } = connection.state else { return };
+        connection.state = ConnectionState::Authenticating { channel, deadline };
+        connection.exchange = None;
         let request = ApiVersionsRequest::default();
         self.send_sasl_request(node, &request, 0, SaslStep::ApiVersions, now);
     }
 
     /// Returns whether this node's session must be renewed before the next request.
     pub(super) fn is_reauthentication_due(&self, node: i32, now: Tick) -> bool {
-        self.connection_states.get(&node).is_some_and(|b| b.is_reauthentication_due(now))
+        self.connection_states
+            .get(&node)
+            .is_some_and(|connection| connection.is_reauthentication_due(now))
     }
 
     /// Starts a SASL exchange on a ready connection (KIP-368).
@@ -144,14 +148,15 @@ impl<I: Io> NetworkClient<I> {
     pub(super) fn reauthenticate(&mut self, node: i32, now: Tick) {
         // The exchange queues behind the requests in flight, which have their own timeouts.
         let timeout = 2 * self.settings.request_timeout.max(self.settings.connect.setup_timeout);
-        let Some(b) = self.connection_states.get_mut(&node) else { return };
-        let ConnectionState::Ready { channel } = b.state else { return };
+        let Some(connection) = self.connection_states.get_mut(&node) else { return };
+        let ConnectionState::Ready { channel } = connection.state else { return };
         if !self.selector.can_send(channel) {
             return;
         }
-        b.state = ConnectionState::Authenticating { channel, deadline: now.after(timeout) };
-        b.exchange = None;
-        b.reauthenticating_since = Some(now);
+        connection.state =
+            ConnectionState::Authenticating { channel, deadline: now.after(timeout) };
+        connection.exchange = None;
+        connection.reauthenticating_since = Some(now);
         if !self.prepare_connection(node, false) {
             self.send_handshake(node, now);
         }
@@ -197,8 +202,8 @@ impl<I: Io> NetworkClient<I> {
         if !code.is_none() {
             return Err(retriable_error(format!("ApiVersions failed: {code}")));
         }
-        let Some(b) = self.connection_states.get_mut(&node) else { return Ok(()) };
-        b.set_api_versions(&response);
+        let Some(connection) = self.connection_states.get_mut(&node) else { return Ok(()) };
+        connection.set_api_versions(&response);
         self.send_handshake(node, now);
         Ok(())
     }
@@ -245,8 +250,8 @@ impl<I: Io> NetworkClient<I> {
         let tokens = self.security.tokens.clone();
         let (exchange, first) =
             SaslClient::begin(&sasl, tokens.as_deref(), &self.env).map_err(retriable_error)?;
-        if let Some(b) = self.connection_states.get_mut(&node) {
-            b.exchange = Some(exchange);
+        if let Some(connection) = self.connection_states.get_mut(&node) {
+            connection.exchange = Some(exchange);
         }
         self.send_token(node, first, now)
     }
@@ -276,15 +281,18 @@ impl<I: Io> NetworkClient<I> {
     ) -> Result<(), PrepareError> {
         let response = decode_sasl_response::<SaslAuthenticateRequest>(frame, version)?;
         let code = ErrorCode(response.error_code);
-        let Some(exchange) =
-            self.connection_states.get_mut(&node).and_then(|b| b.exchange.as_mut())
+        let Some(exchange) = self
+            .connection_states
+            .get_mut(&node)
+            .and_then(|connection| connection.exchange.as_mut())
         else {
             return Ok(());
         };
         if !code.is_none() {
             let message = response.error_message.filter(|m| !m.is_empty());
             let mut message = message.unwrap_or_else(|| code.description().to_owned());
-            if let Some(rejection) = exchange.rejection() {
+            // Kafka repeats the rejection as its message.
+            if let Some(rejection) = exchange.rejection().filter(|r| !message.contains(r)) {
                 message = format!("{message} ({rejection})");
             }
             return Err(fatal_error(format!("{code}: {message}")));
@@ -306,19 +314,21 @@ impl<I: Io> NetworkClient<I> {
         // restarted broker do not reauthenticate all at once.
         let fraction = 0.85 + 0.1 * random_fraction(self.env.random());
         let mechanism = self.security.sasl.as_ref().map_or("", |s| s.mechanism_name());
-        let Some(b) = self.connection_states.get_mut(&node) else { return };
-        let ConnectionState::Authenticating { channel, deadline } = b.state else { return };
-        b.exchange = None;
-        b.reauthenticate_at = lifetime.map(|lifetime| {
+        let Some(connection) = self.connection_states.get_mut(&node) else { return };
+        let ConnectionState::Authenticating { channel, deadline } = connection.state else {
+            return;
+        };
+        connection.exchange = None;
+        connection.reauthenticate_at = lifetime.map(|lifetime| {
             let shortest = lifetime.min(MIN_REAUTHENTICATION_INTERVAL);
             now.after(lifetime.mul_f64(fraction).max(shortest))
         });
         let session_ms = lifetime.map_or(0, |d| d.as_millis() as u64);
         let sensors = &self.counters.sensors;
-        let reauthenticating_since = b.reauthenticating_since.take();
+        let reauthenticating_since = connection.reauthenticating_since.take();
         match reauthenticating_since {
             Some(since) => {
-                b.state = ConnectionState::Ready { channel };
+                connection.state = ConnectionState::Ready { channel };
                 let latency_ms = now.since(since).as_secs_f64() * 1e3;
                 sensors.record(
                     &[
@@ -329,7 +339,7 @@ impl<I: Io> NetworkClient<I> {
                 );
             }
             None => {
-                b.state = ConnectionState::CheckingApiVersions { channel, deadline };
+                connection.state = ConnectionState::CheckingApiVersions { channel, deadline };
                 sensors.record(&[(Sensor::Authentication, 1.0)], now);
                 if lifetime.is_none() {
                     sensors.record(&[(Sensor::AuthenticationNoReauth, 1.0)], now);

@@ -102,10 +102,10 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn do_send(&mut self, node: i32, request: InFlightRequest, chunks: Vec<Bytes>, now: Tick) {
-        let Some(b) = self.connection_states.get_mut(&node) else {
+        let Some(connection) = self.connection_states.get_mut(&node) else {
             return;
         };
-        let Some(channel) = b.channel() else { return };
+        let Some(channel) = connection.channel() else { return };
         tracing::trace!(
             broker = node,
             api = request.api.name(),
@@ -113,7 +113,7 @@ impl<I: Io> NetworkClient<I> {
             correlation = request.correlation_id,
             "request"
         );
-        b.in_flight.add(request);
+        connection.in_flight.add(request);
         let size = chunks.iter().map(Bytes::len).sum::<usize>() as f64;
         let sensors = &self.counters.sensors;
         sensors.record(

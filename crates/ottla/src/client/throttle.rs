@@ -24,14 +24,15 @@ impl<I: Io> NetworkClient<I> {
         }
         // A broker may send a negative time.
         let Ok(ms @ 1..) = u64::try_from(ms) else { return };
-        let Some(b) = self.connection_states.get_mut(&node) else { return };
-        if b.throttled_until <= now {
-            b.throttled_since = now;
+        let Some(connection) = self.connection_states.get_mut(&node) else { return };
+        if connection.throttled_until <= now {
+            connection.throttled_since = now;
         }
-        b.throttled_until = b.throttled_until.max(now.after(Duration::from_millis(ms)));
+        connection.throttled_until =
+            connection.throttled_until.max(now.after(Duration::from_millis(ms)));
         if ms >= MIN_REPORTED_THROTTLE_MS {
-            self.health.throttled(&b.name(), ms);
-            self.next_throttle_end = self.next_throttle_end.min(b.throttled_until);
+            self.health.throttled(&connection.name(), ms);
+            self.next_throttle_end = self.next_throttle_end.min(connection.throttled_until);
         }
         if let Some(suppressed) = self.log_events.check(LogEvent::Throttled, node, now) {
             tracing::info!(name: "ottla.throttled", broker = node, ms, suppressed, "throttled");
@@ -40,8 +41,8 @@ impl<I: Io> NetworkClient<I> {
 
     /// Returns how long `node`'s last throttle overlaps the time from `from` to `to`.
     pub(crate) fn throttled_time(&self, node: i32, from: Tick, to: Tick) -> Duration {
-        self.connection_states.get(&node).map_or(Duration::ZERO, |b| {
-            to.min(b.throttled_until).since(from.max(b.throttled_since))
+        self.connection_states.get(&node).map_or(Duration::ZERO, |connection| {
+            to.min(connection.throttled_until).since(from.max(connection.throttled_since))
         })
     }
 
@@ -51,11 +52,11 @@ impl<I: Io> NetworkClient<I> {
             return;
         }
         self.next_throttle_end = Tick::NEVER;
-        for b in self.connection_states.values() {
-            if b.throttled_until <= now {
-                self.health.resumed(&b.name());
+        for connection in self.connection_states.values() {
+            if connection.throttled_until <= now {
+                self.health.resumed(&connection.name());
             } else {
-                self.next_throttle_end = self.next_throttle_end.min(b.throttled_until);
+                self.next_throttle_end = self.next_throttle_end.min(connection.throttled_until);
             }
         }
     }

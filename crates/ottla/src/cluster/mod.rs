@@ -70,7 +70,7 @@ pub(crate) struct LeaderHint {
     pub(crate) leader: Leader,
 }
 
-/// A partition that moved to another leader between two snapshots.
+/// A partition that moved to a new leader between two snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeaderChange<'c> {
     pub(crate) topic: &'c Arc<str>,
@@ -189,7 +189,7 @@ impl Cluster {
         next
     }
 
-    /// Returns the partitions whose leader is another node than in `before`.
+    /// Returns the partitions whose leader is a different node than in `before`.
     pub(crate) fn leader_changes_since<'c>(
         &'c self,
         before: &'c Cluster,

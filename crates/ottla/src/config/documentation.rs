@@ -65,7 +65,7 @@ fn entry(s: &Setting) -> String {
 }
 
 /// Appends `text` with lines of at most 100 columns; lines after the first begin with `indent`.
-fn push_wrapped(out: &mut String, text: &str, indent: &str) {
+pub(crate) fn push_wrapped(out: &mut String, text: &str, indent: &str) {
     let mut column = 0;
     for word in text.split(' ') {
         let len = word.chars().count();

@@ -1,6 +1,6 @@
 //! Parses `sasl.jaas.config` in Java's form: `a.b.SomeLoginModule required name="value" …;`.
 //!
-//! The login module must fit `sasl.mechanism`; the options hold the credentials. Values may stand
+//! The login module must fit `sasl.mechanism`; the options hold the credentials. Values may be
 //! in single or double quotes, with backslash escapes. `config::security` calls it.
 
 use std::iter::Peekable;

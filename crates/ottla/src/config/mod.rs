@@ -2,7 +2,7 @@
 //!
 //! [`Properties`] collects values by name from the builder, the command line, a file or the
 //! environment and checks each one. `ProducerConfig` then converts them all at once and checks them
-//! against each other; an error names the conflicting settings. All settings stand in `table`.
+//! against each other; an error names the conflicting settings. `table` lists all settings.
 
 mod aliases;
 mod documentation;
@@ -26,6 +26,8 @@ use zeroize::Zeroize;
 use crate::error::Error;
 use aliases::AliasTarget;
 pub use documentation::configuration_markdown;
+#[cfg(test)]
+pub(crate) use documentation::push_wrapped;
 pub(crate) use producer_config::{BackoffRange, ProducerConfig};
 pub use properties::parse as parse_properties;
 use secret::Secret;
@@ -109,13 +111,17 @@ impl Properties {
         let name = aliases::strip_spring_prefix(name.trim());
         if find_setting(&name).is_none() {
             match aliases::find_alias(&name) {
-                Some(AliasTarget::SameAs(other)) => return self.set_alias(&name, other, value),
+                Some(AliasTarget::SameAs(other)) => {
+                    return self.set_alias(&name, other, value, origin);
+                }
                 Some(AliasTarget::Kibibytes(other)) => {
                     let bytes = value.trim().parse::<i64>().ok().and_then(|n| n.checked_mul(1024));
                     let bytes = bytes.ok_or_else(|| {
-                        Error::config(format!("{name}={value} is not valid; expected a number"))
+                        Error::config(format!(
+                            "{name}={value} (from {origin}) is not valid; expected a whole number"
+                        ))
                     })?;
-                    return self.set_alias(&name, other, &bytes.to_string());
+                    return self.set_alias(&name, other, &bytes.to_string(), origin);
                 }
                 Some(AliasTarget::Partitioner) => return self.check_partitioner(value),
                 Some(AliasTarget::CompressionLevel) => {
@@ -132,17 +138,23 @@ impl Properties {
         let Some(setting) = find_setting(&name) else {
             return Ok(());
         };
-        self.insert(setting, value)
+        self.insert(setting, value, origin)
     }
 
-    fn set_alias(&mut self, alias: &str, name: &'static str, value: &str) -> Result<(), Error> {
+    fn set_alias(
+        &mut self,
+        alias: &str,
+        name: &'static str,
+        value: &str,
+        origin: &Origin,
+    ) -> Result<(), Error> {
         let Some(setting) = find_setting(name) else {
             return Ok(());
         };
         // librdkafka's 0 is Kafka's -1: the default of the operating system.
         let value =
             if name.ends_with(".buffer.bytes") && value.trim() == "0" { "-1" } else { value };
-        self.insert(setting, value).map_err(|e| Error::config(format!("{alias}: {e}")))
+        self.insert(setting, value, origin).map_err(|e| Error::config(format!("{alias}: {e}")))
     }
 
     fn check_partitioner(&mut self, value: &str) -> Result<(), Error> {
@@ -155,8 +167,13 @@ impl Properties {
         }
     }
 
-    fn insert(&mut self, setting: &'static Setting, value: &str) -> Result<(), Error> {
-        let value = parse::check_value(setting, value)?;
+    fn insert(
+        &mut self,
+        setting: &'static Setting,
+        value: &str,
+        origin: &Origin,
+    ) -> Result<(), Error> {
+        let value = parse::check_value(setting, value, Some(origin))?;
         if value.is_empty() && setting.name == "transactional.id" {
             return Err(Error::config("transactional.id is empty; remove it instead"));
         }

@@ -1,5 +1,6 @@
 //! Checks the value of a setting against its type and range, and parses `bootstrap.servers`.
 
+use super::Origin;
 use super::setting::{Setting, Type};
 use crate::error::Error;
 
@@ -7,8 +8,12 @@ use crate::error::Error;
 /// whitespace; text and passwords keep theirs.
 ///
 /// # Errors
-/// An error that names the setting, the value and the expected range.
-pub(crate) fn check_value<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Error> {
+/// An error that names the setting, the value, its origin and the expected range.
+pub(crate) fn check_value<'v>(
+    s: &Setting,
+    value: &'v str,
+    origin: Option<&Origin>,
+) -> Result<&'v str, Error> {
     let trimmed = value.trim();
     let is_valid = match s.value_type {
         Type::Int(min, max) => trimmed.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)),
@@ -24,23 +29,21 @@ pub(crate) fn check_value<'v>(s: &Setting, value: &'v str) -> Result<&'v str, Er
         Type::Text | Type::Password => return Ok(value),
         Type::List => true,
     };
+    let error = |expected: &str| {
+        let origin = origin.map_or(String::new(), |origin| format!(" (from {origin})"));
+        let name = s.name;
+        Error::config(format!("{name}={trimmed}{origin} is not valid; expected {expected}"))
+    };
     if !is_valid {
-        let expected = s.value_type.describe();
-        return Err(Error::config(format!(
-            "{}={trimmed} is not valid; expected {expected}",
-            s.name
-        )));
+        return Err(error(&s.value_type.describe_for_errors()));
     }
     if s.name == "compression.gzip.level" && trimmed == "0" {
-        return Err(Error::config(format!(
-            "{}=0 is not valid; expected 1 to 9, or -1 for the default of the library",
-            s.name
-        )));
+        return Err(error("1 to 9, or -1 for the default of the library"));
     }
     Ok(trimmed)
 }
 
-/// Parses a server as `host:port`. The security protocol may stand before it, as in
+/// Parses a server as `host:port`. The security protocol may precede it, as in
 /// `PLAINTEXT://host:9092`.
 pub(crate) fn parse_host_port(entry: &str, protocol: &str) -> Result<(String, u16), Error> {
     let error = |reason: &str| Error::config(format!("bootstrap.servers: {entry:?} {reason}"));
@@ -51,7 +54,7 @@ pub(crate) fn parse_host_port(entry: &str, protocol: &str) -> Result<(String, u1
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(protocol) => rest,
         Some(_) => {
             return Err(error(&format!(
-                "has another protocol than security.protocol={protocol}; set both to the same"
+                "has a different protocol than security.protocol={protocol}; set both to the same"
             )));
         }
         None => entry,

@@ -242,7 +242,7 @@ fn configure_compression(p: &Properties) -> Result<(Codec, i32), Error> {
             let Some(setting) = find_setting(&name) else {
                 return Ok((codec, 0));
             };
-            let level = parse::check_value(setting, level);
+            let level = parse::check_value(setting, level, None);
             level
                 .map_err(|e| Error::config(format!("compression.level: {e}")))?
                 .parse()

@@ -80,7 +80,22 @@ fn edit_distance(a: &str, b: &str) -> usize {
 }
 
 impl Type {
-    /// Returns the type and range as text, for errors and documentation.
+    /// Returns the type and range as text for errors, without Java's names of types.
+    pub(crate) fn describe_for_errors(self) -> String {
+        match self {
+            Type::Int(min, INT_MAX) | Type::Long(min) if min != i64::MIN => {
+                format!("a whole number, {min} or more")
+            }
+            Type::Int(min, max) => format!("a whole number, {min} to {max}"),
+            Type::Long(_) => "a whole number".to_owned(),
+            Type::Double(min, max) => format!("a number, {min} to {max}"),
+            Type::Bool | Type::Choice(_) | Type::Text | Type::Password | Type::List => {
+                self.describe()
+            }
+        }
+    }
+
+    /// Returns the type and range as text for the documentation, with Kafka's names of types.
     pub(crate) fn describe(self) -> String {
         match self {
             Type::Int(min, INT_MAX) => format!("int, {min} or more"),

@@ -110,7 +110,7 @@ settings! {
     Supported "partitioner.class", Text, None,
         "When not set, the key decides the partition, and records without a key stay with one \
          partition until a batch is full (KIP-794). `RoundRobinPartitioner` sends each record to \
-         the next partition. Kafka's package name may stand before it.";
+         the next partition. Kafka's package name may precede it.";
     Supported "receive.buffer.bytes", Int(-1, INT_MAX), Some("32768"),
         "The receive buffer of a socket in bytes (SO_RCVBUF). -1 uses the default of the operating \
          system.";
@@ -340,7 +340,7 @@ mod tests {
         for (i, s) in SETTINGS.iter().enumerate() {
             assert!(SETTINGS[..i].iter().all(|o| o.name != s.name), "{} occurs twice", s.name);
             if let Some(default) = s.default {
-                crate::config::parse::check_value(s, default).unwrap();
+                crate::config::parse::check_value(s, default, None).unwrap();
             }
         }
     }

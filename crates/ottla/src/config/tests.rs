@@ -254,3 +254,15 @@ fn security_settings_are_checked_when_the_producer_is_built() {
         assert!(e.contains(expected), "{settings:?}: {e}");
     }
 }
+
+#[test]
+fn error_of_an_invalid_value_names_its_origin_and_what_is_expected() {
+    let mut p = Properties::new();
+    let e = p.load_environment([("OTTLA_LINGER_MS".to_owned(), "abc".to_owned())]).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "linger.ms=abc (from the environment) is not valid; expected a whole number, 0 or more"
+    );
+    let e = p.load("queue.buffering.max.kbytes=x", "a.properties").unwrap_err().to_string();
+    assert!(e.contains("=x (from a.properties) is not valid; expected a whole number"), "{e}");
+}

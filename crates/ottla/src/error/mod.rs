@@ -25,7 +25,7 @@ pub enum RecordStatus {
     PossiblyPersisted,
 }
 
-/// The category of an [`Error`], by the party that can act on it.
+/// The category of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -44,7 +44,7 @@ pub enum ErrorKind {
     /// `buffer.memory` stayed exhausted for `max.block.ms`.
     BufferExhausted,
     /// `buffer.memory` is exhausted, and the call must not wait: a `try_send`, or a `send` inside a
-    /// callback.
+    /// callback. The name is that of the standard library's `TrySendError::Full`.
     Full,
     /// The producer does not know the topic yet, and the call must not wait. The producer has
     /// requested the topic's metadata.
@@ -68,7 +68,8 @@ pub enum ErrorKind {
     Authentication,
     /// The producer is closed, or was closed while the call or the record waited.
     Closed,
-    /// The application made a blocking call on the sender's thread, where it would never return.
+    /// The application made a blocking call inside a callback. There it could wait without end: the
+    /// callback blocks the thread that delivers the results.
     WouldDeadlock,
     /// The process was forked; this copy of the producer has no threads.
     Forked,
@@ -147,6 +148,13 @@ impl fmt::Display for DeliveryTimings {
     }
 }
 
+/// Returns a number with its noun: `1 attempt`, `2 attempts`.
+pub(crate) fn counted(n: impl fmt::Display, noun: &str) -> String {
+    let n = n.to_string();
+    let ending = if n == "1" { "" } else { "s" };
+    format!("{n} {noun}{ending}")
+}
+
 /// The error of every call and of every record.
 ///
 /// One pointer, cheap to clone: all records of a batch share one error. [`kind`](Error::kind) is
@@ -213,7 +221,7 @@ impl Error {
 
     /// Creates an error from a broker's error code.
     ///
-    /// `broker_message` is the text of the response; without one, the code's description stands in.
+    /// `broker_message` is the text of the response; without one, the code's description is used.
     /// `location` says which request of which partition or broker failed.
     pub(crate) fn broker(code: ErrorCode, broker_message: Option<&str>, location: &str) -> Error {
         let kind = match code {

@@ -1,4 +1,5 @@
-//! Counters and sensors, updated once per batch, request or poll, never once per record.
+//! Counters and sensors, updated once per batch, request or poll. Only a record that waits in
+//! `send` updates them by itself.
 //!
 //! The sender's thread updates most of them. `Producer::metrics` and `Producer::totals` read them.
 

@@ -24,10 +24,18 @@ pub(crate) enum DisconnectReason {
     Idle,
     /// TLS failed, but a retry may succeed.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    Tls(String),
+    Tls {
+        text: String,
+        /// Whether the broker ended the session, with an alert or by closing the connection.
+        by_broker: bool,
+    },
     /// One side rejected the other's identity. A retry cannot succeed with the same credentials.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
-    AuthenticationFailed(String),
+    AuthenticationFailed {
+        text: String,
+        /// Whether the broker rejected the client, and not the client the broker.
+        by_broker: bool,
+    },
 }
 
 impl std::fmt::Display for DisconnectReason {
@@ -49,9 +57,8 @@ impl std::fmt::Display for DisconnectReason {
                 "invalid response length: {size} bytes \
                  (receive.message.max.bytes is {limit}); is this a Kafka broker?"
             ),
-            DisconnectReason::Tls(reason) | DisconnectReason::AuthenticationFailed(reason) => {
-                f.write_str(reason)
-            }
+            DisconnectReason::Tls { text, .. }
+            | DisconnectReason::AuthenticationFailed { text, .. } => f.write_str(text),
             DisconnectReason::Idle => f.write_str("idle for connections.max.idle.ms"),
         }
     }

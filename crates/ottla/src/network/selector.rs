@@ -292,7 +292,8 @@ impl<I: Io> Selector<I> {
             match channel.take_frame() {
                 Ok(Some(frame)) => out.completed_receives.push((key, frame)),
                 Err(
-                    alert @ (DisconnectReason::AuthenticationFailed(_) | DisconnectReason::Tls(_)),
+                    alert @ (DisconnectReason::AuthenticationFailed { .. }
+                    | DisconnectReason::Tls { .. }),
                 ) => return alert,
                 Ok(None) | Err(_) => return write_error,
             }

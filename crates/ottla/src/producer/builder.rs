@@ -129,7 +129,7 @@ impl ProducerBuilder {
         /// Sets the codec of batches: `none` (the default), `gzip`, `snappy`, `lz4` or `zstd`
         /// (`compression.type`).
         compression(&str) "compression.type" v => v;
-        /// Sets whether each record is written exactly once and in order, even after retries
+        /// Sets whether retries write no record twice and keep the order of each partition
         /// (`enable.idempotence`, KIP-98). The default is true. Requires `acks=all`, `retries`
         /// above 0, and at most 5 requests in flight.
         idempotence(bool) "enable.idempotence" v => v.to_string();
@@ -195,9 +195,8 @@ impl ProducerBuilder {
     ///   result.
     /// - **Another thread, if the sender has ended** (the producer was closed, or the sender
     ///   panicked) before it knew of the batch: a thread that appended to the batch, inside its own
-    ///   `send`, or the worker thread that compressed or split it.
-    ///   [`Producer::send_with`](Producer::send_with) explains this case. Two threads may
-    ///   then run the handler at the same time.
+    ///   `send`, or the worker thread that compressed or split it. [`Producer::send_with`] explains
+    ///   this case. Two threads may then run the handler at the same time.
     ///
     /// The producer holds no lock meanwhile. It catches a panic of the handler and counts it in
     /// [`Totals::callback_panic_total`](crate::Totals).

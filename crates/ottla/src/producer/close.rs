@@ -33,9 +33,9 @@ impl ProducerInner {
     /// close: a callback runs on the sender's thread, which cannot join itself.
     pub(super) fn close(&self, timeout: Duration) -> Result<(), Error> {
         self.check_fork()?;
-        let in_callback = self.accumulator.caller_context.is_in_callback();
-        self.begin_close(if in_callback { Duration::ZERO } else { timeout });
-        if in_callback {
+        let must_not_block = self.accumulator.caller_context.must_not_block();
+        self.begin_close(if must_not_block { Duration::ZERO } else { timeout });
+        if must_not_block {
             return Ok(());
         }
         // When this flush completes, all records are completed and the thread is about to end. A
@@ -81,7 +81,7 @@ impl Drop for ProducerInner {
         let timeout = self.delivery_timeout.min(DROP_TIMEOUT);
         // A panicking thread must not wait, and a callback must not wait for its own thread.
         let is_panicking = std::thread::panicking();
-        if is_panicking || self.accumulator.caller_context.is_in_callback() {
+        if is_panicking || self.accumulator.caller_context.must_not_block() {
             self.begin_close(if is_panicking { Duration::ZERO } else { timeout });
             return;
         }

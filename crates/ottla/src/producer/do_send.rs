@@ -3,8 +3,9 @@
 //! `do_send` appends a record, and waits if its topic is unknown or memory is exhausted.
 //!
 //! Most records take the fast path, `do_send_fast`, which succeeds if their batch is open and has
-//! room. The slow path, `run_step`, reports what is missing, metadata or memory. The caller then
-//! waits in `topic_wait.rs` or `memory_wait.rs`, and tries again.
+//! room. The slow path, `do_send_slow`, makes one attempt with `run_step`, which reports what is
+//! missing, metadata or memory. The caller then waits in `topic_wait.rs` or `memory_wait.rs`, and
+//! makes the next attempt.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -199,7 +200,7 @@ impl ProducerInner {
         pending: PendingSend<'_, '_>,
         step: SendStep,
     ) -> Result<Appended, Error> {
-        if self.accumulator.caller_context.is_in_callback() {
+        if self.accumulator.caller_context.must_not_block() {
             let suffix = " (a callback cannot wait for it)";
             return self.finish_without_waiting(pending.record, step, suffix);
         }
@@ -292,7 +293,7 @@ impl ProducerInner {
                     }
                     return Ok(SendStep::Appended(Appended { delivery }));
                 }
-                AppendResult::NeedsBuffer(size) => {
+                AppendResult::NeedsNewBatch(size) => {
                     // A forked child must not send. Its process id is checked here, once per batch:
                     // a check per record would cost a system call each.
                     self.check_fork()?;

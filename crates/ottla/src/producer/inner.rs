@@ -32,7 +32,7 @@ pub(crate) struct ProducerInner {
     pub(crate) sender_thread: Mutex<Option<JoinHandle<()>>>,
     /// The time when the producer was built, in milliseconds since the Unix epoch.
     pub(crate) started_ms: i64,
-    /// The process that built the producer. A forked child has another id.
+    /// The process that built the producer. A forked child has a different id.
     pub(crate) pid: u32,
 }
 

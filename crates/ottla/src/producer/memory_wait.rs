@@ -37,7 +37,7 @@ impl ProducerInner {
 
     fn start_memory_wait(&self, size: usize, deadline: Tick) -> MemoryWaitFuture<'_> {
         let allocation = self.accumulator.pool.allocate(size);
-        let waiter = DeadlineWaiter::new(allocation.shared_waiter_id());
+        let waiter = DeadlineWaiter::new(allocation.pool_waiter_id());
         MemoryWaitFuture {
             inner: self,
             allocation,
@@ -50,14 +50,14 @@ impl ProducerInner {
 
     #[cold]
     fn buffer_exhausted_error(&self, size: usize) -> Error {
-        let reason = self.health.unreachable_summary().unwrap_or_else(|| {
+        let reason = self.health.unavailable_summary().unwrap_or_else(|| {
             "the brokers take records more slowly than the application sends them; \
              raise buffer.memory or max.block.ms"
                 .into()
         });
         let message = format!(
-            "no {size} bytes of buffer.memory ({}) became free \
-             within max.block.ms ({} ms): {reason}",
+            "buffer.memory ({} bytes) stayed exhausted for max.block.ms ({} ms): \
+             could not allocate {size} bytes: {reason}",
             self.accumulator.pool.total_memory(),
             self.max_block.as_millis()
         );

@@ -50,11 +50,11 @@ use crate::time::Tick;
 ///
 /// [`send`](Producer::send) accepts records and gathers them in batches, and one thread of the
 /// producer sends the batches. A record's result reaches the application through a [`Delivery`], a
-/// [callback](Producer::send_with), or the producer's
-/// [delivery handler](ProducerBuilder::delivery_handler).
+/// [callback](Producer::send_with), or the producer's [delivery
+/// handler](ProducerBuilder::delivery_handler).
 ///
-/// Dropping the last clone closes the producer, with a timeout of `delivery.timeout.ms`, at most 5
-/// s; see [`close`](Producer::close).
+/// Dropping the last clone closes the producer. The timeout is `delivery.timeout.ms`, but at most
+/// 5 s; see [`close`](Producer::close).
 ///
 /// ```no_run
 /// use std::time::Duration;

@@ -93,9 +93,9 @@ impl Producer {
     /// - **Another thread, if the sender has ended** before it knew of the record's batch. This
     ///   happens when the producer is closed, or the sender panics, while records are being
     ///   appended. The producer's queue then rejects the batch's event, and the thread that posted
-    ///   the event fails all records of the partition: - a thread that appended to the batch,
-    ///   inside its own `send`; - or the producer's worker thread that compressed or split the
-    ///   batch.
+    ///   the event fails all records of the partition:
+    ///   - a thread that appended to the batch, inside its own `send`;
+    ///   - or the producer's worker thread that compressed or split the batch.
     ///
     ///   Records that no such event covers fail on the thread that drops the last clone of the
     ///   producer.

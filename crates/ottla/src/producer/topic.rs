@@ -81,7 +81,7 @@ impl Topic {
         Record::to(&self.info.name)
     }
 
-    /// Fails if the record is for another topic: it would go to this one instead.
+    /// Fails if the record is for a different topic: it would go to this one instead.
     #[inline]
     fn check_topic(&self, record: &Record<'_>) -> Result<&topics::TopicInfo, Error> {
         let name: &str = &self.info.name;

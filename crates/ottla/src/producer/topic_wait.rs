@@ -30,7 +30,7 @@ impl ProducerInner {
         if let Some(topic) = self.find_topic(name, None) {
             return Ok(topic);
         }
-        if self.accumulator.caller_context.is_in_callback() {
+        if self.accumulator.caller_context.must_not_block() {
             self.accumulator.post(Event::TopicWanted(name.into()), Tick(0));
             let message = format!(
                 "topic {name} is not known yet, and a callback cannot wait for it; \
@@ -75,7 +75,7 @@ impl ProducerInner {
             name: record.topic.into(),
             partition: record.partition,
             deadline,
-            first_round: None,
+            initial_error_count: None,
             waiter: DeadlineWaiter::new(Arc::default()),
             last_error: None,
         })
@@ -89,7 +89,8 @@ struct TopicWaitFuture<'h> {
     partition: Option<i32>,
     deadline: Tick,
     /// The topic's error count when this wait began. Earlier errors do not concern this caller.
-    first_round: Option<u64>,
+    /// `None` before the first poll.
+    initial_error_count: Option<u64>,
     waiter: Arc<DeadlineWaiter>,
     last_error: Option<Error>,
 }
@@ -109,7 +110,7 @@ impl TopicWaitFuture<'_> {
         }
         let health = &self.inner.health;
         let mut source = None;
-        let reason = match (&self.last_error, health.unreachable_summary()) {
+        let reason = match (&self.last_error, health.unavailable_summary()) {
             (_, Some(unreachable)) => unreachable,
             (Some(e), None) => match e.kind() {
                 // The name of the code is here, the rest of the broker's message in the source.
@@ -143,7 +144,7 @@ impl Future for TopicWaitFuture<'_> {
         // The wakers are registered before the topic is looked up: if the metadata arrives between
         // the two, it either wakes this caller or is found.
         this.waiter.register(cx.waker());
-        let (round, last_error) = accumulator.topics.register(&this.name, cx.waker());
+        let (error_count, last_error) = accumulator.topics.register(&this.name, cx.waker());
         if accumulator.is_closed() {
             return Poll::Ready(Err(accumulator.closed_while_waiting_error()));
         }
@@ -151,8 +152,8 @@ impl Future for TopicWaitFuture<'_> {
             return Poll::Ready(Ok(topic));
         }
         // An error from before this wait may be out of date: the topic may exist by now.
-        let first_round = *this.first_round.get_or_insert(round);
-        if round > first_round {
+        let initial_error_count = *this.initial_error_count.get_or_insert(error_count);
+        if error_count > initial_error_count {
             if let Some(e) = &last_error
                 && !e.is_retriable()
             {

@@ -69,7 +69,7 @@ impl BatchSizeDiscovery {
         };
         let limits = self.topics.entry(topic.clone()).or_insert_with(new_limits);
         if limits.topic_id != topic_id {
-            // A topic that was created again may have another max.message.bytes.
+            // A topic that was created again may have a different max.message.bytes.
             *limits = new_limits();
         }
         limits.smallest_rejected = limits.smallest_rejected.min(size);
@@ -95,7 +95,9 @@ impl BatchSizeDiscovery {
             limits.largest_accepted = size;
             limits.smallest_rejected = limits.smallest_rejected.max(size + 1);
             limits.update_estimator();
-        } else if limits.acks_since_probe >= ACKS_BETWEEN_PROBES && !limits.estimator.is_probing() {
+        } else if limits.acks_since_probe >= ACKS_BETWEEN_PROBES
+            && !limits.estimator.is_probe_pending()
+        {
             limits.update_estimator();
         }
     }

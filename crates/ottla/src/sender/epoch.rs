@@ -77,7 +77,7 @@ impl<I: Io> Sender<I> {
 
 /// Returns the error of a possibly persisted batch that cannot move to its partition's new epoch.
 ///
-/// Nothing that may be in a topic is sent to another topic of the same name.
+/// A batch that may be in a topic is never sent to a new topic of the same name.
 fn stale_batch_error(batch: &ClosedBatch, topic_id_change: Option<TopicIdChange>) -> Error {
     let p = &batch.meta.partition;
     match (topic_id_change, &batch.last_error) {

@@ -51,8 +51,8 @@ impl<I: Io> Sender<I> {
                     self.client.request_metadata(now);
                 }
                 Event::Waiter { deadline, waiter } => {
-                    self.last_waiter_id += 1;
-                    let key = WaiterKey { deadline, id: self.last_waiter_id };
+                    self.last_deadline_id += 1;
+                    let key = WaiterKey { deadline, id: self.last_deadline_id };
                     self.waiter_deadlines.insert(key, waiter);
                 }
                 Event::Flush(completion) => self.begin_flush(completion),
@@ -72,7 +72,7 @@ impl<I: Io> Sender<I> {
     pub(super) fn wake_expired_waiters(&mut self, now: Tick) -> Tick {
         // A caller that is done drops its half of the waiter. Then the sender's is the only one.
         if self.waiter_deadlines.len() > MIN_WAITERS_TO_PRUNE
-            && self.last_waiter_id.is_multiple_of(MIN_WAITERS_TO_PRUNE as u64)
+            && self.last_deadline_id.is_multiple_of(MIN_WAITERS_TO_PRUNE as u64)
         {
             self.waiter_deadlines.retain(|_, waiter| Arc::strong_count(waiter) > 1);
         }
@@ -86,7 +86,7 @@ impl<I: Io> Sender<I> {
             if is_done {
                 continue;
             }
-            self.accumulator.pool.revoke(waiter.waiter_id.load(Ordering::Relaxed));
+            self.accumulator.pool.revoke(waiter.pool_waiter_id.load(Ordering::Relaxed));
             waiter.wake();
         }
         Tick::NEVER
@@ -104,7 +104,7 @@ impl<I: Io> Sender<I> {
         for p in self.accumulator.topics.all_partitions() {
             let mut queue = p.lock_for_sender();
             let has_records = !queue.is_empty();
-            queue.announced |= has_records;
+            queue.is_tracked_by_sender |= has_records;
             drop(queue);
             if has_records {
                 self.ready.insert(p);

@@ -7,7 +7,7 @@ use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::drain::RemovedBatch;
 use crate::accumulator::ready::DrainContext;
 use crate::collections::HashSet;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, counted};
 use crate::injected_bugs::inject_bug;
 use crate::log_limiter::LogEvent;
 use crate::network::io::Io;
@@ -86,7 +86,10 @@ impl<I: Io> Sender<I> {
     /// Returns the error of a batch that expired in its queue, with the most likely reason.
     fn delivery_timeout_error(&self, batch: &ClosedBatch, now: Tick) -> Error {
         let reason = match &batch.last_error {
-            Some(e) => format!("after {} attempts, the last error was: {e}", batch.attempts),
+            Some(e) => {
+                let attempts = counted(batch.attempts, "attempt");
+                format!("after {attempts}, the last error was: {e}")
+            }
             None => self.unsent_reason(batch),
         };
         self.delivery_timeout_error_with_reason(batch, &reason, now)
@@ -96,15 +99,20 @@ impl<I: Io> Sender<I> {
     fn in_flight_timeout_error(&self, batch: &ClosedBatch, now: Tick) -> Error {
         let name = self.client.broker_name(batch.timings.broker);
         let reason = format!(
-            "no response from {name} after {} attempts; check the load and the log of this broker",
-            batch.attempts
+            "no response from {name} after {}; check the load and the log of this broker",
+            counted(batch.attempts, "attempt")
         );
-        self.delivery_timeout_error_with_reason(batch, &reason, now)
+        let error = self.delivery_timeout_error_with_reason(batch, &reason, now);
+        // The message is about the last attempt, the source about the one before it.
+        match &batch.last_error {
+            Some(source) => error.with_source(source.clone()),
+            None => error,
+        }
     }
 
     /// Explains why a batch was never sent.
     fn unsent_reason(&self, batch: &ClosedBatch) -> String {
-        if let Some(summary) = self.health.unreachable_summary() {
+        if let Some(summary) = self.health.unavailable_summary() {
             return summary;
         }
         let p = &batch.meta.partition;
@@ -123,7 +131,10 @@ impl<I: Io> Sender<I> {
                 .to_owned();
         }
         let name = self.client.broker_name(leader);
-        format!("not sent to {name}: the broker was busy or throttling; check its load and quotas")
+        format!(
+            "not sent to {name}: waiting for an earlier batch, a connection, the end of a throttle \
+             or a free request; check the broker's load and quotas"
+        )
     }
 
     fn delivery_timeout_error_with_reason(
@@ -140,10 +151,6 @@ impl<I: Io> Sender<I> {
              {reason}",
             p.topic, p.index
         );
-        let error = Error::new(ErrorKind::DeliveryTimeout, message);
-        match &batch.last_error {
-            Some(source) => error.with_source(source.clone()),
-            None => error,
-        }
+        Error::new(ErrorKind::DeliveryTimeout, message)
     }
 }

@@ -6,12 +6,12 @@ use ottla_protocol::ErrorCode;
 
 use super::Sender;
 use super::producer_state::ProducerIdState;
-use super::responses::BatchResponse;
+use super::responses::AttemptResult;
 use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::completion::{Outcome, RecordError};
 use crate::accumulator::drain::RemovedBatch;
 use crate::accumulator::partition::Partition;
-use crate::error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
+use crate::error::{DeliveryTimings, Error, ErrorKind, RecordStatus, counted};
 use crate::injected_bugs::inject_bug;
 use crate::network::io::Io;
 use crate::time::Tick;
@@ -25,7 +25,7 @@ impl<I: Io> Sender<I> {
     }
 
     /// Fails a batch that a broker has rejected, or that may not be retried any more.
-    pub(super) fn fail_batch(&mut self, batch: StampedBatch, response: BatchResponse) {
+    pub(super) fn fail_batch(&mut self, batch: StampedBatch, response: AttemptResult) {
         // A batch that expired in flight is completed already; now its buffer is free, too.
         let is_completed = batch.closed.is_completed();
         let mut closed = batch.unstamp();
@@ -66,20 +66,26 @@ impl<I: Io> Sender<I> {
         self.batch_completed(number);
     }
 
-    /// Returns the error of a record that is too large even alone in a batch.
+    /// Returns the error of a batch that a broker rejects as too large and that is not split.
     fn message_too_large_error(batch: &ClosedBatch, error: &Error) -> Error {
         let largest = match batch.meta.partition.estimator.largest_accepted() {
             0 => "no batch was accepted yet".to_owned(),
             size => format!("the largest accepted batch had {size} bytes"),
         };
+        // A batch of several records is split, unless it may be in the log or has expired.
+        let advice = if batch.meta.record_count == 1 {
+            "raise the topic's max.message.bytes or make the record smaller"
+        } else {
+            "raise the topic's max.message.bytes or lower batch.size"
+        };
         let reason = format!(
-            "{error}: the batch of {} records has {} bytes on the wire ({} uncompressed), and \
-             {largest}; raise the topic's max.message.bytes or make the record smaller",
-            batch.meta.record_count,
+            "{error}: the batch of {} has {} bytes on the wire ({} uncompressed), and \
+             {largest}; {advice}",
+            counted(batch.meta.record_count, "record"),
             batch.wire_len(),
             batch.uncompressed_len
         );
-        Error::new(error.kind(), reason).with_source(error.clone())
+        Error::new(error.kind(), reason)
     }
 
     /// Adds the batch's record status, partition and timings to an error.
@@ -157,7 +163,7 @@ impl<I: Io> Sender<I> {
             }
             closed.status = RecordStatus::PossiblyPersisted;
             if inject_bug!(BufferFreedTwice) {
-                drop(self.accumulator.pool.unaccounted_buffer(closed.wire_len()));
+                drop(self.accumulator.pool.uncharged_buffer(closed.wire_len()));
             }
             let error = self.with_batch_context(&error_for(self, closed), closed);
             closed.complete(Outcome::Failed(error));

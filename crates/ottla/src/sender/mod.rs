@@ -3,7 +3,7 @@
 //! It follows Kafka's `Sender`. [`Sender::run_once`] is one round of its loop: steps 1 to 7 in
 //! [`Sender::send_producer_data`], step 8 in [`Sender::poll_and_handle`]. [`thread::run`] repeats
 //! it on the sender thread. A simulation calls the two halves by itself. Between them the sender
-//! counts as asleep, so that a wakeup that is lost in virtual time is also lost in real time.
+//! counts as asleep, so that a wakeup that would be lost in real time is lost in virtual time, too.
 
 pub(crate) mod produce_request;
 pub(crate) mod producer_state;
@@ -78,7 +78,7 @@ pub(crate) struct Sender<I: Io> {
     ready: ReadyTracker,
     /// By the correlation id of the request.
     in_flight_batches: HashMap<i32, InFlightBatches>,
-    /// No batch in flight expires earlier; it may be too early.
+    /// A lower bound of the time at which the next batch in flight expires.
     next_in_flight_expiry: Tick,
     batch_size_discovery: BatchSizeDiscovery,
     last_purge: Option<Purge>,
@@ -86,7 +86,7 @@ pub(crate) struct Sender<I: Io> {
     /// Batches up to this number do not linger, because a flush waits for them.
     flush_up_to: u64,
     waiter_deadlines: BTreeMap<WaiterKey, Arc<DeadlineWaiter>>,
-    last_waiter_id: u64,
+    last_deadline_id: u64,
     /// Set when the producer closes: batches that are incomplete at this time fail.
     close_deadline: Option<Tick>,
     is_shut_down: bool,
@@ -127,7 +127,7 @@ impl<I: Io> Sender<I> {
             pending_flushes: Vec::new(),
             flush_up_to: 0,
             waiter_deadlines: BTreeMap::new(),
-            last_waiter_id: 0,
+            last_deadline_id: 0,
             close_deadline: None,
             is_shut_down: false,
             event_buffer: Vec::new(),
@@ -173,7 +173,7 @@ impl<I: Io> Sender<I> {
         wake_at(self.maybe_request_producer_id(now));
         wake_at(self.batch_size_discovery.raise_limit(now));
 
-        // Step 2: find ready partitions. Only partitions that have changed are evaluated again.
+        // Step 2: find ready partitions. Only partitions marked as dirty are evaluated again.
         let accumulator = self.accumulator.clone();
         let cx = DrainContext { accumulator: &accumulator, cluster: &cluster, now };
         self.ready.set_pressure(self.send_pressure());

@@ -143,7 +143,7 @@ impl ParsedProduceResponse {
 
     /// Returns the entry for the batch's topic and partition. A second entry is ignored.
     ///
-    /// The topic has to match: an entry of another topic must never acknowledge the batch
+    /// The topic has to match: an entry of a different topic must never acknowledge the batch
     /// (CASES SN44).
     pub(crate) fn partition_response(
         &self,
@@ -223,7 +223,7 @@ mod tests {
         let other = closed_batch(&p, 2, 1).stamp(other_id);
         assert!(
             parsed.partition_response(&other, FIRST_VERSION_WITH_TOPIC_ID).is_none(),
-            "a topic with another id"
+            "a topic with a different id"
         );
     }
 }

@@ -79,7 +79,7 @@ struct PartitionSequences {
     acked_end: Option<i32>,
     in_flight_batches: u32,
     /// Whether the batch in flight is a retry, which nothing may overtake.
-    is_retry: bool,
+    last_sent_is_retry: bool,
     /// Set while the partition needs a new epoch before it may drain again.
     unresolved: Option<Unresolved>,
 }
@@ -145,7 +145,7 @@ impl ProducerState {
 
     /// Takes over the topic ids and leaders of this round.
     ///
-    /// A topic with another id is another log, so its partitions become unresolved. They must not
+    /// A topic with a new id is a new log, so its partitions become unresolved. They must not
     /// continue or restart their sequences in the same epoch (rule 3). A zero id says nothing: it
     /// comes from a broker that does not report topic ids. A first id after zero is the same log.
     ///
@@ -184,7 +184,7 @@ impl ProducerState {
             next_sequence: 0,
             acked_end: None,
             in_flight_batches: 0,
-            is_retry: false,
+            last_sent_is_retry: false,
             unresolved: None,
         })
     }
@@ -193,7 +193,7 @@ impl ProducerState {
     pub(crate) fn add_in_flight_batch(&mut self, partition_id: u32, node: i32, is_retry: bool) {
         let partition = self.get_or_create(partition_id);
         partition.in_flight_batches += 1;
-        partition.is_retry = is_retry;
+        partition.last_sent_is_retry = is_retry;
         partition.in_flight_node = node;
     }
 
@@ -390,7 +390,7 @@ impl DrainPolicy for ProducerState {
             // While a retry is in flight, nothing new leaves. If newer batches kept overtaking it,
             // the broker would forget it among its last five, and could no longer recognize it as
             // a duplicate (the simulation found this with seed 708188).
-            || sequences.is_retry
+            || sequences.last_sent_is_retry
             // The first batch of an epoch goes alone. A broker without state for the producer
             // accepts any first sequence: if it rejected the first of several batches in flight,
             // it would accept the second one as the first. Java's producer has this hole (the

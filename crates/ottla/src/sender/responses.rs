@@ -26,7 +26,7 @@ use crate::network::io::Io;
 use crate::time::{Tick, backoff};
 
 /// The result of one attempt of a batch.
-pub(super) struct BatchResponse {
+pub(super) struct AttemptResult {
     pub(super) code: ErrorCode,
     base_offset: Option<i64>,
     log_append_time: Option<i64>,
@@ -38,13 +38,13 @@ pub(super) struct BatchResponse {
     possibly_appended: bool,
 }
 
-impl BatchResponse {
+impl AttemptResult {
     /// The broker has responded with this entry.
     fn from_response(
         batch: &StampedBatch,
         entry: &PartitionProduceResponse,
         broker_name: impl FnOnce() -> String,
-    ) -> BatchResponse {
+    ) -> AttemptResult {
         let code = ErrorCode(entry.error_code);
         let (mut error, mut record_errors) = (None, Vec::new());
         if !code.is_none() {
@@ -58,7 +58,7 @@ impl BatchResponse {
             }));
         }
         let base_offset = (entry.base_offset >= 0).then_some(entry.base_offset);
-        BatchResponse {
+        AttemptResult {
             code,
             base_offset,
             log_append_time: (entry.log_append_time_ms >= 0).then_some(entry.log_append_time_ms),
@@ -71,10 +71,10 @@ impl BatchResponse {
 
     /// No broker has responded. If the socket did not take the last byte of the request, no broker
     /// can have appended the batch.
-    fn without_response(batch: &StampedBatch, reason: &str, fully_sent: bool) -> BatchResponse {
+    fn without_response(batch: &StampedBatch, reason: &str, fully_sent: bool) -> AttemptResult {
         let p = &batch.closed.meta.partition;
         let reason = format!("{}-{}: {reason}", p.topic, p.index);
-        BatchResponse {
+        AttemptResult {
             code: ErrorCode::NETWORK_EXCEPTION,
             base_offset: None,
             log_append_time: None,
@@ -121,23 +121,23 @@ impl<I: Io> Sender<I> {
             self.apply_leader_hints(response, &batches, version, now);
         }
         let mut unrequested = response.as_ref().map_or(0, ParsedProduceResponse::partition_count);
-        // Each batch belongs to another partition, so their order does not matter.
+        // Each batch belongs to a different partition, so their order does not matter.
         for mut batch in batches {
             let batch_response = match &response {
                 Ok(response) => match response.partition_response(&batch, version) {
                     Some(entry) => {
                         unrequested = unrequested.saturating_sub(1);
                         let broker_name = || self.client.broker_name(node);
-                        BatchResponse::from_response(&batch, entry, broker_name)
+                        AttemptResult::from_response(&batch, entry, broker_name)
                     }
                     // No entry, no proof: the broker may have appended the batch.
                     None => {
                         let name = self.client.broker_name(node);
                         let reason = format!("{name}: the Produce response lacks the partition");
-                        BatchResponse::without_response(&batch, &reason, fully_sent)
+                        AttemptResult::without_response(&batch, &reason, fully_sent)
                     }
                 },
-                Err(reason) => BatchResponse::without_response(&batch, reason, fully_sent),
+                Err(reason) => AttemptResult::without_response(&batch, reason, fully_sent),
             };
             let timings = &mut batch.closed.timings;
             let elapsed = timings.sent_at.take().map_or(Duration::ZERO, |at| now.since(at));
@@ -213,7 +213,7 @@ impl<I: Io> Sender<I> {
     fn collect_facts(
         &mut self,
         batch: &StampedBatch,
-        response: &BatchResponse,
+        response: &AttemptResult,
         node: i32,
         now: Tick,
     ) -> Facts {
@@ -242,7 +242,7 @@ impl<I: Io> Sender<I> {
     fn apply_verdict(
         &mut self,
         mut batch: StampedBatch,
-        mut response: BatchResponse,
+        mut response: AttemptResult,
         node: i32,
         now: Tick,
     ) {
@@ -278,7 +278,7 @@ impl<I: Io> Sender<I> {
             }
             // The batch stays in flight for `producer_state` until its parts are back.
             Verdict::Split => self.start_split(batch, now),
-            Verdict::Resequence { proven_not_persisted, new_producer_id } => {
+            Verdict::BumpEpoch { proven_not_persisted, new_producer_id } => {
                 let unknown_producer = response.code == ErrorCode::UNKNOWN_PRODUCER_ID;
                 if proven_not_persisted
                     || (unknown_producer && inject_bug!(UnknownProducerIdIsProof))
@@ -371,7 +371,7 @@ impl<I: Io> Sender<I> {
         // first. The batch with the lowest sequence has to be sent first (CASES SN10, SN14).
         let mut queue = partition.lock_for_sender();
         queue.insert_in_order(QueuedBatch::Retry { batch: Box::new(batch), not_before });
-        queue.announced = true;
+        queue.is_tracked_by_sender = true;
         drop(queue);
         self.ready.insert(partition);
     }

@@ -1,7 +1,7 @@
 //! Step 7 of the sender's round: one Produce request for the batches that were drained for a node.
 
-use ottla_protocol::ApiKey;
 use ottla_protocol::compression::Codec;
+use ottla_protocol::{ApiKey, ErrorCode};
 
 use super::produce_request::{self, FIRST_VERSION_WITH_TOPIC_ID, RequestSettings};
 use super::{InFlightBatches, Sender};
@@ -97,18 +97,20 @@ impl<I: Io> Sender<I> {
         self.client.add_topic(&partition.topic, now);
     }
 
-    /// Fails batches whose leader is too old for their record format or codec.
+    /// Fails batches whose leader is too old for their record format or codec. Like the broker's
+    /// own UNSUPPORTED_VERSION, the error is not retriable.
     fn fail_unsupported(&mut self, node: i32, min_version: i16, batches: Vec<StampedBatch>) {
         let name = self.client.broker_name(node);
         let reason = format!(
             "UNSUPPORTED_VERSION: {name} does not support Produce version {min_version} or above; \
              use a newer broker{}",
-            if min_version > MIN_VERSION { " or another compression.type" } else { "" }
+            if min_version > MIN_VERSION { " or a different compression.type" } else { "" }
         );
+        let kind = ErrorKind::Broker(ErrorCode::UNSUPPORTED_VERSION.0);
         for batch in batches {
             self.producer_state.mark_unresolved(&batch);
             self.ready.mark_dirty(batch.closed.meta.partition.id);
-            let error = Error::new(ErrorKind::Network, reason.clone());
+            let error = Error::new(kind, reason.clone());
             self.fail_records(batch.unstamp(), &error);
         }
     }

@@ -80,7 +80,8 @@ impl<I: Io> Sender<I> {
             let reason = format!("splitting a batch failed: its records cannot be decoded: {e}");
             Error::new(ErrorKind::Internal, reason)
         });
-        // A purge leaves a batch alone while a worker thread has it, so the purge is made up here.
+        // A purge skips a batch while a worker thread has it, so the purge is applied to the parts
+        // here.
         let purge = self.last_purge.as_ref().filter(|purge| number <= purge.up_to);
         let failure = decode_error.or_else(|| purge.map(|purge| purge.error.clone()));
         let kept = if let Some(error) = &failure {
@@ -98,7 +99,7 @@ impl<I: Io> Sender<I> {
         };
         let mut queue = p.lock_for_sender();
         queue.replace_with_parts(number, kept);
-        queue.announced = true;
+        queue.is_tracked_by_sender = true;
         drop(queue);
         self.ready.insert(p);
     }

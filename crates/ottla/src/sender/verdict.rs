@@ -22,9 +22,9 @@ pub(crate) enum Verdict {
     },
     /// The batch is sent again in parts.
     Split,
-    /// The partition gets a new epoch. The batch is sent again at sequence 0 if it is known not to
-    /// be persisted; otherwise it fails.
-    Resequence {
+    /// The producer's epoch is bumped, and the partition restarts at sequence 0. The batch is sent
+    /// again if it is known not to be persisted; otherwise it fails.
+    BumpEpoch {
         /// Whether this response proves that the log lacks the batch.
         proven_not_persisted: bool,
         /// Whether a new producer id is needed, because the log rejects this id in any epoch.
@@ -109,13 +109,13 @@ pub(crate) struct Rule {
 const RETRY: Verdict = Verdict::Retry { refresh_metadata: false };
 const RETRY_AFTER_METADATA: Verdict = Verdict::Retry { refresh_metadata: true };
 const NEW_EPOCH: Verdict =
-    Verdict::Resequence { proven_not_persisted: false, new_producer_id: false };
+    Verdict::BumpEpoch { proven_not_persisted: false, new_producer_id: false };
 const NEW_EPOCH_NOT_PERSISTED: Verdict =
-    Verdict::Resequence { proven_not_persisted: true, new_producer_id: false };
+    Verdict::BumpEpoch { proven_not_persisted: true, new_producer_id: false };
 const NEW_PRODUCER_ID: Verdict =
-    Verdict::Resequence { proven_not_persisted: false, new_producer_id: true };
+    Verdict::BumpEpoch { proven_not_persisted: false, new_producer_id: true };
 
-/// The table. The first rule that applies decides, so a special case stands above the general one.
+/// The table. The first rule that applies decides, so a special case comes before the general one.
 const RULES: &[Rule] = &[
     Rule {
         codes: Codes::OneOf(&[ErrorCode::NONE]),

@@ -18,17 +18,17 @@ pub(crate) struct AllocateFuture {
     /// Its id in the wait queue; `None` before it enters and after it has collected its memory.
     waiter_id: Option<u64>,
     /// The id for the sender, which revokes the grant at the deadline; 0 before it enters.
-    shared_waiter_id: Arc<AtomicU64>,
+    pool_waiter_id: Arc<AtomicU64>,
 }
 
 impl AllocateFuture {
     pub(super) fn new(pool: Arc<BufferPool>, size: usize) -> AllocateFuture {
-        let shared_waiter_id = Arc::new(AtomicU64::new(0));
-        AllocateFuture { pool, size, waiter_id: None, shared_waiter_id }
+        let pool_waiter_id = Arc::new(AtomicU64::new(0));
+        AllocateFuture { pool, size, waiter_id: None, pool_waiter_id }
     }
 
-    pub(crate) fn shared_waiter_id(&self) -> Arc<AtomicU64> {
-        self.shared_waiter_id.clone()
+    pub(crate) fn pool_waiter_id(&self) -> Arc<AtomicU64> {
+        self.pool_waiter_id.clone()
     }
 }
 
@@ -50,7 +50,7 @@ impl Future for AllocateFuture {
             state.last_id += 1;
             let id = state.last_id;
             this.waiter_id = Some(id);
-            this.shared_waiter_id.store(id, Ordering::Relaxed);
+            this.pool_waiter_id.store(id, Ordering::Relaxed);
             let needed_bytes = this.size as u64;
             state.waiters.push_back(Waiter { id, needed_bytes, accumulated_bytes: 0, waker });
             // Memory that was freed between `try_allocate` and this lock found no waiter. Without

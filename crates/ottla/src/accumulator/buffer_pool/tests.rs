@@ -92,7 +92,7 @@ fn grant_that_is_not_collected_goes_to_the_next_waiter_when_revoked() {
     let (mut a, mut b) = (pool.allocate(10), pool.allocate(10));
     assert!(poll(&mut a).is_pending() && poll(&mut b).is_pending());
     drop(held);
-    pool.revoke(a.shared_waiter_id().load(Ordering::Relaxed));
+    pool.revoke(a.pool_waiter_id().load(Ordering::Relaxed));
     let b = expect_ready(&mut b);
     assert!(matches!(poll(&mut a), Poll::Ready(Err(e)) if e.kind() == ErrorKind::BufferExhausted));
     drop((a, b));
@@ -207,7 +207,7 @@ fn excess_charge_is_repaid_before_any_waiter_is_served() {
     assert!(poll(&mut granted).is_pending());
     drop(c);
     // The memory of `c` is granted, but not collected. The parts take more than the pool has.
-    let parts = pool.charge(150);
+    let parts = pool.allocate_over_limit(150);
     assert_eq!((pool.balance(), pool.available_memory()), (-150, 0));
     drop(granted);
     assert_eq!(pool.balance(), -50, "returned memory reduces the excess");

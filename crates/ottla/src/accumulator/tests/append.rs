@@ -199,7 +199,7 @@ fn batch_is_full_when_no_buffer_is_free_for_its_chain() {
     };
     assert!(matches!(append(&mut state), AppendResult::NeedsChainBuffer(1024)));
     state.no_chain_buffer = true;
-    assert!(matches!(append(&mut state), AppendResult::NeedsBuffer(1024)));
+    assert!(matches!(append(&mut state), AppendResult::NeedsNewBatch(1024)));
     fixture.pressure.exhausted = true;
     assert_eq!(
         fixture.ready_nodes(),

@@ -139,7 +139,7 @@ impl AccumulatorFixture {
                 .unwrap()
             {
                 AppendResult::Appended(delivery) => return delivery.unwrap(),
-                AppendResult::NeedsBuffer(size) => {
+                AppendResult::NeedsNewBatch(size) => {
                     state.spare_buffer =
                         Some(self.accumulator.pool.try_allocate(size).unwrap().expect("memory"));
                 }

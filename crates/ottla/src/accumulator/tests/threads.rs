@@ -2,7 +2,11 @@
 #![allow(clippy::disallowed_methods)]
 
 use super::*;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use crate::metrics::Counters;
 
 struct AppendCounts {
     appended: u64,
@@ -25,7 +29,7 @@ fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCount
     let stop = AtomicBool::new(false);
     let accumulator = fixture.accumulator.clone();
     let topic = fixture.topic();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for t in 0..callers as u64 {
             let (accumulator, topic, running) = (&accumulator, &topic, &running);
             scope.spawn(move || {
@@ -49,7 +53,7 @@ fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCount
                             .unwrap()
                         {
                             AppendResult::Appended(_) => break,
-                            AppendResult::NeedsBuffer(size)
+                            AppendResult::NeedsNewBatch(size)
                             | AppendResult::NeedsChainBuffer(size) => {
                                 match accumulator.pool.try_allocate(size).unwrap() {
                                     Some(buf) => state.spare_buffer = Some(buf),
@@ -117,4 +121,43 @@ fn callers_without_keys_rarely_contend() {
         assert_eq!(appended, completed);
         assert!(contentions * 100 < appended, "{callers} callers: {contentions} of {appended}");
     }
+}
+
+fn new_caller_context() -> Arc<CallerContext> {
+    CallerContext::new(Arc::new(SimMachine::new(1, Faults::NONE)), false)
+}
+
+#[test]
+fn thread_in_a_callback_must_not_block_after_an_inner_callback_ends() {
+    let (context, counters) = (new_caller_context(), Counters::default());
+    context.run_callback(&counters, || {
+        context.run_callback(&counters, || assert!(context.must_not_block()));
+        assert!(context.must_not_block());
+    });
+    context.run_callback(&counters, || panic!("a callback panics"));
+    assert!(!context.must_not_block());
+    assert_eq!(counters.callback_panic_total.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn callback_that_ends_on_one_thread_leaves_that_of_another_thread_marked() {
+    let (context, counters) = (new_caller_context(), Counters::default());
+    let barrier = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            context.run_callback(&counters, || {
+                barrier.wait();
+            });
+        });
+        // Both callbacks run at the barrier, and the other thread's ends first.
+        context.run_callback(&counters, || {
+            barrier.wait();
+            while context.callback_threads.lock().len() > 1 {
+                thread::yield_now();
+            }
+            assert!(context.must_not_block());
+        });
+    });
+    assert!(!context.must_not_block());
+    assert_eq!(counters.callback_panic_total.load(Ordering::Relaxed), 0);
 }

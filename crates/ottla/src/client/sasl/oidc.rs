@@ -58,7 +58,7 @@ impl TokenEndpoint {
         let (connect, read) = (limit(settings.connect_timeout), limit(settings.read_timeout));
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // A redirect would send the client secret to another server.
+            // A redirect would send the client secret to a different server.
             .max_redirects(0)
             .timeout_connect(connect)
             .timeout_recv_response(read)

@@ -77,10 +77,10 @@ impl ScramClient {
     fn handle_server_first_message(&mut self, message: &str) -> Result<SaslAction, String> {
         let missing = |name: &str| format!("the broker's message is not SCRAM: it has no {name}");
         let nonce = find_attribute(message, 'r').ok_or_else(|| missing("nonce"))?;
-        // The nonce ties the message to this exchange: a replayed one has another prefix.
+        // The nonce ties the message to this exchange: a replayed one has a different prefix.
         if !nonce.starts_with(&self.client_nonce) || nonce.len() == self.client_nonce.len() {
             return Err("the broker's nonce does not extend the client's nonce; the message \
-                        belongs to another exchange"
+                        belongs to a different exchange"
                 .to_owned());
         }
         let salt = find_attribute(message, 's').and_then(|s| BASE64_STANDARD.decode(s).ok());

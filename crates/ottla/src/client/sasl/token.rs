@@ -56,7 +56,7 @@ impl OAuthBearerToken {
 
     /// Adds a SASL extension (KIP-342), which the client sends with the token. The name must
     /// consist of ASCII alphabetic characters and not be `auth`; the value must be printable ASCII.
-    /// The client rejects a token with another extension.
+    /// The client rejects a token with any other extension.
     #[must_use]
     pub fn with_extension(
         mut self,

@@ -190,12 +190,12 @@ fn health_shows_a_throttle_until_it_ends() {
     f.run_for(ms(1000), &mut healthy_broker(&[1]));
     let now = f.now();
     f.client.throttle(1, 3000, true, now);
-    assert!(f.client.health.unreachable_summary().unwrap().contains("throttles the client"));
+    assert!(f.client.health.unavailable_summary().unwrap().contains("throttles the client"));
     f.run_for(ms(2500), &mut healthy_broker(&[1]));
     assert_eq!(f.client.health.get().throttled.len(), 1, "the second throttle extends the first");
     f.run_for(ms(1000), &mut healthy_broker(&[1]));
     assert!(f.client.health.get().throttled.is_empty());
-    assert!(f.client.health.unreachable_summary().is_none());
+    assert!(f.client.health.unavailable_summary().is_none());
 }
 
 /// Brokers close the connection of a client whose name or version they consider invalid (KIP-511).

@@ -97,7 +97,7 @@ fn rebootstraps_of_an_unreachable_cluster_back_off() {
 fn unresolvable_host_name_is_resolved_again_until_it_succeeds() {
     let mut f = ClientFixture::plaintext(&["kafka.example"]);
     f.run_for(Duration::from_secs(5), &mut healthy_broker(&[1]));
-    let summary = f.client.health.unreachable_summary().unwrap();
+    let summary = f.client.health.unavailable_summary().unwrap();
     assert!(summary.contains("kafka.example cannot be resolved"), "{summary}");
     f.machine.set_host("kafka.example", vec![broker_address(1)]);
     f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);

@@ -19,7 +19,7 @@ use rustls::{
 };
 
 use super::keystore::{self, ClientIdentity};
-use super::{CIPHERTEXT_BUFFER_LIMIT, TlsSession};
+use super::{TLS_BUFFER_LIMIT, TlsSession};
 use crate::config::security::{SecurityStore, TlsSettings, TlsVersions};
 use crate::env::Env;
 use crate::error::Error;
@@ -100,7 +100,7 @@ impl TlsConnector {
         let current = self.current.load();
         let mut conn = ClientConnection::new(current.config.clone(), name)
             .map_err(|e| format!("TLS session cannot be created: {e}"))?;
-        conn.set_buffer_limit(Some(CIPHERTEXT_BUFFER_LIMIT));
+        conn.set_buffer_limit(Some(TLS_BUFFER_LIMIT));
         let verifier = current.verifier.clone();
         Ok(TlsSession { conn, verifier, host: host.to_owned(), has_received_data: false })
     }

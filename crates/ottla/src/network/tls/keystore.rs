@@ -238,7 +238,7 @@ fn parse_pem_certificates(
 
 const DSA_NOT_SUPPORTED: &str = "DSA keys are not supported; use RSA, ECDSA or Ed25519";
 
-/// Returns whether a PKCS#8 key is a DSA key: the identifier of the algorithm stands in its first
+/// Returns whether a PKCS#8 key is a DSA key: the identifier of the algorithm is in its first
 /// bytes.
 fn is_dsa_key(der: &[u8]) -> bool {
     const OID: [u8; 9] = [0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01];

@@ -24,9 +24,10 @@ pub(crate) use connector::TlsConnector;
 pub(crate) use connector::crypto_provider;
 use diagnostics::TlsDiagnosis;
 
-/// Largest amount of ciphertext in bytes that waits for the socket. Frames beyond it stay plain in
+/// Largest number of bytes that a session buffers in each direction: ciphertext that waits for the
+/// socket, and plaintext that was received before an alert. Outgoing frames beyond it stay plain in
 /// the channel's queue.
-const CIPHERTEXT_BUFFER_LIMIT: usize = 64 * 1024;
+const TLS_BUFFER_LIMIT: usize = 64 * 1024;
 
 /// The TLS session of one connection.
 pub(crate) struct TlsSession {
@@ -63,7 +64,7 @@ impl TlsSession {
             // Plaintext before an alert is valid: it may hold the response that explains the alert.
             let available = match &state {
                 Ok(state) => state.plaintext_bytes_to_read(),
-                Err(_) => CIPHERTEXT_BUFFER_LIMIT,
+                Err(_) => TLS_BUFFER_LIMIT,
             };
             if available > 0 {
                 self.read_plaintext(available, plaintext);
@@ -139,9 +140,11 @@ impl TlsSession {
     fn disconnect_reason(&self, e: &rustls::Error) -> DisconnectReason {
         let TlsDiagnosis { text, is_rejection } =
             diagnostics::explain(e, &self.host, &self.verifier);
-        match is_rejection && !self.has_received_data {
-            true => DisconnectReason::AuthenticationFailed(text),
-            false => DisconnectReason::Tls(text),
+        let by_broker = matches!(e, rustls::Error::AlertReceived(_));
+        if is_rejection && !self.has_received_data {
+            DisconnectReason::AuthenticationFailed { text, by_broker }
+        } else {
+            DisconnectReason::Tls { text, by_broker }
         }
     }
 
@@ -150,7 +153,9 @@ impl TlsSession {
     pub(super) fn eof_reason(&self) -> Option<DisconnectReason> {
         let text = "the broker closed the connection during the TLS handshake; if this is a \
                     plaintext port, set security.protocol to match";
-        self.conn.is_handshaking().then(|| DisconnectReason::Tls(text.to_owned()))
+        self.conn
+            .is_handshaking()
+            .then(|| DisconnectReason::Tls { text: text.to_owned(), by_broker: true })
     }
 }
 

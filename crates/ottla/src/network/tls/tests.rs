@@ -206,7 +206,7 @@ const FRAGMENTED: Faults = Faults {
 
 fn assert_rejected(result: Result<u32, DisconnectReason>, expected: &[&str]) {
     match result {
-        Err(DisconnectReason::AuthenticationFailed(text)) => {
+        Err(DisconnectReason::AuthenticationFailed { text, .. }) => {
             for part in expected {
                 assert!(text.contains(part), "{part} is not in: {text}");
             }
@@ -373,7 +373,7 @@ fn end_within_the_handshake_is_an_ordinary_disconnect() {
             }
         };
         assert!(
-            matches!(&reason, DisconnectReason::Tls(text) if text.contains(expected)),
+            matches!(&reason, DisconnectReason::Tls { text, .. } if text.contains(expected)),
             "{response:?}: {reason:?}"
         );
     }

@@ -1,6 +1,5 @@
-use std::fmt::Write;
-
 use super::*;
+use crate::config::push_wrapped;
 use crate::error::RecordStatus::{NotPersisted, PossiblyPersisted};
 
 fn facts_for_code(code: ErrorCode) -> Facts {
@@ -226,7 +225,8 @@ const INTRODUCTION: &str = "\
 # Verdicts: what the client does with a batch after a Produce response
 
 A test writes this page from the table in `crates/ottla/src/sender/verdict.rs`. For each error code
-in a Produce response, the first row that applies decides.
+in a Produce response, the first rule that applies decides. A rule gives the error codes, the
+condition, the verdict, and the reason.
 
 - **Retry allowed**: the batch was retried fewer than `retries` times, and `delivery.timeout.ms` has
   not expired.
@@ -235,8 +235,6 @@ in a Produce response, the first row that applies decides.
 - **Bump the epoch**: the partition continues at sequence 0 of a new producer epoch (KIP-360). The
   client does this when no batch of the partition is in flight.
 
-| error code | condition | verdict | reason |
-|---|---|---|---|
 ";
 
 const POSSIBLY_APPENDED: &str = "
@@ -244,7 +242,7 @@ const POSSIBLY_APPENDED: &str = "
 
 A batch starts as *not persisted*. Its status only moves to *possibly persisted*, with one
 exception: OUT_OF_ORDER_SEQUENCE_NUMBER from the leader can prove that the log lacks the batch (see
-the table above).
+the rules above).
 
 An attempt makes a batch *possibly persisted* in two cases:
 
@@ -283,13 +281,13 @@ fn describe_verdict(verdict: Verdict) -> &'static str {
             "request metadata, and retry after the backoff"
         }
         Verdict::Split => "split the batch, and send the parts without backoff",
-        Verdict::Resequence { proven_not_persisted: true, .. } => {
+        Verdict::BumpEpoch { proven_not_persisted: true, .. } => {
             "bump the epoch, and send the batch again: it is not persisted"
         }
-        Verdict::Resequence { new_producer_id: true, .. } => {
+        Verdict::BumpEpoch { new_producer_id: true, .. } => {
             "request a new producer id; then send the batch again, or fail it if possibly persisted"
         }
-        Verdict::Resequence { .. } => {
+        Verdict::BumpEpoch { .. } => {
             "bump the epoch; then send the batch again, or fail it if possibly persisted"
         }
         Verdict::Fail => "fail the records",
@@ -302,9 +300,14 @@ fn describe_verdict(verdict: Verdict) -> &'static str {
 #[test]
 fn verdict_table_in_docs_is_up_to_date() {
     let mut page = String::from(INTRODUCTION);
-    for rule in RULES {
+    for (i, rule) in RULES.iter().enumerate() {
         let (codes, verdict) = (describe_codes(rule.codes), describe_verdict(rule.verdict));
-        let _ = writeln!(page, "| {codes} | {} | {verdict} | {} |", rule.condition, rule.reason);
+        let condition = match rule.condition {
+            "" => String::new(),
+            condition => format!(" if {condition}"),
+        };
+        let text = format!("{}. **{codes}**{condition}: {verdict}. {}", i + 1, rule.reason);
+        push_wrapped(&mut page, &text, "   ");
     }
     page.push_str(POSSIBLY_APPENDED);
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/VERDICTS.md");
