@@ -82,6 +82,7 @@ pub(crate) struct RecordAccumulator {
     /// The rack whose leaders are preferred.
     pub(crate) rack: Rack,
     /// Boxed: a codec's state takes some 20 KB, and an encoder moves in and out once a batch.
+    #[allow(clippy::vec_box, reason = "only the state of the C library's zstd is small")]
     encoders: Mutex<Vec<Box<BatchEncoder>>>,
 }
 
