@@ -72,6 +72,9 @@ mod error;
 mod log_limiter;
 mod metrics;
 mod config;
+mod record;
+mod wakeup;
+mod delivery;
 mod cluster;
 mod producer;
 mod accumulator;
@@ -81,16 +84,19 @@ mod network;
 #[cfg(any(test, feature = "unstable-sim"))]
 pub mod sim;
 
-pub use accumulator::batch_completions::BatchReport;
-pub use accumulator::completion::{Delivery, RecordError, RecordMetadata};
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
 pub use config::{Origin, Properties, configuration_markdown, parse_properties};
+pub use delivery::batch_completions::BatchReport;
+pub use delivery::interceptor::{Interceptor, MutableHeader, MutableRecord};
+pub use delivery::result::{Delivery, RecordError, RecordMetadata};
 pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus, SendError};
 pub use metrics::{Metric, MetricValue, Totals};
 pub use producer::{
-    BigEndianSerializer, BoxError, BytesSerializer, FnSerializer, Header, Interceptor,
-    MutableHeader, MutableRecord, NullableSerializer, PartitionInfo, Partitioner, Partitions,
-    Producer, ProducerBuilder, PurgeScope, Record, Serializer, Topic, TrySendError, TypedProducer,
-    validate_topic_name,
+    PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope, Topic,
+    TrySendError, TypedProducer, validate_topic_name,
 };
+pub use record::serializer::{
+    BigEndianSerializer, BytesSerializer, FnSerializer, NullableSerializer, Serializer,
+};
+pub use record::{BoxError, Header, Record};

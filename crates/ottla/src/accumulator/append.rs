@@ -9,19 +9,19 @@ use std::time::Duration;
 
 use super::RecordAccumulator;
 use super::batch::{BatchMeta, Capacity, OpenBatch, QueuePosition};
-use super::batch_completions::{BatchCompletions, BatchScratch, Callback};
 use super::buffer_pool::PooledBuf;
 use super::builtin_partitioner::{
     PartitionChoice, Partitioning, choose_partition, should_switch, split_stripe, switch_partition,
 };
-use super::completion::{BatchInfo, Delivery};
-use super::event_queue::Event;
 use super::partition::{Partition, PartitionQueue};
 use super::topics::TopicInfo;
+use crate::delivery::batch_completions::{BatchCompletions, BatchScratch, Callback};
+use crate::delivery::result::{BatchInfo, Delivery};
 use crate::error::Error;
-use crate::producer::PreparedRecord;
+use crate::record::PreparedRecord;
 use crate::sync::MutexGuard;
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
 use ottla_protocol::compression::Codec;
 use ottla_protocol::record::RecordLayout;
 

@@ -19,10 +19,10 @@ use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
 use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout};
 
-use super::batch_completions::BatchCompletions;
 use super::buffer_pool::PooledBuf;
-use super::completion::Outcome;
 use super::partition::Partition;
+use crate::delivery::batch_completions::BatchCompletions;
+use crate::delivery::result::Outcome;
 use crate::error::{Error, RecordStatus};
 use crate::time::Tick;
 
@@ -228,7 +228,7 @@ pub struct BatchEncoder {
     /// A copy of a chain's buffers in one piece, because codecs take one slice.
     contiguous_input: Vec<u8>,
     /// Whether the codec has panicked. Its state is then unknown, so the encoder is not reused.
-    pub(super) poisoned: bool,
+    pub(crate) poisoned: bool,
 }
 
 impl BatchEncoder {
@@ -276,7 +276,7 @@ impl BatchEncoder {
     }
 
     /// Frees the capacity that only a large batch needed.
-    pub(super) fn shrink_buffers(&mut self) {
+    pub(crate) fn shrink_buffers(&mut self) {
         self.output.clear();
         self.output.shrink_to(MAX_RETAINED_CAPACITY);
         self.contiguous_input.clear();
@@ -357,8 +357,8 @@ impl Default for BatchTimings {
 
 /// What the parts of a split batch inherit from it.
 #[derive(Debug)]
-pub(super) struct SplitParent {
-    pub(super) meta: BatchMeta,
+pub(crate) struct SplitParent {
+    pub(crate) meta: BatchMeta,
     status: RecordStatus,
     timings: BatchTimings,
     last_error: Option<Error>,
@@ -366,13 +366,13 @@ pub(super) struct SplitParent {
 
 impl ClosedBatch {
     /// Returns what the parts of this batch inherit.
-    pub(super) fn to_split_parent(&self) -> SplitParent {
+    pub(crate) fn to_split_parent(&self) -> SplitParent {
         let (meta, last_error) = (self.meta.clone(), self.last_error.clone());
         SplitParent { meta, status: self.status, timings: self.timings, last_error }
     }
 
     /// Takes over the parent's state, except its attempts: a split does not use up a retry.
-    pub(super) fn inherit(&mut self, parent: &SplitParent) {
+    pub(crate) fn inherit(&mut self, parent: &SplitParent) {
         self.status = parent.status;
         self.timings = parent.timings;
         self.last_error.clone_from(&parent.last_error);
@@ -405,7 +405,7 @@ impl ClosedBatch {
     }
 
     /// Takes the completions, which are divided among the parts of this batch.
-    pub(super) fn take_completions(&mut self) -> Option<BatchCompletions> {
+    pub(crate) fn take_completions(&mut self) -> Option<BatchCompletions> {
         self.completions.take()
     }
 
@@ -466,7 +466,7 @@ impl StampedBatch {
 
     /// Corrupts the records, as if the buffer had been reused too early. The injected bug
     /// `BufferReused` needs this because the types rule out the real bug.
-    pub(super) fn with_corrupted_records(mut self) -> StampedBatch {
+    pub(crate) fn with_corrupted_records(mut self) -> StampedBatch {
         let mut bytes = self.closed.records.to_vec();
         if let Some(last) = bytes.iter_mut().rev().nth(1) {
             *last ^= 1;

@@ -11,12 +11,12 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::thread;
 
 use super::buffer_pool::BufferPool;
-use super::event_queue::{Event, EventQueue};
 use super::partition::Partition;
-use super::waiters::{FlushCompletion, FlushFuture};
 use crate::env::Wakeup;
 use crate::error::Error;
 use crate::time::Tick;
+use crate::wakeup::event_queue::{Event, EventQueue};
+use crate::wakeup::waiters::{FlushCompletion, FlushFuture};
 
 /// Ends the sleep of [`run_sender`], as the real sender's wakeup ends its poll.
 struct NotifyWakeup {

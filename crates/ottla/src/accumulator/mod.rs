@@ -7,21 +7,11 @@
 pub(crate) mod append;
 pub(crate) mod batch;
 pub(crate) mod buffer_pool;
-pub(crate) mod caller_context;
-pub(crate) mod completion;
-pub(crate) mod drain;
-pub(crate) mod batch_completions;
-pub(crate) mod event_queue;
-mod deadline_queue;
-mod bit_set;
 pub(crate) mod partition;
 pub(crate) mod builtin_partitioner;
-pub(crate) mod ready;
 pub(crate) mod append_only_vec;
 pub(crate) mod batch_size_estimator;
-pub(crate) mod split;
 pub(crate) mod topics;
-pub(crate) mod waiters;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -29,17 +19,17 @@ use std::time::Duration;
 
 use ottla_protocol::compression::{Codec, Compressor};
 
+use crate::delivery::batch_completions::DeliveryListeners;
+use crate::delivery::result::Outcome;
 use crate::env::{Env, WorkerPool};
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::Tick;
+use crate::wakeup::caller_context::CallerContext;
+use crate::wakeup::event_queue::{Event, EventQueue};
 use batch::{BatchEncoder, ClosedBatch, OpenBatch};
-use batch_completions::DeliveryListeners;
 use buffer_pool::BufferPool;
 use builtin_partitioner::{Partitioning, Rack};
-use caller_context::CallerContext;
-use completion::Outcome;
-use event_queue::{Event, EventQueue};
 use partition::{Partition, QueuedBatch};
 use topics::TopicInfoMap;
 
@@ -149,7 +139,7 @@ impl RecordAccumulator {
     }
 
     /// Returns a new batch number. Numbers rise in the order in which batches are opened.
-    fn next_batch_number(&self) -> u64 {
+    pub(crate) fn next_batch_number(&self) -> u64 {
         self.last_batch_number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -195,7 +185,7 @@ impl RecordAccumulator {
     }
 
     /// Returns a free encoder or a new one; `None` if `compression.type` is none.
-    fn take_encoder(&self) -> Option<Box<BatchEncoder>> {
+    pub(crate) fn take_encoder(&self) -> Option<Box<BatchEncoder>> {
         if self.settings.codec == Codec::None {
             return None;
         }
@@ -208,7 +198,7 @@ impl RecordAccumulator {
         })
     }
 
-    fn return_encoder(&self, encoder: Option<Box<BatchEncoder>>) {
+    pub(crate) fn return_encoder(&self, encoder: Option<Box<BatchEncoder>>) {
         let Some(mut encoder) = encoder.filter(|e| !e.poisoned) else { return };
         encoder.shrink_buffers();
         let mut cached = self.encoders.lock();

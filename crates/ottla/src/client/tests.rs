@@ -22,8 +22,8 @@ use super::in_flight_requests::{CompletedRequest, RequestKind};
 use super::metadata_updater::MetadataSettings;
 use super::{ClientSettings, ConnectionSecurity, NetworkClient, SharedHealth};
 use crate::metrics::Counters;
-use crate::network::io::simulated::{ClientInput, Faults, Link, SimMachine};
 use crate::network::selector::Selector;
+use crate::sim::{ClientInput, Faults, Link, SimMachine};
 use crate::time::Tick;
 
 fn ms(n: u64) -> Duration {

@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::channel::DisconnectReason;
-use super::io::simulated::{ClientInput, Faults, SimMachine, SimStream};
 use super::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 use super::selector::{PollResult, Selector};
 use super::tls::TlsSession;
 use crate::env::{Wakeup, WorkerPool};
 use crate::metrics::Counters;
+use crate::sim::{ClientInput, Faults, SimMachine, SimStream};
 use crate::sync::Mutex;
 use crate::time::Tick;
 

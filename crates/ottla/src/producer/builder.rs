@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use super::Producer;
 use super::inner::ProducerInner;
-use super::interceptor::{Interceptor, Interceptors};
 use super::partitioner::Partitioner;
-use crate::accumulator::batch_completions::{BatchHandler, BatchReport, DeliveryListeners};
-use crate::accumulator::caller_context::CallerContext;
 use crate::accumulator::{AccumulatorSettings, RecordAccumulator};
 use crate::client::connection_states::ConnectSettings;
 use crate::client::metadata_updater::MetadataSettings;
@@ -19,6 +16,8 @@ use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, Tok
 use crate::client::{ClientSettings, ConnectionSecurity, NetworkClient, SharedHealth};
 use crate::config::security::SecuritySettings;
 use crate::config::{Origin, ProducerConfig, Properties};
+use crate::delivery::batch_completions::{BatchHandler, BatchReport, DeliveryListeners};
+use crate::delivery::interceptor::{Interceptor, Interceptors};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Sensors};
@@ -27,6 +26,7 @@ use crate::network::io::real::{RealEnv, RealIo, SocketBuffers, spawn};
 use crate::network::selector::Selector;
 use crate::sender::{Sender, SenderSettings, thread};
 use crate::sync::Mutex;
+use crate::wakeup::caller_context::CallerContext;
 
 /// Configures and builds a [`Producer`]. [`Producer::builder`] creates it.
 ///

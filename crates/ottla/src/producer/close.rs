@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::inner::ProducerInner;
-use crate::accumulator::event_queue::Event;
-use crate::accumulator::waiters::{FlushCompletion, FlushFuture};
 use crate::error::{Error, ErrorKind};
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
+use crate::wakeup::waiters::{FlushCompletion, FlushFuture};
 
 /// The longest time that the drop of a producer waits for its records.
 const DROP_TIMEOUT: Duration = Duration::from_secs(5);

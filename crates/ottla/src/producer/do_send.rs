@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use super::inner::ProducerInner;
 use super::topic::validate_topic_name;
-use super::{Delivery, PreparedRecord, Record, TrySendError};
+use super::{Delivery, TrySendError};
 use crate::accumulator::append::{AppendResult, AppendState, DeliveryOptions};
-use crate::accumulator::event_queue::Event;
 use crate::accumulator::topics::TopicInfo;
 use crate::error::{Error, ErrorKind};
+use crate::record::{PreparedRecord, Record};
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
 
 /// A record that was appended to a batch.
 pub(super) struct Appended {

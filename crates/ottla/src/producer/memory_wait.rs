@@ -9,11 +9,11 @@ use std::task::{Context, Poll};
 
 use super::inner::ProducerInner;
 use crate::accumulator::buffer_pool::{AllocateFuture, PooledBuf};
-use crate::accumulator::event_queue::Event;
-use crate::accumulator::waiters::DeadlineWaiter;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::Sensor;
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
+use crate::wakeup::waiters::DeadlineWaiter;
 
 impl ProducerInner {
     /// Waits for a buffer of `size` bytes, behind the callers that waited before.

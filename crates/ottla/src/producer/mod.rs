@@ -7,44 +7,35 @@ mod builder;
 mod inner;
 mod close;
 mod metrics;
-mod interceptor;
 mod partitioner;
-mod record;
 mod send;
 mod do_send;
 mod topic_wait;
 mod memory_wait;
-mod serializer;
+mod typed;
 mod topic;
 
 pub use builder::ProducerBuilder;
 pub(crate) use inner::ProducerInner;
-pub(crate) use interceptor::Interceptors;
-pub use interceptor::{BoxError, Interceptor, MutableHeader, MutableRecord};
 pub use partitioner::{Partitioner, Partitions};
-pub(crate) use record::PreparedRecord;
-pub use record::{Header, Record};
 pub use send::TrySendError;
-pub use serializer::{
-    BigEndianSerializer, BytesSerializer, FnSerializer, NullableSerializer, Serializer,
-    TypedProducer,
-};
 pub use topic::{Topic, validate_topic_name};
+pub use typed::TypedProducer;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::accumulator::completion::Delivery;
-use crate::accumulator::event_queue::Event;
 use crate::accumulator::partition::Partition;
 use crate::accumulator::topics::TopicInfo;
-use crate::accumulator::waiters::{FlushCompletion, FlushFuture};
 use crate::client::Health;
+use crate::delivery::result::Delivery;
 use crate::error::{Error, SendError};
 use crate::metrics::{Metric, Sensor, Totals};
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
+use crate::wakeup::waiters::{FlushCompletion, FlushFuture};
 
 /// A Kafka producer. It is cheap to clone; clones share everything. Any thread may use it.
 ///

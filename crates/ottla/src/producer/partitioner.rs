@@ -6,10 +6,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Record;
 use crate::accumulator::builtin_partitioner::unknown_partition_error;
 use crate::accumulator::topics;
 use crate::error::{Error, ErrorKind};
+use crate::record::Record;
 
 /// Chooses the partition of each record that does not name one (Kafka's `Partitioner`).
 ///

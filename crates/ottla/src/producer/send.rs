@@ -2,13 +2,14 @@
 //!
 //! `do_send.rs` implements them.
 
-use super::{Delivery, Producer, Record, SendError};
+use super::{Delivery, Producer, SendError};
 use crate::accumulator::append::DeliveryOptions;
-use crate::accumulator::batch_completions::Callback;
-use crate::accumulator::completion::RecordMetadata;
+use crate::delivery::batch_completions::Callback;
+use crate::delivery::result::RecordMetadata;
 use crate::error::Error;
 #[cfg(doc)]
 use crate::error::ErrorKind;
+use crate::record::Record;
 
 /// The error of [`Producer::try_send`]. It returns the record to the caller.
 #[derive(Debug, Clone)]

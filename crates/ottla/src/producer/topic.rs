@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::send::{WITH_DELIVERY, WITHOUT_DELIVERY};
-use super::{Delivery, Producer, ProducerInner, Record, SendError, TrySendError};
+use super::{Delivery, Producer, ProducerInner, SendError, TrySendError};
 use crate::accumulator::append::DeliveryOptions;
-use crate::accumulator::completion::RecordMetadata;
 use crate::accumulator::topics;
+use crate::delivery::result::RecordMetadata;
 use crate::error::{Error, ErrorKind};
+use crate::record::Record;
 
 /// A handle of a topic: records sent through it need no lookup of the topic's name.
 ///

@@ -9,15 +9,15 @@ use std::task::{Context, Poll};
 
 use ottla_protocol::ErrorCode;
 
-use super::Record;
 use super::inner::ProducerInner;
 use super::topic::validate_topic_name;
-use crate::accumulator::event_queue::Event;
 use crate::accumulator::topics::TopicInfo;
-use crate::accumulator::waiters::DeadlineWaiter;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::Sensor;
+use crate::record::Record;
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
+use crate::wakeup::waiters::DeadlineWaiter;
 
 impl ProducerInner {
     /// Returns the topic if it is known and has the partition, without waiting.

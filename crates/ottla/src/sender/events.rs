@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::Sender;
 use super::producer_state::ProducerIdState;
-use crate::accumulator::event_queue::Event;
 use crate::error::Error;
 use crate::network::io::Io;
 use crate::sync::atomic::Ordering;
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
 
 /// The number of waiters below which the map of deadlines is not pruned.
 const MIN_WAITERS_TO_PRUNE: usize = 1024;

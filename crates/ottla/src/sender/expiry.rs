@@ -4,13 +4,13 @@
 use super::Sender;
 use super::producer_state::ProducerIdState;
 use crate::accumulator::batch::ClosedBatch;
-use crate::accumulator::drain::RemovedBatch;
-use crate::accumulator::ready::DrainContext;
 use crate::collections::HashSet;
 use crate::error::{Error, ErrorKind, counted};
 use crate::injected_bugs::inject_bug;
 use crate::log_limiter::LogEvent;
 use crate::network::io::Io;
+use crate::sender::drain::RemovedBatch;
+use crate::sender::ready::DrainContext;
 use crate::time::Tick;
 
 impl<I: Io> Sender<I> {

@@ -8,12 +8,12 @@ use super::Sender;
 use super::producer_state::ProducerIdState;
 use super::responses::AttemptResult;
 use crate::accumulator::batch::{ClosedBatch, StampedBatch};
-use crate::accumulator::completion::{Outcome, RecordError};
-use crate::accumulator::drain::RemovedBatch;
 use crate::accumulator::partition::Partition;
+use crate::delivery::result::{Outcome, RecordError};
 use crate::error::{DeliveryTimings, Error, ErrorKind, RecordStatus, counted};
 use crate::injected_bugs::inject_bug;
 use crate::network::io::Io;
+use crate::sender::drain::RemovedBatch;
 use crate::time::Tick;
 
 impl<I: Io> Sender<I> {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Sender;
-use crate::accumulator::waiters::FlushCompletion;
 use crate::collections::HashSet;
 use crate::injected_bugs::inject_bug;
 use crate::network::io::Io;
+use crate::wakeup::waiters::FlushCompletion;
 
 /// A flush and the batches that it waits for.
 pub(super) struct PendingFlush {

@@ -20,11 +20,11 @@ use ottla_protocol::Uuid;
 
 use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, increment_sequence};
 use crate::accumulator::partition::Partition;
-use crate::accumulator::ready::DrainPolicy;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
 use crate::injected_bugs::inject_bug;
+use crate::sender::ready::DrainPolicy;
 use crate::time::Tick;
 
 /// The number of batches that a broker remembers for each producer and partition.

@@ -8,11 +8,11 @@ use super::Sender;
 use crate::accumulator::append::CloseJob;
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
-use crate::accumulator::split::{SplitJob, SplitOutcome};
 use crate::error::{Error, ErrorKind};
 use crate::log_limiter::LogEvent;
 use crate::metrics::{Sensor, add};
 use crate::network::io::{Io, Job};
+use crate::sender::split_job::{SplitJob, SplitOutcome};
 use crate::time::Tick;
 
 impl<I: Io> Sender<I> {

@@ -1,7 +1,7 @@
 //! Tests of drains, expiry, completion and splits.
 
 use super::*;
-use crate::accumulator::completion::RecordError;
+use crate::delivery::result::RecordError;
 
 fn append_full_batch(fixture: &AccumulatorFixture, p: i32) {
     fixture.append_to(p, &[b'x'; 950]);

@@ -15,21 +15,21 @@ use ottla_protocol::compression::Codec;
 
 use super::append::{AppendResult, AppendState, DeliveryOptions};
 use super::batch::{ClosedBatch, Stamp, StampedBatch};
-use super::batch_completions::DeliveryListeners;
 use super::builtin_partitioner::Partitioning;
-use super::caller_context::CallerContext;
-use super::completion::{Delivery, Outcome};
-use super::drain::{DrainedBatches, RemovedBatch};
-use super::event_queue::Event;
 use super::partition::{Partition, QueuedBatch, SplittingBatch};
-use super::ready::{DrainContext, DrainPolicy, ReadyTracker, SendPressure};
 use super::topics::TopicInfo;
 use super::{AccumulatorSettings, RecordAccumulator};
 use crate::cluster::{Cluster, Leader, Node, TopicMetadata};
+use crate::delivery::batch_completions::DeliveryListeners;
+use crate::delivery::result::{Delivery, Outcome};
 use crate::error::Error;
-use crate::network::io::simulated::{Faults, SimMachine};
-use crate::producer::{PreparedRecord, Record};
+use crate::record::{PreparedRecord, Record};
+use crate::sender::drain::{DrainedBatches, RemovedBatch};
+use crate::sender::ready::{DrainContext, DrainPolicy, ReadyTracker, SendPressure};
+use crate::sim::{Faults, SimMachine};
 use crate::time::Tick;
+use crate::wakeup::caller_context::CallerContext;
+use crate::wakeup::event_queue::Event;
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -1,7 +1,7 @@
 //! Tests of the ready tracker: when a partition is ready, and its next deadline.
 
 use super::*;
-use crate::accumulator::ready::NodeLatency;
+use crate::sender::ready::NodeLatency;
 
 // CASES: RA3, RA27.
 #[test]

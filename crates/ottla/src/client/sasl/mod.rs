@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::config::secret::Secret;
     use crate::config::security::{LoginRefresh, TokenClaim, TokenSource};
-    use crate::network::io::simulated::{Faults, SimMachine};
+    use crate::sim::{Faults, SimMachine};
     use std::time::Duration;
 
     fn settings(mechanism: SaslMechanism) -> SaslSettings {

@@ -374,7 +374,7 @@ fn json_string(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::io::simulated::{Faults, SimMachine};
+    use crate::sim::{Faults, SimMachine};
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn settings(source: TokenSource) -> SaslSettings {

@@ -23,9 +23,9 @@ use crate::config::security::{SecurityStore, TlsSettings, TlsVersions};
 use crate::env::Env;
 use crate::error::Error;
 use crate::network::channel::DisconnectReason;
-use crate::network::io::simulated::{Faults, SimMachine};
 use crate::network::selector::PollResult;
 use crate::network::tests::SelectorFixture;
+use crate::sim::{Faults, SimMachine};
 
 const TLS12: TlsVersions = TlsVersions { tls12: true, tls13: false };
 const TLS13: TlsVersions = TlsVersions { tls12: false, tls13: true };

@@ -62,11 +62,11 @@ pub(in crate::sender) fn closed_batch(
     record_count: i32,
 ) -> ClosedBatch {
     use crate::accumulator::batch::{BatchMeta, OpenBatch, QueuePosition};
-    use crate::accumulator::batch_completions::BatchCompletions;
     use crate::accumulator::buffer_pool::BufferPool;
-    use crate::accumulator::caller_context::CallerContext;
-    use crate::accumulator::completion::BatchInfo;
-    use crate::network::io::simulated::{Faults, SimMachine};
+    use crate::delivery::batch_completions::BatchCompletions;
+    use crate::delivery::result::BatchInfo;
+    use crate::sim::{Faults, SimMachine};
+    use crate::wakeup::caller_context::CallerContext;
     let env = Arc::new(SimMachine::new(0, Faults::NONE));
     let info = BatchInfo {
         partition: p.clone(),

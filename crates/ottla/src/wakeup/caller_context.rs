@@ -20,13 +20,13 @@ pub(crate) struct CallerContext {
     pub(crate) env: Arc<dyn Env>,
     /// The threads that run callbacks at the moment, one entry for each running callback. Several
     /// threads run callbacks after the sender has ended, and a callback may run inside another one.
-    pub(super) callback_threads: Mutex<Vec<ThreadId>>,
+    pub(crate) callback_threads: Mutex<Vec<ThreadId>>,
     /// The sender's thread. Empty in the simulation, which has no sender thread.
     sender_thread: OnceLock<ThreadId>,
     /// The queue through which callers notify the sender.
     pub(crate) events: EventQueue,
     /// Whether waiting for a record ends its batch's linger (`linger.awaited`).
-    pub(super) linger_awaited: bool,
+    pub(crate) linger_awaited: bool,
 }
 
 impl fmt::Debug for CallerContext {
@@ -77,7 +77,7 @@ impl CallerContext {
     }
 
     /// Runs a callback of the application. Catches its panics.
-    pub(super) fn run_callback(&self, counters: &Counters, f: impl FnOnce()) {
+    pub(crate) fn run_callback(&self, counters: &Counters, f: impl FnOnce()) {
         assert_unlocked();
         let thread = std::thread::current().id();
         self.callback_threads.lock().push(thread);

@@ -1,19 +1,20 @@
 //! Reports the outcome of a batch to its deliveries, its callbacks, the producer's delivery handler
 //! and the interceptors.
 //!
-//! [`ClosedBatch::complete`](super::batch::ClosedBatch::complete) calls it. Java's producer calls
-//! the same list "thunks".
+//! `accumulator/batch.rs`, `ClosedBatch::complete`, calls it. Java's producer calls the same list
+//! "thunks".
 
 use crate::sync::atomic::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-use super::append::DeliveryOptions;
-use super::buffer_pool::{BufferPool, Charge};
-use super::completion::{
+use super::interceptor::Interceptors;
+use super::result::{
     BatchInfo, DELTA_OVERFLOW, Delivery, FarTimestamp, Outcome, ProduceRequestResult, RecordError,
     RecordMetadata, RecordWaker, SplitResult, SplitResults, find_part,
 };
+use crate::accumulator::append::DeliveryOptions;
+use crate::accumulator::buffer_pool::{BufferPool, Charge};
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::sync::{Mutex, assert_unlocked, wake_all};
@@ -103,7 +104,7 @@ pub(crate) type BatchHandler = Box<dyn Fn(&BatchReport<'_>) + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct DeliveryListeners {
     pub(crate) handler: Option<BatchHandler>,
-    pub(crate) interceptors: crate::producer::Interceptors,
+    pub(crate) interceptors: Interceptors,
     pub(crate) counters: Arc<Counters>,
     scratch_pool: Mutex<ScratchPool>,
 }
@@ -133,7 +134,7 @@ const SCRATCH_BASE_BYTES: usize = 256;
 impl DeliveryListeners {
     pub(crate) fn new(
         handler: Option<BatchHandler>,
-        interceptors: crate::producer::Interceptors,
+        interceptors: Interceptors,
         counters: Arc<Counters>,
     ) -> Arc<DeliveryListeners> {
         Arc::new(DeliveryListeners {
@@ -145,7 +146,7 @@ impl DeliveryListeners {
     }
 
     /// Returns a scratch. If there is a handler, it has capacity for `expected` tokens.
-    pub(super) fn take_scratch(&self, expected: usize) -> BatchScratch {
+    pub(crate) fn take_scratch(&self, expected: usize) -> BatchScratch {
         let mut scratch = {
             let mut pool = self.scratch_pool.lock();
             let scratch = pool.free.pop().unwrap_or_default();
@@ -179,7 +180,7 @@ impl BatchScratch {
     }
 
     /// Returns a result for this batch.
-    pub(super) fn reuse_or_create_result(&mut self, batch: BatchInfo) -> Arc<ProduceRequestResult> {
+    pub(crate) fn reuse_or_create_result(&mut self, batch: BatchInfo) -> Arc<ProduceRequestResult> {
         if let Some(mut free) = self.result.take()
             && let Some(result) = Arc::get_mut(&mut free)
         {

@@ -1,6 +1,12 @@
 //! A record as the application passes it to `send`: borrowed, and encoded before `send` returns.
 
-use ottla_protocol::record::RecordBody;
+pub(crate) mod prepared;
+pub(crate) mod serializer;
+
+pub(crate) use prepared::PreparedRecord;
+
+/// The error of an interceptor or a serializer.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A header of a record (KIP-82): a key, and a value that may be null.
 ///
@@ -144,50 +150,5 @@ impl<'a> Record<'a> {
     pub fn token(mut self, token: u64) -> Self {
         self.token = token;
         self
-    }
-}
-
-/// A header's key and value, as the encoder of the protocol crate takes them.
-type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
-/// A record's headers, as the encoder of the protocol crate takes them.
-pub(crate) type HeaderIter<'a> =
-    std::iter::Map<std::slice::Iter<'a, Header<'a>>, fn(&Header<'a>) -> HeaderPair<'a>>;
-
-fn header_to_pair<'a>(h: &Header<'a>) -> HeaderPair<'a> {
-    (h.key, h.value)
-}
-
-/// A record with its encoded sizes. `send` computes them before it takes a partition's lock.
-#[derive(Debug)]
-pub(crate) struct PreparedRecord<'a> {
-    pub(crate) partition: Option<i32>,
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) timestamp: i64,
-    pub(crate) token: u64,
-    pub(crate) body: RecordBody<'a, HeaderIter<'a>>,
-    /// The largest size of a batch with this record alone, in bytes.
-    pub(crate) batch_len_upper_bound: usize,
-}
-
-impl<'a> PreparedRecord<'a> {
-    /// Computes the sizes; `None` if they exceed 2 GiB, which no batch can hold.
-    #[inline]
-    pub(crate) fn new(r: &Record<'a>, now_ms: impl FnOnce() -> i64) -> Option<PreparedRecord<'a>> {
-        let pairs = || r.headers.iter().map(header_to_pair as fn(&Header<'a>) -> HeaderPair<'a>);
-        let body = RecordBody::new(r.key, r.value, pairs());
-        // The sum contains the length of each part, so this check finds a part of 2 GiB or more,
-        // too.
-        let batch_len_upper_bound = body.size_upper_bound();
-        if batch_len_upper_bound > i32::MAX as usize {
-            return None;
-        }
-        Some(PreparedRecord {
-            partition: r.partition,
-            key: r.key,
-            timestamp: r.timestamp.unwrap_or_else(now_ms),
-            token: r.token,
-            body,
-            batch_len_upper_bound,
-        })
     }
 }

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::accumulator::partition::Partition;
-use crate::accumulator::split::SplitOutcome;
-use crate::accumulator::waiters::{DeadlineWaiter, FlushCompletion};
 use crate::env::Wakeup;
 use crate::injected_bugs::inject_bug;
+use crate::sender::split_job::SplitOutcome;
 use crate::sync::Mutex;
 use crate::time::Tick;
+use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
 
 /// An event for the sender.
 #[derive(Debug)]

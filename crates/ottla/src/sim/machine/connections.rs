@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use super::super::ChannelKey;
+use crate::network::io::ChannelKey;
 use crate::time::Tick;
 
 /// The state of the network between the client and one server, in addition to the faults.

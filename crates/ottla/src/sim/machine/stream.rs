@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 use super::SimMachine;
 use super::connections::{HELD, SegmentQueue, SimConnection, disconnect};
 use crate::env::{Wakeup, WorkerPool};
+use crate::network::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 
 /// How long a stalled write blocks.
 const STALL: Duration = Duration::from_micros(500);

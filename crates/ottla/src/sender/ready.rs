@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::RecordAccumulator;
-use super::batch::{BatchTimings, ClosedBatch, StampedBatch};
 use super::bit_set::BitSet;
-use super::builtin_partitioner::Partitioning;
 use super::deadline_queue::DeadlineQueue;
-use super::partition::{Partition, PartitionQueue, QueuedBatch};
+use crate::accumulator::RecordAccumulator;
+use crate::accumulator::batch::{BatchTimings, ClosedBatch, StampedBatch};
+use crate::accumulator::builtin_partitioner::Partitioning;
+use crate::accumulator::partition::{Partition, PartitionQueue, QueuedBatch};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::injected_bugs::inject_bug;

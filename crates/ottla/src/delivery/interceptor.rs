@@ -4,13 +4,10 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::record::{Header, Record};
-use crate::accumulator::completion::RecordMetadata;
+use super::result::RecordMetadata;
 use crate::error::Error;
 use crate::metrics::{Counters, add};
-
-/// The error of an interceptor or a serializer.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::record::{BoxError, Header, Record};
 
 /// A header that an [`Interceptor`] may change.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,15 +3,17 @@
 //!
 //! This module is unstable: it may change in any release.
 
+mod machine;
+
 use std::sync::Arc;
 
 pub use crate::env::{Env, Wakeup};
 #[cfg(ottla_injected_bugs)]
 pub use crate::injected_bugs::inject;
 pub use crate::injected_bugs::{INJECTED_BUGS, InjectedBug};
-pub use crate::network::io::simulated::{ClientInput, Faults, Link, SimMachine, SimStream};
 pub use crate::network::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 pub use crate::time::Tick;
+pub use machine::{ClientInput, Faults, Link, SimMachine, SimStream};
 
 use crate::error::Error;
 use crate::producer::{Producer, ProducerBuilder};

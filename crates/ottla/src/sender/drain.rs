@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use super::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use super::bit_set::BitSet;
-use super::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
 use super::ready::{DrainContext, DrainPolicy, ReadyTracker, is_expired};
+use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
+use crate::accumulator::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
 use crate::injected_bugs::inject_bug;
 use ottla_protocol::compression::Codec;
 

@@ -2,8 +2,8 @@
 //!
 //! Sockets split, delay and stall reads and writes, and break after any byte. A seed decides all
 //! of it, so a run can be replayed. Nothing here blocks. The client uses a [`SimMachine`] as its
-//! [`Io`](super::Io) and [`Env`]. The driver of the simulation uses the same machine to act as the
-//! servers and to advance the clock.
+//! [`Io`](crate::network::io::Io) and [`Env`]. The driver of the simulation uses the same machine
+//! to act as the servers and to advance the clock.
 #![allow(clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
@@ -18,8 +18,8 @@ mod stream;
 
 use ottla_protocol::random::SplitMix64;
 
-use super::JobResult;
 use crate::env::Env;
+use crate::network::io::JobResult;
 use crate::time::Tick;
 pub use connections::Link;
 use connections::{HELD, SimConnection};

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::caller_context::CallerContext;
-use super::event_queue::Event;
-use super::partition::Partition;
+use crate::accumulator::partition::Partition;
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::Tick;
+use crate::wakeup::caller_context::CallerContext;
+use crate::wakeup::event_queue::Event;
 
 /// The position of an acknowledged record in its topic.
 ///
@@ -101,49 +101,49 @@ pub(crate) struct BatchInfo {
 /// The result of a batch, which its deliveries share.
 pub(crate) struct ProduceRequestResult {
     /// Whether `inner` has an outcome or parts. Deliveries read it without the lock.
-    pub(super) completed: AtomicBool,
-    pub(super) inner: Mutex<ResultState>,
-    pub(super) batch: BatchInfo,
+    pub(crate) completed: AtomicBool,
+    pub(crate) inner: Mutex<ResultState>,
+    pub(crate) batch: BatchInfo,
 }
 
 #[derive(Default)]
-pub(super) struct ResultState {
-    pub(super) outcome: Option<Outcome>,
+pub(crate) struct ResultState {
+    pub(crate) outcome: Option<Outcome>,
     /// The results of the parts, if the batch was split.
-    pub(super) parts: Option<SplitResults>,
-    pub(super) wakers: Vec<RecordWaker>,
-    pub(super) far_timestamps: Vec<FarTimestamp>,
+    pub(crate) parts: Option<SplitResults>,
+    pub(crate) wakers: Vec<RecordWaker>,
+    pub(crate) far_timestamps: Vec<FarTimestamp>,
     /// Whether a caller has waited for a record, and the sender was notified of that.
-    pub(super) awaited: bool,
+    pub(crate) awaited: bool,
 }
 
 /// The waker of a caller that waits for a record.
-pub(super) struct RecordWaker {
-    pub(super) record_index: u32,
-    pub(super) waker: Waker,
+pub(crate) struct RecordWaker {
+    pub(crate) record_index: u32,
+    pub(crate) waker: Waker,
 }
 
 /// The timestamp of a record for which its delivery has [`DELTA_OVERFLOW`].
-pub(super) struct FarTimestamp {
-    pub(super) record_index: u32,
-    pub(super) timestamp: i64,
+pub(crate) struct FarTimestamp {
+    pub(crate) record_index: u32,
+    pub(crate) timestamp: i64,
 }
 
 /// The parts of a split batch, in the order of their records.
 ///
 /// A part has a result of its own. Deliveries, callbacks and flushes of the original batch follow
 /// to the part that holds their record.
-pub(super) type SplitResults = Arc<[SplitResult]>;
+pub(crate) type SplitResults = Arc<[SplitResult]>;
 
 /// One part of a split batch.
-pub(super) struct SplitResult {
+pub(crate) struct SplitResult {
     /// The index in the original batch of the part's first record.
-    pub(super) first_index: u32,
-    pub(super) result: Arc<ProduceRequestResult>,
+    pub(crate) first_index: u32,
+    pub(crate) result: Arc<ProduceRequestResult>,
 }
 
 /// Returns the part that holds a record, and the record's index in that part.
-pub(super) fn find_part(parts: &SplitResults, index: u32) -> (Arc<ProduceRequestResult>, u32) {
+pub(crate) fn find_part(parts: &SplitResults, index: u32) -> (Arc<ProduceRequestResult>, u32) {
     let i = parts.partition_point(|p| p.first_index <= index).saturating_sub(1);
     let part = &parts[i];
     (part.result.clone(), index - part.first_index)
@@ -162,7 +162,7 @@ impl ProduceRequestResult {
     }
 
     /// Prepares the result for another batch. No delivery refers to it any more.
-    pub(super) fn reset(&mut self, batch: BatchInfo) {
+    pub(crate) fn reset(&mut self, batch: BatchInfo) {
         self.batch = batch;
         self.completed = AtomicBool::new(false);
         self.inner = Mutex::default();
@@ -196,7 +196,7 @@ impl ProduceRequestResult {
     }
 
     /// Returns the result of one record, or `None` if the batch is not completed.
-    pub(super) fn record_result(
+    pub(crate) fn record_result(
         &self,
         inner: &ResultState,
         index: u32,
@@ -228,7 +228,7 @@ impl ProduceRequestResult {
 }
 
 /// The delta of a timestamp that is too far from the batch's base timestamp for 32 bits.
-pub(super) const DELTA_OVERFLOW: i32 = i32::MIN;
+pub(crate) const DELTA_OVERFLOW: i32 = i32::MIN;
 
 /// The pending result of one record: a future that also has a blocking [`wait`](Delivery::wait).
 ///
@@ -257,9 +257,9 @@ pub(super) const DELTA_OVERFLOW: i32 = i32::MIN;
 /// }
 /// ```
 pub struct Delivery {
-    pub(super) result: Arc<ProduceRequestResult>,
-    pub(super) index: u32,
-    pub(super) timestamp_delta: i32,
+    pub(crate) result: Arc<ProduceRequestResult>,
+    pub(crate) index: u32,
+    pub(crate) timestamp_delta: i32,
 }
 
 impl fmt::Debug for Delivery {

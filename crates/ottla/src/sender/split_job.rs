@@ -15,15 +15,15 @@ use std::sync::Arc;
 use ottla_protocol::DecodeError;
 use ottla_protocol::record::{BATCH_HEADER_LEN, BatchView, RecordBody, RecordView};
 
-use super::RecordAccumulator;
-use super::batch::{
+use crate::accumulator::RecordAccumulator;
+use crate::accumulator::batch::{
     BatchMeta, ClosedBatch, OpenBatch, QueuePosition, SplitParent, Stamp, StampedBatch,
     increment_sequence,
 };
-use super::batch_completions::BatchCompletions;
-use super::event_queue::Event;
-use super::partition::{Partition, QueuedBatch};
+use crate::accumulator::partition::{Partition, QueuedBatch};
+use crate::delivery::batch_completions::BatchCompletions;
 use crate::time::Tick;
+use crate::wakeup::event_queue::Event;
 
 /// Returns the headers of a record as the encoder takes them. Their names were given as `str`.
 fn headers<'r>(r: &'r RecordView<'_>) -> impl Iterator<Item = (&'r str, Option<&'r [u8]>)> + Clone {

@@ -1,0 +1,6 @@
+//! How callers and the sender wake each other: the event queue to the sender, waiters with
+//! deadlines, and `block_on`.
+
+pub(crate) mod event_queue;
+pub(crate) mod waiters;
+pub(crate) mod caller_context;
