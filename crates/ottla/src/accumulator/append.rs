@@ -15,7 +15,7 @@ use super::builtin_partitioner::{
 };
 use super::partition::{Partition, PartitionQueue};
 use super::topics::TopicInfo;
-use crate::delivery::batch_completions::{BatchCompletions, BatchScratch, Callback};
+use crate::delivery::batch_completions::{BatchCompletions, BatchScratch, DeliveryOptions};
 use crate::delivery::result::{BatchInfo, Delivery};
 use crate::error::Error;
 use crate::record::PreparedRecord;
@@ -35,14 +35,6 @@ pub(crate) enum AppendResult {
     /// The open batch needs one more buffer of this many bytes. The caller must not wait for it: if
     /// none is free, the batch is closed.
     NeedsChainBuffer(usize),
-}
-
-/// How the outcome of a record is reported.
-#[derive(Default)]
-pub(crate) struct DeliveryOptions {
-    pub(crate) callback: Option<Callback>,
-    /// Whether the caller wants a [`Delivery`].
-    pub(crate) wants_delivery: bool,
 }
 
 /// What an append keeps between its attempts.
@@ -266,7 +258,10 @@ impl RecordAccumulator {
             memory_wait: state.memory_wait,
         };
         let batch = BatchInfo {
-            partition: partition.clone(),
+            topic: partition.topic.clone(),
+            partition: partition.index,
+            partition_id: partition.id,
+            leader: partition.leader.load(Relaxed),
             number,
             base_timestamp: record.timestamp,
             caller_context: self.caller_context.clone(),
@@ -373,7 +368,7 @@ impl RecordAccumulator {
 
     /// Notifies the sender of a partition that is no longer empty.
     fn announce(&self, partition: &Arc<Partition>, deadline: Tick) {
-        self.post(Event::BatchOpened(partition.clone()), deadline);
+        self.post(Event::BatchOpened(partition.id), deadline);
         self.events().end_announcement();
     }
 
@@ -382,7 +377,7 @@ impl RecordAccumulator {
     pub(crate) fn post_batch_closed(&self, partition: &Arc<Partition>) {
         let is_idle = || !self.events().is_busy(partition.leader.load(Relaxed));
         if let Err(event) =
-            self.events().post_if(Event::BatchClosed(partition.clone()), Tick(0), is_idle)
+            self.events().post_if(Event::BatchClosed(partition.id), Tick(0), is_idle)
         {
             self.handle_undeliverable(event);
         }
@@ -440,7 +435,7 @@ impl Drop for CloseJob {
         if self.expires_at <= self.accumulator.env.now() {
             // The batch expired while it was compressed. The sender must fail it now, even if the
             // node is busy, so this event wakes the sender unconditionally.
-            self.accumulator.post(Event::BatchClosed(self.partition.clone()), Tick(0));
+            self.accumulator.post(Event::BatchClosed(self.partition.id), Tick(0));
         } else {
             self.accumulator.post_batch_closed(&self.partition);
         }

@@ -19,7 +19,7 @@ use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
 use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout};
 
-use super::buffer_pool::PooledBuf;
+use super::buffer_pool::{Charge, PooledBuf};
 use super::partition::Partition;
 use crate::delivery::batch_completions::BatchCompletions;
 use crate::delivery::result::Outcome;
@@ -188,7 +188,10 @@ impl OpenBatch {
         let (mut attributes, uncompressed_len) = (0, self.uncompressed_len());
         let estimator = self.meta.partition.estimator.clone();
         estimator.set_expected_records(self.meta.record_count as usize);
-        self.completions.charge(self.buf.pool());
+        // Charged once, when the batch is closed: a charge per record would lock the pool for each
+        // append.
+        let heap_bytes = self.completions.heap_bytes();
+        let charge = (heap_bytes > 0).then(|| self.buf.pool().charge_bytes(heap_bytes));
         let (full, last) = (std::mem::take(&mut self.chain), self.buf);
         let records = match encoder.and_then(|e| Some((e.compress(&full, &last)?, e))) {
             Some((compressed_len, e)) => {
@@ -208,6 +211,7 @@ impl OpenBatch {
             uncompressed_len,
             meta: self.meta,
             completions: Some(self.completions),
+            charge,
             status: RecordStatus::NotPersisted,
             not_before: Tick(0),
             attempts: 0,
@@ -295,6 +299,8 @@ pub struct ClosedBatch {
     /// `None` once the batch is completed. A batch that expires in flight is completed at once, but
     /// keeps `records` until the network has no reference to them.
     completions: Option<BatchCompletions>,
+    /// The part of `buffer.memory` that `completions` uses.
+    charge: Option<Charge>,
     /// Whether the records may be in the log.
     ///
     /// The status moves from `NotPersisted` to `PossiblyPersisted` when a broker may have appended
@@ -397,6 +403,7 @@ impl ClosedBatch {
     pub(crate) fn complete(&mut self, outcome: Outcome) {
         if let Some(completions) = self.completions.take() {
             completions.complete(outcome);
+            self.charge = None;
         }
     }
 

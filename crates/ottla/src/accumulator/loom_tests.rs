@@ -11,7 +11,6 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::thread;
 
 use super::buffer_pool::BufferPool;
-use super::partition::Partition;
 use crate::env::Wakeup;
 use crate::error::Error;
 use crate::time::Tick;
@@ -133,8 +132,7 @@ fn flush_includes_a_batch_that_is_not_announced_yet() {
                     *opened = true;
                     queue.begin_announcement();
                 }
-                let partition = Partition::new("t".into(), 0, 0, Default::default());
-                queue.post(Event::BatchOpened(Arc::new(partition)), Tick(0)).unwrap();
+                queue.post(Event::BatchOpened(0), Tick(0)).unwrap();
                 queue.end_announcement();
             })
         };

@@ -157,17 +157,18 @@ impl RecordAccumulator {
     /// the caller fails the partition's batches itself. Otherwise their deliveries never complete.
     pub(crate) fn handle_undeliverable(&self, event: Event) {
         match event {
-            Event::BatchOpened(p) | Event::BatchClosed(p) => self.fail_partition(&p),
+            Event::BatchOpened(id) | Event::BatchClosed(id) => {
+                if let Some(p) = self.topics.partition(id) {
+                    self.fail_partition(&p);
+                }
+            }
             Event::Waiter { waiter, .. } => waiter.wake(),
             Event::Flush(flush) => flush.complete(),
-            Event::Split(outcome) => {
-                let parts = outcome.parts.into_iter().filter_map(QueuedBatch::into_closed);
-                parts.for_each(|b| self.fail_batch(b));
-            }
             Event::MemoryWanted
             | Event::TopicWanted(_)
             | Event::Close { .. }
             | Event::BatchAwaited { .. }
+            | Event::BatchSplit
             | Event::Purge { .. } => {}
         }
     }
@@ -179,7 +180,7 @@ impl RecordAccumulator {
         closed.chain(open.map(OpenBatch::abort)).for_each(|b| self.fail_batch(b));
     }
 
-    fn fail_batch(&self, mut batch: ClosedBatch) {
+    pub(crate) fn fail_batch(&self, mut batch: ClosedBatch) {
         let e = self.closed_error().with_status(batch.status);
         batch.complete(Outcome::Failed(e));
     }

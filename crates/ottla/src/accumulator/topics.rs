@@ -4,7 +4,7 @@
 //! here, and wakes the callers that wait for a topic that is not known yet.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
 use arc_swap::ArcSwap;
@@ -65,7 +65,8 @@ pub(crate) type TopicsByName = HashMap<Arc<str>, Arc<TopicInfo>>;
 pub(crate) struct TopicInfoMap {
     map: ArcSwap<TopicsByName>,
     waiters: Mutex<HashMap<Arc<str>, TopicWaiters>>,
-    next_partition_id: AtomicU32,
+    /// Every partition of every topic, also those that are not visible, by id.
+    partitions_by_id: Mutex<Vec<Arc<Partition>>>,
 }
 
 /// The callers that wait for one topic.
@@ -180,10 +181,18 @@ impl TopicInfoMap {
             return;
         }
         topic.partitions.set_len(partition_count, |index| {
-            let partition_id = self.next_partition_id.fetch_add(1, Relaxed);
+            let mut partitions = self.partitions_by_id.lock();
             let (name, estimator) = (topic.name.clone(), topic.estimator.clone());
-            Arc::new(Partition::new(name, index as i32, partition_id, estimator))
+            let id = partitions.len() as u32;
+            let partition = Arc::new(Partition::new(name, index as i32, id, estimator));
+            partitions.push(partition.clone());
+            partition
         });
+    }
+
+    /// Returns the partition that an event names.
+    pub(crate) fn partition(&self, id: u32) -> Option<Arc<Partition>> {
+        self.partitions_by_id.lock().get(id as usize).cloned()
     }
 
     /// Returns every partition of every topic, also those that are not visible.
@@ -191,7 +200,6 @@ impl TopicInfoMap {
     /// The sender needs them for a flush, a close or a purge while a caller has opened a batch and
     /// has not announced its partition yet.
     pub(crate) fn all_partitions(&self) -> Vec<Arc<Partition>> {
-        let map = self.map.load();
-        map.values().flat_map(|t| t.partitions.iter_all().cloned()).collect()
+        self.partitions_by_id.lock().clone()
     }
 }

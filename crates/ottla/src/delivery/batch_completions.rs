@@ -13,14 +13,20 @@ use super::result::{
     BatchInfo, DELTA_OVERFLOW, Delivery, FarTimestamp, Outcome, ProduceRequestResult, RecordError,
     RecordMetadata, RecordWaker, SplitResult, SplitResults, find_part,
 };
-use crate::accumulator::append::DeliveryOptions;
-use crate::accumulator::buffer_pool::{BufferPool, Charge};
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::sync::{Mutex, assert_unlocked, wake_all};
 
 /// A record's callback.
 pub(crate) type Callback = Box<dyn FnOnce(Result<RecordMetadata, Error>) + Send>;
+
+/// How the outcome of a record is reported.
+#[derive(Default)]
+pub(crate) struct DeliveryOptions {
+    pub(crate) callback: Option<Callback>,
+    /// Whether the caller wants a [`Delivery`].
+    pub(crate) wants_delivery: bool,
+}
 
 /// A callback that runs when its batch is completed.
 struct PendingCallback {
@@ -42,8 +48,6 @@ pub(crate) struct BatchCompletions {
     timestamp_deltas: Vec<i32>,
     result: Arc<ProduceRequestResult>,
     listeners: Arc<DeliveryListeners>,
-    /// The part of `buffer.memory` that this struct uses. Set when the batch is closed.
-    charge: Option<Charge>,
     record_count: u32,
     completed: bool,
 }
@@ -205,7 +209,6 @@ impl BatchCompletions {
             timestamp_deltas: Vec::new(),
             result,
             listeners,
-            charge: None,
             record_count: 0,
             completed: false,
         }
@@ -243,18 +246,14 @@ impl BatchCompletions {
         })
     }
 
-    /// Charges the memory of tokens and callbacks to `buffer.memory`. Called once, when the batch
-    /// is closed: a charge per record would lock the pool for each append.
-    pub(crate) fn charge(&mut self, pool: &Arc<BufferPool>) {
+    /// Returns the bytes of tokens and callbacks, which count for `buffer.memory`.
+    pub(crate) fn heap_bytes(&self) -> usize {
         let boxes: usize = self.callbacks.iter().map(|c| size_of_val(&*c.callback)).sum();
-        let bytes = self.tokens.capacity() * size_of::<u64>()
+        self.tokens.capacity() * size_of::<u64>()
             + self.callbacks.capacity() * size_of::<PendingCallback>()
             + boxes
             + self.timestamp_deltas.capacity() * size_of::<i32>()
-            + self.far_timestamps.capacity() * size_of::<FarTimestamp>();
-        if bytes > 0 {
-            self.charge = Some(pool.charge_bytes(bytes));
-        }
+            + self.far_timestamps.capacity() * size_of::<FarTimestamp>()
     }
 
     /// Reports the outcome to all listeners.
@@ -345,12 +344,12 @@ impl BatchCompletions {
         let (now, failed) = (batch.caller_context.env.now(), f64::from(self.record_count));
         counters.sensors.record(&[(Sensor::RecordError, failed)], now);
         let topic_failures = &[(TopicSensor::RecordError, failed)];
-        counters.sensors.record_topic(&batch.partition.topic, topic_failures, now);
+        counters.sensors.record_topic(&batch.topic, topic_failures, now);
         let has_listeners = !self.callbacks.is_empty() || self.listeners.handler.is_some();
         if !has_listeners && !has_waiters {
             tracing::warn!(
-                topic = &*batch.partition.topic,
-                partition = batch.partition.index,
+                topic = &*batch.topic,
+                partition = batch.partition,
                 records = self.record_count,
                 "batch failed, and no callback, handler or waiting delivery receives the error: {e}"
             );
@@ -382,8 +381,8 @@ impl BatchCompletions {
         };
         let batch = &self.result.batch;
         let report = BatchReport {
-            topic: &batch.partition.topic,
-            partition: batch.partition.index,
+            topic: &batch.topic,
+            partition: batch.partition,
             tokens: &self.tokens,
             result,
             log_append_time,
@@ -398,7 +397,7 @@ impl BatchCompletions {
             return;
         }
         let batch = &self.result.batch;
-        let (topic, partition) = (&batch.partition.topic, Some(batch.partition.index));
+        let (topic, partition) = (&batch.topic, Some(batch.partition));
         for (index, delta) in self.timestamp_deltas.iter().enumerate() {
             let result = self.result.record_result(&self.result.inner.lock(), index as u32, *delta);
             let Some(result) = result else { continue };

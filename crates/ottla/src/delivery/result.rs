@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::accumulator::partition::Partition;
 use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::Tick;
@@ -91,7 +90,12 @@ pub struct RecordError {
 /// The batch that a result belongs to.
 #[derive(Clone)]
 pub(crate) struct BatchInfo {
-    pub(crate) partition: Arc<Partition>,
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    /// The id by which events name the partition.
+    pub(crate) partition_id: u32,
+    /// The leader's node id when the batch was opened, −1 for none.
+    pub(crate) leader: i32,
     /// The batch's number.
     pub(crate) number: u64,
     pub(crate) base_timestamp: i64,
@@ -177,9 +181,11 @@ impl ProduceRequestResult {
             return;
         }
         let events = &self.batch.caller_context.events;
-        let is_idle = || !events.is_busy(self.batch.partition.leader.load(Ordering::Relaxed));
+        // If the leader has changed since, the event may wake the sender too late: when the old
+        // leader responds. It never wakes it later than the end of the linger.
+        let is_idle = || !events.is_busy(self.batch.leader);
         let event = Event::BatchAwaited {
-            partition: self.batch.partition.clone(),
+            partition_id: self.batch.partition_id,
             batch_number: self.batch.number,
         };
         // If the sender has ended, the batch completes without this event.
@@ -204,8 +210,8 @@ impl ProduceRequestResult {
     ) -> Option<Result<RecordMetadata, Error>> {
         Some(match inner.outcome.as_ref()? {
             Outcome::Acknowledged { base_offset, log_append_time } => Ok(RecordMetadata {
-                topic: self.batch.partition.topic.clone(),
-                partition: self.batch.partition.index,
+                topic: self.batch.topic.clone(),
+                partition: self.batch.partition,
                 // The offset comes from the broker. An invalid one must not cause an overflow.
                 offset: base_offset.map(|b| b.saturating_add(i64::from(index))),
                 timestamp: log_append_time.unwrap_or_else(|| match timestamp_delta {
@@ -271,12 +277,12 @@ impl fmt::Debug for Delivery {
 impl Delivery {
     /// Returns the topic of the record.
     pub fn topic(&self) -> &str {
-        &self.result.batch.partition.topic
+        &self.result.batch.topic
     }
 
     /// Returns the partition that was chosen for the record.
     pub fn partition(&self) -> i32 {
-        self.result.batch.partition.index
+        self.result.batch.partition
     }
 
     /// Returns the result if the record is completed. Does not block.

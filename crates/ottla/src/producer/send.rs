@@ -3,8 +3,8 @@
 //! `do_send.rs` implements them.
 
 use super::{Delivery, Producer, SendError};
-use crate::accumulator::append::DeliveryOptions;
 use crate::delivery::batch_completions::Callback;
+use crate::delivery::batch_completions::DeliveryOptions;
 use crate::delivery::result::RecordMetadata;
 use crate::error::Error;
 #[cfg(doc)]

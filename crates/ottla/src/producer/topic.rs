@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::send::{WITH_DELIVERY, WITHOUT_DELIVERY};
 use super::{Delivery, Producer, ProducerInner, SendError, TrySendError};
-use crate::accumulator::append::DeliveryOptions;
 use crate::accumulator::topics;
+use crate::delivery::batch_completions::DeliveryOptions;
 use crate::delivery::result::RecordMetadata;
 use crate::error::{Error, ErrorKind};
 use crate::record::Record;

@@ -31,15 +31,20 @@ impl<I: Io> Sender<I> {
         }
         for event in events.drain(..) {
             match event {
-                Event::BatchOpened(p) => self.ready.insert(p),
-                Event::BatchClosed(p) => {
-                    self.purge_closed(&p);
-                    self.ready.insert(p);
+                Event::BatchOpened(id) => self.track_partition(id),
+                Event::BatchClosed(id) => {
+                    self.purge_closed(id);
+                    self.track_partition(id);
                 }
-                Event::BatchAwaited { partition, batch_number } => {
-                    self.ready.mark_awaited(partition, batch_number);
+                Event::BatchAwaited { partition_id, batch_number } => {
+                    self.track_partition(partition_id);
+                    self.ready.mark_awaited(partition_id, batch_number);
                 }
-                Event::Split(outcome) => self.reenqueue_parts(*outcome),
+                Event::BatchSplit => {
+                    for outcome in self.split_outcomes.take() {
+                        self.reenqueue_parts(outcome);
+                    }
+                }
                 Event::Purge { up_to_batch, include_in_flight } => {
                     self.purge(up_to_batch, include_in_flight);
                 }
@@ -63,6 +68,15 @@ impl<I: Io> Sender<I> {
             }
         }
         self.event_buffer = events;
+    }
+
+    /// Lets the next [`refresh`](super::ready::ReadyTracker::refresh) evaluate a partition.
+    fn track_partition(&mut self, id: u32) {
+        if !self.ready.mark_dirty(id)
+            && let Some(p) = self.accumulator.topics.partition(id)
+        {
+            self.ready.insert(p);
+        }
     }
 
     /// Wakes callers whose deadline has expired. Returns the next deadline.

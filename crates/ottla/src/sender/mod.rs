@@ -50,6 +50,7 @@ use flush::PendingFlush;
 use produce_request::RecordPiece;
 use producer_state::ProducerState;
 use purge::Purge;
+use split_job::SplitOutcomes;
 
 /// The settings that decide how batches are sent.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +88,7 @@ pub(crate) struct Sender<I: Io> {
     next_in_flight_expiry: Tick,
     batch_size_discovery: BatchSizeDiscovery,
     last_purge: Option<Purge>,
+    split_outcomes: Arc<SplitOutcomes>,
     pending_flushes: Vec<PendingFlush>,
     /// Batches up to this number do not linger, because a flush waits for them.
     flush_up_to: u64,
@@ -129,6 +131,7 @@ impl<I: Io> Sender<I> {
             in_flight_batches: HashMap::default(),
             next_in_flight_expiry: Tick::NEVER,
             last_purge: None,
+            split_outcomes: Arc::default(),
             pending_flushes: Vec::new(),
             flush_up_to: 0,
             waiter_deadlines: BTreeMap::new(),

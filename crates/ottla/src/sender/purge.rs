@@ -1,7 +1,7 @@
 //! Purges batches on behalf of the application (librdkafka's `rd_kafka_purge`).
 
 use super::Sender;
-use crate::accumulator::partition::{Partition, QueuedBatch};
+use crate::accumulator::partition::QueuedBatch;
 use crate::error::{Error, ErrorKind};
 use crate::network::io::Io;
 
@@ -27,8 +27,9 @@ impl<I: Io> Sender<I> {
     /// Fails batches that a worker thread was compressing during the last purge.
     ///
     /// The purge could not remove them: the queue held only a placeholder at that time.
-    pub(super) fn purge_closed(&mut self, p: &Partition) {
+    pub(super) fn purge_closed(&mut self, partition_id: u32) {
         let Some(purge) = &self.last_purge else { return };
+        let Some(p) = self.accumulator.topics.partition(partition_id) else { return };
         let (up_to, error) = (purge.up_to, purge.error.clone());
         let is_purged = |batch: &QueuedBatch| {
             let QueuedBatch::Closed(b) = batch else { return false };

@@ -160,21 +160,19 @@ impl ReadyTracker {
 
     /// Records that a caller waits for a batch. The batch need not linger while its partition has
     /// nothing in flight.
-    pub(crate) fn mark_awaited(&mut self, partition: Arc<Partition>, batch_number: u64) {
-        let partition_id = partition.id;
-        self.insert(partition);
+    pub(crate) fn mark_awaited(&mut self, partition_id: u32, batch_number: u64) {
         if let Some(entry) = self.partitions.get_mut(&partition_id) {
             entry.last_awaited = entry.last_awaited.max(batch_number);
         }
     }
 
-    /// Lets the next `refresh` re-evaluate a partition, if it is tracked.
-    pub(crate) fn mark_dirty(&mut self, partition_id: u32) {
-        if let Some(entry) = self.partitions.get_mut(&partition_id)
-            && !std::mem::replace(&mut entry.dirty, true)
-        {
+    /// Lets the next `refresh` re-evaluate a partition. Returns whether it is tracked.
+    pub(crate) fn mark_dirty(&mut self, partition_id: u32) -> bool {
+        let Some(entry) = self.partitions.get_mut(&partition_id) else { return false };
+        if !std::mem::replace(&mut entry.dirty, true) {
             self.dirty_partition_ids.push(partition_id);
         }
+        true
     }
 
     /// Lets the next `refresh` re-evaluate every partition: leaders or the producer id changed.
@@ -228,7 +226,9 @@ impl ReadyTracker {
         }
         if std::mem::take(&mut self.all_dirty) {
             let partition_ids: Vec<u32> = self.partitions.keys().copied().collect();
-            partition_ids.into_iter().for_each(|partition_id| self.mark_dirty(partition_id));
+            for partition_id in partition_ids {
+                self.mark_dirty(partition_id);
+            }
         }
         let mut dirty = std::mem::take(&mut self.dirty_partition_ids);
         for partition_id in dirty.drain(..) {

@@ -38,6 +38,7 @@ impl<I: Io> Sender<I> {
         // fails its own partition, so no caller waits for a sender that has ended.
         let undelivered = self.accumulator.events().close();
         undelivered.into_iter().for_each(|e| self.accumulator.handle_undeliverable(e));
+        self.split_outcomes.fail_all(&self.accumulator);
         // Once more, for what was appended after the first time and before the close.
         self.abort_undrained_batches(error);
         self.accumulator.pool.close(&self.accumulator.closed_while_waiting_error());

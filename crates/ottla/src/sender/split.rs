@@ -1,8 +1,8 @@
 //! Splits batches that are too large for their broker (MESSAGE_TOO_LARGE), and hands compression
 //! to worker threads.
 //!
-//! A job on a worker thread splits the batch (`accumulator/split.rs`). `Event::Split` brings the
-//! parts back, and they replace the batch in its queue.
+//! A job on a worker thread splits the batch (`split_job.rs`). `Event::BatchSplit` announces
+//! the parts, and they replace the batch in its queue.
 
 use super::Sender;
 use crate::accumulator::append::CloseJob;
@@ -25,7 +25,8 @@ impl<I: Io> Sender<I> {
         }
         // These batches were never sent: a broker is known to reject their size.
         for batch in to_split {
-            let job = SplitJob::new(self.accumulator.clone(), &batch, false);
+            let job =
+                SplitJob::new(self.accumulator.clone(), self.split_outcomes.clone(), &batch, false);
             let work = move || job.run(|accumulator| accumulator.split_closed(batch));
             self.client.start_job(Job::Work(Box::new(work)));
         }
@@ -49,7 +50,8 @@ impl<I: Io> Sender<I> {
         let splitting = QueuedBatch::Splitting(SplittingBatch::new(closed));
         p.lock_for_sender().insert_in_order(splitting);
         self.ready.insert(p);
-        let job = SplitJob::new(self.accumulator.clone(), closed, true);
+        let job =
+            SplitJob::new(self.accumulator.clone(), self.split_outcomes.clone(), closed, true);
         let work = move || job.run(|accumulator| accumulator.split_stamped(batch, now));
         self.client.start_job(Job::Work(Box::new(work)));
     }

@@ -1,9 +1,9 @@
 //! Splits a batch that a broker rejects as too large into parts that take its position in the
 //! queue (CASES SN28, F1.7).
 //!
-//! The sender starts a [`SplitJob`] on a worker thread. The job posts `Event::Split` with the
-//! parts, and the sender enqueues them. The parts take over the completions of their records, the
-//! batch's sequences and its age.
+//! The sender starts a [`SplitJob`] on a worker thread. The job adds the parts to [`SplitOutcomes`]
+//! and posts `Event::BatchSplit`, and the sender enqueues them. The parts take over the completions
+//! of their records, the batch's sequences and its age.
 //!
 //! A job charges the memory of the parts without waiting for it. Waiting could deadlock: the
 //! batches queued behind the one that is split hold memory until it is sent. The pool may exceed
@@ -22,6 +22,7 @@ use crate::accumulator::batch::{
 };
 use crate::accumulator::partition::{Partition, QueuedBatch};
 use crate::delivery::batch_completions::BatchCompletions;
+use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 
@@ -66,18 +67,37 @@ pub(crate) struct SplitOutcome {
     pub(crate) error: Option<DecodeError>,
 }
 
+/// The outcomes of split jobs that the sender has not handled yet.
+#[derive(Debug, Default)]
+pub(crate) struct SplitOutcomes(Mutex<Vec<SplitOutcome>>);
+
+impl SplitOutcomes {
+    /// Removes and returns all outcomes.
+    pub(crate) fn take(&self) -> Vec<SplitOutcome> {
+        std::mem::take(&mut self.0.lock())
+    }
+
+    /// Fails the records of all outcomes: the sender has ended and will not handle them.
+    pub(crate) fn fail_all(&self, accumulator: &RecordAccumulator) {
+        let parts = self.take().into_iter().flat_map(|outcome| outcome.parts);
+        parts.filter_map(QueuedBatch::into_closed).for_each(|b| accumulator.fail_batch(b));
+    }
+}
+
 /// A batch that is split on a worker thread.
 ///
 /// The sender always receives an outcome, even if the job panics or is dropped. Without one, the
 /// partition would send nothing any more.
 pub(crate) struct SplitJob {
     accumulator: Arc<RecordAccumulator>,
-    outcome: Option<Box<SplitOutcome>>,
+    outcomes: Arc<SplitOutcomes>,
+    outcome: Option<SplitOutcome>,
 }
 
 impl SplitJob {
     pub(crate) fn new(
         accumulator: Arc<RecordAccumulator>,
+        outcomes: Arc<SplitOutcomes>,
         batch: &ClosedBatch,
         stamped: bool,
     ) -> SplitJob {
@@ -88,19 +108,22 @@ impl SplitJob {
             parts: Vec::new(),
             error: None,
         };
-        SplitJob { accumulator, outcome: Some(Box::new(outcome)) }
+        SplitJob { accumulator, outcomes, outcome: Some(outcome) }
     }
 
     /// Splits the batch with `split` and posts the outcome.
     pub(crate) fn run(mut self, split: impl FnOnce(&RecordAccumulator) -> SplitOutcome) {
-        self.outcome = Some(Box::new(split(&self.accumulator)));
+        self.outcome = Some(split(&self.accumulator));
     }
 }
 
 impl Drop for SplitJob {
     fn drop(&mut self) {
         if let Some(outcome) = self.outcome.take() {
-            self.accumulator.post(Event::Split(outcome), Tick(0));
+            self.outcomes.0.lock().push(outcome);
+            if self.accumulator.events().post(Event::BatchSplit, Tick(0)).is_err() {
+                self.outcomes.fail_all(&self.accumulator);
+            }
         }
     }
 }

@@ -14,25 +14,23 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::sync::OnceLock;
 
-use crate::accumulator::partition::Partition;
 use crate::env::Wakeup;
 use crate::injected_bugs::inject_bug;
-use crate::sender::split_job::SplitOutcome;
 use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
 
-/// An event for the sender.
+/// An event for the sender. It names a partition by its id: the events know nothing of batches.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A partition that was empty has an open batch.
-    BatchOpened(Arc<Partition>),
-    /// A batch was closed and is ready to drain.
-    BatchClosed(Arc<Partition>),
+    /// The partition with this id was empty and has an open batch.
+    BatchOpened(u32),
+    /// A batch of the partition with this id was closed and is ready to drain.
+    BatchClosed(u32),
     /// A caller waits for a record of this batch.
-    BatchAwaited { partition: Arc<Partition>, batch_number: u64 },
-    /// A batch that was too large for a broker was split.
-    Split(Box<SplitOutcome>),
+    BatchAwaited { partition_id: u32, batch_number: u64 },
+    /// A batch that was too large for a broker was split: the sender has a new split outcome.
+    BatchSplit,
     /// The application purges the queued batches up to this number, and the ones in flight if
     /// `include_in_flight`.
     Purge { up_to_batch: u64, include_in_flight: bool },

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ottla_protocol::compression::Codec;
 
-use super::append::{AppendResult, AppendState, DeliveryOptions};
+use super::append::{AppendResult, AppendState};
 use super::batch::{ClosedBatch, Stamp, StampedBatch};
 use super::builtin_partitioner::Partitioning;
 use super::partition::{Partition, QueuedBatch, SplittingBatch};
@@ -21,6 +21,7 @@ use super::topics::TopicInfo;
 use super::{AccumulatorSettings, RecordAccumulator};
 use crate::cluster::{Cluster, Leader, Node, TopicMetadata};
 use crate::delivery::batch_completions::DeliveryListeners;
+use crate::delivery::batch_completions::DeliveryOptions;
 use crate::delivery::result::{Delivery, Outcome};
 use crate::error::Error;
 use crate::record::{PreparedRecord, Record};
@@ -155,15 +156,21 @@ impl AccumulatorFixture {
         self.append(Record::to("t").partition(partition).value(value).timestamp(0))
     }
 
+    /// Lets the next refresh evaluate a partition.
+    fn track(&mut self, partition_id: u32) {
+        self.ready.insert(self.accumulator.topics.partition(partition_id).unwrap());
+    }
+
     /// Handles the events that callers have posted, and refreshes the ready tracker.
     fn refresh(&mut self) {
         let mut events = Vec::new();
         self.accumulator.events().drain(&mut events);
         for event in events {
             match event {
-                Event::BatchOpened(p) | Event::BatchClosed(p) => self.ready.insert(p),
-                Event::BatchAwaited { partition, batch_number } => {
-                    self.ready.mark_awaited(partition, batch_number);
+                Event::BatchOpened(id) | Event::BatchClosed(id) => self.track(id),
+                Event::BatchAwaited { partition_id, batch_number } => {
+                    self.track(partition_id);
+                    self.ready.mark_awaited(partition_id, batch_number);
                 }
                 other => panic!("{other:?}"),
             }

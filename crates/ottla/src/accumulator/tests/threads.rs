@@ -73,7 +73,7 @@ fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCount
             fixture.accumulator.events().drain(&mut events);
             for event in events {
                 if let Event::BatchOpened(p) | Event::BatchClosed(p) = event {
-                    fixture.ready.insert(p);
+                    fixture.track(p);
                 }
             }
             fixture.ready.set_pressure(fixture.pressure);

@@ -69,7 +69,10 @@ pub(in crate::sender) fn closed_batch(
     use crate::wakeup::caller_context::CallerContext;
     let env = Arc::new(SimMachine::new(0, Faults::NONE));
     let info = BatchInfo {
-        partition: p.clone(),
+        topic: p.topic.clone(),
+        partition: p.index,
+        partition_id: p.id,
+        leader: -1,
         number,
         base_timestamp: 0,
         caller_context: CallerContext::new(env, true),
