@@ -18,6 +18,7 @@ use super::topics::TopicInfo;
 use crate::delivery::batch_completions::{BatchCompletions, BatchScratch, DeliveryOptions};
 use crate::delivery::result::{BatchInfo, Delivery};
 use crate::error::Error;
+use crate::injected_bugs::inject_bug;
 use crate::record::PreparedRecord;
 use crate::sync::MutexGuard;
 use crate::time::Tick;
@@ -368,6 +369,7 @@ impl RecordAccumulator {
 
     /// Notifies the sender of a partition that is no longer empty.
     fn announce(&self, partition: &Arc<Partition>, deadline: Tick) {
+        let deadline = inject_bug!(LostWakeup, deadline);
         self.post(Event::BatchOpened(partition.id), deadline);
         self.events().end_announcement();
     }

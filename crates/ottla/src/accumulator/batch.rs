@@ -24,6 +24,7 @@ use super::partition::Partition;
 use crate::delivery::batch_completions::BatchCompletions;
 use crate::delivery::result::Outcome;
 use crate::error::{Error, RecordStatus};
+use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
 
 /// The properties that a batch keeps in all its states.
@@ -206,7 +207,7 @@ impl OpenBatch {
             None => PooledBuf::joined(full, last),
         };
         ClosedBatch {
-            records: Bytes::from_owner(records),
+            records: inject_bug!(BufferReused, Bytes::from_owner(records)),
             attributes,
             uncompressed_len,
             meta: self.meta,
@@ -469,18 +470,6 @@ impl StampedBatch {
     /// Returns the header and the records. The records share the batch's buffer and keep it alive.
     pub(crate) fn header_and_records(&self) -> (&[u8; BATCH_HEADER_LEN], Bytes) {
         (&self.header, self.closed.records.clone())
-    }
-
-    /// Corrupts the records, as if the buffer had been reused too early. The injected bug
-    /// `BufferReused` needs this because the types rule out the real bug.
-    pub(crate) fn with_corrupted_records(mut self) -> StampedBatch {
-        let mut bytes = self.closed.records.to_vec();
-        if let Some(last) = bytes.iter_mut().rev().nth(1) {
-            *last ^= 1;
-        }
-        self.closed.records = bytes.into();
-        let stamp = self.stamp;
-        self.closed.stamp(stamp)
     }
 
     /// Removes the header, for a batch that gets a new producer epoch or fails.

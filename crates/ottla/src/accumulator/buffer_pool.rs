@@ -85,10 +85,9 @@ impl AsRef<[u8]> for PooledBuf {
 
 impl Drop for PooledBuf {
     fn drop(&mut self) {
-        if inject_bug!(BufferLeaked) {
-            return;
-        }
-        self.pool.deallocate(self.charge, std::mem::take(&mut self.bytes));
+        let charge = inject_bug!(BufferLeaked, self.charge);
+        let charge = inject_bug!(BufferFreedTwice, charge);
+        self.pool.deallocate(charge, std::mem::take(&mut self.bytes));
     }
 }
 
@@ -224,12 +223,6 @@ impl BufferPool {
         drop(state);
     }
 
-    /// Returns a buffer whose memory was not charged. The injected bug `BufferFreedTwice` drops it,
-    /// so that memory returns to the pool twice.
-    pub(crate) fn uncharged_buffer(self: &Arc<Self>, size: usize) -> PooledBuf {
-        PooledBuf { bytes: Vec::new(), charge: size as u64, pool: self.clone() }
-    }
-
     /// Returns an error if `size` exceeds the whole pool, because the caller would wait without
     /// end.
     fn check_size(&self, size: usize) -> Result<(), Error> {
@@ -309,9 +302,6 @@ impl BufferPool {
         wakers: &mut Vec<Waker>,
         dropped: &mut Vec<Vec<u8>>,
     ) {
-        if inject_bug!(UnfairAllocation) {
-            state.waiters.make_contiguous().sort_by_key(|w| w.needed_bytes - w.accumulated_bytes);
-        }
         while let Some(first) = state.waiters.front() {
             let missing = first.needed_bytes - first.accumulated_bytes;
             let has_nothing = first.accumulated_bytes == 0;
@@ -343,9 +333,7 @@ impl BufferPool {
     /// Ends a wait. Memory that the waiter has accumulated, or was granted and has not collected,
     /// goes to the next waiters.
     fn cancel(&self, id: u64) {
-        if inject_bug!(CancelledWaiterKept) {
-            return;
-        }
+        let id = inject_bug!(CancelledWaiterKept, id);
         let mut wakers = Vec::new();
         let mut dropped = Vec::new();
         {

@@ -269,10 +269,8 @@ impl PartitionQueue {
     /// OUT_OF_ORDER_SEQUENCE_NUMBER.
     pub(crate) fn insert_in_order(&mut self, batch: QueuedBatch) {
         let position = batch.queue_position();
-        let next = self
-            .batches
-            .iter()
-            .position(|b| b.queue_position() > position && !inject_bug!(RetryAtBackOfQueue));
+        let next = self.batches.iter().position(|b| b.queue_position() > position);
+        let next = inject_bug!(RetryAtBackOfQueue, next);
         self.batches.insert(next.unwrap_or(self.batches.len()), batch);
     }
 

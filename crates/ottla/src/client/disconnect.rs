@@ -5,7 +5,6 @@ use super::NetworkClient;
 use super::connection_states::{ConnectionState, NodeConnection};
 use super::in_flight_requests::{CompletedRequest, Disconnected, RequestKind};
 use crate::error::{Error, ErrorKind};
-use crate::injected_bugs::inject_bug;
 use crate::log_limiter::LogEvent;
 use crate::metrics::Sensor;
 use crate::network::channel::DisconnectReason;
@@ -227,19 +226,6 @@ impl<I: Io> NetworkClient<I> {
             .filter_map(|connection| Some((connection.id, self.timeout_reason(connection, now)?)))
             .collect();
         for (node, reason) in expired {
-            if inject_bug!(LateResponseMatched)
-                && let Some(request) = self
-                    .connection_states
-                    .get_mut(&node)
-                    .and_then(|connection| connection.in_flight.complete_next(0).ok())
-            {
-                self.completed_requests.push(CompletedRequest {
-                    node,
-                    request,
-                    result: Err(Disconnected { reason }),
-                });
-                continue;
-            }
             // A broker responds in order, so a missing response also blocks those behind it.
             // After the close, no late response can match a request (CASES NC4, IF2).
             self.fail_connection(node, &reason, now);

@@ -97,10 +97,9 @@ impl InFlightRequests {
         correlation_id: i32,
     ) -> Result<InFlightRequest, Option<i32>> {
         match self.0.front() {
-            Some(oldest)
-                if oldest.correlation_id == correlation_id || inject_bug!(LateResponseMatched) =>
-            {
-                self.0.pop_front().ok_or(None)
+            Some(oldest) if oldest.correlation_id == correlation_id => {
+                let position = inject_bug!(NewestRequestCompleted, 0, self.0.len());
+                self.0.remove(position).ok_or(None)
             }
             oldest => Err(oldest.map(|o| o.correlation_id)),
         }

@@ -224,8 +224,7 @@ impl<I: Io> NetworkClient<I> {
         let ConnectionState::Ready { channel } = connection.state else {
             return false;
         };
-        connection.in_flight.len()
-            < self.settings.max_in_flight + usize::from(inject_bug!(ExtraInFlightRequest))
+        connection.in_flight.len() < inject_bug!(ExtraInFlightRequest, self.settings.max_in_flight)
             && connection.throttled_until <= now
             && !connection.is_reauthentication_due(now)
             && self.selector.can_send(channel)

@@ -11,7 +11,6 @@ use super::bit_set::BitSet;
 use super::ready::{DrainContext, DrainPolicy, ReadyTracker, is_expired};
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
-use crate::injected_bugs::inject_bug;
 use ottla_protocol::compression::Codec;
 
 /// Limits the initial capacity of a request's list of batches.
@@ -102,9 +101,6 @@ impl ReadyTracker {
                     self.drain_index.insert(node, partition_id);
                     let mut batch = match batch {
                         DrainedBatch::Closed(b) => policy.stamp(b),
-                        DrainedBatch::Retry(b) if inject_bug!(BufferReused) => {
-                            b.with_corrupted_records()
-                        }
                         // A retry keeps its sequence: the broker recognizes a duplicate by it.
                         DrainedBatch::Retry(b) => *b,
                         DrainedBatch::Open(open) => {

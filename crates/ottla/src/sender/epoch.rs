@@ -55,8 +55,10 @@ impl<I: Io> Sender<I> {
             for batch in std::mem::take(&mut queue.batches) {
                 match batch {
                     QueuedBatch::Retry { batch: mut b, not_before }
-                        if b.closed.status == RecordStatus::NotPersisted
-                            || inject_bug!(ResequenceAll) =>
+                        if inject_bug!(
+                            ResequenceAll,
+                            b.closed.status == RecordStatus::NotPersisted
+                        ) =>
                     {
                         // A new epoch does not shorten the backoff.
                         b.closed.not_before = not_before;

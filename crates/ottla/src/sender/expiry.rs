@@ -24,10 +24,6 @@ impl<I: Io> Sender<I> {
         let now = cx.now;
         for removed in self.ready.expire(cx) {
             let batch = match removed {
-                RemovedBatch::Unsent(batch) if inject_bug!(SequenceLostOnExpiry) => {
-                    self.producer_state.skip_sequence(&batch);
-                    batch
-                }
                 // It has used no sequence, so the partition stays resolved (CASES SN15).
                 RemovedBatch::Unsent(batch) => batch,
                 // It has a sequence that the broker may or may not have. Later sequences would
@@ -65,7 +61,7 @@ impl<I: Io> Sender<I> {
         let mut expired = HashSet::default();
         for batch in self.in_flight_batches.values().flat_map(|f| &f.batches) {
             let closed = &batch.closed;
-            if closed.is_completed() || inject_bug!(NoInFlightExpiry) {
+            if inject_bug!(NoInFlightExpiry, closed.is_completed()) {
                 continue;
             }
             let expiry = closed.meta.created.after(timeout);

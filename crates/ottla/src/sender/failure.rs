@@ -11,7 +11,6 @@ use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::partition::Partition;
 use crate::delivery::result::{Outcome, RecordError};
 use crate::error::{DeliveryTimings, Error, ErrorKind, RecordStatus, counted};
-use crate::injected_bugs::inject_bug;
 use crate::network::io::Io;
 use crate::sender::drain::RemovedBatch;
 use crate::time::Tick;
@@ -162,9 +161,6 @@ impl<I: Io> Sender<I> {
                 continue;
             }
             closed.status = RecordStatus::PossiblyPersisted;
-            if inject_bug!(BufferFreedTwice) {
-                drop(self.accumulator.pool.uncharged_buffer(closed.wire_len()));
-            }
             let error = self.with_batch_context(&error_for(self, closed), closed);
             closed.complete(Outcome::Failed(error));
             self.batch_completed(closed.meta.number);

@@ -43,7 +43,8 @@ impl<I: Io> Sender<I> {
     /// Makes the flushes that wait for a split batch wait for its parts (CASES RA13).
     pub(super) fn batch_split(&mut self, number: u64, parts: impl Iterator<Item = u64> + Clone) {
         for flush in &mut self.pending_flushes {
-            if flush.incomplete_batches.remove(&number) && !inject_bug!(FlushIgnoresSplit) {
+            let is_awaited = flush.incomplete_batches.remove(&number);
+            if inject_bug!(FlushIgnoresSplit, is_awaited) {
                 flush.incomplete_batches.extend(parts.clone());
             }
         }

@@ -152,13 +152,12 @@ impl ParsedProduceResponse {
     ) -> Option<&PartitionProduceResponse> {
         let partition = &batch.closed.meta.partition;
         let is_topic = |name: &str, id: Uuid| {
-            if inject_bug!(TopicIgnoredInResponse) {
-                true
-            } else if version >= FIRST_VERSION_WITH_TOPIC_ID {
+            let is_same_topic = if version >= FIRST_VERSION_WITH_TOPIC_ID {
                 id == batch.stamp.topic_id
             } else {
                 name == &*partition.topic
-            }
+            };
+            inject_bug!(TopicIgnoredInResponse, is_same_topic)
         };
         self.response
             .responses

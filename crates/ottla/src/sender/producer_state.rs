@@ -158,8 +158,7 @@ impl ProducerState {
             let topic = partition.topic.as_ref().and_then(|t| cluster.topics.get(t));
             let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
             if !partition.topic_id.is_zero()
-                && partition.topic_id != id
-                && !inject_bug!(RecreatedTopicIgnored)
+                && inject_bug!(RecreatedTopicIgnored, partition.topic_id != id)
             {
                 let old_topic_id = partition.topic_id;
                 partition.unresolved = Some(Unresolved::TopicRecreated { old_topic_id });
@@ -256,13 +255,6 @@ impl ProducerState {
         }
     }
 
-    /// Skips the sequences of a batch that is not sent. Only an injected bug does that.
-    pub(crate) fn skip_sequence(&mut self, batch: &ClosedBatch) {
-        let partition = self.get_or_create(batch.meta.partition.id);
-        partition.next_sequence =
-            increment_sequence(partition.next_sequence, batch.meta.record_count);
-    }
-
     /// Stores the producer id that a broker has assigned.
     pub(crate) fn set_producer_id(&mut self, assigned: ProducerIdAndEpoch) {
         self.producer_id = ProducerIdState::Assigned(assigned);
@@ -329,9 +321,6 @@ impl ProducerState {
         if restarted.is_empty() {
             return restarted;
         }
-        if inject_bug!(ResequenceAll) {
-            restarted = self.restart_all_partitions();
-        }
         self.start_new_epoch(now);
         if let ProducerIdState::Assigned(assigned) = self.producer_id {
             let (id, epoch) = (assigned.producer_id, assigned.epoch);
@@ -349,13 +338,6 @@ impl ProducerState {
         } else {
             assigned.epoch += 1;
         }
-    }
-
-    /// Restarts even partitions that have lost nothing. Only an injected bug does that.
-    fn restart_all_partitions(&mut self) -> Vec<RestartedPartition> {
-        self.partitions.values_mut().for_each(|p| p.epoch = ProducerIdAndEpoch::NONE);
-        let restart = |id: &u32| RestartedPartition { partition_id: *id, topic_id_change: None };
-        self.partitions.keys().map(restart).collect()
     }
 
     fn topic_id(&self, topic: &str) -> Uuid {
@@ -395,7 +377,7 @@ impl DrainPolicy for ProducerState {
             // accepts any first sequence: if it rejected the first of several batches in flight,
             // it would accept the second one as the first. Java's producer has this hole (the
             // simulation found it with seed 356).
-            || (sequences.acked_end.is_none() && !inject_bug!(FirstBatchNotAlone))
+            || inject_bug!(FirstBatchNotAlone, sequences.acked_end.is_none())
             // Kafka mutes the partition from the drain to the response.
             || self.guarantee_message_order
             // A new epoch starts when no batch of the old epoch is in flight. Otherwise the broker
@@ -434,9 +416,9 @@ impl DrainPolicy for ProducerState {
             partition.acked_end = None;
         }
         let sequence = partition.next_sequence;
-        if !(inject_bug!(DuplicateSequence) && sequence == 0) {
-            partition.next_sequence = increment_sequence(sequence, batch.meta.record_count);
-        }
+        let next_sequence = increment_sequence(sequence, batch.meta.record_count);
+        partition.next_sequence = inject_bug!(DuplicateSequence, next_sequence, sequence);
+        partition.next_sequence = inject_bug!(SequenceSkipped, partition.next_sequence);
         let ProducerIdAndEpoch { producer_id, epoch } = assigned;
         batch.stamp(Stamp { producer_id, epoch, sequence, topic_id })
     }

@@ -19,7 +19,6 @@ use crate::accumulator::builtin_partitioner::Partitioning;
 use crate::accumulator::partition::{Partition, PartitionQueue, QueuedBatch};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
-use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
 
 /// The partitions that hold batches, and the state of each.
@@ -481,7 +480,7 @@ pub(super) fn head(
         (Some(QueuedBatch::Retry { batch: b, not_before: at }), _)
             if *at > now && !b.closed.timings.has_leader_changed(entry, cx) =>
         {
-            Head::BackingOff(if inject_bug!(NoRetryBackoff) { now } else { *at })
+            Head::BackingOff(*at)
         }
         (Some(QueuedBatch::Retry { .. }), _) => Head::Sendable { retry: true },
         (None, Some(open)) => {

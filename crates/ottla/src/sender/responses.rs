@@ -81,7 +81,7 @@ impl AttemptResult {
             error: Some(Error::new(ErrorKind::Network, reason)),
             record_errors: Vec::new(),
             has_log_start_offset: false,
-            possibly_appended: fully_sent && !inject_bug!(LostRequestNotPersisted),
+            possibly_appended: inject_bug!(LostRequestNotPersisted, fully_sent),
         }
     }
 }
@@ -106,7 +106,7 @@ impl<I: Io> Sender<I> {
         // With acks=0 the request completes when its last byte is sent. No response will ever tell
         // the offset or an error (CASES SN43).
         let is_sent_without_acks = completed.result.is_ok() && !request.expects_response;
-        if is_sent_without_acks || (completed.result.is_err() && inject_bug!(AckAfterDisconnect)) {
+        if inject_bug!(AckAfterDisconnect, is_sent_without_acks, completed.result.is_err()) {
             batches.into_iter().for_each(|b| self.complete_batch(b, None, None));
             return;
         }
@@ -279,10 +279,7 @@ impl<I: Io> Sender<I> {
             // The batch stays in flight for `producer_state` until its parts are back.
             Verdict::Split => self.start_split(batch, now),
             Verdict::BumpEpoch { proven_not_persisted, new_producer_id } => {
-                let unknown_producer = response.code == ErrorCode::UNKNOWN_PRODUCER_ID;
-                if proven_not_persisted
-                    || (unknown_producer && inject_bug!(UnknownProducerIdIsProof))
-                {
+                if inject_bug!(UnknownProducerIdIsProof, proven_not_persisted, response.code) {
                     batch.closed.status = RecordStatus::NotPersisted;
                 }
                 if new_producer_id {
@@ -356,6 +353,7 @@ impl<I: Io> Sender<I> {
             attempts.saturating_sub(1),
             self.env.random(),
         );
+        let delay = inject_bug!(NoRetryBackoff, delay);
         let not_before = now.after(delay);
         tracing::debug!(
             topic = &*partition.topic,

@@ -222,7 +222,7 @@ const RULES: &[Rule] = &[
         applies: |f| {
             f.record_count > 1
                 && !f.expired
-                && (f.status == RecordStatus::NotPersisted || inject_bug!(SplitPossiblyPersisted))
+                && inject_bug!(SplitPossiblyPersisted, f.status == RecordStatus::NotPersisted)
         },
         verdict: Verdict::Split,
         reason: "The parts may fit. The client never splits a batch that may be in the log: \

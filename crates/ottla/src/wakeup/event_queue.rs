@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::env::Wakeup;
-use crate::injected_bugs::inject_bug;
 use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
@@ -116,7 +115,6 @@ impl EventQueue {
         deadline: Tick,
         should_wake: impl FnOnce() -> bool,
     ) -> Result<(), Event> {
-        let loses_wakeup = matches!(event, Event::BatchOpened(_)) && inject_bug!(LostWakeup);
         {
             let mut events = self.events.lock();
             if events.closed {
@@ -133,7 +131,6 @@ impl EventQueue {
         let take_later = |sleep_deadline: u64| (sleep_deadline > deadline.0).then_some(0);
         if self.sleep_deadline.fetch_update(Ordering::AcqRel, Ordering::Acquire, take_later).is_ok()
             && let Some(wakeup) = self.wakeup.get()
-            && !loses_wakeup
         {
             wakeup.wake();
         }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use super::{BufferPool, PooledBuf, Waiter};
 use crate::error::{Error, ErrorKind};
+use crate::injected_bugs::inject_bug;
 use crate::sync::wake_all;
 
 /// Waits for a buffer. The first poll that does not succeed enters the wait queue; dropping the
@@ -52,7 +53,9 @@ impl Future for AllocateFuture {
             this.waiter_id = Some(id);
             this.pool_waiter_id.store(id, Ordering::Relaxed);
             let needed_bytes = this.size as u64;
-            state.waiters.push_back(Waiter { id, needed_bytes, accumulated_bytes: 0, waker });
+            let position = inject_bug!(UnfairAllocation, state.waiters.len());
+            let waiter = Waiter { id, needed_bytes, accumulated_bytes: 0, waker };
+            state.waiters.insert(position, waiter);
             // Memory that was freed between `try_allocate` and this lock found no waiter. Without
             // this call the new waiter would not get it.
             let (mut wakers, mut dropped) = (Vec::new(), Vec::new());
