@@ -53,6 +53,8 @@ mod metadata_tests;
 #[cfg(test)]
 mod reporting_tests;
 #[cfg(test)]
+mod lifecycle_tests;
+#[cfg(test)]
 mod seed_tests;
 
 /// Compiles the README's programs here, because this crate depends on both crates that they use.

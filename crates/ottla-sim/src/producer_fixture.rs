@@ -238,6 +238,30 @@ impl ProducerFixture {
         assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
     }
 
+    /// Runs until the sender has shut down.
+    pub(crate) fn run_until_shutdown(&mut self) {
+        let limit = self.machine.now().after(TEST_TIMEOUT);
+        loop {
+            self.cluster.serve(&self.machine);
+            if self.machine.would_wake() || self.sender_deadline <= self.machine.now() {
+                if !self.sender.poll_and_handle() {
+                    return;
+                }
+                self.sender_deadline = self.sender.send_producer_data();
+                continue;
+            }
+            assert!(self.machine.now() < limit, "the sender did not shut down in time");
+            let next = self.machine.next_event().into_iter().chain([self.sender_deadline, limit]);
+            let next = next.min().unwrap_or(limit);
+            self.machine.advance(next.max(Tick(self.machine.now().0 + 1)));
+        }
+    }
+
+    /// Ends the sender at once.
+    pub(crate) fn abort(&mut self) {
+        self.sender.abort();
+    }
+
     /// Sends a record to `t`, waits for its success and returns its offset.
     pub(crate) fn send_and_wait(&mut self, partition: i32, value: &str) -> i64 {
         let delivery = self.send(partition, value);

@@ -97,7 +97,7 @@ impl RecordAccumulator {
         };
         let open = queue.open_mut()?;
         let layout = open.measure(&record.body, record.timestamp);
-        if open.capacity_for(&layout) != Capacity::Fits || self.closed.load(Relaxed) {
+        if open.capacity_for(&layout) != Capacity::Fits || !self.lifecycle().is_running() {
             return None;
         }
         Some(self.append_to_open(&target, queue, record, layout, options))
@@ -162,8 +162,8 @@ impl RecordAccumulator {
         let Some(mut queue) = self.lock_partition(target, &mut state.has_met_contention) else {
             return Ok(None);
         };
-        if self.closed.load(Relaxed) {
-            return Err(self.closed_error());
+        if !self.lifecycle().is_running() {
+            return Err(self.lifecycle().error_for_new_call());
         }
         if let Some(open) = queue.open_mut() {
             let layout = open.measure(&record.body, record.timestamp);

@@ -16,6 +16,7 @@ use std::task::Waker;
 use crate::error::{Error, ErrorKind};
 use crate::injected_bugs::inject_bug;
 use crate::sync::{Mutex, wake_all};
+use crate::wakeup::lifecycle::LifecycleCell;
 
 pub(crate) use allocate_future::AllocateFuture;
 
@@ -29,6 +30,8 @@ pub(crate) struct BufferPool {
     poolable_size: usize,
     /// The number of waiters, readable without the lock.
     waiting: AtomicUsize,
+    /// No memory is allocated unless the producer is running.
+    lifecycle: Arc<LifecycleCell>,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +44,6 @@ struct PoolState {
     free: VecDeque<Vec<u8>>,
     waiters: VecDeque<Waiter>,
     granted: Vec<Grant>,
-    /// Why no more memory is allocated, once the pool is closed.
-    close_reason: Option<Error>,
     /// The id of the last waiter. Ids begin at 1.
     last_id: u64,
 }
@@ -150,7 +151,11 @@ impl Drop for Charge {
 }
 
 impl BufferPool {
-    pub(crate) fn new(total_memory: u64, poolable_size: usize) -> Arc<BufferPool> {
+    pub(crate) fn new(
+        total_memory: u64,
+        poolable_size: usize,
+        lifecycle: Arc<LifecycleCell>,
+    ) -> Arc<BufferPool> {
         let state = PoolState {
             unallocated: i64::try_from(total_memory).unwrap_or(i64::MAX),
             ..PoolState::default()
@@ -160,6 +165,7 @@ impl BufferPool {
             total_memory,
             poolable_size,
             waiting: AtomicUsize::new(0),
+            lifecycle,
         })
     }
 
@@ -167,15 +173,13 @@ impl BufferPool {
     /// callers wait already.
     ///
     /// # Errors
-    /// `size` exceeds `buffer.memory`, or the pool is closed.
+    /// `size` exceeds `buffer.memory`, or the producer accepts no more records.
     pub(crate) fn try_allocate(self: &Arc<Self>, size: usize) -> Result<Option<PooledBuf>, Error> {
         self.check_size(size)?;
         // Freed after the lock is released: freeing memory can be slow.
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
-        if let Some(reason) = &state.close_reason {
-            return Err(reason.clone());
-        }
+        self.check_running()?;
         if !state.waiters.is_empty() {
             return Ok(None);
         }
@@ -221,6 +225,17 @@ impl BufferPool {
         state.unallocated -= size as i64;
         state.release_free_buffers(0, self.poolable_size, &mut dropped);
         drop(state);
+    }
+
+    /// Returns an error if the producer accepts no more records.
+    ///
+    /// Called under the pool's lock: a caller that enters the wait queue before
+    /// [`fail_waiters`](Self::fail_waiters) is removed by it, and a later one gets this error.
+    fn check_running(&self) -> Result<(), Error> {
+        if self.lifecycle.is_running() {
+            return Ok(());
+        }
+        Err(self.lifecycle.error_for_waiting_call())
     }
 
     /// Returns an error if `size` exceeds the whole pool, because the caller would wait without
@@ -371,13 +386,12 @@ impl BufferPool {
         }
     }
 
-    /// Closes the pool. All waiters and all later allocations fail with `reason`.
+    /// Fails all waiters: the producer accepts no more records.
     ///
     /// Buffers in use still return, and a waiter can still collect memory that was granted to it.
-    pub(crate) fn close(&self, reason: &Error) {
+    pub(crate) fn fail_waiters(&self) {
         let wakers: Vec<Waker> = {
             let mut state = self.state.lock();
-            state.close_reason.get_or_insert_with(|| reason.clone());
             let accumulated: u64 = state.waiters.iter().map(|w| w.accumulated_bytes).sum();
             state.unallocated += accumulated as i64;
             self.waiting.store(0, Ordering::Relaxed);

@@ -12,9 +12,9 @@ use loom::thread;
 
 use super::buffer_pool::BufferPool;
 use crate::env::Wakeup;
-use crate::error::Error;
 use crate::time::Tick;
 use crate::wakeup::event_queue::{Event, EventQueue};
+use crate::wakeup::lifecycle::{Lifecycle, LifecycleCell};
 use crate::wakeup::waiters::{FlushCompletion, FlushFuture};
 
 /// Ends the sleep of [`run_sender`], as the real sender's wakeup ends its poll.
@@ -36,7 +36,7 @@ fn check_model(f: impl Fn() + Sync + Send + 'static) {
 }
 
 fn new_event_queue() -> (Arc<EventQueue>, Arc<NotifyWakeup>) {
-    let (queue, notify) = (Arc::new(EventQueue::default()), Notify::new());
+    let (queue, notify) = (Arc::new(EventQueue::new(Arc::default())), Notify::new());
     let wakeup = Arc::new(NotifyWakeup { notify });
     queue.set_wakeup(wakeup.clone());
     (queue, wakeup)
@@ -188,7 +188,7 @@ fn completed_flush_wakes_its_caller() {
 #[test]
 fn freed_memory_reaches_all_waiters() {
     check_model(|| {
-        let pool = BufferPool::new(2, 1);
+        let pool = BufferPool::new(2, 1, Arc::default());
         let held = pool.try_allocate(2).unwrap().unwrap();
         let waiters: Vec<_> = [2, 1]
             .into_iter()
@@ -208,7 +208,7 @@ fn freed_memory_reaches_all_waiters() {
 #[test]
 fn memory_of_a_cancelled_waiter_goes_to_the_next() {
     check_model(|| {
-        let pool = BufferPool::new(2, 1);
+        let pool = BufferPool::new(2, 1, Arc::default());
         let held = pool.try_allocate(1).unwrap().unwrap();
         let cancelled = {
             let pool = pool.clone();
@@ -234,7 +234,8 @@ fn memory_of_a_cancelled_waiter_goes_to_the_next() {
 #[test]
 fn closing_the_pool_fails_current_and_new_waiters() {
     check_model(|| {
-        let pool = BufferPool::new(1, 1);
+        let lifecycle = Arc::<LifecycleCell>::default();
+        let pool = BufferPool::new(1, 1, lifecycle.clone());
         let held = pool.try_allocate(1).unwrap().unwrap();
         let failed = Arc::new(AtomicU32::new(0));
         let waiter = {
@@ -244,7 +245,8 @@ fn closing_the_pool_fails_current_and_new_waiters() {
                 failed.fetch_add(1, Ordering::Relaxed);
             })
         };
-        pool.close(&Error::closed());
+        lifecycle.transition(&Lifecycle::Closed);
+        pool.fail_waiters();
         waiter.join().unwrap();
         drop(held);
         assert_eq!((failed.load(Ordering::Relaxed), pool.balance()), (1, 1));

@@ -13,7 +13,7 @@ pub(crate) mod append_only_vec;
 pub(crate) mod batch_size_estimator;
 pub(crate) mod topics;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use ottla_protocol::compression::{Codec, Compressor};
 use crate::delivery::batch_completions::DeliveryListeners;
 use crate::delivery::result::Outcome;
 use crate::env::{Env, WorkerPool};
-use crate::error::{Error, ErrorKind};
 use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::caller_context::CallerContext;
 use crate::wakeup::event_queue::{Event, EventQueue};
+use crate::wakeup::lifecycle::{Lifecycle, LifecycleCell};
 use batch::{BatchEncoder, ClosedBatch, OpenBatch};
 use buffer_pool::BufferPool;
 use builtin_partitioner::{Partitioning, Rack};
@@ -60,10 +60,6 @@ pub(crate) struct RecordAccumulator {
     pub(crate) topics: TopicInfoMap,
     pub(crate) caller_context: Arc<CallerContext>,
     pub(crate) listeners: Arc<DeliveryListeners>,
-    /// Whether appends are refused.
-    pub(crate) closed: AtomicBool,
-    /// The error that closed the producer; empty if the application closed it.
-    fatal_error: OnceLock<Error>,
     last_batch_number: AtomicU64,
     /// A reference to itself, for jobs that outlive a call.
     weak_self: Weak<RecordAccumulator>,
@@ -93,40 +89,49 @@ impl RecordAccumulator {
             worker_pool: OnceLock::new(),
             settings,
             env,
-            pool: BufferPool::new(settings.buffer_memory, settings.batch_size.max(1)),
+            pool: BufferPool::new(
+                settings.buffer_memory,
+                settings.batch_size.max(1),
+                caller_context.lifecycle.clone(),
+            ),
             topics: TopicInfoMap::default(),
             caller_context,
             listeners,
-            closed: AtomicBool::new(false),
-            fatal_error: OnceLock::new(),
             last_batch_number: AtomicU64::new(0),
             rack,
             encoders: Mutex::default(),
         })
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+    pub(crate) fn lifecycle(&self) -> &LifecycleCell {
+        &self.caller_context.lifecycle
     }
 
-    /// Closes the accumulator because of a fatal error. Every later `send` fails with this error.
-    pub(crate) fn set_fatal_error(&self, error: &Error) {
-        let _ = self.fatal_error.set(error.clone());
-        self.closed.store(true, Ordering::Release);
+    /// Changes the lifecycle, and does all that callers notice of it. Returns whether it changed.
+    ///
+    /// The sender calls it through `Sender::transition`, which completes the batches.
+    pub(crate) fn transition(&self, to: &Lifecycle) -> bool {
+        // First: from here on appends, allocations and, if it is closed, posts are refused.
+        if !self.lifecycle().transition(to) {
+            return false;
+        }
+        // Callers that wait for memory or for a topic.
+        self.pool.fail_waiters();
+        self.topics.notify_error_all(&self.lifecycle().error_for_waiting_call());
+        if matches!(to, Lifecycle::Closed) {
+            // What callers posted before. Later, a caller gets its event back and fails its own
+            // partition, so no caller waits for a sender that has ended.
+            self.events().take_all().into_iter().for_each(|e| self.handle_undeliverable(e));
+        }
+        true
     }
 
-    /// Returns the error for a caller that was waiting when the accumulator was closed.
-    pub(crate) fn closed_while_waiting_error(&self) -> Error {
-        let closed = || {
-            let message = "send failed: the producer was closed while the call was waiting";
-            Error::new(ErrorKind::Closed, message)
-        };
-        self.fatal_error.get().cloned().unwrap_or_else(closed)
-    }
-
-    /// Returns the error for a call that begins after the accumulator was closed.
-    pub(crate) fn closed_error(&self) -> Error {
-        self.fatal_error.get().cloned().unwrap_or_else(Error::closed)
+    /// Begins to close the producer. Records that are incomplete at the deadline fail.
+    pub(crate) fn begin_close(&self, deadline: Tick) {
+        self.transition(&Lifecycle::Closing { deadline });
+        // Also if the state did not change: the deadline may be earlier, and a producer that has
+        // failed ends at once.
+        self.post(Event::Close, Tick(0));
     }
 
     pub(crate) fn events(&self) -> &EventQueue {
@@ -166,7 +171,7 @@ impl RecordAccumulator {
             Event::Flush(flush) => flush.complete(),
             Event::MemoryWanted
             | Event::TopicWanted(_)
-            | Event::Close { .. }
+            | Event::Close
             | Event::BatchAwaited { .. }
             | Event::BatchSplit
             | Event::Purge { .. } => {}
@@ -181,7 +186,7 @@ impl RecordAccumulator {
     }
 
     pub(crate) fn fail_batch(&self, mut batch: ClosedBatch) {
-        let e = self.closed_error().with_status(batch.status);
+        let e = self.lifecycle().error_for_new_call().with_status(batch.status);
         batch.complete(Outcome::Failed(e));
     }
 

@@ -3,7 +3,6 @@
 //! A close posts an event. The sender then sends what is left, shuts down, and its thread ends.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,11 +21,7 @@ const CLOSE_GRACE_PERIOD: Duration = Duration::from_secs(2);
 impl ProducerInner {
     /// Rejects new records, fails the waiting callers, and posts the close to the sender.
     pub(super) fn begin_close(&self, timeout: Duration) {
-        self.accumulator.closed.store(true, Ordering::Relaxed);
-        let deadline = self.accumulator.env.now().after(timeout);
-        self.accumulator.topics.notify_error_all(&Error::closed());
-        self.accumulator.pool.close(&self.accumulator.closed_while_waiting_error());
-        self.accumulator.post(Event::Close { deadline }, Tick(0));
+        self.accumulator.begin_close(self.accumulator.env.now().after(timeout));
     }
 
     /// Closes the producer and joins the sender's thread. Inside a callback it only begins the
@@ -75,7 +70,7 @@ impl Drop for ProducerInner {
             std::mem::forget(self.sender_thread.lock().take());
             return;
         }
-        if self.accumulator.is_closed() && self.sender_thread.lock().is_none() {
+        if !self.accumulator.lifecycle().is_running() && self.sender_thread.lock().is_none() {
             return;
         }
         let timeout = self.delivery_timeout.min(DROP_TIMEOUT);

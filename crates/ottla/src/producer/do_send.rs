@@ -316,8 +316,9 @@ impl ProducerInner {
     /// then.
     #[cold]
     fn check_unknown_topic(&self, record: &Record<'_>) -> Result<SendStep, Error> {
-        if self.accumulator.is_closed() {
-            return Err(self.accumulator.closed_error());
+        let lifecycle = self.accumulator.lifecycle();
+        if !lifecycle.is_running() {
+            return Err(lifecycle.error_for_new_call());
         }
         validate_topic_name(record.topic)?;
         Ok(SendStep::NeedsTopic)

@@ -247,7 +247,7 @@ impl Producer {
 
     /// Returns whether the producer is closed or closing.
     pub fn is_closed(&self) -> bool {
-        self.inner.accumulator.closed.load(Ordering::Relaxed)
+        !self.inner.accumulator.lifecycle().is_running()
     }
 }
 

@@ -145,8 +145,9 @@ impl Future for TopicWaitFuture<'_> {
         // the two, it either wakes this caller or is found.
         this.waiter.register(cx.waker());
         let (error_count, last_error) = accumulator.topics.register(&this.name, cx.waker());
-        if accumulator.is_closed() {
-            return Poll::Ready(Err(accumulator.closed_while_waiting_error()));
+        let lifecycle = accumulator.lifecycle();
+        if !lifecycle.is_running() {
+            return Poll::Ready(Err(lifecycle.error_for_waiting_call()));
         }
         if let Some(topic) = this.inner.find_topic(&this.name, this.partition) {
             return Poll::Ready(Ok(topic));

@@ -4,7 +4,7 @@
 use ottla_protocol::ErrorCode;
 
 use super::Sender;
-use super::producer_state::{ProducerIdState, RestartedPartition, TopicIdChange};
+use super::producer_state::{RestartedPartition, TopicIdChange};
 use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::partition::QueuedBatch;
 use crate::error::{Error, ErrorKind, RecordStatus};
@@ -16,10 +16,6 @@ use crate::time::Tick;
 impl<I: Io> Sender<I> {
     /// Bumps the epoch for unresolved partitions that have nothing in flight any more.
     pub(super) fn resolve_sequences(&mut self, now: Tick) {
-        if let ProducerIdState::Failed(error) = &self.producer_state.producer_id {
-            let error = error.clone();
-            self.abort_undrained_batches(&error);
-        }
         if !self.producer_state.can_resolve() {
             return;
         }

@@ -61,10 +61,8 @@ impl<I: Io> Sender<I> {
                     self.waiter_deadlines.insert(key, waiter);
                 }
                 Event::Flush(completion) => self.begin_flush(completion),
-                Event::Close { deadline } => {
-                    let earlier = self.close_deadline.map_or(deadline, |d| d.min(deadline));
-                    self.close_deadline = Some(earlier);
-                }
+                // The event only has to start a round: `maybe_shut_down` reads the lifecycle.
+                Event::Close => {}
             }
         }
         self.event_buffer = events;

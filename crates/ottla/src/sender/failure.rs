@@ -5,7 +5,6 @@ use std::time::Duration;
 use ottla_protocol::ErrorCode;
 
 use super::Sender;
-use super::producer_state::ProducerIdState;
 use super::responses::AttemptResult;
 use crate::accumulator::batch::{ClosedBatch, StampedBatch};
 use crate::accumulator::partition::Partition;
@@ -129,19 +128,6 @@ impl<I: Io> Sender<I> {
             in_flight,
             queued: remaining,
         }
-    }
-
-    /// Fails the producer: no later request can succeed. All batches, waiting callers and later
-    /// sends fail with this error.
-    pub(super) fn transition_to_fatal_error(&mut self, error: &Error) {
-        tracing::error!("fatal error, every record of this producer fails: {error}");
-        self.producer_state.producer_id = ProducerIdState::Failed(error.clone());
-        self.accumulator.set_fatal_error(error);
-        self.accumulator.pool.close(error);
-        self.accumulator.topics.notify_error_all(error);
-        self.abort_undrained_batches(error);
-        // Their buffers stay allocated until the responses arrive (CASES SN25).
-        self.fail_in_flight_batches(|_| true, |_, _| error.clone());
     }
 
     /// Fails the records of batches in flight. Whether a broker has the request is unknown, so

@@ -18,6 +18,9 @@ const MAX_VERSION: i16 = 5;
 impl<I: Io> Sender<I> {
     /// Requests a producer id if one is needed. Returns when to try again.
     pub(super) fn maybe_request_producer_id(&mut self, now: Tick) -> Tick {
+        if self.accumulator.lifecycle().is_failed() {
+            return Tick::NEVER;
+        }
         match self.producer_state.producer_id {
             ProducerIdState::Needed { not_before } if not_before > now => return not_before,
             ProducerIdState::Needed { .. } => {}
@@ -61,7 +64,7 @@ impl<I: Io> Sender<I> {
         now: Tick,
     ) {
         // After a fatal error the producer never continues, even if an id arrives late.
-        if matches!(self.producer_state.producer_id, ProducerIdState::Failed(_)) {
+        if self.accumulator.lifecycle().is_failed() {
             return;
         }
         let CompletedRequest { node, request, result } = completed;

@@ -43,6 +43,7 @@ use crate::network::io::Io;
 use crate::sender::ready::{DrainContext, ReadyTracker, SendPressure};
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
+use crate::wakeup::lifecycle::Lifecycle;
 use crate::wakeup::waiters::DeadlineWaiter;
 use batch_size_discovery::BatchSizeDiscovery;
 use events::WaiterKey;
@@ -94,9 +95,6 @@ pub(crate) struct Sender<I: Io> {
     flush_up_to: u64,
     waiter_deadlines: BTreeMap<WaiterKey, Arc<DeadlineWaiter>>,
     last_deadline_id: u64,
-    /// Set when the producer closes: batches that are incomplete at this time fail.
-    close_deadline: Option<Tick>,
-    is_shut_down: bool,
     /// Events of the current round. Like the next three, it keeps its allocation and is empty
     /// between rounds.
     event_buffer: Vec<Event>,
@@ -136,8 +134,6 @@ impl<I: Io> Sender<I> {
             flush_up_to: 0,
             waiter_deadlines: BTreeMap::new(),
             last_deadline_id: 0,
-            close_deadline: None,
-            is_shut_down: false,
             event_buffer: Vec::new(),
             ready_nodes: Vec::new(),
             completed_requests: Vec::new(),
@@ -166,6 +162,10 @@ impl<I: Io> Sender<I> {
         add(&self.counters.loop_total, 1);
         let now = self.env.now();
         self.handle_events(now);
+        if self.accumulator.lifecycle().is_closed() {
+            return Tick(0);
+        }
+        self.fail_late_batches();
         let mut deadline = self.wake_expired_waiters(now);
         let mut wake_at = |at: Tick| deadline = deadline.min(at);
 
@@ -209,7 +209,7 @@ impl<I: Io> Sender<I> {
         }
         self.complete_flushes();
         wake_at(self.maybe_shut_down(now));
-        if self.is_shut_down {
+        if self.accumulator.lifecycle().is_closed() {
             deadline = Tick(0);
         }
         self.client.update_in_flight_metric();
@@ -277,7 +277,7 @@ impl<I: Io> Sender<I> {
     fn send_pressure(&self) -> SendPressure {
         SendPressure {
             exhausted: self.accumulator.pool.waiting() > 0,
-            closing: self.close_deadline.is_some(),
+            closing: matches!(self.accumulator.lifecycle().get(), Lifecycle::Closing { .. }),
             flush_up_to: self.flush_up_to,
         }
     }
@@ -286,7 +286,7 @@ impl<I: Io> Sender<I> {
     ///
     /// Returns false once the sender is shut down.
     pub(crate) fn poll_and_handle(&mut self, deadline: Tick) -> bool {
-        if self.is_shut_down {
+        if self.accumulator.lifecycle().is_closed() {
             return false;
         }
         let now = self.env.now();
@@ -294,7 +294,7 @@ impl<I: Io> Sender<I> {
         if let Err(e) = self.client.poll(deadline, now, &mut completed) {
             let reason = format!("polling the sockets failed: {e}");
             tracing::error!("{reason}; the producer shuts down");
-            self.shut_down(&Error::new(ErrorKind::Internal, reason).into_fatal());
+            self.end_with_fatal_error(&Error::new(ErrorKind::Internal, reason).into_fatal());
             return false;
         }
         self.accumulator.events().set_awake();

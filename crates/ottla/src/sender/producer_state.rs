@@ -22,7 +22,6 @@ use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, increment_sequ
 use crate::accumulator::partition::Partition;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
-use crate::error::Error;
 use crate::injected_bugs::inject_bug;
 use crate::sender::ready::DrainPolicy;
 use crate::time::Tick;
@@ -59,8 +58,6 @@ pub(crate) enum ProducerIdState {
     Requested,
     /// A broker has assigned this id. Epoch bumps change its epoch locally.
     Assigned(ProducerIdAndEpoch),
-    /// The producer has failed with this fatal error and will not get an id.
-    Failed(Error),
 }
 
 /// The sequences of one partition.

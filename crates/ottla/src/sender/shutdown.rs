@@ -1,18 +1,23 @@
-//! Shuts the sender down, at the end of a close or after a failure.
-
-use std::sync::atomic::Ordering;
+//! The sender's part of the lifecycle: fatal errors, and the end of the sender.
 
 use super::Sender;
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::network::io::Io;
 use crate::time::Tick;
+use crate::wakeup::lifecycle::Lifecycle;
 
 impl<I: Io> Sender<I> {
     /// Shuts down a closing producer once every batch is completed or the close timeout expires.
     /// Returns the deadline of the close.
     pub(super) fn maybe_shut_down(&mut self, now: Tick) -> Tick {
-        let Some(deadline) = self.close_deadline else {
-            return Tick::NEVER;
+        let deadline = match self.accumulator.lifecycle().get() {
+            Lifecycle::Closing { deadline } => deadline,
+            // No record is left to wait for.
+            Lifecycle::Failed(error) if self.accumulator.lifecycle().is_close_requested() => {
+                self.shut_down(&error);
+                return now;
+            }
+            _ => return Tick::NEVER,
         };
         if self.ready.is_empty() && self.in_flight_batches.is_empty() {
             self.shut_down(&Error::closed());
@@ -25,27 +30,62 @@ impl<I: Io> Sender<I> {
         deadline
     }
 
-    /// Fails all batches with `error`, and wakes every waiting caller.
-    pub(crate) fn shut_down(&mut self, error: &Error) {
-        if error.is_fatal() && error.kind() != ErrorKind::Closed {
-            self.accumulator.set_fatal_error(error);
+    /// Fails the producer: no later request can succeed. All batches, waiting callers and later
+    /// sends fail with this error.
+    pub(super) fn transition_to_fatal_error(&mut self, error: &Error) {
+        if self.transition(&Lifecycle::Failed(error.clone()), error) {
+            tracing::error!("fatal error, every record of this producer fails: {error}");
         }
+    }
+
+    /// Fails batches that an event has announced after a fatal error.
+    pub(super) fn fail_late_batches(&mut self) {
+        if self.accumulator.lifecycle().is_failed() {
+            self.abort_undrained_batches(&self.accumulator.lifecycle().error_for_new_call());
+        }
+    }
+
+    /// Fails the producer and ends the sender: it cannot even wait for responses.
+    pub(super) fn end_with_fatal_error(&mut self, error: &Error) {
+        self.transition(&Lifecycle::Failed(error.clone()), error);
+        self.shut_down(error);
+    }
+
+    /// Ends the sender: all batches fail with `error`, and every waiting caller is woken.
+    pub(crate) fn shut_down(&mut self, error: &Error) {
+        // Batches whose events are still in the queue fail with their timings, too.
         self.handle_events(self.env.now());
-        self.abort_undrained_batches(error);
-        self.fail_batches_in_flight_at_shutdown(error);
-        self.accumulator.closed.store(true, Ordering::Relaxed);
-        // Callers may post until the queue is closed. Later, a caller gets its event back and
-        // fails its own partition, so no caller waits for a sender that has ended.
-        let undelivered = self.accumulator.events().close();
-        undelivered.into_iter().for_each(|e| self.accumulator.handle_undeliverable(e));
-        self.split_outcomes.fail_all(&self.accumulator);
-        // Once more, for what was appended after the first time and before the close.
-        self.abort_undrained_batches(error);
-        self.accumulator.pool.close(&self.accumulator.closed_while_waiting_error());
-        self.accumulator.topics.notify_error_all(&Error::closed());
-        std::mem::take(&mut self.pending_flushes).iter().for_each(|f| f.completion.complete());
-        std::mem::take(&mut self.waiter_deadlines).values().for_each(|w| w.wake());
-        self.is_shut_down = true;
+        self.transition(&Lifecycle::Closed, error);
+    }
+
+    /// Changes the lifecycle, and does all that belongs to the new state. Returns whether it
+    /// changed.
+    ///
+    /// Nothing is accepted after [`RecordAccumulator::transition`], so failing the batches once
+    /// after it leaves none behind.
+    ///
+    /// [`RecordAccumulator::transition`]: crate::accumulator::RecordAccumulator::transition
+    fn transition(&mut self, to: &Lifecycle, error: &Error) -> bool {
+        if !self.accumulator.transition(to) {
+            return false;
+        }
+        match to {
+            Lifecycle::Running | Lifecycle::Closing { .. } => {}
+            Lifecycle::Failed(_) => {
+                self.abort_undrained_batches(error);
+                // Their buffers stay allocated until the responses arrive (CASES SN25).
+                self.fail_in_flight_batches(|_| true, |_, _| error.clone());
+            }
+            Lifecycle::Closed => {
+                self.abort_undrained_batches(error);
+                self.fail_batches_in_flight_at_shutdown(error);
+                self.split_outcomes.fail_all(&self.accumulator);
+                let flushes = std::mem::take(&mut self.pending_flushes);
+                flushes.iter().for_each(|f| f.completion.complete());
+                std::mem::take(&mut self.waiter_deadlines).values().for_each(|w| w.wake());
+            }
+        }
+        true
     }
 
     fn fail_batches_in_flight_at_shutdown(&mut self, error: &Error) {

@@ -19,7 +19,7 @@ pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
         let reason =
             format!("the sender panicked: {message}; this is a bug in ottla, please report it");
         let error = Error::new(ErrorKind::Internal, reason).into_fatal();
-        if catch_unwind(AssertUnwindSafe(|| sender.shut_down(&error))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| sender.end_with_fatal_error(&error))).is_err() {
             tracing::error!("the sender panicked again during the shutdown");
         }
     }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
 use super::event_queue::EventQueue;
+use super::lifecycle::LifecycleCell;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, add};
@@ -25,6 +26,7 @@ pub(crate) struct CallerContext {
     sender_thread: OnceLock<ThreadId>,
     /// The queue through which callers notify the sender.
     pub(crate) events: EventQueue,
+    pub(crate) lifecycle: Arc<LifecycleCell>,
     /// Whether waiting for a record ends its batch's linger (`linger.awaited`).
     pub(crate) linger_awaited: bool,
 }
@@ -37,11 +39,13 @@ impl fmt::Debug for CallerContext {
 
 impl CallerContext {
     pub(crate) fn new(env: Arc<dyn Env>, linger_awaited: bool) -> Arc<CallerContext> {
+        let lifecycle = Arc::<LifecycleCell>::default();
         Arc::new(CallerContext {
             env,
             callback_threads: Mutex::default(),
             sender_thread: OnceLock::new(),
-            events: EventQueue::default(),
+            events: EventQueue::new(lifecycle.clone()),
+            lifecycle,
             linger_awaited,
         })
     }

@@ -14,6 +14,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::sync::OnceLock;
 
+use super::lifecycle::LifecycleCell;
 use crate::env::Wakeup;
 use crate::sync::Mutex;
 use crate::time::Tick;
@@ -41,21 +42,22 @@ pub(crate) enum Event {
     Waiter { deadline: Tick, waiter: Arc<DeadlineWaiter> },
     /// The application flushes all batches that exist now.
     Flush(Arc<FlushCompletion>),
-    /// The producer is closed. Batches that are not completed by the deadline fail.
-    Close { deadline: Tick },
+    /// The application closes the producer. The lifecycle has the deadline.
+    Close,
 }
 
 impl Event {
     /// Returns whether the event concerns every partition that has a batch.
     pub(crate) fn is_for_all_partitions(&self) -> bool {
-        matches!(self, Event::Flush(_) | Event::Close { .. } | Event::Purge { .. })
+        matches!(self, Event::Flush(_) | Event::Close | Event::Purge { .. })
     }
 }
 
 /// The queue of events for the sender, and whether the sender sleeps.
 #[repr(align(128))]
 pub(crate) struct EventQueue {
-    events: Mutex<QueuedEvents>,
+    events: Mutex<Vec<Event>>,
+    lifecycle: Arc<LifecycleCell>,
     /// When the sleeping sender wakes without an event, in nanoseconds; 0 while it is awake.
     sleep_deadline: AtomicU64,
     wakeup: OnceLock<Arc<dyn Wakeup>>,
@@ -67,9 +69,10 @@ pub(crate) struct EventQueue {
     pending_announcements: AtomicU64,
 }
 
-impl Default for EventQueue {
-    fn default() -> EventQueue {
+impl EventQueue {
+    pub(crate) fn new(lifecycle: Arc<LifecycleCell>) -> EventQueue {
         EventQueue {
+            lifecycle,
             events: Mutex::default(),
             sleep_deadline: AtomicU64::new(0),
             wakeup: OnceLock::new(),
@@ -77,16 +80,7 @@ impl Default for EventQueue {
             pending_announcements: AtomicU64::new(0),
         }
     }
-}
 
-#[derive(Default)]
-struct QueuedEvents {
-    list: Vec<Event>,
-    /// Whether the sender has ended and reads no more events.
-    closed: bool,
-}
-
-impl EventQueue {
     pub(crate) fn set_wakeup(&self, wakeup: Arc<dyn Wakeup>) {
         let _ = self.wakeup.set(wakeup);
     }
@@ -117,10 +111,12 @@ impl EventQueue {
     ) -> Result<(), Event> {
         {
             let mut events = self.events.lock();
-            if events.closed {
+            // Under the lock: an event that is pushed before `take_all` is taken by it, and a later
+            // one finds the lifecycle closed.
+            if self.lifecycle.is_closed() {
                 return Err(event);
             }
-            events.list.push(event);
+            events.push(event);
         }
         if !should_wake() {
             return Ok(());
@@ -185,11 +181,10 @@ impl EventQueue {
         self.busy_nodes.store(busy & !idle, Ordering::Relaxed);
     }
 
-    /// Refuses further events. Returns the events that were not drained.
-    pub(crate) fn close(&self) -> Vec<Event> {
-        let mut events = self.events.lock();
-        events.closed = true;
-        std::mem::take(&mut events.list)
+    /// Removes and returns the events that were not drained. The lifecycle is closed, so no event
+    /// follows.
+    pub(crate) fn take_all(&self) -> Vec<Event> {
+        std::mem::take(&mut self.events.lock())
     }
 
     /// Publishes that the sender sleeps until `deadline`. Returns false if there are events, in
@@ -197,7 +192,7 @@ impl EventQueue {
     pub(crate) fn begin_sleep(&self, deadline: Tick) -> bool {
         // The store must come before the lock: see the module's description of the protocol.
         self.sleep_deadline.store(deadline.0.max(1), Ordering::Release);
-        let is_empty = self.events.lock().list.is_empty();
+        let is_empty = self.events.lock().is_empty();
         if !is_empty {
             self.sleep_deadline.store(0, Ordering::Relaxed);
         }
@@ -206,7 +201,7 @@ impl EventQueue {
 
     #[cfg(any(test, feature = "unstable-sim"))]
     pub(crate) fn has_events(&self) -> bool {
-        !self.events.lock().list.is_empty()
+        !self.events.lock().is_empty()
     }
 
     /// Publishes that the sender is awake. Callers then post without waking it.
@@ -218,9 +213,9 @@ impl EventQueue {
     pub(crate) fn drain(&self, into: &mut Vec<Event>) {
         let mut events = self.events.lock();
         if into.is_empty() {
-            std::mem::swap(&mut events.list, into);
+            std::mem::swap(&mut *events, into);
         } else {
-            into.append(&mut events.list);
+            into.append(&mut events);
         }
     }
 }
@@ -228,6 +223,7 @@ impl EventQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wakeup::lifecycle::Lifecycle;
 
     #[derive(Default)]
     struct CountingWakeup {
@@ -242,7 +238,9 @@ mod tests {
 
     #[test]
     fn sender_is_woken_once_and_only_for_events_due_before_its_sleep_ends() {
-        let (queue, wakeup) = (EventQueue::default(), Arc::new(CountingWakeup::default()));
+        let lifecycle = Arc::<LifecycleCell>::default();
+        let (queue, wakeup) =
+            (EventQueue::new(lifecycle.clone()), Arc::new(CountingWakeup::default()));
         queue.set_wakeup(wakeup.clone());
         let wakes = || wakeup.wakes.load(Ordering::SeqCst);
         queue.post(Event::MemoryWanted, Tick(5)).unwrap();
@@ -256,7 +254,8 @@ mod tests {
         queue.post(Event::MemoryWanted, Tick(99)).unwrap();
         queue.post(Event::MemoryWanted, Tick(0)).unwrap();
         assert_eq!(wakes(), 1, "the first event woke the sender, the second need not");
-        assert_eq!(queue.close().len(), 3);
+        lifecycle.transition(&Lifecycle::Closed);
+        assert_eq!(queue.take_all().len(), 3);
         assert!(queue.post(Event::MemoryWanted, Tick(0)).is_err(), "the queue is closed");
     }
 }

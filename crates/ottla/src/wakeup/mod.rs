@@ -1,6 +1,7 @@
-//! How callers and the sender wake each other: the event queue to the sender, waiters with
-//! deadlines, and `block_on`.
+//! How callers and the sender wake each other: the producer's lifecycle, the event queue to the
+//! sender, waiters with deadlines, and `block_on`.
 
+pub(crate) mod lifecycle;
 pub(crate) mod event_queue;
 pub(crate) mod waiters;
 pub(crate) mod caller_context;

@@ -45,9 +45,7 @@ impl Future for AllocateFuture {
             // Cloned before the lock: a waker is foreign code.
             let waker = cx.waker().clone();
             let mut state = this.pool.state.lock();
-            if let Some(reason) = &state.close_reason {
-                return Poll::Ready(Err(reason.clone()));
-            }
+            this.pool.check_running()?;
             state.last_id += 1;
             let id = state.last_id;
             this.waiter_id = Some(id);
@@ -72,9 +70,7 @@ impl Future for AllocateFuture {
             this.waiter_id = None;
             return Poll::Ready(this.pool.allocate_buffer(grant.size, grant.buffer));
         }
-        if let Some(reason) = &state.close_reason {
-            return Poll::Ready(Err(reason.clone()));
-        }
+        this.pool.check_running()?;
         let waiter = state.waiters.iter_mut().find(|w| w.id == id);
         let is_revoked = waiter.is_none();
         if let Some(w) = waiter {

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::*;
+use crate::wakeup::lifecycle::Lifecycle;
 use proptest::prelude::*;
 
 fn poll(future: &mut AllocateFuture) -> Poll<Result<PooledBuf, Error>> {
@@ -20,7 +21,7 @@ fn expect_ready(future: &mut AllocateFuture) -> PooledBuf {
 // CASES: BP1.
 #[test]
 fn freed_buffer_of_poolable_size_is_reused() {
-    let pool = BufferPool::new(64 * 1024, 1024);
+    let pool = BufferPool::new(64 * 1024, 1024, Arc::default());
     let mut buf = pool.try_allocate(1024).unwrap().unwrap();
     assert_eq!((pool.available_memory(), pool.unallocated_memory()), (63 * 1024, 63 * 1024));
     buf.bytes.push(1);
@@ -35,7 +36,7 @@ fn freed_buffer_of_poolable_size_is_reused() {
 // CASES: BP2.
 #[test]
 fn freed_buffer_of_another_size_is_not_kept() {
-    let pool = BufferPool::new(4096, 512);
+    let pool = BufferPool::new(4096, 512, Arc::default());
     drop(pool.try_allocate(1024).unwrap().unwrap());
     assert_eq!(pool.unallocated_memory(), 4096);
 }
@@ -43,7 +44,7 @@ fn freed_buffer_of_another_size_is_not_kept() {
 // CASES: BP3.
 #[test]
 fn size_above_buffer_memory_is_rejected_with_both_numbers() {
-    let pool = BufferPool::new(4096, 512);
+    let pool = BufferPool::new(4096, 512, Arc::default());
     assert!(pool.try_allocate(4096).unwrap().is_some());
     let e = pool.try_allocate(4097).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::RecordTooLarge);
@@ -53,7 +54,7 @@ fn size_above_buffer_memory_is_rejected_with_both_numbers() {
 // CASES: BP4, BP9.
 #[test]
 fn large_waiter_accumulates_memory_and_is_not_overtaken() {
-    let pool = BufferPool::new(1024, 256);
+    let pool = BufferPool::new(1024, 256, Arc::default());
     let held: Vec<_> = (0..4).map(|_| pool.try_allocate(256).unwrap().unwrap()).collect();
     let (mut large, mut small) = (pool.allocate(1000), pool.allocate(10));
     assert!(poll(&mut large).is_pending() && poll(&mut small).is_pending());
@@ -73,7 +74,7 @@ fn large_waiter_accumulates_memory_and_is_not_overtaken() {
 // CASES: BP6, BP7.
 #[test]
 fn memory_of_a_dropped_waiter_goes_to_the_next() {
-    let pool = BufferPool::new(2, 1);
+    let pool = BufferPool::new(2, 1, Arc::default());
     let held = pool.try_allocate(1).unwrap().unwrap();
     let (mut first, mut second) = (pool.allocate(2), pool.allocate(1));
     assert!(poll(&mut first).is_pending());
@@ -87,7 +88,7 @@ fn memory_of_a_dropped_waiter_goes_to_the_next() {
 
 #[test]
 fn grant_that_is_not_collected_goes_to_the_next_waiter_when_revoked() {
-    let pool = BufferPool::new(10, 5);
+    let pool = BufferPool::new(10, 5, Arc::default());
     let held = pool.try_allocate(10).unwrap().unwrap();
     let (mut a, mut b) = (pool.allocate(10), pool.allocate(10));
     assert!(poll(&mut a).is_pending() && poll(&mut b).is_pending());
@@ -102,7 +103,7 @@ fn grant_that_is_not_collected_goes_to_the_next_waiter_when_revoked() {
 // CASES: BP11.
 #[test]
 fn pool_of_twenty_gigabytes_does_not_overflow() {
-    let pool = BufferPool::new(20_000_000_000, 2_000_000_000);
+    let pool = BufferPool::new(20_000_000_000, 2_000_000_000, Arc::default());
     pool.state.lock().unallocated -= 2_000_000_000;
     assert_eq!(pool.available_memory(), 18_000_000_000);
     pool.deallocate(2_000_000_000, Vec::new());
@@ -112,11 +113,13 @@ fn pool_of_twenty_gigabytes_does_not_overflow() {
 // CASES: BP13.
 #[test]
 fn close_fails_all_waiters_and_buffers_still_return() {
-    let pool = BufferPool::new(2, 1);
+    let lifecycle = Arc::<LifecycleCell>::default();
+    let pool = BufferPool::new(2, 1, lifecycle.clone());
     let held = pool.try_allocate(2).unwrap().unwrap();
     let mut waiter = pool.allocate(1);
     assert!(poll(&mut waiter).is_pending());
-    pool.close(&Error::closed());
+    lifecycle.transition(&Lifecycle::Closed);
+    pool.fail_waiters();
     assert!(matches!(poll(&mut waiter), Poll::Ready(Err(e)) if e.kind() == ErrorKind::Closed));
     assert!(pool.try_allocate(1).is_err());
     drop((waiter, held));
@@ -126,7 +129,7 @@ fn close_fails_all_waiters_and_buffers_still_return() {
 // CASES: BP10.
 #[test]
 fn concurrent_allocations_return_all_memory() {
-    let pool = BufferPool::new(5 * 1024, 1024);
+    let pool = BufferPool::new(5 * 1024, 1024, Arc::default());
     std::thread::scope(|s| {
         for t in 0..8u64 {
             let pool = &pool;
@@ -157,7 +160,7 @@ proptest! {
     /// in use; all memory returns.
     #[test]
     fn waiters_are_served_in_order(ops in proptest::collection::vec((0u8..4, 1usize..40), 1..80)) {
-        let pool = BufferPool::new(40, 8);
+        let pool = BufferPool::new(40, 8, Arc::default());
         let (mut held, mut waiters) = (Vec::<PooledBuf>::new(), VecDeque::<AllocateFuture>::new());
         for (op, n) in ops {
             match op {
@@ -199,7 +202,7 @@ proptest! {
 /// served.
 #[test]
 fn excess_charge_is_repaid_before_any_waiter_is_served() {
-    let pool = BufferPool::new(300, 100);
+    let pool = BufferPool::new(300, 100, Arc::default());
     let (a, b) =
         (pool.try_allocate(100).unwrap().unwrap(), pool.try_allocate(100).unwrap().unwrap());
     let c = pool.try_allocate(100).unwrap().unwrap();

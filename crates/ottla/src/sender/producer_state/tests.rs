@@ -88,7 +88,7 @@ pub(in crate::sender) fn closed_batch(
         max_record_bytes: 0,
         memory_wait: std::time::Duration::ZERO,
     };
-    let buf = BufferPool::new(1000, 100).allocate_over_limit(100);
+    let buf = BufferPool::new(1000, 100, std::sync::Arc::default()).allocate_over_limit(100);
     let completions = BatchCompletions::new(Arc::default(), Default::default(), info);
     OpenBatch::new(buf, meta, completions, 100).close(None)
 }

@@ -1,0 +1,177 @@
+//! Drives each transition of the producer's lifecycle while an append, a topic lookup, a flush and
+//! deliveries are pending: each of them ends, and all memory returns.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use ottla::{Delivery, Error, ErrorKind, Record, RecordStatus};
+use ottla_broker::ProduceFault::FailBeforeAppend;
+use ottla_protocol::ErrorCode;
+
+use crate::producer_fixture::ProducerFixture;
+
+/// The size of each record's value; three records do not fit into `buffer.memory`.
+const VALUE_SIZE: usize = 1000;
+
+#[derive(Default)]
+struct WokenFlag(AtomicBool);
+
+impl Wake for WokenFlag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A call that waits, and whether it was woken.
+struct PendingCall<T> {
+    future: Pin<Box<dyn Future<Output = T>>>,
+    woken: Arc<WokenFlag>,
+}
+
+impl<T> PendingCall<T> {
+    fn new(future: impl Future<Output = T> + 'static) -> PendingCall<T> {
+        let mut call = PendingCall { future: Box::pin(future), woken: Arc::default() };
+        assert!(call.poll().is_pending());
+        call
+    }
+
+    fn poll(&mut self) -> Poll<T> {
+        let waker = Waker::from(self.woken.clone());
+        self.future.as_mut().poll(&mut Context::from_waker(&waker))
+    }
+
+    /// Returns the output of a call that was woken.
+    fn finish(mut self) -> T {
+        assert!(self.woken.0.load(Ordering::SeqCst), "the call was not woken");
+        match self.poll() {
+            Poll::Ready(output) => output,
+            Poll::Pending => panic!("the call was woken, but still waits"),
+        }
+    }
+}
+
+/// What is pending when the lifecycle changes.
+struct Pending {
+    fixture: ProducerFixture,
+    all_memory: u64,
+    in_flight: Delivery,
+    queued: Delivery,
+    append: PendingCall<Result<Delivery, Error>>,
+    lookup: PendingCall<Result<Delivery, Error>>,
+    flush: PendingCall<Result<(), Error>>,
+}
+
+impl Pending {
+    /// `fault` is the response to the batch in flight, which is held back.
+    fn new(fault: Option<ErrorCode>) -> Pending {
+        let mut fixture = ProducerFixture::new(&[
+            ("buffer.memory", "2500"),
+            ("max.in.flight.requests.per.connection", "1"),
+            ("metadata.recovery.strategy", "none"),
+        ]);
+        fixture.send_and_wait(0, "connects");
+        let all_memory = fixture.producer.available_memory();
+        fixture.push_batch_faults(&[fault.map(FailBeforeAppend)]);
+        fixture.hold_responses();
+        let value = "v".repeat(VALUE_SIZE);
+        let in_flight = fixture.send(0, &value);
+        fixture.wait_for_batches(1);
+        let queued = fixture.send(0, &value);
+        let producer = fixture.producer.clone();
+        let append = PendingCall::new(async move {
+            let value = "v".repeat(VALUE_SIZE);
+            producer.send_async(Record::to("t").partition(0).value(&value)).await
+        });
+        let producer = fixture.producer.clone();
+        let lookup =
+            PendingCall::new(async move { producer.send_async(Record::to("unknown")).await });
+        let producer = fixture.producer.clone();
+        let flush = PendingCall::new(async move { producer.flush_async().await });
+        fixture.run_for_ms(10);
+        Pending { fixture, all_memory, in_flight, queued, append, lookup, flush }
+    }
+
+    fn request_close(&self, timeout: Duration) {
+        let producer = self.fixture.producer.clone();
+        let mut closing = Box::pin(async move { producer.close_async(timeout).await });
+        assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+
+    /// Checks that the waiting calls have failed with this kind, and returns how the records ended.
+    fn finish(self, kind: ErrorKind) -> [Option<(ErrorKind, RecordStatus)>; 2] {
+        let Pending { fixture, all_memory, in_flight, queued, append, lookup, flush } = self;
+        assert_eq!(append.finish().unwrap_err().kind(), kind);
+        assert_eq!(lookup.finish().unwrap_err().kind(), kind);
+        flush.finish().unwrap();
+        let later = fixture.producer.try_send(Record::to("t")).unwrap_err();
+        assert_eq!(later.error.kind(), kind);
+        assert!(fixture.producer.is_closed());
+        assert_eq!(fixture.producer.available_memory(), all_memory, "all memory returns");
+        [in_flight, queued].map(|delivery| {
+            let result = delivery.try_result().expect("the record is completed");
+            result.err().map(|e| (e.kind(), e.record_status()))
+        })
+    }
+}
+
+const CLOSED: ErrorKind = ErrorKind::Closed;
+const FATAL: ErrorKind = ErrorKind::Authorization;
+
+#[test]
+fn closing_producer_sends_what_is_left_and_ends() {
+    let mut pending = Pending::new(None);
+    pending.request_close(Duration::from_secs(10));
+    pending.fixture.release_responses();
+    pending.fixture.run_until_shutdown();
+    assert_eq!(pending.finish(CLOSED), [None, None]);
+}
+
+#[test]
+fn closing_producer_fails_what_is_left_at_the_deadline() {
+    let mut pending = Pending::new(None);
+    pending.request_close(Duration::from_millis(50));
+    pending.fixture.run_until_shutdown();
+    let expected = [
+        Some((CLOSED, RecordStatus::PossiblyPersisted)),
+        Some((CLOSED, RecordStatus::NotPersisted)),
+    ];
+    assert_eq!(pending.finish(CLOSED), expected);
+}
+
+#[test]
+fn failed_producer_fails_everything_and_ends_with_close() {
+    let mut pending = Pending::new(Some(ErrorCode::CLUSTER_AUTHORIZATION_FAILED));
+    pending.fixture.release_responses();
+    let in_flight = pending.fixture.wait_for(&pending.in_flight);
+    assert!(in_flight.unwrap_err().is_fatal());
+    pending.fixture.run_for_ms(100);
+    pending.request_close(Duration::from_secs(10));
+    pending.fixture.run_until_shutdown();
+    let expected = Some((FATAL, RecordStatus::NotPersisted));
+    assert_eq!(pending.finish(FATAL), [expected; 2]);
+}
+
+#[test]
+fn closing_producer_that_fails_ends_at_once() {
+    let mut pending = Pending::new(Some(ErrorCode::CLUSTER_AUTHORIZATION_FAILED));
+    pending.request_close(Duration::from_secs(10));
+    pending.fixture.run_for_ms(10);
+    pending.fixture.release_responses();
+    pending.fixture.run_until_shutdown();
+    let expected = Some((FATAL, RecordStatus::NotPersisted));
+    assert_eq!(pending.finish(FATAL), [expected; 2]);
+}
+
+#[test]
+fn sender_that_ends_by_itself_fails_everything() {
+    let mut pending = Pending::new(None);
+    pending.fixture.abort();
+    let expected = [
+        Some((CLOSED, RecordStatus::PossiblyPersisted)),
+        Some((CLOSED, RecordStatus::NotPersisted)),
+    ];
+    assert_eq!(pending.finish(CLOSED), expected);
+}
