@@ -54,8 +54,12 @@ their defaults:
 
 The input is bytes, in any encoding. A line ends at \\n. One \\r before the \\n is removed.
 
+SIGINT, SIGTERM, SIGQUIT and SIGHUP (unless it is ignored, as under nohup) end the reading: the \
+records read so far are sent, and the summary is printed. A second signal ends the command at once.
+
 Exit status: 0 if every record was acknowledged (with acks=0: written to the socket), 1 if a \
-record failed or the input could not be read, 2 for a wrong option or setting.";
+record failed or the input could not be read, 2 for a wrong option or setting, 130 after a second \
+signal.";
 
 #[derive(Debug, Args, Default)]
 pub(crate) struct ProduceArgs {

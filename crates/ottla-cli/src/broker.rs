@@ -1,17 +1,15 @@
 //! `ottla broker`: runs the embedded broker until a signal arrives.
 
-use std::io::Write;
+use std::io;
 
 use ottla_broker::EmbeddedBroker;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::args::BrokerArgs;
-use crate::{CliError, OK};
+use crate::console::{print_line, report};
+use crate::{CliError, OK, signals};
 
 pub(crate) fn run(args: BrokerArgs) -> Result<u8, CliError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])
-        .map_err(|e| CliError::usage(format!("cannot install the signal handlers: {e}")))?;
+    let mut signals = signals::install()?;
     let mut builder = EmbeddedBroker::builder().listen(&args.listen).node_count(args.nodes);
     if let Some(dir) = &args.data_dir {
         builder = builder.data_dir(dir);
@@ -36,9 +34,13 @@ pub(crate) fn run(args: BrokerArgs) -> Result<u8, CliError> {
     let broker = builder.start().map_err(|e| {
         CliError::usage(format!("the broker did not start on {}: {e}", args.listen))
     })?;
-    // Scripts read the address from the first line, so it must not stay in the buffer.
-    println!("{}", broker.bootstrap_servers());
-    let _ = std::io::stdout().flush();
+    // Scripts read the address from the first line.
+    match print_line!("{}", broker.bootstrap_servers()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            report!("cannot write the address to standard output: {e}; the broker runs");
+        }
+        _ => {}
+    }
     signals.forever().next();
     drop(broker);
     Ok(OK)

@@ -5,22 +5,30 @@
 //! simulated.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #![forbid(unsafe_code)]
+// These panic if the reader of standard output or error has gone. `console` prints.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod broker;
+mod clock;
+mod console;
 mod input;
 mod perf;
 mod produce;
 mod report;
+mod session;
 mod settings;
+mod signals;
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::thread;
 
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
+use console::{Blocking, StderrWriter, output_status, report};
 
 /// Exit status: every record was acknowledged.
 pub(crate) const OK: u8 = 0;
@@ -77,34 +85,51 @@ fn main() -> ExitCode {
             broker::run(args)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "ottla", &mut std::io::stdout());
-            Ok(OK)
+            // `generate` panics if it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "ottla", &mut script);
+            output_status(write_output(&script))
         }
         Command::Man => print_man_page(),
     };
     match result {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
-            eprintln!("ottla: {}", e.message);
+            report!("ottla: {}", e.message);
             ExitCode::from(e.status)
         }
     }
 }
 
+/// Starts a thread of the command.
+pub(crate) fn start_thread(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, CliError> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map_err(|e| {
+        CliError::failed(format!(
+            "cannot start the thread {name}: {e}; raise the limits on processes and memory \
+             (ulimit -u, ulimit -v)"
+        ))
+    })
+}
+
 /// Prints one man page that contains the command and all its subcommands.
 fn print_man_page() -> Result<u8, CliError> {
-    let mut out = std::io::stdout().lock();
     let mut command = Cli::command();
     command.build();
     let mut pages = vec![command.clone()];
     pages.extend(command.get_subcommands().filter(|c| c.get_name() != "help").cloned());
-    for page in pages {
-        // A reader that closes the pipe early, such as `head`, is not an error.
-        if clap_mangen::Man::new(page).render(&mut out).and_then(|()| out.flush()).is_err() {
-            break;
-        }
-    }
-    Ok(OK)
+    let mut text = Vec::new();
+    let rendered = pages.into_iter().try_for_each(|p| clap_mangen::Man::new(p).render(&mut text));
+    output_status(rendered.and_then(|()| write_output(&text)))
+}
+
+fn write_output(text: &[u8]) -> io::Result<()> {
+    let mut stdout = Blocking(io::stdout());
+    stdout.write_all(text)?;
+    stdout.flush()
 }
 
 fn log_to_stderr(verbose: bool, debug: bool) {
@@ -115,7 +140,9 @@ fn log_to_stderr(verbose: bool, debug: bool) {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| StderrWriter)
+        // It would print an error of the writer with `eprintln!`, which panics.
+        .log_internal_errors(false)
         .with_target(false)
         .init();
 }

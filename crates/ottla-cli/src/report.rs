@@ -3,14 +3,14 @@
 //! The producer's delivery handler calls [`DeliveryStats::on_delivery`] for each completed batch.
 //! [`DeliveryStats::summary`] follows when the producer is closed.
 
+use hdrhistogram::Histogram;
+use ottla::{BatchReport, Error, RecordStatus};
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use hdrhistogram::Histogram;
-use ottla::{BatchReport, Error, RecordStatus};
-
+use crate::clock::TokenClock;
+use crate::console::{Blocking, report};
 use crate::error_text;
 
 /// Failure reasons that are counted separately. Further reasons share one count.
@@ -18,9 +18,7 @@ const MAX_REASONS: usize = 20;
 
 /// Results of the run, shared by the reading thread and the delivery handler.
 pub(crate) struct DeliveryStats {
-    start: Instant,
-    /// Wall clock time of `start`, in milliseconds.
-    start_ms: i64,
+    clock: TokenClock,
     counters: Mutex<DeliveryCounters>,
 }
 
@@ -32,18 +30,15 @@ struct DeliveryCounters {
     latency_us: Histogram<u64>,
     failure_reasons: BTreeMap<String, u64>,
     /// The output of `--json`.
-    json: Option<BufWriter<Stdout>>,
+    json: Option<BufWriter<Blocking<Stdout>>>,
 }
 
 impl DeliveryStats {
     pub(crate) fn new(json: bool) -> DeliveryStats {
         // 1 µs to 1 hour with 3 digits. The crate accepts these bounds, so this cannot fail.
         let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
-        let start_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
         DeliveryStats {
-            start: Instant::now(),
-            start_ms,
+            clock: TokenClock::start(),
             counters: Mutex::new(DeliveryCounters {
                 acknowledged: 0,
                 failed: 0,
@@ -51,7 +46,7 @@ impl DeliveryStats {
                 bytes: 0,
                 latency_us,
                 failure_reasons: BTreeMap::new(),
-                json: json.then(|| BufWriter::new(io::stdout())),
+                json: json.then(|| BufWriter::new(Blocking(io::stdout()))),
             }),
         }
     }
@@ -60,15 +55,8 @@ impl DeliveryStats {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the token of a record that is sent now: microseconds since the start.
-    ///
-    /// [`timestamp`](Self::timestamp) converts a token into the record's timestamp.
-    pub(crate) fn current_token(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64
-    }
-
-    pub(crate) fn timestamp(&self, token: u64) -> i64 {
-        self.start_ms + (token / 1000) as i64
+    pub(crate) fn clock(&self) -> &TokenClock {
+        &self.clock
     }
 
     pub(crate) fn add_bytes(&self, n: usize) {
@@ -77,16 +65,17 @@ impl DeliveryStats {
 
     /// Counts the records of a completed batch. This is the producer's delivery handler.
     pub(crate) fn on_delivery(&self, r: &BatchReport<'_>) {
-        let now = self.current_token();
+        let now = self.clock.now_us();
         let mut counters = self.lock();
         for (i, token) in r.tokens.iter().enumerate() {
             let record_error =
                 r.record_errors.iter().find(|e| e.index as usize == i).map(|e| &e.error);
-            let timestamp = r.log_append_time.unwrap_or_else(|| self.timestamp(*token));
+            let timestamp = r.log_append_time.unwrap_or_else(|| self.clock.timestamp(*token));
             match r.result {
                 Ok(base_offset) => {
                     counters.acknowledged += 1;
-                    counters.latency_us.saturating_record(now.saturating_sub(*token).max(1));
+                    let latency_us = now.saturating_sub(TokenClock::sent_at_us(*token));
+                    counters.latency_us.saturating_record(latency_us.max(1));
                     counters.print_json(&serde_json::json!({
                         "topic": r.topic,
                         "partition": r.partition,
@@ -127,7 +116,7 @@ impl DeliveryStats {
     pub(crate) fn summary(&self, acks_zero: bool) -> String {
         let mut counters = self.lock();
         counters.flush();
-        let seconds = self.start.elapsed().as_secs_f64().max(1e-6);
+        let seconds = self.clock.now_us().max(1) as f64 / 1e6;
         let (records, mb) = (counters.acknowledged, counters.bytes as f64 / 1e6);
         let result = if acks_zero {
             "written to the socket (acks=0: brokers do not acknowledge)"
@@ -182,20 +171,30 @@ impl DeliveryCounters {
         self.count_failure(text);
     }
 
-    /// Prints one object. If the reader has closed the pipe, the command continues without output.
+    /// Prints one object.
     fn print_json(&mut self, object: &serde_json::Value) {
-        if let Some(out) = &mut self.json
-            && writeln!(out, "{object}").is_err()
-        {
-            self.json = None;
+        if let Some(out) = &mut self.json {
+            let written = writeln!(out, "{object}");
+            self.handle_json_error(written);
         }
     }
 
     fn flush(&mut self) {
-        if let Some(out) = &mut self.json
-            && out.flush().is_err()
-        {
-            self.json = None;
+        if let Some(out) = &mut self.json {
+            let flushed = out.flush();
+            self.handle_json_error(flushed);
+        }
+    }
+
+    /// Continues without output after an error. A reader that closes the pipe wants no more of it.
+    fn handle_json_error(&mut self, written: io::Result<()>) {
+        let Err(e) = written else { return };
+        if e.kind() != io::ErrorKind::BrokenPipe {
+            report!("cannot write results to standard output: {e}; sending continues without them");
+        }
+        if let Some(out) = self.json.take() {
+            // Its drop would write the rest again.
+            let _ = out.into_parts();
         }
     }
 }

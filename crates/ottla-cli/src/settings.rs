@@ -7,6 +7,7 @@ use ottla::{Origin, Properties};
 
 use crate::CliError;
 use crate::args::ProduceArgs;
+use crate::console::report;
 
 pub(crate) fn read_file(path: &Path) -> Result<String, CliError> {
     fs::read_to_string(path)
@@ -79,7 +80,7 @@ pub(crate) fn warn_deprecated(args: &ProduceArgs) {
     ];
     for (deprecated, is_used, replacement) in options {
         if is_used {
-            eprintln!("Warning: {deprecated} is deprecated; use {replacement} instead.");
+            report!("Warning: {deprecated} is deprecated; use {replacement} instead.");
         }
     }
 }

@@ -2,37 +2,18 @@
 //! with none.
 #![allow(missing_docs, clippy::disallowed_methods)]
 
-use std::io::{Read, Write};
+mod process;
+
+use std::io::{BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Output;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use assert_cmd::Command;
-
-fn run_ottla(args: &[&str], input: &[u8]) -> Output {
-    let mut c = Command::cargo_bin("ottla").expect("the binary is built");
-    c.args(args).write_stdin(input).timeout(Duration::from_secs(60));
-    c.output().expect("the command runs")
-}
-
-/// Checks that the command fails with this status, and with these texts on standard error.
-fn assert_fails(args: &[&str], input: &[u8], status: i32, expected: &[&str]) {
-    let out = run_ottla(args, input);
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(status), "{args:?}: {stderr}");
-    for text in expected {
-        assert!(stderr.contains(text), "{args:?}: {text:?} is missing in:\n{stderr}");
-    }
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
-
-const EMBEDDED_ARGS: [&str; 4] = ["produce", "--embedded", "-t", "t"];
-
-fn embedded_args<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    EMBEDDED_ARGS.iter().copied().chain(more.iter().copied()).collect()
-}
+use process::{
+    RunningOttla, assert_fails, embedded_args, read_until, run_ottla, send_signal, spawn_ottla,
+};
 
 #[test]
 fn missing_file_is_a_usage_error() {
@@ -257,67 +238,84 @@ fn help_man_page_and_completions_contain_the_options() {
     }
 }
 
-/// Reads lines until one contains `text`, and returns all of them.
-#[cfg(unix)]
-fn read_until(input: &mut impl std::io::BufRead, text: &str) -> String {
-    let mut output = String::new();
-    while !output.contains(text) {
-        let len = output.len();
-        input.read_line(&mut output).unwrap();
-        assert!(output.len() > len, "the output ended without {text:?}:\n{output}");
-    }
-    output
-}
-
-#[cfg(unix)]
-fn send_signal(child: &std::process::Child, name: &str) {
-    let status = std::process::Command::new("kill").args([name, &child.id().to_string()]).status();
-    assert!(status.unwrap().success());
-}
-
-/// A running command with open pipes.
-#[cfg(unix)]
-struct RunningOttla {
-    child: std::process::Child,
-    stdin: std::process::ChildStdin,
-    stderr: std::io::BufReader<std::process::ChildStderr>,
-}
-
-#[cfg(unix)]
-fn spawn_ottla(args: &[&str]) -> RunningOttla {
-    use std::process::{Command, Stdio};
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (stdin, stderr) = (child.stdin.take().unwrap(), child.stderr.take().unwrap());
-    RunningOttla { child, stdin, stderr: std::io::BufReader::new(stderr) }
-}
-
-#[cfg(unix)]
 #[test]
 fn signal_sends_the_records_read_so_far() {
-    let RunningOttla { child, mut stdin, mut stderr } =
-        spawn_ottla(&embedded_args(&["--timeout", "60000", "--json", "-v"]));
-    stdin.write_all(b"one\ntwo\n").unwrap();
-    stdin.flush().unwrap();
-    // With the topic's metadata, the producer accepts both lines of the read.
-    read_until(&mut stderr, "topics=1");
-    thread::sleep(Duration::from_millis(500));
-    send_signal(&child, "-TERM");
-    let output = read_until(&mut stderr, "records acknowledged");
-    assert!(output.contains("2 records acknowledged"), "{output}");
-    let out = child.wait_with_output().unwrap();
-    // The pipe is open until here, so only the signal can have ended the command.
-    drop(stdin);
-    assert_eq!(out.status.code(), Some(0), "{output}");
-    assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 2);
+    for signal in ["-TERM", "-INT", "-HUP", "-QUIT"] {
+        let RunningOttla { child, mut stdin, mut stderr } =
+            spawn_ottla(&embedded_args(&["--timeout", "60000", "--json", "-v"]));
+        stdin.write_all(b"one\ntwo\n").unwrap();
+        stdin.flush().unwrap();
+        // With the topic's metadata, the producer accepts both lines of the read.
+        read_until(&mut stderr, "topics=1");
+        thread::sleep(Duration::from_millis(500));
+        send_signal(&child, signal);
+        let output = read_until(&mut stderr, "records acknowledged");
+        assert!(output.contains("2 records acknowledged"), "{signal}: {output}");
+        let out = child.wait_with_output().unwrap();
+        // The pipe is open until here, so only the signal can have ended the command.
+        drop(stdin);
+        assert_eq!(out.status.code(), Some(0), "{signal}: {output}");
+        assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 2);
+    }
 }
 
-#[cfg(unix)]
+#[test]
+fn ignored_hangup_stays_ignored() {
+    let mut child = std::process::Command::new("/bin/sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" produce --embedded -t t -v --json"])
+        .arg(assert_cmd::cargo::cargo_bin!("ottla"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdin.write_all(b"one\n").unwrap();
+    // The handlers are installed before the first record is sent.
+    read_until(&mut stdout, "offset");
+    send_signal(&child, "-HUP");
+    stdin.write_all(b"two\n").unwrap();
+    read_until(&mut stdout, "\"offset\":1");
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn signal_ends_perf_with_its_results_and_the_broker_in_order() {
+    let start = |args: &[&str]| {
+        let mut child = spawn_ottla(args).child;
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        (child, stdout)
+    };
+    for signal in ["-TERM", "-INT", "-HUP", "-QUIT"] {
+        let (mut broker, mut address) =
+            start(&["broker", "--listen", "127.0.0.1:0", "--topic", "t"]);
+        let address = read_until(&mut address, ":").trim().to_owned();
+        let (mut perf, mut output) = start(&[
+            "perf",
+            "-b",
+            &address,
+            "--topic",
+            "t",
+            "--num-records",
+            "1000000000",
+            "--record-size",
+            "10",
+            "--throughput",
+            "1000",
+            "--reporting-interval",
+            "100",
+        ]);
+        read_until(&mut output, "max latency");
+        send_signal(&perf, signal);
+        read_until(&mut output, "99.9th");
+        assert_eq!(perf.wait().unwrap().code(), Some(0), "{signal}");
+        send_signal(&broker, signal);
+        assert_eq!(broker.wait().unwrap().code(), Some(0), "{signal}");
+    }
+}
+
 #[test]
 fn second_signal_quits() {
     // A server that accepts no connection and sends nothing, so that the flush cannot complete.

@@ -7,6 +7,7 @@ use ottla_protocol::random::{GOLDEN_GAMMA, mix64};
 
 use crate::CliError;
 use crate::args::{KeyDistribution, PerfArgs};
+use crate::console::print_line;
 use crate::perf::stats::Clock;
 
 /// Number of values of `--record-size`. They are generated before the measurement starts.
@@ -152,8 +153,9 @@ fn read_values(args: &PerfArgs, path: &std::path::Path) -> Result<ValueSource, C
     }
     if !args.json {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        println!("Reading payloads from: {}", absolute.display());
-        println!("Number of records read: {}", values.len());
+        // An error recurs at the first results, and ends the run there.
+        let _ = print_line!("Reading payloads from: {}", absolute.display());
+        let _ = print_line!("Number of records read: {}", values.len());
     }
     Ok(ValueSource::Sampled(values))
 }

@@ -14,8 +14,10 @@ use std::time::Duration;
 use ottla::{BatchReport, Delivery, Origin, Producer, Properties, Record, Topic};
 
 use crate::args::{PerfArgs, SendMethod};
+use crate::console::{output_status, print_line, report};
 use crate::settings::{read_file, split_property};
-use crate::{CliError, FAILED, OK, error_text};
+use crate::signals::{self, INTERRUPTED_STATUS};
+use crate::{CliError, FAILED, error_text, start_thread};
 use load::{ThroughputThrottler, Workload};
 use stats::{Clock, PerfStats};
 use usage::UsageMeter;
@@ -37,11 +39,12 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
         Ok(producer) => producer,
         // The benchmarks of other clients report an unsupported setting in the same way.
         Err(e) if args.json => {
-            println!("{}", serde_json::json!({"client": "ottla", "unsupported": e.to_string()}));
-            return Ok(OK);
+            let reason = serde_json::json!({"client": "ottla", "unsupported": e.to_string()});
+            return output_status(print_line!("{reason}"));
         }
-        Err(e) => return Err(CliError::usage(e.to_string())),
+        Err(e) => return Err(CliError::usage(error_text(&e))),
     };
+    stop_at_signal(&stats)?;
     let failed = |e: ottla::Error| CliError::failed(error_text(&e));
     let topic = producer.topic(&args.topic).map_err(failed)?;
     let run =
@@ -62,15 +65,31 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     producer.flush().map_err(failed)?;
     let usage = meter.stop();
     if args.json {
-        println!("{}", stats.to_json(&usage));
+        stats.print(format_args!("{}", stats.to_json(&usage)));
     } else {
         stats.print_total();
     }
     if args.print_metrics {
-        stats::print_metrics(&producer.metrics());
+        stats.print(format_args!("{}", stats::metrics_table(&producer.metrics())));
     }
     producer.close(Duration::from_secs(60)).map_err(failed)?;
-    Ok(if stats.errors() == 0 { OK } else { FAILED })
+    let status = output_status(stats.output_result())?;
+    Ok(if stats.errors() == 0 { status } else { FAILED })
+}
+
+/// At the first signal no further record is sent, and the results so far are printed. The second
+/// one ends the process at once.
+fn stop_at_signal(stats: &Arc<PerfStats>) -> Result<(), CliError> {
+    let (mut signals, stats) = (signals::install()?, stats.clone());
+    start_thread("signals", move || {
+        let mut received = signals.forever();
+        received.next();
+        report!("interrupted: waiting for the records sent so far; interrupt again to quit");
+        stats.stop();
+        received.next();
+        std::process::exit(INTERRUPTED_STATUS);
+    })?;
+    Ok(())
 }
 
 /// Checks what the table of options cannot express.
@@ -145,11 +164,18 @@ impl PerfRun<'_> {
             let senders: Vec<_> = (0..threads)
                 .map(|t| {
                     let records = (from + t..to).step_by(threads as usize);
-                    scope.spawn(move || self.send_records(from, records, throttler))
+                    let thread = thread::Builder::new().name(format!("perf-{t}"));
+                    thread
+                        .spawn_scoped(scope, move || self.send_records(from, records, throttler))
+                        .map_err(|e| {
+                            // The threads that have started would send their whole part.
+                            self.stats.stop();
+                            CliError::failed(format!("cannot start sending thread {t}: {e}"))
+                        })
                 })
                 .collect();
             senders.into_iter().try_for_each(|s| {
-                s.join().unwrap_or_else(|_| Err(CliError::failed("a sending thread panicked")))
+                s?.join().unwrap_or_else(|_| Err(CliError::failed("a sending thread panicked")))
             })
         })
     }
@@ -163,10 +189,10 @@ impl PerfRun<'_> {
         let rejected = |e: ottla::Error| {
             CliError::failed(format!("a record was rejected: {}", error_text(&e)))
         };
-        let (clock, workload) = (self.stats.clock(), self.workload);
+        let (mut clock, workload) = (self.stats.clock(), self.workload);
         let mut pending = VecDeque::new();
         let mut text = String::new();
-        for i in records {
+        for i in records.take_while(|_| self.stats.is_running()) {
             // The clock is read once for each record: for its timestamp, its token and the start
             // of its latency.
             let sent_at = throttler.wait_until_due(i - from, clock);

@@ -1,16 +1,19 @@
 //! Counts the results of `ottla perf` and prints them: the lines of kafka-producer-perf-test, or
 //! one JSON object.
 
-use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ottla::{BatchReport, Metric, MetricValue};
 
 use crate::args::PerfArgs;
+use crate::clock::wall_clock_us;
+use crate::console::{self, report};
 use crate::error_text;
 use crate::perf::load::RecordSizes;
 use crate::perf::usage::ResourceUsage;
@@ -18,19 +21,22 @@ use crate::perf::usage::ResourceUsage;
 /// Number of latencies that are kept for the percentiles, as in kafka-producer-perf-test.
 const MAX_LATENCY_SAMPLES: u64 = 500_000;
 
+/// How often the wall clock is read. It may step.
+const WALL_CLOCK_INTERVAL_NS: u64 = 100_000_000;
+
 /// The clock for timestamps and latencies. It counts nanoseconds since the start.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
     start: Instant,
-    /// Wall clock time of `start`, in milliseconds.
-    start_ms: i64,
+    /// Wall clock minus the time since the start, in microseconds.
+    wall_offset_us: i64,
+    next_wall_clock_ns: u64,
 }
 
 impl Clock {
     pub(crate) fn start() -> Clock {
-        let start_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-        Clock { start: Instant::now(), start_ms }
+        let (start, wall_offset_us) = (Instant::now(), wall_clock_us());
+        Clock { start, wall_offset_us, next_wall_clock_ns: WALL_CLOCK_INTERVAL_NS }
     }
 
     #[inline]
@@ -40,8 +46,13 @@ impl Clock {
 
     /// Converts a time of this clock into milliseconds since 1970.
     #[inline]
-    pub(crate) fn wall_ms(self, time_ns: u64) -> i64 {
-        self.start_ms + (time_ns / 1_000_000) as i64
+    pub(crate) fn wall_ms(&mut self, time_ns: u64) -> i64 {
+        if time_ns >= self.next_wall_clock_ns {
+            let now_ns = self.now();
+            self.wall_offset_us = wall_clock_us() - (now_ns / 1000) as i64;
+            self.next_wall_clock_ns = now_ns.max(time_ns) + WALL_CLOCK_INTERVAL_NS;
+        }
+        (self.wall_offset_us + (time_ns / 1000) as i64) / 1000
     }
 }
 
@@ -50,6 +61,10 @@ pub(crate) struct PerfStats {
     clock: Clock,
     json: bool,
     progress_bar: ProgressBar,
+    /// Records are still to be sent. A signal ends the run early, as well as an output that cannot
+    /// be written.
+    is_running: AtomicBool,
+    output_error: Mutex<Option<io::Error>>,
     key_bytes: u64,
     /// Bytes of each value, if all have the same length.
     fixed_value_bytes: u64,
@@ -136,17 +151,17 @@ impl IntervalStats {
         }
     }
 
-    fn print_window(&self, now: u64) {
+    fn window_line(&self, now: u64) -> String {
         let (rates, count, max) = (self.rates(now), self.count, self.max_latency_ms as f64);
-        println!(
+        format!(
             "{count} records sent, {:.1} records/sec ({:.2} MB/sec), {:.1} ms avg latency, \
              {max:.1} ms max latency.",
             rates.records_per_second, rates.mb_per_second, rates.mean_latency_ms
-        );
+        )
     }
 
-    /// Prints the total line; `label` stands before "records sent".
-    fn print_total(&mut self, now: u64, label: &str) {
+    /// Returns the total line; `label` stands before "records sent".
+    fn total_line(&mut self, now: u64, label: &str) -> String {
         let (rates, count, max) = (self.rates(now), self.count, self.max_latency_ms as f64);
         self.latencies_ms.sort_unstable();
         let percentile = |p: f64| {
@@ -154,7 +169,7 @@ impl IntervalStats {
             let i = ((p * n as f64) as usize).min(n.saturating_sub(1));
             self.latencies_ms.get(i).copied().unwrap_or(0)
         };
-        println!(
+        format!(
             "{count} {label}records sent, {:.6} records/sec ({:.2} MB/sec), {:.2} ms avg latency, \
              {max:.2} ms max latency, {} ms 50th, {} ms 95th, {} ms 99th, {} ms 99.9th.",
             rates.records_per_second,
@@ -164,7 +179,7 @@ impl IntervalStats {
             percentile(0.95),
             percentile(0.99),
             percentile(0.999),
-        );
+        )
     }
 }
 
@@ -173,13 +188,6 @@ impl PerfStats {
         // 1 µs to 10 minutes with 3 digits. The crate accepts these bounds, so this cannot fail.
         let latency_histogram =
             Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds");
-        if args.warmup_records > 0 && !args.json {
-            println!(
-                "Warmup first {} records. Steady state results will print after the complete test \
-                 summary.",
-                args.warmup_records
-            );
-        }
         let now = clock.now();
         let counters = PerfCounters {
             latency_histogram,
@@ -193,16 +201,50 @@ impl PerfStats {
             steady_state_unannounced: false,
             completed: 0,
         };
-        PerfStats {
+        let stats = PerfStats {
             clock,
             json: args.json,
             progress_bar: new_progress_bar(args),
+            is_running: AtomicBool::new(true),
+            output_error: Mutex::new(None),
             key_bytes: sizes.key_bytes,
             fixed_value_bytes: sizes.value_bytes,
             values_sent: AtomicU64::new(0),
             value_bytes_sent: AtomicU64::new(0),
             counters: Mutex::new(counters),
+        };
+        if args.warmup_records > 0 && !args.json {
+            stats.print(format_args!(
+                "Warmup first {} records. Steady state results will print after the complete test \
+                 summary.",
+                args.warmup_records
+            ));
         }
+        stats
+    }
+
+    /// Prints a line. If that fails, the run ends early: its results are its output.
+    pub(crate) fn print(&self, line: fmt::Arguments<'_>) {
+        if let Err(e) = console::write_stdout(line) {
+            self.output_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+            self.stop();
+        }
+    }
+
+    /// Returns the first error of [`print`](PerfStats::print).
+    pub(crate) fn output_result(&self) -> io::Result<()> {
+        let mut error = self.output_error.lock().unwrap_or_else(PoisonError::into_inner);
+        error.take().map_or(Ok(()), Err)
+    }
+
+    /// Ends the run early.
+    pub(crate) fn stop(&self) {
+        self.is_running.store(false, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn is_running(&self) -> bool {
+        self.is_running.load(Ordering::Relaxed)
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -223,7 +265,7 @@ impl PerfStats {
             counters.errors += r.tokens.len() as u64;
             if !self.json {
                 let (count, reason) = (r.tokens.len(), error_text(e));
-                self.progress_bar.suspend(|| eprintln!("{count} records failed: {reason}"));
+                report!("{count} records failed: {reason}");
             }
             return;
         }
@@ -239,13 +281,10 @@ impl PerfStats {
         }
         self.progress_bar.set_position(counters.total.count);
         if now - counters.window.start_ns >= counters.reporting_interval_ns {
-            self.progress_bar.suspend(|| {
-                if std::mem::take(&mut counters.steady_state_unannounced) {
-                    println!("In steady state.");
-                }
-                counters.window.print_window(now);
-                let _ = std::io::stdout().flush();
-            });
+            if std::mem::take(&mut counters.steady_state_unannounced) {
+                self.print(format_args!("In steady state."));
+            }
+            self.print(format_args!("{}", counters.window.window_line(now)));
             counters.window = IntervalStats::without_samples(now);
         }
     }
@@ -279,9 +318,9 @@ impl PerfStats {
     pub(crate) fn print_total(&self) {
         self.progress_bar.finish_and_clear();
         let (now, mut counters) = (self.clock.now(), self.lock());
-        counters.total.print_total(now, "");
+        self.print(format_args!("{}", counters.total.total_line(now, "")));
         if let Some(steady_state) = &mut counters.steady_state {
-            steady_state.print_total(now, "steady state ");
+            self.print(format_args!("{}", steady_state.total_line(now, "steady state ")));
         }
     }
 
@@ -317,8 +356,10 @@ fn new_progress_bar(args: &PerfArgs) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{wide_bar} {percent}% {eta}");
-    ProgressBar::with_draw_target(Some(args.num_records), ProgressDrawTarget::stderr())
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let bar = ProgressBar::with_draw_target(Some(args.num_records), ProgressDrawTarget::stderr())
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    console::show_progress_bar(&bar);
+    bar
 }
 
 impl PerfCounters {
@@ -341,8 +382,8 @@ impl PerfCounters {
     }
 }
 
-/// Prints the table of all metrics in the format of kafka-producer-perf-test.
-pub(crate) fn print_metrics(metrics: &[Metric]) {
+/// Returns the table of all metrics in the format of kafka-producer-perf-test.
+pub(crate) fn metrics_table(metrics: &[Metric]) -> String {
     let mut rows: Vec<(String, &MetricValue)> = metrics
         .iter()
         .map(|m| {
@@ -354,6 +395,7 @@ pub(crate) fn print_metrics(metrics: &[Metric]) {
     rows.sort_by(|(a, _), (b, _)| a.cmp(b));
     // The header "Metric Name" has 11 characters.
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(11);
-    println!("\n{:<width$}   Value", "Metric Name");
-    rows.iter().for_each(|(name, value)| println!("{name:<width$} : {value}"));
+    let mut table = format!("\n{:<width$}   Value", "Metric Name");
+    rows.iter().for_each(|(name, value)| table += &format!("\n{name:<width$} : {value}"));
+    table
 }
