@@ -65,8 +65,7 @@ error_codes! {
     BROKER_NOT_AVAILABLE = 8 |
     REPLICA_NOT_AVAILABLE = 9, R M; "a replica is not available" |
     MESSAGE_TOO_LARGE = 10;
-        "the batch is larger than the topic's max.message.bytes; \
-         lower batch.size or raise max.message.bytes" |
+        "the batch is larger than the topic's max.message.bytes" |
     STALE_CONTROLLER_EPOCH = 11 |
     OFFSET_METADATA_TOO_LARGE = 12 |
     NETWORK_EXCEPTION = 13, R M; "the connection closed before the response arrived" |
@@ -76,7 +75,7 @@ error_codes! {
     INVALID_TOPIC_EXCEPTION = 17;
         "the topic name is invalid, or clients may not write to the topic" |
     RECORD_LIST_TOO_LARGE = 18;
-        "the batch is larger than the broker's segment.bytes; lower batch.size" |
+        "the batch is larger than the topic's segment.bytes" |
     NOT_ENOUGH_REPLICAS = 19, R; "the in-sync replicas are fewer than min.insync.replicas" |
     NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20, R;
         "the batch is appended, but to fewer replicas than min.insync.replicas" |

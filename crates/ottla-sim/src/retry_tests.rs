@@ -12,7 +12,7 @@ use crate::sim_cluster::broker_now;
 const POSSIBLY_PERSISTED: RecordStatus = RecordStatus::PossiblyPersisted;
 
 fn broker_error_code(e: &Error) -> i16 {
-    e.code().unwrap_or_else(|| panic!("not a broker error: {e}"))
+    e.code().unwrap_or_else(|| panic!("not a broker error: {e}")).0
 }
 
 // CASES: F1.7.

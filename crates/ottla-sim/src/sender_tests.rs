@@ -13,7 +13,7 @@ const NOT_PERSISTED: RecordStatus = RecordStatus::NotPersisted;
 const POSSIBLY_PERSISTED: RecordStatus = RecordStatus::PossiblyPersisted;
 
 fn broker_error_code(e: &Error) -> i16 {
-    e.code().unwrap_or_else(|| panic!("not a broker error: {e}"))
+    e.code().unwrap_or_else(|| panic!("not a broker error: {e}")).0
 }
 
 // CASES: SN1.

@@ -287,7 +287,10 @@ fn invalid_record_and_its_batch_mates_get_different_errors() {
     let keyless = producer.send(Record::to("compacted").value("v")).unwrap();
     producer.flush().unwrap();
     let (keyed, keyless) = (keyed.wait().unwrap_err(), keyless.wait().unwrap_err());
-    assert_eq!((keyed.code(), keyless.code()), (Some(87), Some(87)));
+    assert_eq!(
+        (keyed.code(), keyless.code()),
+        (Some(ErrorCode::INVALID_RECORD), Some(ErrorCode::INVALID_RECORD))
+    );
     assert!(keyless.to_string().contains("requires a key"), "{keyless}");
     assert!(keyed.to_string().contains("another record of the same batch"), "{keyed}");
     producer
@@ -296,6 +299,56 @@ fn invalid_record_and_its_batch_mates_get_different_errors() {
         .wait_timeout(Duration::ZERO)
         .unwrap_err();
     producer.close(TIMEOUT).unwrap();
+}
+
+#[test]
+fn record_too_large_for_its_topic_has_one_kind_here_and_at_the_broker() {
+    let broker = start_broker();
+    broker.with_core(|core, now| {
+        let configs = [("max.message.bytes", "1000")];
+        core.create_topic_with_configs("small", 1, &configs, now).unwrap();
+    });
+    let producer = producer_builder(&broker).build().unwrap();
+    let e = producer.send(Record::to("small").value(&[0; 5000])).unwrap().wait().unwrap_err();
+    assert_eq!(
+        (e.kind(), e.code()),
+        (ErrorKind::RecordTooLarge, Some(ErrorCode::MESSAGE_TOO_LARGE))
+    );
+    let message = e.to_string();
+    assert!(message.contains("make the record smaller") && !message.contains("lower"), "{e}");
+    let e = producer.send(Record::to("small").value(&[0; 2_000_000])).unwrap_err();
+    assert_eq!((e.kind(), e.code()), (ErrorKind::RecordTooLarge, None));
+    producer.close(TIMEOUT).unwrap();
+}
+
+/// Returns the error of a record whose attempts fail until `end` is called.
+fn error_of_unfinished_record(end: impl FnOnce(&Producer)) -> Error {
+    let broker = start_broker();
+    broker.with_core(|core, _| {
+        let fault = ProduceFault::FailBeforeAppend(ErrorCode::NOT_ENOUGH_REPLICAS);
+        core.set_fault_injector(move |_, _| Some(fault));
+    });
+    let producer = producer_builder(&broker).set("retry.backoff.ms", "5").build().unwrap();
+    let delivery = producer.send(Record::to("t").value("x")).unwrap();
+    while producer.totals().record_retry_total < 2 {
+        thread::sleep(Duration::from_millis(5));
+    }
+    end(&producer);
+    delivery.wait().unwrap_err()
+}
+
+#[test]
+fn purged_and_closed_records_have_timings_and_the_last_broker_error() {
+    let purge = |p: &Producer| p.purge(ottla::PurgeScope::QueuedAndInFlight).unwrap();
+    let close = |p: &Producer| drop(p.close(Duration::ZERO));
+    for (e, kind) in [
+        (error_of_unfinished_record(purge), ErrorKind::Purged),
+        (error_of_unfinished_record(close), ErrorKind::Closed),
+    ] {
+        assert_eq!((e.kind(), e.code()), (kind, None));
+        assert!(e.timings().unwrap().attempts >= 2, "{e:?}");
+        assert_eq!(e.last_broker_error().unwrap().code(), Some(ErrorCode::NOT_ENOUGH_REPLICAS));
+    }
 }
 
 // CASES: KP2.

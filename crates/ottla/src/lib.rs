@@ -90,8 +90,9 @@ pub use config::{Origin, Properties, configuration_markdown, parse_properties};
 pub use delivery::batch_completions::BatchReport;
 pub use delivery::interceptor::{Interceptor, MutableHeader, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};
-pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus, SendError};
+pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
 pub use metrics::{Metric, MetricValue, Totals};
+pub use ottla_protocol::ErrorCode;
 pub use producer::{
     PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope, Topic,
     TrySendError, TypedProducer, validate_topic_name,

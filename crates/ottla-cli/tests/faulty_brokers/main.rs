@@ -414,7 +414,7 @@ fn broker_without_a_usable_produce_version_fails_records_with_a_final_error() {
     let producer = Producer::builder().bootstrap_servers(&broker.bootstrap_servers()).build();
     let producer = producer.unwrap();
     let e = producer.send(Record::to(TOPIC).value("x")).unwrap().wait().unwrap_err();
-    assert_eq!(e.code(), Some(ErrorCode::UNSUPPORTED_VERSION.0), "{e}");
+    assert_eq!(e.code(), Some(ErrorCode::UNSUPPORTED_VERSION), "{e}");
     assert!(!e.is_retriable() && !e.is_fatal(), "{e}");
     assert!(e.to_string().contains("does not support Produce version"), "{e}");
     producer.close(Duration::ZERO).unwrap();

@@ -4,148 +4,30 @@
 //! Every module creates these errors. `send` returns them, and a [`Delivery`](crate::Delivery), a
 //! callback or the delivery handler passes them on.
 
+mod kind;
+mod timings;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ottla_protocol::ErrorCode;
 
-/// Whether a record that was not acknowledged may be in the partition's log.
-///
-/// The status only moves from `NotPersisted` to `PossiblyPersisted`, with one exception: the leader
-/// reports `OUT_OF_ORDER_SEQUENCE_NUMBER` for the batch right after the last acknowledged one. This
-/// proves that the leader did not append the batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RecordStatus {
-    /// The record is in no log: no complete request with it left this process, or the broker
-    /// rejected each request before it appended. Sending the record again creates no duplicate.
-    NotPersisted,
-    /// The record may be in the log: the client sent a request with it and got no response, or the
-    /// response does not rule it out. Sending the record again may create a duplicate.
-    PossiblyPersisted,
-}
-
-/// The category of an [`Error`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// A setting is wrong, unknown, or unsupported. The message names the setting.
-    Config,
-    /// The record breaks a rule and was not sent: its topic, its partition or its timestamp.
-    InvalidRecord,
-    /// The record is larger than `max.request.size` or `buffer.memory`.
-    RecordTooLarge,
-    /// A [`Serializer`](crate::Serializer) failed. Its error is this error's `source`.
-    Serialization,
-    /// Kafka does not allow this topic name, or clients may not write to this topic.
-    InvalidTopic,
-    /// The metadata for the record's topic or partition did not arrive within `max.block.ms`.
-    MetadataTimeout,
-    /// `buffer.memory` stayed exhausted for `max.block.ms`.
-    BufferExhausted,
-    /// `buffer.memory` is exhausted, and the call must not wait: a `try_send`, or a `send` inside a
-    /// callback. The name is that of the standard library's `TrySendError::Full`.
-    Full,
-    /// The producer does not know the topic yet, and the call must not wait. The producer has
-    /// requested the topic's metadata.
-    NoMetadata,
-    /// No broker acknowledged the record within `delivery.timeout.ms`.
-    DeliveryTimeout,
-    /// Reserved for waits with a timeout of their own; no call returns it yet.
-    /// [`Delivery::wait_timeout`](crate::Delivery::wait_timeout) returns the delivery instead.
-    WaitTimeout,
-    /// A broker rejected the request with this error code of the protocol.
-    Broker(i16),
-    /// The application discarded the record with [`Producer::purge`](crate::Producer::purge).
-    Purged,
-    /// A connection failed, and the record has no retries left.
-    Network,
-    /// The broker does not authorize this principal (`TOPIC_AUTHORIZATION_FAILED`,
-    /// `CLUSTER_AUTHORIZATION_FAILED`).
-    Authorization,
-    /// The broker rejected the client's password, token or certificate, or the client rejected the
-    /// broker's certificate.
-    Authentication,
-    /// The producer is closed, or was closed while the call or the record waited.
-    Closed,
-    /// The application made a blocking call inside a callback. There it could wait without end: the
-    /// callback blocks the thread that delivers the results.
-    WouldDeadlock,
-    /// The process was forked; this copy of the producer has no threads.
-    Forked,
-    /// A bug of this crate, or the operating system provides no thread. Please report it.
-    Internal,
-}
+pub use kind::{ErrorKind, RecordStatus};
+pub use timings::DeliveryTimings;
 
 #[derive(Debug, Clone)]
 struct Inner {
     kind: ErrorKind,
+    /// The code with which a broker rejected the request.
+    code: Option<ErrorCode>,
     status: RecordStatus,
     retriable: bool,
     fatal: bool,
     message: String,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// Why the last attempt before this error failed.
+    last_broker_error: Option<Error>,
     timings: Option<DeliveryTimings>,
-}
-
-/// The time that an unacknowledged record spent in each stage, from `send` to its failure.
-///
-/// [`Error::timings`] returns it. Its `Display` form lists the stages that took a millisecond or
-/// more, as in `4.000 s waiting for memory, 26.000 s in flight`.
-///
-/// ```
-/// fn log_failure(e: &ottla::Error) {
-///     match e.timings() {
-///         Some(t) => eprintln!("{e}: {} attempts, {t}", t.attempts),
-///         None => eprintln!("{e}: the producer never accepted the record"),
-///     }
-/// }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DeliveryTimings {
-    /// The number of produce requests that carried the record.
-    pub attempts: u32,
-    /// The node id of the broker that received the last of these requests.
-    pub last_broker: Option<i32>,
-    /// Time that `send` waited for memory before it could open the record's batch.
-    pub memory_wait: Duration,
-    /// Time in an open batch, for more records (`linger.ms`).
-    pub linger: Duration,
-    /// Time during which the partition had no leader.
-    pub leaderless: Duration,
-    /// Time between attempts (`retry.backoff.ms`).
-    pub backoff: Duration,
-    /// Time during which the broker throttled this client (KIP-219).
-    pub throttled: Duration,
-    /// Time in requests that waited for a response.
-    pub in_flight: Duration,
-    /// The rest: time behind other batches, or without a connection or a producer id.
-    pub queued: Duration,
-}
-
-impl fmt::Display for DeliveryTimings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stages = [
-            (self.memory_wait, "waiting for memory"),
-            (self.linger, "lingering"),
-            (self.leaderless, "without a leader"),
-            (self.backoff, "backing off"),
-            (self.throttled, "throttled"),
-            (self.in_flight, "in flight"),
-            (self.queued, "queued"),
-        ];
-        let mut separator = "";
-        let noticeable = |(time, _): &(Duration, &str)| *time >= Duration::from_millis(1);
-        for (time, stage) in stages.into_iter().filter(noticeable) {
-            write!(f, "{separator}{:.3} s {stage}", time.as_secs_f64())?;
-            separator = ", ";
-        }
-        if separator.is_empty() {
-            f.write_str("no time spent")?;
-        }
-        Ok(())
-    }
 }
 
 /// Returns a number with its noun: `1 attempt`, `2 attempts`.
@@ -158,8 +40,9 @@ pub(crate) fn counted(n: impl fmt::Display, noun: &str) -> String {
 /// The error of every call and of every record.
 ///
 /// One pointer, cheap to clone: all records of a batch share one error. [`kind`](Error::kind) is
-/// its category, [`record_status`](Error::record_status) says whether the record may be in the
-/// log, and `Display` is a message for people.
+/// its category, [`code`](Error::code) is the broker's error code,
+/// [`record_status`](Error::record_status) says whether the record may be in the log, and `Display`
+/// is a message for people. The message never contains the text of the `source`.
 ///
 /// ```
 /// use ottla::{Error, ErrorKind, RecordStatus};
@@ -184,29 +67,17 @@ pub(crate) fn counted(n: impl fmt::Display, noun: &str) -> String {
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 
-/// The error of [`Producer::send`](crate::Producer::send): the producer did not accept the record.
-///
-/// Its [`record_status`](Error::record_status) is always [`RecordStatus::NotPersisted`].
-pub type SendError = Error;
-
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error(Arc::new(Inner {
             kind,
+            code: None,
             status: RecordStatus::NotPersisted,
-            retriable: matches!(
-                kind,
-                ErrorKind::BufferExhausted
-                    | ErrorKind::MetadataTimeout
-                    | ErrorKind::Full
-                    | ErrorKind::NoMetadata
-                    | ErrorKind::DeliveryTimeout
-                    | ErrorKind::Network
-                    | ErrorKind::WaitTimeout
-            ),
+            retriable: kind.is_retriable(),
             fatal: matches!(kind, ErrorKind::Closed | ErrorKind::Internal | ErrorKind::Forked),
             message: message.into(),
             source: None,
+            last_broker_error: None,
             timings: None,
         }))
     }
@@ -219,26 +90,27 @@ impl Error {
         Error::new(ErrorKind::Closed, "the producer is closed")
     }
 
-    /// Creates an error from a broker's error code.
+    /// Creates the error of a refusal with this code. The message has to name the code.
+    pub(crate) fn with_code(code: ErrorCode, message: impl Into<String>) -> Error {
+        let mut e = Error::new(ErrorKind::of_code(code), message);
+        e.edit(|i| {
+            i.code = Some(code);
+            i.retriable = code.is_retriable();
+        });
+        e
+    }
+
+    /// Creates an error from a broker's response.
     ///
     /// `broker_message` is the text of the response; without one, the code's description is used.
     /// `location` says which request of which partition or broker failed.
     pub(crate) fn broker(code: ErrorCode, broker_message: Option<&str>, location: &str) -> Error {
-        let kind = match code {
-            ErrorCode::TOPIC_AUTHORIZATION_FAILED | ErrorCode::CLUSTER_AUTHORIZATION_FAILED => {
-                ErrorKind::Authorization
-            }
-            ErrorCode::INVALID_TOPIC_EXCEPTION => ErrorKind::InvalidTopic,
-            code => ErrorKind::Broker(code.0),
-        };
         let reason = match (broker_message, code.description()) {
             (Some(message), _) if !message.is_empty() => message,
             (_, "") => "the broker gave no explanation",
             (_, description) => description,
         };
-        let mut e = Error::new(kind, format!("{location}: {code}: {reason}"));
-        e.edit(|i| i.retriable = code.is_retriable());
-        e
+        Error::with_code(code, format!("{location}: {code}: {reason}"))
     }
 
     /// Changes the error. Other owners of the same error keep theirs: this one becomes a copy.
@@ -258,6 +130,8 @@ impl Error {
         self
     }
 
+    /// Adds the cause. `Display` must not contain its text, or programs that print the whole chain
+    /// print it twice.
     #[must_use]
     pub(crate) fn with_source(
         mut self,
@@ -265,6 +139,25 @@ impl Error {
     ) -> Error {
         self.edit(|i| i.source = Some(source.into().into()));
         self
+    }
+
+    /// Adds the error of the last attempt before this one. It is also the `source`, unless the
+    /// message contains it already.
+    #[must_use]
+    pub(crate) fn with_last_broker_error(mut self, last: &Error) -> Error {
+        let is_printed = self.0.message.contains(&last.0.message);
+        self.edit(|i| {
+            if i.source.is_none() && !is_printed {
+                i.source = Some(Arc::new(last.clone()));
+            }
+            i.last_broker_error = Some(last.clone());
+        });
+        self
+    }
+
+    /// Returns whether both errors have the same message: one is a copy of the other.
+    pub(crate) fn is_copy_of(&self, other: &Error) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.message == other.0.message
     }
 
     /// Puts the location in front of the message, unless the message names it already.
@@ -313,19 +206,28 @@ impl Error {
         self.0.fatal
     }
 
-    /// Returns whether the application must abort the open transaction.
+    /// Returns the code with which a broker rejected the request, for every kind of refusal.
     ///
-    /// Always false: this producer does not support transactions yet.
-    pub fn requires_abort(&self) -> bool {
-        false
+    /// ```
+    /// # fn count(_kind: &str, _code: &str) {}
+    /// /// Counts failures by reason, with few different labels.
+    /// fn on_failure(e: &ottla::Error) {
+    ///     let code = e.code().or_else(|| e.last_broker_error()?.code());
+    ///     count(e.kind().as_str(), code.and_then(|code| code.name()).unwrap_or("none"));
+    /// }
+    /// ```
+    pub fn code(&self) -> Option<ErrorCode> {
+        self.0.code
     }
 
-    /// Returns the broker's error code if the kind is [`ErrorKind::Broker`].
-    pub fn code(&self) -> Option<i16> {
-        match self.0.kind {
-            ErrorKind::Broker(code) => Some(code),
-            _ => None,
-        }
+    /// Returns why the last attempt to send the record failed, if this error came after it: the
+    /// broker's refusal, or the reason why the connection ended.
+    ///
+    /// A record that fails with [`ErrorKind::DeliveryTimeout`], [`ErrorKind::Closed`] or
+    /// [`ErrorKind::Purged`] has one if it was sent before. A call that fails with
+    /// [`ErrorKind::MetadataTimeout`] has one if a broker reported an error for the topic.
+    pub fn last_broker_error(&self) -> Option<&Error> {
+        self.0.last_broker_error.as_ref()
     }
 }
 
@@ -343,6 +245,7 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
+            .field("code", &self.0.code)
             .field("status", &self.0.status)
             .field("message", &self.0.message)
             .field("source", &self.0.source)
@@ -355,3 +258,6 @@ impl std::error::Error for Error {
         self.0.source.as_deref().map(|e| e as _)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,7 @@ use crate::accumulator::partition::Partition;
 use crate::accumulator::topics::TopicInfo;
 use crate::client::Health;
 use crate::delivery::result::Delivery;
-use crate::error::{Error, SendError};
+use crate::error::Error;
 use crate::metrics::{Metric, Sensor, Totals};
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;

@@ -2,7 +2,7 @@
 //!
 //! `do_send.rs` implements them.
 
-use super::{Delivery, Producer, SendError};
+use super::{Delivery, Producer};
 use crate::delivery::batch_completions::Callback;
 use crate::delivery::batch_completions::DeliveryOptions;
 use crate::delivery::result::RecordMetadata;
@@ -65,7 +65,7 @@ impl Producer {
     /// - [`ErrorKind::Full`], [`ErrorKind::NoMetadata`]: inside a callback, where `send` cannot
     ///   wait.
     /// - [`ErrorKind::Closed`], or the error that ended the producer.
-    pub fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+    pub fn send(&self, record: Record<'_>) -> Result<Delivery, Error> {
         self.inner.do_send(None, record, WITH_DELIVERY)?.into_delivery()
     }
 
@@ -110,7 +110,7 @@ impl Producer {
         &self,
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
-    ) -> Result<Delivery, SendError> {
+    ) -> Result<Delivery, Error> {
         self.inner.do_send(None, record, options_with_callback(callback))?.into_delivery()
     }
 
@@ -122,7 +122,7 @@ impl Producer {
     ///
     /// # Errors
     /// The errors of [`send`](Self::send).
-    pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+    pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, Error> {
         self.inner.do_send_async(None, record, WITH_DELIVERY).await?.into_delivery()
     }
 
@@ -137,7 +137,7 @@ impl Producer {
         &self,
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
-    ) -> Result<Delivery, SendError> {
+    ) -> Result<Delivery, Error> {
         let options = options_with_callback(callback);
         self.inner.do_send_async(None, record, options).await?.into_delivery()
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::send::{WITH_DELIVERY, WITHOUT_DELIVERY};
-use super::{Delivery, Producer, ProducerInner, SendError, TrySendError};
+use super::{Delivery, Producer, ProducerInner, TrySendError};
 use crate::accumulator::topics;
 use crate::delivery::batch_completions::DeliveryOptions;
 use crate::delivery::result::RecordMetadata;
@@ -99,7 +99,7 @@ impl Topic {
     /// The errors of [`Producer::send`]; [`ErrorKind::InvalidRecord`] if the record is for another
     /// topic.
     #[inline]
-    pub fn send(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+    pub fn send(&self, record: Record<'_>) -> Result<Delivery, Error> {
         let topic = self.check_topic(&record)?;
         self.inner.do_send(Some(topic), record, WITH_DELIVERY)?.into_delivery()
     }
@@ -111,7 +111,7 @@ impl Topic {
     /// # Errors
     /// The errors of [`send`](Self::send).
     #[inline]
-    pub fn enqueue(&self, record: Record<'_>) -> Result<(), SendError> {
+    pub fn enqueue(&self, record: Record<'_>) -> Result<(), Error> {
         let topic = self.check_topic(&record)?;
         self.inner.do_send(Some(topic), record, WITHOUT_DELIVERY).map(|_| ())
     }
@@ -126,7 +126,7 @@ impl Topic {
         &self,
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), Error> {
         let topic = self.check_topic(&record)?;
         let options = DeliveryOptions { callback: Some(Box::new(callback)), wants_delivery: false };
         self.inner.do_send(Some(topic), record, options).map(|_| ())
@@ -146,7 +146,7 @@ impl Topic {
     ///
     /// # Errors
     /// The errors of [`send`](Self::send).
-    pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, SendError> {
+    pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, Error> {
         let topic = self.check_topic(&record)?;
         self.inner.do_send_async(Some(topic), record, WITH_DELIVERY).await?.into_delivery()
     }
@@ -155,7 +155,7 @@ impl Topic {
     ///
     /// # Errors
     /// The errors of [`send`](Self::send).
-    pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), SendError> {
+    pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), Error> {
         let topic = self.check_topic(&record)?;
         self.inner.do_send_async(Some(topic), record, WITHOUT_DELIVERY).await.map(|_| ())
     }

@@ -7,8 +7,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ottla_protocol::ErrorCode;
-
 use super::inner::ProducerInner;
 use super::topic::validate_topic_name;
 use crate::accumulator::topics::TopicInfo;
@@ -109,17 +107,9 @@ impl TopicWaitFuture<'_> {
             return Error::new(ErrorKind::MetadataTimeout, message);
         }
         let health = &self.inner.health;
-        let mut source = None;
         let reason = match (&self.last_error, health.unavailable_summary()) {
             (_, Some(unreachable)) => unreachable,
-            (Some(e), None) => match e.kind() {
-                // The name of the code is here, the rest of the broker's message in the source.
-                ErrorKind::Broker(code) => {
-                    source = Some(e.clone());
-                    format!("{}; check the topic's name, or create the topic", ErrorCode(code))
-                }
-                _ => e.to_string(),
-            },
+            (Some(e), None) => e.to_string(),
             (None, None) => match health.last_failure() {
                 Some(failure) => format!("no broker described the topic; last failure: {failure}"),
                 None => "no broker sent a response".to_owned(),
@@ -128,8 +118,8 @@ impl TopicWaitFuture<'_> {
         let message =
             format!("no metadata for topic {name} within max.block.ms ({ms} ms): {reason}");
         let e = Error::new(ErrorKind::MetadataTimeout, message);
-        match source {
-            Some(source) => e.with_source(source),
+        match &self.last_error {
+            Some(last) => e.with_last_broker_error(last),
             None => e,
         }
     }

@@ -1,6 +1,6 @@
 //! A producer of typed keys and values.
 
-use super::{Delivery, Producer, SendError};
+use super::{Delivery, Producer};
 use crate::error::{Error, ErrorKind};
 use crate::record::Record;
 use crate::record::serializer::Serializer;
@@ -54,7 +54,7 @@ impl<KS, VS> TypedProducer<KS, VS> {
         topic: &str,
         key: &K,
         value: &V,
-    ) -> Result<Delivery, SendError>
+    ) -> Result<Delivery, Error>
     where
         KS: Serializer<K>,
         VS: Serializer<V>,
@@ -72,7 +72,7 @@ impl<KS, VS> TypedProducer<KS, VS> {
         topic: &str,
         key: &K,
         value: &V,
-    ) -> Result<Delivery, SendError>
+    ) -> Result<Delivery, Error>
     where
         KS: Serializer<K>,
         VS: Serializer<V>,

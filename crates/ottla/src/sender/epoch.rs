@@ -85,9 +85,9 @@ fn stale_batch_error(batch: &ClosedBatch, topic_id_change: Option<TopicIdChange>
                  record was sent (old id {old}, new id {new}); it is not sent to the new topic",
                 p.topic, p.index
             );
-            let error = Error::new(ErrorKind::Broker(ErrorCode::UNKNOWN_TOPIC_ID.0), reason);
+            let error = Error::with_code(ErrorCode::UNKNOWN_TOPIC_ID, reason);
             match last_error {
-                Some(source) => error.with_source(source.clone()),
+                Some(last) => error.with_last_broker_error(last),
                 None => error,
             }
         }

@@ -98,12 +98,7 @@ impl<I: Io> Sender<I> {
             "no response from {name} after {}; check the load and the log of this broker",
             counted(batch.attempts, "attempt")
         );
-        let error = self.delivery_timeout_error_with_reason(batch, &reason, now);
-        // The message is about the last attempt, the source about the one before it.
-        match &batch.last_error {
-            Some(source) => error.with_source(source.clone()),
-            None => error,
-        }
+        self.delivery_timeout_error_with_reason(batch, &reason, now)
     }
 
     /// Explains why a batch was never sent.

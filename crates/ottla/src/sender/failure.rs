@@ -36,8 +36,8 @@ impl<I: Io> Sender<I> {
             let mut error = response
                 .error
                 .unwrap_or_else(|| Error::new(ErrorKind::Internal, "the batch failed: no reason"));
-            if code == ErrorCode::MESSAGE_TOO_LARGE {
-                error = Self::message_too_large_error(&closed, &error);
+            if error.kind() == ErrorKind::RecordTooLarge {
+                error = Self::message_too_large_error(&closed, code, &error);
             }
             self.fail_records(closed, &error);
             return;
@@ -52,7 +52,7 @@ impl<I: Io> Sender<I> {
             "{}-{}: another record of the same batch was rejected ({code}){advice}",
             p.topic, p.index
         );
-        let error = Error::new(ErrorKind::Broker(code.0), reason).with_status(status);
+        let error = Error::with_code(code, reason).with_status(status);
         let batch_error = self.with_batch_context(&error, &closed);
         let record_errors = response
             .record_errors
@@ -65,31 +65,39 @@ impl<I: Io> Sender<I> {
     }
 
     /// Returns the error of a batch that a broker rejects as too large and that is not split.
-    fn message_too_large_error(batch: &ClosedBatch, error: &Error) -> Error {
+    fn message_too_large_error(batch: &ClosedBatch, code: ErrorCode, error: &Error) -> Error {
         let largest = match batch.meta.partition.estimator.largest_accepted() {
             0 => "no batch was accepted yet".to_owned(),
             size => format!("the largest accepted batch had {size} bytes"),
         };
         // A batch of several records is split, unless it may be in the log or has expired.
-        let advice = if batch.meta.record_count == 1 {
-            "raise the topic's max.message.bytes or make the record smaller"
+        let way_out = if batch.meta.record_count == 1 {
+            "make the record smaller"
         } else {
-            "raise the topic's max.message.bytes or lower batch.size"
+            "lower batch.size"
+        };
+        let setting = match code {
+            ErrorCode::RECORD_LIST_TOO_LARGE => "segment.bytes",
+            _ => "max.message.bytes",
         };
         let reason = format!(
             "{error}: the batch of {} has {} bytes on the wire ({} uncompressed), and \
-             {largest}; {advice}",
+             {largest}; raise the topic's {setting} or {way_out}",
             counted(batch.meta.record_count, "record"),
             batch.wire_len(),
             batch.uncompressed_len
         );
-        Error::new(error.kind(), reason)
+        Error::with_code(code, reason)
     }
 
-    /// Adds the batch's record status, partition and timings to an error.
+    /// Adds the batch's record status, partition, timings and the error of its last attempt.
     pub(super) fn with_batch_context(&self, error: &Error, batch: &ClosedBatch) -> Error {
         let timings = self.delivery_timings(batch, self.env.now());
         let mut error = error.clone();
+        // The error of the last attempt may be this error itself.
+        if let Some(last) = batch.last_error.as_ref().filter(|last| !error.is_copy_of(last)) {
+            error = error.with_last_broker_error(last);
+        }
         if error.record_status() != batch.status {
             error = error.with_status(batch.status);
         }

@@ -7,7 +7,7 @@ use ottla_protocol::{ApiKey, ErrorCode};
 use super::Sender;
 use super::producer_state::{ProducerIdAndEpoch, ProducerIdState};
 use crate::client::in_flight_requests::{CompletedRequest, RequestKind};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::log_limiter::LogEvent;
 use crate::network::io::Io;
 use crate::time::Tick;
@@ -39,8 +39,8 @@ impl<I: Io> Sender<I> {
                 "UNSUPPORTED_VERSION: {name} does not support InitProducerId, which idempotence \
                  needs; use a newer broker or set enable.idempotence=false"
             );
-            let kind = ErrorKind::Broker(ErrorCode::UNSUPPORTED_VERSION.0);
-            self.transition_to_fatal_error(&Error::new(kind, reason).into_fatal());
+            let error = Error::with_code(ErrorCode::UNSUPPORTED_VERSION, reason);
+            self.transition_to_fatal_error(&error.into_fatal());
             return now;
         };
         let request =

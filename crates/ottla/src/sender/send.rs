@@ -7,7 +7,7 @@ use super::produce_request::{self, FIRST_VERSION_WITH_TOPIC_ID, RequestSettings}
 use super::{InFlightBatches, Sender};
 use crate::accumulator::batch::StampedBatch;
 use crate::cluster::Cluster;
-use crate::error::{Error, ErrorKind, RecordStatus};
+use crate::error::{Error, RecordStatus};
 use crate::metrics::{Sensor, TopicSensor, add};
 use crate::network::io::Io;
 use crate::time::Tick;
@@ -106,11 +106,10 @@ impl<I: Io> Sender<I> {
              use a newer broker{}",
             if min_version > MIN_VERSION { " or a different compression.type" } else { "" }
         );
-        let kind = ErrorKind::Broker(ErrorCode::UNSUPPORTED_VERSION.0);
         for batch in batches {
             self.producer_state.mark_unresolved(&batch);
             self.ready.mark_dirty(batch.closed.meta.partition.id);
-            let error = Error::new(kind, reason.clone());
+            let error = Error::with_code(ErrorCode::UNSUPPORTED_VERSION, reason.clone());
             self.fail_records(batch.unstamp(), &error);
         }
     }

@@ -178,7 +178,8 @@ fn records_fail_with_their_own_errors() {
     let sent: Vec<_> = (0..5).map(|_| fixture.append_to(0, b"v")).collect();
     fixture.advance_ms(10);
     let mut batch = fixture.drain(1, usize::MAX).pop().unwrap();
-    let error = |message: &str| Error::new(crate::error::ErrorKind::Broker(87), message);
+    let error =
+        |message: &str| Error::with_code(ottla_protocol::ErrorCode::INVALID_RECORD, message);
     let record_errors = vec![
         RecordError { index: 0, error: error("zero") },
         RecordError { index: 3, error: error("three") },
