@@ -125,7 +125,10 @@ impl LineFormat {
             )));
         }
         if let Some(path) = &args.reader_config {
-            for (name, value) in ottla::parse_properties(&read_file(path)?) {
+            let entries = ottla::parse_properties(read_file(path)?);
+            let entries = entries
+                .map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))?;
+            for (name, value) in entries {
                 f.set(&name, &value)?;
             }
         }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
 
+use ottla::Origin;
 use ottla_broker::EmbeddedBroker;
 
 use crate::args::ProduceArgs;
@@ -16,17 +17,22 @@ use crate::session::Session;
 use crate::{CliError, settings};
 
 pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
+    settings::check_stdin_has_one_use(&args)?;
     let format = LineFormat::new(&args)?;
     // All options and files are checked before a broker starts or a record is sent.
     let files = if args.files.is_empty() { vec!["-".into()] } else { args.files.clone() };
     let inputs = files.iter().map(|f| check_input(f)).collect::<Result<Vec<_>, _>>()?;
     ottla::validate_topic_name(&args.topic).map_err(|e| CliError::usage(e.to_string()))?;
     settings::warn_deprecated(&args);
-    settings::producer_properties(&args, Some("127.0.0.1:1").filter(|_| args.embedded))?;
+    let mut properties = settings::producer_properties(&args)?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
-    let address = broker.as_ref().map(EmbeddedBroker::bootstrap_servers);
-    let properties = settings::producer_properties(&args, address.as_deref())?;
-    for warning in properties.warnings() {
+    if let Some(broker) = &broker {
+        properties
+            .set("bootstrap.servers", &broker.bootstrap_servers(), &Origin::CommandLine)
+            .map_err(|e| CliError::usage(e.to_string()))?;
+    }
+    // With --verbose the library logs them.
+    for warning in properties.warnings().iter().filter(|_| !(args.verbose || args.debug)) {
         report!("note: {warning}");
     }
     let temporary_log_dir = temporary_dir.as_ref().map(|t| t.path().to_owned());

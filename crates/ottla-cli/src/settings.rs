@@ -1,6 +1,7 @@
 //! Translates the options of `ottla produce` into producer settings.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use ottla::{Origin, Properties};
@@ -9,9 +10,36 @@ use crate::CliError;
 use crate::args::ProduceArgs;
 use crate::console::report;
 
-pub(crate) fn read_file(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path)
-        .map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))
+/// Reads a file of settings. The caller must not read it twice: it may be a pipe, as in
+/// `-F <(command)` or `-F /dev/stdin`, and the second read would find it empty.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
+    let content = if path == Path::new("-") {
+        let mut content = Vec::new();
+        std::io::stdin().read_to_end(&mut content).map(|_| content)
+    } else {
+        fs::read(path)
+    };
+    content.map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))
+}
+
+/// Refuses standard input for two purposes: the first one would read all of it.
+pub(crate) fn check_stdin_has_one_use(args: &ProduceArgs) -> Result<(), CliError> {
+    let is_input = args.files.is_empty() || args.files.iter().any(|path| is_stdin(path));
+    let files = [&args.command_config, &args.producer_config, &args.reader_config];
+    let settings = files.into_iter().flatten().filter(|path| is_stdin(path)).count();
+    if settings + usize::from(is_input) > 1 && settings > 0 {
+        return Err(CliError::usage(if is_input {
+            "standard input cannot be both settings and records; name a file for one of them"
+        } else {
+            "standard input cannot be two files of settings; name a file for one of them"
+        }));
+    }
+    Ok(())
+}
+
+/// Returns whether a path is the standard input of this process.
+fn is_stdin(path: &Path) -> bool {
+    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"].iter().any(|name| path == Path::new(name))
 }
 
 /// Splits `key=value` at the first `=`.
@@ -20,13 +48,8 @@ pub(crate) fn split_property(text: &str) -> Result<(&str, &str), CliError> {
 }
 
 /// Collects the producer's settings: environment, files, properties, options. A later source
-/// overrides an earlier one.
-///
-/// `embedded` is the embedded broker's address, if there is one.
-pub(crate) fn producer_properties(
-    args: &ProduceArgs,
-    embedded: Option<&str>,
-) -> Result<Properties, CliError> {
+/// overrides an earlier one. With `--embedded`, the caller sets the broker's address.
+pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliError> {
     let mut p = Properties::new();
     let usage = |e: ottla::Error| CliError::usage(e.to_string());
     p.set("client.id", "console-producer", &Origin::CommandLine).map_err(usage)?;
@@ -44,7 +67,7 @@ pub(crate) fn producer_properties(
         set(name.strip_prefix("topic.").unwrap_or(name), value)?;
     }
     for (name, value) in [
-        ("bootstrap.servers", args.bootstrap_server.as_deref().or(embedded)),
+        ("bootstrap.servers", args.bootstrap_server.as_deref()),
         ("compression.type", args.compression_codec.as_deref()),
         ("batch.size", args.max_partition_memory_bytes.as_deref().or(args.batch_size.as_deref())),
         ("retries", args.message_send_max_retries.as_deref()),
@@ -61,7 +84,7 @@ pub(crate) fn producer_properties(
             set(name, value)?;
         }
     }
-    if p.get("bootstrap.servers").is_none() {
+    if p.get("bootstrap.servers").is_none() && !args.embedded {
         return Err(CliError::usage(
             "no broker is given: use --bootstrap-server host:port, or --embedded to start a broker \
              in this process",

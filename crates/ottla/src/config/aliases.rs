@@ -169,6 +169,30 @@ pub(crate) fn is_other_client_setting(name: &str) -> bool {
     OTHER_CLIENT_SETTINGS.contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p))
 }
 
+/// Returns whether a name is a setting, has a meaning in librdkafka or belongs to another client.
+/// Prefixes do not count: `OTTLA_CONSUMER_SERVICE_HOST` is no setting of a consumer.
+pub(crate) fn is_known_name(name: &str) -> bool {
+    super::setting::find_setting(name).is_some()
+        || find_alias(name).is_some()
+        || OTHER_CLIENT_SETTINGS.contains(&name)
+}
+
+/// Returns whether Kubernetes gives a variable of this name to containers, for a service in their
+/// namespace: `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_NAME`, `…_PORT` and
+/// `…_PORT_9092_TCP`, which may be followed by `_PROTO`, `_PORT` or `_ADDR`.
+pub(crate) fn is_kubernetes_variable(variable: &str) -> bool {
+    let (prefix, last) = variable.rsplit_once('_').unwrap_or_default();
+    match last {
+        "HOST" => prefix.ends_with("_SERVICE"),
+        "PORT" => true,
+        "PROTO" | "ADDR" => is_kubernetes_variable(prefix),
+        "TCP" | "UDP" | "SCTP" => prefix
+            .rsplit_once("_PORT_")
+            .is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())),
+        _ => variable.contains("_SERVICE_PORT_"),
+    }
+}
+
 /// Removes the prefix of a Spring Boot name: `spring.kafka.producer.batch-size` becomes
 /// `batch.size`. Returns all other names unchanged.
 pub(crate) fn strip_spring_prefix(name: &str) -> String {

@@ -218,21 +218,27 @@ impl Properties {
         }
     }
 
-    /// Sets all values in `text`, the content of a properties file in Java's format. `name` is the
-    /// name of the file for errors and warnings.
+    /// Sets all values in `content`, the content of a properties file in Java's format: UTF-8,
+    /// UTF-16 with a byte order mark, or ISO-8859-1. `name` is the name of the file for errors and
+    /// warnings.
     ///
     /// # Errors
-    /// The same as [`set`](Self::set), for the first value that fails.
-    pub fn load(&mut self, text: &str, name: &str) -> Result<(), Error> {
+    /// A malformed escape, with the number of its line, or the same as [`set`](Self::set), for the
+    /// first value that fails.
+    pub fn load(&mut self, content: impl AsRef<[u8]>, name: &str) -> Result<(), Error> {
         let origin = Origin::File(name.to_owned());
-        for (name, value) in properties::parse(text) {
+        let values = properties::parse(content)
+            .map_err(|e| Error::config(format!("cannot read {name}: {e}")))?;
+        for (name, value) in values {
             self.set(&name, &value, &origin)?;
         }
         Ok(())
     }
 
     /// Sets values from environment variables with the prefix `OTTLA_`, such as
-    /// `OTTLA_LINGER_MS=20`. Other variables are ignored.
+    /// `OTTLA_LINGER_MS=20`. Variables that name no setting are ignored: Kubernetes adds
+    /// `OTTLA_SERVICE_HOST`, `OTTLA_PORT` and others if a service is called `ottla`. A name that
+    /// looks misspelt is a warning.
     ///
     /// # Errors
     /// The same as [`set`](Self::set), for the first value that fails.
@@ -240,16 +246,31 @@ impl Properties {
         &mut self,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), Error> {
-        for (name, value) in variables {
-            if let Some(rest) = name.strip_prefix("OTTLA_") {
-                self.set(
-                    &rest.to_ascii_lowercase().replace('_', "."),
-                    &value,
-                    &Origin::Environment,
-                )?;
+        for (variable, value) in variables {
+            let Some(rest) = variable.strip_prefix("OTTLA_") else { continue };
+            let name = rest.to_ascii_lowercase().replace('_', ".");
+            if aliases::is_known_name(&name) {
+                self.set(&name, &value, &Origin::Environment)?;
+            } else {
+                self.handle_unknown_variable(&variable, &name);
             }
         }
         Ok(())
+    }
+
+    fn handle_unknown_variable(&mut self, variable: &str, name: &str) {
+        /// Shorter names, such as `OTTLA_HOME`, are similar to some setting by chance.
+        const MIN_MISSPELT_LEN: usize = 5;
+        let may_be_misspelt =
+            name.len() >= MIN_MISSPELT_LEN && !aliases::is_kubernetes_variable(variable);
+        match nearest_name(name).filter(|_| may_be_misspelt) {
+            Some(nearest) => self.add_warning(format!(
+                "{variable} (from the environment) is not a setting and has no effect; did you \
+                 mean OTTLA_{}?",
+                nearest.to_ascii_uppercase().replace('.', "_")
+            )),
+            None => tracing::debug!("{variable} (from the environment) is not a setting"),
+        }
     }
 
     /// Returns a sentence for each setting that was accepted but has no effect.

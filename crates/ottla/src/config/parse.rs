@@ -4,8 +4,13 @@ use super::Origin;
 use super::setting::{Setting, Type};
 use crate::error::Error;
 
-/// Checks a value against the type and range of its setting. Returns it without surrounding
-/// whitespace; text and passwords keep theirs.
+/// Removes what Java's `String.trim` removes at both ends: blanks and control characters, such as
+/// the end of a line. `ConfigDef` trims the values of all types, text and passwords too.
+pub(crate) fn trim(value: &str) -> &str {
+    value.trim_matches(|c| c <= ' ')
+}
+
+/// Checks a value against the type and range of its setting. Returns it trimmed.
 ///
 /// # Errors
 /// An error that names the setting, the value, its origin and the expected range.
@@ -14,7 +19,7 @@ pub(crate) fn check_value<'v>(
     value: &'v str,
     origin: Option<&Origin>,
 ) -> Result<&'v str, Error> {
-    let trimmed = value.trim();
+    let trimmed = trim(value);
     let is_valid = match s.value_type {
         Type::Int(min, max) => trimmed.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Long(min) => trimmed.parse::<i64>().is_ok_and(|n| n >= min),
@@ -26,8 +31,7 @@ pub(crate) fn check_value<'v>(
         }
         Type::Choice(all) => all.contains(&trimmed),
         Type::Double(min, max) => trimmed.parse::<f64>().is_ok_and(|n| (min..=max).contains(&n)),
-        Type::Text | Type::Password => return Ok(value),
-        Type::List => true,
+        Type::Text | Type::Password | Type::List => true,
     };
     let error = |expected: &str| {
         let origin = origin.map_or(String::new(), |origin| format!(" (from {origin})"));
@@ -36,6 +40,14 @@ pub(crate) fn check_value<'v>(
     };
     if !is_valid {
         return Err(error(&s.value_type.describe_for_errors()));
+    }
+    if s.name.ends_with(".location") && trimmed.contains(char::is_control) {
+        // `C:\temp\new.pem` in a properties file contains a tab and the end of a line.
+        return Err(Error::config(format!(
+            "{}={trimmed:?} contains a control character; a backslash begins an escape in a \
+             properties file: write \\\\ or /",
+            s.name
+        )));
     }
     if s.name == "compression.gzip.level" && trimmed == "0" {
         return Err(error("1 to 9, or -1 for the default of the library"));

@@ -137,6 +137,69 @@ fn environment_variables_with_the_prefix_are_read() {
     assert_eq!(ProducerConfig::new(&p).unwrap().linger.as_millis(), 7);
 }
 
+/// The variables that Kubernetes adds for services with these names are no settings.
+#[test]
+fn environment_variables_of_kubernetes_are_ignored() {
+    for service in ["", "BROKER_", "CONSUMER_", "SCHEMA_REGISTRY_", "CLIENT_", "SSL_"] {
+        let variables = [
+            ("SERVICE_HOST", "10.96.14.7"),
+            ("SERVICE_PORT", "9092"),
+            ("SERVICE_PORT_KAFKA", "9092"),
+            ("PORT", "tcp://10.96.14.7:9092"),
+            ("PORT_9092_TCP", "tcp://10.96.14.7:9092"),
+            ("PORT_9092_TCP_PROTO", "tcp"),
+            ("PORT_9092_TCP_PORT", "9092"),
+            ("PORT_9092_TCP_ADDR", "10.96.14.7"),
+            ("PORT_8081_UDP", "udp://10.96.14.7:8081"),
+        ];
+        let mut p = Properties::new();
+        p.load_environment(variables.map(|(n, v)| (format!("OTTLA_{service}{n}"), v.to_owned())))
+            .unwrap();
+        assert!(p.values.is_empty() && p.warnings().is_empty(), "{p:?}{:?}", p.warnings());
+    }
+}
+
+#[test]
+fn misspelt_environment_variable_is_a_warning() {
+    let mut p = Properties::new();
+    let env = [("OTTLA_LINGR_MS", "7"), ("OTTLA_HOME", "/x"), ("OTTLA_GROUP_ID", "g")];
+    p.load_environment(env.map(|(n, v)| (n.to_owned(), v.to_owned()))).unwrap();
+    let warnings = p.warnings();
+    assert!(warnings[0].contains("did you mean OTTLA_LINGER_MS?"), "{warnings:?}");
+    assert!(warnings[1].contains("group.id"), "{warnings:?}");
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
+
+/// As Java's `ConfigDef`: blanks, tabs and line ends around a value of any type do not count.
+#[test]
+fn values_are_trimmed_as_by_java() {
+    let mut p = Properties::new();
+    p.load(
+        "client.id=orders \t\nlinger.ms= 7 \nacks=all \nbootstrap.servers=h:1 , i:2 \n\
+         ssl.truststore.location=/ca.pem \t \nsasl.password=hunter2\\r\\n\n\
+         enable.idempotence=TRUE \nssl.endpoint.identification.algorithm= \n",
+        "f",
+    )
+    .unwrap();
+    let get = |name| p.get(name).unwrap();
+    assert_eq!((get("client.id"), get("linger.ms"), get("acks")), ("orders", "7", "all"));
+    assert_eq!((get("ssl.truststore.location"), get("sasl.password")), ("/ca.pem", "hunter2"));
+    assert_eq!(get("ssl.endpoint.identification.algorithm"), "");
+    assert_eq!(ProducerConfig::new(&p).unwrap().bootstrap_servers.len(), 2);
+    // Java's `String.trim` knows no other Unicode spaces.
+    p.set("client.id", "\u{a0}x\u{3000}", &Origin::Builder).unwrap();
+    assert_eq!(p.get("client.id"), Some("\u{a0}x\u{3000}"));
+}
+
+#[test]
+fn path_with_single_backslashes_is_an_error_that_names_them() {
+    let mut p = Properties::new();
+    let e = p.load("ssl.truststore.location=C:\\temp\\new.pem", "f").unwrap_err().to_string();
+    assert!(e.contains("write \\\\ or /"), "{e}");
+    p.load("ssl.truststore.location=C:\\\\temp\\\\new.pem", "f").unwrap();
+    assert_eq!(p.get("ssl.truststore.location"), Some("C:\\temp\\new.pem"));
+}
+
 #[test]
 fn debug_output_hides_secrets() {
     let mut p = Properties::new();
@@ -222,7 +285,7 @@ fn security_settings_are_checked_when_the_producer_is_built() {
         (vec![sasl, ("sasl.mechanism", "CRAM-MD5")], "CRAM-MD5 is not one of"),
         (vec![sasl, plain], "needs a username"),
         (vec![sasl, plain, ("sasl.username", "u")], "needs a password"),
-        (vec![sasl, plain, ("sasl.username", "u\0"), ("sasl.password", "hunter2")], "NUL"),
+        (vec![sasl, plain, ("sasl.username", "u\0v"), ("sasl.password", "hunter2")], "NUL"),
         (vec![sasl, plain, ("sasl.jaas.config", "x.ScramLoginModule required;")], "is for SCRAM"),
         (vec![sasl, plain, ("sasl.jaas.config", "hunter2")], "required"),
         (vec![("sasl.oauthbearer.assertion.file", "/x")], "assertions"),
