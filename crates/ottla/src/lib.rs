@@ -86,7 +86,12 @@ pub mod sim;
 
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
-pub use config::{Origin, Properties, configuration_markdown, parse_properties};
+pub use config::{
+    AccumulatorSettings, Acks, ClientSettings, Compression, ConnectSettings, GzipLevel, Lz4Level,
+    MetadataSettings, MetricConfig, NetworkSettings, Origin, PartitioningStrategy, ProducerConfig,
+    Properties, SaslMechanism, SecurityProtocol, SecuritySettings, SenderSettings, ZstdLevel,
+    configuration_markdown, parse_properties,
+};
 pub use delivery::batch_completions::BatchReport;
 pub use delivery::interceptor::{Interceptor, MutableHeader, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};

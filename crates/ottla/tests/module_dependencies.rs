@@ -29,7 +29,6 @@ const SHARED_MODULES: [&str; 9] = [
 /// all parts of a producer, so it alone of `producer/` may use the network and the sender.
 fn allowed_dependencies(module: &str) -> &'static [&'static str] {
     match module {
-        "config" => &["accumulator"],
         "delivery" => &["record", "wakeup"],
         "accumulator" => &["record", "wakeup", "delivery", "cluster"],
         "client" => &["cluster", "network"],

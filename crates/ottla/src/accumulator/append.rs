@@ -11,10 +11,11 @@ use super::RecordAccumulator;
 use super::batch::{BatchMeta, Capacity, OpenBatch, QueuePosition};
 use super::buffer_pool::PooledBuf;
 use super::builtin_partitioner::{
-    PartitionChoice, Partitioning, choose_partition, should_switch, split_stripe, switch_partition,
+    PartitionChoice, choose_partition, should_switch, split_stripe, switch_partition,
 };
 use super::partition::{Partition, PartitionQueue};
 use super::topics::TopicInfo;
+use crate::config::PartitioningStrategy;
 use crate::delivery::batch_completions::{BatchCompletions, BatchScratch, DeliveryOptions};
 use crate::delivery::result::{BatchInfo, Delivery};
 use crate::error::Error;
@@ -23,7 +24,6 @@ use crate::record::PreparedRecord;
 use crate::sync::MutexGuard;
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
-use ottla_protocol::compression::Codec;
 use ottla_protocol::record::RecordLayout;
 
 /// The result of [`RecordAccumulator::append`].
@@ -68,7 +68,7 @@ impl RecordAccumulator {
     /// choice advances its counter, so it must be made once per record.
     #[inline]
     pub(crate) fn can_try_append(&self) -> bool {
-        self.settings.partitioning != Partitioning::RoundRobin
+        self.settings.partitioning != PartitioningStrategy::RoundRobin
     }
 
     /// Appends the record if its partition's lock is free and its open batch has room. Otherwise
@@ -269,7 +269,7 @@ impl RecordAccumulator {
         };
         let scratch = state.scratch.take().unwrap_or_default();
         let completions = BatchCompletions::new(self.listeners.clone(), scratch, batch);
-        let compressed = self.settings.codec != Codec::None;
+        let compressed = !self.settings.compression.is_none();
         let limit = partition.estimator.uncompressed_limit(self.settings.batch_size, compressed);
         OpenBatch::new(buf, meta, completions, limit)
     }
@@ -341,7 +341,7 @@ impl RecordAccumulator {
     /// Closes a batch without the partition's lock and notifies the sender. A worker thread
     /// compresses the batch. The caller does it if the worker pool takes no more jobs.
     fn close_batch(&self, partition: &Arc<Partition>, batch: OpenBatch) {
-        if self.settings.codec == Codec::None {
+        if self.settings.compression.is_none() {
             self.close_into_queue(batch);
             return self.post_batch_closed(partition);
         }

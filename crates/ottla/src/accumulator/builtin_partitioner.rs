@@ -19,17 +19,9 @@ use super::append_only_vec::AppendOnlyVec;
 use super::partition::Partition;
 use super::topics::TopicInfo;
 use crate::cluster::Cluster;
+use crate::config::PartitioningStrategy;
 use crate::error::{Error, ErrorKind};
 use crate::sync::thread_number;
-
-/// How records without a partition are distributed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Partitioning {
-    /// By key if the record has one (unless keys are ignored), else to the sticky partition.
-    Default { ignore_keys: bool },
-    /// To one partition after the other, with or without a key (`RoundRobinPartitioner`).
-    RoundRobin,
-}
 
 /// The rack whose leaders are preferred (`partitioner.rack.aware`, `client.rack`).
 pub(crate) type Rack = Option<Arc<str>>;
@@ -217,7 +209,7 @@ pub(crate) fn choose_partition(
     partition_count: usize,
     explicit: Option<i32>,
     key: Option<&[u8]>,
-    partitioning: Partitioning,
+    partitioning: PartitioningStrategy,
     random: impl FnOnce() -> u64,
 ) -> Result<PartitionChoice, Error> {
     if let Some(p) = explicit {
@@ -227,13 +219,13 @@ pub(crate) fn choose_partition(
         };
     }
     match (partitioning, key) {
-        (Partitioning::RoundRobin, _) => {
+        (PartitioningStrategy::RoundRobin, _) => {
             let n = topic.sticky_partition.round_robin_counter.fetch_add(1, Relaxed);
             Ok(PartitionChoice::Fixed(round_robin(topic, n as usize)))
         }
         // Over all partitions, also those without a leader: a key must not change its partition
         // when a broker fails.
-        (Partitioning::Default { ignore_keys: false }, Some(key)) => {
+        (PartitioningStrategy::Default, Some(key)) => {
             Ok(PartitionChoice::Fixed(partition_for_key(key, partition_count as u32) as usize))
         }
         _ => Ok(PartitionChoice::Sticky(sticky_partition(topic, partition_count, random))),

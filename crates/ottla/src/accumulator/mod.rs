@@ -15,10 +15,10 @@ pub(crate) mod topics;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
-use ottla_protocol::compression::{Codec, Compressor};
+use ottla_protocol::compression::Compressor;
 
+use crate::config::AccumulatorSettings;
 use crate::delivery::batch_completions::DeliveryListeners;
 use crate::delivery::result::Outcome;
 use crate::env::{Env, WorkerPool};
@@ -29,28 +29,8 @@ use crate::wakeup::event_queue::{Event, EventQueue};
 use crate::wakeup::lifecycle::{Lifecycle, LifecycleCell};
 use batch::{BatchEncoder, ClosedBatch, OpenBatch};
 use buffer_pool::BufferPool;
-use builtin_partitioner::{Partitioning, Rack};
 use partition::{Partition, QueuedBatch};
 use topics::TopicInfoMap;
-
-/// The settings of a [`RecordAccumulator`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AccumulatorSettings {
-    /// `batch.size`, in bytes.
-    pub(crate) batch_size: usize,
-    pub(crate) linger: Duration,
-    pub(crate) delivery_timeout: Duration,
-    /// `buffer.memory`, in bytes.
-    pub(crate) buffer_memory: u64,
-    pub(crate) codec: Codec,
-    pub(crate) compression_level: i32,
-    pub(crate) partitioning: Partitioning,
-    /// Whether partitions with short queues are chosen more often (KIP-794).
-    pub(crate) adaptive_partitioning: bool,
-    /// How long a node may leave its batches undrained before its partitions are no longer chosen.
-    /// Zero means no limit.
-    pub(crate) availability_timeout: Duration,
-}
 
 /// Holds the records that wait to be sent. Callers and the sender share it.
 pub(crate) struct RecordAccumulator {
@@ -65,8 +45,6 @@ pub(crate) struct RecordAccumulator {
     weak_self: Weak<RecordAccumulator>,
     /// The threads that compress batches for callers; empty until the sender has set them.
     pub(crate) worker_pool: OnceLock<Arc<dyn WorkerPool>>,
-    /// The rack whose leaders are preferred.
-    pub(crate) rack: Rack,
     /// Boxed: a codec's state takes some 20 KB, and an encoder moves in and out once a batch.
     #[allow(clippy::vec_box, reason = "only the state of the C library's zstd is small")]
     encoders: Mutex<Vec<Box<BatchEncoder>>>,
@@ -82,23 +60,21 @@ impl RecordAccumulator {
         env: Arc<dyn Env>,
         caller_context: Arc<CallerContext>,
         listeners: Arc<DeliveryListeners>,
-        rack: Rack,
     ) -> Arc<RecordAccumulator> {
         Arc::new_cyclic(|weak_self| RecordAccumulator {
             weak_self: weak_self.clone(),
             worker_pool: OnceLock::new(),
-            settings,
             env,
             pool: BufferPool::new(
                 settings.buffer_memory,
                 settings.batch_size.max(1),
                 caller_context.lifecycle.clone(),
             ),
+            settings,
             topics: TopicInfoMap::default(),
             caller_context,
             listeners,
             last_batch_number: AtomicU64::new(0),
-            rack,
             encoders: Mutex::default(),
         })
     }
@@ -192,13 +168,14 @@ impl RecordAccumulator {
 
     /// Returns a free encoder or a new one; `None` if `compression.type` is none.
     pub(crate) fn take_encoder(&self) -> Option<Box<BatchEncoder>> {
-        if self.settings.codec == Codec::None {
+        let compression = self.settings.compression;
+        if compression.is_none() {
             return None;
         }
         let cached = self.encoders.lock().pop();
         cached.or_else(|| {
             // This does not fail: the builder refuses a codec that is not compiled in.
-            Compressor::new(self.settings.codec, self.settings.compression_level)
+            Compressor::new(compression.codec(), compression.level().unwrap_or(0))
                 .ok()
                 .map(|compressor| Box::new(BatchEncoder::new(compressor)))
         })

@@ -16,7 +16,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ottla_protocol::ApiKey;
 use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
@@ -24,6 +23,7 @@ use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
 use super::in_flight_requests::InFlightRequests;
 use super::sasl::SaslClient;
 use crate::collections::HashMap;
+use crate::config::ConnectSettings;
 use crate::network::io::ChannelKey;
 use crate::time::{Tick, backoff};
 
@@ -51,15 +51,6 @@ pub(crate) enum ConnectionState {
 pub(crate) struct VersionRange {
     pub(crate) min: i16,
     pub(crate) max: i16,
-}
-
-/// Backoffs (`reconnect.backoff.*`) and timeouts (`socket.connection.setup.timeout.*`).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ConnectSettings {
-    pub(crate) backoff: Duration,
-    pub(crate) backoff_max: Duration,
-    pub(crate) setup_timeout: Duration,
-    pub(crate) setup_timeout_max: Duration,
 }
 
 /// A broker, its connection and the requests in flight on it.
@@ -248,6 +239,8 @@ impl NodeConnection {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn settings() -> ConnectSettings {

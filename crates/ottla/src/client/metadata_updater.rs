@@ -3,23 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 
 use crate::cluster::{Cluster, LeaderHint, Node};
+use crate::config::MetadataSettings;
 use crate::error::Error;
 use crate::time::{Tick, backoff};
-
-/// Ages (`metadata.max.age.ms`, `metadata.max.idle.ms`) and backoffs (`retry.backoff.*`).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct MetadataSettings {
-    pub(crate) max_age: Duration,
-    pub(crate) max_idle: Duration,
-    pub(crate) backoff: Duration,
-    pub(crate) backoff_max: Duration,
-}
 
 /// The changes since the sender last took them.
 #[derive(Debug, Default)]
@@ -208,6 +199,8 @@ impl MetadataUpdater {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use ottla_protocol::messages::MetadataResponseBroker;
 

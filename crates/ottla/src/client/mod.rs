@@ -25,12 +25,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use ottla_protocol::ApiKey;
 
 use crate::cluster::{Cluster, LeaderHint, Node};
 use crate::collections::HashMap;
+use crate::config::ClientSettings;
 use crate::env::{Env, Wakeup, WorkerPool};
 use crate::injected_bugs::inject_bug;
 use crate::log_limiter::{LogEvent, LogLimiter};
@@ -39,27 +39,13 @@ use crate::network::io::{ChannelKey, Io, Job};
 use crate::network::selector::{PollResult, Selector};
 use crate::time::Tick;
 use bootstrap::RebootstrapBackoff;
-use connection_states::{ConnectSettings, ConnectionState, NodeConnection};
+use connection_states::{ConnectionState, NodeConnection};
 pub use health::Health;
 pub(crate) use health::SharedHealth;
 use in_flight_requests::{CompletedRequest, RequestKind};
-use metadata_updater::{MetadataSettings, MetadataUpdate, MetadataUpdater};
+use metadata_updater::{MetadataUpdate, MetadataUpdater};
 pub(crate) use security::ConnectionSecurity;
 use send::CorrelationIds;
-
-/// The settings of the client's connections and requests.
-#[derive(Debug, Clone)]
-pub(crate) struct ClientSettings {
-    pub(crate) client_id: String,
-    pub(crate) bootstrap_servers: Vec<(String, u16)>,
-    /// `max.in.flight.requests.per.connection`.
-    pub(crate) max_in_flight: usize,
-    pub(crate) request_timeout: Duration,
-    pub(crate) connect: ConnectSettings,
-    pub(crate) metadata: MetadataSettings,
-    /// `metadata.recovery.rebootstrap.trigger.ms`; `None` with `metadata.recovery.strategy=none`.
-    pub(crate) rebootstrap_trigger: Option<Duration>,
-}
 
 /// The client of one producer.
 pub(crate) struct NetworkClient<I: Io> {

@@ -17,10 +17,9 @@ use ottla_protocol::messages::{
 };
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
-use super::connection_states::ConnectSettings;
 use super::in_flight_requests::{CompletedRequest, RequestKind};
-use super::metadata_updater::MetadataSettings;
-use super::{ClientSettings, ConnectionSecurity, NetworkClient, SharedHealth};
+use super::{ConnectionSecurity, NetworkClient, SharedHealth};
+use crate::config::{ClientSettings, ConnectSettings, MetadataSettings};
 use crate::metrics::Counters;
 use crate::network::selector::Selector;
 use crate::sim::{ClientInput, Faults, Link, SimMachine};

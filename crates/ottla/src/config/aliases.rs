@@ -11,15 +11,13 @@ pub(crate) enum AliasTarget {
     SameAs(&'static str),
     /// This setting, whose unit is bytes; the alias counts in units of 1024 bytes.
     Kibibytes(&'static str),
-    /// librdkafka's `partitioner`.
-    Partitioner,
     /// librdkafka's `compression.level`: the level of the codec in `compression.type`.
     CompressionLevel,
     /// No effect on this client.
     Ignored,
 }
 
-use AliasTarget::{CompressionLevel, Ignored, Kibibytes, Partitioner, SameAs};
+use AliasTarget::{CompressionLevel, Ignored, Kibibytes, SameAs};
 
 const ALIASES: &[(&str, AliasTarget)] = &[
     ("metadata.broker.list", SameAs("bootstrap.servers")),
@@ -44,7 +42,7 @@ const ALIASES: &[(&str, AliasTarget)] = &[
     ("ssl.certificate.location", SameAs("ssl.keystore.location")),
     ("ssl.certificate.pem", SameAs("ssl.keystore.certificate.chain")),
     ("ssl.key.pem", SameAs("ssl.keystore.key")),
-    ("partitioner", Partitioner),
+    ("partitioner", SameAs("partitioner.class")),
     ("sticky.partitioning.linger.ms", Ignored),
     ("queue.buffering.max.messages", Ignored),
     ("batch.num.messages", Ignored),
@@ -98,9 +96,6 @@ pub(crate) fn documentation_rows() -> impl Iterator<Item = (&'static str, String
         let meaning = match target {
             SameAs(setting) => format!("`{setting}`"),
             Kibibytes(setting) => format!("`{setting}`, in units of 1024 bytes"),
-            Partitioner => {
-                "`murmur2` and `murmur2_random` are the default; others are an error".to_owned()
-            }
             CompressionLevel => "the level of the codec in `compression.type`".to_owned(),
             Ignored => "no effect".to_owned(),
         };

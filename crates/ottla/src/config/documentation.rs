@@ -12,8 +12,9 @@ This page is generated from the `settings!` table in `crates/ottla/src/config/ta
 edit it by hand: a test fails if page and table differ. To add a setting:
 
 1. Add a row to `settings!`: support, name, type, default, description.
-2. If the setting is supported, read it in `ProducerConfig::new`
-   (`crates/ottla/src/config/producer_config.rs`) and use the new field.
+2. If the setting is supported, add a field to the settings of the part that uses it
+   (`crates/ottla/src/config/accumulator_settings.rs`, `sender_settings.rs`, `client_settings.rs`
+   or `security.rs`) and read the setting in their `new`.
 3. Run `cargo xtask docs`. It writes this page.
 
 Names, types, defaults and ranges are Kafka's. Names of librdkafka work too and are translated. An

@@ -1,19 +1,25 @@
 //! The configuration of a producer.
 //!
 //! [`Properties`] collects values by name from the builder, the command line, a file or the
-//! environment and checks each one. `ProducerConfig` then converts them all at once and checks them
-//! against each other; an error names the conflicting settings. `table` lists all settings.
+//! environment and checks each one. [`ProducerConfig`] then converts them all at once and checks
+//! them against each other; an error names the conflicting settings. `table` lists all settings.
 
-mod aliases;
-mod documentation;
-mod jaas;
+mod table;
+mod setting;
 mod parse;
-mod producer_config;
+mod choices;
+mod compression;
+mod partitioning_strategy;
+mod aliases;
 mod properties;
+mod jaas;
 pub(crate) mod secret;
 pub(crate) mod security;
-mod setting;
-mod table;
+mod accumulator_settings;
+mod sender_settings;
+mod client_settings;
+mod producer_config;
+mod documentation;
 #[cfg(test)]
 mod tests;
 
@@ -24,13 +30,22 @@ use std::time::Duration;
 use zeroize::Zeroize;
 
 use crate::error::Error;
+pub use accumulator_settings::AccumulatorSettings;
 use aliases::AliasTarget;
+pub use choices::{Acks, SaslMechanism, SecurityProtocol};
+pub use client_settings::{ClientSettings, ConnectSettings, MetadataSettings, NetworkSettings};
+pub use compression::{Compression, GzipLevel, Lz4Level, ZstdLevel};
 pub use documentation::configuration_markdown;
 #[cfg(test)]
 pub(crate) use documentation::push_wrapped;
-pub(crate) use producer_config::{BackoffRange, ProducerConfig};
+pub use partitioning_strategy::PartitioningStrategy;
+pub(crate) use producer_config::BackoffRange;
+pub use producer_config::{MetricConfig, ProducerConfig};
+use producer_config::{delivery_timeout, linger};
 pub use properties::parse as parse_properties;
 use secret::Secret;
+pub use security::SecuritySettings;
+pub use sender_settings::SenderSettings;
 use setting::{Setting, Support, Type, find_setting, nearest_name};
 
 /// The source of a value. A setting of another Kafka client, such as `group.id`, is an error from
@@ -123,7 +138,6 @@ impl Properties {
                     })?;
                     return self.set_alias(&name, other, &bytes.to_string(), origin);
                 }
-                Some(AliasTarget::Partitioner) => return self.check_partitioner(value),
                 Some(AliasTarget::CompressionLevel) => {
                     self.compression_level = Some(value.trim().to_owned());
                     return Ok(());
@@ -157,16 +171,6 @@ impl Properties {
         self.insert(setting, value, origin).map_err(|e| Error::config(format!("{alias}: {e}")))
     }
 
-    fn check_partitioner(&mut self, value: &str) -> Result<(), Error> {
-        match value.trim() {
-            "murmur2" | "murmur2_random" => Ok(()),
-            other => Err(Error::config(format!(
-                "partitioner={other} is not supported: it assigns keys to other partitions than \
-                 Kafka's murmur2; set murmur2 or murmur2_random"
-            ))),
-        }
-    }
-
     fn insert(
         &mut self,
         setting: &'static Setting,
@@ -176,6 +180,9 @@ impl Properties {
         let value = parse::check_value(setting, value, Some(origin))?;
         if value.is_empty() && setting.name == "transactional.id" {
             return Err(Error::config("transactional.id is empty; remove it instead"));
+        }
+        if setting.name == "partitioner.class" {
+            PartitioningStrategy::from_class(value)?;
         }
         let is_default = setting.default.unwrap_or("") == value;
         match setting.support {

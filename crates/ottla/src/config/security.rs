@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use super::jaas::{self, JaasConfig};
 use super::secret::Secret;
-use super::{BackoffRange, Properties, Support, find_setting};
+use super::{BackoffRange, Properties, SaslMechanism, SecurityProtocol, Support, find_setting};
 use crate::error::Error;
 
 /// How the client secures its connections.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct SecuritySettings {
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SecuritySettings {
+    /// The protocol of the brokers' listener (`security.protocol`).
+    pub protocol: SecurityProtocol,
+    /// How the client authenticates (`sasl.mechanism`); `None` without SASL.
+    pub mechanism: Option<SaslMechanism>,
     /// Set for `SSL` and `SASL_SSL`.
     #[cfg_attr(not(feature = "tls"), allow(dead_code))]
     pub(crate) tls: Option<TlsSettings>,
@@ -57,7 +62,7 @@ pub(crate) enum SecurityStore {
 /// The settings of SASL authentication.
 #[derive(Debug, Clone)]
 pub(crate) struct SaslSettings {
-    pub(crate) mechanism: SaslMechanism,
+    pub(crate) credentials: SaslCredentials,
     /// Names and values of the SASL extensions that the client sends with an OAUTHBEARER token
     /// (KIP-342).
     pub(crate) extensions: Vec<(String, String)>,
@@ -79,7 +84,7 @@ pub(crate) struct LoginRefresh {
 
 /// A SASL mechanism and its credentials.
 #[derive(Debug, Clone)]
-pub(crate) enum SaslMechanism {
+pub(crate) enum SaslCredentials {
     /// PLAIN (RFC 4616).
     Plain { user: String, password: Secret },
     /// SCRAM (RFC 5802, RFC 7677). `token_auth` authenticates with a delegation token (KIP-48).
@@ -136,18 +141,17 @@ pub(crate) struct OidcSettings {
 
 impl SecuritySettings {
     pub(super) fn new(p: &Properties) -> Result<SecuritySettings, Error> {
-        let protocol = p.get_str("security.protocol").to_ascii_uppercase();
-        let (uses_tls, uses_sasl) = (protocol.ends_with("SSL"), protocol.starts_with("SASL"));
-        if uses_tls && cfg!(not(feature = "tls")) {
+        let protocol: SecurityProtocol = p.get_str("security.protocol").parse()?;
+        if protocol.uses_tls() && cfg!(not(feature = "tls")) {
             return Err(Error::config(format!(
                 "security.protocol={protocol} is not supported: this build of ottla has no TLS; \
                  enable its feature tls-graviola, tls-ring or tls-aws-lc-rs"
             )));
         }
-        Ok(SecuritySettings {
-            tls: if uses_tls { Some(TlsSettings::new(p)?) } else { None },
-            sasl: if uses_sasl { Some(SaslSettings::new(p)?) } else { None },
-        })
+        let tls = if protocol.uses_tls() { Some(TlsSettings::new(p)?) } else { None };
+        let sasl = if protocol.uses_sasl() { Some(SaslSettings::new(p)?) } else { None };
+        let mechanism = sasl.as_ref().map(SaslSettings::mechanism);
+        Ok(SecuritySettings { protocol, mechanism, tls, sasl })
     }
 }
 
@@ -289,7 +293,7 @@ impl SaslSettings {
         let seconds =
             |name| Duration::from_secs(u64::try_from(p.get_i64(name)).unwrap_or_default());
         Ok(SaslSettings {
-            mechanism: SaslMechanism::new(p, &name, &login)?,
+            credentials: SaslCredentials::new(p, parse_mechanism(&name)?, &login)?,
             extensions: login.extensions()?,
             refresh: LoginRefresh {
                 window_factor: p.get_f64("sasl.login.refresh.window.factor"),
@@ -302,53 +306,62 @@ impl SaslSettings {
 
     /// Returns the name of the mechanism in the SaslHandshake request.
     pub(crate) fn mechanism_name(&self) -> &'static str {
-        match &self.mechanism {
-            SaslMechanism::Plain { .. } => "PLAIN",
-            SaslMechanism::Scram { hash: ScramHash::Sha256, .. } => "SCRAM-SHA-256",
-            SaslMechanism::Scram { hash: ScramHash::Sha512, .. } => "SCRAM-SHA-512",
-            SaslMechanism::OAuthBearer(_) => "OAUTHBEARER",
+        self.mechanism().as_str()
+    }
+
+    pub(crate) fn mechanism(&self) -> SaslMechanism {
+        match &self.credentials {
+            SaslCredentials::Plain { .. } => SaslMechanism::Plain,
+            SaslCredentials::Scram { hash: ScramHash::Sha256, .. } => SaslMechanism::ScramSha256,
+            SaslCredentials::Scram { hash: ScramHash::Sha512, .. } => SaslMechanism::ScramSha512,
+            SaslCredentials::OAuthBearer(_) => SaslMechanism::OAuthBearer,
         }
     }
 }
 
-impl SaslMechanism {
-    fn new(p: &Properties, name: &str, login: &JaasConfig) -> Result<SaslMechanism, Error> {
-        match name {
-            "PLAIN" => {
-                let (user, password) = parse_user(p, name, login)?;
+fn parse_mechanism(name: &str) -> Result<SaslMechanism, Error> {
+    if name == "GSSAPI" {
+        return Err(Error::config(
+            "sasl.mechanism=GSSAPI (Kerberos, the default) is not supported: there is no Kerberos \
+             library in pure Rust; use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
+        ));
+    }
+    name.parse()
+}
+
+impl SaslCredentials {
+    fn new(
+        p: &Properties,
+        mechanism: SaslMechanism,
+        login: &JaasConfig,
+    ) -> Result<SaslCredentials, Error> {
+        let hash = match mechanism {
+            SaslMechanism::Plain => {
+                let (user, password) = parse_user(p, mechanism, login)?;
                 if user.contains('\0') || password.reveal().contains('\0') {
                     return Err(Error::config(
                         "sasl.mechanism=PLAIN: username or password contains a NUL character, \
                          which PLAIN uses as separator",
                     ));
                 }
-                Ok(SaslMechanism::Plain { user, password })
+                return Ok(SaslCredentials::Plain { user, password });
             }
-            "SCRAM-SHA-256" | "SCRAM-SHA-512" => {
-                let (user, password) = parse_user(p, name, login)?;
-                let hash =
-                    if name.ends_with("256") { ScramHash::Sha256 } else { ScramHash::Sha512 };
-                let token_auth = login.option("tokenauth").is_some_and(|v| v == "true");
-                Ok(SaslMechanism::Scram { hash, user, password, token_auth })
+            SaslMechanism::OAuthBearer => {
+                return Ok(SaslCredentials::OAuthBearer(parse_token_source(p, login)?));
             }
-            "OAUTHBEARER" => Ok(SaslMechanism::OAuthBearer(parse_token_source(p, login)?)),
-            "GSSAPI" => Err(Error::config(
-                "sasl.mechanism=GSSAPI (Kerberos, the default) is not supported: there is no \
-                 Kerberos library in pure Rust; use PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or \
-                 OAUTHBEARER",
-            )),
-            other => Err(Error::config(format!(
-                "sasl.mechanism={other} is not one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, \
-                 OAUTHBEARER"
-            ))),
-        }
+            SaslMechanism::ScramSha256 => ScramHash::Sha256,
+            SaslMechanism::ScramSha512 => ScramHash::Sha512,
+        };
+        let (user, password) = parse_user(p, mechanism, login)?;
+        let token_auth = login.option("tokenauth").is_some_and(|v| v == "true");
+        Ok(SaslCredentials::Scram { hash, user, password, token_auth })
     }
 }
 
 /// Returns user name and password, from their settings or else from `sasl.jaas.config`.
 fn parse_user(
     p: &Properties,
-    mechanism: &str,
+    mechanism: SaslMechanism,
     login: &JaasConfig,
 ) -> Result<(String, Secret), Error> {
     let user = p.get_non_empty("sasl.username").or_else(|| login.option("username"));

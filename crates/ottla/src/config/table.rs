@@ -1,9 +1,10 @@
 //! The table of all settings: support, name, type, default and description.
 //!
 //! Parsing, defaults, the suggestion for a misspelt name and `docs/CONFIGURATION.md` come from it.
-//! To add a setting, add a row to `settings!`. For a supported one, read it in
-//! [`ProducerConfig::new`](super::ProducerConfig::new) too. Then run `cargo xtask docs`.
+//! To add a setting, add a row to `settings!`. For a supported one, also add a field to the
+//! settings of the part that uses it (`*_settings.rs`, `security.rs`). Then run `cargo xtask docs`.
 
+use super::choices::{Acks, MetadataRecoveryStrategy, SecurityProtocol};
 use super::setting::Support::{Ignored, Supported, Unsupported};
 use super::setting::Type::{Bool, Choice, Double, Int, List, Long, Password, Text};
 use super::setting::{INT_MAX, Setting};
@@ -42,7 +43,7 @@ settings! {
     Supported "bootstrap.servers", List, None,
         "The brokers that the client connects to first, as `host:port`, separated by commas. The \
          client learns all other brokers from their metadata. Required.";
-    Supported "acks", Choice(&["all", "-1", "0", "1"]), Some("all"),
+    Supported "acks", Choice(Acks::WORDS), Some("all"),
         "Which replicas must have a record before the broker acknowledges it: `all` in-sync \
          replicas (also written `-1`), the leader only (`1`), or none (`0`: a record counts as \
          delivered once the socket has taken it).";
@@ -99,7 +100,8 @@ settings! {
     Supported "metadata.max.idle.ms", Long(5000), Some("300000"),
         "Milliseconds after which the client forgets the metadata of a topic to which it no longer \
          sends.";
-    Supported "metadata.recovery.strategy", Choice(&["rebootstrap", "none"]), Some("rebootstrap"),
+    Supported "metadata.recovery.strategy", Choice(MetadataRecoveryStrategy::WORDS),
+        Some("rebootstrap"),
         "`rebootstrap`: when no known broker is reachable, the client connects to the bootstrap \
          servers again (KIP-899). `none`: it only tries the brokers that it knows.";
     Supported "metadata.recovery.rebootstrap.trigger.ms", Long(0), Some("300000"),
@@ -141,7 +143,7 @@ settings! {
     Supported "socket.connection.setup.timeout.max.ms", Long(0), Some("30000"),
         "Largest number of milliseconds that a connection may take to be established.";
     Supported "security.protocol",
-        Choice(&["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]),
+        Choice(SecurityProtocol::WORDS),
         Some("PLAINTEXT"),
         "The protocol of the brokers' listener: `PLAINTEXT`, TLS (`SSL`), SASL without encryption, \
          or SASL over TLS. Case does not matter. TLS needs a build with one of the features \

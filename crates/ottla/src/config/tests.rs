@@ -1,7 +1,5 @@
 //! Tests of `Properties` and `ProducerConfig` together: values by name in, settings or errors out.
 
-use ottla_protocol::compression::Codec;
-
 use super::*;
 
 fn producer_config(pairs: &[(&str, &str)]) -> Result<ProducerConfig, Error> {
@@ -20,34 +18,38 @@ fn config_error(pairs: &[(&str, &str)]) -> String {
 #[test]
 fn defaults_are_those_of_kafka() {
     let c = producer_config(&[]).unwrap();
-    assert_eq!((c.acks, c.idempotent, c.max_in_flight, c.retries), (-1, true, 5, i32::MAX as u32));
-    assert_eq!((c.batch_size, c.buffer_memory, c.max_request_size), (16384, 33_554_432, 1_048_576));
-    assert_eq!(c.linger, Duration::from_millis(5));
-    assert_eq!((c.codec, c.compression_level), (Codec::None, 0));
-    assert_eq!(c.send_buffer, Some(131_072));
-    assert!(c.client_id.starts_with("producer-"));
+    let s = c.sender();
+    assert_eq!((s.acks, s.idempotent, s.max_in_flight), (Acks::All, true, 5));
+    assert_eq!((s.retries, s.max_request_size), (i32::MAX as u32, 1_048_576));
+    let a = c.accumulator();
+    assert_eq!((a.batch_size, a.buffer_memory), (16384, 33_554_432));
+    assert_eq!((a.linger, a.compression), (Duration::from_millis(5), Compression::None));
+    assert_eq!(a.partitioning, PartitioningStrategy::Default);
+    assert_eq!(c.network().send_buffer, Some(131_072));
+    assert_eq!(c.security().protocol, SecurityProtocol::Plaintext);
 }
 
 // CASES: PC1.
 #[test]
 fn conflicting_acks_disable_idempotence_unless_it_is_set() {
     for (name, value) in [("acks", "0"), ("acks", "1"), ("retries", "0")] {
-        assert!(!producer_config(&[(name, value)]).unwrap().idempotent, "{name}={value}");
+        assert!(!producer_config(&[(name, value)]).unwrap().sender.idempotent, "{name}={value}");
         let e = config_error(&[(name, value), ("enable.idempotence", "true")]);
         assert!(e.contains("enable.idempotence") && e.contains(name), "{e}");
     }
     let e = config_error(&[("max.in.flight.requests.per.connection", "6")]);
     assert!(e.contains("must be set to at most 5. Current value is 6."), "{e}");
     let six = ("max.in.flight.requests.per.connection", "6");
-    assert_eq!(producer_config(&[six, ("enable.idempotence", "false")]).unwrap().max_in_flight, 6);
+    let c = producer_config(&[six, ("enable.idempotence", "false")]).unwrap();
+    assert_eq!((c.sender.max_in_flight, c.client.max_in_flight), (6, 6));
 }
 
 // CASES: PC2.
 #[test]
 fn acks_all_equals_minus_one() {
     assert_eq!(
-        producer_config(&[("acks", "all")]).unwrap().acks,
-        producer_config(&[("acks", " -1 ")]).unwrap().acks
+        producer_config(&[("acks", "all")]).unwrap().sender.acks,
+        producer_config(&[("acks", " -1 ")]).unwrap().sender.acks
     );
 }
 
@@ -59,10 +61,10 @@ fn delivery_timeout_covers_linger_and_request_timeout() {
     assert!(e.contains("delivery.timeout.ms=14") && e.contains("= 15"), "{e}");
     assert!(producer_config(&[("delivery.timeout.ms", "15"), linger, request]).is_ok());
     let raised = producer_config(&[("request.timeout.ms", "200000")]).unwrap();
-    assert_eq!(raised.delivery_timeout, Duration::from_millis(200_005));
+    assert_eq!(raised.sender.delivery_timeout, Duration::from_millis(200_005));
     let max = producer_config(&[("linger.ms", "9999999999"), ("request.timeout.ms", "2147483647")])
         .unwrap();
-    assert_eq!(max.delivery_timeout, Duration::from_millis(i32::MAX as u64));
+    assert_eq!(max.accumulator.delivery_timeout, Duration::from_millis(i32::MAX as u64));
 }
 
 // CASES: PC4, PC5.
@@ -93,9 +95,9 @@ fn error_of_an_invalid_value_names_the_setting() {
         producer_config(&[("security.protocol", "plaintext"), ("receive.buffer.bytes", "-1")])
             .is_ok()
     );
-    assert_eq!(producer_config(&[("batch.size", "0")]).unwrap().batch_size, 0);
+    assert_eq!(producer_config(&[("batch.size", "0")]).unwrap().accumulator.batch_size, 0);
     let initial_only = producer_config(&[("reconnect.backoff.ms", "123")]).unwrap();
-    assert_eq!(initial_only.reconnect_backoff.max, Duration::from_millis(123));
+    assert_eq!(initial_only.client.connect.backoff_max, Duration::from_millis(123));
 }
 
 #[test]
@@ -122,10 +124,12 @@ fn names_of_librdkafka_are_translated() {
     )
     .unwrap();
     let c = ProducerConfig::new(&p).unwrap();
-    assert_eq!(c.bootstrap_servers.len(), 2);
-    assert_eq!((c.linger.as_millis(), c.delivery_timeout.as_millis()), (50, 60000));
-    assert_eq!((c.codec, c.compression_level, c.acks, c.retries), (Codec::Gzip, 7, 1, 3));
-    assert_eq!((c.buffer_memory, c.max_in_flight, c.send_buffer), (1 << 20, 1, None));
+    assert_eq!(c.client.bootstrap_servers.len(), 2);
+    let a = &c.accumulator;
+    assert_eq!((a.linger.as_millis(), a.delivery_timeout.as_millis()), (50, 60000));
+    assert_eq!(a.compression, Compression::Gzip(GzipLevel::new(7).unwrap()));
+    assert_eq!((c.sender.acks, c.sender.retries, c.sender.max_in_flight), (Acks::Leader, 3, 1));
+    assert_eq!((a.buffer_memory, c.network.send_buffer), (1 << 20, None));
     assert!(p.set("partitioner", "consistent", &Origin::Builder).is_err());
 }
 
@@ -134,7 +138,7 @@ fn environment_variables_with_the_prefix_are_read() {
     let mut p = Properties::new();
     let env = [("OTTLA_LINGER_MS", "7"), ("PATH", "/bin"), ("OTTLA_BOOTSTRAP_SERVERS", "h:1")];
     p.load_environment(env.map(|(n, v)| (n.to_owned(), v.to_owned()))).unwrap();
-    assert_eq!(ProducerConfig::new(&p).unwrap().linger.as_millis(), 7);
+    assert_eq!(ProducerConfig::new(&p).unwrap().accumulator.linger.as_millis(), 7);
 }
 
 /// The variables that Kubernetes adds for services with these names are no settings.
@@ -185,7 +189,7 @@ fn values_are_trimmed_as_by_java() {
     assert_eq!((get("client.id"), get("linger.ms"), get("acks")), ("orders", "7", "all"));
     assert_eq!((get("ssl.truststore.location"), get("sasl.password")), ("/ca.pem", "hunter2"));
     assert_eq!(get("ssl.endpoint.identification.algorithm"), "");
-    assert_eq!(ProducerConfig::new(&p).unwrap().bootstrap_servers.len(), 2);
+    assert_eq!(ProducerConfig::new(&p).unwrap().client.bootstrap_servers.len(), 2);
     // Java's `String.trim` knows no other Unicode spaces.
     p.set("client.id", "\u{a0}x\u{3000}", &Origin::Builder).unwrap();
     assert_eq!(p.get("client.id"), Some("\u{a0}x\u{3000}"));
@@ -230,7 +234,8 @@ fn configuration_files_of_other_clients_are_accepted() {
         let mut p = Properties::new();
         p.load(text, name).unwrap_or_else(|e| panic!("{name}: {e}"));
         let c = ProducerConfig::new(&p).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!((c.bootstrap_servers[0].1, c.linger.as_millis()), (9092, linger), "{name}");
+        let port = c.client.bootstrap_servers[0].1;
+        assert_eq!((port, c.accumulator.linger.as_millis()), (9092, linger), "{name}");
     }
 }
 
@@ -259,7 +264,7 @@ fn configuration_files_of_cloud_providers_are_accepted_or_name_the_reason() {
             Ok(c) => {
                 assert!(name == "confluent" && cfg!(feature = "tls"));
                 assert!(c.security.tls.is_some());
-                assert_eq!(c.security.sasl.map(|s| s.mechanism_name()), Some("PLAIN"));
+                assert_eq!(c.security.mechanism, Some(SaslMechanism::Plain));
             }
             Err(e) if cfg!(not(feature = "tls")) => {
                 let e = e.to_string();
@@ -282,7 +287,10 @@ fn security_settings_are_checked_when_the_producer_is_built() {
     let plain = ("sasl.mechanism", "PLAIN");
     for (settings, expected) in [
         (vec![sasl], "GSSAPI"),
-        (vec![sasl, ("sasl.mechanism", "CRAM-MD5")], "CRAM-MD5 is not one of"),
+        (
+            vec![sasl, ("sasl.mechanism", "CRAM-MD5")],
+            "CRAM-MD5 is not valid; expected one of PLAIN",
+        ),
         (vec![sasl, plain], "needs a username"),
         (vec![sasl, plain, ("sasl.username", "u")], "needs a password"),
         (vec![sasl, plain, ("sasl.username", "u\0v"), ("sasl.password", "hunter2")], "NUL"),

@@ -8,7 +8,6 @@ mod series;
 
 pub use sensors::{Metric, MetricValue};
 pub(crate) use sensors::{NodeSensor, Sensor, Sensors, TopicSensor};
-pub(crate) use series::MetricConfig;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::series::{MetricConfig, Series};
+use super::series::Series;
+use crate::config::MetricConfig;
 use crate::sync::Mutex;
 use crate::time::Tick;
 

@@ -4,18 +4,8 @@
 //! The numbers are computed as Kafka's `Rate`, `Avg` and `Max` do, over `metrics.num.samples`
 //! windows of `metrics.sample.window.ms` each.
 
-use std::time::Duration;
-
+use crate::config::MetricConfig;
 use crate::time::Tick;
-
-/// The windows of every series.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MetricConfig {
-    /// The number of windows (`metrics.num.samples`).
-    pub(crate) samples: usize,
-    /// The length of a window (`metrics.sample.window.ms`).
-    pub(crate) window: Duration,
-}
 
 /// The total and the last windows of one measured quantity.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +81,8 @@ impl Series {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const CONFIG: MetricConfig = MetricConfig { samples: 2, window: Duration::from_secs(30) };

@@ -4,27 +4,25 @@
 //! sender's thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Producer;
 use super::inner::ProducerInner;
 use super::partitioner::Partitioner;
-use crate::accumulator::{AccumulatorSettings, RecordAccumulator};
-use crate::client::connection_states::ConnectSettings;
-use crate::client::metadata_updater::MetadataSettings;
+use crate::accumulator::RecordAccumulator;
 use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, TokenProvider};
-use crate::client::{ClientSettings, ConnectionSecurity, NetworkClient, SharedHealth};
-use crate::config::security::SecuritySettings;
-use crate::config::{Origin, ProducerConfig, Properties};
+use crate::client::{ConnectionSecurity, NetworkClient, SharedHealth};
+use crate::config::{Origin, ProducerConfig, Properties, SecuritySettings};
 use crate::delivery::batch_completions::{BatchHandler, BatchReport, DeliveryListeners};
 use crate::delivery::interceptor::{Interceptor, Interceptors};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Sensors};
 use crate::network::io::Io;
-use crate::network::io::real::{RealEnv, RealIo, SocketBuffers, spawn};
+use crate::network::io::real::{RealEnv, RealIo, spawn};
 use crate::network::selector::Selector;
-use crate::sender::{Sender, SenderSettings, thread};
+use crate::sender::{Sender, thread};
 use crate::sync::Mutex;
 use crate::wakeup::caller_context::CallerContext;
 
@@ -254,17 +252,13 @@ impl ProducerBuilder {
     /// [`ErrorKind::Config`]: a setting is invalid or unsupported; the message names it.
     /// [`ErrorKind::Internal`]: the operating system provides no poll or no thread.
     pub fn build(mut self) -> Result<Producer, Error> {
-        if let Some(e) = self.error.take() {
-            return Err(e);
-        }
         for warning in self.properties.warnings() {
             tracing::info!("{warning}");
         }
-        let config = ProducerConfig::new(&self.properties)?;
+        let config = self.config()?;
         let env = Arc::new(RealEnv::new());
-        let buffers = SocketBuffers { send: config.send_buffer, receive: config.receive_buffer };
-        let io = RealIo::new(buffers).map_err(|e| os_error("cannot create a poll", &e))?;
-        let thread_name = format!("ottla-{}", config.client_id);
+        let io = RealIo::new(config.network).map_err(|e| os_error("cannot create a poll", &e))?;
+        let thread_name = format!("ottla-{}", config.client.client_id);
         let (inner, sender) = self.assemble(config, env, io)?;
         let thread = spawn(thread_name, move || thread::run(sender))
             .map_err(|e| os_error("cannot start the producer's thread", &e))?;
@@ -280,25 +274,24 @@ impl ProducerBuilder {
         io: I,
     ) -> Result<(Arc<ProducerInner>, Sender<I>), Error> {
         let security = connection_security(&config.security, self.token_provider, &env)?;
-        let sensors = Sensors::new(config.metric_config);
+        let sensors = Sensors::new(config.metrics);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
         let listeners =
             DeliveryListeners::new(self.delivery_handler, interceptors, counters.clone());
-        let caller_context = CallerContext::new(env.clone(), config.linger_awaited);
+        let caller_context = CallerContext::new(env.clone(), config.accumulator.linger_awaited);
         let accumulator = RecordAccumulator::new(
-            accumulator_settings(&config),
+            config.accumulator.clone(),
             env.clone(),
             caller_context,
             listeners,
-            config.client_rack.as_deref().map(Into::into),
         );
         let health = SharedHealth::default();
-        let max_idle = config.connections_max_idle;
-        let selector =
-            Selector::new(io, config.receive_message_max_bytes, max_idle, counters.clone());
+        let (max_bytes, max_idle) =
+            (config.network.receive_message_max_bytes, config.network.connections_max_idle);
+        let selector = Selector::new(io, max_bytes, max_idle, counters.clone());
         let client = NetworkClient::new(
-            client_settings(&config),
+            config.client.clone(),
             security,
             env.clone(),
             selector,
@@ -306,25 +299,22 @@ impl ProducerBuilder {
             counters.clone(),
         );
         let sender = Sender::new(
-            sender_settings(&config),
+            config.sender,
             accumulator.clone(),
             client,
             health.clone(),
             counters.clone(),
         );
-        let buffer_memory = usize::try_from(config.buffer_memory).unwrap_or(usize::MAX);
+        let buffer_memory = usize::try_from(config.accumulator.buffer_memory).unwrap_or(usize::MAX);
         let has_interceptors = !accumulator.listeners.interceptors.is_empty();
         let inner = ProducerInner {
-            client_id: config.client_id,
             accumulator,
             health,
             counters,
-            max_request_size: config.max_request_size,
-            max_record_size: config.max_request_size.min(buffer_memory),
+            max_record_size: config.sender.max_request_size.min(buffer_memory),
+            config,
             can_use_fast_path: self.partitioner.is_none() && !has_interceptors,
             partitioner: self.partitioner,
-            max_block: config.max_block,
-            delivery_timeout: config.delivery_timeout,
             sender_thread: Mutex::new(None),
             started_ms: env.wall_clock_ms(),
             pid: std::process::id(),
@@ -332,15 +322,22 @@ impl ProducerBuilder {
         Ok((Arc::new(inner), sender))
     }
 
-    /// Returns the checked configuration, for simulations.
-    #[cfg(any(test, feature = "unstable-sim"))]
+    /// Returns the checked configuration of the producer to build, or the first error.
     pub(crate) fn config(&mut self) -> Result<ProducerConfig, Error> {
-        match self.error.take() {
-            Some(e) => Err(e),
-            None => ProducerConfig::new(&self.properties),
+        if let Some(e) = self.error.take() {
+            return Err(e);
         }
+        let mut config = ProducerConfig::new(&self.properties)?;
+        if config.client.client_id.is_empty() {
+            let number = CLIENT_ID_SEQUENCE.fetch_add(1, Ordering::Relaxed) + 1;
+            config.client.client_id = format!("producer-{number}");
+        }
+        Ok(config)
     }
 }
+
+/// The number of the last client id that was generated, as in `producer-1`.
+static CLIENT_ID_SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
 fn os_error(failed: &str, e: &std::io::Error) -> Error {
     Error::new(ErrorKind::Internal, format!("{failed}: {e}"))
@@ -364,55 +361,4 @@ fn connection_security(
         security.sasl = Some(Arc::new(sasl.clone()));
     }
     Ok(security)
-}
-
-fn accumulator_settings(config: &ProducerConfig) -> AccumulatorSettings {
-    AccumulatorSettings {
-        batch_size: config.batch_size,
-        linger: config.linger,
-        delivery_timeout: config.delivery_timeout,
-        buffer_memory: config.buffer_memory,
-        codec: config.codec,
-        compression_level: config.compression_level,
-        partitioning: config.partitioning,
-        adaptive_partitioning: config.adaptive_partitioning,
-        availability_timeout: config.partition_availability_timeout,
-    }
-}
-
-fn sender_settings(config: &ProducerConfig) -> SenderSettings {
-    SenderSettings {
-        acks: config.acks,
-        idempotent: config.idempotent,
-        max_in_flight: config.max_in_flight,
-        max_request_size: config.max_request_size,
-        retries: config.retries,
-        retry_backoff: config.retry_backoff.initial,
-        retry_backoff_max: config.retry_backoff.max,
-        request_timeout: config.request_timeout,
-        delivery_timeout: config.delivery_timeout,
-        metadata_max_age: config.metadata_max_age,
-    }
-}
-
-fn client_settings(config: &ProducerConfig) -> ClientSettings {
-    ClientSettings {
-        client_id: config.client_id.clone(),
-        bootstrap_servers: config.bootstrap_servers.clone(),
-        max_in_flight: config.max_in_flight,
-        request_timeout: config.request_timeout,
-        connect: ConnectSettings {
-            backoff: config.reconnect_backoff.initial,
-            backoff_max: config.reconnect_backoff.max,
-            setup_timeout: config.connection_setup_timeout.initial,
-            setup_timeout_max: config.connection_setup_timeout.max,
-        },
-        metadata: MetadataSettings {
-            max_age: config.metadata_max_age,
-            max_idle: config.metadata_max_idle,
-            backoff: config.retry_backoff.initial,
-            backoff_max: config.retry_backoff.max,
-        },
-        rebootstrap_trigger: config.rebootstrap_trigger,
-    }
 }

@@ -45,7 +45,7 @@ impl ProducerInner {
         let thread = self.sender_thread.lock().take();
         if flushed.is_err() {
             tracing::warn!(
-                client = self.client_id,
+                client = self.config.client.client_id,
                 "close timed out: a callback or handler does not return; \
                  the producer's thread is left running"
             );
@@ -73,7 +73,7 @@ impl Drop for ProducerInner {
         if !self.accumulator.lifecycle().is_running() && self.sender_thread.lock().is_none() {
             return;
         }
-        let timeout = self.delivery_timeout.min(DROP_TIMEOUT);
+        let timeout = self.config.accumulator.delivery_timeout.min(DROP_TIMEOUT);
         // A panicking thread must not wait, and a callback must not wait for its own thread.
         let is_panicking = std::thread::panicking();
         if is_panicking || self.accumulator.caller_context.must_not_block() {
@@ -83,7 +83,7 @@ impl Drop for ProducerInner {
         let used = self.accumulator.pool.total_memory() - self.accumulator.pool.available_memory();
         if used > 0 {
             tracing::warn!(
-                client = self.client_id,
+                client = self.config.client.client_id,
                 bytes = used,
                 "producer dropped with unacknowledged records; waiting at most {} ms for them; \
                  call close to choose the timeout",

@@ -380,10 +380,10 @@ impl ProducerInner {
             return Error::new(ErrorKind::InvalidRecord, message);
         }
         let (setting, limit) = match size {
-            Some(size) if size <= self.max_request_size => {
+            Some(size) if size <= self.config.sender.max_request_size => {
                 ("buffer.memory", self.accumulator.pool.total_memory())
             }
-            _ => ("max.request.size", self.max_request_size as u64),
+            _ => ("max.request.size", self.config.sender.max_request_size as u64),
         };
         let size = size.map_or_else(|| "2 GiB or more".to_owned(), |size| size.to_string());
         let message = format!(

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::accumulator::RecordAccumulator;
 use crate::client::SharedHealth;
+use crate::config::ProducerConfig;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Sensor};
 use crate::sync::Mutex;
@@ -16,18 +16,15 @@ use crate::time::Tick;
 
 /// The state that all clones of a producer share.
 pub(crate) struct ProducerInner {
-    pub(crate) client_id: String,
+    pub(crate) config: ProducerConfig,
     pub(crate) accumulator: Arc<RecordAccumulator>,
     pub(crate) health: SharedHealth,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) max_request_size: usize,
     /// The smaller of `max.request.size` and `buffer.memory`.
     pub(crate) max_record_size: usize,
     pub(crate) partitioner: Option<Box<dyn super::Partitioner>>,
     /// Whether `send` may skip interceptors and the custom partitioner, because there are none.
     pub(crate) can_use_fast_path: bool,
-    pub(crate) max_block: Duration,
-    pub(crate) delivery_timeout: Duration,
     /// The sender's thread; `None` once a close has joined it, and in a simulation.
     pub(crate) sender_thread: Mutex<Option<JoinHandle<()>>>,
     /// The time when the producer was built, in milliseconds since the Unix epoch.
@@ -56,6 +53,6 @@ impl ProducerInner {
 
     /// Returns the deadline of a call that starts to wait now (`max.block.ms`).
     pub(super) fn max_block_deadline(&self) -> Tick {
-        self.accumulator.env.now().after(self.max_block)
+        self.accumulator.env.now().after(self.config.max_block)
     }
 }

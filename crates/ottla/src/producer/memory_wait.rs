@@ -59,7 +59,7 @@ impl ProducerInner {
             "buffer.memory ({} bytes) stayed exhausted for max.block.ms ({} ms): \
              could not allocate {size} bytes: {reason}",
             self.accumulator.pool.total_memory(),
-            self.max_block.as_millis()
+            self.config.max_block.as_millis()
         );
         Error::new(ErrorKind::BufferExhausted, message)
     }

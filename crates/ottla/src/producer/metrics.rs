@@ -14,7 +14,7 @@ impl ProducerInner {
             return Vec::new();
         }
         let now = self.accumulator.env.now();
-        let mut metrics = self.counters.sensors.read(&self.client_id, now);
+        let mut metrics = self.counters.sensors.read(&self.config.client.client_id, now);
         self.add_gauges(&mut metrics, now);
         self.add_app_info(&mut metrics);
         let count = metrics.len() + 1;
@@ -36,7 +36,7 @@ impl ProducerInner {
         description: &'static str,
         value: MetricValue,
     ) {
-        let tags = vec![("client-id", self.client_id.clone())];
+        let tags = vec![("client-id", self.config.client.client_id.clone())];
         metrics.push(Metric { name, group, description, tags, value });
     }
 

@@ -66,7 +66,7 @@ pub struct Producer {
 
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Producer({})", self.inner.client_id)
+        write!(f, "Producer({})", self.inner.config.client.client_id)
     }
 }
 

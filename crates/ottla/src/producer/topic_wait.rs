@@ -96,7 +96,7 @@ struct TopicWaitFuture<'h> {
 impl TopicWaitFuture<'_> {
     #[cold]
     fn metadata_timeout_error(&self) -> Error {
-        let ms = self.inner.max_block.as_millis();
+        let ms = self.inner.config.max_block.as_millis();
         let name = &self.name;
         if let (Some(p), Some(topic)) = (self.partition, self.inner.accumulator.topics.get(name)) {
             let last = topic.partitions.len().saturating_sub(1);

@@ -11,7 +11,6 @@ use super::bit_set::BitSet;
 use super::ready::{DrainContext, DrainPolicy, ReadyTracker, is_expired};
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
-use ottla_protocol::compression::Codec;
 
 /// Limits the initial capacity of a request's list of batches.
 const INITIAL_REQUEST_CAPACITY: usize = 64;
@@ -267,7 +266,7 @@ fn take_head(
         Some(QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_)) => return HeadAction::Skip,
         None => queue.open().map_or(0, OpenBatch::wire_len),
     };
-    if queue.batches.is_empty() && cx.accumulator.settings.codec != Codec::None {
+    if queue.batches.is_empty() && !cx.accumulator.settings.compression.is_none() {
         // A worker thread compresses the batch, so that the sender does not block. An entry in the
         // queue keeps its position, and nothing overtakes it.
         return queue.close_open().map_or(HeadAction::Skip, HeadAction::Close);

@@ -129,7 +129,7 @@ impl<I: Io> Sender<I> {
         let update = self.client.take_metadata_update();
         if update.updated {
             let cluster = self.client.cluster();
-            self.accumulator.topics.publish(&cluster, &self.accumulator.rack);
+            self.accumulator.topics.publish(&cluster, &self.accumulator.settings.rack);
             if self.accumulator.settings.adaptive_partitioning {
                 self.ready.reset_load_stats(cluster.topics.keys().cloned());
             }

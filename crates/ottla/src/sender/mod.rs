@@ -29,13 +29,13 @@ pub(crate) mod thread;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::accumulator::RecordAccumulator;
 use crate::accumulator::batch::StampedBatch;
 use crate::client::in_flight_requests::CompletedRequest;
 use crate::client::{NetworkClient, SharedHealth};
 use crate::collections::HashMap;
+use crate::config::SenderSettings;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, add};
@@ -52,22 +52,6 @@ use produce_request::RecordPiece;
 use producer_state::ProducerState;
 use purge::Purge;
 use split_job::SplitOutcomes;
-
-/// The settings that decide how batches are sent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SenderSettings {
-    pub(crate) acks: i16,
-    pub(crate) idempotent: bool,
-    pub(crate) max_in_flight: usize,
-    pub(crate) max_request_size: usize,
-    pub(crate) retries: u32,
-    pub(crate) retry_backoff: Duration,
-    pub(crate) retry_backoff_max: Duration,
-    pub(crate) request_timeout: Duration,
-    pub(crate) delivery_timeout: Duration,
-    /// How long a MESSAGE_TOO_LARGE error limits the batches of its topic.
-    pub(crate) metadata_max_age: Duration,
-}
 
 /// The batches of one Produce request in flight.
 struct InFlightBatches {

@@ -15,10 +15,10 @@ use super::bit_set::BitSet;
 use super::deadline_queue::DeadlineQueue;
 use crate::accumulator::RecordAccumulator;
 use crate::accumulator::batch::{BatchTimings, ClosedBatch, StampedBatch};
-use crate::accumulator::builtin_partitioner::Partitioning;
 use crate::accumulator::partition::{Partition, PartitionQueue, QueuedBatch};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
+use crate::config::PartitioningStrategy;
 use crate::time::Tick;
 
 /// The partitions that hold batches, and the state of each.
@@ -339,7 +339,7 @@ impl ReadyTracker {
     /// change does not depend on the topic's size.
     fn update_load_stats(&mut self, cx: DrainContext<'_>) {
         if self.queue_changes.is_empty()
-            || matches!(cx.accumulator.settings.partitioning, Partitioning::RoundRobin)
+            || matches!(cx.accumulator.settings.partitioning, PartitioningStrategy::RoundRobin)
         {
             self.queue_changes.clear();
             return;

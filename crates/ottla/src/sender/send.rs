@@ -7,6 +7,7 @@ use super::produce_request::{self, FIRST_VERSION_WITH_TOPIC_ID, RequestSettings}
 use super::{InFlightBatches, Sender};
 use crate::accumulator::batch::StampedBatch;
 use crate::cluster::Cluster;
+use crate::config::Acks;
 use crate::error::{Error, RecordStatus};
 use crate::metrics::{Sensor, TopicSensor, add};
 use crate::network::io::Io;
@@ -37,7 +38,7 @@ impl<I: Io> Sender<I> {
         } else {
             FIRST_VERSION_WITH_TOPIC_ID - 1
         };
-        let is_zstd = self.accumulator.settings.codec == Codec::Zstd;
+        let is_zstd = self.accumulator.settings.compression.codec() == Codec::Zstd;
         let min_version = if is_zstd { MIN_VERSION_WITH_ZSTD } else { MIN_VERSION };
         let Some(version) =
             self.client.latest_usable_version(node, ApiKey::PRODUCE, min_version, max_version)
@@ -50,11 +51,11 @@ impl<I: Io> Sender<I> {
         }
         self.update_produce_request_metrics(&batches, now);
         let settings = RequestSettings {
-            acks: self.settings.acks,
+            acks: self.settings.acks.to_wire(),
             timeout_ms: i32::try_from(self.settings.request_timeout.as_millis())
                 .unwrap_or(i32::MAX),
         };
-        let expects_response = self.settings.acks != 0;
+        let expects_response = self.settings.acks != Acks::None;
         let mut pieces = std::mem::take(&mut self.record_pieces);
         let correlation_id = self.client.send_produce(
             node,

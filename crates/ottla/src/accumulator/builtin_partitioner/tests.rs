@@ -7,7 +7,7 @@ use crate::accumulator::topics::TopicInfoMap;
 use crate::cluster::{Leader, Node, TopicMetadata};
 use crate::time::Tick;
 
-const DEFAULT: Partitioning = Partitioning::Default { ignore_keys: false };
+const DEFAULT: PartitioningStrategy = PartitioningStrategy::Default;
 
 fn publish(topics: &TopicInfoMap, leaders: &[i32]) -> Arc<TopicInfo> {
     let mut cluster = Cluster::default();
@@ -73,7 +73,7 @@ fn keys_map_to_all_partitions_and_an_explicit_partition_wins() {
     assert_eq!(choose(None, Some(b""), DEFAULT).unwrap(), PartitionChoice::Fixed(0));
     assert_eq!(choose(Some(2), Some(b"a"), DEFAULT).unwrap(), PartitionChoice::Fixed(2));
     assert!(matches!(choose(None, None, DEFAULT).unwrap(), PartitionChoice::Sticky(_)));
-    let ignore_keys = Partitioning::Default { ignore_keys: true };
+    let ignore_keys = PartitioningStrategy::UniformSticky;
     assert!(matches!(choose(None, Some(b"a"), ignore_keys).unwrap(), PartitionChoice::Sticky(_)));
     for invalid in [-1, 3] {
         let e = choose(Some(invalid), None, DEFAULT).unwrap_err();
@@ -88,7 +88,7 @@ fn round_robin_skips_leaderless_partitions() {
     let mut counts = [0; 3];
     for _ in 0..100 {
         if let Ok(PartitionChoice::Fixed(p)) =
-            choose_partition(&topic, 3, None, None, Partitioning::RoundRobin, || 0)
+            choose_partition(&topic, 3, None, None, PartitioningStrategy::RoundRobin, || 0)
         {
             counts[p] += 1;
         }

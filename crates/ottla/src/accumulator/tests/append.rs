@@ -24,13 +24,8 @@ fn full_batch_is_ready_before_its_linger_ends() {
 // CASES: RA2, RA24.
 #[test]
 fn oversized_record_gets_a_batch_of_its_own() {
-    for codec in [Codec::None, Codec::Gzip] {
-        let settings = AccumulatorSettings {
-            batch_size: 512 + 61,
-            codec,
-            compression_level: -1,
-            ..settings()
-        };
+    for compression in [Compression::None, Compression::gzip()] {
+        let settings = AccumulatorSettings { batch_size: 512 + 61, compression, ..settings() };
         let mut fixture = AccumulatorFixture::new(settings, &[1]);
         let value: Vec<u8> = (0..1024u32).map(|i| (i * i % 251) as u8).collect();
         fixture.append_to(0, b"small");
@@ -41,7 +36,7 @@ fn oversized_record_gets_a_batch_of_its_own() {
         for _ in 0..4 {
             counts.extend(fixture.drain(1, usize::MAX).iter().map(|b| b.closed.meta.record_count));
         }
-        assert_eq!(counts, [1, 1, 1], "{codec}");
+        assert_eq!(counts, [1, 1, 1], "{compression}");
     }
 }
 
@@ -111,12 +106,8 @@ fn fewer_than_a_tenth_of_batches_exceed_batch_size() {
     let mut rng = ottla_protocol::wire::TestRng::new(3);
     for compressible_percent in [1, 10, 30, 50, 70, 90, 99] {
         let batch_size = 1024;
-        let settings = AccumulatorSettings {
-            batch_size,
-            codec: Codec::Gzip,
-            compression_level: -1,
-            ..settings()
-        };
+        let settings =
+            AccumulatorSettings { batch_size, compression: Compression::gzip(), ..settings() };
         let mut fixture =
             AccumulatorFixture::new(AccumulatorSettings { linger: 3000 * MS, ..settings }, &[1]);
         let (mut batches, mut oversized) = (0, 0);
@@ -146,8 +137,7 @@ fn fewer_than_a_tenth_of_batches_exceed_batch_size() {
 #[test]
 fn compressed_batch_fills_a_chain_of_buffers() {
     let settings = AccumulatorSettings {
-        codec: Codec::Lz4,
-        compression_level: 9,
+        compression: Compression::lz4(),
         buffer_memory: 128 * 1024,
         ..settings()
     };
@@ -176,8 +166,7 @@ fn compressed_batch_fills_a_chain_of_buffers() {
 #[test]
 fn batch_is_full_when_no_buffer_is_free_for_its_chain() {
     let settings = AccumulatorSettings {
-        codec: Codec::Lz4,
-        compression_level: 9,
+        compression: Compression::lz4(),
         buffer_memory: 3 * 1024,
         ..settings()
     };

@@ -83,7 +83,7 @@ fn drain_of_a_node_without_partitions_is_empty() {
 
 #[test]
 fn compression_of_a_batch_does_not_delay_other_partitions() {
-    let settings = AccumulatorSettings { codec: Codec::Lz4, compression_level: 9, ..settings() };
+    let settings = AccumulatorSettings { compression: Compression::lz4(), ..settings() };
     let mut fixture = AccumulatorFixture::new(settings, &[1, 1]);
     fixture.append_to(0, b"v");
     let mut out = fixture.drain_without_closing(1, usize::MAX);
@@ -207,14 +207,9 @@ fn delivery_completes_after_a_wait_timed_out() {
 // CASES: RA20, RA21, PB3.
 #[test]
 fn parts_of_a_split_batch_are_drained_first_and_complete_separately() {
-    for codec in [Codec::None, Codec::Gzip] {
-        let settings = AccumulatorSettings {
-            codec,
-            compression_level: -1,
-            batch_size: 4096,
-            linger: 10 * MS,
-            ..settings()
-        };
+    for compression in [Compression::None, Compression::gzip()] {
+        let settings =
+            AccumulatorSettings { compression, batch_size: 4096, linger: 10 * MS, ..settings() };
         let mut fixture = AccumulatorFixture::new(settings, &[1]);
         let value: Vec<u8> = (0..1024u32).map(|i| (i * i % 251) as u8).collect();
         let sent: Vec<_> = (0..2).map(|_| fixture.append_to(0, &value)).collect();
@@ -235,7 +230,7 @@ fn parts_of_a_split_batch_are_drained_first_and_complete_separately() {
         for (delivery, base_offset) in sent.iter().zip([100, 200]) {
             let part = fixture.drain(1, usize::MAX).pop().unwrap();
             assert_eq!(part.closed.meta.record_count, 1);
-            assert_eq!(part.closed.is_compressed(), codec != Codec::None);
+            assert_eq!(part.closed.is_compressed(), !compression.is_none());
             acknowledge(part, base_offset);
             let metadata = delivery.try_result().unwrap().unwrap();
             assert_eq!(metadata.offset(), Some(base_offset), "relative to its own part");

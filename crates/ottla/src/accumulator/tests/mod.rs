@@ -11,15 +11,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ottla_protocol::compression::Codec;
-
 use super::append::{AppendResult, AppendState};
 use super::batch::{ClosedBatch, Stamp, StampedBatch};
-use super::builtin_partitioner::Partitioning;
 use super::partition::{Partition, QueuedBatch, SplittingBatch};
 use super::topics::TopicInfo;
 use super::{AccumulatorSettings, RecordAccumulator};
 use crate::cluster::{Cluster, Leader, Node, TopicMetadata};
+use crate::config::{Compression, PartitioningStrategy};
 use crate::delivery::batch_completions::DeliveryListeners;
 use crate::delivery::batch_completions::DeliveryOptions;
 use crate::delivery::result::{Delivery, Outcome};
@@ -71,11 +69,12 @@ fn settings() -> AccumulatorSettings {
         linger: Duration::ZERO,
         delivery_timeout: 3200 * MS,
         buffer_memory: 10 << 20,
-        codec: Codec::None,
-        compression_level: 0,
-        partitioning: Partitioning::Default { ignore_keys: false },
+        linger_awaited: true,
+        compression: Compression::None,
+        partitioning: PartitioningStrategy::Default,
         adaptive_partitioning: true,
         availability_timeout: Duration::ZERO,
+        rack: None,
     }
 }
 
@@ -88,7 +87,6 @@ impl AccumulatorFixture {
             Arc::new(machine.clone()),
             CallerContext::new(Arc::new(machine.clone()), true),
             Arc::<DeliveryListeners>::default(),
-            None,
         );
         let mut fixture = AccumulatorFixture {
             machine,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::config::security::{SaslMechanism, SaslSettings};
+use crate::config::security::{SaslCredentials, SaslSettings};
 use crate::env::Env;
 use scram::ScramClient;
 use token::TokenManager;
@@ -57,15 +57,15 @@ impl SaslClient {
         tokens: Option<&TokenManager>,
         env: &Arc<dyn Env>,
     ) -> Result<(SaslClient, Zeroizing<Vec<u8>>), String> {
-        match &settings.mechanism {
-            SaslMechanism::Plain { user, password } => {
+        match &settings.credentials {
+            SaslCredentials::Plain { user, password } => {
                 let mut first = Zeroizing::new(Vec::new());
                 for part in ["", "\0", user, "\0", password.reveal()] {
                     first.extend_from_slice(part.as_bytes());
                 }
                 Ok((SaslClient::AwaitingResult, first))
             }
-            SaslMechanism::Scram { hash, user, password, token_auth } => {
+            SaslCredentials::Scram { hash, user, password, token_auth } => {
                 let (scram, first) = ScramClient::begin(
                     *hash,
                     user,
@@ -75,7 +75,7 @@ impl SaslClient {
                 );
                 Ok((SaslClient::Scram(Box::new(scram)), first))
             }
-            SaslMechanism::OAuthBearer(_) => {
+            SaslCredentials::OAuthBearer(_) => {
                 let token =
                     tokens.and_then(TokenManager::current).ok_or("there is no valid token")?;
                 let extensions = || settings.extensions.iter().chain(token.extensions());
@@ -133,11 +133,11 @@ mod tests {
     use crate::sim::{Faults, SimMachine};
     use std::time::Duration;
 
-    fn settings(mechanism: SaslMechanism) -> SaslSettings {
+    fn settings(credentials: SaslCredentials) -> SaslSettings {
         let zero = Duration::ZERO;
         let refresh =
             LoginRefresh { window_factor: 0.8, window_jitter: 0.0, buffer: zero, min_period: zero };
-        SaslSettings { mechanism, extensions: vec![("a".into(), "b".into())], refresh }
+        SaslSettings { credentials, extensions: vec![("a".into(), "b".into())], refresh }
     }
 
     fn env() -> Arc<dyn Env> {
@@ -147,7 +147,8 @@ mod tests {
     // CASES: SA1.
     #[test]
     fn plain_sends_one_message() {
-        let s = settings(SaslMechanism::Plain { user: "bob".into(), password: Secret::new("pw") });
+        let s =
+            settings(SaslCredentials::Plain { user: "bob".into(), password: Secret::new("pw") });
         let (mut client, first) = SaslClient::begin(&s, None, &env()).unwrap();
         assert_eq!(&first[..], b"\0bob\0pw");
         assert_eq!(client.evaluate_challenge(b"").unwrap(), SaslAction::Complete);
@@ -158,7 +159,7 @@ mod tests {
     fn oauthbearer_sends_token_with_extensions_and_reports_a_rejection() {
         let claims = vec![("sub".to_owned(), TokenClaim::Text("u".into()))];
         let source = TokenSource::Unsecured { claims, lifetime: Duration::from_secs(60) };
-        let s = settings(SaslMechanism::OAuthBearer(source));
+        let s = settings(SaslCredentials::OAuthBearer(source));
         let tokens = TokenManager::new(&s, None, env()).unwrap();
         assert!(SaslClient::begin(&s, Some(&tokens), &env()).is_err(), "no token is fetched yet");
         tokens.ensure_token().unwrap();

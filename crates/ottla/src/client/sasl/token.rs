@@ -14,7 +14,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use crate::config::secret::Secret;
-use crate::config::security::{LoginRefresh, SaslMechanism, SaslSettings, TokenClaim, TokenSource};
+use crate::config::security::{
+    LoginRefresh, SaslCredentials, SaslSettings, TokenClaim, TokenSource,
+};
 use crate::env::Env;
 use crate::error::Error;
 use crate::network::io::PrepareError;
@@ -168,8 +170,8 @@ impl TokenManager {
         provider: Option<TokenProvider>,
         env: Arc<dyn Env>,
     ) -> Result<Option<TokenManager>, Error> {
-        match settings.mechanism {
-            SaslMechanism::OAuthBearer(_) => TokenManager::new(settings, provider, env).map(Some),
+        match settings.credentials {
+            SaslCredentials::OAuthBearer(_) => TokenManager::new(settings, provider, env).map(Some),
             _ => Ok(None),
         }
     }
@@ -186,7 +188,7 @@ impl TokenManager {
                  unsecuredLoginStringClaim_sub in sasl.jaas.config",
             )
         };
-        let SaslMechanism::OAuthBearer(source) = &settings.mechanism else {
+        let SaslCredentials::OAuthBearer(source) = &settings.credentials else {
             return Err(no_source());
         };
         // A provider takes precedence over the settings.
@@ -384,8 +386,8 @@ mod tests {
             buffer: Duration::from_secs(300),
             min_period: Duration::from_secs(60),
         };
-        let mechanism = SaslMechanism::OAuthBearer(source);
-        SaslSettings { mechanism, extensions: Vec::new(), refresh }
+        let credentials = SaslCredentials::OAuthBearer(source);
+        SaslSettings { credentials, extensions: Vec::new(), refresh }
     }
 
     fn token_manager(provider: TokenProvider, machine: &SimMachine) -> TokenManager {

@@ -4,7 +4,7 @@ use ottla_protocol::messages::{SaslAuthenticateResponse, SaslHandshakeResponse};
 
 use super::*;
 use crate::config::secret::Secret;
-use crate::config::security::{LoginRefresh, SaslMechanism, SaslSettings};
+use crate::config::security::{LoginRefresh, SaslCredentials, SaslSettings};
 
 pub(super) fn plain_security() -> ConnectionSecurity {
     let refresh = LoginRefresh {
@@ -13,8 +13,9 @@ pub(super) fn plain_security() -> ConnectionSecurity {
         buffer: Duration::ZERO,
         min_period: Duration::ZERO,
     };
-    let mechanism = SaslMechanism::Plain { user: "bob".into(), password: Secret::new("hunter2") };
-    let sasl = SaslSettings { mechanism, extensions: Vec::new(), refresh };
+    let credentials =
+        SaslCredentials::Plain { user: "bob".into(), password: Secret::new("hunter2") };
+    let sasl = SaslSettings { credentials, extensions: Vec::new(), refresh };
     ConnectionSecurity { sasl: Some(Arc::new(sasl)), ..ConnectionSecurity::default() }
 }
 

@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
 use super::{ChannelKey, Io, Job, JobResult, PrepareError, Readiness, Stream};
+use crate::config::NetworkSettings;
 use crate::env::{Env, Wakeup, WorkerPool};
 use crate::time::Tick;
 
@@ -93,14 +94,7 @@ pub(crate) struct RealIo {
     worker_threads: Arc<WorkerThreads>,
     job_result_sender: mpsc::Sender<JobResult>,
     job_result_receiver: mpsc::Receiver<JobResult>,
-    buffers: SocketBuffers,
-}
-
-/// `send.buffer.bytes` and `receive.buffer.bytes`; `None` leaves the size to the system.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct SocketBuffers {
-    pub(crate) send: Option<usize>,
-    pub(crate) receive: Option<usize>,
+    settings: NetworkSettings,
 }
 
 struct RealWakeup(Arc<mio::Waker>);
@@ -114,7 +108,7 @@ impl Wakeup for RealWakeup {
 }
 
 impl RealIo {
-    pub(crate) fn new(buffers: SocketBuffers) -> io::Result<RealIo> {
+    pub(crate) fn new(settings: NetworkSettings) -> io::Result<RealIo> {
         let poll = Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), WAKEUP_TOKEN)?);
         let (job_result_sender, job_result_receiver) = mpsc::channel();
@@ -125,7 +119,7 @@ impl RealIo {
             worker_threads: Arc::new(WorkerThreads::default()),
             job_result_sender,
             job_result_receiver,
-            buffers,
+            settings,
         })
     }
 
@@ -176,10 +170,10 @@ impl Io for RealIo {
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
         socket.set_keepalive(true)?;
-        if let Some(size) = self.buffers.send {
+        if let Some(size) = self.settings.send_buffer {
             socket.set_send_buffer_size(size)?;
         }
-        if let Some(size) = self.buffers.receive {
+        if let Some(size) = self.settings.receive_buffer {
             socket.set_recv_buffer_size(size)?;
         }
         let both = Interest::READABLE | Interest::WRITABLE;
