@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use super::bit_set::BitSet;
-use super::ready::{DrainContext, DrainPolicy, ReadyTracker, is_expired};
+use super::producer_state::ProducerState;
+use super::ready::{DrainContext, ReadyTracker, is_expired};
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::partition::{Partition, QueuedBatch, SenderGuard, SplittingBatch};
 
@@ -69,7 +70,7 @@ impl ReadyTracker {
     pub(crate) fn drain(
         &mut self,
         cx: DrainContext<'_>,
-        policy: &mut impl DrainPolicy,
+        producer_state: &mut ProducerState,
         max_size: usize,
         include_lingering: bool,
         node: i32,
@@ -99,12 +100,12 @@ impl ReadyTracker {
                     size += len;
                     self.drain_index.insert(node, partition_id);
                     let mut batch = match batch {
-                        DrainedBatch::Closed(b) => policy.stamp(b),
+                        DrainedBatch::Closed(b) => producer_state.stamp(b),
                         // A retry keeps its sequence: the broker recognizes a duplicate by it.
                         DrainedBatch::Retry(b) => *b,
                         DrainedBatch::Open(open) => {
                             merge_stripes_if_less_than_half_full(&open, cx);
-                            policy.stamp(open.close(None))
+                            producer_state.stamp(open.close(None))
                         }
                     };
                     batch.closed.timings.drained_at.get_or_insert(cx.now);

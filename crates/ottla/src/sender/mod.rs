@@ -239,8 +239,8 @@ impl<I: Io> Sender<I> {
             // max.in.flight=1, `producer_state` mutes a partition from here to its response.
             let max_size = self.settings.max_request_size;
             let include_lingering = self.client.has_no_in_flight_requests(node);
-            let policy = &mut self.producer_state;
-            let drained = self.ready.drain(cx, policy, max_size, include_lingering, node);
+            let state = &mut self.producer_state;
+            let drained = self.ready.drain(cx, state, max_size, include_lingering, node);
             self.start_jobs(drained.to_close, drained.to_split);
             // Step 7: build the request and queue it on the connection.
             self.send_produce_request(node, cx.cluster, drained.batches, now);
@@ -311,3 +311,6 @@ impl<I: Io> Sender<I> {
         self.client.next_poll_deadline()
     }
 }
+
+#[cfg(all(test, not(ottla_loom)))]
+pub(crate) mod tests;

@@ -1,7 +1,7 @@
 //! The producer id, its epoch and the sequences of each partition (KIP-98, KIP-360).
 //!
-//! This is the idempotent part of Kafka's `TransactionManager`. The drain asks it through
-//! [`DrainPolicy`] whether a batch may leave, and to stamp the batch; `responses.rs` reports the
+//! This is the idempotent part of Kafka's `TransactionManager`. `ready.rs` asks it
+//! whether a batch may leave, and `drain.rs` to stamp the batch; `responses.rs` reports the
 //! outcome of each batch; `epoch.rs` bumps the epoch when sequences are lost.
 //!
 //! Four rules keep a partition free of duplicates, gaps and reordering:
@@ -23,7 +23,6 @@ use crate::accumulator::partition::Partition;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::injected_bugs::inject_bug;
-use crate::sender::ready::DrainPolicy;
 use crate::time::Tick;
 
 /// The number of batches that a broker remembers for each producer and partition.
@@ -183,6 +182,77 @@ impl ProducerState {
             last_sent_is_retry: false,
             unresolved: None,
         })
+    }
+
+    /// Returns whether a batch can be sent now; `retry` if it has been sent before.
+    pub(crate) fn can_drain(&self, partition: &Partition, retry: bool) -> bool {
+        let sequences = self.partitions.get(&partition.id);
+        if sequences.is_some_and(|s| s.unresolved.is_some()) {
+            return false;
+        }
+        let in_flight = sequences.map_or(0, |s| s.in_flight_batches);
+        let ProducerIdState::Assigned(assigned) = self.producer_id else {
+            // An idempotent producer sends nothing before it has an id.
+            let is_disabled = matches!(self.producer_id, ProducerIdState::Disabled);
+            return is_disabled && !(self.guarantee_message_order && in_flight > 0);
+        };
+        let Some(sequences) = sequences else { return true };
+        // A retried batch goes alone, so that no batch behind it arrives before it.
+        let must_be_alone = retry
+            // While a retry is in flight, nothing new leaves. If newer batches kept overtaking it,
+            // the broker would forget it among its last five, and could no longer recognize it as
+            // a duplicate (the simulation found this with seed 708188).
+            || sequences.last_sent_is_retry
+            // The first batch of an epoch goes alone. A broker without state for the producer
+            // accepts any first sequence: if it rejected the first of several batches in flight,
+            // it would accept the second one as the first. Java's producer has this hole (the
+            // simulation found it with seed 356).
+            || inject_bug!(FirstBatchNotAlone, sequences.acked_end.is_none())
+            // Kafka mutes the partition from the drain to the response.
+            || self.guarantee_message_order
+            // A new epoch starts when no batch of the old epoch is in flight. Otherwise the broker
+            // would reject the old batches with INVALID_PRODUCER_EPOCH.
+            || sequences.epoch != assigned
+            // Batches for a new leader wait for those in flight to the old leader. The old ones
+            // may have to be sent again, and the new leader must not have forgotten them among
+            // five newer ones by then.
+            || sequences.in_flight_node
+                != self.cluster.leader(&partition.topic, partition.index).node_id;
+        in_flight < if must_be_alone { 1 } else { NUM_BATCHES_TO_RETAIN }
+    }
+
+    /// Returns whether no batch of the partition is in flight.
+    pub(crate) fn is_idle(&self, partition: &Partition) -> bool {
+        self.partitions.get(&partition.id).is_none_or(|s| s.in_flight_batches == 0)
+    }
+
+    /// Assigns the producer id, the epoch and the next sequence to a batch.
+    pub(crate) fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
+        let topic_id = self.topic_id(&batch.meta.partition.topic);
+        let assigned = match self.producer_id {
+            ProducerIdState::Assigned(assigned) => Some(assigned),
+            _ => None,
+        };
+        let partition = self.get_or_create(batch.meta.partition.id);
+        partition.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
+        // Zero does not replace a known id: metadata from an older broker has none.
+        if !topic_id.is_zero() {
+            partition.topic_id = topic_id;
+        }
+        let Some(assigned) = assigned else {
+            return batch.stamp(Stamp { topic_id, ..Stamp::NONE });
+        };
+        if partition.epoch != assigned {
+            partition.epoch = assigned;
+            partition.next_sequence = 0;
+            partition.acked_end = None;
+        }
+        let sequence = partition.next_sequence;
+        let next_sequence = increment_sequence(sequence, batch.meta.record_count);
+        partition.next_sequence = inject_bug!(DuplicateSequence, next_sequence, sequence);
+        partition.next_sequence = inject_bug!(SequenceSkipped, partition.next_sequence);
+        let ProducerIdAndEpoch { producer_id, epoch } = assigned;
+        batch.stamp(Stamp { producer_id, epoch, sequence, topic_id })
     }
 
     /// Counts a batch that is sent to `node`.
@@ -348,76 +418,6 @@ impl PartitionSequences {
         batch.stamp.sequence >= 0
             && self.epoch.producer_id == batch.stamp.producer_id
             && self.epoch.epoch == batch.stamp.epoch
-    }
-}
-
-impl DrainPolicy for ProducerState {
-    fn can_drain(&self, partition: &Partition, retry: bool) -> bool {
-        let sequences = self.partitions.get(&partition.id);
-        if sequences.is_some_and(|s| s.unresolved.is_some()) {
-            return false;
-        }
-        let in_flight = sequences.map_or(0, |s| s.in_flight_batches);
-        let ProducerIdState::Assigned(assigned) = self.producer_id else {
-            // An idempotent producer sends nothing before it has an id.
-            let is_disabled = matches!(self.producer_id, ProducerIdState::Disabled);
-            return is_disabled && !(self.guarantee_message_order && in_flight > 0);
-        };
-        let Some(sequences) = sequences else { return true };
-        // A retried batch goes alone, so that no batch behind it arrives before it.
-        let must_be_alone = retry
-            // While a retry is in flight, nothing new leaves. If newer batches kept overtaking it,
-            // the broker would forget it among its last five, and could no longer recognize it as
-            // a duplicate (the simulation found this with seed 708188).
-            || sequences.last_sent_is_retry
-            // The first batch of an epoch goes alone. A broker without state for the producer
-            // accepts any first sequence: if it rejected the first of several batches in flight,
-            // it would accept the second one as the first. Java's producer has this hole (the
-            // simulation found it with seed 356).
-            || inject_bug!(FirstBatchNotAlone, sequences.acked_end.is_none())
-            // Kafka mutes the partition from the drain to the response.
-            || self.guarantee_message_order
-            // A new epoch starts when no batch of the old epoch is in flight. Otherwise the broker
-            // would reject the old batches with INVALID_PRODUCER_EPOCH.
-            || sequences.epoch != assigned
-            // Batches for a new leader wait for those in flight to the old leader. The old ones
-            // may have to be sent again, and the new leader must not have forgotten them among
-            // five newer ones by then.
-            || sequences.in_flight_node
-                != self.cluster.leader(&partition.topic, partition.index).node_id;
-        in_flight < if must_be_alone { 1 } else { NUM_BATCHES_TO_RETAIN }
-    }
-
-    fn is_idle(&self, partition: &Partition) -> bool {
-        self.partitions.get(&partition.id).is_none_or(|s| s.in_flight_batches == 0)
-    }
-
-    fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
-        let topic_id = self.topic_id(&batch.meta.partition.topic);
-        let assigned = match self.producer_id {
-            ProducerIdState::Assigned(assigned) => Some(assigned),
-            _ => None,
-        };
-        let partition = self.get_or_create(batch.meta.partition.id);
-        partition.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
-        // Zero does not replace a known id: metadata from an older broker has none.
-        if !topic_id.is_zero() {
-            partition.topic_id = topic_id;
-        }
-        let Some(assigned) = assigned else {
-            return batch.stamp(Stamp { topic_id, ..Stamp::NONE });
-        };
-        if partition.epoch != assigned {
-            partition.epoch = assigned;
-            partition.next_sequence = 0;
-            partition.acked_end = None;
-        }
-        let sequence = partition.next_sequence;
-        let next_sequence = increment_sequence(sequence, batch.meta.record_count);
-        partition.next_sequence = inject_bug!(DuplicateSequence, next_sequence, sequence);
-        partition.next_sequence = inject_bug!(SequenceSkipped, partition.next_sequence);
-        let ProducerIdAndEpoch { producer_id, epoch } = assigned;
-        batch.stamp(Stamp { producer_id, epoch, sequence, topic_id })
     }
 }
 

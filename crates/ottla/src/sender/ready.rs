@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use super::bit_set::BitSet;
 use super::deadline_queue::DeadlineQueue;
+use super::producer_state::ProducerState;
 use crate::accumulator::RecordAccumulator;
-use crate::accumulator::batch::{BatchTimings, ClosedBatch, StampedBatch};
+use crate::accumulator::batch::BatchTimings;
 use crate::accumulator::partition::{Partition, PartitionQueue, QueuedBatch};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
@@ -91,16 +92,6 @@ pub(crate) struct NodeLatency {
     pub(crate) ready_at: Tick,
     /// When the node last had a ready batch and could take it.
     pub(crate) drained_at: Tick,
-}
-
-/// The sender's rules about muted partitions, epochs and sequences.
-pub(crate) trait DrainPolicy {
-    /// Returns whether a batch can be sent now; `retry` if it has been sent before.
-    fn can_drain(&self, partition: &Partition, retry: bool) -> bool;
-    /// Returns whether no batch of the partition is in flight.
-    fn is_idle(&self, partition: &Partition) -> bool;
-    /// Assigns the producer id, the epoch and the next sequence to a batch.
-    fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch;
 }
 
 /// The conditions that make lingering batches ready before their linger time ends.
@@ -219,7 +210,7 @@ impl ReadyTracker {
     /// Re-evaluates the partitions that are dirty or whose timer has expired. Removes the
     /// partitions that hold no batch; their next append announces them again.
     #[inline(never)]
-    pub(crate) fn refresh(&mut self, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
+    pub(crate) fn refresh(&mut self, cx: DrainContext<'_>, producer_state: &ProducerState) {
         while let Some(partition_id) = self.timers.pop_due(cx.now) {
             self.mark_dirty(partition_id);
         }
@@ -231,13 +222,18 @@ impl ReadyTracker {
         }
         let mut dirty = std::mem::take(&mut self.dirty_partition_ids);
         for partition_id in dirty.drain(..) {
-            self.reevaluate(partition_id, cx, policy);
+            self.reevaluate(partition_id, cx, producer_state);
         }
         self.dirty_partition_ids = dirty;
         self.update_load_stats(cx);
     }
 
-    fn reevaluate(&mut self, partition_id: u32, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
+    fn reevaluate(
+        &mut self,
+        partition_id: u32,
+        cx: DrainContext<'_>,
+        producer_state: &ProducerState,
+    ) {
         let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
         entry.dirty = false;
         let p = entry.partition.clone();
@@ -249,7 +245,7 @@ impl ReadyTracker {
                 // it were cleared later, that append's event would be lost.
                 queue.is_tracked_by_sender = false;
             }
-            let head = head(&queue, entry, cx, self.pressure, policy);
+            let head = head(&queue, entry, cx, self.pressure, producer_state);
             let first = queue.batches.front();
             let being_processed = first.is_some_and(QueuedBatch::is_being_processed);
             let created = match first {
@@ -265,7 +261,7 @@ impl ReadyTracker {
         if queue_changed && cx.accumulator.settings.adaptive_partitioning {
             *self.queue_changes.entry(p.topic.clone()).or_default() += 1;
         }
-        let (state, timer) = partition_state(&p, &head, cx, policy);
+        let (state, timer) = partition_state(&p, &head, cx, producer_state);
         let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
         entry.set_leaderless(state == PartitionState::Leaderless, cx.now);
         let old_state = std::mem::replace(&mut entry.state, state);
@@ -372,15 +368,15 @@ impl ReadyTracker {
     /// Panics if a cached state differs from the state that a new evaluation finds. The simulation
     /// calls it in every round.
     #[cfg(any(test, feature = "unstable-sim"))]
-    pub(crate) fn assert_consistent(&self, cx: DrainContext<'_>, policy: &impl DrainPolicy) {
+    pub(crate) fn assert_consistent(&self, cx: DrainContext<'_>, producer_state: &ProducerState) {
         for entry in self.partitions.values().filter(|e| !e.dirty && !self.all_dirty) {
             let p = &entry.partition;
-            let head = head(&p.queue.lock(), entry, cx, self.pressure, policy);
+            let head = head(&p.queue.lock(), entry, cx, self.pressure, producer_state);
             if head == Head::BeingProcessed {
                 // A caller has taken the batch to close it, and its event is not posted yet.
                 continue;
             }
-            let found = partition_state(p, &head, cx, policy);
+            let found = partition_state(p, &head, cx, producer_state);
             let is_past = |at: Option<Tick>| at.is_some_and(|at| at <= cx.now);
             let due = is_past(entry.timer) || is_past(entry.expiry);
             assert!(
@@ -421,7 +417,7 @@ fn partition_state(
     p: &Partition,
     head: &Head,
     cx: DrainContext<'_>,
-    policy: &impl DrainPolicy,
+    producer_state: &ProducerState,
 ) -> (PartitionState, Option<Tick>) {
     if *head == Head::Empty {
         return (PartitionState::Waiting, None);
@@ -431,11 +427,11 @@ fn partition_state(
         return (PartitionState::Leaderless, None);
     }
     match head {
-        Head::Sendable { retry } if policy.can_drain(p, *retry) => {
+        Head::Sendable { retry } if producer_state.can_drain(p, *retry) => {
             (PartitionState::Ready(leader), None)
         }
         Head::BackingOff(at) => (PartitionState::Waiting, Some(*at)),
-        Head::Lingering(at) if policy.can_drain(p, false) => {
+        Head::Lingering(at) if producer_state.can_drain(p, false) => {
             (PartitionState::Lingering(leader), Some(*at))
         }
         Head::Lingering(at) => (PartitionState::Waiting, Some(*at)),
@@ -463,7 +459,7 @@ pub(super) fn head(
     entry: &TrackedPartition,
     cx: DrainContext<'_>,
     pressure: SendPressure,
-    policy: &impl DrainPolicy,
+    producer_state: &ProducerState,
 ) -> Head {
     let now = cx.now;
     if is_expired(queue, cx) {
@@ -489,7 +485,7 @@ pub(super) fn head(
             let must_send = pressure.exhausted
                 || pressure.closing
                 || number <= pressure.flush_up_to
-                || (number <= entry.last_awaited && policy.is_idle(&entry.partition));
+                || (number <= entry.last_awaited && producer_state.is_idle(&entry.partition));
             if due <= now || must_send {
                 Head::Sendable { retry: false }
             } else {

@@ -82,8 +82,8 @@ fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCount
                 cluster: &fixture.cluster,
                 now: fixture.machine.now(),
             };
-            fixture.ready.refresh(cx, &fixture.policy);
-            let out = fixture.ready.drain(cx, &mut fixture.policy, usize::MAX, false, 1);
+            fixture.ready.refresh(cx, &fixture.producer_state);
+            let out = fixture.ready.drain(cx, &mut fixture.producer_state, usize::MAX, false, 1);
             let is_idle = out.batches.is_empty();
             for batch in out.batches {
                 completed.fetch_add(batch.closed.meta.record_count as u64, Ordering::Relaxed);

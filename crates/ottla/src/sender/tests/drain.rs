@@ -1,6 +1,7 @@
 //! Tests of drains, expiry, completion and splits.
 
 use super::*;
+use crate::accumulator::partition::SplittingBatch;
 use crate::delivery::result::RecordError;
 
 fn append_full_batch(fixture: &AccumulatorFixture, p: i32) {
@@ -34,11 +35,9 @@ fn drains_rotate_over_the_partitions_of_a_node_and_skip_muted_ones() {
     assert_eq!(drain_both(&mut fixture), [1, 3]);
     assert_eq!(drain_both(&mut fixture), [0, 2]);
     let key = fixture.key(3);
-    fixture.policy.muted.insert(key);
-    fixture.ready.mark_dirty(key);
+    fixture.mute(key);
     assert_eq!(drain_both(&mut fixture), [1, 2], "partition 3 is muted");
-    fixture.policy.muted.clear();
-    fixture.ready.mark_dirty(key);
+    fixture.unmute(key);
     let mut all = fixture.drain_partitions(1, usize::MAX);
     all.extend(fixture.drain_partitions(2, usize::MAX));
     all.sort_unstable();
@@ -60,13 +59,12 @@ fn drain_includes_lingering_batches_only_for_an_idle_node() {
         fixture.append_to(p, b"lingers");
     }
     let key = fixture.key(1);
-    fixture.policy.muted.insert(key);
+    fixture.mute(key);
     fixture.include_lingering = true;
     assert!(fixture.ready_nodes().is_empty(), "a lingering batch makes no node ready");
     append_full_batch(&fixture, 3);
     assert_eq!(fixture.drain_partitions(1, usize::MAX), [2, 3]);
-    fixture.policy.muted.clear();
-    fixture.ready.mark_dirty(key);
+    fixture.unmute(key);
     fixture.include_lingering = false;
     append_full_batch(&fixture, 2);
     assert_eq!(fixture.drain_partitions(1, usize::MAX), [2, 3], "without lingering batches");
@@ -107,7 +105,7 @@ fn batches_expire_in_order_also_when_muted() {
         let mut fixture =
             AccumulatorFixture::new(AccumulatorSettings { linger, ..settings() }, &[1]);
         let key = fixture.key(0);
-        fixture.policy.muted.insert(key);
+        fixture.mute(key);
         let first = fixture.append_to(0, &[b'a'; 900]);
         fixture.advance_ms(10);
         let second = fixture.append_to(0, &[b'b'; 900]);

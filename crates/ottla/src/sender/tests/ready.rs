@@ -1,6 +1,9 @@
 //! Tests of the ready tracker: when a partition is ready, and its next deadline.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::accumulator::partition::Partition;
 use crate::sender::ready::NodeLatency;
 
 // CASES: RA3, RA27.
@@ -81,11 +84,10 @@ fn muted_partition_is_neither_ready_nor_drained() {
     let mut fixture = AccumulatorFixture::new(settings(), &[1]);
     fixture.append_to(0, b"v");
     let key = fixture.key(0);
-    fixture.policy.muted.insert(key);
+    fixture.mute(key);
     assert!(fixture.ready_nodes().is_empty());
     assert!(fixture.drain(1, usize::MAX).is_empty());
-    fixture.policy.muted.clear();
-    fixture.ready.mark_dirty(key);
+    fixture.unmute(key);
     assert_eq!(fixture.ready_nodes(), [1]);
     assert_eq!(fixture.drain_partitions(1, usize::MAX), [0]);
 }
@@ -139,6 +141,8 @@ fn flush_does_not_concern_later_batches() {
 fn awaited_batch_does_not_linger_while_its_partition_is_idle() {
     let mut fixture =
         AccumulatorFixture::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1, 1]);
+    // Several batches of a partition may be in flight.
+    fixture.producer_state = ProducerState::new(false, false);
     let (mut awaited, _other) = (fixture.append_to(0, b"v"), fixture.append_to(1, b"w"));
     let poll = |d: &mut Delivery| {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -148,12 +152,12 @@ fn awaited_batch_does_not_linger_while_its_partition_is_idle() {
     assert!(!poll(&mut awaited));
     assert_eq!(fixture.drain_partitions(1, usize::MAX), [0]);
     let key = fixture.key(0);
-    fixture.policy.in_flight.insert(key);
+    fixture.producer_state.add_in_flight_batch(key, 1, false);
     let mut next = fixture.append_to(0, b"x");
     assert!(!poll(&mut next));
     assert!(fixture.ready_nodes().is_empty(), "a batch is in flight: the next one lingers");
     fixture.append_to(0, b"y");
-    fixture.policy.in_flight.clear();
+    fixture.producer_state.remove_in_flight_batch(key);
     fixture.ready.mark_dirty(key);
     let batch = fixture.drain(1, usize::MAX).pop().unwrap();
     assert_eq!(batch.closed.meta.record_count, 2);
