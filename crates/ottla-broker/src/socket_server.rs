@@ -89,6 +89,7 @@ impl Shared {
 
 /// Accepts a node's connections until the broker stops.
 pub(crate) fn run_acceptor(node: i32, listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut accept_failed = false;
     for stream in listener.incoming() {
         if shared.shutting_down.load(Ordering::SeqCst) {
             return;
@@ -98,16 +99,19 @@ pub(crate) fn run_acceptor(node: i32, listener: &TcpListener, shared: &Arc<Share
             Err(e) => {
                 // The usual cause is the limit on open files. The pause avoids a busy loop until
                 // other connections close.
-                tracing::warn!("accept failed: {e}");
+                if !std::mem::replace(&mut accept_failed, true) {
+                    tracing::error!("accept failed: {e}; retrying until it succeeds");
+                }
                 thread::sleep(Duration::from_millis(50));
                 continue;
             }
         };
+        accept_failed = false;
         if !shared.core.lock().is_up(node) {
             continue;
         }
         if let Err(e) = start_connection(node, stream, shared) {
-            tracing::warn!("connection not served: {e}");
+            tracing::error!("connection closed: it needs a thread and two open files: {e}");
         }
     }
 }

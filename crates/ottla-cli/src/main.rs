@@ -13,6 +13,7 @@ mod broker;
 mod clock;
 mod console;
 mod input;
+mod limits;
 mod perf;
 mod produce;
 mod report;
@@ -51,6 +52,12 @@ impl CliError {
     pub(crate) fn failed(message: impl Into<String>) -> CliError {
         CliError { status: FAILED, message: message.into() }
     }
+
+    /// The producer was not built: because of a setting, or because the system has no resources.
+    pub(crate) fn build(e: &ottla::Error) -> CliError {
+        let status = if e.kind() == ottla::ErrorKind::Config { USAGE } else { FAILED };
+        CliError { status, message: error_text(e) }
+    }
 }
 
 /// Returns an error's message and the messages of its sources, without repetitions.
@@ -70,6 +77,7 @@ pub(crate) fn error_text(e: &ottla::Error) -> String {
 }
 
 fn main() -> ExitCode {
+    limits::use_one_heap_if_limited();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Produce(args) => {
@@ -95,7 +103,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
-            report!("ottla: {}", e.message);
+            report!("ottla: {}{}", e.message, limits::advice(&e.message));
             ExitCode::from(e.status)
         }
     }
@@ -107,12 +115,7 @@ pub(crate) fn start_thread(
     run: impl FnOnce() + Send + 'static,
 ) -> Result<thread::JoinHandle<()>, CliError> {
     let thread = thread::Builder::new().name(name.to_owned());
-    thread.spawn(run).map_err(|e| {
-        CliError::failed(format!(
-            "cannot start the thread {name}: {e}; raise the limits on processes and memory \
-             (ulimit -u, ulimit -v)"
-        ))
-    })
+    thread.spawn(run).map_err(|e| CliError::failed(format!("cannot start the thread {name}: {e}")))
 }
 
 /// Prints one man page that contains the command and all its subcommands.

@@ -14,7 +14,7 @@ use crate::args::ProduceArgs;
 use crate::console::{Blocking, open_stdin, report};
 use crate::input::LineFormat;
 use crate::session::Session;
-use crate::{CliError, settings};
+use crate::{CliError, limits, settings};
 
 pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     settings::check_stdin_has_one_use(&args)?;
@@ -25,6 +25,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     ottla::validate_topic_name(&args.topic).map_err(|e| CliError::usage(e.to_string()))?;
     settings::warn_deprecated(&args);
     let mut properties = settings::producer_properties(&args)?;
+    limits::check_address_space(&properties)?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
     if let Some(broker) = &broker {
         properties

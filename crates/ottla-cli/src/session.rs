@@ -120,7 +120,7 @@ impl Session {
                 }
             })
             .build()
-            .map_err(|e| CliError::usage(error_text(&e)))?;
+            .map_err(|e| CliError::build(&e))?;
         let session = Arc::new(Session {
             config,
             producer,

@@ -8,14 +8,14 @@ use ottla::{Origin, Properties};
 
 use crate::CliError;
 use crate::args::ProduceArgs;
-use crate::console::report;
+use crate::console::{open_stdin, report};
 
 /// Reads a file of settings. The caller must not read it twice: it may be a pipe, as in
 /// `-F <(command)` or `-F /dev/stdin`, and the second read would find it empty.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     let content = if path == Path::new("-") {
         let mut content = Vec::new();
-        std::io::stdin().read_to_end(&mut content).map(|_| content)
+        open_stdin().and_then(|mut stdin| stdin.read_to_end(&mut content)).map(|_| content)
     } else {
         fs::read(path)
     };

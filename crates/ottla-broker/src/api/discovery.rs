@@ -138,7 +138,11 @@ fn describe_requested_topic(
     if !core.topics.by_name.contains_key(&name) && create && core.config.auto_create_topics {
         let partitions = core.config.default_partitions;
         if let Err(e) = core.create_topic(&name, partitions, ctx.now) {
-            tracing::warn!(topic = name, "topic not created: {e}");
+            if e.code == ErrorCode::KAFKA_STORAGE_ERROR {
+                tracing::error!(topic = name, "topic not created: {e}");
+            } else {
+                tracing::warn!(topic = name, "topic not created: {e}");
+            }
             return error(e.code);
         }
     }

@@ -17,7 +17,7 @@ use crate::args::{PerfArgs, SendMethod};
 use crate::console::{output_status, print_line, report};
 use crate::settings::{read_file, split_property};
 use crate::signals::{self, INTERRUPTED_STATUS};
-use crate::{CliError, FAILED, error_text, start_thread};
+use crate::{CliError, FAILED, error_text, limits, start_thread};
 use load::{ThroughputThrottler, Workload};
 use stats::{Clock, PerfStats};
 use usage::UsageMeter;
@@ -31,8 +31,10 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     let clock = Clock::start();
     let stats = Arc::new(PerfStats::new(args, clock, &workload.record_sizes()));
     let handler_stats = stats.clone();
+    let properties = producer_properties(args)?;
+    limits::check_address_space(&properties)?;
     let built = Producer::builder()
-        .properties(producer_properties(args)?)
+        .properties(properties)
         .delivery_handler(move |r: &BatchReport<'_>| handler_stats.on_delivery(r))
         .build();
     let producer = match built {
@@ -42,7 +44,7 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
             let reason = serde_json::json!({"client": "ottla", "unsupported": e.to_string()});
             return output_status(print_line!("{reason}"));
         }
-        Err(e) => return Err(CliError::usage(error_text(&e))),
+        Err(e) => return Err(CliError::build(&e)),
     };
     stop_at_signal(&stats)?;
     let failed = |e: ottla::Error| CliError::failed(error_text(&e));

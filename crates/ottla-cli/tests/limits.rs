@@ -1,0 +1,93 @@
+//! Limits of the system: the command says which one is too low. It does not panic, hang or end
+//! without a message.
+#![allow(missing_docs, clippy::disallowed_methods)]
+#![cfg(target_os = "linux")]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+/// Runs the command under limits that the shell sets first.
+fn run_limited(shell: &str, limits: &str, args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new("timeout")
+        .args(["60", "/bin/sh", "-c", &format!("{limits}; {shell} \"$0\" \"$@\"")])
+        .arg(assert_cmd::cargo::cargo_bin!("ottla"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// Checks that the command has succeeded, or failed with a message that contains one of the texts.
+/// Returns whether it has succeeded.
+fn succeeds_or_explains(context: &str, out: &Output, explanations: &[&str]) -> bool {
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    let explained = explanations.iter().any(|text| stderr.contains(text));
+    let code = out.status.code();
+    assert!(!stderr.contains("panicked"), "{context}: {stderr}");
+    let is_explained_failure = matches!(code, Some(1 | 2)) && explained;
+    assert!(code == Some(0) || is_explained_failure, "{context}: {code:?}: {stderr}");
+    code == Some(0)
+}
+
+const PRODUCE: [&str; 6] = ["produce", "--embedded", "-t", "t", "--max-block-ms", "1000"];
+
+#[test]
+fn too_few_open_files_are_reported() {
+    let mut successes = 0;
+    // From the fewest that the dynamic linker and the shell need.
+    for limit in 5..=26 {
+        let limits = format!("ulimit -n {limit}");
+        let out = run_limited("exec", &limits, &PRODUCE, b"a\nb\n");
+        let explanations = ["Too many open files", "No file descriptors available"];
+        successes += u32::from(succeeds_or_explains(&limits, &out, &explanations));
+    }
+    assert!((1..22).contains(&successes), "{successes} runs");
+}
+
+#[test]
+fn too_little_address_space_is_reported() {
+    let lines: Vec<u8> = (0..100_000).flat_map(|i| format!("{i:0100}\n").into_bytes()).collect();
+    let mut successes = 0;
+    for (limit_kib, codec) in [
+        (30_000, "none"),
+        (60_000, "gzip"),
+        (130_000, "gzip"),
+        (200_000, "zstd"),
+        (400_000, "none"),
+    ] {
+        let limits = format!("ulimit -v {limit_kib}");
+        let args = [&PRODUCE[..], &["-z", codec]].concat();
+        let out = run_limited("exec", &limits, &args, &lines);
+        successes += u32::from(succeeds_or_explains(
+            &limits,
+            &out,
+            &["the limit on address space is too low"],
+        ));
+    }
+    assert!((2..5).contains(&successes), "{successes} runs");
+}
+
+#[test]
+fn too_few_threads_are_reported() {
+    // The limit does not apply to root, and for other users it counts all their threads.
+    let id = Command::new("id").arg("-u").output().unwrap();
+    if id.stdout != b"0\n" || Command::new("setpriv").arg("--version").output().is_err() {
+        ottla_testkit::print_line("skipped: needs root and setpriv");
+        return;
+    }
+    let mut successes = 0;
+    for limit in 1..=12 {
+        // The shells of some systems have no `ulimit -u`.
+        let shell = format!(
+            "exec prlimit --nproc={limit} setpriv --reuid 54321 --regid 54321 --clear-groups"
+        );
+        let out = run_limited(&shell, "true", &PRODUCE, b"a\nb\n");
+        let explanations = ["Resource temporarily unavailable"];
+        successes += u32::from(succeeds_or_explains(&shell, &out, &explanations));
+    }
+    assert!((1..12).contains(&successes), "{successes} runs");
+}
