@@ -107,10 +107,8 @@ pub(crate) fn append_records_to_leader(
     let epoch = partition.leader_epoch;
     let no_leader = not_leader_error(partition);
     let replica = partition.leader_replica_mut().ok_or(no_leader)?;
-    let base_offset = replica.log.append_as_leader(&bytes, &view, epoch).map_err(|e| {
-        tracing::error!("append failed: {e}");
-        reject(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string())
-    })?;
+    let base_offset = (replica.log.append_as_leader(&bytes, &view, epoch))
+        .map_err(|e| reject(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
     replica.producer_state.on_appended(header, base_offset, now.wall_ms);
     Ok(LogAppendInfo {
         base_offset,

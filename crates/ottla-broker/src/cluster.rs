@@ -192,7 +192,7 @@ impl Core {
             return false;
         }
         if copy_first && let Err(e) = p.fetch_now(to, now.wall_ms) {
-            tracing::error!(partition = p.name(), "replication failed: {e}");
+            tracing::warn!(partition = p.name(), "replication failed: {e}");
             return false;
         }
         p.make_leader(to, now.mono_ms);
@@ -219,7 +219,7 @@ impl Core {
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
             let ticked = p.tick(|n| nodes.can_fetch(n), now, nodes.replica_lag_time_max_ms);
             if let Err(e) = ticked {
-                tracing::error!(partition = p.name(), "replication failed: {e}");
+                tracing::warn!(partition = p.name(), "replication failed: {e}");
             }
         }
         self.schedule_all_fetches(now);
@@ -254,7 +254,7 @@ impl Core {
         let Core { nodes, topics, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
             if let Err(e) = nodes.replicate(p, now) {
-                tracing::error!(partition = p.name(), "replication failed: {e}");
+                tracing::warn!(partition = p.name(), "replication failed: {e}");
             }
         }
     }

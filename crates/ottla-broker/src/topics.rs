@@ -129,23 +129,26 @@ impl TopicStore {
         node_count: i32,
         now_ms: i64,
     ) -> io::Result<TopicStore> {
-        let mut store =
-            TopicStore { by_name: BTreeMap::new(), data_dir, node_count, dir_lock: None };
-        let Some(dir) = store.data_dir.clone() else {
-            return Ok(store);
-        };
-        fs::create_dir_all(&dir)?;
+        let store = TopicStore { by_name: BTreeMap::new(), data_dir, node_count, dir_lock: None };
+        match store.data_dir.clone() {
+            None => Ok(store),
+            Some(dir) => store.open_dir(&dir, now_ms).map_err(|e| {
+                io::Error::new(e.kind(), format!("cannot use the directory {}: {e}", dir.display()))
+            }),
+        }
+    }
+
+    fn open_dir(self, dir: &Path, now_ms: i64) -> io::Result<TopicStore> {
+        let (node_count, mut store) = (self.node_count, self);
+        fs::create_dir_all(dir)?;
         let lock = File::create(dir.join(".lock"))?;
         if let Err(e) = lock.try_lock() {
-            return Err(io::Error::other(format!(
-                "cannot lock {}: another broker uses it ({e})",
-                dir.display()
-            )));
+            return Err(io::Error::other(format!("another broker uses it ({e})")));
         }
         store.dir_lock = Some(lock);
-        check_node_count(&dir, node_count)?;
-        for (name, nodes_by_partition) in store.find_topics(&dir)? {
-            let config_overrides = read_config_overrides(&dir, &name)?;
+        check_node_count(dir, node_count)?;
+        for (name, nodes_by_partition) in store.find_topics(dir)? {
+            let config_overrides = read_config_overrides(dir, &name)?;
             let first_node = nodes_by_partition.get(&0).and_then(|nodes| nodes.first());
             let id = match first_node.and_then(|node| store.node_dir(*node)) {
                 Some(node_dir) => read_topic_id(&node_dir.join(format!("{name}-0"))),

@@ -147,6 +147,21 @@ impl DeliveryStats {
     }
 }
 
+/// Removes the time that a record spent in each stage, so that equal reasons count as one.
+///
+/// It stands in parentheses behind the timeout: `delivery.timeout.ms (5000 ms: 5.001 s queued)`.
+fn without_timings(mut text: String) -> String {
+    let parenthesis = text.find("delivery.timeout.ms (");
+    let timings = parenthesis.and_then(|start| {
+        let from = start + text[start..].find(" ms: ")? + " ms".len();
+        Some(from..from + text[from..].find(')')?)
+    });
+    if let Some(timings) = timings {
+        text.replace_range(timings, "");
+    }
+    text
+}
+
 impl DeliveryCounters {
     fn count_failure(&mut self, reason: String) {
         self.failed += 1;
@@ -168,7 +183,7 @@ impl DeliveryCounters {
             "error": text,
             "possibly_persisted": is_possibly_persisted,
         }));
-        self.count_failure(text);
+        self.count_failure(without_timings(text));
     }
 
     /// Prints one object.
@@ -196,5 +211,22 @@ impl DeliveryCounters {
             // Its drop would write the rest again.
             let _ = out.into_parts();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timings_are_removed_from_a_reason() {
+        let text = |timings| {
+            format!(
+                "t-0: not acknowledged within delivery.timeout.ms (5000 ms{timings}): no (x: y)"
+            )
+        };
+        assert_eq!(without_timings(text(": 0.001 s lingering, 5.0 s queued")), text(""));
+        assert_eq!(without_timings(text("")), text(""));
+        assert_eq!(without_timings("no metadata (60 ms: x)".into()), "no metadata (60 ms: x)");
     }
 }

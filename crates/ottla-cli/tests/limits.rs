@@ -91,3 +91,42 @@ fn too_few_threads_are_reported() {
     }
     assert!((1..12).contains(&successes), "{successes} runs");
 }
+
+#[test]
+fn full_disk_is_reported_once_and_keeps_the_log_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("data").display().to_string();
+    let mut args = vec!["produce", "--embedded", "--data-dir", &data_dir, "-t", "t"];
+    args.extend(["-X", "delivery.timeout.ms=3000", "-X", "request.timeout.ms=1000"]);
+    args.extend(["--batch-size", "4096"]);
+    let lines: Vec<u8> = (0..20_000).flat_map(|i| format!("{i:0100}\n").into_bytes()).collect();
+    // The limit on the size of a file stands for a disk: the write fails, and a part is written.
+    let out = run_limited("exec", "ulimit -f 200", &args, &lines);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    let log = "data/t-0/00000000000000000000.log: File too large";
+    assert_eq!(stderr.matches("append failed: ").count(), 1, "{stderr}");
+    assert!(stderr.contains(&format!("KAFKA_STORAGE_ERROR: {}", dir.path().display())), "{stderr}");
+    assert!(stderr.contains(log), "{stderr}");
+    // Each reason is listed once, not once for each time that a record has spent somewhere.
+    assert!(!stderr.contains(" s queued"), "{stderr}");
+    let acknowledged = stderr.lines().find_map(|l| l.split_once(" records acknowledged"));
+    let acknowledged: u64 = acknowledged.unwrap().0.parse().unwrap();
+    assert!((1..20_000).contains(&acknowledged), "{stderr}");
+    // The log has whole batches only, and the next broker continues it.
+    args.push("--json");
+    let out = run_limited("exec", "true", &args, b"next\n");
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(json["offset"], acknowledged, "{json}");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(!stderr.contains("truncated"), "{stderr}");
+}
+
+#[test]
+fn data_directory_that_cannot_be_written_is_named() {
+    let args = ["produce", "--embedded", "--data-dir", "/proc/no-such-dir", "-t", "t"];
+    let out = run_limited("exec", "true", &args, b"x\n");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("cannot use the directory /proc/no-such-dir: "), "{stderr}");
+}

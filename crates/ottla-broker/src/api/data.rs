@@ -177,7 +177,7 @@ fn append_partition(
     let appended =
         append_records_to_leader(partition, &config, records, ctx.header.api_version, ctx.now)?;
     if let Err(e) = nodes.replicate(partition, ctx.now) {
-        tracing::error!(partition = partition.name(), "replication failed: {e}");
+        tracing::warn!(partition = partition.name(), "replication failed: {e}");
     }
     if let (Some(history), true) = (&mut core.append_history, appended.newly_appended) {
         let records = bytes::Bytes::copy_from_slice(records);

@@ -40,6 +40,8 @@ pub(crate) struct Log {
     segments: Vec<LogSegment>,
     log_end_offset: i64,
     segment_bytes: u64,
+    /// The last append failed, which was logged.
+    append_failed: bool,
 }
 
 /// The least that [`Log::read`] returns.
@@ -53,7 +55,7 @@ pub(crate) enum MinBytes {
 impl Log {
     /// Creates an empty log in memory.
     pub(crate) fn in_memory() -> Log {
-        Log { segments: vec![LogSegment::in_memory(0)], log_end_offset: 0, segment_bytes: u64::MAX }
+        Log::new(vec![LogSegment::in_memory(0)], 0, u64::MAX)
     }
 
     /// Opens the log in a directory and truncates it at the first invalid batch.
@@ -88,7 +90,11 @@ impl Log {
         if segments.is_empty() {
             segments.push(LogSegment::create(dir, 0)?);
         }
-        Ok(Log { segments, log_end_offset, segment_bytes })
+        Ok(Log::new(segments, log_end_offset, segment_bytes))
+    }
+
+    fn new(segments: Vec<LogSegment>, log_end_offset: i64, segment_bytes: u64) -> Log {
+        Log { segments, log_end_offset, segment_bytes, append_failed: false }
     }
 
     /// Returns the offset after the last record.
@@ -128,12 +134,28 @@ impl Log {
         self.append_to_segment(bytes, header, header.header.partition_leader_epoch)
     }
 
+    /// Appends to the last segment. A full disk is logged once, not for every retry of a client.
     fn append_to_segment(
         &mut self,
         bytes: &[u8],
         header: &BatchHeaderView,
         epoch: i32,
     ) -> io::Result<()> {
+        let result = self.try_append(bytes, header, epoch);
+        let had_failed = std::mem::replace(&mut self.append_failed, result.is_err());
+        match &result {
+            Err(e) if !had_failed => {
+                tracing::error!(
+                    "append failed: {e}; clients get KAFKA_STORAGE_ERROR until it works"
+                );
+            }
+            Ok(()) if had_failed => tracing::error!("appends work again"),
+            _ => {}
+        }
+        result
+    }
+
+    fn try_append(&mut self, bytes: &[u8], header: &BatchHeaderView, epoch: i32) -> io::Result<()> {
         let base_offset = self.log_end_offset;
         let is_full = self
             .segments

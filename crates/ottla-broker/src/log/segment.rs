@@ -33,6 +33,11 @@ enum SegmentStorage {
     File { file: File, path: PathBuf },
 }
 
+/// Puts the path in front of an error's message.
+fn with_path(path: &Path, e: &io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
 impl LogSegment {
     pub(super) fn in_memory(base: i64) -> LogSegment {
         LogSegment {
@@ -46,7 +51,8 @@ impl LogSegment {
     pub(super) fn create(dir: &Path, base: i64) -> io::Result<LogSegment> {
         let path = dir.join(format!("{base:020}.log"));
         let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| with_path(&path, &e))?;
         Ok(LogSegment {
             base_offset: base,
             storage: SegmentStorage::File { file, path },
@@ -142,12 +148,12 @@ impl LogSegment {
     pub(super) fn append(&mut self, bytes: &[u8], entry: LogIndexEntry) -> io::Result<()> {
         match &mut self.storage {
             SegmentStorage::Memory(all) => all.extend_from_slice(bytes),
-            SegmentStorage::File { file, .. } => {
+            SegmentStorage::File { file, path } => {
                 file.seek(SeekFrom::Start(self.size))?;
                 if let Err(e) = file.write_all(bytes) {
                     // Recovery and readers must not find a part of a batch.
                     let _ = file.set_len(self.size);
-                    return Err(e);
+                    return Err(with_path(path, &e));
                 }
             }
         }
