@@ -242,7 +242,7 @@ pub(crate) enum SendMethod {
     Name,
     /// `Topic::send`: a topic handle, and a `Delivery` for each record.
     Delivery,
-    /// `Topic::send_with`: a topic handle, and a callback for each record.
+    /// `Topic::send_with_callback`: a topic handle, and a callback for each record.
     Callback,
 }
 

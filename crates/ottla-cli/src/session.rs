@@ -269,7 +269,7 @@ impl Session {
             }
         };
         let headers: Vec<Header<'_>> =
-            parsed.headers.iter().map(|(key, value)| Header { key, value: *value }).collect();
+            parsed.headers.iter().map(|(key, value)| Header::maybe(*key, *value)).collect();
         let token = self.stats.clock().current_token();
         let mut record = Record::to(topic)
             .maybe_key(parsed.key)

@@ -83,7 +83,7 @@ fn random_record(rng: &mut TestRng, n: u64) -> OwnedRecord {
 
 fn send_record(producer: &Producer, topic: &str, r: &OwnedRecord) -> Delivery {
     let headers: Vec<Header<'_>> =
-        r.headers.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect();
+        r.headers.iter().map(|(key, value)| Header::maybe(key, value.as_deref())).collect();
     let record = Record::to(topic)
         .maybe_key(r.key.as_deref())
         .maybe_value(r.value.as_deref())

@@ -155,7 +155,8 @@ impl Caller {
                 let mut calls = calls.lock().unwrap_or_else(PoisonError::into_inner);
                 calls.push(CallbackCall { token, result });
             };
-            await_or_drop(producer.send_with_async(record, callback), mode).await
+            let send = ottla::sim::send_with_callback_and_delivery(producer, record, callback);
+            await_or_drop(send, mode).await
         } else {
             await_or_drop(producer.send_async(record), mode).await
         };
@@ -328,7 +329,7 @@ impl Caller {
 pub(crate) fn headers_for_value(value: &[u8]) -> [Header<'_>; 3] {
     [
         Header::new("its", &value[..value.len().min(9)]),
-        Header { key: "none", value: None },
+        Header::null("none"),
         Header::new("none", b""),
     ]
 }

@@ -51,15 +51,11 @@ impl InstructionWorkload {
     }
 
     fn open_topic(&mut self, name: &str) -> Topic {
-        let producer = self.producer.clone();
-        let mut future = std::pin::pin!(producer.topic_async(name));
-        loop {
-            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            if let std::task::Poll::Ready(Ok(topic)) = future.as_mut().poll(&mut cx) {
-                return topic;
-            }
+        let topic = self.producer.topic(name).expect("the producer is open and the name valid");
+        while topic.partition_count() == 0 {
             self.run_round();
         }
+        topic
     }
 
     /// Runs until every batch has returned its memory.

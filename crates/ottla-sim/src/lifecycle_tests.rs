@@ -107,7 +107,7 @@ impl Pending {
         assert_eq!(lookup.finish().unwrap_err().kind(), kind);
         flush.finish().unwrap();
         let later = fixture.producer.try_send(Record::to("t")).unwrap_err();
-        assert_eq!(later.error.kind(), kind);
+        assert_eq!(later.kind(), kind);
         assert!(fixture.producer.is_closed());
         assert_eq!(fixture.producer.available_memory(), all_memory, "all memory returns");
         [in_flight, queued].map(|delivery| {

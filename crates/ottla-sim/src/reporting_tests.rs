@@ -109,7 +109,7 @@ fn topic_handle_rejects_records_of_other_topics_and_reports_to_the_handler() {
     );
     fixture.send_and_wait(0, "warm");
     let producer = fixture.producer.clone();
-    let topic = fixture.block_on(producer.topic_async("t")).unwrap();
+    let topic = producer.topic("t").unwrap();
     assert_eq!((topic.name(), topic.partition_count()), ("t", 2));
     for token in 1..=20 {
         topic.enqueue(topic.record().partition(0).value("v").token(token)).unwrap();

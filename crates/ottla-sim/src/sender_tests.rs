@@ -473,7 +473,7 @@ fn every_send_method_reports_the_fatal_error() {
     let known = producer.try_send(ottla::Record::to("t")).unwrap_err();
     let unknown = producer.try_send(ottla::Record::to("elsewhere")).unwrap_err();
     let waiting = fixture.try_send_to("elsewhere").unwrap_err();
-    for message in [known.error.to_string(), unknown.error.to_string(), waiting.to_string()] {
+    for message in [known.to_string(), unknown.to_string(), waiting.to_string()] {
         assert!(message.contains("PRODUCER_FENCED"), "{message}");
     }
 }

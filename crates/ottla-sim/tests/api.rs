@@ -9,10 +9,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use ottla::serializer::{BigEndianSerializer, BytesSerializer, NullableSerializer};
 use ottla::{
-    BigEndianSerializer, BoxError, BytesSerializer, Delivery, Error, ErrorKind, Header,
-    Interceptor, MutableHeader, MutableRecord, NullableSerializer, Producer, ProducerBuilder,
-    Record, RecordMetadata,
+    BoxError, Delivery, Error, ErrorKind, Header, Interceptor, MutableRecord, OwnedRecord,
+    Producer, ProducerBuilder, Record, RecordMetadata, TypedRecord,
 };
 use ottla_broker::{EmbeddedBroker, ProduceFault};
 use ottla_protocol::ErrorCode;
@@ -60,7 +60,7 @@ fn delivery_is_small_and_futures_are_send() {
     fn assert_send<F: Future + Send>(_: F) {}
     let futures = |p: &Producer| {
         assert_send(p.send_async(Record::to("t")));
-        assert_send(p.send_with_async(Record::to("t"), |_| ()));
+        assert_send(p.send_with_callback_async(Record::to("t"), |_| ()));
         assert_send(p.flush_async());
         assert_send(p.partitions_for_async("t"));
         assert_send(p.close_async(TIMEOUT));
@@ -72,7 +72,7 @@ fn delivery_is_small_and_futures_are_send() {
 fn blocking_async_and_typed_sends_reach_the_log() {
     let broker = start_broker();
     let producer = producer_builder(&broker).build().unwrap();
-    let headers = [Header::new("a", b"1"), Header { key: "a", value: None }];
+    let headers = [Header::new("a", b"1"), Header::null("a")];
     let sent = producer.send(Record::to("t").partition(1).value("x").headers(&headers)).unwrap();
     let m = sent.wait().unwrap();
     assert_eq!((m.topic(), m.partition(), m.offset()), ("t", 1, Some(0)));
@@ -82,15 +82,17 @@ fn blocking_async_and_typed_sends_reach_the_log() {
     });
     assert_eq!(m.unwrap().offset(), Some(1));
     let typed = producer.typed(BigEndianSerializer, NullableSerializer(BytesSerializer));
-    let a = typed.send("t", &7_i64, &Some("v")).unwrap().wait().unwrap();
-    let b = block_on(typed.send_async("t", &7_i64, &None::<&str>)).unwrap().wait().unwrap();
+    let typed_record = TypedRecord::new("t", &7_i64, &Some("v"));
+    let a = typed.send(typed_record).unwrap().wait().unwrap();
+    let tombstone = TypedRecord::new("t", &7_i64, &None::<&str>);
+    let b = block_on(typed.send_async(tombstone)).unwrap().wait().unwrap();
     assert_eq!(a.partition(), b.partition());
     assert_eq!(producer.partitions_for("t").unwrap().len(), 3);
     assert_eq!(block_on(producer.partitions_for_async("t")).unwrap()[0].leader, Some(1));
 }
 
 #[test]
-fn try_send_returns_the_record_with_the_error() {
+fn try_send_fails_instead_of_waiting() {
     let broker = start_broker();
     let producer = producer_builder(&broker)
         .buffer_memory(20_000)
@@ -99,14 +101,14 @@ fn try_send_returns_the_record_with_the_error() {
         .unwrap();
     let record = Record::to("t").value("x").token(5);
     let e = producer.try_send(record).unwrap_err();
-    assert_eq!((e.record, e.error.kind()), (record, ErrorKind::NoMetadata));
+    assert_eq!(e.kind(), ErrorKind::NoMetadata);
     // The failed call has requested the metadata, so it arrives.
     producer.partitions_for("t").unwrap();
     producer.try_send(record.partition(0)).unwrap();
     let e = producer.try_send(record.partition(1)).unwrap_err();
-    assert_eq!(e.error.kind(), ErrorKind::Full, "{e}");
+    assert_eq!(e.kind(), ErrorKind::Full, "{e}");
     producer.close(TIMEOUT).unwrap();
-    assert_eq!(producer.try_send(record).unwrap_err().error.kind(), ErrorKind::Closed);
+    assert_eq!(producer.try_send(record).unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(producer.send(record).unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(producer.available_memory(), 20_000);
 }
@@ -123,7 +125,7 @@ struct RecordingInterceptor(Arc<InterceptorCalls>);
 impl Interceptor for RecordingInterceptor {
     fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
         self.0.sent_count.fetch_add(1, Ordering::SeqCst);
-        record.headers.push(MutableHeader::new("spy", &b"was here"[..]));
+        record.headers.push(Header::new("spy", "was here"));
         Ok(())
     }
 
@@ -160,12 +162,12 @@ fn rejected_record_reaches_callback_once_and_failing_interceptors_are_skipped() 
     let large = vec![0; 2_000_000];
     let first_sender = sender.clone();
     let callback = move |r| first_sender.send(r).unwrap();
-    let e = producer.send_with(Record::to("t").value(&large), callback).unwrap_err();
+    let e = producer.send_with_callback(Record::to("t").value(&large), callback).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::RecordTooLarge);
     let e = results.recv_timeout(TIMEOUT).unwrap().unwrap_err();
     assert_eq!(e.kind(), ErrorKind::RecordTooLarge);
     let good = Record::to("t").key("k").value("good");
-    block_on(producer.send_with_async(good, move |r| sender.send(r).unwrap())).unwrap();
+    block_on(producer.send_with_callback_async(good, move |r| sender.send(r).unwrap())).unwrap();
     let metadata = results.recv_timeout(TIMEOUT).unwrap().unwrap();
     producer.close(TIMEOUT).unwrap();
     assert!(results.recv().is_err(), "each callback is called once");
@@ -195,7 +197,7 @@ fn blocking_calls_in_a_callback_fail_instead_of_waiting() {
         sender.send((flushed, waited, closed.is_ok())).unwrap();
         panic!("a callback's panic must not reach the sender");
     };
-    producer.send_with(Record::to("t").value("x"), callback).unwrap();
+    producer.send_with_callback(Record::to("t").value("x"), callback).unwrap();
     let (flushed, waited, is_closed) = results.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(flushed, Err(ErrorKind::WouldDeadlock));
     assert_eq!(waited, Err(ErrorKind::WouldDeadlock));
@@ -351,6 +353,115 @@ fn purged_and_closed_records_have_timings_and_the_last_broker_error() {
     }
 }
 
+/// Sends a record by each of the nine methods of a type, which returns `(sent, results)`.
+macro_rules! send_by_every_method {
+    ($target:expr, $record:expr) => {{
+        let (sender, results) = mpsc::channel::<Result<RecordMetadata, Error>>();
+        let callback = || {
+            let sender = sender.clone();
+            move |result| sender.send(result).unwrap()
+        };
+        let deliveries = [
+            $target.send($record),
+            $target.try_send($record),
+            block_on($target.send_async($record)),
+        ];
+        let others = [
+            $target.send_with_callback($record, callback()),
+            $target.try_send_with_callback($record, callback()),
+            block_on($target.send_with_callback_async($record, callback())),
+            $target.enqueue($record),
+            $target.try_enqueue($record),
+            block_on($target.enqueue_async($record)),
+        ];
+        drop(sender);
+        let deliveries = deliveries.map(|sent| sent.and_then(Delivery::wait));
+        (deliveries.into_iter().chain(results).collect::<Vec<_>>(), others)
+    }};
+}
+
+#[test]
+fn four_types_have_the_same_nine_send_methods() {
+    let broker = start_broker();
+    let tokens = Arc::<Mutex<Vec<u64>>>::default();
+    let seen = tokens.clone();
+    let handler = move |r: &ottla::BatchReport<'_>| seen.lock().unwrap().extend(r.tokens);
+    let producer = producer_builder(&broker).delivery_handler(handler).build().unwrap();
+    let topic = producer.topic("t").unwrap();
+    let typed = producer.typed(BigEndianSerializer, BytesSerializer);
+    let typed_topic = typed.topic("t").unwrap();
+    let owned = OwnedRecord::to("t").key("k").value("v").token(1);
+    let headers = [Header::new("trace-id", "42")];
+    let typed_record = TypedRecord::new("t", &7_u64, "v").headers(&headers).timestamp(9);
+    let typed_record = typed_record.partition(2).token(2);
+    let all = [
+        send_by_every_method!(producer, owned.as_record()),
+        send_by_every_method!(topic, topic.record().key("k").token(3)),
+        send_by_every_method!(typed, typed_record),
+        send_by_every_method!(typed_topic, typed_topic.record(&7, "v").token(4)),
+    ];
+    for (results, others) in &all {
+        assert_eq!(results.len(), 6, "three deliveries and three callbacks");
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        assert!(others.iter().all(Result::is_ok), "{others:?}");
+    }
+    let metadata = all[2].0[0].as_ref().unwrap();
+    assert_eq!((metadata.partition(), metadata.timestamp()), (2, 9));
+    let report = producer.close(TIMEOUT);
+    assert!(report.is_ok());
+    let mut tokens = std::mem::take(&mut *tokens.lock().unwrap());
+    tokens.sort_unstable();
+    assert_eq!(tokens, [1, 2, 3, 4].map(|token| [token; 9]).concat());
+}
+
+#[test]
+fn every_send_method_reports_a_rejected_record_once() {
+    let broker = start_broker();
+    let producer = producer_builder(&broker).build().unwrap();
+    let topic = producer.topic("t").unwrap();
+    let (results, others) = send_by_every_method!(topic, Record::to("other"));
+    assert_eq!(results.len(), 6);
+    assert!(results.iter().all(|r| r.as_ref().unwrap_err().kind() == ErrorKind::InvalidRecord));
+    assert!(others.iter().all(|r| r.as_ref().unwrap_err().kind() == ErrorKind::InvalidRecord));
+    let refusing = ottla::serializer::from_fn(|_: &str| Err::<Vec<u8>, _>("no"));
+    let typed = producer.typed(BytesSerializer, refusing);
+    let (results, others) = send_by_every_method!(typed, TypedRecord::new("t", "k", "v"));
+    assert_eq!(results.len(), 6);
+    assert!(results.iter().all(|r| r.as_ref().unwrap_err().kind() == ErrorKind::Serialization));
+    assert!(others.iter().all(|r| r.as_ref().unwrap_err().kind() == ErrorKind::Serialization));
+}
+
+#[test]
+fn topic_handle_exists_before_the_cluster_does() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let producer = Producer::builder()
+        .bootstrap_servers(&address)
+        .set("reconnect.backoff.ms", "5")
+        .max_block(TIMEOUT)
+        .build()
+        .unwrap();
+    let topic = producer.topic("t").unwrap();
+    assert_eq!((topic.name(), topic.partition_count()), ("t", 0));
+    let record = topic.record().key("k");
+    assert_eq!(topic.try_send(record).unwrap_err().kind(), ErrorKind::NoMetadata);
+    assert_eq!(topic.try_send(topic.record()).unwrap_err().kind(), ErrorKind::NoMetadata);
+    let sending = thread::spawn({
+        let topic = topic.clone();
+        move || topic.send(topic.record().value("x")).unwrap().wait().unwrap()
+    });
+    let broker = EmbeddedBroker::builder().listen(&address).topic("t", 3).start().unwrap();
+    assert_eq!(sending.join().unwrap().topic(), "t");
+    assert_eq!(topic.partition_count(), 3);
+    assert_eq!(producer.topic("t").unwrap().partition_count(), 3);
+    topic.try_send(record).unwrap().wait().unwrap();
+    assert_eq!(producer.topic("bad name").unwrap_err().kind(), ErrorKind::InvalidTopic);
+    producer.close(TIMEOUT).unwrap();
+    assert_eq!(producer.topic("u").unwrap_err().kind(), ErrorKind::Closed);
+    drop(broker);
+}
+
 // CASES: KP2.
 #[test]
 fn missing_topic_error_names_the_brokers_last_error() {
@@ -417,7 +528,7 @@ fn callback_can_send_to_a_topic_once_its_metadata_has_arrived() {
             let sent = inner.send(Record::to("dead").value("failed record"));
             sender.send(sent.map(|_| ()).map_err(|e| e.kind())).unwrap();
         };
-        producer.send_with(Record::to("t").value("x"), callback).unwrap().wait().unwrap();
+        producer.send_with_callback(Record::to("t").value("x"), callback).unwrap();
         match results.recv_timeout(TIMEOUT).unwrap() {
             Ok(()) => return,
             Err(kind) => assert_eq!(kind, ErrorKind::NoMetadata),

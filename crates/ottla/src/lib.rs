@@ -2,7 +2,7 @@
 //!
 //! It follows the design of Kafka's Java producer and uses its names. [`Producer::send`] appends a
 //! record to its partition's batch, and one thread of the producer sends the batches. A record's
-//! result reaches the application through a [`Delivery`], a [callback](Producer::send_with), or one
+//! result reaches the application through a [`Delivery`], a callback, or one
 //! [handler](ProducerBuilder::delivery_handler) for the whole producer. The producer is idempotent
 //! by default: its retries write no record twice and keep the order of each partition (KIP-98).
 //!
@@ -25,6 +25,32 @@
 //!
 //! In async code, [`Producer::send_async`] waits without blocking, and a [`Delivery`] is a future.
 //! They need no runtime and work with any.
+//!
+//! # Ways to send
+//!
+//! | result to | blocks | never waits | async |
+//! |---|---|---|---|
+//! | [`Delivery`] | [`send`] | [`try_send`] | [`send_async`] |
+//! | closure | [`send_with_callback`] | [`try_send_with_callback`] | [`send_with_callback_async`] |
+//! | [token](Record::token) | [`enqueue`] | [`try_enqueue`] | [`enqueue_async`] |
+//!
+//! The first row's methods return a [`Delivery`] for the record's result. The second row's take a
+//! callback for it. With the third row's, only the [delivery
+//! handler](ProducerBuilder::delivery_handler) receives it, with the record's token.
+//!
+//! [`send`]: Producer::send
+//! [`try_send`]: Producer::try_send
+//! [`send_async`]: Producer::send_async
+//! [`send_with_callback`]: Producer::send_with_callback
+//! [`try_send_with_callback`]: Producer::try_send_with_callback
+//! [`send_with_callback_async`]: Producer::send_with_callback_async
+//! [`enqueue`]: Producer::enqueue
+//! [`try_enqueue`]: Producer::try_enqueue
+//! [`enqueue_async`]: Producer::enqueue_async
+//!
+//! [`Producer`], [`Topic`], [`TypedProducer`] and [`TypedTopic`] all have these nine methods. The
+//! handler, if there is one, and the interceptors receive every result besides. A record that the
+//! call does not accept fails with the call's error, and its callback receives the error, too.
 //!
 //! # Errors
 //!
@@ -57,6 +83,7 @@
 //! - `tls-graviola`: Rust and assembler; x86-64 with AES, AVX2 and ADX, or AArch64 with AES.
 //! - `tls-ring`, `tls-aws-lc-rs`: any CPU; they need a C compiler.
 //! - `oidc`: OAUTHBEARER tokens from an OpenID Connect provider (KIP-768).
+//! - `bytes`: [`OwnedRecord`] takes values of the crate `bytes` without a copy.
 //! - `unstable-sim`: access to the sender and its machine for simulations. Its API may change in
 //!   any release.
 
@@ -93,16 +120,13 @@ pub use config::{
     configuration_markdown, parse_properties,
 };
 pub use delivery::batch_completions::BatchReport;
-pub use delivery::interceptor::{Interceptor, MutableHeader, MutableRecord};
+pub use delivery::interceptor::{Interceptor, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};
 pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
 pub use metrics::{Metric, MetricValue, Totals};
 pub use ottla_protocol::ErrorCode;
 pub use producer::{
     PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope, Topic,
-    TrySendError, TypedProducer, validate_topic_name,
+    TypedProducer, TypedRecord, TypedTopic, validate_topic_name,
 };
-pub use record::serializer::{
-    BigEndianSerializer, BytesSerializer, FnSerializer, NullableSerializer, Serializer,
-};
-pub use record::{BoxError, Header, Record};
+pub use record::{BoxError, Header, OwnedRecord, Record, serializer};

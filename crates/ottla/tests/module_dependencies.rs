@@ -45,7 +45,7 @@ fn allowed_dependencies(module: &str) -> &'static [&'static str] {
             "sender",
             "network",
         ],
-        "sim" => &["producer", "accumulator", "sender", "network"],
+        "sim" => &["producer", "delivery", "record", "accumulator", "sender", "network"],
         _ => &[],
     }
 }

@@ -48,6 +48,8 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     };
     stop_at_signal(&stats)?;
     let failed = |e: ottla::Error| CliError::failed(error_text(&e));
+    // The load starts when the topic is known.
+    producer.partitions_for(&args.topic).map_err(failed)?;
     let topic = producer.topic(&args.topic).map_err(failed)?;
     let run =
         PerfRun { args, workload: &workload, stats: &stats, producer: &producer, topic: &topic };
@@ -217,7 +219,7 @@ impl PerfRun<'_> {
                     let callback = move |result: Result<_, ottla::Error>| {
                         std::hint::black_box((sent_at, result.is_ok()));
                     };
-                    self.topic.send_with(record, callback).map_err(rejected)?;
+                    self.topic.send_with_callback(record, callback).map_err(rejected)?;
                 }
                 SendMethod::Delivery => {
                     pending.push_back(self.topic.send(record).map_err(rejected)?);

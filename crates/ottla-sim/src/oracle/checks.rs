@@ -155,7 +155,7 @@ fn is_same_record(sent: &SentRecord, logged: &LoggedRecord) -> bool {
         && sent.timestamp.is_none_or(|at| at == logged.timestamp)
         && headers.len() == logged.headers.len()
         && headers.iter().zip(&logged.headers).all(|(sent, (key, value))| {
-            (sent.key.as_bytes(), sent.value) == (key.as_slice(), value.as_deref())
+            (sent.key.as_bytes(), sent.value.as_deref()) == (key.as_slice(), value.as_deref())
         })
 }
 

@@ -226,7 +226,9 @@ pub(crate) fn choose_partition(
         // Over all partitions, also those without a leader: a key must not change its partition
         // when a broker fails.
         (PartitioningStrategy::Default, Some(key)) => {
-            Ok(PartitionChoice::Fixed(partition_for_key(key, partition_count as u32) as usize))
+            // The topic of a handle has no partition before its first metadata.
+            let count = (partition_count as u32).max(1);
+            Ok(PartitionChoice::Fixed(partition_for_key(key, count) as usize))
         }
         _ => Ok(PartitionChoice::Sticky(sticky_partition(topic, partition_count, random))),
     }
@@ -248,6 +250,8 @@ fn sticky_partition(
     let cell = topic.sticky_partition.thread_partition();
     match cell.load(Relaxed) {
         p if (p as usize) < partition_count => p as usize,
+        // The append fails, and finds out that the topic is not known yet.
+        _ if partition_count == 0 => 0,
         // Unset, or a partition that the topic has lost when it was re-created.
         old => {
             let chosen = topic.load_stats.load().choose(random());

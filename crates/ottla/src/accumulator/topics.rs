@@ -3,8 +3,8 @@
 //! Callers find a topic by its name without a lock. The sender publishes each metadata update
 //! here, and wakes the callers that wait for a topic that is not known yet.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 
 use arc_swap::ArcSwap;
@@ -42,6 +42,11 @@ impl TopicInfo {
         }
     }
 
+    /// Returns whether metadata has described the topic. Only a handle's topic can exist before.
+    pub(crate) fn is_known(&self) -> bool {
+        self.partitions.len() > 0
+    }
+
     /// Returns whether a caller need not wait for this partition. A negative number is invalid in
     /// every topic, so waiting for it would not help.
     pub(crate) fn has_partition(&self, partition: i32) -> bool {
@@ -65,6 +70,8 @@ pub(crate) type TopicsByName = HashMap<Arc<str>, Arc<TopicInfo>>;
 pub(crate) struct TopicInfoMap {
     map: ArcSwap<TopicsByName>,
     waiters: Mutex<HashMap<Arc<str>, TopicWaiters>>,
+    /// The topics of handles that were created before their metadata arrived.
+    unknown: Mutex<HashMap<Arc<str>, Weak<TopicInfo>>>,
     /// Every partition of every topic, also those that are not visible, by id.
     partitions_by_id: Mutex<Vec<Arc<Partition>>>,
 }
@@ -89,6 +96,37 @@ impl TopicWaiters {
 impl TopicInfoMap {
     pub(crate) fn get(&self, name: &str) -> Option<Arc<TopicInfo>> {
         self.map.load().get(name).cloned()
+    }
+
+    /// Returns the topic for a handle. It has no partitions while it is not known.
+    pub(crate) fn get_or_create(&self, name: &str) -> Arc<TopicInfo> {
+        if let Some(topic) = self.get(name) {
+            return topic;
+        }
+        let mut unknown = self.unknown.lock();
+        // Handles that were dropped before their topic was known. Rarely, so that many handles
+        // cost linear time.
+        if unknown.len().is_power_of_two() {
+            unknown.retain(|_, topic| topic.strong_count() > 0);
+        }
+        // Again, under the lock: `publish` takes the topic from `unknown`, stores it in the map,
+        // and then removes it. So every handle of a topic gets the one that the map has in the end.
+        if let Some(topic) = self.get(name) {
+            return topic;
+        }
+        Self::unknown_topic(&mut unknown, name.into())
+    }
+
+    fn unknown_topic(
+        unknown: &mut HashMap<Arc<str>, Weak<TopicInfo>>,
+        name: Arc<str>,
+    ) -> Arc<TopicInfo> {
+        if let Some(topic) = unknown.get(&name).and_then(Weak::upgrade) {
+            return topic;
+        }
+        let topic = Arc::new(TopicInfo::new(name.clone()));
+        unknown.insert(name, Arc::downgrade(&topic));
+        topic
     }
 
     pub(crate) fn load(&self) -> arc_swap::Guard<Arc<TopicsByName>> {
@@ -143,7 +181,7 @@ impl TopicInfoMap {
             let topic = match old.get(name) {
                 Some(topic) => topic.clone(),
                 None => {
-                    let topic = Arc::new(TopicInfo::new(name.clone()));
+                    let topic = Self::unknown_topic(&mut self.unknown.lock(), name.clone());
                     let map = new.get_or_insert_with(|| (*old).clone());
                     map.insert(name.clone(), topic.clone());
                     topic
@@ -157,7 +195,9 @@ impl TopicInfoMap {
             topic.load_stats.store(Arc::new(stats));
         }
         if let Some(new) = new {
-            self.map.store(Arc::new(new));
+            let new = Arc::new(new);
+            self.map.store(new.clone());
+            self.unknown.lock().retain(|name, _| !new.contains_key(name));
         }
         self.wake_waiters_of(cluster);
     }

@@ -9,22 +9,6 @@ use crate::error::Error;
 use crate::metrics::{Counters, add};
 use crate::record::{BoxError, Header, Record};
 
-/// A header that an [`Interceptor`] may change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MutableHeader<'a> {
-    /// The header's key.
-    pub key: Cow<'a, str>,
-    /// The header's value; `None` for null.
-    pub value: Option<Cow<'a, [u8]>>,
-}
-
-impl<'a> MutableHeader<'a> {
-    /// Creates a header with a value.
-    pub fn new(key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, [u8]>>) -> MutableHeader<'a> {
-        MutableHeader { key: key.into(), value: Some(value.into()) }
-    }
-}
-
 /// A record that an [`Interceptor`] may change.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -38,7 +22,7 @@ pub struct MutableRecord<'a> {
     /// The value; `None` for null.
     pub value: Option<Cow<'a, [u8]>>,
     /// The headers, in order.
-    pub headers: Vec<MutableHeader<'a>>,
+    pub headers: Vec<Header<'a>>,
     /// The timestamp in milliseconds since the Unix epoch, if the application set one.
     pub timestamp: Option<i64>,
 }
@@ -50,15 +34,14 @@ pub struct MutableRecord<'a> {
 /// failure is counted ([`Totals::interceptor_error_total`](crate::Totals)), and the record is sent.
 ///
 /// ```
-/// use ottla::{BoxError, Error, Interceptor, Producer, RecordMetadata};
-/// use ottla::{MutableHeader, MutableRecord};
+/// use ottla::{BoxError, Error, Header, Interceptor, MutableRecord, Producer, RecordMetadata};
 ///
 /// /// Adds a header, and logs failures.
 /// struct Tracing;
 ///
 /// impl Interceptor for Tracing {
 ///     fn on_send(&self, record: &mut MutableRecord<'_>) -> Result<(), BoxError> {
-///         record.headers.push(MutableHeader::new("trace-id", &b"42"[..]));
+///         record.headers.push(Header::new("trace-id", "42"));
 ///         Ok(())
 ///     }
 ///
@@ -92,7 +75,7 @@ pub trait Interceptor: Send + Sync {
     /// Runs on the sender's thread as a rule, so it must not wait. If `send` does not accept the
     /// record, it runs on the thread that calls `send`; `partition` is then `None` unless the
     /// application named one. The exceptions are those of
-    /// [`Producer::send_with`](crate::Producer::send_with).
+    /// [`Producer::send_with_callback`](crate::Producer::send_with_callback).
     fn on_acknowledgement(
         &self,
         topic: &str,
@@ -122,15 +105,12 @@ impl Interceptors {
         record: &Record<'a>,
         counters: &Counters,
     ) -> MutableRecord<'a> {
-        let headers = record.headers.iter();
         let mut current = MutableRecord {
             topic: record.topic.into(),
             partition: record.partition,
             key: record.key.map(Cow::Borrowed),
             value: record.value.map(Cow::Borrowed),
-            headers: headers
-                .map(|h| MutableHeader { key: h.key.into(), value: h.value.map(Cow::Borrowed) })
-                .collect(),
+            headers: record.headers.iter().map(borrowed).collect(),
             timestamp: record.timestamp,
         };
         for interceptor in &self.0 {
@@ -167,19 +147,20 @@ fn count_failure(counters: &Counters, call: &str, reason: &str) {
     tracing::warn!("an interceptor failed and was skipped: {call}: {reason}");
 }
 
-impl MutableRecord<'_> {
-    /// Returns the headers in the form that [`Record`] borrows.
-    pub(crate) fn borrowed_headers(&self) -> Vec<Header<'_>> {
-        self.headers.iter().map(|h| Header { key: &h.key, value: h.value.as_deref() }).collect()
-    }
+/// Returns a header that borrows from another one.
+fn borrowed<'a>(header: &'a Header<'a>) -> Header<'a> {
+    Header { key: Cow::Borrowed(&header.key), value: header.value.as_deref().map(Cow::Borrowed) }
+}
 
-    pub(crate) fn as_record<'b>(&'b self, headers: &'b [Header<'b>], token: u64) -> Record<'b> {
+impl MutableRecord<'_> {
+    /// Returns the record that is sent.
+    pub(crate) fn as_record(&self, token: u64) -> Record<'_> {
         Record {
             topic: &self.topic,
             partition: self.partition,
             key: self.key.as_deref(),
             value: self.value.as_deref(),
-            headers,
+            headers: &self.headers,
             timestamp: self.timestamp,
             token,
         }

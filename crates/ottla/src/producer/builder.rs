@@ -193,8 +193,9 @@ impl ProducerBuilder {
     ///   result.
     /// - **Another thread, if the sender has ended** (the producer was closed, or the sender
     ///   panicked) before it knew of the batch: a thread that appended to the batch, inside its own
-    ///   `send`, or the worker thread that compressed or split it. [`Producer::send_with`] explains
-    ///   this case. Two threads may then run the handler at the same time.
+    ///   `send`, or the worker thread that compressed or split it.
+    ///   [`Producer::send_with_callback`] explains this case. Two threads may then run the handler
+    ///   at the same time.
     ///
     /// The producer holds no lock meanwhile. It catches a panic of the handler and counts it in
     /// [`Totals::callback_panic_total`](crate::Totals).

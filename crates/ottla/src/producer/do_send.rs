@@ -11,17 +11,18 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use super::inner::ProducerInner;
-use super::topic::validate_topic_name;
-use super::{Delivery, TrySendError};
+use super::topic_name::validate_topic_name;
 use crate::accumulator::append::{AppendResult, AppendState};
 use crate::accumulator::topics::TopicInfo;
 use crate::delivery::batch_completions::DeliveryOptions;
+use crate::delivery::result::Delivery;
 use crate::error::{Error, ErrorKind};
 use crate::record::{PreparedRecord, Record};
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 
 /// A record that was appended to a batch.
+#[derive(Debug)]
 pub(super) struct Appended {
     /// The record's delivery, if the caller wants one.
     delivery: Option<Delivery>,
@@ -131,9 +132,7 @@ impl ProducerInner {
             self.append_async(topic, &record, &mut options).await
         } else {
             let intercepted = interceptors.on_send(&record, &self.counters);
-            let headers = intercepted.borrowed_headers();
-            let record = intercepted.as_record(&headers, record.token);
-            self.append_async(topic, &record, &mut options).await
+            self.append_async(topic, &intercepted.as_record(record.token), &mut options).await
         };
         self.notify_rejected(&record, options, result)
     }
@@ -152,21 +151,21 @@ impl ProducerInner {
     }
 
     /// The form of `send` that never waits.
-    pub(super) fn do_try_send<'a>(
+    pub(super) fn do_try_send(
         &self,
         topic: Option<&TopicInfo>,
-        record: Record<'a>,
+        record: Record<'_>,
         mut options: DeliveryOptions,
-    ) -> Result<Delivery, TrySendError<'a>> {
+    ) -> Result<Appended, Error> {
+        if let Some(appended) = self.do_send_fast(topic, &record, &mut options) {
+            return Ok(appended);
+        }
         let result = self.with_interceptors(record, |r| {
             let mut pending = self.new_pending_send(topic, &r, &mut options)?;
             let step = self.run_step(&mut pending)?;
             self.finish_without_waiting(&r, step, "")
         });
-        result.and_then(Appended::into_delivery).map_err(|error| {
-            self.notify_interceptors(record.topic, record.partition, &error);
-            TrySendError { record, error }
-        })
+        self.notify_rejected(&record, options, result)
     }
 
     /// Returns the result of a step where the caller must not wait. `suffix` follows the message.
@@ -264,7 +263,8 @@ impl ProducerInner {
     #[inline]
     fn run_step(&self, pending: &mut PendingSend<'_, '_>) -> Result<SendStep, Error> {
         let map;
-        let topic = match pending.topic {
+        // The topic of a handle has no partitions before its first metadata.
+        let topic = match pending.topic.filter(|topic| topic.is_known()) {
             Some(topic) => topic,
             None => {
                 map = self.accumulator.topics.load();
@@ -332,7 +332,7 @@ impl ProducerInner {
 
     /// Passes the error of a record that was not accepted to the interceptors and to its callback.
     #[inline]
-    fn notify_rejected(
+    pub(super) fn notify_rejected(
         &self,
         record: &Record<'_>,
         options: DeliveryOptions,
@@ -353,9 +353,7 @@ impl ProducerInner {
         if interceptors.is_empty() {
             return f(record);
         }
-        let intercepted = interceptors.on_send(&record, &self.counters);
-        let headers = intercepted.borrowed_headers();
-        f(intercepted.as_record(&headers, record.token))
+        f(interceptors.on_send(&record, &self.counters).as_record(record.token))
     }
 
     /// Computes the record's sizes and checks its limits: the first step of `send`.

@@ -12,15 +12,16 @@ mod send;
 mod do_send;
 mod topic_wait;
 mod memory_wait;
-mod typed;
 mod topic;
+mod topic_name;
+mod typed;
 
 pub use builder::ProducerBuilder;
 pub(crate) use inner::ProducerInner;
 pub use partitioner::{Partitioner, Partitions};
-pub use send::TrySendError;
-pub use topic::{Topic, validate_topic_name};
-pub use typed::TypedProducer;
+pub use topic::Topic;
+pub use topic_name::validate_topic_name;
+pub use typed::{TypedProducer, TypedRecord, TypedTopic};
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,7 +31,6 @@ use std::time::Duration;
 use crate::accumulator::partition::Partition;
 use crate::accumulator::topics::TopicInfo;
 use crate::client::Health;
-use crate::delivery::result::Delivery;
 use crate::error::Error;
 use crate::metrics::{Metric, Sensor, Totals};
 use crate::time::Tick;
@@ -40,12 +40,18 @@ use crate::wakeup::waiters::{FlushCompletion, FlushFuture};
 /// A Kafka producer. It is cheap to clone; clones share everything. Any thread may use it.
 ///
 /// [`send`](Producer::send) accepts records and gathers them in batches, and one thread of the
-/// producer sends the batches. A record's result reaches the application through a [`Delivery`], a
-/// [callback](Producer::send_with), or the producer's [delivery
-/// handler](ProducerBuilder::delivery_handler).
+/// producer sends the batches. A record's result reaches the application through a
+/// [`Delivery`](crate::Delivery), a [callback](Producer::send_with_callback), or the producer's
+/// [delivery handler](ProducerBuilder::delivery_handler). The crate's page lists [all methods that
+/// send](crate#ways-to-send).
 ///
-/// Dropping the last clone closes the producer. The timeout is `delivery.timeout.ms`, but at most
-/// 5 s; see [`close`](Producer::close).
+/// # Dropping the last clone
+///
+/// Dropping the last clone closes the producer, and **blocks the thread** for up to 5 s while
+/// records are left (or `delivery.timeout.ms` if that is shorter). In async code it blocks the
+/// executor's thread. Records that are left after that fail, and only a warning in the log says how
+/// many. Call [`close_async`](Producer::close_async) or [`close`](Producer::close) before: the drop
+/// then does not wait, and the call returns what was left.
 ///
 /// ```no_run
 /// use std::time::Duration;

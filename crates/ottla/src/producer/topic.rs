@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::send::{WITH_DELIVERY, WITHOUT_DELIVERY};
-use super::{Delivery, Producer, ProducerInner, TrySendError};
-use crate::accumulator::topics;
+use super::send::{WITH_DELIVERY, WITHOUT_DELIVERY, with_callback};
+use super::{Producer, ProducerInner};
+use crate::accumulator::topics::TopicInfo;
 use crate::delivery::batch_completions::DeliveryOptions;
-use crate::delivery::result::RecordMetadata;
+use crate::delivery::result::{Delivery, RecordMetadata};
 use crate::error::{Error, ErrorKind};
 use crate::record::Record;
 
@@ -16,6 +16,9 @@ use crate::record::Record;
 /// [`Producer::topic`] creates it. It is cheap to clone, and keeps the producer open while it
 /// lives. The fastest combination is [`enqueue`](Topic::enqueue) with a [delivery
 /// handler](crate::ProducerBuilder::delivery_handler).
+///
+/// Its methods are those of [`Producer`]. They fail with [`ErrorKind::InvalidRecord`] if the record
+/// is for another topic.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ottla::Error> {
@@ -30,7 +33,7 @@ use crate::record::Record;
 #[derive(Clone)]
 pub struct Topic {
     inner: Arc<ProducerInner>,
-    info: Arc<topics::TopicInfo>,
+    info: Arc<TopicInfo>,
 }
 
 impl fmt::Debug for Topic {
@@ -40,27 +43,14 @@ impl fmt::Debug for Topic {
 }
 
 impl Producer {
-    /// Returns a handle of a topic. Blocks for at most `max.block.ms` if the topic is not known
-    /// yet.
-    ///
-    /// Inside an async executor this blocks the executor's thread: use
-    /// [`topic_async`](Self::topic_async). Inside a callback it does not block: it fails with
-    /// [`ErrorKind::NoMetadata`] if the topic is not known yet.
+    /// Returns a handle of a topic. It does not wait for the topic's metadata: if the topic is not
+    /// known yet, also because no broker can be reached, the first `send` waits for it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidTopic`], [`ErrorKind::Authorization`], [`ErrorKind::MetadataTimeout`] or
-    /// [`ErrorKind::Closed`].
-    pub fn topic(&self, name: &str) -> Result<Topic, Error> {
-        let info = self.inner.topic_blocking(name)?;
-        Ok(Topic { inner: self.inner.clone(), info })
-    }
-
-    /// Like [`topic`](Self::topic), without blocking.
-    ///
-    /// # Errors
-    /// The errors of [`topic`](Self::topic).
-    pub async fn topic_async(&self, name: &str) -> Result<Topic, Error> {
-        let info = self.inner.topic_async(name).await?;
+    /// [`ErrorKind::InvalidTopic`] if Kafka does not allow the name; [`ErrorKind::Closed`],
+    /// [`ErrorKind::Forked`]. Whether the topic exists is found by the first `send`.
+    pub fn topic(&self, name: impl AsRef<str>) -> Result<Topic, Error> {
+        let info = self.inner.topic_for_handle(name.as_ref())?;
         Ok(Topic { inner: self.inner.clone(), info })
     }
 }
@@ -71,7 +61,8 @@ impl Topic {
         &self.info.name
     }
 
-    /// Returns the current number of partitions.
+    /// Returns the current number of partitions; 0 while the topic is not known.
+    /// [`Producer::partitions_for`] waits for it.
     pub fn partition_count(&self) -> i32 {
         self.info.partitions.len() as i32
     }
@@ -82,15 +73,50 @@ impl Topic {
         Record::to(&self.info.name)
     }
 
-    /// Fails if the record is for a different topic: it would go to this one instead.
+    /// Passes the error of a record that was not accepted to the interceptors.
+    pub(super) fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
+        self.inner.notify_interceptors(topic, partition, e);
+    }
+
     #[inline]
-    fn check_topic(&self, record: &Record<'_>) -> Result<&topics::TopicInfo, Error> {
+    fn is_topic_of(&self, record: &Record<'_>) -> bool {
         let name: &str = &self.info.name;
-        if std::ptr::eq(name, record.topic) || name == record.topic {
-            return Ok(&self.info);
+        std::ptr::eq(name, record.topic) || name == record.topic
+    }
+
+    /// Rejects a record for a different topic: it would go to this one instead.
+    #[cold]
+    fn reject<T>(&self, record: &Record<'_>, options: DeliveryOptions) -> Result<T, Error> {
+        let message =
+            format!("the record is for topic {}, the handle for {}", record.topic, self.info.name);
+        let e = Error::new(ErrorKind::InvalidRecord, message);
+        self.inner.notify_rejected(record, options, Err(e.clone())).and(Err(e))
+    }
+
+    #[inline]
+    fn do_send(&self, record: Record<'_>, options: DeliveryOptions) -> Result<(), Error> {
+        if !self.is_topic_of(&record) {
+            return self.reject(&record, options);
         }
-        let message = format!("the record is for topic {}, the handle for {name}", record.topic);
-        Err(Error::new(ErrorKind::InvalidRecord, message))
+        self.inner.do_send(Some(&self.info), record, options).map(|_| ())
+    }
+
+    fn do_try_send(&self, record: Record<'_>, options: DeliveryOptions) -> Result<(), Error> {
+        if !self.is_topic_of(&record) {
+            return self.reject(&record, options);
+        }
+        self.inner.do_try_send(Some(&self.info), record, options).map(|_| ())
+    }
+
+    async fn do_send_async(
+        &self,
+        record: Record<'_>,
+        options: DeliveryOptions,
+    ) -> Result<(), Error> {
+        if !self.is_topic_of(&record) {
+            return self.reject(&record, options);
+        }
+        self.inner.do_send_async(Some(&self.info), record, options).await.map(|_| ())
     }
 
     /// Like [`Producer::send`].
@@ -100,46 +126,21 @@ impl Topic {
     /// topic.
     #[inline]
     pub fn send(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        let topic = self.check_topic(&record)?;
-        self.inner.do_send(Some(topic), record, WITH_DELIVERY)?.into_delivery()
-    }
-
-    /// Like [`send`](Self::send), without a [`Delivery`]. The [delivery
-    /// handler](crate::ProducerBuilder::delivery_handler) receives the record's result, by its
-    /// [token](Record::token).
-    ///
-    /// # Errors
-    /// The errors of [`send`](Self::send).
-    #[inline]
-    pub fn enqueue(&self, record: Record<'_>) -> Result<(), Error> {
-        let topic = self.check_topic(&record)?;
-        self.inner.do_send(Some(topic), record, WITHOUT_DELIVERY).map(|_| ())
-    }
-
-    /// Like [`Producer::send_with`], without a [`Delivery`]. The callback runs on the threads that
-    /// are listed [there](Producer::send_with).
-    ///
-    /// # Errors
-    /// The errors of [`Producer::send_with`], which the callback receives, too. If the record is
-    /// for another topic, the call fails with [`ErrorKind::InvalidRecord`] and drops the callback.
-    pub fn send_with(
-        &self,
-        record: Record<'_>,
-        callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
-    ) -> Result<(), Error> {
-        let topic = self.check_topic(&record)?;
-        let options = DeliveryOptions { callback: Some(Box::new(callback)), wants_delivery: false };
-        self.inner.do_send(Some(topic), record, options).map(|_| ())
+        if !self.is_topic_of(&record) {
+            return self.reject(&record, WITH_DELIVERY);
+        }
+        self.inner.do_send(Some(&self.info), record, WITH_DELIVERY)?.into_delivery()
     }
 
     /// Like [`Producer::try_send`].
     ///
     /// # Errors
-    /// The errors of [`Producer::try_send`]; [`ErrorKind::InvalidRecord`] if the record is for
-    /// another topic.
-    pub fn try_send<'a>(&self, record: Record<'a>) -> Result<Delivery, TrySendError<'a>> {
-        let topic = self.check_topic(&record).map_err(|error| TrySendError { record, error })?;
-        self.inner.do_try_send(Some(topic), record, WITH_DELIVERY)
+    /// The errors of [`Producer::try_send`], and of [`send`](Self::send).
+    pub fn try_send(&self, record: Record<'_>) -> Result<Delivery, Error> {
+        if !self.is_topic_of(&record) {
+            return self.reject(&record, WITH_DELIVERY);
+        }
+        self.inner.do_try_send(Some(&self.info), record, WITH_DELIVERY)?.into_delivery()
     }
 
     /// Like [`Producer::send_async`].
@@ -147,48 +148,73 @@ impl Topic {
     /// # Errors
     /// The errors of [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        let topic = self.check_topic(&record)?;
-        self.inner.do_send_async(Some(topic), record, WITH_DELIVERY).await?.into_delivery()
+        if !self.is_topic_of(&record) {
+            return self.reject(&record, WITH_DELIVERY);
+        }
+        self.inner.do_send_async(Some(&self.info), record, WITH_DELIVERY).await?.into_delivery()
     }
 
-    /// Like [`enqueue`](Self::enqueue), without blocking.
+    /// Like [`Producer::send_with_callback`]. The callback runs on the threads that are listed
+    /// [there](Producer::send_with_callback).
+    ///
+    /// # Errors
+    /// The errors of [`send`](Self::send), which the callback receives, too.
+    pub fn send_with_callback(
+        &self,
+        record: Record<'_>,
+        callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.do_send(record, with_callback(callback))
+    }
+
+    /// Like [`Producer::try_send_with_callback`].
+    ///
+    /// # Errors
+    /// The errors of [`try_send`](Self::try_send), which the callback receives, too.
+    pub fn try_send_with_callback(
+        &self,
+        record: Record<'_>,
+        callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.do_try_send(record, with_callback(callback))
+    }
+
+    /// Like [`Producer::send_with_callback_async`].
+    ///
+    /// # Errors
+    /// The errors of [`send`](Self::send), which the callback receives, too.
+    pub async fn send_with_callback_async(
+        &self,
+        record: Record<'_>,
+        callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.do_send_async(record, with_callback(callback)).await
+    }
+
+    /// Like [`Producer::enqueue`]: without a [`Delivery`], the [delivery
+    /// handler](crate::ProducerBuilder::delivery_handler) receives the record's result, by its
+    /// [token](Record::token).
+    ///
+    /// # Errors
+    /// The errors of [`send`](Self::send).
+    #[inline]
+    pub fn enqueue(&self, record: Record<'_>) -> Result<(), Error> {
+        self.do_send(record, WITHOUT_DELIVERY)
+    }
+
+    /// Like [`Producer::try_enqueue`].
+    ///
+    /// # Errors
+    /// The errors of [`try_send`](Self::try_send).
+    pub fn try_enqueue(&self, record: Record<'_>) -> Result<(), Error> {
+        self.do_try_send(record, WITHOUT_DELIVERY)
+    }
+
+    /// Like [`Producer::enqueue_async`].
     ///
     /// # Errors
     /// The errors of [`send`](Self::send).
     pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), Error> {
-        let topic = self.check_topic(&record)?;
-        self.inner.do_send_async(Some(topic), record, WITHOUT_DELIVERY).await.map(|_| ())
+        self.do_send_async(record, WITHOUT_DELIVERY).await
     }
-}
-
-/// The longest topic name, in characters.
-const MAX_TOPIC_NAME_LEN: usize = 249;
-
-/// Checks a topic's name by Kafka's rule.
-///
-/// A name has 1 to 249 characters: `a` to `z`, `A` to `Z`, `0` to `9`, `.`, `_` and `-`. The names
-/// `.` and `..` are not allowed.
-///
-/// # Errors
-/// [`ErrorKind::InvalidTopic`]; the message says which part of the rule the name breaks.
-pub fn validate_topic_name(name: &str) -> Result<(), Error> {
-    let invalid = |reason: &str| {
-        Err(Error::new(ErrorKind::InvalidTopic, format!("the topic name {name:?} {reason}")))
-    };
-    if name.is_empty() {
-        return invalid("is empty");
-    }
-    if name.len() > MAX_TOPIC_NAME_LEN {
-        return invalid("is longer than 249 characters");
-    }
-    if name == "." || name == ".." {
-        return invalid("is not allowed");
-    }
-    let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if let Some(c) = name.chars().find(|c| !is_legal(*c)) {
-        return invalid(&format!(
-            "contains {c:?}; only a-z, A-Z, 0-9, '.', '_' and '-' are allowed"
-        ));
-    }
-    Ok(())
 }

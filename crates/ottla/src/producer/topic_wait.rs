@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::inner::ProducerInner;
-use super::topic::validate_topic_name;
+use super::topic_name::validate_topic_name;
 use crate::accumulator::topics::TopicInfo;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::Sensor;
@@ -21,6 +21,20 @@ impl ProducerInner {
     /// Returns the topic if it is known and has the partition, without waiting.
     pub(super) fn find_topic(&self, name: &str, partition: Option<i32>) -> Option<Arc<TopicInfo>> {
         self.accumulator.topics.get(name).filter(|t| partition.is_none_or(|p| t.has_partition(p)))
+    }
+
+    /// Returns the topic for a handle, and requests its metadata if it is not known.
+    pub(super) fn topic_for_handle(&self, name: &str) -> Result<Arc<TopicInfo>, Error> {
+        self.check_fork()?;
+        if !self.accumulator.lifecycle().is_running() {
+            return Err(self.accumulator.lifecycle().error_for_new_call());
+        }
+        validate_topic_name(name)?;
+        let topic = self.accumulator.topics.get_or_create(name);
+        if !topic.is_known() {
+            self.accumulator.post(Event::TopicWanted(topic.name.clone()), Tick(0));
+        }
+        Ok(topic)
     }
 
     pub(super) fn topic_blocking(&self, name: &str) -> Result<Arc<TopicInfo>, Error> {

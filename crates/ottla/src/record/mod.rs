@@ -1,8 +1,12 @@
 //! A record as the application passes it to `send`: borrowed, and encoded before `send` returns.
 
+mod owned;
 pub(crate) mod prepared;
-pub(crate) mod serializer;
+pub mod serializer;
 
+use std::borrow::Cow;
+
+pub use owned::OwnedRecord;
 pub(crate) use prepared::PreparedRecord;
 
 /// The error of an interceptor or a serializer.
@@ -10,25 +14,63 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A header of a record (KIP-82): a key, and a value that may be null.
 ///
-/// Keys may repeat. The order of the headers is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Keys may repeat. The order of the headers is kept. A header borrows its bytes or owns them.
+///
+/// ```
+/// use ottla::Header;
+///
+/// let borrowed = Header::new("trace-id", "42");
+/// let owned: Header<'static> = Header::owned("trace-id", format!("{}", 6 * 7));
+/// assert_eq!(borrowed, owned);
+/// assert_eq!(Header::null("deleted").value, None);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Header<'a> {
     /// The header's key.
-    pub key: &'a str,
+    pub key: Cow<'a, str>,
     /// The header's value; `None` for null.
-    pub value: Option<&'a [u8]>,
+    pub value: Option<Cow<'a, [u8]>>,
 }
 
 impl<'a> Header<'a> {
-    /// Creates a header with a value.
-    pub fn new(key: &'a str, value: &'a [u8]) -> Header<'a> {
-        Header { key, value: Some(value) }
+    /// Creates a header that borrows its value.
+    pub fn new(key: impl Into<Cow<'a, str>>, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Header<'a> {
+        Header { key: key.into(), value: Some(Cow::Borrowed(value.as_ref())) }
+    }
+
+    /// Creates a header that borrows its value, or has a null value.
+    pub fn maybe(
+        key: impl Into<Cow<'a, str>>,
+        value: Option<&'a (impl AsRef<[u8]> + ?Sized)>,
+    ) -> Header<'a> {
+        Header { key: key.into(), value: value.map(|value| Cow::Borrowed(value.as_ref())) }
+    }
+
+    /// Creates a header that owns its key and its value.
+    pub fn owned(key: impl Into<String>, value: impl Into<Vec<u8>>) -> Header<'static> {
+        Header { key: Cow::Owned(key.into()), value: Some(Cow::Owned(value.into())) }
+    }
+
+    /// Creates a header with a null value.
+    pub fn null(key: impl Into<Cow<'a, str>>) -> Header<'a> {
+        Header { key: key.into(), value: None }
+    }
+
+    /// Returns a header that owns its key and its value. It copies what is borrowed.
+    #[must_use]
+    pub fn into_owned(self) -> Header<'static> {
+        Header {
+            key: Cow::Owned(self.key.into_owned()),
+            value: self.value.map(|value| Cow::Owned(value.into_owned())),
+        }
     }
 }
 
 /// A record to send (Kafka's `ProducerRecord`).
 ///
-/// It borrows everything and is `Copy`. The producer has encoded it by the time `send` returns.
+/// It borrows everything and is `Copy`: after a failed call, the caller still has it. The producer
+/// has encoded it by the time `send` returns. [`OwnedRecord`] is the form for queues and tasks.
 ///
 /// ```
 /// use ottla::{Header, Record};
@@ -94,6 +136,11 @@ impl<'a> Record<'a> {
         self.value
     }
 
+    /// Returns a copy of the record that owns its bytes, for a queue or another task.
+    pub fn to_owned(self) -> OwnedRecord {
+        OwnedRecord::copy_of(self)
+    }
+
     /// Sets the value.
     #[must_use]
     pub fn value(mut self, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
@@ -103,15 +150,15 @@ impl<'a> Record<'a> {
 
     /// Sets the key, or null. A null key differs from an empty one: it chooses no partition.
     #[must_use]
-    pub fn maybe_key(mut self, key: Option<&'a [u8]>) -> Self {
-        self.key = key;
+    pub fn maybe_key(mut self, key: Option<&'a (impl AsRef<[u8]> + ?Sized)>) -> Self {
+        self.key = key.map(AsRef::as_ref);
         self
     }
 
     /// Sets the value, or null: a tombstone in a compacted topic.
     #[must_use]
-    pub fn maybe_value(mut self, value: Option<&'a [u8]>) -> Self {
-        self.value = value;
+    pub fn maybe_value(mut self, value: Option<&'a (impl AsRef<[u8]> + ?Sized)>) -> Self {
+        self.value = value.map(AsRef::as_ref);
         self
     }
 
@@ -143,7 +190,8 @@ impl<'a> Record<'a> {
     /// Sets the number that identifies this record in [`BatchReport::tokens`].
     ///
     /// The producer does not interpret it, and the token is not sent. It reaches only the
-    /// producer's [delivery handler](crate::ProducerBuilder::delivery_handler). The default is 0.
+    /// producer's [delivery handler](crate::ProducerBuilder::delivery_handler). The default is 0,
+    /// also in the handler's report: several records may have the same token.
     ///
     /// [`BatchReport::tokens`]: crate::BatchReport::tokens
     #[must_use]

@@ -8,10 +8,10 @@ use super::{Header, Record};
 type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
 /// A record's headers, as the encoder of the protocol crate takes them.
 pub(crate) type HeaderIter<'a> =
-    std::iter::Map<std::slice::Iter<'a, Header<'a>>, fn(&Header<'a>) -> HeaderPair<'a>>;
+    std::iter::Map<std::slice::Iter<'a, Header<'a>>, fn(&'a Header<'a>) -> HeaderPair<'a>>;
 
-fn header_to_pair<'a>(h: &Header<'a>) -> HeaderPair<'a> {
-    (h.key, h.value)
+fn header_to_pair<'a>(h: &'a Header<'a>) -> HeaderPair<'a> {
+    (&h.key, h.value.as_deref())
 }
 
 /// A record with its encoded sizes. `send` computes them before it takes a partition's lock.
@@ -30,7 +30,7 @@ impl<'a> PreparedRecord<'a> {
     /// Computes the sizes; `None` if they exceed 2 GiB, which no batch can hold.
     #[inline]
     pub(crate) fn new(r: &Record<'a>, now_ms: impl FnOnce() -> i64) -> Option<PreparedRecord<'a>> {
-        let pairs = || r.headers.iter().map(header_to_pair as fn(&Header<'a>) -> HeaderPair<'a>);
+        let pairs = || r.headers.iter().map(header_to_pair as fn(&'a Header<'a>) -> HeaderPair<'a>);
         let body = RecordBody::new(r.key, r.value, pairs());
         // The sum contains the length of each part, so this check finds a part of 2 GiB or more,
         // too.

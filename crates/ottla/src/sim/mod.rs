@@ -15,8 +15,10 @@ pub use crate::network::io::{ChannelKey, Io, Job, JobResult, Readiness, Stream};
 pub use crate::time::Tick;
 pub use machine::{ClientInput, Faults, Link, SimMachine, SimStream};
 
+use crate::delivery::result::{Delivery, RecordMetadata};
 use crate::error::Error;
 use crate::producer::{Producer, ProducerBuilder};
+use crate::record::Record;
 use crate::sender::Sender;
 
 /// Shows mistakes that the types of batches turn into compile errors.
@@ -71,6 +73,18 @@ pub fn build(
 /// Returns the free bytes of `buffer.memory`; negative while the parts of a split batch exceed it.
 pub fn memory_balance(producer: &Producer) -> i64 {
     producer.memory_balance()
+}
+
+/// Sends a record with a callback and a delivery, to compare the two.
+///
+/// # Errors
+/// The errors of [`Producer::send_async`].
+pub async fn send_with_callback_and_delivery(
+    producer: &Producer,
+    record: Record<'_>,
+    callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
+) -> Result<Delivery, Error> {
+    producer.send_with_callback_and_delivery(record, callback).await
 }
 
 impl SimSender {
