@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::NetworkClient;
-use super::connection_states::NodeConnection;
+use super::node_connection::NodeConnection;
+use crate::config::ClientSettings;
 use crate::network::io::Io;
 use crate::time::{Tick, backoff};
 
@@ -14,32 +15,63 @@ const MAX_REBOOTSTRAP_BACKOFF: Duration = Duration::from_secs(60);
 /// The failed attempts in a row after which a broker counts as unreachable.
 const UNREACHABLE_FAILED_ATTEMPTS: u32 = 3;
 
-/// The backoff between rebootstraps. It resets when a broker of the cluster connects.
+/// When the client returns to the bootstrap servers.
 ///
-/// Without it, bootstrap servers that name unreachable brokers (a wrong `advertised.listeners`)
-/// would make the client rebootstrap in a tight loop.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct RebootstrapBackoff {
+/// Rebootstraps back off. Otherwise bootstrap servers that name unreachable brokers (a wrong
+/// `advertised.listeners`) would make the client rebootstrap in a tight loop.
+#[derive(Debug)]
+pub(super) struct Bootstrap {
+    /// `metadata.recovery.rebootstrap.trigger.ms`; `None` with `metadata.recovery.strategy=none`.
+    trigger: Option<Duration>,
+    first_backoff: Duration,
+    /// Rebootstraps since a broker of the cluster was connected.
     attempts: u32,
     not_before: Tick,
 }
 
+impl Bootstrap {
+    pub(super) fn new(settings: &ClientSettings) -> Bootstrap {
+        let first_backoff = settings.connect.backoff_max.max(MIN_REBOOTSTRAP_BACKOFF);
+        let trigger = settings.rebootstrap_trigger;
+        Bootstrap { trigger, first_backoff, attempts: 0, not_before: Tick(0) }
+    }
+
+    /// Resets the backoff: a broker of the cluster is connected.
+    pub(super) fn broker_connected(&mut self) {
+        (self.attempts, self.not_before) = (0, Tick(0));
+    }
+
+    /// Returns whether no metadata has come for the trigger's time since it was requested.
+    fn is_metadata_overdue(&self, requested_at: Option<Tick>, now: Tick) -> bool {
+        let overdue_at = self.trigger.and_then(|trigger| Some(requested_at?.after(trigger)));
+        overdue_at.is_some_and(|at| at <= now)
+    }
+
+    /// Begins a rebootstrap. Returns false if that is disabled or backs off.
+    fn begin(&mut self, now: Tick, random: u64) -> bool {
+        if self.trigger.is_none() || self.not_before > now {
+            return false;
+        }
+        let wait = backoff(self.first_backoff, MAX_REBOOTSTRAP_BACKOFF, self.attempts, random);
+        self.attempts = self.attempts.saturating_add(1);
+        self.not_before = now.after(wait);
+        true
+    }
+}
+
 impl<I: Io> NetworkClient<I> {
     /// Adds the bootstrap servers as nodes with the ids -1, -2, and so on.
-    pub(super) fn bootstrap(&mut self) {
-        for (i, (host, port)) in self.settings.bootstrap_servers.clone().iter().enumerate() {
-            self.add_node(-1 - i as i32, &host.as_str().into(), *port);
+    pub(super) fn add_bootstrap_servers(&mut self) {
+        for (i, (host, port)) in self.settings.bootstrap_servers.iter().enumerate() {
+            self.connections.add(-1 - i as i32, &host.as_str().into(), *port);
         }
     }
 
     /// Bootstraps again if metadata is overdue by the trigger's time or no broker is reachable.
     pub(super) fn maybe_rebootstrap(&mut self, now: Tick) {
-        let Some(trigger) = self.settings.rebootstrap_trigger else {
-            return;
-        };
-        let no_metadata =
-            self.metadata.update_requested_at.is_some_and(|since| since.after(trigger) <= now);
-        if no_metadata || self.is_cluster_unreachable(now) {
+        let requested_at = self.metadata.update_requested_at;
+        if self.bootstrap.is_metadata_overdue(requested_at, now) || self.is_cluster_unreachable(now)
+        {
             self.rebootstrap(now);
         }
     }
@@ -55,7 +87,7 @@ impl<I: Io> NetworkClient<I> {
         };
         // A bootstrap server (negative id) may still be connected, but takes no more requests.
         let mut brokers =
-            self.connection_states.values().filter(|connection| connection.id >= 0).peekable();
+            self.connections.iter().filter(|connection| connection.id >= 0).peekable();
         brokers.peek().is_some() && brokers.all(is_unreachable)
     }
 
@@ -64,30 +96,56 @@ impl<I: Io> NetworkClient<I> {
     /// Does nothing if rebootstrapping is disabled or backs off, or before the first metadata.
     pub(super) fn rebootstrap(&mut self, now: Tick) {
         let has_cluster = !self.metadata.cluster.nodes.is_empty();
-        if self.settings.rebootstrap_trigger.is_none()
-            || !has_cluster
-            || self.rebootstrap_backoff.not_before > now
-        {
+        if !has_cluster || !self.bootstrap.begin(now, self.env.random()) {
             return;
         }
-        let first = self.settings.connect.backoff_max.max(MIN_REBOOTSTRAP_BACKOFF);
-        let attempts = self.rebootstrap_backoff.attempts;
-        let wait = backoff(first, MAX_REBOOTSTRAP_BACKOFF, attempts, self.env.random());
-        self.rebootstrap_backoff = RebootstrapBackoff {
-            attempts: attempts.saturating_add(1),
-            not_before: now.after(wait),
-        };
         tracing::warn!("no broker of the cluster responds; returning to the bootstrap servers");
-        let nodes: Vec<i32> = self.connection_states.keys().copied().collect();
-        for node in nodes {
+        for node in self.connections.node_ids() {
             self.close_unneeded(node, "the client returns to the bootstrap servers", now);
-            self.log_events.remove_node(node);
-        }
-        for connection in std::mem::take(&mut self.connection_states).values() {
-            self.health.closed(&connection.name());
+            if let Some(connection) = self.connections.remove(node) {
+                self.observer.node_removed(&connection);
+            }
         }
         self.metadata.forget_nodes(now);
-        self.metadata_update.updated = true;
-        self.bootstrap();
+        self.add_bootstrap_servers();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn bootstrap(trigger: Option<Duration>) -> Bootstrap {
+        Bootstrap {
+            trigger,
+            first_backoff: MIN_REBOOTSTRAP_BACKOFF,
+            attempts: 0,
+            not_before: Tick(0),
+        }
+    }
+
+    #[test]
+    fn rebootstraps_back_off_until_a_broker_is_connected() {
+        let trigger = Some(Duration::from_secs(300));
+        let mut bootstrap = bootstrap(trigger);
+        assert!(bootstrap.begin(Tick(0), u64::MAX / 2));
+        assert!(!bootstrap.begin(Tick(SECOND / 2), 0));
+        assert!(bootstrap.begin(Tick(2 * SECOND), u64::MAX / 2));
+        assert!(!bootstrap.begin(Tick(3 * SECOND), 0), "the second backoff is longer");
+        bootstrap.broker_connected();
+        assert!(bootstrap.begin(Tick(3 * SECOND), 0));
+    }
+
+    #[test]
+    fn metadata_is_overdue_after_the_trigger_and_never_without_one() {
+        let trigger = Some(Duration::from_secs(300));
+        let (bootstrap, mut disabled) = (bootstrap(trigger), bootstrap(None));
+        assert!(!bootstrap.is_metadata_overdue(None, Tick::NEVER));
+        assert!(!bootstrap.is_metadata_overdue(Some(Tick(5)), Tick(300 * SECOND)));
+        assert!(bootstrap.is_metadata_overdue(Some(Tick(5)), Tick(300 * SECOND + 5)));
+        assert!(!disabled.is_metadata_overdue(Some(Tick(0)), Tick::NEVER));
+        assert!(!disabled.begin(Tick(0), 0));
     }
 }

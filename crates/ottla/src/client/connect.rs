@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::NetworkClient;
-use super::connection_states::ConnectionState;
 use super::disconnect::DisconnectKind;
+use super::node_connection::ConnectionState;
 use super::responses::INITIAL_API_VERSIONS_VERSION;
-use crate::metrics::Sensor;
 use crate::network::io::{ChannelKey, Io, Job, JobResult};
 use crate::time::Tick;
 
@@ -20,17 +19,17 @@ impl<I: Io> NetworkClient<I> {
     /// function is called again.
     pub(super) fn connect(&mut self, node: i32, now: Tick) {
         let random = self.env.random();
-        let Some(connection) = self.connection_states.get_mut(&node) else {
+        let Some(connection) = self.connections.get_mut(node) else {
             return;
         };
-        connection.last_connect_attempt = now;
-        if !std::mem::take(&mut connection.prepared) {
+        connection.begin_attempt(now);
+        if !std::mem::take(&mut connection.authentication.prepared) {
             connection.state = ConnectionState::Preparing { deadline: now.after(JOB_TIMEOUT) };
             if self.prepare_connection(node, true) {
                 return;
             }
         }
-        let Some(connection) = self.connection_states.get_mut(&node) else {
+        let Some(connection) = self.connections.get_mut(node) else {
             return;
         };
         let Some(address) = connection.next_address() else {
@@ -42,13 +41,7 @@ impl<I: Io> NetworkClient<I> {
             return;
         };
         tracing::debug!(broker = node, %address, "connecting");
-        let tls = match self
-            .security
-            .tls
-            .as_ref()
-            .map(|tls| tls.create_session(&connection.host))
-            .transpose()
-        {
+        let tls = match self.authenticator.create_tls_session(&connection.host) {
             Ok(tls) => tls,
             Err(reason) => {
                 let kind = DisconnectKind::AuthenticationFailed;
@@ -57,30 +50,27 @@ impl<I: Io> NetworkClient<I> {
         };
         match self.selector.connect(address, tls, now) {
             Ok(channel) => {
-                connection.connecting(channel, &self.settings.connect, now, random);
-                self.node_by_channel.insert(channel, node);
+                self.connections.connecting(node, channel, now, random);
             }
             Err(e) => {
-                connection.disconnected(&self.settings.connect, now, random);
-                self.health.failed(&connection.name(), &format!("{address}: {e}"));
+                self.observer.health.failed(&connection.name(), &format!("{address}: {e}"));
+                self.connections.disconnected(node, now, random);
             }
         }
     }
 
     /// Handles a channel that has connected and finished its TLS handshake.
     pub(super) fn handle_connection(&mut self, key: ChannelKey, now: Tick) {
-        let Some(connection) = self.connection_by_channel(key) else { return };
+        let Some(connection) = self.connections.by_channel(key) else { return };
         let node = connection.id;
         if let ConnectionState::Connecting { deadline, .. } = connection.state {
-            if self.security.sasl.is_some() {
+            if self.authenticator.uses_sasl() {
                 return self.begin_authentication(node, now);
             }
-            if self.security.tls.is_some() {
-                // Without SASL, a TLS client certificate is all the authentication there is.
-                let values = [(Sensor::Authentication, 1.0), (Sensor::AuthenticationNoReauth, 1.0)];
-                self.counters.sensors.record(&values, now);
+            if self.authenticator.uses_tls() {
+                self.observer.authenticated_by_tls(now);
             }
-            let Some(connection) = self.connection_states.get_mut(&node) else { return };
+            let Some(connection) = self.connections.get_mut(node) else { return };
             connection.state = ConnectionState::CheckingApiVersions { channel: key, deadline };
             self.send_api_versions_request(node, INITIAL_API_VERSIONS_VERSION, now);
         }
@@ -95,10 +85,8 @@ impl<I: Io> NetworkClient<I> {
         let random = self.env.random();
         // The node may have been removed, or may have got a new address since the job started.
         // Then no node has this connection number, and the result is ignored.
-        let Some(connection) = self
-            .connection_states
-            .values_mut()
-            .find(|connection| u64::from(connection.connection_number) == key)
+        let Some(connection) =
+            self.connections.find(|connection| u64::from(connection.connection_number) == key)
         else {
             return;
         };
@@ -109,15 +97,15 @@ impl<I: Io> NetworkClient<I> {
         match result {
             Ok(addresses) if !addresses.is_empty() => {
                 connection.set_addresses(addresses);
-                connection.prepared = true;
+                connection.authentication.prepared = true;
                 self.connect(node, now);
             }
             other => {
                 let cause = other.map_or_else(|e| e.to_string(), |_| "it has no address".into());
                 let reason =
                     format!("the host name {} cannot be resolved: {cause}", connection.host);
-                connection.disconnected(&self.settings.connect, now, random);
-                self.health.failed(&connection.name(), &reason);
+                self.observer.health.failed(&connection.name(), &reason);
+                self.connections.disconnected(node, now, random);
                 tracing::warn!(broker = node, "{reason}");
             }
         }

@@ -1,341 +1,196 @@
-//! The state of the connection to one broker.
-//!
-//! ```text
-//! Disconnected ──► Preparing ──► Resolving ──► Connecting ──► Authenticating
-//!      ▲               │             │             │            │       ▲
-//!      │               │             │             │            ▼       │ reauthentication
-//!      │               │             │             │   CheckingApiVersions  (KIP-368)
-//!      │               │             │             │            │       │
-//!      │               │             │             │            ▼       │
-//!      │               │             │             │          Ready ────┘
-//!      └── (backoff) ──┴─────────────┴─────────────┴────────────┘
-//! ```
-//! A connection skips `Preparing` if it needs no certificate file and no token. It skips
-//! `Resolving` while the last lookup has untried addresses, and `Authenticating` without SASL.
-//! `Connecting` includes the TLS handshake.
+//! The connections to all nodes (Kafka's `ClusterConnectionStates`).
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
-use ottla_protocol::ApiKey;
-use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
-
-use super::in_flight_requests::InFlightRequests;
-use super::sasl::SaslClient;
+use super::node_connection::{ConnectionState, NodeConnection};
 use crate::collections::HashMap;
 use crate::config::ConnectSettings;
 use crate::network::io::ChannelKey;
-use crate::time::{Tick, backoff};
+use crate::time::Tick;
 
-/// The state of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConnectionState {
-    /// There is no connection. The client does not connect before `retry_at`.
-    Disconnected { retry_at: Tick },
-    /// A worker thread reads certificate files or fetches a token.
-    Preparing { deadline: Tick },
-    /// A worker thread resolves the host name.
-    Resolving { deadline: Tick },
-    /// TCP connects, then TLS shakes hands.
-    Connecting { channel: ChannelKey, deadline: Tick },
-    /// The SASL exchange runs: before ApiVersions, or again on a connection that was ready.
-    Authenticating { channel: ChannelKey, deadline: Tick },
-    /// The client waits for the ApiVersions response.
-    CheckingApiVersions { channel: ChannelKey, deadline: Tick },
-    /// The client may send requests.
-    Ready { channel: ChannelKey },
+/// The connections to all nodes, by node id. Bootstrap servers have negative ids.
+pub(super) struct ConnectionStates {
+    settings: ConnectSettings,
+    connections: BTreeMap<i32, NodeConnection>,
+    node_by_channel: HashMap<ChannelKey, i32>,
+    /// The connection number of the node added last.
+    last_connection_number: u32,
 }
 
-/// The API versions that a broker supports, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VersionRange {
-    pub(crate) min: i16,
-    pub(crate) max: i16,
-}
-
-/// A broker, its connection and the requests in flight on it.
-pub(crate) struct NodeConnection {
-    pub(crate) id: i32,
-    pub(crate) host: Arc<str>,
-    pub(crate) port: u16,
-    pub(crate) state: ConnectionState,
-    pub(crate) in_flight: InFlightRequests,
-    /// Empty until the ApiVersions response arrives.
-    pub(crate) api_versions: HashMap<ApiKey, VersionRange>,
-    /// The start of the current or the last throttle.
-    pub(crate) throttled_since: Tick,
-    pub(crate) throttled_until: Tick,
-    /// The untried addresses of the last lookup, the next one last.
-    addresses: Vec<SocketAddr>,
-    /// Unique for each node the client learns of: an id may return with a new address.
-    pub(crate) connection_number: u32,
-    /// Counts preparations. The result of an earlier one is ignored.
-    pub(crate) prepare_attempt: u32,
-    /// Whether the preparation for the next connection is done.
-    pub(crate) prepared: bool,
-    /// The SASL exchange in progress.
-    pub(crate) exchange: Option<SaslClient>,
-    /// The start of the reauthentication in progress (KIP-368).
-    pub(crate) reauthenticating_since: Option<Tick>,
-    /// The time from which the client reauthenticates before the next request.
-    pub(crate) reauthenticate_at: Option<Tick>,
-    failed_attempts: u32,
-    failed_connect_attempts: u32,
-    pub(crate) last_connect_attempt: Tick,
-}
-
-impl NodeConnection {
-    pub(crate) fn new(id: i32, host: Arc<str>, port: u16) -> NodeConnection {
-        NodeConnection {
-            id,
-            host,
-            port,
-            state: ConnectionState::Disconnected { retry_at: Tick(0) },
-            in_flight: InFlightRequests::default(),
-            api_versions: HashMap::default(),
-            throttled_since: Tick(0),
-            throttled_until: Tick(0),
-            addresses: Vec::new(),
-            connection_number: 0,
-            prepare_attempt: 0,
-            prepared: false,
-            exchange: None,
-            reauthenticating_since: None,
-            reauthenticate_at: None,
-            failed_attempts: 0,
-            failed_connect_attempts: 0,
-            last_connect_attempt: Tick(0),
+impl ConnectionStates {
+    pub(super) fn new(settings: ConnectSettings) -> ConnectionStates {
+        ConnectionStates {
+            settings,
+            connections: BTreeMap::new(),
+            node_by_channel: HashMap::default(),
+            last_connection_number: 0,
         }
     }
 
-    /// Returns the broker's name for logs and messages. A bootstrap server has no id yet.
-    pub(crate) fn name(&self) -> String {
-        if self.id < 0 {
-            format!("{}:{}", self.host, self.port)
-        } else {
-            format!("broker {} at {}:{}", self.id, self.host, self.port)
+    pub(super) fn settings(&self) -> &ConnectSettings {
+        &self.settings
+    }
+
+    /// Adds a node unless its id is known.
+    pub(super) fn add(&mut self, id: i32, host: &Arc<str>, port: u16) {
+        if let Entry::Vacant(entry) = self.connections.entry(id) {
+            self.last_connection_number = self.last_connection_number.wrapping_add(1);
+            entry.insert(NodeConnection::new(id, host.clone(), port, self.last_connection_number));
         }
     }
 
-    pub(crate) fn channel(&self) -> Option<ChannelKey> {
-        match self.state {
-            ConnectionState::Disconnected { .. }
-            | ConnectionState::Preparing { .. }
-            | ConnectionState::Resolving { .. } => None,
-            ConnectionState::Connecting { channel, .. }
-            | ConnectionState::Authenticating { channel, .. }
-            | ConnectionState::CheckingApiVersions { channel, .. }
-            | ConnectionState::Ready { channel } => Some(channel),
-        }
+    /// Removes a node, whose channel is closed.
+    pub(super) fn remove(&mut self, id: i32) -> Option<NodeConnection> {
+        self.connections.remove(&id)
     }
 
-    pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.state, ConnectionState::Ready { .. })
+    pub(super) fn get(&self, id: i32) -> Option<&NodeConnection> {
+        self.connections.get(&id)
     }
 
-    pub(crate) fn is_connecting(&self) -> bool {
-        !matches!(self.state, ConnectionState::Disconnected { .. } | ConnectionState::Ready { .. })
+    pub(super) fn get_mut(&mut self, id: i32) -> Option<&mut NodeConnection> {
+        self.connections.get_mut(&id)
     }
 
-    pub(crate) fn can_connect(&self, now: Tick) -> bool {
-        matches!(self.state, ConnectionState::Disconnected { retry_at } if retry_at <= now)
+    /// Returns the connections in the order of their node ids.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &NodeConnection> {
+        self.connections.values()
     }
 
-    /// Returns the number of failed attempts in a row.
-    pub(crate) fn failed_attempts(&self) -> u32 {
-        self.failed_attempts
+    pub(super) fn node_ids(&self) -> Vec<i32> {
+        self.connections.keys().copied().collect()
     }
 
-    /// Returns whether the client must reauthenticate before it sends another request.
-    pub(crate) fn is_reauthentication_due(&self, now: Tick) -> bool {
-        self.is_ready()
-            && self.reauthenticate_at.is_some_and(|at| at.max(self.throttled_until) <= now)
+    /// Returns the connection that has this channel.
+    pub(super) fn by_channel(&mut self, channel: ChannelKey) -> Option<&mut NodeConnection> {
+        let node = self.node_by_channel.get(&channel)?;
+        self.connections.get_mut(node)
     }
 
-    /// Returns the deadline of the connection setup in progress.
-    pub(crate) fn setup_deadline(&self) -> Option<Tick> {
-        match self.state {
-            ConnectionState::Preparing { deadline }
-            | ConnectionState::Resolving { deadline }
-            | ConnectionState::Connecting { deadline, .. }
-            | ConnectionState::Authenticating { deadline, .. }
-            | ConnectionState::CheckingApiVersions { deadline, .. } => Some(deadline),
-            ConnectionState::Disconnected { .. } | ConnectionState::Ready { .. } => None,
-        }
-    }
-
-    pub(crate) fn set_addresses(&mut self, mut addresses: Vec<SocketAddr>) {
-        // `next_address` pops from the back.
-        addresses.reverse();
-        self.addresses = addresses;
-        self.state = ConnectionState::Disconnected { retry_at: Tick(0) };
-    }
-
-    /// Removes and returns the next address to try; `None` means that a lookup is needed.
-    pub(crate) fn next_address(&mut self) -> Option<SocketAddr> {
-        self.addresses.pop()
-    }
-
-    /// Moves to `Connecting`. The timeout grows with each failed attempt (KIP-601).
-    pub(crate) fn connecting(
+    /// Returns the first connection for which `matches` returns true.
+    pub(super) fn find(
         &mut self,
-        channel: ChannelKey,
-        s: &ConnectSettings,
-        now: Tick,
-        random: u64,
-    ) {
-        let timeout =
-            backoff(s.setup_timeout, s.setup_timeout_max, self.failed_connect_attempts, random);
-        self.state = ConnectionState::Connecting { channel, deadline: now.after(timeout) };
+        matches: impl Fn(&NodeConnection) -> bool,
+    ) -> Option<&mut NodeConnection> {
+        self.connections.values_mut().find(|connection| matches(connection))
     }
 
-    /// Moves to `Ready` and resets both backoffs.
-    pub(crate) fn ready(&mut self, channel: ChannelKey) {
-        self.state = ConnectionState::Ready { channel };
-        self.failed_attempts = 0;
-        self.failed_connect_attempts = 0;
-    }
-
-    /// Moves to `Disconnected` with a backoff, and forgets what was learnt over the connection.
-    pub(crate) fn disconnected(&mut self, s: &ConnectSettings, now: Tick, random: u64) {
-        match self.state {
-            // The broker may have moved: resolve its name again (CASES NC12).
-            ConnectionState::Ready { .. } => self.addresses.clear(),
-            ConnectionState::Authenticating { .. } if self.reauthenticating_since.is_some() => {
-                self.addresses.clear();
-            }
-            ConnectionState::Connecting { .. } | ConnectionState::Authenticating { .. } => {
-                self.failed_connect_attempts += 1;
-            }
-            _ => {}
+    /// Moves a node to `Connecting` over a new channel.
+    pub(super) fn connecting(&mut self, id: i32, channel: ChannelKey, now: Tick, random: u64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.connecting(channel, &self.settings, now, random);
+            self.node_by_channel.insert(channel, id);
         }
-        self.api_versions.clear();
-        self.prepare_attempt = self.prepare_attempt.wrapping_add(1);
-        self.exchange = None;
-        self.reauthenticating_since = None;
-        self.reauthenticate_at = None;
-        self.prepared = false;
-        let wait = backoff(s.backoff, s.backoff_max, self.failed_attempts, random);
-        self.failed_attempts += 1;
-        self.state = ConnectionState::Disconnected { retry_at: now.after(wait) };
-        self.throttled_until = Tick(0);
     }
 
-    /// Stores the API versions that the broker supports.
-    pub(crate) fn set_api_versions(&mut self, response: &ApiVersionsResponse) {
-        let range = |k: &ApiVersion| {
-            (ApiKey(k.api_key), VersionRange { min: k.min_version, max: k.max_version })
-        };
-        self.api_versions = response.api_keys.iter().map(range).collect();
+    /// Moves a node to `Disconnected` with a backoff. Returns what its connection was.
+    pub(super) fn disconnected(&mut self, id: i32, now: Tick, random: u64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.disconnected(&self.settings, now, random);
+        }
     }
 
-    /// Returns the highest version in `min..=max` that the broker supports.
-    pub(crate) fn latest_usable_version(&self, api: ApiKey, min: i16, max: i16) -> Option<i16> {
-        let supported = self.api_versions.get(&api)?;
-        let version = max.min(supported.max);
-        (version >= min && version >= supported.min).then_some(version)
+    /// Forgets a channel that is closed. Returns the node that it belonged to.
+    pub(super) fn remove_channel(&mut self, channel: ChannelKey) -> Option<i32> {
+        self.node_by_channel.remove(&channel)
+    }
+
+    /// Returns the number of requests in flight on all connections.
+    pub(super) fn in_flight_count(&self) -> usize {
+        self.iter().map(|connection| connection.in_flight.len()).sum()
+    }
+
+    /// Returns whether a connection is being set up.
+    pub(super) fn is_any_connecting(&self) -> bool {
+        self.iter().any(NodeConnection::is_connecting)
+    }
+
+    /// Returns whether a broker accepts the client's credentials.
+    pub(super) fn is_any_authenticated(&self) -> bool {
+        self.iter().any(|connection| {
+            connection.is_ready() || connection.authentication.reauthenticating_since.is_some()
+        })
+    }
+
+    /// Returns when `id` may become ready by time alone; `None` if it waits for an event.
+    ///
+    /// `can_send` returns whether a channel takes a frame.
+    pub(super) fn earliest_ready_at(
+        &self,
+        id: i32,
+        now: Tick,
+        can_send: impl Fn(ChannelKey) -> bool,
+    ) -> Option<Tick> {
+        let connection = self.connections.get(&id)?;
+        match connection.state {
+            ConnectionState::Disconnected { retry_at } => Some(retry_at),
+            ConnectionState::Ready { .. } if connection.throttle.is_active(now) => {
+                Some(connection.throttle.until)
+            }
+            // `ready` starts the reauthentication, so the caller must not wait for an event.
+            ConnectionState::Ready { channel }
+                if connection.is_reauthentication_due(now) && can_send(channel) =>
+            {
+                Some(now)
+            }
+            _ => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::time::Duration;
 
-    use super::*;
-
-    fn settings() -> ConnectSettings {
-        ConnectSettings {
+    fn connection_states() -> ConnectionStates {
+        let mut states = ConnectionStates::new(ConnectSettings {
             backoff: Duration::from_millis(50),
             backoff_max: Duration::from_millis(1000),
             setup_timeout: Duration::from_secs(10),
             setup_timeout_max: Duration::from_secs(30),
-        }
-    }
-
-    fn node() -> NodeConnection {
-        NodeConnection::new(1, "h".into(), 9092)
-    }
-
-    // CASES: NC12.
-    #[test]
-    fn each_address_is_tried_and_the_name_is_resolved_again_after_a_disconnection() {
-        let s = settings();
-        let address = |n: u8| SocketAddr::from(([127, 0, 0, n], 9092));
-        let mut connection = node();
-        assert_eq!(connection.next_address(), None);
-        connection.set_addresses(vec![address(1), address(2), address(3)]);
-        assert_eq!(connection.next_address(), Some(address(1)));
-        connection.connecting(1, &s, Tick(0), 0);
-        connection.disconnected(&s, Tick(0), 0);
-        assert_eq!(
-            connection.next_address(),
-            Some(address(2)),
-            "the next address of the same lookup"
-        );
-        connection.connecting(2, &s, Tick(0), 0);
-        connection.ready(2);
-        connection.disconnected(&s, Tick(0), 0);
-        assert_eq!(connection.next_address(), None, "an established connection was lost");
-    }
-
-    // CASES: CS1, CS2, NC10.
-    #[test]
-    fn reconnect_backoff_grows_to_its_maximum_until_the_node_is_ready() {
-        let s = settings();
-        let mut connection = node();
-        let mut delays = Vec::new();
-        for channel in 0..20 {
-            connection.state = ConnectionState::CheckingApiVersions { channel, deadline: Tick(0) };
-            connection.disconnected(&s, Tick(0), u64::MAX / 2);
-            let ConnectionState::Disconnected { retry_at } = connection.state else { panic!() };
-            delays.push(retry_at.0 / 1_000_000);
-        }
-        // `u64::MAX / 2` is the middle of the jitter range; rounding costs up to a millisecond.
-        assert!(
-            delays[0].abs_diff(50) <= 1
-                && delays[1].abs_diff(100) <= 1
-                && delays[3].abs_diff(400) <= 1
-        );
-        assert!(delays.iter().all(|d| *d <= 1000));
-        connection.ready(1);
-        connection.disconnected(&s, Tick(0), u64::MAX / 2);
-        let ConnectionState::Disconnected { retry_at } = connection.state else { panic!() };
-        assert!(retry_at.0 < 60_000_000);
-    }
-
-    // CASES: CS3.
-    #[test]
-    fn setup_timeout_doubles_with_each_failed_attempt() {
-        let (s, mut connection) = (settings(), node());
-        let mut timeouts = Vec::new();
-        for channel in 0..6 {
-            connection.connecting(channel, &s, Tick(0), u64::MAX / 2);
-            timeouts.push(connection.setup_deadline().unwrap().0 / 1_000_000);
-            // Attempts that reach authentication count as failed, too.
-            if channel % 2 == 1 {
-                connection.state = ConnectionState::Authenticating { channel, deadline: Tick(0) };
-            }
-            connection.disconnected(&s, Tick(0), 0);
-        }
-        let expected = [10_000, 20_000, 30_000, 30_000, 30_000, 30_000];
-        for (timeout, expected) in timeouts.iter().zip(expected) {
-            assert!(timeout.abs_diff(expected) <= 1, "{timeouts:?}");
-        }
-        connection.connecting(9, &s, Tick(0), u64::MAX / 2);
-        connection.ready(9);
-        connection.disconnected(&s, Tick(0), 0);
-        connection.connecting(10, &s, Tick(0), u64::MAX / 2);
-        let deadline = connection.setup_deadline().unwrap();
-        assert!(deadline.0.abs_diff(10_000_000_000) < 1_000_000, "a ready node resets the timeout");
+        });
+        states.add(1, &"a".into(), 9092);
+        states.add(2, &"b".into(), 9092);
+        states
     }
 
     #[test]
-    fn latest_usable_version_is_the_highest_that_both_sides_support() {
-        let mut connection = node();
-        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 13), None);
-        connection.api_versions.insert(ApiKey::PRODUCE, VersionRange { min: 0, max: 9 });
-        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 13), Some(9));
-        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 8), Some(8));
-        assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 10, 13), None);
+    fn connection_is_found_by_its_channel_until_the_channel_is_removed() {
+        let mut states = connection_states();
+        states.connecting(2, 7, Tick(0), 0);
+        assert_eq!(states.by_channel(7).map(|c| c.id), Some(2));
+        assert!(states.is_any_connecting() && !states.is_any_authenticated());
+        assert_eq!(states.remove_channel(7), Some(2));
+        assert!(states.by_channel(7).is_none());
+        states.disconnected(2, Tick(0), 0);
+        assert!(!states.is_any_connecting());
+    }
+
+    #[test]
+    fn node_that_returns_with_its_id_gets_another_connection_number() {
+        let mut states = connection_states();
+        let before = states.get(1).unwrap().connection_number;
+        states.add(1, &"elsewhere".into(), 9092);
+        assert_eq!(&*states.get(1).unwrap().host, "a", "the id is known");
+        states.remove(1);
+        states.add(1, &"elsewhere".into(), 9092);
+        assert_ne!(states.get(1).unwrap().connection_number, before);
+    }
+
+    #[test]
+    fn backoff_and_throttle_end_by_time_and_a_connection_in_setup_by_an_event() {
+        let mut states = connection_states();
+        let at = |states: &ConnectionStates, id| states.earliest_ready_at(id, Tick(5), |_| true);
+        assert_eq!(at(&states, 1), Some(Tick(0)));
+        states.connecting(1, 7, Tick(0), 0);
+        assert_eq!((at(&states, 1), at(&states, 3)), (None, None));
+        let connection = states.get_mut(1).unwrap();
+        connection.ready(7);
+        assert_eq!(at(&states, 1), None, "it is ready, so it waits for nothing");
+        states.get_mut(1).unwrap().throttle.extend(Duration::from_nanos(10), Tick(5));
+        assert_eq!(at(&states, 1), Some(Tick(15)));
     }
 }

@@ -2,11 +2,10 @@
 //! Every request in flight on the connection completes with [`Disconnected`].
 
 use super::NetworkClient;
-use super::connection_states::{ConnectionState, NodeConnection};
 use super::in_flight_requests::{CompletedRequest, Disconnected, RequestKind};
+use super::node_connection::{ConnectionState, NodeConnection};
+use super::observer::LostConnection;
 use crate::error::{Error, ErrorKind};
-use crate::log_limiter::LogEvent;
-use crate::metrics::Sensor;
 use crate::network::channel::DisconnectReason;
 use crate::network::io::{ChannelKey, Io};
 use crate::time::Tick;
@@ -24,7 +23,7 @@ pub(super) enum DisconnectKind {
 
 /// The party that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ClosedBy {
+pub(super) enum ClosedBy {
     Client,
     Broker,
     /// The operating system reported an error. A reset may come from the broker or from a device
@@ -34,7 +33,7 @@ enum ClosedBy {
 
 impl ClosedBy {
     /// Returns the value of the event's field `by` (`docs/EVENTS.md`).
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             ClosedBy::Client => "client",
             ClosedBy::Broker => "broker",
@@ -51,7 +50,7 @@ impl<I: Io> NetworkClient<I> {
         reason: &DisconnectReason,
         now: Tick,
     ) {
-        let Some(node) = self.node_by_channel.remove(&key) else {
+        let Some(node) = self.connections.remove_channel(key) else {
             return;
         };
         let kind = match reason {
@@ -78,17 +77,17 @@ impl<I: Io> NetworkClient<I> {
 
     /// Returns what the broker's close probably means, given the state of the connection.
     fn disconnect_hint(&self, node: i32) -> &'static str {
-        let Some(connection) = self.connection_states.get(&node) else { return "" };
+        let Some(connection) = self.connections.get(node) else { return "" };
         // A listener with SASL serves ApiVersions before authentication and closes the connection
         // at any other request.
         let never_served = self.metadata.last_success.is_none() && connection.in_flight.len() > 0;
         match connection.state {
-            ConnectionState::CheckingApiVersions { .. } if self.security.tls.is_none() => {
+            ConnectionState::CheckingApiVersions { .. } if !self.authenticator.uses_tls() => {
                 " before the ApiVersions response; \
                  if this is a TLS port, set security.protocol to match"
             }
             ConnectionState::Authenticating { .. } => " during authentication",
-            ConnectionState::Ready { .. } if never_served && self.security.sasl.is_none() => {
+            ConnectionState::Ready { .. } if never_served && !self.authenticator.uses_sasl() => {
                 " instead of responding; \
                  if it requires SASL, set security.protocol and sasl.mechanism"
             }
@@ -123,11 +122,10 @@ impl<I: Io> NetworkClient<I> {
 
     /// Closes the node's channel. Returns whether it had one.
     fn close_channel(&mut self, node: i32, now: Tick) -> bool {
-        let Some(channel) = self.connection_states.get(&node).and_then(NodeConnection::channel)
-        else {
+        let Some(channel) = self.connections.get(node).and_then(NodeConnection::channel) else {
             return false;
         };
-        self.node_by_channel.remove(&channel);
+        self.connections.remove_channel(channel);
         self.selector.close(channel, now);
         true
     }
@@ -142,52 +140,24 @@ impl<I: Io> NetworkClient<I> {
         now: Tick,
     ) {
         let random = self.env.random();
-        let Some(connection) = self.connection_states.get_mut(&node) else {
+        let Some(connection) = self.connections.get_mut(node) else {
             return;
         };
-        let (was_ready, was_reauthenticating) =
-            (connection.is_ready(), connection.reauthenticating_since.is_some());
-        connection.disconnected(&self.settings.connect, now, random);
+        let was_ready = connection.is_ready();
+        let was_reauthenticating = connection.authentication.reauthenticating_since.is_some();
         let requests = connection.in_flight.clear_all();
         let name = connection.name();
-        match kind {
-            DisconnectKind::Unneeded => {
-                let in_flight = requests.len();
-                tracing::debug!(
-                    name: "ottla.idle",
-                    broker = node,
-                    in_flight,
-                    "disconnected: {reason}"
-                );
-                self.health.closed(&name);
-            }
-            DisconnectKind::Failed | DisconnectKind::AuthenticationFailed => {
-                if let Some(suppressed) = self.log_events.check(LogEvent::Disconnected, node, now) {
-                    let oldest = requests.first();
-                    tracing::warn!(
-                        name: "ottla.disconnected",
-                        broker = node,
-                        by = closed_by.name(),
-                        in_flight = requests.len(),
-                        oldest = oldest.map_or("", |r| r.api.name()),
-                        oldest_ms = oldest.map_or(0, |r| now.since(r.sent_at).as_millis() as u64),
-                        was_ready,
-                        suppressed,
-                        "disconnected: {reason}"
-                    );
-                }
-                self.health.failed(&name, reason);
-                // The partitions of a lost broker probably have new leaders.
-                self.metadata.request_update(now);
-            }
+        if kind == DisconnectKind::Unneeded {
+            self.observer.closed_unneeded(connection, requests.len(), reason);
+        } else {
+            let lost = LostConnection { reason, closed_by, was_ready, requests: &requests };
+            self.observer.disconnected(connection, &lost, now);
+            // The partitions of a lost broker probably have new leaders.
+            self.metadata.request_update(now);
         }
+        self.connections.disconnected(node, now, random);
         if kind == DisconnectKind::AuthenticationFailed {
-            let sensor = if was_reauthenticating {
-                Sensor::ReauthenticationFailed
-            } else {
-                Sensor::AuthenticationFailed
-            };
-            self.counters.sensors.record(&[(sensor, 1.0)], now);
+            self.observer.authentication_failed(was_reauthenticating, now);
             self.report_authentication_error(&name, reason);
         }
         let error = Disconnected { reason: format!("{name}: {reason}") };
@@ -211,18 +181,17 @@ impl<I: Io> NetworkClient<I> {
     /// If another broker accepts the credentials, this one may soon: SCRAM users reach brokers at
     /// different times. Its batches wait and retry instead of failing.
     fn report_authentication_error(&mut self, name: &str, reason: &str) {
-        let authenticated = |connection: &NodeConnection| {
-            connection.is_ready() || connection.reauthenticating_since.is_some()
-        };
-        if !self.connection_states.values().any(authenticated) {
+        if !self.connections.is_any_authenticated() {
             let error = Error::new(ErrorKind::Authentication, format!("{name}: {reason}"));
-            self.metadata_update.authentication_error = Some(error);
+            self.metadata.pending.authentication_error = Some(error);
         }
     }
 
     /// Closes the connections whose setup or oldest request has timed out.
     pub(super) fn handle_timeouts(&mut self, now: Tick) {
-        let expired: Vec<(i32, String)> = (self.connection_states.values())
+        let expired: Vec<(i32, String)> = self
+            .connections
+            .iter()
             .filter_map(|connection| Some((connection.id, self.timeout_reason(connection, now)?)))
             .collect();
         for (node, reason) in expired {

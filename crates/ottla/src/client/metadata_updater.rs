@@ -42,6 +42,8 @@ pub(crate) struct MetadataUpdater {
     not_before: Tick,
     /// The number of failures or identical responses in a row.
     attempts: u32,
+    /// The changes that the sender has not taken yet.
+    pub(crate) pending: MetadataUpdate,
 }
 
 impl MetadataUpdater {
@@ -57,6 +59,7 @@ impl MetadataUpdater {
             update_requested_at: None,
             not_before: Tick(0),
             attempts: 0,
+            pending: MetadataUpdate::default(),
         }
     }
 
@@ -114,19 +117,14 @@ impl MetadataUpdater {
         self.not_before = now.after(wait);
     }
 
-    /// Merges a response into the snapshot.
+    /// Merges a response into the snapshot. Returns false if it is a failure.
     ///
     /// A response without a broker that the client could connect to is a failure (CASES NC18): a
     /// broker that starts up sends it, and the client would forget every address it knows.
-    pub(crate) fn update(
-        &mut self,
-        response: &MetadataResponse,
-        now: Tick,
-        random: u64,
-    ) -> MetadataUpdate {
+    pub(crate) fn update(&mut self, response: &MetadataResponse, now: Tick, random: u64) -> bool {
         if !response.brokers.iter().any(Node::is_valid) {
             self.fail_update(now, random);
-            return MetadataUpdate::default();
+            return false;
         }
         self.check_cluster_id(response);
         let mut topic_errors = Vec::new();
@@ -153,7 +151,9 @@ impl MetadataUpdater {
             self.update_requested = true;
             self.update_requested_at.get_or_insert(now);
         }
-        MetadataUpdate { updated: true, topic_errors, ..MetadataUpdate::default() }
+        self.pending.updated = true;
+        self.pending.topic_errors.append(&mut topic_errors);
+        true
     }
 
     fn check_cluster_id(&self, response: &MetadataResponse) {
@@ -176,6 +176,7 @@ impl MetadataUpdater {
         match self.cluster.with_leader_hints(hints, nodes) {
             Some(next) => {
                 self.cluster = Arc::new(next);
+                self.pending.updated = true;
                 true
             }
             None => false,
@@ -189,6 +190,12 @@ impl MetadataUpdater {
         self.in_progress = false;
         self.not_before = Tick(0);
         self.update_requested_at = Some(now);
+        self.pending.updated = true;
+    }
+
+    /// Takes the changes since the last call.
+    pub(crate) fn take_update(&mut self) -> MetadataUpdate {
+        std::mem::take(&mut self.pending)
     }
 
     /// Stops requesting a topic until `add_topic` adds it again.
@@ -278,7 +285,7 @@ mod tests {
     fn response_without_brokers_is_a_failure() {
         let mut m = metadata_updater();
         m.begin_request(Tick(0));
-        assert!(!m.update(&MetadataResponse::default(), Tick(0), 0).updated);
+        assert!(!m.update(&MetadataResponse::default(), Tick(0), 0));
         assert!(m.last_success.is_none());
     }
 }

@@ -8,7 +8,12 @@
 
 pub(crate) mod in_flight_requests;
 pub(crate) mod metadata_updater;
-pub(crate) mod connection_states;
+pub(crate) mod requests;
+mod connection_states;
+pub(crate) mod node_connection;
+mod observer;
+mod authenticator;
+mod authentication;
 mod bootstrap;
 mod connect;
 mod send;
@@ -19,56 +24,44 @@ mod health;
 #[cfg(test)]
 mod tests;
 pub(crate) mod sasl;
-pub(crate) mod security;
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ottla_protocol::ApiKey;
 
 use crate::cluster::{Cluster, LeaderHint, Node};
-use crate::collections::HashMap;
 use crate::config::ClientSettings;
 use crate::env::{Env, Wakeup, WorkerPool};
 use crate::injected_bugs::inject_bug;
-use crate::log_limiter::{LogEvent, LogLimiter};
+use crate::log_limiter::LogLimiter;
 use crate::metrics::Counters;
-use crate::network::io::{ChannelKey, Io, Job};
+use crate::network::io::{Io, Job};
 use crate::network::selector::{PollResult, Selector};
 use crate::time::Tick;
-use bootstrap::RebootstrapBackoff;
-use connection_states::{ConnectionState, NodeConnection};
+use authenticator::Authenticator;
+pub(crate) use authenticator::ConnectionSecurity;
+use bootstrap::Bootstrap;
+use connection_states::ConnectionStates;
 pub use health::Health;
 pub(crate) use health::SharedHealth;
 use in_flight_requests::{CompletedRequest, RequestKind};
 use metadata_updater::{MetadataUpdate, MetadataUpdater};
-pub(crate) use security::ConnectionSecurity;
-use send::CorrelationIds;
+use node_connection::{ConnectionState, NodeConnection};
+use observer::Observer;
+use requests::RequestEncoder;
 
-/// The client of one producer.
+/// The client of one producer (Kafka's `NetworkClient`), composed of parts that each own their
+/// state. Its methods connect the parts with the selector.
 pub(crate) struct NetworkClient<I: Io> {
     settings: ClientSettings,
-    security: ConnectionSecurity,
     env: Arc<dyn Env>,
     selector: Selector<I>,
-    connection_states: BTreeMap<i32, NodeConnection>,
-    node_by_channel: HashMap<ChannelKey, i32>,
-    /// The connection number of the node added last.
-    last_connection_number: u32,
+    connections: ConnectionStates,
     metadata: MetadataUpdater,
-    /// The changes that the sender has not taken yet.
-    metadata_update: MetadataUpdate,
-    rebootstrap_backoff: RebootstrapBackoff,
-    correlation_ids: CorrelationIds,
-    /// When the last poll returned.
-    last_woken_at: Tick,
-    /// The earliest end of a throttle that `health` shows.
-    next_throttle_end: Tick,
-    health: SharedHealth,
-    counters: Arc<Counters>,
-    log_events: LogLimiter,
+    bootstrap: Bootstrap,
+    requests: RequestEncoder,
+    authenticator: Authenticator,
+    observer: Observer,
     /// Requests for the sender that completed since the last poll.
     completed_requests: Vec<CompletedRequest>,
     /// The buffers of `poll`, empty between two polls.
@@ -84,38 +77,21 @@ impl<I: Io> NetworkClient<I> {
         health: SharedHealth,
         counters: Arc<Counters>,
     ) -> NetworkClient<I> {
-        let metadata = MetadataUpdater::new(settings.metadata);
         let mut client = NetworkClient {
-            settings,
-            security,
-            last_woken_at: env.now(),
-            env,
             selector,
-            connection_states: BTreeMap::new(),
-            node_by_channel: HashMap::default(),
-            last_connection_number: 0,
-            metadata,
-            metadata_update: MetadataUpdate::default(),
-            rebootstrap_backoff: RebootstrapBackoff::default(),
-            correlation_ids: CorrelationIds::default(),
-            next_throttle_end: Tick::NEVER,
-            health,
-            counters,
-            log_events: LogLimiter::default(),
+            connections: ConnectionStates::new(settings.connect),
+            metadata: MetadataUpdater::new(settings.metadata),
+            bootstrap: Bootstrap::new(&settings),
+            requests: RequestEncoder::default(),
+            settings,
+            authenticator: Authenticator::new(security, env.clone()),
+            observer: Observer::new(health, counters, env.now()),
+            env,
             completed_requests: Vec::new(),
             poll_result: PollResult::default(),
         };
-        client.bootstrap();
+        client.add_bootstrap_servers();
         client
-    }
-
-    /// Adds a node unless its id is known.
-    fn add_node(&mut self, id: i32, host: &Arc<str>, port: u16) {
-        if let Entry::Vacant(entry) = self.connection_states.entry(id) {
-            self.last_connection_number = self.last_connection_number.wrapping_add(1);
-            let node = entry.insert(NodeConnection::new(id, host.clone(), port));
-            node.connection_number = self.last_connection_number;
-        }
     }
 
     pub(crate) fn wakeup(&self) -> Arc<dyn Wakeup> {
@@ -132,9 +108,7 @@ impl<I: Io> NetworkClient<I> {
 
     /// Updates the metric of requests in flight.
     pub(crate) fn update_in_flight_metric(&self) {
-        let in_flight: usize =
-            self.connection_states.values().map(|connection| connection.in_flight.len()).sum();
-        self.counters.requests_in_flight.store(in_flight as u64, Ordering::Relaxed);
+        self.observer.in_flight(self.connections.in_flight_count());
     }
 
     pub(crate) fn cluster(&self) -> Arc<Cluster> {
@@ -155,19 +129,17 @@ impl<I: Io> NetworkClient<I> {
 
     /// Takes the metadata changes since the last call.
     pub(crate) fn take_metadata_update(&mut self) -> MetadataUpdate {
-        std::mem::take(&mut self.metadata_update)
+        self.metadata.take_update()
     }
 
     /// Returns the node's name for logs and messages.
     pub(crate) fn broker_name(&self, node: i32) -> String {
-        self.connection_states
-            .get(&node)
-            .map_or_else(|| format!("broker {node}"), NodeConnection::name)
+        self.connections.get(node).map_or_else(|| format!("broker {node}"), NodeConnection::name)
     }
 
     /// Returns the limiter that the sender shares for its own events.
     pub(crate) fn log_events(&mut self) -> &mut LogLimiter {
-        &mut self.log_events
+        &mut self.observer.log_events
     }
 
     /// Returns whether the socket accepted every byte of a request that is in flight.
@@ -175,7 +147,7 @@ impl<I: Io> NetworkClient<I> {
     /// The broker may process such a request even if the connection is lost. Its batches are then
     /// `PossiblyPersisted`.
     pub(crate) fn is_fully_sent(&self, node: i32, correlation_id: i32) -> bool {
-        self.connection_states.get(&node).is_none_or(|connection| {
+        self.connections.get(node).is_none_or(|connection| {
             // The selector may have completed the send since the last poll. `in_flight` learns
             // of it in the next poll.
             let all_written = connection.channel().is_none_or(|c| self.selector.can_send(c));
@@ -192,18 +164,16 @@ impl<I: Io> NetworkClient<I> {
             !self.can_send_request(connection, now)
                 && self.earliest_ready_at(connection.id, now).is_none()
         };
-        self.connection_states.values().map(move |connection| (connection.id, is_busy(connection)))
+        self.connections.iter().map(move |connection| (connection.id, is_busy(connection)))
     }
 
     pub(crate) fn has_no_in_flight_requests(&self, node: i32) -> bool {
-        self.connection_states.get(&node).is_none_or(|connection| connection.in_flight.len() == 0)
+        self.connections.get(node).is_none_or(|connection| connection.in_flight.len() == 0)
     }
 
     /// Returns whether the client can send a request to `node` now.
     pub(crate) fn is_ready(&self, node: i32, now: Tick) -> bool {
-        self.connection_states
-            .get(&node)
-            .is_some_and(|connection| self.can_send_request(connection, now))
+        self.connections.get(node).is_some_and(|connection| self.can_send_request(connection, now))
     }
 
     fn can_send_request(&self, connection: &NodeConnection, now: Tick) -> bool {
@@ -211,7 +181,7 @@ impl<I: Io> NetworkClient<I> {
             return false;
         };
         connection.in_flight.len() < inject_bug!(ExtraInFlightRequest, self.settings.max_in_flight)
-            && connection.throttled_until <= now
+            && !connection.throttle.is_active(now)
             && !connection.is_reauthentication_due(now)
             && self.selector.can_send(channel)
     }
@@ -222,9 +192,9 @@ impl<I: Io> NetworkClient<I> {
         if self.is_ready(node, now) {
             return true;
         }
-        if self.connection_states.get(&node).is_some_and(|connection| connection.can_connect(now)) {
+        if self.connections.get(node).is_some_and(|connection| connection.can_connect(now)) {
             self.connect(node, now);
-        } else if self.is_reauthentication_due(node, now) {
+        } else if self.connections.get(node).is_some_and(|c| c.is_reauthentication_due(now)) {
             self.reauthenticate(node, now);
         }
         false
@@ -232,26 +202,12 @@ impl<I: Io> NetworkClient<I> {
 
     /// Returns when `node` may become ready by time alone; `None` if it waits for an event.
     pub(crate) fn earliest_ready_at(&self, node: i32, now: Tick) -> Option<Tick> {
-        let connection = self.connection_states.get(&node)?;
-        match connection.state {
-            ConnectionState::Disconnected { retry_at } => Some(retry_at),
-            ConnectionState::Ready { .. } if connection.throttled_until > now => {
-                Some(connection.throttled_until)
-            }
-            // `ready` starts the reauthentication, so the caller must not wait for an event.
-            ConnectionState::Ready { channel }
-                if connection.is_reauthentication_due(now) && self.selector.can_send(channel) =>
-            {
-                Some(now)
-            }
-            _ => None,
-        }
+        self.connections.earliest_ready_at(node, now, |channel| self.selector.can_send(channel))
     }
 
     /// Returns the earliest time after `now` at which a node may become ready by time alone.
     pub(crate) fn next_retry(&self, now: Tick) -> Tick {
-        let times =
-            self.connection_states.keys().filter_map(|node| self.earliest_ready_at(*node, now));
+        let times = self.connections.iter().filter_map(|node| self.earliest_ready_at(node.id, now));
         times.filter(|at| *at > now).min().unwrap_or(Tick::NEVER)
     }
 
@@ -263,7 +219,7 @@ impl<I: Io> NetworkClient<I> {
         min: i16,
         max: i16,
     ) -> Option<i16> {
-        self.connection_states.get(&node)?.latest_usable_version(api, min, max)
+        self.connections.get(node)?.latest_usable_version(api, min, max)
     }
 
     /// Returns a node for a request that any broker can serve: the ready node with the fewest
@@ -276,7 +232,7 @@ impl<I: Io> NetworkClient<I> {
         let usable = |connection: &&NodeConnection| {
             self.metadata.cluster.nodes.is_empty() || connection.id >= 0
         };
-        let nodes = || self.connection_states.values().filter(usable);
+        let nodes = || self.connections.iter().filter(usable);
         let ready = nodes().filter(|connection| self.can_send_request(connection, now));
         if let Some(connection) = ready.min_by_key(|connection| connection.in_flight.len()) {
             return Some(connection.id);
@@ -288,7 +244,7 @@ impl<I: Io> NetworkClient<I> {
             connection.can_connect(now) || connection.is_reauthentication_due(now)
         });
         can_become_ready
-            .min_by_key(|connection| connection.last_connect_attempt)
+            .min_by_key(|connection| connection.last_connect_attempt())
             .map(|connection| connection.id)
     }
 
@@ -301,7 +257,7 @@ impl<I: Io> NetworkClient<I> {
         self.maybe_rebootstrap(now);
         let Some(node) = self.least_loaded_node(now) else {
             // A connecting node makes an event. A backoff or a throttle ends by time alone.
-            if self.connection_states.values().any(NodeConnection::is_connecting) {
+            if self.connections.is_any_connecting() {
                 return Tick::NEVER;
             }
             return self.next_retry(now);
@@ -312,7 +268,9 @@ impl<I: Io> NetworkClient<I> {
         let request = self.metadata.begin_request(now);
         match self.latest_usable_version(node, ApiKey::METADATA, 0, 13) {
             Some(version) => {
-                if let Err(e) = self.send(node, &request, version, RequestKind::Metadata, now) {
+                if let Err(e) =
+                    self.send_request(node, &request, version, RequestKind::Metadata, now)
+                {
                     tracing::error!("cannot encode a metadata request: {e}");
                     self.metadata.fail_update(now, self.env.random());
                 }
@@ -331,27 +289,8 @@ impl<I: Io> NetworkClient<I> {
     pub(crate) fn apply_leader_hints(&mut self, hints: &[LeaderHint], nodes: &[Node], now: Tick) {
         let before = self.metadata.cluster.clone();
         if self.metadata.apply_leader_hints(hints, nodes) {
-            self.metadata_update.updated = true;
-            self.log_leader_changes(&before, now);
+            self.observer.leaders_changed(&before, &self.metadata.cluster, now);
             self.update_nodes(now);
-        }
-    }
-
-    fn log_leader_changes(&mut self, before: &Cluster, now: Tick) {
-        for change in self.metadata.cluster.clone().leader_changes_since(before) {
-            let leader = change.new.node_id;
-            if let Some(suppressed) = self.log_events.check(LogEvent::LeaderChanged, leader, now) {
-                tracing::info!(
-                    name: "ottla.leader_changed",
-                    topic = &**change.topic,
-                    partition = change.partition,
-                    from = change.old.node_id,
-                    to = leader,
-                    epoch = change.new.epoch,
-                    suppressed,
-                    "leader changed"
-                );
-            }
         }
     }
 
@@ -366,12 +305,12 @@ impl<I: Io> NetworkClient<I> {
     /// Returns when the next connection setup, request or shown throttle ends.
     fn next_timeout(&self) -> Tick {
         let timeout = self.settings.request_timeout;
-        let deadlines = self.connection_states.values().flat_map(|connection| {
+        let deadlines = self.connections.iter().flat_map(|connection| {
             [
                 connection.setup_deadline(),
                 connection.in_flight.oldest_sent_at().map(|at| at.after(timeout)),
             ]
         });
-        deadlines.flatten().chain([self.next_throttle_end]).min().unwrap_or(Tick::NEVER)
+        deadlines.flatten().chain([self.observer.next_throttle_end()]).min().unwrap_or(Tick::NEVER)
     }
 }

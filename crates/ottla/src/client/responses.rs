@@ -13,11 +13,8 @@ use ottla_protocol::messages::{
 use ottla_protocol::{ApiKey, ErrorCode};
 
 use super::NetworkClient;
-use super::bootstrap::RebootstrapBackoff;
-use super::connection_states::{ConnectionState, NodeConnection};
 use super::in_flight_requests::{CompletedRequest, InFlightRequest, RequestKind};
-use crate::log_limiter::LogEvent;
-use crate::metrics::{NodeSensor, Sensor};
+use super::node_connection::ConnectionState;
 use crate::network::io::{ChannelKey, Io};
 use crate::time::Tick;
 
@@ -46,18 +43,9 @@ impl<I: Io> NetworkClient<I> {
         let env = self.env.clone();
         let mut polled = std::mem::take(&mut self.poll_result);
         self.selector.poll(timeout, || env.now(), &mut polled)?;
-        // `IoWait` is the time inside the poll, `IoTime` the time since the last poll returned.
-        let (waited, worked) = (polled.woken_at.since(now), now.since(self.last_woken_at));
-        self.last_woken_at = polled.woken_at;
+        let started = now;
         let now = self.env.now();
-        self.counters.sensors.record(
-            &[
-                (Sensor::Select, 1.0),
-                (Sensor::IoWait, waited.as_nanos() as f64),
-                (Sensor::IoTime, worked.as_nanos() as f64),
-            ],
-            now,
-        );
+        self.observer.polled(started, polled.woken_at, now);
         // Sends come before receives: a response may arrive in the poll that wrote the last byte
         // of its request, and must find the request marked as fully sent. Receives come before
         // disconnections: if a broker responds and closes, the response still counts.
@@ -77,19 +65,14 @@ impl<I: Io> NetworkClient<I> {
             self.handle_job_result(job_result, now);
         }
         self.poll_result = polled;
-        self.expire_throttles(now);
+        self.observer.expire_throttles(self.connections.iter(), now);
         self.handle_timeouts(now);
         completed.append(&mut self.completed_requests);
         Ok(())
     }
 
-    pub(super) fn connection_by_channel(&mut self, key: ChannelKey) -> Option<&mut NodeConnection> {
-        let node = self.node_by_channel.get(&key)?;
-        self.connection_states.get_mut(node)
-    }
-
     fn handle_completed_send(&mut self, key: ChannelKey) {
-        let Some(connection) = self.connection_by_channel(key) else { return };
+        let Some(connection) = self.connections.by_channel(key) else { return };
         let node = connection.id;
         if let Some(request) = connection.in_flight.complete_send() {
             let result = Ok(Bytes::new());
@@ -98,7 +81,7 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn handle_completed_receive(&mut self, key: ChannelKey, frame: Bytes, now: Tick) {
-        let Some(connection) = self.connection_by_channel(key) else { return };
+        let Some(connection) = self.connections.by_channel(key) else { return };
         let node = connection.id;
         let matched = match decode_correlation_id(&frame) {
             // No broker can respond to a request that it has only half received. Its bytes are
@@ -116,7 +99,7 @@ impl<I: Io> NetworkClient<I> {
             Ok(request) => request,
             Err(reason) => return self.fail_connection(node, &reason, now),
         };
-        self.record_response(node, &request, frame.len(), now);
+        self.observer.response_received(node, &request, frame.len(), now);
         match request.kind {
             RequestKind::ApiVersions(version) => {
                 self.handle_api_versions_response(node, version, &frame, now);
@@ -127,26 +110,6 @@ impl<I: Io> NetworkClient<I> {
                 let result = Ok(frame);
                 self.completed_requests.push(CompletedRequest { node, request, result });
             }
-        }
-    }
-
-    /// Records the metrics of a response whose frame has this many bytes after the length prefix.
-    fn record_response(&self, node: i32, request: &InFlightRequest, frame_len: usize, now: Tick) {
-        let size = frame_len as f64 + 4.0;
-        let latency_ms = now.since(request.sent_at).as_secs_f64() * 1e3;
-        let is_produce = request.kind == RequestKind::Produce;
-        let sensors = &self.counters.sensors;
-        sensors.record(
-            &[(Sensor::Response, 1.0), (Sensor::IncomingByte, size), (Sensor::NetworkIo, 1.0)],
-            now,
-        );
-        if is_produce {
-            sensors.record(&[(Sensor::RequestLatency, latency_ms)], now);
-        }
-        use NodeSensor::{IncomingByte, RequestLatency, Response};
-        sensors.record_node(node, &[(Response, 1.0), (IncomingByte, size)], now);
-        if is_produce {
-            sensors.record_node(node, &[(RequestLatency, latency_ms)], now);
         }
     }
 
@@ -172,7 +135,7 @@ impl<I: Io> NetworkClient<I> {
         if !code.is_none() {
             return self.fail_connection(node, &format!("ApiVersions failed: {code}"), now);
         }
-        let Some(connection) = self.connection_states.get_mut(&node) else {
+        let Some(connection) = self.connections.get_mut(node) else {
             return;
         };
         let ConnectionState::CheckingApiVersions { channel, .. } = connection.state else {
@@ -180,20 +143,9 @@ impl<I: Io> NetworkClient<I> {
         };
         connection.set_api_versions(&response);
         connection.ready(channel);
+        self.observer.connected(connection, now);
         if node >= 0 {
-            self.rebootstrap_backoff = RebootstrapBackoff::default();
-        }
-        self.health.connected(&connection.name());
-        if let Some(suppressed) = self.log_events.check(LogEvent::Connected, node, now) {
-            let (host, port) = (&*connection.host, connection.port);
-            tracing::info!(
-                name: "ottla.connected",
-                broker = node,
-                host,
-                port,
-                suppressed,
-                "connected"
-            );
+            self.bootstrap.broker_connected();
         }
         self.throttle(node, response.throttle_time_ms, version >= 2, now);
     }
@@ -238,32 +190,31 @@ impl<I: Io> NetworkClient<I> {
         }
         let before = self.metadata.cluster.clone();
         self.throttle(node, response.throttle_time_ms, version >= 6, now);
-        let mut update = self.metadata.update(&response, now, random);
-        if !update.updated {
+        if !self.metadata.update(&response, now, random) {
             // The connection ends as well, so that the next request goes to another broker.
             let reason = "the Metadata response names no broker with a valid id and address";
             return self.fail_connection(node, reason, now);
         }
-        self.counters.last_metadata_tick.store(now.0, Ordering::Relaxed);
-        self.metadata_update.responder = self.broker_name(node);
+        self.observer.counters.last_metadata_tick.store(now.0, Ordering::Relaxed);
+        self.metadata.pending.responder = self.broker_name(node);
         tracing::info!(
             name: "ottla.metadata",
             broker = node,
             brokers = response.brokers.len(),
             topics = response.topics.len(),
-            errors = update.topic_errors.len(),
+            errors = response.topics.iter().filter(|t| t.error_code != 0).count(),
             "metadata"
         );
-        self.metadata_update.updated |= update.updated;
-        self.metadata_update.topic_errors.append(&mut update.topic_errors);
-        self.log_leader_changes(&before, now);
+        self.observer.leaders_changed(&before, &self.metadata.cluster, now);
         self.update_nodes(now);
     }
 
     /// Adds the snapshot's new brokers and removes those that have moved or left.
     pub(super) fn update_nodes(&mut self, now: Tick) {
         let cluster = self.metadata.cluster.clone();
-        let removed: Vec<i32> = (self.connection_states.values())
+        let removed: Vec<i32> = self
+            .connections
+            .iter()
             .filter(|connection| match cluster.nodes.get(&connection.id) {
                 Some(n) => n.host != connection.host || n.port != connection.port,
                 // A response may still arrive: keep the connection until nothing is in flight.
@@ -273,13 +224,12 @@ impl<I: Io> NetworkClient<I> {
             .collect();
         for node in removed {
             self.close_unneeded(node, "the broker is not part of the cluster any more", now);
-            if let Some(connection) = self.connection_states.remove(&node) {
-                self.health.closed(&connection.name());
+            if let Some(connection) = self.connections.remove(node) {
+                self.observer.node_removed(&connection);
             }
-            self.log_events.remove_node(node);
         }
         for n in cluster.nodes.values() {
-            self.add_node(n.id, &n.host, n.port);
+            self.connections.add(n.id, &n.host, n.port);
         }
     }
 }

@@ -192,7 +192,7 @@ impl ClientFixture {
         let now = self.now();
         assert!(self.client.is_ready(node, now));
         let request = InitProducerIdRequest::default();
-        self.client.send(node, &request, 4, RequestKind::InitProducerId, now).unwrap();
+        self.client.send_request(node, &request, 4, RequestKind::InitProducerId, now).unwrap();
     }
 }
 

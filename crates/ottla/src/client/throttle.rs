@@ -1,15 +1,42 @@
-//! Throttling by brokers (KIP-219): delays requests to a node and shows that in `Health`.
+//! Throttling by brokers (KIP-219): delays requests to a node.
 
 use std::time::Duration;
 
 use super::NetworkClient;
-use crate::log_limiter::LogEvent;
-use crate::metrics::Sensor;
 use crate::network::io::Io;
 use crate::time::Tick;
 
-/// The shortest throttle that `Health` shows, in milliseconds.
-const MIN_REPORTED_THROTTLE_MS: u64 = 1000;
+/// The current or the last throttle of a node.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Throttle {
+    since: Tick,
+    /// The client sends no request before this time.
+    pub(crate) until: Tick,
+}
+
+impl Throttle {
+    pub(crate) fn is_active(&self, now: Tick) -> bool {
+        self.until > now
+    }
+
+    /// Begins a throttle, or extends the current one.
+    pub(crate) fn extend(&mut self, time: Duration, now: Tick) {
+        if !self.is_active(now) {
+            self.since = now;
+        }
+        self.until = self.until.max(now.after(time));
+    }
+
+    /// Ends the throttle.
+    pub(crate) fn end(&mut self) {
+        self.until = Tick(0);
+    }
+
+    /// Returns how long the throttle overlaps the time from `from` to `to`.
+    pub(crate) fn overlap(&self, from: Tick, to: Tick) -> Duration {
+        to.min(self.until).since(from.max(self.since))
+    }
+}
 
 impl<I: Io> NetworkClient<I> {
     /// Handles the throttle time of a response.
@@ -18,46 +45,39 @@ impl<I: Io> NetworkClient<I> {
     /// has delayed the response itself. From the next version on it responds at once, and the
     /// client must hold back its requests. The metric counts both.
     pub(crate) fn throttle(&mut self, node: i32, ms: i32, client_throttles: bool, now: Tick) {
-        self.counters.sensors.record(&[(Sensor::Throttle, f64::from(ms.max(0)))], now);
+        self.observer.throttle_time(ms, now);
         if !client_throttles {
             return;
         }
         // A broker may send a negative time.
         let Ok(ms @ 1..) = u64::try_from(ms) else { return };
-        let Some(connection) = self.connection_states.get_mut(&node) else { return };
-        if connection.throttled_until <= now {
-            connection.throttled_since = now;
-        }
-        connection.throttled_until =
-            connection.throttled_until.max(now.after(Duration::from_millis(ms)));
-        if ms >= MIN_REPORTED_THROTTLE_MS {
-            self.health.throttled(&connection.name(), ms);
-            self.next_throttle_end = self.next_throttle_end.min(connection.throttled_until);
-        }
-        if let Some(suppressed) = self.log_events.check(LogEvent::Throttled, node, now) {
-            tracing::info!(name: "ottla.throttled", broker = node, ms, suppressed, "throttled");
-        }
+        let Some(connection) = self.connections.get_mut(node) else { return };
+        connection.throttle.extend(Duration::from_millis(ms), now);
+        self.observer.throttled(connection, ms, now);
     }
 
     /// Returns how long `node`'s last throttle overlaps the time from `from` to `to`.
     pub(crate) fn throttled_time(&self, node: i32, from: Tick, to: Tick) -> Duration {
-        self.connection_states.get(&node).map_or(Duration::ZERO, |connection| {
-            to.min(connection.throttled_until).since(from.max(connection.throttled_since))
-        })
+        let connection = self.connections.get(node);
+        connection.map_or(Duration::ZERO, |connection| connection.throttle.overlap(from, to))
     }
+}
 
-    /// Removes expired throttles from `Health`.
-    pub(super) fn expire_throttles(&mut self, now: Tick) {
-        if self.next_throttle_end > now {
-            return;
-        }
-        self.next_throttle_end = Tick::NEVER;
-        for connection in self.connection_states.values() {
-            if connection.throttled_until <= now {
-                self.health.resumed(&connection.name());
-            } else {
-                self.next_throttle_end = self.next_throttle_end.min(connection.throttled_until);
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn throttle_is_extended_and_its_overlap_is_exact() {
+        let mut throttle = Throttle::default();
+        assert!(!throttle.is_active(Tick(0)));
+        throttle.extend(Duration::from_nanos(100), Tick(50));
+        throttle.extend(Duration::from_nanos(100), Tick(100));
+        assert!(throttle.is_active(Tick(199)) && !throttle.is_active(Tick(200)));
+        throttle.extend(Duration::from_nanos(10), Tick(120));
+        assert_eq!(throttle.until, Tick(200), "a shorter throttle does not end the longer one");
+        assert_eq!(throttle.overlap(Tick(0), Tick(1000)), Duration::from_nanos(150));
+        assert_eq!(throttle.overlap(Tick(60), Tick(70)), Duration::from_nanos(10));
+        assert_eq!(throttle.overlap(Tick(300), Tick(400)), Duration::ZERO);
     }
 }

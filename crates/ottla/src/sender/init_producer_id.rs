@@ -46,7 +46,8 @@ impl<I: Io> Sender<I> {
         let request =
             InitProducerIdRequest { transaction_timeout_ms: i32::MAX, ..Default::default() };
         self.producer_state.producer_id = ProducerIdState::Requested;
-        if let Err(e) = self.client.send(node, &request, version, RequestKind::InitProducerId, now)
+        if let Err(e) =
+            self.client.send_request(node, &request, version, RequestKind::InitProducerId, now)
         {
             tracing::error!("InitProducerId request failed: it cannot be encoded: {e}");
             self.retry_producer_id_at(now.after(self.settings.retry_backoff));

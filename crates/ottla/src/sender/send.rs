@@ -6,6 +6,8 @@ use ottla_protocol::{ApiKey, ErrorCode};
 use super::produce_request::{self, FIRST_VERSION_WITH_TOPIC_ID, RequestSettings};
 use super::{InFlightBatches, Sender};
 use crate::accumulator::batch::StampedBatch;
+use crate::client::in_flight_requests::RequestKind;
+use crate::client::requests::ClientRequest;
 use crate::cluster::Cluster;
 use crate::config::Acks;
 use crate::error::{Error, RecordStatus};
@@ -55,25 +57,24 @@ impl<I: Io> Sender<I> {
             timeout_ms: i32::try_from(self.settings.request_timeout.as_millis())
                 .unwrap_or(i32::MAX),
         };
-        let expects_response = self.settings.acks != Acks::None;
-        let mut pieces = std::mem::take(&mut self.record_pieces);
-        let correlation_id = self.client.send_produce(
-            node,
+        let correlation_id = self.client.next_correlation_id();
+        let frame = produce_request::encode_frame(
             version,
-            expects_response,
-            now,
-            |correlation_id, client_id| {
-                produce_request::encode_frame(
-                    version,
-                    correlation_id,
-                    client_id,
-                    settings,
-                    &batches,
-                    &mut pieces,
-                )
-            },
+            correlation_id,
+            self.client.client_id(),
+            settings,
+            &batches,
+            &mut self.record_pieces,
         );
-        self.record_pieces = pieces;
+        let request = ClientRequest {
+            correlation_id,
+            api: ApiKey::PRODUCE,
+            version,
+            kind: RequestKind::Produce,
+            expects_response: self.settings.acks != Acks::None,
+            frame,
+        };
+        self.client.send(node, request, now);
         self.in_flight_batches.insert(correlation_id, InFlightBatches { node, batches });
     }
 

@@ -1,7 +1,7 @@
 //! The client side of the SASL mechanisms PLAIN, SCRAM and OAUTHBEARER.
 //!
 //! It maps each challenge of the broker to the next message of the client, without a socket.
-//! `client::security` sends the messages in SaslAuthenticate requests.
+//! `client::authentication` sends the messages in SaslAuthenticate requests.
 
 #[cfg(feature = "oidc")]
 mod oidc;

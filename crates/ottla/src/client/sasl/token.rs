@@ -1,7 +1,7 @@
 //! OAUTHBEARER tokens: where they come from, how long they are valid and when they are replaced.
 //!
-//! `client::security` calls [`TokenManager`]: before an exchange it needs a valid token, and from
-//! time to time it starts a renewal. Fetching may block, so it runs on a worker thread.
+//! The client's `Authenticator` calls [`TokenManager`]: before an exchange it needs a valid token,
+//! and from time to time it starts a renewal. Fetching may block, so it runs on a worker thread.
 
 use std::future::Future;
 use std::pin::{Pin, pin};

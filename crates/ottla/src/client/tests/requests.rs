@@ -106,7 +106,7 @@ fn without_a_ready_node_the_one_tried_longest_ago_is_the_least_loaded() {
         let node = f.client.least_loaded_node(now).unwrap();
         tried.push(node);
         f.client.ready(node, now);
-        f.run_until(&mut |_| None, |f| f.client.health.get().failing.len() >= tried.len());
+        f.run_until(&mut |_| None, |f| f.client.observer.health.get().failing.len() >= tried.len());
     }
     tried.sort_unstable();
     assert_eq!(tried, [-3, -2, -1], "each node once");
@@ -136,8 +136,8 @@ fn disconnection_completes_the_senders_requests_in_order_and_drops_the_clients_o
 #[test]
 fn correlation_ids_stay_out_of_the_range_reserved_for_sasl() {
     let mut f = ready_fixture(&[1]);
-    f.client.correlation_ids.last = 2_147_483_640 - 3;
-    let ids: Vec<i32> = (0..8).map(|_| f.client.correlation_ids.next()).collect();
+    f.client.requests.correlation_ids.last = 2_147_483_640 - 3;
+    let ids: Vec<i32> = (0..8).map(|_| f.client.requests.correlation_ids.next()).collect();
     assert!(ids.iter().all(|id| *id < 2_147_483_640 && *id > 0), "{ids:?}");
     assert!(ids.contains(&1), "the ids wrap around");
 }
@@ -174,7 +174,7 @@ fn throttle_metric_counts_every_response() {
         let client_throttles = ms == 100;
         f.client.throttle(1, ms, client_throttles, start);
     }
-    let metrics = f.client.counters.sensors.read("c", start);
+    let metrics = f.client.observer.counters.sensors.read("c", start);
     let value = |name: &str| metrics.iter().find(|m| m.name == name).unwrap().value.to_string();
     assert_eq!(value("produce-throttle-time-max"), "400.000");
     // The average includes the zeros of earlier responses.
@@ -190,12 +190,18 @@ fn health_shows_a_throttle_until_it_ends() {
     f.run_for(ms(1000), &mut healthy_broker(&[1]));
     let now = f.now();
     f.client.throttle(1, 3000, true, now);
-    assert!(f.client.health.unavailable_summary().unwrap().contains("throttles the client"));
+    assert!(
+        f.client.observer.health.unavailable_summary().unwrap().contains("throttles the client")
+    );
     f.run_for(ms(2500), &mut healthy_broker(&[1]));
-    assert_eq!(f.client.health.get().throttled.len(), 1, "the second throttle extends the first");
+    assert_eq!(
+        f.client.observer.health.get().throttled.len(),
+        1,
+        "the second throttle extends the first"
+    );
     f.run_for(ms(1000), &mut healthy_broker(&[1]));
-    assert!(f.client.health.get().throttled.is_empty());
-    assert!(f.client.health.unavailable_summary().is_none());
+    assert!(f.client.observer.health.get().throttled.is_empty());
+    assert!(f.client.observer.health.unavailable_summary().is_none());
 }
 
 /// Brokers close the connection of a client whose name or version they consider invalid (KIP-511).

@@ -125,8 +125,8 @@ fn failed_reauthentication_closes_the_connection_with_the_brokers_message() {
         })),
         _ => sasl_broker(10_000)(r),
     };
-    f.run_until(&mut reject, |f| !f.client.health.get().failing.is_empty());
-    let text = format!("{:?}", f.client.health.get());
+    f.run_until(&mut reject, |f| !f.client.observer.health.get().failing.is_empty());
+    let text = format!("{:?}", f.client.observer.health.get());
     assert!(text.contains("PLAIN") && text.contains("bob has left"), "{text}");
     assert!(!text.contains("hunter2"));
 }
@@ -174,10 +174,10 @@ fn rejected_mechanism_affects_one_broker_only_and_backs_off() {
     let now = f.now();
     f.client.ready(2, now);
     f.run_until(&mut handler, |f| {
-        !f.client.health.get().failing.is_empty() && !f.completed.is_empty()
+        !f.client.observer.health.get().failing.is_empty() && !f.completed.is_empty()
     });
     assert!(f.completed.iter().all(|c| c.result.is_ok()), "broker 1 still responds");
-    let reason = f.client.health.get().failing.into_values().next().unwrap();
+    let reason = f.client.observer.health.get().failing.into_values().next().unwrap();
     assert!(reason.contains("supports SCRAM-SHA-512"), "{reason}");
     let update = f.client.take_metadata_update();
     assert!(update.authentication_error.is_none(), "broker 1 accepts the client");

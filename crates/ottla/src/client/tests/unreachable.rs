@@ -18,7 +18,7 @@ fn connection_setup_times_out_before_and_after_tcp_connects() {
         let mut f = ClientFixture::new(settings, security);
         f.machine.set_link(broker_address(1), link);
         let start = f.now();
-        f.run_until(&mut |_| None, |f| !f.client.health.get().failing.is_empty());
+        f.run_until(&mut |_| None, |f| !f.client.observer.health.get().failing.is_empty());
         let elapsed = f.now().since(start);
         assert!(elapsed >= ms(4000) && elapsed <= ms(6001), "5 s ± 20 %: {elapsed:?}");
         f.machine.set_link(broker_address(1), Link::default());
@@ -97,7 +97,7 @@ fn rebootstraps_of_an_unreachable_cluster_back_off() {
 fn unresolvable_host_name_is_resolved_again_until_it_succeeds() {
     let mut f = ClientFixture::plaintext(&["kafka.example"]);
     f.run_for(Duration::from_secs(5), &mut healthy_broker(&[1]));
-    let summary = f.client.health.unavailable_summary().unwrap();
+    let summary = f.client.observer.health.unavailable_summary().unwrap();
     assert!(summary.contains("kafka.example cannot be resolved"), "{summary}");
     f.machine.set_host("kafka.example", vec![broker_address(1)]);
     f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);

@@ -1,7 +1,7 @@
 //! Creates TLS sessions from the settings and their files.
 //!
-//! The producer's builder creates the [`TlsConnector`], which reads all files. `client::security`
-//! reloads changed files before each connection; the client then creates a session for it.
+//! The producer's builder creates the [`TlsConnector`], which reads all files. The client's
+//! `Authenticator` reloads changed files before each connection and then creates its session.
 
 use std::fs;
 use std::sync::Arc;
