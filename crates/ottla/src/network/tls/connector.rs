@@ -8,22 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore,
-    SignatureScheme, SupportedProtocolVersion, version,
-};
+use rustls::{ClientConfig, ClientConnection, SupportedProtocolVersion, version};
 
-use super::keystore::{self, ClientIdentity};
+use super::keystore;
+use super::verifier::{CertificateVerifier, TrustedCertificates};
 use super::{TLS_BUFFER_LIMIT, TlsSession};
 use crate::config::security::{SecurityStore, TlsSettings, TlsVersions};
 use crate::env::Env;
 use crate::error::Error;
-use crate::sync::Mutex;
 
 /// Creates the TLS sessions of a producer's connections.
 pub(crate) struct TlsConnector {
@@ -209,16 +205,11 @@ fn load_config(
         // "Dangerous" is any verifier but rustls's own; ours calls it.
         .dangerous()
         .with_custom_certificate_verifier(verifier.clone());
-    let identity = settings
-        .key_store
-        .as_ref()
-        .map(|store| keystore::load_identity(store, settings.key_password.as_ref()))
-        .transpose()?;
-    let config = match identity {
-        Some(ClientIdentity { chain, key }) => {
-            builder.with_client_auth_cert(chain, key).map_err(|e| {
-                Error::config(format!("ssl.keystore: certificate and key do not fit together: {e}"))
-            })?
+    let config = match &settings.key_store {
+        Some(store) => {
+            let key_password = settings.key_password.as_ref();
+            let key = keystore::load_identity(store, key_password, provider)?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key)))
         }
         None => builder.with_no_client_auth(),
     };
@@ -229,9 +220,8 @@ fn create_verifier(
     settings: &TlsSettings,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<CertificateVerifier>, Error> {
-    let mut roots = RootCertStore::empty();
-    let (added, ignored) = roots.add_parsable_certificates(load_trusted_certificates(settings)?);
-    if added == 0 {
+    let trusted = TrustedCertificates::new(load_trusted_certificates(settings)?);
+    if trusted.is_empty() {
         let source = match &settings.trust_store {
             Some(SecurityStore::File { path, .. }) => format!("ssl.truststore.location={path}"),
             Some(SecurityStore::Inline { .. }) => "ssl.truststore.certificates".to_owned(),
@@ -239,17 +229,13 @@ fn create_verifier(
         };
         return Err(Error::config(format!("{source} contains no certificate that can be trusted")));
     }
-    if ignored > 0 {
-        tracing::warn!(ignored, "ignoring trusted certificates that cannot be parsed");
+    if trusted.unusable > 0 {
+        tracing::warn!(
+            ignored = trusted.unusable,
+            "ignoring trusted certificates that cannot be parsed"
+        );
     }
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .build()
-        .map_err(|e| Error::config(format!("the trusted certificates are not usable: {e}")))?;
-    Ok(Arc::new(CertificateVerifier {
-        inner,
-        verify_hostname: settings.verify_hostname,
-        rejected_certificate: Mutex::new(None),
-    }))
+    Ok(Arc::new(CertificateVerifier::new(trusted, provider, settings.verify_hostname)))
 }
 
 fn protocol_versions(versions: TlsVersions) -> Vec<&'static SupportedProtocolVersion> {
@@ -264,13 +250,7 @@ fn load_trusted_certificates(
 ) -> Result<Vec<CertificateDer<'static>>, Error> {
     match &settings.trust_store {
         Some(store) => keystore::load_certificates(store),
-        None => {
-            let loaded = rustls_native_certs::load_native_certs();
-            for e in &loaded.errors {
-                tracing::warn!("some certificates of the operating system cannot be read: {e}");
-            }
-            Ok(loaded.certs)
-        }
+        None => Ok(keystore::load_system_certificates()),
     }
 }
 
@@ -281,6 +261,10 @@ fn file_stamps(settings: &TlsSettings) -> Vec<Option<FileStamp>> {
         let SecurityStore::File { path, key_path, .. } = store else { continue };
         for path in [Some(path), key_path.as_ref()].into_iter().flatten() {
             stamps.push(FileStamp::read(path));
+        }
+        // Files may change without a change of their directory.
+        if let Ok(files) = keystore::directory_files(path) {
+            stamps.extend(files.iter().map(|f| FileStamp::read(&f.display().to_string())));
         }
     }
     stamps
@@ -299,68 +283,5 @@ impl TimeProvider for EnvTimeProvider {
     fn current_time(&self) -> Option<UnixTime> {
         let ms = u64::try_from(self.0.wall_clock_ms()).ok()?;
         Some(UnixTime::since_unix_epoch(Duration::from_millis(ms)))
-    }
-}
-
-/// Verifies the broker's certificate with rustls's verifier. It ignores the host name if the
-/// settings say so, and keeps a rejected certificate for the error message.
-#[derive(Debug)]
-pub(super) struct CertificateVerifier {
-    inner: Arc<WebPkiServerVerifier>,
-    verify_hostname: bool,
-    /// In DER. All sessions share it; only one thread, the sender's, verifies certificates.
-    rejected_certificate: Mutex<Option<Vec<u8>>>,
-}
-
-impl CertificateVerifier {
-    /// Removes and returns the certificate that was rejected last, in DER.
-    pub(super) fn take_rejected_certificate(&self) -> Option<Vec<u8>> {
-        self.rejected_certificate.lock().take()
-    }
-}
-
-impl ServerCertVerifier for CertificateVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        use CertificateError::{NotValidForName, NotValidForNameContext};
-        match self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
-            // The inner verifier checks the name last, so everything else is valid here.
-            Err(rustls::Error::InvalidCertificate(
-                NotValidForName | NotValidForNameContext { .. },
-            )) if !self.verify_hostname => Ok(ServerCertVerified::assertion()),
-            Err(e) => {
-                *self.rejected_certificate.lock() = Some(end_entity.to_vec());
-                Err(e)
-            }
-            ok => ok,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
     }
 }

@@ -1,11 +1,14 @@
 //! Explains TLS errors to the user: the certificate or setting concerned, the reason and a remedy.
 //! The text becomes a [`DisconnectReason`](super::DisconnectReason).
 
+use std::net::IpAddr;
+
 use rustls::{AlertDescription as Alert, CertificateError, Error};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use super::connector::CertificateVerifier;
+use super::public_key::{PublicKey, SUPPORTED_KEYS};
+use super::verifier::CertificateVerifier;
 
 /// An explained TLS error.
 pub(super) struct TlsDiagnosis {
@@ -86,10 +89,15 @@ fn explain_certificate_error(e: &CertificateError, host: &str, der: Option<&[u8]
     };
     let certificate =
         format!("the broker's certificate ({}, issued by {})", subject_name(&c), c.issuer());
-    if c.public_key().algorithm.algorithm.to_id_string() == DSA_OID {
+    let kind = der.and_then(|der| Some(PublicKey::from_certificate(der)?.kind()));
+    if let Some(kind) = kind
+        && !kind.is_supported()
+        && !is_about_trust_or_name(e)
+    {
         return format!(
-            "{certificate} has a DSA key, which TLS 1.3 and this client do not support; issue one \
-             with an RSA, ECDSA or Ed25519 key"
+            "{certificate} has {}, which this client does not support; issue one for \
+             {SUPPORTED_KEYS}",
+            kind.describe()
         );
     }
     match e {
@@ -105,12 +113,16 @@ fn explain_certificate_error(e: &CertificateError, host: &str, der: Option<&[u8]
                 c.validity().not_before
             )
         }
-        CertificateError::UnknownIssuer => format!(
+        CertificateError::UnknownIssuer if c.version() == X509Version::V1 => format!(
             "{certificate} is not signed by a trusted authority; add its issuer to \
-             ssl.truststore.location"
+             ssl.truststore.location. It has X.509 version 1, so its issuer itself must be trusted"
+        ),
+        CertificateError::UnknownIssuer => format!(
+            "{certificate} is not signed by a trusted authority; add its issuer, or the \
+             certificate itself, to ssl.truststore.location"
         ),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            explain_wrong_host(&certificate, host, &subject_alternative_names(&c))
+            explain_wrong_host(&certificate, host, &c)
         }
         CertificateError::BadSignature => {
             format!("{certificate} has an invalid signature; check ssl.truststore.location")
@@ -119,19 +131,79 @@ fn explain_certificate_error(e: &CertificateError, host: &str, der: Option<&[u8]
             format!("{certificate} is not for a server; issue one with the usage serverAuth")
         }
         CertificateError::Revoked => format!("{certificate} was revoked"),
-        other if c.is_ca() => format!(
-            "{certificate} is not valid ({other:?}): it is an authority's certificate (CA:TRUE) \
-             and cannot be a server's; issue one for the server"
-        ),
-        other => format!("{certificate} is not valid: {other:?}"),
+        other => explain_unusual(&certificate, &c, other),
     }
 }
 
-fn explain_wrong_host(certificate: &str, host: &str, names: &[String]) -> String {
+/// Whether the error says that the certificate is not trusted, expired or not for the host. Then
+/// the kind of its key is not the reason.
+fn is_about_trust_or_name(e: &CertificateError) -> bool {
+    use CertificateError as E;
+    matches!(
+        e,
+        E::UnknownIssuer
+            | E::Expired
+            | E::ExpiredContext { .. }
+            | E::NotValidYet
+            | E::NotValidYetContext { .. }
+            | E::NotValidForName
+            | E::NotValidForNameContext { .. }
+    )
+}
+
+/// Explains the errors of the verifier that concern unusual certificates.
+fn explain_unusual(certificate: &str, c: &X509Certificate<'_>, e: &CertificateError) -> String {
+    let details = format!("{e:?}");
+    let algorithm = c.signature_algorithm.algorithm.to_id_string();
+    let old_signature = match algorithm.as_str() {
+        "1.2.840.113549.1.1.4" => Some("MD5"),
+        "1.2.840.113549.1.1.5" | "1.2.840.10045.4.1" => Some("SHA-1"),
+        _ => None,
+    };
+    if let Some(hash) = old_signature {
+        return format!(
+            "{certificate} is signed with {hash}, which is not secure and not supported; issue it \
+             again with SHA-256 (openssl x509 -req -sha256)"
+        );
+    }
+    if details.contains("UnsupportedCertVersion") {
+        return format!(
+            "{certificate} was issued by an authority whose certificate has X.509 version 1; add \
+             that authority to ssl.truststore.location, or issue its certificate again with \
+             version 3 (openssl x509 -req -extfile FILE, with basicConstraints=CA:TRUE in FILE)"
+        );
+    }
+    if c.is_ca() {
+        return format!(
+            "{certificate} is not valid ({details}): it is an authority's certificate (CA:TRUE) \
+             and cannot be a server's; issue one for the server, or add it to \
+             ssl.truststore.location"
+        );
+    }
+    format!("{certificate} is not valid: {details}")
+}
+
+fn explain_wrong_host(certificate: &str, host: &str, c: &X509Certificate<'_>) -> String {
+    if c.version() == X509Version::V1 {
+        return format!(
+            "{certificate} is not for {host}: it has X.509 version 1, which has no subject \
+             alternative name; issue it again with version 3 (openssl x509 -req -extfile FILE, \
+             with subjectAltName=DNS:{host} in FILE), or set \
+             ssl.endpoint.identification.algorithm to nothing"
+        );
+    }
+    let names = subject_alternative_names(c);
     if names.is_empty() {
         return format!(
             "{certificate} is not for {host}: it has no subject alternative name, and a common \
-             name alone does not count (RFC 6125); issue one with the name {host}"
+             name alone does not count (RFC 6125); issue one with the name {host} \
+             (subjectAltName=DNS:{host})"
+        );
+    }
+    if host.parse::<IpAddr>().is_ok() && names.iter().any(|name| name == host) {
+        return format!(
+            "{certificate} is not for {host}: it has this address as a DNS name; issue one with \
+             the address as an IP address (subjectAltName=IP:{host})"
         );
     }
     format!(
@@ -140,9 +212,6 @@ fn explain_wrong_host(certificate: &str, host: &str, names: &[String]) -> String
         names.join(", ")
     )
 }
-
-/// Object identifier of DSA public keys (RFC 3279).
-const DSA_OID: &str = "1.2.840.10040.4.1";
 
 fn subject_name(c: &X509Certificate<'_>) -> String {
     let name = c.subject().to_string();

@@ -1,28 +1,26 @@
 //! Reads certificates and keys from files and settings, for the connector.
 //!
-//! The content decides whether a file is PEM, PKCS#12 or JKS; `ssl.*.type` does not. Java's default
-//! type is JKS, while `keytool` creates PKCS#12 files by default, so the setting is often wrong.
+//! The content decides the format of a file; `ssl.*.type` does not. Java's default type is JKS,
+//! while `keytool` creates PKCS#12 files by default, so the setting is often wrong.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use p12_keystore::{KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
-use pkcs8::EncryptedPrivateKeyInfoRef;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use sha1::{Digest, Sha1};
+use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use super::asn1::{Element, Elements, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE};
+use super::decryption::{StoreError, decrypt_traditional};
+use super::pem::{PemBlock, decode_text, parse_pem};
+use super::private_key::{KeyEntry, parse_der_key};
+use super::public_key::is_certificate;
+use super::{jks, pkcs12};
 use crate::config::secret::Secret;
 use crate::config::security::SecurityStore;
 use crate::error::Error;
-
-/// The client's certificate and key.
-pub(super) struct ClientIdentity {
-    /// The client's certificate, then its intermediate certificates.
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) key: PrivateKeyDer<'static>,
-}
 
 /// Largest file in bytes. Certificate stores are much smaller; a larger file is a mistake.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -38,331 +36,493 @@ fn read_file(setting: &str, path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
 }
 
 /// The format of a file with certificates or keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StoreFormat {
     Pem,
     Jks,
     Jceks,
+    Bks,
     Pkcs12,
+    Pkcs7,
+    CertificateDer,
+    EncryptedKeyDer,
+    KeyDer,
+    /// The text is the base64 of a PEM text, as in the data of a Kubernetes Secret.
+    Base64OfPem,
     Unknown,
 }
 
 fn detect_format(bytes: &[u8]) -> StoreFormat {
     match bytes {
-        // The first two are Java's magic numbers; PKCS#12 begins with an ASN.1 sequence.
+        // The first two are Java's magic numbers, the third is the version of Bouncy Castle's.
         [0xfe, 0xed, 0xfe, 0xed, ..] => StoreFormat::Jks,
         [0xce, 0xce, 0xce, 0xce, ..] => StoreFormat::Jceks,
-        _ if bytes.windows(11).any(|w| w == b"-----BEGIN ") => StoreFormat::Pem,
-        [0x30, ..] => StoreFormat::Pkcs12,
+        [0, 0, 0, 0..=2, 0, 0, 0, 20, ..] => StoreFormat::Bks,
+        [0x30, ..] => detect_der_format(bytes),
+        _ => {
+            let text = decode_text(bytes);
+            if text.contains("-----BEGIN ") {
+                StoreFormat::Pem
+            } else if text.trim_start().starts_with("LS0tLS1CRUdJTi") {
+                StoreFormat::Base64OfPem
+            } else {
+                StoreFormat::Unknown
+            }
+        }
+    }
+}
+
+fn detect_der_format(bytes: &[u8]) -> StoreFormat {
+    let Some(element) = Element::parse(bytes) else { return StoreFormat::Unknown };
+    match &element.fields()[..] {
+        [version, content, ..]
+            if version.small_integer() == Some(3)
+                && content.fields().first().is_some_and(|f| f.is(OBJECT_IDENTIFIER)) =>
+        {
+            StoreFormat::Pkcs12
+        }
+        [kind, ..] if kind.is(OBJECT_IDENTIFIER) => StoreFormat::Pkcs7,
+        [algorithm, data] if algorithm.is(SEQUENCE) && data.is(OCTET_STRING) => {
+            StoreFormat::EncryptedKeyDer
+        }
+        [version, ..] if version.is(INTEGER) => StoreFormat::KeyDer,
+        _ if is_certificate(&element) => StoreFormat::CertificateDer,
         _ => StoreFormat::Unknown,
     }
 }
 
+/// A store's setting and value for messages, and the setting of its password.
+struct Source {
+    /// Such as `ssl.keystore.location=client.p12`.
+    location: String,
+    path: String,
+    password_setting: &'static str,
+}
+
+impl Source {
+    fn error(&self, reason: impl AsRef<str>) -> Error {
+        Error::config(format!("{}: {}", self.location, reason.as_ref()))
+    }
+
+    /// Explains why a store or a key in it cannot be decrypted with this password.
+    fn store_error(&self, e: StoreError, password: Option<&Secret>, conversion: &str) -> Error {
+        let setting = self.password_setting;
+        match e {
+            StoreError::WrongPassword if password.is_none() => {
+                self.error(format!("it is encrypted and {setting} is not set"))
+            }
+            StoreError::WrongPassword => {
+                self.error(format!("the password is wrong; check {setting}"))
+            }
+            StoreError::Unsupported(algorithm) => self.error(format!(
+                "its encryption, {algorithm}, is not supported; convert it: {conversion}"
+            )),
+            StoreError::Malformed(reason) => self.error(reason),
+        }
+    }
+
+    /// The command that converts a PKCS#12 file to PEM.
+    fn pkcs12_conversion(&self) -> String {
+        let path = &self.path;
+        format!("openssl pkcs12 -legacy -in {path} -out {path}.pem, then use {path}.pem")
+    }
+
+    /// The command that encrypts a key with a supported cipher.
+    fn key_conversion(&self) -> String {
+        format!("openssl pkcs8 -topk8 -v2 aes-256-cbc -in {0} -out {0}.pk8", self.path)
+    }
+
+    fn unsupported_format(&self, format: StoreFormat) -> Error {
+        let path = &self.path;
+        let to_pkcs12 =
+            format!("-srckeystore {path} -destkeystore {path}.p12 -deststoretype PKCS12");
+        match format {
+            StoreFormat::Jceks => self.error(format!(
+                "it is a JCEKS file, which this client cannot read; convert it: keytool \
+                 -importkeystore -srcstoretype JCEKS {to_pkcs12}"
+            )),
+            StoreFormat::Bks => self.error(format!(
+                "it is a BKS file of Bouncy Castle, which this client cannot read; convert it: \
+                 keytool -importkeystore -srcstoretype BKS {to_pkcs12} -providerclass \
+                 org.bouncycastle.jce.provider.BouncyCastleProvider -providerpath bcprov.jar"
+            )),
+            StoreFormat::Pkcs7 => self.error(format!(
+                "it is a PKCS#7 file, which this client cannot read; convert it: openssl pkcs7 \
+                 -print_certs -inform DER -in {path} -out {path}.pem"
+            )),
+            StoreFormat::Base64OfPem => self.error(format!(
+                "it is the base64 of a PEM text, as in a Kubernetes Secret; decode it: base64 -d \
+                 {path}"
+            )),
+            StoreFormat::KeyDer | StoreFormat::EncryptedKeyDer => self.error(
+                "it is a private key in DER, without a certificate; the file with the key is \
+                 ssl.key.location",
+            ),
+            _ => self.error("it is not a PEM, PKCS#12 or JKS file"),
+        }
+    }
+}
+
 /// Returns the certificates of a trust store.
+///
+/// The path may also be a directory with PEM files, or `probe` for the operating system's store, as
+/// for librdkafka's `ssl.ca.location`.
 pub(super) fn load_certificates(
     store: &SecurityStore,
 ) -> Result<Vec<CertificateDer<'static>>, Error> {
-    match store {
+    let path = match store {
         SecurityStore::Inline { certificates, .. } => {
-            parse_pem_certificates("ssl.truststore.certificates", certificates.reveal())
+            let location = "ssl.truststore.certificates".to_owned();
+            let source = Source { location, path: "FILE".into(), password_setting: "" };
+            return parse_pem_certificates(&source, certificates.reveal());
         }
-        SecurityStore::File { path, password, .. } => {
-            let setting = "ssl.truststore.location";
-            let bytes = read_file(setting, path)?;
-            let location = format!("{setting}={path}");
-            match detect_format(&bytes) {
-                StoreFormat::Pem => parse_pem_certificates(&location, &to_text(&bytes)),
-                StoreFormat::Jks => parse_jks_certificates(&location, &bytes, password.as_ref()),
-                StoreFormat::Jceks => Err(unsupported_format_error(&location, path, "JCEKS")),
-                StoreFormat::Pkcs12 => {
-                    Ok(open_pkcs12(&location, "ssl.truststore.password", &bytes, password)?
-                        .entries()
-                        .flat_map(|(_, entry)| match entry {
-                            KeyStoreEntry::Certificate(c) => vec![c.as_der().to_vec()],
-                            // As in Java, an entry with a key makes the first certificate of its
-                            // chain trusted.
-                            KeyStoreEntry::PrivateKeyChain(k) => {
-                                k.certs().iter().take(1).map(|c| c.as_der().to_vec()).collect()
-                            }
-                            _ => Vec::new(),
-                        })
-                        .map(CertificateDer::from)
-                        .collect())
-                }
-                StoreFormat::Unknown => Err(unknown_format_error(&location)),
-            }
+        SecurityStore::File { path, .. } if is_probe(path) => return Ok(load_system_certificates()),
+        SecurityStore::File { path, .. } => path,
+    };
+    if Path::new(path).is_dir() {
+        return load_directory(path);
+    }
+    let SecurityStore::File { password, .. } = store else { return Ok(Vec::new()) };
+    let setting = "ssl.truststore.location";
+    let bytes = read_file(setting, path)?;
+    let source = Source {
+        location: format!("{setting}={path}"),
+        path: path.clone(),
+        password_setting: "ssl.truststore.password",
+    };
+    let text = password.as_ref().map(Secret::reveal);
+    let trusted: Vec<Vec<u8>> = match detect_format(&bytes) {
+        StoreFormat::Pem => return parse_pem_certificates(&source, &decode_text(&bytes)),
+        StoreFormat::CertificateDer => return Ok(parse_der_certificates(&bytes)),
+        StoreFormat::Jks => {
+            let store = jks::parse(&bytes, text);
+            let store = store.map_err(|e| source.store_error(e, password.as_ref(), ""))?;
+            store.into_trusted()
+        }
+        StoreFormat::Pkcs12 => {
+            let store = pkcs12::parse(&bytes, text.unwrap_or_default()).map_err(|e| {
+                source.store_error(e, password.as_ref(), &source.pkcs12_conversion())
+            })?;
+            store.into_trusted()
+        }
+        format => return Err(source.unsupported_format(format)),
+    };
+    Ok(trusted.into_iter().map(CertificateDer::from).collect())
+}
+
+/// Whether a path means the operating system's store. A file with this name wins.
+pub(super) fn is_probe(path: &str) -> bool {
+    path == "probe" && !Path::new(path).exists()
+}
+
+/// Returns the certificates that the operating system trusts, from its usual paths.
+pub(super) fn load_system_certificates() -> Vec<CertificateDer<'static>> {
+    let loaded = rustls_native_certs::load_native_certs();
+    for e in &loaded.errors {
+        tracing::warn!("some certificates of the operating system cannot be read: {e}");
+    }
+    loaded.certs
+}
+
+/// Returns the certificates of all PEM files in a directory. Other files are ignored, as OpenSSL
+/// ignores those whose name is no hash. Several names often lead to one file, so a certificate may
+/// occur more than once.
+fn load_directory(path: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let setting = "ssl.truststore.location";
+    let mut certificates = Vec::new();
+    for file in directory_files(path)
+        .map_err(|e| Error::config(format!("{setting}={path} cannot be read: {e}")))?
+    {
+        let name = file.display().to_string();
+        let source =
+            Source { location: format!("{setting}={name}"), path: name, password_setting: "" };
+        let loaded =
+            read_file(setting, &source.path).and_then(|bytes| match detect_format(&bytes) {
+                StoreFormat::Pem => parse_pem_certificates(&source, &decode_text(&bytes)),
+                StoreFormat::CertificateDer => Ok(parse_der_certificates(&bytes)),
+                _ => Ok(Vec::new()),
+            });
+        match loaded {
+            Ok(loaded) => certificates.extend(loaded),
+            Err(e) => tracing::debug!("ignoring a file: {e}"),
         }
     }
-}
-
-fn unknown_format_error(location: &str) -> Error {
-    Error::config(format!("{location} is not a PEM, PKCS#12 or JKS file"))
-}
-
-fn unsupported_format_error(location: &str, path: &str, format: &str) -> Error {
-    Error::config(format!(
-        "{location} is a {format} file, which this client cannot read; convert it: keytool \
-         -importkeystore -srckeystore {path} -destkeystore {path}.p12 -deststoretype PKCS12"
-    ))
-}
-
-/// Returns the client's certificate and key from a key store.
-pub(super) fn load_identity(
-    store: &SecurityStore,
-    key_password: Option<&Secret>,
-) -> Result<ClientIdentity, Error> {
-    match store {
-        SecurityStore::Inline { certificates, key } => {
-            let chain =
-                parse_pem_certificates("ssl.keystore.certificate.chain", certificates.reveal())?;
-            let key = key.as_ref().map_or("", Secret::reveal);
-            let key = parse_pem_key("ssl.keystore.key", key, key_password)?;
-            Ok(ClientIdentity { chain, key })
-        }
-        SecurityStore::File { path, password, key_path } => {
-            let setting = "ssl.keystore.location";
-            let bytes = read_file(setting, path)?;
-            let location = format!("{setting}={path}");
-            match detect_format(&bytes) {
-                StoreFormat::Pem => {
-                    let text = to_text(&bytes);
-                    let chain = parse_pem_certificates(&location, &text)?;
-                    // A file with one password for everything has it in `ssl.keystore.password`.
-                    let password = key_password.or(password.as_ref());
-                    let key = match key_path {
-                        Some(key_path) => {
-                            let setting = "ssl.key.location";
-                            let text = to_text(&read_file(setting, key_path)?);
-                            parse_pem_key(&format!("{setting}={key_path}"), &text, password)?
-                        }
-                        None => parse_pem_key(&location, &text, password)?,
-                    };
-                    Ok(ClientIdentity { chain, key })
-                }
-                StoreFormat::Jks => Err(unsupported_format_error(&location, path, "JKS")),
-                StoreFormat::Jceks => Err(unsupported_format_error(&location, path, "JCEKS")),
-                StoreFormat::Pkcs12 => {
-                    let store = open_pkcs12(&location, "ssl.keystore.password", &bytes, password)?;
-                    let Some((_, entry)) = store.private_key_chain() else {
-                        return Err(Error::config(format!("{location} contains no key")));
-                    };
-                    let chain = entry.certs().iter().map(|c| c.as_der().to_vec().into()).collect();
-                    let key = PrivateKeyDer::try_from(entry.key().as_der().to_vec());
-                    let key = key.map_err(|e| {
-                        Error::config(format!("{location}: the key cannot be parsed: {e}"))
-                    })?;
-                    Ok(ClientIdentity { chain, key })
-                }
-                StoreFormat::Unknown => Err(unknown_format_error(&location)),
-            }
-        }
-    }
-}
-
-fn open_pkcs12(
-    location: &str,
-    setting: &str,
-    bytes: &[u8],
-    password: &Option<Secret>,
-) -> Result<KeyStore, Error> {
-    let password_text = password.as_ref().map_or("", Secret::reveal);
-    KeyStore::from_pkcs12(bytes, password_text, Pkcs12ImportPolicy::Relaxed).map_err(|e| {
-        let hint = match password {
-            Some(_) => format!("check {setting}"),
-            None => format!("{setting} is not set"),
-        };
-        Error::config(format!("{location} cannot be opened as PKCS#12: {e}; {hint}"))
-    })
-}
-
-fn to_text(bytes: &[u8]) -> Zeroizing<String> {
-    Zeroizing::new(String::from_utf8_lossy(bytes).into_owned())
-}
-
-/// A block of a PEM text: the label between `BEGIN` and the dashes, and the decoded bytes.
-struct PemBlock {
-    label: String,
-    der: Zeroizing<Vec<u8>>,
-}
-
-/// Parses all blocks of a PEM text. Spaces may replace line breaks, since the text may be a value
-/// in a properties file.
-fn parse_pem(location: &str, text: &str) -> Result<Vec<PemBlock>, Error> {
-    let error = |reason: &str| Error::config(format!("{location}: {reason}"));
-    let mut blocks = Vec::new();
-    let mut rest = text;
-    while let Some((_, after_begin)) = rest.split_once("-----BEGIN ") {
-        let (label, after_label) = after_begin
-            .split_once("-----")
-            .ok_or_else(|| error("a BEGIN line of the PEM text is incomplete"))?;
-        let end = format!("-----END {label}-----");
-        let (body, after) = after_label
-            .split_once(&end)
-            .ok_or_else(|| error(&format!("the PEM block {label} has no END line")))?;
-        if body.contains("Proc-Type:") {
-            return Err(error(
-                "the key has OpenSSL's traditional encryption, which is not supported; convert it: \
-                 openssl pkcs8 -topk8 -in key.pem -out key8.pem",
-            ));
-        }
-        // The body may be a key. With full capacity the string never reallocates, which would leave
-        // a copy in freed memory.
-        let mut base64 = Zeroizing::new(String::with_capacity(body.len()));
-        base64.extend(body.chars().filter(|c| !c.is_whitespace()));
-        let der = BASE64_STANDARD.decode(base64.as_bytes());
-        let der = der.map_err(|_| error(&format!("the PEM block {label} is not base64")))?;
-        blocks.push(PemBlock { label: label.to_owned(), der: Zeroizing::new(der) });
-        rest = after;
-    }
-    Ok(blocks)
-}
-
-fn parse_pem_certificates(
-    location: &str,
-    text: &str,
-) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let certificates: Vec<CertificateDer<'static>> = parse_pem(location, text)?
-        .into_iter()
-        .filter(|block| {
-            let label = block.label.as_str();
-            matches!(label, "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE")
-        })
-        .map(|block| block.der.to_vec().into())
-        .collect();
     if certificates.is_empty() {
         return Err(Error::config(format!(
-            "{location} contains no certificate (-----BEGIN CERTIFICATE-----)"
+            "{setting}={path} is a directory without a PEM file that has a certificate"
         )));
     }
     Ok(certificates)
 }
 
-const DSA_NOT_SUPPORTED: &str = "DSA keys are not supported; use RSA, ECDSA or Ed25519";
+/// Returns the files of a directory, sorted. Links to files count.
+pub(super) fn directory_files(path: &str) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
 
-/// Returns whether a PKCS#8 key is a DSA key: the identifier of the algorithm is in its first
-/// bytes.
-fn is_dsa_key(der: &[u8]) -> bool {
-    const OID: [u8; 9] = [0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x38, 0x04, 0x01];
-    der.iter().take(40).copied().collect::<Vec<u8>>().windows(9).any(|w| w == OID)
+/// Returns the client's key with its certificate and the issuers of it.
+pub(super) fn load_identity(
+    store: &SecurityStore,
+    key_password: Option<&Secret>,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, Error> {
+    let (location, entries) = match store {
+        SecurityStore::Inline { certificates, key } => {
+            let source = |name: &str| Source {
+                location: name.to_owned(),
+                path: "FILE".to_owned(),
+                password_setting: "ssl.key.password",
+            };
+            let chain = source("ssl.keystore.certificate.chain");
+            let certificates = parse_pem_certificates(&chain, certificates.reveal())?;
+            let key = key.as_ref().map_or("", Secret::reveal);
+            let key = parse_pem_key(&source("ssl.keystore.key"), key, key_password)?;
+            ("ssl.keystore.key".to_owned(), vec![KeyEntry { key, certificates }])
+        }
+        SecurityStore::File { path, password, key_path } => {
+            let location = format!("ssl.keystore.location={path}");
+            let passwords = Passwords { store: password.as_ref(), key: key_password };
+            (location, load_key_entries(path, passwords, key_path.as_deref())?)
+        }
+    };
+    let mut error = "it contains no key".to_owned();
+    // Java picks the key that fits the broker's request; this client uses the first usable one.
+    for entry in &entries {
+        match entry.certify(provider) {
+            Ok(certified) => return Ok(certified),
+            Err(e) => error = e,
+        }
+    }
+    Err(Error::config(format!("{location}: {error}")))
+}
+
+/// The passwords of a key store.
+#[derive(Clone, Copy)]
+struct Passwords<'p> {
+    store: Option<&'p Secret>,
+    key: Option<&'p Secret>,
+}
+
+impl<'p> Passwords<'p> {
+    /// The passwords that may open a key: its own, or else the store's.
+    fn for_key(self) -> impl Iterator<Item = &'p str> {
+        [self.key, self.store].into_iter().flatten().map(Secret::reveal)
+    }
+}
+
+/// Reads the keys of a key store, each with the certificates that may belong to it.
+fn load_key_entries(
+    path: &str,
+    passwords: Passwords<'_>,
+    key_path: Option<&str>,
+) -> Result<Vec<KeyEntry>, Error> {
+    let setting = "ssl.keystore.location";
+    let bytes = read_file(setting, path)?;
+    let source = Source {
+        location: format!("{setting}={path}"),
+        path: path.to_owned(),
+        password_setting: "ssl.keystore.password",
+    };
+    let store_password = passwords.store.map(Secret::reveal);
+    match detect_format(&bytes) {
+        StoreFormat::Pem => {
+            let text = decode_text(&bytes);
+            let certificates = parse_pem_certificates(&source, &text)?;
+            let key = load_pem_key(source, &text, passwords, key_path)?;
+            Ok(vec![KeyEntry { key, certificates }])
+        }
+        StoreFormat::CertificateDer => {
+            let certificates = parse_der_certificates(&bytes);
+            let key = load_pem_key(source, "", passwords, key_path)?;
+            Ok(vec![KeyEntry { key, certificates }])
+        }
+        StoreFormat::Jks => {
+            let store = jks::parse(&bytes, store_password)
+                .map_err(|e| source.store_error(e, passwords.store, ""))?;
+            let entry = |key: &jks::JksKey| {
+                let der = decrypt_store_key(&source, passwords, |password| key.decrypt(password))?;
+                Ok(key_entry(der, key.certificates.clone()))
+            };
+            store.keys.iter().map(entry).collect()
+        }
+        StoreFormat::Pkcs12 => {
+            let store = pkcs12::parse(&bytes, store_password.unwrap_or_default())
+                .map_err(|e| source.store_error(e, passwords.store, &source.pkcs12_conversion()))?;
+            let entry = |key: &pkcs12::Pkcs12Key| {
+                let der = decrypt_store_key(&source, passwords, |password| key.decrypt(password))?;
+                Ok(key_entry(der, store.chain_of(key)))
+            };
+            store.keys.iter().map(entry).collect()
+        }
+        format => Err(source.unsupported_format(format)),
+    }
+}
+
+fn key_entry(der: Zeroizing<Vec<u8>>, certificates: Vec<Vec<u8>>) -> KeyEntry {
+    let key = PrivateKeyDer::Pkcs8(der.to_vec().into());
+    KeyEntry { key, certificates: certificates.into_iter().map(CertificateDer::from).collect() }
+}
+
+/// Decrypts a key of a store, whose own password has been checked, with the first password that
+/// fits.
+fn decrypt_store_key(
+    source: &Source,
+    passwords: Passwords<'_>,
+    decrypt: impl Fn(&str) -> Result<Zeroizing<Vec<u8>>, StoreError>,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    for password in passwords.for_key().chain([""]) {
+        match decrypt(password) {
+            Err(StoreError::WrongPassword) => {}
+            Err(e) => return Err(source.store_error(e, None, &source.pkcs12_conversion())),
+            Ok(key) => return Ok(key),
+        }
+    }
+    Err(source.error(match (passwords.key, passwords.store) {
+        (Some(_), _) => "the password of the key is wrong; check ssl.key.password",
+        (None, Some(_)) => {
+            "the key has another password than the store; set ssl.key.password to the key's \
+             password"
+        }
+        (None, None) => "the key is encrypted; set ssl.keystore.password, or ssl.key.password",
+    }))
+}
+
+/// Returns the key from the file `key_path`, or else from the text of the key store itself.
+fn load_pem_key(
+    source: Source,
+    text: &str,
+    passwords: Passwords<'_>,
+    key_path: Option<&str>,
+) -> Result<PrivateKeyDer<'static>, Error> {
+    // A file with one password for everything has it in `ssl.keystore.password`.
+    let password = passwords.key.or(passwords.store);
+    let source = Source { password_setting: "ssl.key.password", ..source };
+    let Some(key_path) = key_path else {
+        if !text.contains("PRIVATE KEY-----") {
+            return Err(source.error(
+                "it contains no private key; add the key to the file, or set ssl.key.location",
+            ));
+        }
+        return parse_pem_key(&source, text, password);
+    };
+    let setting = "ssl.key.location";
+    let bytes = read_file(setting, key_path)?;
+    let source = Source {
+        location: format!("{setting}={key_path}"),
+        path: key_path.to_owned(),
+        password_setting: "ssl.key.password",
+    };
+    match detect_format(&bytes) {
+        StoreFormat::Pem => parse_pem_key(&source, &decode_text(&bytes), password),
+        StoreFormat::EncryptedKeyDer => decrypt_pkcs8(&source, &bytes, password),
+        StoreFormat::KeyDer => parse_der_key(&bytes)
+            .ok_or_else(|| source.error("the key is not in PKCS#8, PKCS#1 or SEC 1")),
+        StoreFormat::CertificateDer => Err(source.error("it is a certificate, not a private key")),
+        StoreFormat::Pkcs12 | StoreFormat::Jks => Err(source.error(
+            "it is a store with key and certificate; set it as ssl.keystore.location, without \
+             ssl.key.location",
+        )),
+        format => Err(source.unsupported_format(format)),
+    }
+}
+
+fn parse_der_certificates(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
+    let certificates = Elements { remaining: bytes }.filter(is_certificate);
+    certificates.map(|c| c.raw().to_vec().into()).collect()
+}
+
+fn parse_pem_certificates(
+    source: &Source,
+    text: &str,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let blocks = parse_pem(text).map_err(|reason| source.error(reason))?;
+    let certificates: Vec<CertificateDer<'static>> = blocks
+        .iter()
+        .filter(|block| {
+            let label = block.label.as_str();
+            matches!(label, "CERTIFICATE" | "TRUSTED CERTIFICATE" | "X509 CERTIFICATE")
+        })
+        // A trusted certificate of OpenSSL has settings of OpenSSL behind the certificate.
+        .filter_map(|block| Some(Element::parse(&block.der)?.raw().to_vec().into()))
+        .collect();
+    if certificates.is_empty() {
+        let path = &source.path;
+        return Err(match blocks.iter().map(|block| block.label.as_str()).next() {
+            Some("PKCS7" | "CMS") => source.error(format!(
+                "it is a PKCS#7 file, which this client cannot read; convert it: openssl pkcs7 \
+                 -print_certs -in {path} -out {path}.pem"
+            )),
+            Some(label) => source.error(format!(
+                "it contains no certificate (-----BEGIN CERTIFICATE-----) but {label}"
+            )),
+            None => source.error("it contains no certificate (-----BEGIN CERTIFICATE-----)"),
+        });
+    }
+    Ok(certificates)
 }
 
 /// Returns the first private key of a PEM text, decrypted.
 fn parse_pem_key(
-    location: &str,
+    source: &Source,
     text: &str,
     password: Option<&Secret>,
 ) -> Result<PrivateKeyDer<'static>, Error> {
-    let error = |reason: String| Error::config(format!("{location}: {reason}"));
-    for PemBlock { label, der } in parse_pem(location, text)? {
-        return match label.as_str() {
-            "PRIVATE KEY" if is_dsa_key(&der) => Err(error(DSA_NOT_SUPPORTED.to_owned())),
+    for block in parse_pem(text).map_err(|reason| source.error(reason))? {
+        if block.label == "ENCRYPTED PRIVATE KEY" {
+            return decrypt_pkcs8(source, &block.der, password);
+        }
+        if !block.label.ends_with("PRIVATE KEY") {
+            continue;
+        }
+        let der = decrypt_block(source, &block, password)?;
+        return match block.label.as_str() {
             "PRIVATE KEY" => Ok(PrivateKeyDer::Pkcs8(der.to_vec().into())),
             "RSA PRIVATE KEY" => Ok(PrivateKeyDer::Pkcs1(der.to_vec().into())),
             "EC PRIVATE KEY" => Ok(PrivateKeyDer::Sec1(der.to_vec().into())),
-            "ENCRYPTED PRIVATE KEY" => {
-                let password = password.ok_or_else(|| {
-                    error("the key is encrypted and ssl.key.password is not set".to_owned())
-                })?;
-                let encrypted = EncryptedPrivateKeyInfoRef::try_from(&der[..])
-                    .map_err(|e| error(format!("the encrypted key cannot be parsed: {e}")))?;
-                let key = encrypted.decrypt(password.reveal().as_bytes()).map_err(|e| {
-                    error(format!("the key cannot be decrypted: {e}; check ssl.key.password"))
-                })?;
-                Ok(PrivateKeyDer::Pkcs8(key.as_bytes().to_vec().into()))
-            }
-            "DSA PRIVATE KEY" => Err(error(DSA_NOT_SUPPORTED.to_owned())),
-            _ => continue,
+            "OPENSSH PRIVATE KEY" => Err(source.error(format!(
+                "it is a key of OpenSSH; convert it: ssh-keygen -p -m PKCS8 -f {}",
+                source.path
+            ))),
+            label => Err(source.error(format!(
+                "a {label} is not supported; use {}",
+                super::public_key::SUPPORTED_KEYS
+            ))),
         };
     }
-    Err(error("there is no key (-----BEGIN PRIVATE KEY-----)".to_owned()))
+    Err(source.error("there is no key (-----BEGIN PRIVATE KEY-----)"))
 }
 
-/// Returns the trusted certificates of a JKS file, Java's own format. Only the keys in it are
-/// encrypted, so the certificates need no password. With a password, the digest at the end of the
-/// file is checked too.
-fn parse_jks_certificates(
-    location: &str,
-    bytes: &[u8],
+fn decrypt_pkcs8(
+    source: &Source,
+    der: &[u8],
     password: Option<&Secret>,
-) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let damaged = || Error::config(format!("{location} is a truncated or damaged JKS file"));
-    if let Some(password) = password {
-        let (body, digest) = bytes.split_last_chunk::<20>().ok_or_else(damaged)?;
-        if jks_digest(body, password) != *digest {
-            return Err(Error::config(format!(
-                "{location} does not match its digest: ssl.truststore.password is wrong, or the \
-                 file is damaged"
-            )));
-        }
-    }
-    // The first four bytes are the magic number.
-    let remaining = bytes.get(4..).ok_or_else(damaged)?;
-    JksReader { remaining }.trusted_certificates().ok_or_else(damaged)
+) -> Result<PrivateKeyDer<'static>, Error> {
+    let key = pkcs12::decrypt_key(der, password.map(Secret::reveal).unwrap_or_default());
+    let key = key.map_err(|e| source.store_error(e, password, &source.key_conversion()))?;
+    Ok(PrivateKeyDer::Pkcs8(key.to_vec().into()))
 }
 
-/// Computes the digest of a JKS file over the password in UTF-16, a constant text and the body, as
-/// `sun.security.provider.JavaKeyStore` does.
-fn jks_digest(body: &[u8], password: &Secret) -> [u8; 20] {
-    let mut hash = Sha1::new();
-    for unit in password.reveal().encode_utf16() {
-        hash.update(unit.to_be_bytes());
-    }
-    hash.update(b"Mighty Aphrodite");
-    hash.update(body);
-    hash.finalize().into()
-}
-
-/// Reads a JKS file from its version on. All methods return `None` at the end of the bytes.
-struct JksReader<'b> {
-    remaining: &'b [u8],
-}
-
-impl<'b> JksReader<'b> {
-    fn trusted_certificates(&mut self) -> Option<Vec<CertificateDer<'static>>> {
-        /// Tag of an entry with a private key and its certificates.
-        const PRIVATE_KEY: u32 = 1;
-        /// Tag of an entry with one trusted certificate.
-        const TRUSTED_CERTIFICATE: u32 = 2;
-
-        let mut trusted = Vec::new();
-        let (version, entries) = (self.read_u32()?, self.read_u32()?);
-        for _ in 0..entries {
-            let tag = self.read_u32()?;
-            let alias_len = self.read_u16()?;
-            // The alias and the creation date, 8 bytes.
-            self.take(usize::from(alias_len) + 8)?;
-            let mut certificates = 1;
-            if tag == PRIVATE_KEY {
-                let key_len = self.read_u32()?;
-                self.take(key_len as usize)?;
-                certificates = self.read_u32()?;
-            }
-            for _ in 0..certificates {
-                // Version 1 has no certificate type ("X.509").
-                if version == 2 {
-                    let type_len = self.read_u16()?;
-                    self.take(usize::from(type_len))?;
-                }
-                let der_len = self.read_u32()?;
-                let der = self.take(der_len as usize)?;
-                if tag == TRUSTED_CERTIFICATE {
-                    trusted.push(der.to_vec().into());
-                }
-            }
-        }
-        Some(trusted)
-    }
-
-    fn take(&mut self, n: usize) -> Option<&'b [u8]> {
-        let (head, remaining) = self.remaining.split_at_checked(n)?;
-        self.remaining = remaining;
-        Some(head)
-    }
-
-    fn read_u16(&mut self) -> Option<u16> {
-        self.take(2)?.try_into().ok().map(u16::from_be_bytes)
-    }
-
-    fn read_u32(&mut self) -> Option<u32> {
-        self.take(4)?.try_into().ok().map(u32::from_be_bytes)
-    }
+/// Decrypts a block with OpenSSL's traditional encryption; any other is returned as it is.
+fn decrypt_block(
+    source: &Source,
+    block: &PemBlock,
+    password: Option<&Secret>,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let Some(encryption) = &block.encryption else { return Ok(block.der.clone()) };
+    let text = password.map(Secret::reveal).unwrap_or_default();
+    let der = decrypt_traditional(&encryption.cipher, &encryption.iv, &block.der, text);
+    // A wrong password yields a valid padding once in 256 times, and then no sequence.
+    let der = der.and_then(|der| match Element::parse(&der) {
+        Some(key) if key.is(SEQUENCE) && key.raw().len() == der.len() => Ok(der),
+        _ => Err(StoreError::WrongPassword),
+    });
+    der.map_err(|e| source.store_error(e, password, &source.key_conversion()))
 }

@@ -5,6 +5,14 @@
 
 mod connector;
 mod keystore;
+mod pem;
+mod jks;
+mod pkcs12;
+mod decryption;
+mod private_key;
+mod public_key;
+mod asn1;
+mod verifier;
 mod diagnostics;
 #[cfg(test)]
 mod tests;
@@ -18,11 +26,11 @@ use rustls::ClientConnection;
 
 use super::channel::{DisconnectReason, write_slices};
 use super::io::Stream;
-use connector::CertificateVerifier;
 pub(crate) use connector::TlsConnector;
 #[cfg(feature = "oidc")]
 pub(crate) use connector::crypto_provider;
 use diagnostics::TlsDiagnosis;
+use verifier::CertificateVerifier;
 
 /// Largest number of bytes that a session buffers in each direction: ciphertext that waits for the
 /// socket, and plaintext that was received before an alert. Outgoing frames beyond it stay plain in
