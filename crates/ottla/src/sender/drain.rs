@@ -219,6 +219,20 @@ impl RoundRobin {
 }
 
 impl RemovedBatch {
+    pub(crate) fn closed(&self) -> &ClosedBatch {
+        match self {
+            RemovedBatch::Unsent(b) => b,
+            RemovedBatch::Sent(b) => &b.closed,
+        }
+    }
+
+    pub(crate) fn into_closed(self) -> ClosedBatch {
+        match self {
+            RemovedBatch::Unsent(b) => b,
+            RemovedBatch::Sent(b) => b.unstamp(),
+        }
+    }
+
     /// Returns `None` for a batch that a thread closes or splits.
     fn from_queued(batch: QueuedBatch) -> Option<RemovedBatch> {
         match batch {

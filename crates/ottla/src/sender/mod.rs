@@ -20,21 +20,21 @@ mod init_producer_id;
 mod epoch;
 mod expiry;
 mod failure;
+mod batch_errors;
+mod in_flight_batches;
 mod batch_size_discovery;
 mod events;
+mod waiter_deadlines;
 mod flush;
 mod purge;
 mod shutdown;
 pub(crate) mod thread;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::accumulator::RecordAccumulator;
-use crate::accumulator::batch::StampedBatch;
 use crate::client::in_flight_requests::CompletedRequest;
 use crate::client::{NetworkClient, SharedHealth};
-use crate::collections::HashMap;
 use crate::config::SenderSettings;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
@@ -44,19 +44,21 @@ use crate::sender::ready::{DrainContext, ReadyTracker, SendPressure};
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 use crate::wakeup::lifecycle::Lifecycle;
-use crate::wakeup::waiters::DeadlineWaiter;
 use batch_size_discovery::BatchSizeDiscovery;
-use events::WaiterKey;
-use flush::PendingFlush;
+use flush::Flushes;
+use in_flight_batches::InFlightBatches;
 use produce_request::RecordPiece;
 use producer_state::ProducerState;
 use purge::Purge;
 use split_job::SplitOutcomes;
+use waiter_deadlines::WaiterDeadlines;
 
-/// The batches of one Produce request in flight.
-struct InFlightBatches {
-    node: i32,
-    batches: Vec<StampedBatch>,
+/// Lists that keep their allocation from round to round. They are empty between rounds.
+#[derive(Default)]
+struct RoundBuffers {
+    events: Vec<Event>,
+    ready_nodes: Vec<i32>,
+    completed_requests: Vec<CompletedRequest>,
 }
 
 /// Kafka's `Sender`.
@@ -67,23 +69,13 @@ pub(crate) struct Sender<I: Io> {
     client: NetworkClient<I>,
     producer_state: ProducerState,
     ready: ReadyTracker,
-    /// By the correlation id of the request.
-    in_flight_batches: HashMap<i32, InFlightBatches>,
-    /// A lower bound of the time at which the next batch in flight expires.
-    next_in_flight_expiry: Tick,
+    in_flight_batches: InFlightBatches,
     batch_size_discovery: BatchSizeDiscovery,
     last_purge: Option<Purge>,
     split_outcomes: Arc<SplitOutcomes>,
-    pending_flushes: Vec<PendingFlush>,
-    /// Batches up to this number do not linger, because a flush waits for them.
-    flush_up_to: u64,
-    waiter_deadlines: BTreeMap<WaiterKey, Arc<DeadlineWaiter>>,
-    last_deadline_id: u64,
-    /// Events of the current round. Like the next three, it keeps its allocation and is empty
-    /// between rounds.
-    event_buffer: Vec<Event>,
-    ready_nodes: Vec<i32>,
-    completed_requests: Vec<CompletedRequest>,
+    flushes: Flushes,
+    waiter_deadlines: WaiterDeadlines,
+    buffers: RoundBuffers,
     record_pieces: Vec<RecordPiece>,
     health: SharedHealth,
     counters: Arc<Counters>,
@@ -110,17 +102,12 @@ impl<I: Io> Sender<I> {
             accumulator,
             client,
             ready: ReadyTracker::default(),
-            in_flight_batches: HashMap::default(),
-            next_in_flight_expiry: Tick::NEVER,
+            in_flight_batches: InFlightBatches::default(),
             last_purge: None,
             split_outcomes: Arc::default(),
-            pending_flushes: Vec::new(),
-            flush_up_to: 0,
-            waiter_deadlines: BTreeMap::new(),
-            last_deadline_id: 0,
-            event_buffer: Vec::new(),
-            ready_nodes: Vec::new(),
-            completed_requests: Vec::new(),
+            flushes: Flushes::default(),
+            waiter_deadlines: WaiterDeadlines::default(),
+            buffers: RoundBuffers::default(),
             record_pieces: Vec::new(),
             health,
             counters,
@@ -150,7 +137,10 @@ impl<I: Io> Sender<I> {
             return Tick(0);
         }
         self.fail_late_batches();
-        let mut deadline = self.wake_expired_waiters(now);
+        let mut deadline = {
+            let pool = &self.accumulator.pool;
+            self.waiter_deadlines.wake_expired(now, |id| pool.revoke(id))
+        };
         let mut wake_at = |at: Tick| deadline = deadline.min(at);
 
         // Step 1: update metadata, and the producer id and epoch, which depend on it.
@@ -191,7 +181,7 @@ impl<I: Io> Sender<I> {
         if self.producer_state.can_resolve() {
             wake_at(now);
         }
-        self.complete_flushes();
+        self.flushes.complete_finished();
         wake_at(self.maybe_shut_down(now));
         if self.accumulator.lifecycle().is_closed() {
             deadline = Tick(0);
@@ -221,7 +211,7 @@ impl<I: Io> Sender<I> {
     /// Steps 4, 5 and 7 for each node with ready partitions.
     fn send_to_ready_nodes(&mut self, cx: DrainContext<'_>) {
         let now = cx.now;
-        let mut nodes = std::mem::take(&mut self.ready_nodes);
+        let mut nodes = std::mem::take(&mut self.buffers.ready_nodes);
         nodes.extend(self.ready.ready_nodes());
         let tracks_latency = !cx.accumulator.settings.availability_timeout.is_zero();
         for node in nodes.drain(..) {
@@ -245,7 +235,7 @@ impl<I: Io> Sender<I> {
             // Step 7: build the request and queue it on the connection.
             self.send_produce_request(node, cx.cluster, drained.batches, now);
         }
-        self.ready_nodes = nodes;
+        self.buffers.ready_nodes = nodes;
     }
 
     /// Returns when a node with ready partitions can take a request: `NEVER` if an event such as
@@ -262,7 +252,7 @@ impl<I: Io> Sender<I> {
         SendPressure {
             exhausted: self.accumulator.pool.waiting() > 0,
             closing: matches!(self.accumulator.lifecycle().get(), Lifecycle::Closing { .. }),
-            flush_up_to: self.flush_up_to,
+            flush_up_to: self.flushes.up_to(),
         }
     }
 
@@ -274,7 +264,7 @@ impl<I: Io> Sender<I> {
             return false;
         }
         let now = self.env.now();
-        let mut completed = std::mem::take(&mut self.completed_requests);
+        let mut completed = std::mem::take(&mut self.buffers.completed_requests);
         if let Err(e) = self.client.poll(deadline, now, &mut completed) {
             let reason = format!("polling the sockets failed: {e}");
             tracing::error!("{reason}; the producer shuts down");
@@ -286,7 +276,7 @@ impl<I: Io> Sender<I> {
         for request in completed.drain(..) {
             self.handle_completed_request(request, now);
         }
-        self.completed_requests = completed;
+        self.buffers.completed_requests = completed;
         self.handle_metadata_update();
         true
     }

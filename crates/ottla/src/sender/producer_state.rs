@@ -322,6 +322,11 @@ impl ProducerState {
         }
     }
 
+    /// Returns whether the producer is idempotent and has no id yet.
+    pub(crate) fn needs_producer_id(&self) -> bool {
+        matches!(self.producer_id, ProducerIdState::Needed { .. } | ProducerIdState::Requested)
+    }
+
     /// Stores the producer id that a broker has assigned.
     pub(crate) fn set_producer_id(&mut self, assigned: ProducerIdAndEpoch) {
         self.producer_id = ProducerIdState::Assigned(assigned);

@@ -1,6 +1,7 @@
 //! Purges batches on behalf of the application (librdkafka's `rd_kafka_purge`).
 
 use super::Sender;
+use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::partition::QueuedBatch;
 use crate::error::{Error, ErrorKind};
 use crate::network::io::Io;
@@ -18,10 +19,8 @@ impl<I: Io> Sender<I> {
         let error = Error::new(ErrorKind::Purged, "the record was purged");
         self.last_purge = Some(Purge { up_to, error: error.clone() });
         let removed = self.ready.remove_up_to(up_to);
-        self.fail_removed_batches(removed, &error);
-        if include_in_flight {
-            self.fail_in_flight_batches(|b| b.meta.number <= up_to, |_, _| error.clone());
-        }
+        let is_purged = |b: &ClosedBatch| include_in_flight && b.meta.number <= up_to;
+        self.fail_batches(removed, is_purged, |_, _| error.clone());
     }
 
     /// Fails batches that a worker thread was compressing during the last purge.

@@ -11,9 +11,10 @@ use std::time::Duration;
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::PartitionProduceResponse;
 
+use super::Sender;
+use super::in_flight_batches::RequestBatches;
 use super::produce_request::ParsedProduceResponse;
 use super::verdict::{Facts, Verdict, decide, possibly_appended};
-use super::{InFlightBatches, Sender};
 use crate::accumulator::batch::StampedBatch;
 use crate::accumulator::partition::QueuedBatch;
 use crate::client::in_flight_requests::{CompletedRequest, RequestKind};
@@ -98,8 +99,8 @@ impl<I: Io> Sender<I> {
     #[inline(never)]
     fn handle_produce_response(&mut self, completed: CompletedRequest, now: Tick) {
         let request = &completed.request;
-        let Some(InFlightBatches { node, batches }) =
-            self.in_flight_batches.remove(&request.correlation_id)
+        let Some(RequestBatches { node, batches }) =
+            self.in_flight_batches.remove(request.correlation_id)
         else {
             return;
         };
@@ -332,7 +333,7 @@ impl<I: Io> Sender<I> {
         }
         let number = batch.closed.meta.number;
         batch.closed.complete(Outcome::Acknowledged { base_offset, log_append_time });
-        self.batch_completed(number);
+        self.flushes.batch_completed(number);
     }
 
     /// Puts a batch back into its queue, to be sent again after the backoff.

@@ -3,8 +3,8 @@
 use ottla_protocol::compression::Codec;
 use ottla_protocol::{ApiKey, ErrorCode};
 
+use super::Sender;
 use super::produce_request::{self, FIRST_VERSION_WITH_TOPIC_ID, RequestSettings};
-use super::{InFlightBatches, Sender};
 use crate::accumulator::batch::StampedBatch;
 use crate::client::in_flight_requests::RequestKind;
 use crate::client::requests::ClientRequest;
@@ -75,7 +75,7 @@ impl<I: Io> Sender<I> {
             frame,
         };
         self.client.send(node, request, now);
-        self.in_flight_batches.insert(correlation_id, InFlightBatches { node, batches });
+        self.in_flight_batches.insert(correlation_id, node, batches);
     }
 
     /// Counts an attempt of the batch and marks it as in flight.
@@ -92,7 +92,7 @@ impl<I: Io> Sender<I> {
         timings.broker = node;
         timings.leader_epoch = leader.epoch;
         let expiry = closed.meta.created.after(self.settings.delivery_timeout);
-        self.next_in_flight_expiry = self.next_in_flight_expiry.min(expiry);
+        self.in_flight_batches.add_expiry(expiry);
         // A batch that may be in the log counts as a retry at every attempt.
         let is_retry = closed.attempts > 1 || closed.status == RecordStatus::PossiblyPersisted;
         self.producer_state.add_in_flight_batch(partition.id, node, is_retry);

@@ -3,6 +3,7 @@
 use super::Sender;
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::network::io::Io;
+use crate::sender::drain::RemovedBatch;
 use crate::time::Tick;
 use crate::wakeup::lifecycle::Lifecycle;
 
@@ -72,38 +73,40 @@ impl<I: Io> Sender<I> {
         match to {
             Lifecycle::Running | Lifecycle::Closing { .. } => {}
             Lifecycle::Failed(_) => {
-                self.abort_undrained_batches(error);
-                // Their buffers stay allocated until the responses arrive (CASES SN25).
-                self.fail_in_flight_batches(|_| true, |_, _| error.clone());
+                let queued = self.ready.remove(|_| true);
+                // Buffers in flight stay allocated until the responses arrive (CASES SN25).
+                self.fail_batches(queued, |_| true, |_, _| error.clone());
             }
             Lifecycle::Closed => {
-                self.abort_undrained_batches(error);
-                self.fail_batches_in_flight_at_shutdown(error);
+                let mut batches = self.ready.remove(|_| true);
+                batches.extend(self.take_in_flight_batches());
+                self.fail_batches(batches, |_| false, |_, _| error.clone());
                 self.split_outcomes.fail_all(&self.accumulator);
-                let flushes = std::mem::take(&mut self.pending_flushes);
-                flushes.iter().for_each(|f| f.completion.complete());
-                std::mem::take(&mut self.waiter_deadlines).values().for_each(|w| w.wake());
+                self.flushes.complete_all();
+                self.waiter_deadlines.wake_all();
             }
         }
         true
     }
 
-    fn fail_batches_in_flight_at_shutdown(&mut self, error: &Error) {
-        let mut possibly_persisted = 0;
-        for (correlation_id, in_flight) in std::mem::take(&mut self.in_flight_batches) {
-            // The connections end with the producer. A request whose last byte is not written by
-            // now will never reach a broker in full, so its records are not persisted.
-            let fully_sent = self.client.is_fully_sent(in_flight.node, correlation_id);
-            for mut batch in in_flight.batches {
+    /// Takes the batches in flight from the connections, which end with the producer.
+    fn take_in_flight_batches(&mut self) -> Vec<RemovedBatch> {
+        let (mut taken, mut possibly_persisted) = (Vec::new(), 0);
+        for (correlation_id, request) in self.in_flight_batches.take_all() {
+            // A request whose last byte is not written by now will never reach a broker in full,
+            // so its records are not persisted.
+            let fully_sent = self.client.is_fully_sent(request.node, correlation_id);
+            for mut batch in request.batches {
                 if fully_sent {
                     batch.closed.status = RecordStatus::PossiblyPersisted;
                     possibly_persisted += batch.closed.meta.record_count;
                 }
-                self.fail_records(batch.unstamp(), error);
+                taken.push(RemovedBatch::Sent(Box::new(batch)));
             }
         }
         if possibly_persisted > 0 {
             tracing::warn!(records = possibly_persisted, "closed while records were in flight");
         }
+        taken
     }
 }

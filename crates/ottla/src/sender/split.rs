@@ -93,10 +93,10 @@ impl<I: Io> Sender<I> {
                 }
                 part.into_closed().into_iter().for_each(|b| self.fail_records(b, error));
             }
-            self.batch_completed(number);
+            self.flushes.batch_completed(number);
             Vec::new()
         } else {
-            self.batch_split(number, parts.iter().map(QueuedBatch::number));
+            self.flushes.batch_split(number, parts.iter().map(QueuedBatch::number));
             parts
         };
         let mut queue = p.lock_for_sender();

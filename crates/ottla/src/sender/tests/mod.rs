@@ -230,12 +230,8 @@ impl AccumulatorFixture {
             now: self.machine.now(),
         };
         let expired = self.ready.expire(cx);
-        let batches = expired.into_iter().map(|e| match e {
-            RemovedBatch::Unsent(b) => b,
-            RemovedBatch::Sent(b) => b.unstamp(),
-        });
         let mut partitions = Vec::new();
-        for mut batch in batches {
+        for mut batch in expired.into_iter().map(RemovedBatch::into_closed) {
             partitions.push(batch.meta.partition.index);
             batch.complete(Outcome::Failed(Error::closed()));
         }
