@@ -29,12 +29,12 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
     if let Some(broker) = &broker {
         properties
-            .set("bootstrap.servers", &broker.bootstrap_servers(), &Origin::CommandLine)
+            .set_from("bootstrap.servers", &broker.bootstrap_servers(), &Origin::CommandLine)
             .map_err(|e| CliError::usage(e.to_string()))?;
     }
     // With --verbose the library logs them.
-    for warning in properties.warnings().iter().filter(|_| !(args.verbose || args.debug)) {
-        report!("note: {warning}");
+    for notice in properties.notices().iter().filter(|_| !(args.verbose || args.debug)) {
+        report!("note: {notice}");
     }
     let temporary_log_dir = temporary_dir.as_ref().map(|t| t.path().to_owned());
     let session = Session::start(&args, properties, temporary_log_dir)?;

@@ -52,7 +52,7 @@ pub(crate) fn split_property(text: &str) -> Result<(&str, &str), CliError> {
 pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliError> {
     let mut p = Properties::new();
     let usage = |e: ottla::Error| CliError::usage(e.to_string());
-    p.set("client.id", "console-producer", &Origin::CommandLine).map_err(usage)?;
+    p.set_from("client.id", "console-producer", &Origin::CommandLine).map_err(usage)?;
     // A variable that is not Unicode cannot be a setting.
     let variables = std::env::vars_os()
         .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
@@ -60,7 +60,8 @@ pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliE
     for path in args.command_config.iter().chain(&args.producer_config) {
         p.load(&read_file(path)?, &path.display().to_string()).map_err(usage)?;
     }
-    let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(usage);
+    let mut set =
+        |name: &str, value: &str| p.set_from(name, value, &Origin::CommandLine).map_err(usage);
     for property in args.command_property.iter().chain(&args.producer_property) {
         let (name, value) = split_property(property)?;
         // kcat marks topic settings with this prefix.

@@ -113,7 +113,7 @@ fn build_producer(
         .set("security.protocol", protocol)
         .set("ssl.truststore.location", &ca)
         .set("acks", profile.acks)
-        .set("enable.idempotence", &profile.idempotent.to_string())
+        .set("enable.idempotence", profile.idempotent.to_string())
         .set("linger.ms", "5")
         .set("request.timeout.ms", "5000")
         .set("delivery.timeout.ms", "60000")

@@ -100,8 +100,11 @@ fn round_trip(jars: &Jars, bootstrap: &str, codec: &str, count: u64) {
     /// Number of deliveries that are kept before all of them are awaited.
     const MAX_PENDING: usize = 20_000;
     let topic = format!("mixed-{codec}");
-    let producer =
-        Producer::builder().bootstrap_servers(bootstrap).compression(codec).build().unwrap();
+    let producer = Producer::builder()
+        .bootstrap_servers(bootstrap)
+        .set("compression.type", codec)
+        .build()
+        .unwrap();
     let mut rng = TestRng::new(count ^ codec.len() as u64);
     let mut expected: BTreeMap<Position, OwnedRecord> = BTreeMap::new();
     let mut pending: Vec<(OwnedRecord, Delivery)> = Vec::new();

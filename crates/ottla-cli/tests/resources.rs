@@ -23,7 +23,7 @@ fn hundred_producers_leave_no_thread_and_no_descriptor() {
     let broker = EmbeddedBroker::builder().topic("t", 3).start().unwrap();
     let build = || {
         Producer::builder()
-            .bootstrap_servers(&broker.bootstrap_servers())
+            .bootstrap_servers(broker.bootstrap_servers())
             .set("compression.type", "lz4")
             .build()
             .unwrap()

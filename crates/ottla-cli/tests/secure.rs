@@ -32,7 +32,7 @@ fn producer_builder(
     listener: Listener,
     settings: &[(&str, &str)],
 ) -> ProducerBuilder {
-    let mut builder = Producer::builder().bootstrap_servers(&kafka.bootstrap(listener));
+    let mut builder = Producer::builder().bootstrap_servers(kafka.bootstrap(listener));
     for (name, value) in settings {
         builder = builder.set(name, value);
     }

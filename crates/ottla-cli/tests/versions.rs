@@ -98,8 +98,11 @@ fn each_kafka_version_stores_all_records_once() {
 
 /// Sends 200 records; all must be acknowledged.
 fn send_with_codec(kafka: &LegacyKafka, version: &str, codec: &str) {
-    let producer =
-        Producer::builder().bootstrap_servers(&kafka.bootstrap).compression(codec).build().unwrap();
+    let producer = Producer::builder()
+        .bootstrap_servers(&kafka.bootstrap)
+        .set("compression.type", codec)
+        .build()
+        .unwrap();
     for n in 0..200 {
         let (key, value) = (format!("k{}", n % 7), format!("{codec} {n}"));
         let headers = [Header::new("h", b"1")];
@@ -116,8 +119,8 @@ fn check_zstd_levels(jars: &Jars, kafka: &LegacyKafka) {
     for level in -7..=4 {
         let producer = Producer::builder()
             .bootstrap_servers(&kafka.bootstrap)
-            .compression("zstd")
-            .set("compression.zstd.level", &level.to_string())
+            .set("compression.type", "zstd")
+            .set("compression.zstd.level", level.to_string())
             .build()
             .unwrap();
         for n in 0..300 {

@@ -25,7 +25,7 @@ fn start_broker() -> EmbeddedBroker {
 
 fn producer_builder(broker: &EmbeddedBroker) -> ProducerBuilder {
     Producer::builder()
-        .bootstrap_servers(&broker.bootstrap_servers())
+        .bootstrap_servers(broker.bootstrap_servers())
         .max_block(Duration::from_secs(5))
 }
 

@@ -9,12 +9,12 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use ottla::{Producer, Record};
+//! use ottla::{Compression, Producer, Record};
 //!
 //! # fn main() -> Result<(), ottla::Error> {
 //! let producer = Producer::builder()
 //!     .bootstrap_servers("localhost:9092")
-//!     .compression("lz4")
+//!     .compression(Compression::lz4())
 //!     .build()?;
 //! let delivery = producer.send(Record::to("orders").key("customer-7").value("3 apples"))?;
 //! let metadata = delivery.wait()?;
@@ -114,10 +114,10 @@ pub mod sim;
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
 pub use config::{
-    AccumulatorSettings, Acks, ClientSettings, Compression, ConnectSettings, GzipLevel, Lz4Level,
-    MetadataSettings, MetricConfig, NetworkSettings, Origin, PartitioningStrategy, ProducerConfig,
-    Properties, SaslMechanism, SecurityProtocol, SecuritySettings, SenderSettings, ZstdLevel,
-    configuration_markdown, parse_properties,
+    AccumulatorSettings, Acks, BootstrapServers, ClientSettings, Compression, ConnectSettings,
+    GzipLevel, Lz4Level, MetadataSettings, MetricConfig, NetworkSettings, Origin,
+    PartitioningStrategy, ProducerConfig, Properties, SaslMechanism, SecurityProtocol,
+    SecuritySettings, SenderSettings, ZstdLevel, configuration_markdown, parse_properties,
 };
 pub use delivery::batch_completions::BatchReport;
 pub use delivery::interceptor::{Interceptor, MutableRecord};

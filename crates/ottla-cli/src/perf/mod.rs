@@ -115,11 +115,12 @@ fn check_args(args: &PerfArgs) -> Result<(), CliError> {
 fn producer_properties(args: &PerfArgs) -> Result<Properties, CliError> {
     let mut p = Properties::new();
     let usage = |e: ottla::Error| CliError::usage(e.to_string());
-    p.set("client.id", "perf-producer-client", &Origin::CommandLine).map_err(usage)?;
+    p.set_from("client.id", "perf-producer-client", &Origin::CommandLine).map_err(usage)?;
     for path in args.command_config.iter().chain(&args.producer_config) {
         p.load(&read_file(path)?, &path.display().to_string()).map_err(usage)?;
     }
-    let mut set = |name: &str, value: &str| p.set(name, value, &Origin::CommandLine).map_err(usage);
+    let mut set =
+        |name: &str, value: &str| p.set_from(name, value, &Origin::CommandLine).map_err(usage);
     for property in args.command_property.iter().chain(&args.producer_props) {
         let (name, value) = split_property(property)?;
         set(name, value)?;

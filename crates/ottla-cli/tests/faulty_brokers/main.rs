@@ -83,7 +83,7 @@ fn build_producer(
     outcomes: &RecordOutcomes,
 ) -> Producer {
     let outcomes = outcomes.clone();
-    let mut builder = Producer::builder().bootstrap_servers(&broker.bootstrap_servers());
+    let mut builder = Producer::builder().bootstrap_servers(broker.bootstrap_servers());
     for (name, value) in [
         ("enable.idempotence", idempotent.to_string()),
         ("buffer.memory", BUFFER_MEMORY.to_string()),
@@ -411,7 +411,7 @@ fn broker_without_a_usable_produce_version_fails_records_with_a_final_error() {
     let guard = broker.intercept_responses(edit_all::<ApiVersionsRequest>(|r| {
         r.api_keys.retain(|k| k.api_key != ApiKey::PRODUCE.0);
     }));
-    let producer = Producer::builder().bootstrap_servers(&broker.bootstrap_servers()).build();
+    let producer = Producer::builder().bootstrap_servers(broker.bootstrap_servers()).build();
     let producer = producer.unwrap();
     let e = producer.send(Record::to(TOPIC).value("x")).unwrap().wait().unwrap_err();
     assert_eq!(e.code(), Some(ErrorCode::UNSUPPORTED_VERSION), "{e}");

@@ -85,6 +85,11 @@ pub(crate) fn find_alias(name: &str) -> Option<&'static AliasTarget> {
     ALIASES.iter().find(|(n, _)| *n == name).map(|(_, target)| target)
 }
 
+/// Returns whether librdkafka counts a setting in units of 1024 bytes.
+pub(crate) fn has_kibibytes_alias(setting: &str) -> bool {
+    ALIASES.iter().any(|(_, target)| matches!(target, Kibibytes(name) if *name == setting))
+}
+
 /// Returns all names of librdkafka that have a meaning here.
 pub(crate) fn alias_names() -> impl Iterator<Item = &'static str> {
     ALIASES.iter().map(|(n, _)| *n)

@@ -33,7 +33,7 @@ pub struct ClientSettings {
 
 impl ClientSettings {
     pub(super) fn new(p: &Properties) -> Result<ClientSettings, Error> {
-        let servers = p.get("bootstrap.servers").ok_or_else(|| {
+        let servers = p.value("bootstrap.servers").ok_or_else(|| {
             Error::config("bootstrap.servers is missing; name a broker as host:port")
         })?;
         let recovery = p.get_str("metadata.recovery.strategy").parse()?;
@@ -93,8 +93,8 @@ impl ConnectSettings {
         );
         let backoff = p.get_duration_ms("reconnect.backoff.ms");
         // As in Kafka: `reconnect.backoff.ms` that is set alone is the maximum as well.
-        let is_alone =
-            p.get("reconnect.backoff.ms").is_some() && p.get("reconnect.backoff.max.ms").is_none();
+        let is_alone = p.value("reconnect.backoff.ms").is_some()
+            && p.value("reconnect.backoff.max.ms").is_none();
         let backoff_max =
             if is_alone { backoff } else { p.get_duration_ms("reconnect.backoff.max.ms") };
         ConnectSettings {

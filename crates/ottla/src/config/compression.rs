@@ -92,6 +92,11 @@ fn parse_level(setting: &str, level: &str) -> Result<i32, Error> {
     Ok(level.parse().unwrap_or_default())
 }
 
+/// Returns whether a setting is the level of a codec.
+pub(super) fn is_level_name(setting: &str) -> bool {
+    setting.starts_with("compression.") && setting.ends_with(".level")
+}
+
 impl Compression {
     /// Returns gzip at its default level.
     pub fn gzip() -> Compression {
@@ -129,6 +134,11 @@ impl Compression {
         }
     }
 
+    /// Returns the name of the setting that holds the level.
+    pub(crate) fn level_name(self) -> String {
+        format!("compression.{self}.level")
+    }
+
     /// Returns whether batches are sent uncompressed.
     pub(crate) fn is_none(self) -> bool {
         self == Compression::None
@@ -151,8 +161,10 @@ impl Compression {
         let name = format!("compression.{codec}.level");
         let level = match &p.compression_level {
             _ if find_setting(&name).is_none() => 0,
-            Some(level) if level != "-1" && p.get(&name).is_none() => parse_level(&name, level)
-                .map_err(|e| Error::config(format!("compression.level: {e}")))?,
+            Some(level) if level != "-1" && p.value(&name).is_none() => {
+                parse_level(&name, level)
+                    .map_err(|e| Error::config(format!("compression.level: {e}")))?
+            }
             _ => parse_level(&name, p.get_str(&name))?,
         };
         Compressor::new(codec, level)

@@ -6,7 +6,7 @@
 
 mod table;
 mod setting;
-mod parse;
+pub(crate) mod parse;
 mod choices;
 mod compression;
 mod partitioning_strategy;
@@ -19,11 +19,14 @@ mod accumulator_settings;
 mod sender_settings;
 mod client_settings;
 mod producer_config;
+mod bootstrap_servers;
+mod notices;
+mod sources;
 mod documentation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -32,6 +35,7 @@ use zeroize::Zeroize;
 use crate::error::Error;
 pub use accumulator_settings::AccumulatorSettings;
 use aliases::AliasTarget;
+pub use bootstrap_servers::BootstrapServers;
 pub use choices::{Acks, SaslMechanism, SecurityProtocol};
 pub use client_settings::{ClientSettings, ConnectSettings, MetadataSettings, NetworkSettings};
 pub use compression::{Compression, GzipLevel, Lz4Level, ZstdLevel};
@@ -79,9 +83,15 @@ impl fmt::Display for Origin {
 #[derive(Clone, Default)]
 pub struct Properties {
     values: BTreeMap<&'static str, String>,
+    /// The values in units of 1024 bytes of settings that librdkafka counts so.
+    kibibytes: BTreeMap<&'static str, String>,
     /// librdkafka's `compression.level`, which holds for any codec.
     compression_level: Option<String>,
-    warnings: Vec<String>,
+    /// The names in use that only librdkafka has.
+    librdkafka_names: BTreeSet<String>,
+    notices: Vec<String>,
+    /// The first error of a value that was set by a call that returns none.
+    error: Option<Error>,
 }
 
 impl fmt::Debug for Properties {
@@ -105,6 +115,11 @@ impl Drop for Properties {
     }
 }
 
+/// Converts a number of bytes. The result has a fraction if it is no whole number.
+fn to_kibibytes(bytes: &str) -> Option<String> {
+    bytes.parse::<f64>().ok().map(|bytes| (bytes / 1024.0).to_string())
+}
+
 fn is_secret(name: &str) -> bool {
     find_setting(name).is_some_and(|s| matches!(s.value_type, Type::Password))
 }
@@ -121,9 +136,21 @@ impl Properties {
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) if the name is unknown (the error suggests
     /// the nearest name), the value is out of range, the setting is not supported, or it belongs to
-    /// another Kafka client and `origin` is the builder or the command line.
-    pub fn set(&mut self, name: &str, value: &str, origin: &Origin) -> Result<(), Error> {
+    /// another Kafka client.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), Error> {
+        self.set_from(name, value, &Origin::Builder)
+    }
+
+    /// Sets a value as [`set`](Self::set) does. Errors and notices name the origin.
+    ///
+    /// # Errors
+    /// The same as `set`. A setting of another Kafka client is a notice if `origin` is a file or
+    /// the environment.
+    pub fn set_from(&mut self, name: &str, value: &str, origin: &Origin) -> Result<(), Error> {
         let name = aliases::strip_spring_prefix(name.trim());
+        if notices::is_librdkafka_name(&name) {
+            self.librdkafka_names.insert(name.clone());
+        }
         if find_setting(&name).is_none() {
             match aliases::find_alias(&name) {
                 Some(AliasTarget::SameAs(other)) => {
@@ -139,11 +166,13 @@ impl Properties {
                     return self.set_alias(&name, other, &bytes.to_string(), origin);
                 }
                 Some(AliasTarget::CompressionLevel) => {
-                    self.compression_level = Some(value.trim().to_owned());
+                    self.set_compression_level(value.trim().to_owned());
                     return Ok(());
                 }
                 Some(AliasTarget::Ignored) => {
-                    self.add_warning(format!("{name} (from {origin}) has no effect"));
+                    let replacement = notices::replacement(&name);
+                    let hint = replacement.map_or(String::new(), |text| format!("; {text}"));
+                    self.add_notice(format!("{name} (from {origin}) has no effect{hint}"));
                     return Ok(());
                 }
                 None => return self.handle_unknown(&name, origin),
@@ -189,7 +218,7 @@ impl Properties {
             Support::Supported => {}
             _ if is_default => return Ok(()),
             Support::Ignored => self
-                .add_warning(format!("{} has no effect: {}", setting.name, setting.documentation)),
+                .add_notice(format!("{} has no effect: {}", setting.name, setting.documentation)),
             Support::Unsupported => {
                 return Err(Error::config(format!(
                     "{} is not supported: {}",
@@ -197,12 +226,28 @@ impl Properties {
                 )));
             }
         }
-        if let Some(mut old) = self.values.insert(setting.name, value.to_owned())
-            && matches!(setting.value_type, Type::Password)
+        self.replace(setting.name, value.to_owned());
+        Ok(())
+    }
+
+    fn replace(&mut self, name: &'static str, value: String) {
+        if aliases::has_kibibytes_alias(name)
+            && let Some(kibibytes) = to_kibibytes(&value)
+        {
+            self.kibibytes.insert(name, kibibytes);
+        }
+        if let Some(mut old) = self.values.insert(name, value)
+            && is_secret(name)
         {
             old.zeroize();
         }
-        Ok(())
+    }
+
+    /// Sets librdkafka's `compression.level`. It replaces the levels of all codecs that were set
+    /// before; a level that is set after it takes precedence for its codec.
+    fn set_compression_level(&mut self, level: String) {
+        self.values.retain(|name, _| !compression::is_level_name(name));
+        self.compression_level = Some(level);
     }
 
     fn handle_unknown(&mut self, name: &str, origin: &Origin) -> Result<(), Error> {
@@ -210,7 +255,7 @@ impl Properties {
         if aliases::is_other_client_setting(name) {
             let text = format!("{name} (from {origin}) is a setting of another Kafka client");
             if may_be_shared {
-                self.add_warning(format!("{text}; it has no effect on a producer"));
+                self.add_notice(format!("{text}; it has no effect on a producer"));
                 return Ok(());
             }
             return Err(Error::config(format!("{text}, not of a producer; remove it")));
@@ -219,9 +264,9 @@ impl Properties {
         Err(Error::config(format!("unknown setting {name} (from {origin}){hint}")))
     }
 
-    fn add_warning(&mut self, text: String) {
-        if !self.warnings.contains(&text) {
-            self.warnings.push(text);
+    fn add_notice(&mut self, text: String) {
+        if !self.notices.contains(&text) {
+            self.notices.push(text);
         }
     }
 
@@ -237,7 +282,7 @@ impl Properties {
         let values = properties::parse(content)
             .map_err(|e| Error::config(format!("cannot read {name}: {e}")))?;
         for (name, value) in values {
-            self.set(&name, &value, &origin)?;
+            self.set_from(&name, &value, &origin)?;
         }
         Ok(())
     }
@@ -257,7 +302,7 @@ impl Properties {
             let Some(rest) = variable.strip_prefix("OTTLA_") else { continue };
             let name = rest.to_ascii_lowercase().replace('_', ".");
             if aliases::is_known_name(&name) {
-                self.set(&name, &value, &Origin::Environment)?;
+                self.set_from(&name, &value, &Origin::Environment)?;
             } else {
                 self.handle_unknown_variable(&variable, &name);
             }
@@ -271,7 +316,7 @@ impl Properties {
         let may_be_misspelt =
             name.len() >= MIN_MISSPELT_LEN && !aliases::is_kubernetes_variable(variable);
         match nearest_name(name).filter(|_| may_be_misspelt) {
-            Some(nearest) => self.add_warning(format!(
+            Some(nearest) => self.add_notice(format!(
                 "{variable} (from the environment) is not a setting and has no effect; did you \
                  mean OTTLA_{}?",
                 nearest.to_ascii_uppercase().replace('.', "_")
@@ -280,21 +325,26 @@ impl Properties {
         }
     }
 
-    /// Returns a sentence for each setting that was accepted but has no effect.
-    pub fn warnings(&self) -> Vec<String> {
-        let mut all = self.warnings.clone();
-        all.extend(security::unused_setting_warnings(self));
-        all
+    /// Returns the value that was set for a setting, by any name that [`set`](Self::set) takes;
+    /// not its default. The values of librdkafka's settings that have no effect are not kept.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let name = aliases::strip_spring_prefix(name.trim());
+        match aliases::find_alias(&name) {
+            Some(AliasTarget::SameAs(other)) => self.value(other),
+            Some(AliasTarget::Kibibytes(other)) => self.kibibytes.get(other).map(String::as_str),
+            Some(AliasTarget::CompressionLevel) => self.compression_level.as_deref(),
+            Some(AliasTarget::Ignored) | None => self.value(&name),
+        }
     }
 
     /// Returns the value that was set for a setting, by Kafka's name; not its default.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
 
     /// Returns the value or the default; empty if there is neither.
     fn get_str(&self, name: &str) -> &str {
-        self.get(name).or_else(|| find_setting(name)?.default).unwrap_or("")
+        self.value(name).or_else(|| find_setting(name)?.default).unwrap_or("")
     }
 
     fn get_i64(&self, name: &str) -> i64 {
@@ -307,7 +357,7 @@ impl Properties {
     }
 
     fn get_duration_ms(&self, name: &str) -> Duration {
-        Duration::from_millis(u64::try_from(self.get_i64(name)).unwrap_or_default())
+        parse::parse_millis(self.get_str(name)).unwrap_or_default()
     }
 
     fn get_f64(&self, name: &str) -> f64 {
@@ -316,7 +366,7 @@ impl Properties {
 
     /// Returns a value that was set and is not empty.
     fn get_non_empty(&self, name: &str) -> Option<&str> {
-        self.get(name).filter(|v| !v.is_empty())
+        self.value(name).filter(|v| !v.is_empty())
     }
 
     fn get_secret(&self, name: &str) -> Option<Secret> {

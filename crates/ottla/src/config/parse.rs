@@ -1,5 +1,7 @@
 //! Checks the value of a setting against its type and range, and parses `bootstrap.servers`.
 
+use std::time::Duration;
+
 use super::Origin;
 use super::setting::{Setting, Type};
 use crate::error::Error;
@@ -23,6 +25,7 @@ pub(crate) fn check_value<'v>(
     let is_valid = match s.value_type {
         Type::Int(min, max) => trimmed.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Long(min) => trimmed.parse::<i64>().is_ok_and(|n| n >= min),
+        Type::Millis => parse_millis(trimmed).is_some(),
         Type::Bool => matches!(trimmed.to_ascii_lowercase().as_str(), "true" | "false"),
         Type::Choice(all)
             if matches!(s.name, "security.protocol" | "metadata.recovery.strategy") =>
@@ -53,6 +56,27 @@ pub(crate) fn check_value<'v>(
         return Err(error("1 to 9, or -1 for the default of the library"));
     }
     Ok(trimmed)
+}
+
+/// Parses milliseconds with at most three decimals, so that the result is exact. `None` if it is no
+/// such number, or more than 2^63-1.
+pub(crate) fn parse_millis(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let whole = whole.parse::<i64>().ok().and_then(|n| u64::try_from(n).ok())?;
+    if fraction.is_empty() || fraction.len() > 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let micros = format!("{fraction:0<3}").parse().ok()?;
+    Some(Duration::from_millis(whole) + Duration::from_micros(micros))
+}
+
+/// Returns a duration in milliseconds as text, exactly.
+pub(crate) fn format_millis(duration: Duration) -> String {
+    let (millis, rest) = (duration.as_millis(), duration.subsec_nanos() % 1_000_000);
+    if rest == 0 {
+        return millis.to_string();
+    }
+    format!("{millis}.{rest:06}").trim_end_matches('0').to_owned()
 }
 
 /// Parses a server as `host:port`. The security protocol may precede it, as in
@@ -111,6 +135,24 @@ pub(crate) fn parse_bootstrap_servers(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn milliseconds_are_exact_to_the_microsecond_or_refused() {
+        for (text, micros) in [("5", 5000), ("0.5", 500), ("1.250", 1250), ("0.001", 1)] {
+            assert_eq!(parse_millis(text), Some(Duration::from_micros(micros)), "{text}");
+        }
+        for text in ["", ".5", "1.", "-1", "1.2345", "0.0001", "1e3", "1.-5", "9223372036854775808"]
+        {
+            assert_eq!(parse_millis(text), None, "{text}");
+        }
+        for (duration, text) in [
+            (Duration::from_micros(1500), "1.5"),
+            (Duration::from_secs(7), "7000"),
+            (Duration::from_nanos(1), "0.000001"),
+        ] {
+            assert_eq!(format_millis(duration), text);
+        }
+    }
 
     // CASES: CU1.
     #[test]

@@ -155,11 +155,11 @@ impl SecuritySettings {
     }
 }
 
-/// Returns a warning for each TLS or SASL setting that `security.protocol` does not use.
-pub(super) fn unused_setting_warnings(p: &Properties) -> impl Iterator<Item = String> {
+/// Returns a notice for each TLS or SASL setting that `security.protocol` does not use.
+pub(super) fn unused_setting_notices(p: &Properties) -> impl Iterator<Item = String> {
     let protocol = p.get_str("security.protocol").to_ascii_uppercase();
     let uses_sasl = protocol.starts_with("SASL");
-    let url = p.get("sasl.oauthbearer.token.endpoint.url").unwrap_or_default();
+    let url = p.value("sasl.oauthbearer.token.endpoint.url").unwrap_or_default();
     // An https token endpoint uses the TLS settings even if the brokers' listener has no TLS.
     let uses_tls = protocol.ends_with("SSL") || (uses_sasl && url.starts_with("https"));
     let is_unused = move |name: &str| {
@@ -418,7 +418,7 @@ impl OidcSettings {
             })
         };
         let scope = p.get_non_empty("sasl.oauthbearer.scope").or_else(|| login.option("scope"));
-        let duration_ms = |name| p.get(name).map(|_| p.get_duration_ms(name));
+        let duration_ms = |name| p.value(name).map(|_| p.get_duration_ms(name));
         Ok(OidcSettings {
             token_endpoint_url: url.to_owned(),
             tls: TlsSettings::new(p)?,

@@ -68,7 +68,7 @@ fn is_idempotent(p: &Properties, acks: Acks) -> Result<bool, Error> {
     if !p.get_bool("enable.idempotence") {
         return Ok(false);
     }
-    let is_explicit = p.get("enable.idempotence").is_some();
+    let is_explicit = p.value("enable.idempotence").is_some();
     let conflicts = [
         (acks != Acks::All, format!("acks={acks}; set acks=all")),
         (p.get_i64("retries") == 0, "retries=0; set retries to at least 1".to_owned()),

@@ -21,6 +21,8 @@ pub(crate) enum Type {
     Int(i64, i64),
     /// A 64-bit integer of at least this number.
     Long(i64),
+    /// Milliseconds, 0 or more, with at most three decimals.
+    Millis,
     /// `true` or `false`.
     Bool,
     /// Exactly one of these words.
@@ -53,6 +55,11 @@ pub(super) const INT_MAX: i64 = i32::MAX as i64;
 /// Returns the setting with this name.
 pub(crate) fn find_setting(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|s| s.name == name)
+}
+
+/// Returns the names of all settings.
+pub(crate) fn setting_names() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().map(|s| s.name)
 }
 
 /// Returns the setting or alias whose name has the smallest edit distance to `name`, for a hint in
@@ -89,6 +96,7 @@ impl Type {
             Type::Int(min, max) => format!("a whole number, {min} to {max}"),
             Type::Long(_) => "a whole number".to_owned(),
             Type::Double(min, max) => format!("a number, {min} to {max}"),
+            Type::Millis => "milliseconds, 0 or more, with at most 3 decimals".to_owned(),
             Type::Bool | Type::Choice(_) | Type::Text | Type::Password | Type::List => {
                 self.describe()
             }
@@ -102,6 +110,7 @@ impl Type {
             Type::Int(min, max) => format!("int, {min} to {max}"),
             Type::Long(i64::MIN) => "long".to_owned(),
             Type::Long(min) => format!("long, {min} or more"),
+            Type::Millis => "number, 0 or more, at most 3 decimals".to_owned(),
             Type::Bool => "true or false".to_owned(),
             Type::Choice(all) => format!("one of {}", all.join(", ")),
             Type::Text => "text".to_owned(),

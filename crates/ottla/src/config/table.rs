@@ -6,7 +6,7 @@
 
 use super::choices::{Acks, MetadataRecoveryStrategy, SecurityProtocol};
 use super::setting::Support::{Ignored, Supported, Unsupported};
-use super::setting::Type::{Bool, Choice, Double, Int, List, Long, Password, Text};
+use super::setting::Type::{Bool, Choice, Double, Int, List, Long, Millis, Password, Text};
 use super::setting::{INT_MAX, Setting};
 
 // Descriptions that several rows share. Each one also follows the name of the setting in a message:
@@ -82,10 +82,10 @@ settings! {
         "With `true`, the log holds each record once and in order, even when the client sends a \
          batch again (KIP-98). Needs `acks=all`, `retries` above 0 and at most 5 requests in \
          flight. If it is not set and `acks` or `retries` conflict with it, it is off.";
-    Supported "linger.ms", Long(0), Some("5"),
+    Supported "linger.ms", Millis, Some("5"),
         "Milliseconds that a batch waits for more records before the client sends it. 0 sends a \
          batch as soon as its broker can take a request.";
-    Supported "max.block.ms", Long(0), Some("60000"),
+    Supported "max.block.ms", Millis, Some("60000"),
         "Milliseconds that `send` and `partitions_for` may wait for metadata and memory together.";
     Supported "max.in.flight.requests.per.connection", Int(1, INT_MAX), Some("5"),
         "Largest number of requests without a response on one connection. Above 1 and without \
@@ -131,11 +131,11 @@ settings! {
     Supported "retries", Int(0, INT_MAX), Some("2147483647"),
         "How often the client sends a batch again after a retriable error. Leave it at the default \
          and limit the time with `delivery.timeout.ms` instead.";
-    Supported "retry.backoff.ms", Long(0), Some("100"),
+    Supported "retry.backoff.ms", Millis, Some("100"),
         "Milliseconds before the first retry of a request. The time doubles with each further \
          failure. A value above the default of `retry.backoff.max.ms` raises the maximum too, if \
          the maximum is not set.";
-    Supported "retry.backoff.max.ms", Long(0), Some("1000"),
+    Supported "retry.backoff.max.ms", Millis, Some("1000"),
         "Largest number of milliseconds between two attempts of the same request (KIP-580).";
     Supported "socket.connection.setup.timeout.ms", Long(0), Some("10000"),
         "Milliseconds that a connection may take to be established, on the first attempt. The time \

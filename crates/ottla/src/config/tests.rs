@@ -1,12 +1,14 @@
 //! Tests of `Properties` and `ProducerConfig` together: values by name in, settings or errors out.
 
+mod reading_back;
+
 use super::*;
 
 fn producer_config(pairs: &[(&str, &str)]) -> Result<ProducerConfig, Error> {
     let mut p = Properties::new();
-    p.set("bootstrap.servers", "h:1", &Origin::Builder)?;
+    p.set("bootstrap.servers", "h:1")?;
     for (name, value) in pairs {
-        p.set(name, value, &Origin::Builder)?;
+        p.set(name, value)?;
     }
     ProducerConfig::new(&p)
 }
@@ -108,7 +110,7 @@ fn unknown_names_are_errors_and_names_without_effect_are_warnings() {
     assert!(e.contains("another Kafka client"), "{e}");
     let mut p = Properties::new();
     p.load("group.id=g\nkey.serializer=x.Y\nssl.truststore.location=/x", "f").unwrap();
-    assert_eq!(p.warnings().len(), 3, "{:?}", p.warnings());
+    assert_eq!(p.notices().len(), 3, "{:?}", p.notices());
     assert!(p.load("lingerms=5", "f").is_err(), "a misspelt name is an error in a file too");
 }
 
@@ -130,7 +132,7 @@ fn names_of_librdkafka_are_translated() {
     assert_eq!(a.compression, Compression::Gzip(GzipLevel::new(7).unwrap()));
     assert_eq!((c.sender.acks, c.sender.retries, c.sender.max_in_flight), (Acks::Leader, 3, 1));
     assert_eq!((a.buffer_memory, c.network.send_buffer), (1 << 20, None));
-    assert!(p.set("partitioner", "consistent", &Origin::Builder).is_err());
+    assert!(p.set("partitioner", "consistent").is_err());
 }
 
 #[test]
@@ -159,7 +161,7 @@ fn environment_variables_of_kubernetes_are_ignored() {
         let mut p = Properties::new();
         p.load_environment(variables.map(|(n, v)| (format!("OTTLA_{service}{n}"), v.to_owned())))
             .unwrap();
-        assert!(p.values.is_empty() && p.warnings().is_empty(), "{p:?}{:?}", p.warnings());
+        assert!(p.values.is_empty() && p.notices().is_empty(), "{p:?}{:?}", p.notices());
     }
 }
 
@@ -168,7 +170,7 @@ fn misspelt_environment_variable_is_a_warning() {
     let mut p = Properties::new();
     let env = [("OTTLA_LINGR_MS", "7"), ("OTTLA_HOME", "/x"), ("OTTLA_GROUP_ID", "g")];
     p.load_environment(env.map(|(n, v)| (n.to_owned(), v.to_owned()))).unwrap();
-    let warnings = p.warnings();
+    let warnings = p.notices();
     assert!(warnings[0].contains("did you mean OTTLA_LINGER_MS?"), "{warnings:?}");
     assert!(warnings[1].contains("group.id"), "{warnings:?}");
     assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -191,7 +193,7 @@ fn values_are_trimmed_as_by_java() {
     assert_eq!(get("ssl.endpoint.identification.algorithm"), "");
     assert_eq!(ProducerConfig::new(&p).unwrap().client.bootstrap_servers.len(), 2);
     // Java's `String.trim` knows no other Unicode spaces.
-    p.set("client.id", "\u{a0}x\u{3000}", &Origin::Builder).unwrap();
+    p.set("client.id", "\u{a0}x\u{3000}").unwrap();
     assert_eq!(p.get("client.id"), Some("\u{a0}x\u{3000}"));
 }
 
@@ -207,8 +209,8 @@ fn path_with_single_backslashes_is_an_error_that_names_them() {
 #[test]
 fn debug_output_hides_secrets() {
     let mut p = Properties::new();
-    p.set("sasl.password", "hunter2", &Origin::Builder).unwrap();
-    assert!(!format!("{p:?}{:?}", p.warnings()).contains("hunter2"));
+    p.set("sasl.password", "hunter2").unwrap();
+    assert!(!format!("{p:?}{:?}", p.notices()).contains("hunter2"));
 }
 
 /// Configuration files from the documentation of Kafka, Spring Boot and kcat work unchanged.
@@ -275,7 +277,7 @@ fn configuration_files_of_cloud_providers_are_accepted_or_name_the_reason() {
                 assert_eq!(name, "msk");
             }
         }
-        assert!(!p.warnings().iter().any(|w| w.contains("'S'") || w.contains("a:b")), "{name}");
+        assert!(!p.notices().iter().any(|w| w.contains("'S'") || w.contains("a:b")), "{name}");
     }
 }
 
@@ -332,7 +334,8 @@ fn error_of_an_invalid_value_names_its_origin_and_what_is_expected() {
     let e = p.load_environment([("OTTLA_LINGER_MS".to_owned(), "abc".to_owned())]).unwrap_err();
     assert_eq!(
         e.to_string(),
-        "linger.ms=abc (from the environment) is not valid; expected a whole number, 0 or more"
+        "linger.ms=abc (from the environment) is not valid; expected milliseconds, 0 or more, with \
+         at most 3 decimals"
     );
     let e = p.load("queue.buffering.max.kbytes=x", "a.properties").unwrap_err().to_string();
     assert!(e.contains("=x (from a.properties) is not valid; expected a whole number"), "{e}");

@@ -13,7 +13,11 @@ use super::partitioner::Partitioner;
 use crate::accumulator::RecordAccumulator;
 use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, TokenProvider};
 use crate::client::{ConnectionSecurity, NetworkClient, SharedHealth};
-use crate::config::{Origin, ProducerConfig, Properties, SecuritySettings};
+use crate::config::parse::format_millis;
+use crate::config::{
+    Acks, BootstrapServers, Compression, PartitioningStrategy, ProducerConfig, Properties,
+    SaslMechanism, SecurityProtocol, SecuritySettings,
+};
 use crate::delivery::batch_completions::{BatchHandler, BatchReport, DeliveryListeners};
 use crate::delivery::interceptor::{Interceptor, Interceptors};
 use crate::env::Env;
@@ -34,14 +38,14 @@ use crate::wakeup::caller_context::CallerContext;
 /// ```no_run
 /// use std::time::Duration;
 ///
-/// use ottla::Producer;
+/// use ottla::{Compression, Producer, SecurityProtocol};
 ///
 /// # fn main() -> Result<(), ottla::Error> {
 /// let producer = Producer::builder()
-///     .bootstrap_servers("broker-1:9092,broker-2:9092")
+///     .bootstrap_servers(["broker-1:9092", "broker-2:9092"])
 ///     .linger(Duration::from_millis(10))
-///     .compression("lz4")
-///     .set("security.protocol", "SSL")
+///     .compression(Compression::lz4())
+///     .security_protocol(SecurityProtocol::Ssl)
 ///     .set("ssl.truststore.location", "/etc/kafka/ca.pem")
 ///     .set("ssl.truststore.type", "PEM")
 ///     .build()?;
@@ -51,7 +55,6 @@ use crate::wakeup::caller_context::CallerContext;
 #[must_use]
 pub struct ProducerBuilder {
     properties: Properties,
-    error: Option<Error>,
     interceptors: Vec<Box<dyn Interceptor>>,
     delivery_handler: Option<BatchHandler>,
     partitioner: Option<Box<dyn Partitioner>>,
@@ -72,11 +75,15 @@ macro_rules! setting_methods {
     ($($(#[$doc:meta])* $method:ident($ty:ty) $name:literal $value:ident => $text:expr;)*) => {$(
         $(#[$doc])*
         pub fn $method(self, $value: $ty) -> Self {
-            self.set($name, $text.as_ref())
+            self.set($name, $text)
         }
     )*};
 }
 
+/// The settings. Each call replaces what earlier calls have set, whichever of them it was.
+///
+/// A [`Duration`] is kept exactly. One that the setting cannot hold, such as a fraction of a
+/// microsecond, is an error of [`build`](Self::build).
 impl ProducerBuilder {
     pub(crate) fn new() -> ProducerBuilder {
         ProducerBuilder::default()
@@ -85,50 +92,87 @@ impl ProducerBuilder {
     /// Sets any setting by its name, Kafka's or librdkafka's. `docs/CONFIGURATION.md` lists them.
     ///
     /// An unknown name is an error of [`build`](Self::build).
-    pub fn set(mut self, name: &str, value: &str) -> Self {
-        if let Err(e) = self.properties.set(name, value, &Origin::Builder) {
-            self.error.get_or_insert(e);
-        }
+    pub fn set(mut self, name: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+        self.properties.extend([(name, value)]);
         self
     }
 
-    /// Replaces all settings that were set so far with these, from a file or a command line.
+    /// Sets all settings that `properties` has: from a file, the environment or a command line.
     pub fn properties(mut self, properties: Properties) -> Self {
-        self.properties = properties;
+        self.properties.merge(properties);
         self
+    }
+
+    /// Sets all settings to those of `config`. It has a value for each, so nothing that was set
+    /// before remains.
+    pub fn config(mut self, config: ProducerConfig) -> Self {
+        self.properties = config.into_properties();
+        self
+    }
+
+    /// Sets the first brokers to connect to (`bootstrap.servers`): one text with commas, or
+    /// anything iterable of texts. Required.
+    ///
+    /// ```
+    /// # use ottla::Producer;
+    /// let builder = Producer::builder().bootstrap_servers("broker-1:9092,broker-2:9092");
+    /// let builder = Producer::builder().bootstrap_servers(["broker-1:9092", "broker-2:9092"]);
+    /// let brokers: Vec<String> = (1..=3).map(|n| format!("broker-{n}:9092")).collect();
+    /// let builder = Producer::builder().bootstrap_servers(&brokers);
+    /// ```
+    pub fn bootstrap_servers<Form>(self, servers: impl BootstrapServers<Form>) -> Self {
+        self.set("bootstrap.servers", servers.join())
+    }
+
+    /// Sets the codec of batches and its level (`compression.type`, `compression.*.level`). The
+    /// default is [`Compression::None`].
+    pub fn compression(self, compression: Compression) -> Self {
+        let builder = self.set("compression.type", compression.to_string());
+        match compression.level() {
+            Some(level) => builder.set(compression.level_name(), level.to_string()),
+            None => builder,
+        }
+    }
+
+    /// Sets how records without a partition are distributed (`partitioner.class`,
+    /// `partitioner.ignore.keys`). A [`partitioner`](Self::partitioner) of the application takes
+    /// precedence.
+    pub fn partitioning(self, strategy: PartitioningStrategy) -> Self {
+        self.set("partitioner.class", strategy.as_str()).set("partitioner.ignore.keys", "false")
     }
 
     setting_methods! {
-        /// Sets the first brokers to connect to: `host:port`, separated by commas
-        /// (`bootstrap.servers`). Required.
-        bootstrap_servers(&str) "bootstrap.servers" v => v;
         /// Sets the client's name in the logs, metrics and quotas of brokers (`client.id`). The
         /// default is `producer-N`.
-        client_id(&str) "client.id" v => v;
-        /// Sets the time that a batch waits for more records (`linger.ms`). The default is 5 ms.
-        /// Fractions of a millisecond are dropped.
-        linger(Duration) "linger.ms" v => v.as_millis().to_string();
+        client_id(impl AsRef<str>) "client.id" v => v;
+        /// Sets the protocol of the brokers' listener (`security.protocol`). The default is
+        /// [`SecurityProtocol::Plaintext`].
+        security_protocol(SecurityProtocol) "security.protocol" v => v.as_str();
+        /// Sets how the client authenticates, if the security protocol has SASL
+        /// (`sasl.mechanism`). `sasl.username` and `sasl.password` hold the credentials.
+        sasl_mechanism(SaslMechanism) "sasl.mechanism" v => v.as_str();
+        /// Sets the time that a batch waits for more records (`linger.ms`), to the microsecond. The
+        /// default is 5 ms.
+        linger(Duration) "linger.ms" v => format_millis(v);
         /// Sets the size of a batch in bytes (`batch.size`). The default is 16384; with 0, each
         /// record is sent alone.
         batch_size(usize) "batch.size" v => v.to_string();
         /// Sets the number of bytes that all unacknowledged records may occupy (`buffer.memory`).
         /// The default is 32 MiB.
         buffer_memory(u64) "buffer.memory" v => v.to_string();
-        /// Sets the time that `send` may wait for metadata and memory together (`max.block.ms`).
-        /// The default is 60 s.
-        max_block(Duration) "max.block.ms" v => v.as_millis().to_string();
+        /// Sets the time that `send` may wait for metadata and memory together (`max.block.ms`), to
+        /// the microsecond. The default is 60 s.
+        max_block(Duration) "max.block.ms" v => format_millis(v);
         /// Sets the time from a batch's first record until the batch is acknowledged or fails
-        /// (`delivery.timeout.ms`, KIP-91). The default is 120 s. It must be at least `linger.ms`
-        /// plus `request.timeout.ms`.
-        delivery_timeout(Duration) "delivery.timeout.ms" v => v.as_millis().to_string();
-        /// Sets the time that a broker has for its response (`request.timeout.ms`). The default is
-        /// 30 s. The client then closes the connection and retries the requests.
-        request_timeout(Duration) "request.timeout.ms" v => v.as_millis().to_string();
-        /// Sets the codec of batches: `none` (the default), `gzip`, `snappy`, `lz4` or `zstd`
-        /// (`compression.type`).
-        compression(&str) "compression.type" v => v;
+        /// (`delivery.timeout.ms`, KIP-91), in whole milliseconds. The default is 120 s. It must be
+        /// at least `linger.ms` plus `request.timeout.ms`.
+        delivery_timeout(Duration) "delivery.timeout.ms" v => format_millis(v);
+        /// Sets the time that a broker has for its response (`request.timeout.ms`), in whole
+        /// milliseconds, as in the protocol. The default is 30 s. The client then closes the
+        /// connection and retries the requests.
+        request_timeout(Duration) "request.timeout.ms" v => format_millis(v);
         /// Sets whether retries write no record twice and keep the order of each partition
-        /// (`enable.idempotence`, KIP-98). The default is true. Requires `acks=all`, `retries`
+        /// (`enable.idempotence`, KIP-98). The default is true. Requires [`Acks::All`], `retries`
         /// above 0, and at most 5 requests in flight.
         idempotence(bool) "enable.idempotence" v => v.to_string();
         /// Sets the number of retries of a batch (`retries`). The default is 2147483647.
@@ -140,14 +184,36 @@ impl ProducerBuilder {
         /// Sets the largest size of a request, and of a record before compression, in bytes
         /// (`max.request.size`). The default is 1048576.
         max_request_size(usize) "max.request.size" v => v.to_string();
-        /// Sets the time before the first retry (`retry.backoff.ms`, KIP-580). The default is
-        /// 100 ms. It doubles with each retry, up to `retry.backoff.max.ms`.
-        retry_backoff(Duration) "retry.backoff.ms" v => v.as_millis().to_string();
-        /// Sets the replicas that must have a record before the broker acknowledges it (`acks`):
-        /// `all` in-sync replicas (the default), the leader (`1`), or none (`0`).
-        acks(&str) "acks" v => v;
+        /// Sets the time before the first retry (`retry.backoff.ms`, KIP-580), to the microsecond.
+        /// The default is 100 ms. It doubles with each retry, up to `retry.backoff.max.ms`.
+        retry_backoff(Duration) "retry.backoff.ms" v => format_millis(v);
+        /// Sets the replicas that must have a record before the broker acknowledges it (`acks`).
+        /// The default is [`Acks::All`].
+        acks(Acks) "acks" v => v.as_str();
     }
 
+    /// Checks the settings and returns them, without building a producer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`]: a setting is invalid or unsupported; the message names it.
+    pub fn build_config(&self) -> Result<ProducerConfig, Error> {
+        ProducerConfig::new(&self.properties)
+    }
+
+    /// Returns a sentence for each setting that has no effect or may surprise, as
+    /// [`Properties::notices`] does. [`build`](Self::build) logs them.
+    pub fn notices(&self) -> Vec<String> {
+        let mut notices = self.properties.notices();
+        if self.partitioner.is_some() {
+            let unset = self.properties.partitioner_notice();
+            notices.retain(|n| Some(n) != unset.as_ref());
+        }
+        notices
+    }
+}
+
+/// The application's part in a producer, and its construction.
+impl ProducerBuilder {
     /// Adds an interceptor, which runs after those added before (KIP-42).
     pub fn interceptor(mut self, interceptor: impl Interceptor + 'static) -> Self {
         self.interceptors.push(Box::new(interceptor));
@@ -225,11 +291,11 @@ impl ProducerBuilder {
     /// use std::future::ready;
     /// use std::time::{Duration, SystemTime};
     ///
-    /// use ottla::{OAuthBearerToken, Producer};
+    /// use ottla::{OAuthBearerToken, Producer, SaslMechanism, SecurityProtocol};
     ///
     /// let builder = Producer::builder()
-    ///     .set("security.protocol", "SASL_SSL")
-    ///     .set("sasl.mechanism", "OAUTHBEARER")
+    ///     .security_protocol(SecurityProtocol::SaslSsl)
+    ///     .sasl_mechanism(SaslMechanism::OAuthBearer)
     ///     .token_provider(|| {
     ///         let expiry = SystemTime::now() + Duration::from_secs(3600);
     ///         ready(Ok(OAuthBearerToken::new("header.payload.signature", expiry)))
@@ -252,11 +318,17 @@ impl ProducerBuilder {
     /// # Errors
     /// [`ErrorKind::Config`]: a setting is invalid or unsupported; the message names it.
     /// [`ErrorKind::Internal`]: the operating system provides no poll or no thread.
-    pub fn build(mut self) -> Result<Producer, Error> {
-        for warning in self.properties.warnings() {
-            tracing::info!("{warning}");
+    pub fn build(self) -> Result<Producer, Error> {
+        let config = self.config_with_client_id()?;
+        // Keys that move to other partitions may break the application; the rest has no effect.
+        let severe = self.properties.partitioner_notice();
+        for notice in self.notices() {
+            if Some(&notice) == severe.as_ref() {
+                tracing::warn!("{notice}");
+            } else {
+                tracing::info!("{notice}");
+            }
         }
-        let config = self.config()?;
         let env = Arc::new(RealEnv::new());
         let io = RealIo::new(config.network).map_err(|e| os_error("cannot create a poll", &e))?;
         let thread_name = format!("ottla-{}", config.client.client_id);
@@ -323,12 +395,9 @@ impl ProducerBuilder {
         Ok((Arc::new(inner), sender))
     }
 
-    /// Returns the checked configuration of the producer to build, or the first error.
-    pub(crate) fn config(&mut self) -> Result<ProducerConfig, Error> {
-        if let Some(e) = self.error.take() {
-            return Err(e);
-        }
-        let mut config = ProducerConfig::new(&self.properties)?;
+    /// Returns the checked configuration of the producer to build, which has a client id.
+    pub(crate) fn config_with_client_id(&self) -> Result<ProducerConfig, Error> {
+        let mut config = self.build_config()?;
         if config.client.client_id.is_empty() {
             let number = CLIENT_ID_SEQUENCE.fetch_add(1, Ordering::Relaxed) + 1;
             config.client.client_id = format!("producer-{number}");
@@ -363,3 +432,6 @@ fn connection_security(
     }
     Ok(security)
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ use std::time::Duration;
 use crate::accumulator::partition::Partition;
 use crate::accumulator::topics::TopicInfo;
 use crate::client::Health;
+use crate::config::ProducerConfig;
 use crate::error::Error;
 use crate::metrics::{Metric, Sensor, Totals};
 use crate::time::Tick;
@@ -197,6 +198,11 @@ impl Producer {
     /// Returns the free bytes of `buffer.memory`.
     pub fn available_memory(&self) -> u64 {
         self.inner.accumulator.pool.available_memory()
+    }
+
+    /// Returns the producer's settings.
+    pub fn config(&self) -> &ProducerConfig {
+        &self.inner.config
     }
 
     /// Returns totals since the producer was built.

@@ -62,10 +62,10 @@ impl std::fmt::Debug for SimSender {
 /// # Errors
 /// The errors of [`ProducerBuilder::build`].
 pub fn build(
-    mut builder: ProducerBuilder,
+    builder: ProducerBuilder,
     machine: &SimMachine,
 ) -> Result<(Producer, SimSender), Error> {
-    let config = builder.config()?;
+    let config = builder.config_with_client_id()?;
     let (inner, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone())?;
     Ok((Producer::from_inner(inner), SimSender(sender)))
 }
