@@ -1,4 +1,4 @@
-//! Sends the same records with each codec to Kafka 2.8 to 4.3, and checks the Produce version used.
+//! Sends the same records with each codec to Kafka 2.8 to 4.4, and checks the Produce version used.
 //!
 //! Without a JDK and Maven the test prints that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
@@ -53,12 +53,13 @@ struct BrokerVersion {
 }
 
 /// Produce 13 identifies topics by id, earlier versions by name (KIP-516).
-const BROKER_VERSIONS: [BrokerVersion; 5] = [
+const BROKER_VERSIONS: [BrokerVersion; 6] = [
     BrokerVersion { kafka: "2.8.2", produce: 9 },
     BrokerVersion { kafka: "3.3.2", produce: 9 },
     BrokerVersion { kafka: "3.9.1", produce: 11 },
     BrokerVersion { kafka: "4.0.0", produce: 12 },
     BrokerVersion { kafka: "4.3.1", produce: 13 },
+    BrokerVersion { kafka: "4.4.0", produce: 13 },
 ];
 
 #[test]
@@ -90,7 +91,7 @@ fn each_kafka_version_stores_all_records_once() {
             .collect();
         print_line(&format!("Kafka {version}: {}", list.join(", ")));
         assert_eq!(request_versions["Produce"], BTreeSet::from([produce]), "{version}");
-        if version == "4.3.1" {
+        if version == "4.4.0" {
             check_zstd_levels(&jars, &kafka);
         }
     }

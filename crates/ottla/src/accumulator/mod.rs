@@ -40,6 +40,8 @@ pub(crate) struct RecordAccumulator {
     pub(crate) topics: TopicInfoMap,
     pub(crate) caller_context: Arc<CallerContext>,
     pub(crate) listeners: Arc<DeliveryListeners>,
+    /// The lifecycle of `caller_context`: an append reads it here, one indirection nearer.
+    lifecycle: Arc<LifecycleCell>,
     last_batch_number: AtomicU64,
     /// A reference to itself, for jobs that outlive a call.
     weak_self: Weak<RecordAccumulator>,
@@ -72,6 +74,7 @@ impl RecordAccumulator {
             ),
             settings,
             topics: TopicInfoMap::default(),
+            lifecycle: caller_context.lifecycle.clone(),
             caller_context,
             listeners,
             last_batch_number: AtomicU64::new(0),
@@ -80,7 +83,7 @@ impl RecordAccumulator {
     }
 
     pub(crate) fn lifecycle(&self) -> &LifecycleCell {
-        &self.caller_context.lifecycle
+        &self.lifecycle
     }
 
     /// Changes the lifecycle, and does all that callers notice of it. Returns whether it changed.

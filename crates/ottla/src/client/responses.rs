@@ -19,7 +19,7 @@ use crate::network::io::{ChannelKey, Io};
 use crate::time::Tick;
 
 /// The ApiVersions version that the client tries first.
-pub(super) const INITIAL_API_VERSIONS_VERSION: i16 = 4;
+pub(super) const INITIAL_API_VERSIONS_VERSION: i16 = 5;
 
 /// The first Metadata version with reliable leader epochs (CASES MD4).
 const FIRST_VERSION_WITH_RELIABLE_LEADER_EPOCHS: i16 = 9;
@@ -131,6 +131,12 @@ impl<I: Io> NetworkClient<I> {
             let supported = response.api_keys.iter().find(|k| k.api_key == ApiKey::API_VERSIONS.0);
             let next = supported.map_or(0, |k| k.max_version.clamp(0, version - 1));
             return self.send_api_versions_request(node, next, now);
+        }
+        if code == ErrorCode::REBOOTSTRAP_REQUIRED {
+            // The address that the client knows now leads to another node or cluster.
+            let reason = "REBOOTSTRAP_REQUIRED: the address belongs to another broker now";
+            self.fail_connection(node, reason, now);
+            return self.rebootstrap(now);
         }
         if !code.is_none() {
             return self.fail_connection(node, &format!("ApiVersions failed: {code}"), now);

@@ -50,13 +50,21 @@ impl<I: Io> NetworkClient<I> {
         self.selector.send(channel, request.frame, now);
     }
 
+    /// Asks a node for its API versions.
+    ///
+    /// From version 5 on (Kafka 4.4) the request names the cluster and the node that the client
+    /// expects, so that a broker that has got another's address says so. A bootstrap server may be
+    /// any node.
     pub(super) fn send_api_versions_request(&mut self, node: i32, version: i16, now: Tick) {
+        let cluster_id = self.metadata.cluster.id.as_deref().map(str::to_owned);
         let request = ApiVersionsRequest {
             client_software_name: "ottla".into(),
             client_software_version: env!("CARGO_PKG_VERSION").into(),
+            cluster_id: cluster_id.filter(|_| node >= 0),
+            node_id: node.max(-1),
             ..Default::default()
         };
-        // The name and the version are constants that always fit.
+        // The name, the version and the id, which came from a broker, always fit.
         let _ = self.send_request(node, &request, version, RequestKind::ApiVersions(version), now);
     }
 }

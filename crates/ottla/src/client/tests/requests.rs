@@ -8,7 +8,7 @@ fn api_versions_comes_first_and_falls_back_to_the_version_the_broker_names() {
     for (named, second) in [(true, 2), (false, 0)] {
         let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
         let mut handler = |r: &ReceivedRequest| match r.api {
-            ApiKey::API_VERSIONS if r.version == 4 => {
+            ApiKey::API_VERSIONS if r.version == 5 => {
                 let key = ApiVersion {
                     api_key: ApiKey::API_VERSIONS.0,
                     min_version: 0,
@@ -25,7 +25,7 @@ fn api_versions_comes_first_and_falls_back_to_the_version_the_broker_names() {
             _ => healthy_broker(&[1])(r),
         };
         f.run_until(&mut handler, ClientFixture::has_metadata);
-        assert_eq!(f.received_versions(ApiKey::API_VERSIONS), [4, second]);
+        assert_eq!(f.received_versions(ApiKey::API_VERSIONS), [5, second]);
         assert_eq!(f.requests[0].api, ApiKey::API_VERSIONS);
     }
     // Any other error closes the connection, and the next attempt backs off.

@@ -58,7 +58,7 @@ fn authentication_comes_first_and_uses_the_reserved_correlation_ids() {
             (ApiKey::API_VERSIONS, 0),
             (ApiKey::SASL_HANDSHAKE, 1),
             (ApiKey::SASL_AUTHENTICATE, 2),
-            (ApiKey::API_VERSIONS, 4),
+            (ApiKey::API_VERSIONS, 5),
             (ApiKey::METADATA, 13),
         ]
     );

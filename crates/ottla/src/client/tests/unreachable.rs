@@ -45,6 +45,26 @@ fn rebootstrap_required_takes_effect_at_once() {
     assert!(f.now().since(now) < ms(1000));
 }
 
+// CASES: NC14.
+#[test]
+fn address_of_another_broker_makes_the_client_rebootstrap() {
+    let mut f = ready_fixture(&[2]);
+    f.machine.reset_server(broker_address(2));
+    let now = f.now();
+    f.client.request_metadata(now);
+    let mut handler = |r: &ReceivedRequest| match r.api {
+        ApiKey::API_VERSIONS if r.broker == broker_address(2) => {
+            let error_code = ErrorCode::REBOOTSTRAP_REQUIRED.0;
+            Some(r.encode_response(&ApiVersionsResponse { error_code, ..Default::default() }))
+        }
+        _ => healthy_broker(&[3])(r),
+    };
+    f.run_until(&mut handler, |f| f.client.cluster().nodes.contains_key(&3));
+    assert!(f.now().since(now) < ms(1000));
+    let first = f.requests.iter().find(|r| r.api == ApiKey::API_VERSIONS).unwrap();
+    assert_eq!(first.version, 5, "the highest version first");
+}
+
 // CASES: NC14, LR17.
 #[test]
 fn unreachable_cluster_makes_the_client_rebootstrap_after_a_few_attempts() {
