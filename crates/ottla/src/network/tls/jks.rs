@@ -119,7 +119,7 @@ impl<'b> JksReader<'b> {
                 _ => return None,
             }
         }
-        Some(store)
+        (self.remaining.len() == DIGEST_LEN).then_some(store)
     }
 
     fn read_certificate(&mut self, version: u32) -> Option<Vec<u8>> {

@@ -348,7 +348,8 @@ fn load_key_entries(
             let store = jks::parse(&bytes, store_password)
                 .map_err(|e| source.store_error(e, passwords.store, ""))?;
             let entry = |key: &jks::JksKey| {
-                let der = decrypt_store_key(&source, passwords, |password| key.decrypt(password))?;
+                let der =
+                    decrypt_store_key(&source, passwords, true, |password| key.decrypt(password))?;
                 Ok(key_entry(der, key.certificates.clone()))
             };
             store.keys.iter().map(entry).collect()
@@ -357,7 +358,10 @@ fn load_key_entries(
             let store = pkcs12::parse(&bytes, store_password.unwrap_or_default())
                 .map_err(|e| source.store_error(e, passwords.store, &source.pkcs12_conversion()))?;
             let entry = |key: &pkcs12::Pkcs12Key| {
-                let der = decrypt_store_key(&source, passwords, |password| key.decrypt(password))?;
+                let der =
+                    decrypt_store_key(&source, passwords, store.is_password_checked, |password| {
+                        key.decrypt(password)
+                    })?;
                 Ok(key_entry(der, store.chain_of(key)))
             };
             store.keys.iter().map(entry).collect()
@@ -371,11 +375,12 @@ fn key_entry(der: Zeroizing<Vec<u8>>, certificates: Vec<Vec<u8>>) -> KeyEntry {
     KeyEntry { key, certificates: certificates.into_iter().map(CertificateDer::from).collect() }
 }
 
-/// Decrypts a key of a store, whose own password has been checked, with the first password that
-/// fits.
+/// Decrypts a key of a store with the first password that fits. `is_checked`: the store's own
+/// password is known to be right.
 fn decrypt_store_key(
     source: &Source,
     passwords: Passwords<'_>,
+    is_checked: bool,
     decrypt: impl Fn(&str) -> Result<Zeroizing<Vec<u8>>, StoreError>,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     for password in passwords.for_key().chain([""]) {
@@ -386,7 +391,8 @@ fn decrypt_store_key(
         }
     }
     Err(source.error(match (passwords.key, passwords.store) {
-        (Some(_), _) => "the password of the key is wrong; check ssl.key.password",
+        (Some(_), _) => "the key's password is wrong; check ssl.key.password",
+        (None, Some(_)) if !is_checked => "the password is wrong; check ssl.keystore.password",
         (None, Some(_)) => {
             "the key has another password than the store; set ssl.key.password to the key's \
              password"

@@ -14,6 +14,8 @@ use super::decryption::{MAX_ITERATIONS, StoreError, algorithm_name, decrypt, pkc
 pub(super) struct Pkcs12Store {
     pub(super) keys: Vec<Pkcs12Key>,
     pub(super) certificates: Vec<Pkcs12Certificate>,
+    /// Whether something besides the keys needed the password, so that it is known to be right.
+    pub(super) is_password_checked: bool,
 }
 
 /// A key: PKCS#8, or an `EncryptedPrivateKeyInfo`.
@@ -59,13 +61,14 @@ pub(super) fn parse(bytes: &[u8], password: &str) -> Result<Pkcs12Store, StoreEr
     if let Some(mac) = mac.first() {
         verify_mac(mac, &content, password)?;
     }
-    let mut store = Pkcs12Store::default();
+    let mut store = Pkcs12Store { is_password_checked: !mac.is_empty(), ..Pkcs12Store::default() };
     for content_info in Element::parse(&content).ok_or(DAMAGED)?.children() {
         let contents = read_content_info(&content_info, password).map_err(|e| match e {
             // The integrity check has passed, so the password is right.
             StoreError::WrongPassword if !mac.is_empty() => DAMAGED,
             e => e,
         })?;
+        store.is_password_checked |= is_encrypted(&content_info);
         let bags = Element::parse(&contents).ok_or(DAMAGED)?;
         store.read_bags(bags.children())?;
     }
@@ -91,6 +94,10 @@ fn split_content_info<'b>(info: &Element<'b>) -> Result<(String, Element<'b>), S
     let [kind, content] = &fields[..] else { return Err(DAMAGED) };
     let content = content.children().next().ok_or(DAMAGED)?;
     Ok((kind.oid().ok_or(DAMAGED)?, content))
+}
+
+fn is_encrypted(content_info: &Element<'_>) -> bool {
+    split_content_info(content_info).is_ok_and(|(kind, _)| kind == CONTENT_ENCRYPTED)
 }
 
 fn read_content_info(

@@ -1,9 +1,13 @@
 //! Tests of TLS sessions over simulated connections, with rustls's server as the broker.
 
+mod certificates;
+mod matrix;
 mod stores;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,8 +1,5 @@
 //! Tests of trust stores and key stores: formats, passwords, damaged files and reloading.
 
-use std::fs;
-use std::path::Path;
-
 use super::*;
 
 fn write_store(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) -> SecurityStore {
@@ -11,7 +8,7 @@ fn write_store(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) -> SecurityStore
     SecurityStore::File { path: path.display().to_string(), password: None, key_path: None }
 }
 
-fn with_password(store: SecurityStore, password: &str) -> SecurityStore {
+pub(super) fn with_password(store: SecurityStore, password: &str) -> SecurityStore {
     let SecurityStore::File { path, key_path, .. } = store else { panic!() };
     SecurityStore::File { path, key_path, password: Some(Secret::new(password)) }
 }
@@ -23,7 +20,7 @@ fn read_fixture(name: &str) -> Vec<u8> {
 }
 
 /// Returns the error text of a connector with these settings; empty if there is no error.
-fn connector_error(settings: TlsSettings) -> String {
+pub(super) fn connector_error(settings: TlsSettings) -> String {
     new_connector(settings).err().map_or(String::new(), |e| e.to_string())
 }
 

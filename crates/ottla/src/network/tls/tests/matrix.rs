@@ -1,0 +1,301 @@
+//! The matrix of formats and tools in docs/SECURITY.md: stores and keys that openssl and keytool
+//! wrote. The files are checked in; where both programs are installed, the test also writes new
+//! ones and reads those.
+
+use std::process::{Command, Stdio};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use super::stores::{connector_error, with_password};
+use super::*;
+
+/// A key store, or a key with the certificate beside it.
+struct KeyCase {
+    file: &'static str,
+    /// `None` if the client's certificate is in the same file.
+    certificate: Option<&'static str>,
+    /// The passwords of the store and of the key.
+    passwords: (Option<&'static str>, Option<&'static str>),
+    /// Parts of the error; empty if the file works.
+    error: &'static [&'static str],
+}
+
+const CHANGEIT: Option<&str> = Some("changeit");
+const NO_PASSWORD: (Option<&str>, Option<&str>) = (None, None);
+
+/// A store with both.
+const fn store(file: &'static str, error: &'static [&'static str]) -> KeyCase {
+    KeyCase { file, certificate: None, passwords: (CHANGEIT, None), error }
+}
+
+/// A key with a password, for the certificate client.pem.
+const fn key(file: &'static str, error: &'static [&'static str]) -> KeyCase {
+    KeyCase { file, certificate: Some("client.pem"), passwords: (None, CHANGEIT), error }
+}
+
+const KEY_CASES: &[KeyCase] = &[
+    key("pkcs8.key", &[]),
+    key("pkcs8.der", &[]),
+    key("sec1.key", &[]),
+    key("sec1.der", &[]),
+    KeyCase { certificate: Some("client.der"), ..key("pkcs8.der", &[]) },
+    KeyCase { certificate: Some("trusted.pem"), ..key("pkcs8.key", &[]) },
+    // Only the broker has to accept version 1.
+    KeyCase { certificate: Some("client-v1.pem"), ..key("pkcs8.key", &[]) },
+    KeyCase {
+        certificate: Some("ca.pem"),
+        ..key("pkcs8.key", &["do not belong together", "CN=ca"])
+    },
+    key("v1-MD5-DES.key", &[]),
+    key("v1-SHA1-DES.key", &[]),
+    key("v1-MD5-RC2-64.key", &[]),
+    key("v1-SHA1-RC2-64.key", &[]),
+    key("v1-SHA1-3DES.key", &[]),
+    key("v1-SHA1-2DES.key", &[]),
+    key("v1-SHA1-RC2-128.key", &[]),
+    key("v1-SHA1-RC2-40.key", &[]),
+    key("v1-SHA1-RC4-128.key", &["PBE-SHA1-RC4-128", "openssl pkcs8 -topk8"]),
+    key("v2-3DES.key", &[]),
+    key("v2-DES.key", &[]),
+    key("v2-RC2.key", &["RC2-CBC", "openssl pkcs8 -topk8"]),
+    key("v2-CAMELLIA.key", &["CAMELLIA-256-CBC", "openssl pkcs8 -topk8"]),
+    key("v2-AES-SHA1.key", &[]),
+    key("v2-AES128-SHA512.key", &[]),
+    key("v2-AES192.key", &[]),
+    key("v2-scrypt.key", &[]),
+    key("encrypted.der", &[]),
+    key("traditional-des.key", &[]),
+    key("traditional-des3.key", &[]),
+    key("traditional-aes128.key", &[]),
+    key("traditional-aes192.key", &[]),
+    key("traditional-aes256.key", &[]),
+    key("traditional-camellia128.key", &["CAMELLIA-128-CBC", "openssl pkcs8 -topk8"]),
+    key("openssh.key", &["OpenSSH", "ssh-keygen -p -m PKCS8"]),
+    key("client.pem", &["no key"]),
+    key("client.der", &["it is a certificate"]),
+    key("default.p12", &["set it as ssl.keystore.location"]),
+    store("default.p12", &[]),
+    store("RC2-40.p12", &[]),
+    store("RC2-128.p12", &[]),
+    store("3DES.p12", &[]),
+    store("2DES.p12", &[]),
+    store("SHA512.p12", &[]),
+    store("plain.p12", &[]),
+    store("nomac.p12", &[]),
+    store("RC4.p12", &["PBE-SHA1-RC4-128", "openssl pkcs12"]),
+    store("CAMELLIA.p12", &["CAMELLIA-256-CBC", "openssl pkcs12"]),
+    KeyCase { passwords: NO_PASSWORD, ..store("no-password.p12", &[]) },
+    store("java.p12", &[]),
+    store("java.jks", &[]),
+    // Java writes EC keys without their public key.
+    store("genkey-ec.jks", &[]),
+    store("genkey-ec.pkcs12", &[]),
+    KeyCase { passwords: (CHANGEIT, Some("keypassword")), ..store("java-key-password.jks", &[]) },
+    KeyCase { passwords: (None, Some("keypassword")), ..store("java-key-password.jks", &[]) },
+    store("java-key-password.jks", &["another password than the store", "ssl.key.password"]),
+    store("java.jceks", &["JCEKS", "keytool -importkeystore"]),
+    store("trust-java.jks", &["contains no key"]),
+    store("certificates.p7b", &["PKCS#7", "openssl pkcs7 -print_certs"]),
+    store("client.pem", &["no private key", "ssl.key.location"]),
+    store("pkcs8.der", &["private key", "ssl.key.location"]),
+    store("P-384.key", &[]),
+    store("ED25519.key", &[]),
+    store("P-521.key", &["P-521", "tls-aws-lc-rs"]),
+    store("RSA-1024.key", &["RSA key of 1024 bits", "openssl req"]),
+    store("secp256k1.key", &["secp256k1", "openssl req"]),
+    store("brainpoolP256r1.key", &["brainpoolP256r1", "openssl req"]),
+    store("explicit.key", &["explicit curve parameters", "named_curve"]),
+    store("ED448.key", &["Ed448", "openssl req"]),
+    store("DSA.key", &["DSA", "RSA key of 2048"]),
+];
+
+/// Trust stores with the password "changeit", and parts of the error.
+const TRUST_CASES: &[(&str, &[&str])] = &[
+    ("ca.pem", &[]),
+    ("client.der", &[]),
+    ("trusted.pem", &[]),
+    ("trust-openssl.p12", &[]),
+    ("trust-java.pkcs12", &[]),
+    ("trust-java.jks", &[]),
+    ("java.p12", &[]),
+    ("java-key-password.jks", &[]),
+    ("trust-java.jceks", &["JCEKS", "keytool -importkeystore"]),
+    ("certificates.p7b", &["PKCS#7", "openssl pkcs7 -print_certs"]),
+    ("certificates-der.p7b", &["PKCS#7", "-inform DER"]),
+    ("pkcs8.key", &["no certificate", "PRIVATE KEY"]),
+];
+
+pub(super) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/network/tls/fixtures/matrix")
+}
+
+fn file_store(path: &Path, key_path: Option<&Path>) -> SecurityStore {
+    let text = |path: &Path| path.display().to_string();
+    SecurityStore::File { path: text(path), password: None, key_path: key_path.map(text) }
+}
+
+/// Returns the error of a key store; empty if it works.
+fn key_error(dir: &Path, case: &KeyCase, wrong_password: Option<&str>) -> String {
+    let ca = create_authority("A");
+    let file = dir.join(case.file);
+    let store = match case.certificate {
+        Some(certificate) => file_store(&dir.join(certificate), Some(&file)),
+        None => file_store(&file, None),
+    };
+    let (store_password, key_password) = match wrong_password {
+        Some(wrong) => (case.passwords.0.map(|_| wrong), case.passwords.1.map(|_| wrong)),
+        None => case.passwords,
+    };
+    let store = match store_password {
+        Some(password) => with_password(store, password),
+        None => store,
+    };
+    connector_error(TlsSettings {
+        key_store: Some(store),
+        key_password: key_password.map(Secret::new),
+        ..tls_settings(&ca)
+    })
+}
+
+fn trust_error(dir: &Path, file: &str, password: &str) -> String {
+    let store = with_password(file_store(&dir.join(file), None), password);
+    let trust_store = Some(store);
+    connector_error(TlsSettings { trust_store, ..tls_settings(&create_authority("A")) })
+}
+
+fn check(file: &str, error: &str, expected: &[&str]) {
+    assert!(expected.is_empty() == error.is_empty(), "{file}: {error:?}, not {expected:?}");
+    for part in expected {
+        assert!(error.contains(part), "{file}: {part:?} is not in: {error}");
+    }
+    assert!(!error.contains("changeit"), "{file}: {error}");
+    let blames_password = error.contains("password is wrong");
+    assert!(!blames_password, "{file}: the password is right, but: {error}");
+}
+
+/// Reads every file of a directory that `generate.sh` wrote.
+fn check_directory(dir: &Path) {
+    for case in KEY_CASES {
+        check(case.file, &key_error(dir, case, None), case.error);
+    }
+    for (file, expected) in TRUST_CASES {
+        check(file, &trust_error(dir, file, "changeit"), expected);
+    }
+}
+
+// CASES: TL3.
+#[test]
+fn stores_and_keys_of_every_tool_work_or_the_error_has_the_conversion() {
+    check_directory(&fixtures());
+}
+
+// CASES: TL3.
+#[test]
+fn stores_and_keys_that_openssl_and_keytool_write_now_work_too() {
+    let is_missing = |program: &&&str| {
+        let mut command = Command::new(**program);
+        command.arg("-help").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_err()
+    };
+    if let Some(program) = ["bash", "openssl", "keytool", "ssh-keygen"].iter().find(is_missing) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: generating stores needs {program}; the checked-in ones are tested"
+        );
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = fixtures().join("generate.sh");
+    let output = Command::new("bash").arg(script).arg(dir.path()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "generate.sh: {error}");
+    check_directory(dir.path());
+}
+
+/// Encrypted files report a wrong password, each with the setting; one that is not supported
+/// anyway may report its algorithm.
+// CASES: TL3.
+#[test]
+fn wrong_password_is_reported_as_one_with_its_setting() {
+    let dir = fixtures();
+    let mut encrypted = 0;
+    for case in KEY_CASES.iter().filter(|case| case.error.is_empty()) {
+        let e = key_error(&dir, case, Some("hunter2"));
+        let is_plain = case.file.starts_with("pkcs8") || case.file.starts_with("sec1");
+        if is_plain || case.file.starts_with("P-") || case.file.starts_with("ED") {
+            assert_eq!(e, "", "{}", case.file);
+        } else if case.passwords != NO_PASSWORD {
+            encrypted += 1;
+            let setting = if case.certificate.is_none() { "ssl.key" } else { "ssl.key.password" };
+            assert!(e.contains("password is wrong") && e.contains(setting), "{}: {e}", case.file);
+            assert!(!e.contains("hunter2"), "{e}");
+        }
+    }
+    assert!(encrypted > 25, "only {encrypted} files were tried");
+    for file in ["trust-openssl.p12", "trust-java.pkcs12", "trust-java.jks"] {
+        let e = trust_error(&dir, file, "hunter2");
+        assert!(e.contains("password is wrong; check ssl.truststore.password"), "{file}: {e}");
+    }
+}
+
+/// Truncated and altered files never panic, and never load a key that is not the certificate's.
+#[test]
+fn damaged_stores_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    for case in KEY_CASES.iter().filter(|c| c.certificate.is_none() && c.error.is_empty()) {
+        let bytes = fs::read(fixtures().join(case.file)).unwrap();
+        for len in (0..bytes.len()).step_by(41) {
+            fs::write(dir.path().join(case.file), &bytes[..len]).unwrap();
+            let e = key_error(dir.path(), case, None);
+            assert!(!e.is_empty(), "{} with {len} bytes", case.file);
+        }
+    }
+}
+
+// CASES: TL3.
+#[test]
+fn pem_texts_of_editors_shells_and_settings_work() {
+    let ca = create_authority("A");
+    let dir = tempfile::tempdir().unwrap();
+    let read = |file| fs::read_to_string(fixtures().join(file)).unwrap();
+    let bundle = format!("{}{}{}", read("ca.pem"), read("client.pem"), read("v1-SHA1-3DES.key"));
+    let crlf = bundle.replace('\n', "\r\n");
+    let utf16: Vec<u8> =
+        "\u{feff}".encode_utf16().chain(crlf.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let attributes = "Bag Attributes\n    friendlyName: a-----b\nKey Attributes: <No Attributes>\n";
+    for bytes in [
+        format!("\u{feff}{crlf}").into_bytes(),
+        utf16,
+        bundle.replace("-----BEGIN", &format!("{attributes}-----BEGIN")).into_bytes(),
+        bundle.replace('\n', "\\n").into_bytes(),
+        bundle.replace('\n', "\\r\\n").into_bytes(),
+        bundle.replace('\n', " ").into_bytes(),
+        bundle.replace('\n', " \\\n  ").into_bytes(),
+        read("traditional-aes256.key")
+            .replace('\n', "\\n")
+            .into_bytes()
+            .into_iter()
+            .chain(read("client.pem").into_bytes())
+            .collect(),
+    ] {
+        fs::write(dir.path().join("bundle.pem"), &bytes).unwrap();
+        let case = KeyCase { passwords: (None, CHANGEIT), ..store("bundle.pem", &[]) };
+        let e = key_error(dir.path(), &case, None);
+        assert_eq!(e, "", "{}", String::from_utf8_lossy(&bytes));
+    }
+    let inline = SecurityStore::Inline {
+        certificates: Secret::new(read("client.pem").replace('\n', "\\n")),
+        key: Some(Secret::new(read("traditional-des3.key").replace('\n', " "))),
+    };
+    let key_password = Some(Secret::new("changeit"));
+    let settings = TlsSettings { key_store: Some(inline), key_password, ..tls_settings(&ca) };
+    assert_eq!(connector_error(settings), "");
+    let base64 = BASE64_STANDARD.encode(read("ca.pem"));
+    fs::write(dir.path().join("secret"), base64).unwrap();
+    let e = trust_error(dir.path(), "secret", "changeit");
+    assert!(e.contains("base64 -d"), "{e}");
+    fs::write(dir.path().join("bks"), [0, 0, 0, 2, 0, 0, 0, 20, 1, 2, 3]).unwrap();
+    let e = trust_error(dir.path(), "bks", "changeit");
+    assert!(e.contains("BKS") && e.contains("BouncyCastleProvider"), "{e}");
+}
