@@ -71,7 +71,8 @@ fn explain_alert(alert: Alert) -> TlsDiagnosis {
         Alert::ProtocolVersion | Alert::InsufficientSecurity | Alert::HandshakeFailure => {
             TlsDiagnosis::rejection(format!(
                 "{prefix}: client and broker share no TLS version, cipher suite or key type; check \
-                 ssl.enabled.protocols, ssl.cipher.suites and ssl.keystore.location"
+                 ssl.enabled.protocols, ssl.cipher.suites and ssl.keystore.location. The broker's \
+                 certificate needs {SUPPORTED_KEYS}"
             ))
         }
         Alert::UnrecognisedName => TlsDiagnosis::rejection(format!(
@@ -171,6 +172,20 @@ fn explain_unusual(certificate: &str, c: &X509Certificate<'_>, e: &CertificateEr
             "{certificate} was issued by an authority whose certificate has X.509 version 1; add \
              that authority to ssl.truststore.location, or issue its certificate again with \
              version 3 (openssl x509 -req -extfile FILE, with basicConstraints=CA:TRUE in FILE)"
+        );
+    }
+    if details.contains("UnsupportedSignatureAlgorithm") {
+        return format!(
+            "the signature of {certificate}, or of an issuer's certificate, has an algorithm that \
+             this client does not support ({algorithm}); the issuers need {SUPPORTED_KEYS}, and \
+             SHA-256 or better"
+        );
+    }
+    if details.contains("UnsupportedCriticalExtension") {
+        return format!(
+            "{certificate} has a critical extension that this client does not know; issue it again \
+             without it, or add the certificate to ssl.truststore.location with an empty \
+             ssl.endpoint.identification.algorithm"
         );
     }
     if c.is_ca() {

@@ -124,12 +124,19 @@ impl Source {
     /// The command that converts a PKCS#12 file to PEM.
     fn pkcs12_conversion(&self) -> String {
         let path = &self.path;
-        format!("openssl pkcs12 -legacy -in {path} -out {path}.pem, then use {path}.pem")
+        format!(
+            "openssl pkcs12 -legacy -in {path} -out {path}.pem (before OpenSSL 3 without -legacy), \
+             then use {path}.pem"
+        )
     }
 
     /// The command that encrypts a key with a supported cipher.
     fn key_conversion(&self) -> String {
-        format!("openssl pkcs8 -topk8 -v2 aes-256-cbc -in {0} -out {0}.pk8", self.path)
+        format!(
+            "openssl pkcs8 -topk8 -v2 aes-256-cbc -in {0} -out {0}.pk8 (for old ciphers, OpenSSL 3 \
+             needs -provider legacy -provider default)",
+            self.path
+        )
     }
 
     fn unsupported_format(&self, format: StoreFormat) -> Error {

@@ -253,6 +253,35 @@ fn damaged_stores_are_errors() {
     }
 }
 
+/// Encodes with an indefinite length, as BER permits.
+fn indefinite(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    [&[tag, 0x80], parts.concat().as_slice(), &[0, 0]].concat()
+}
+
+/// Some exporters write PKCS#12 in BER, with split octet strings.
+// CASES: TL3.
+#[test]
+fn pkcs12_in_ber_works() {
+    use crate::network::tls::asn1::Element;
+    let bytes = fs::read(fixtures().join("default.p12")).unwrap();
+    let fields = Element::parse(&bytes).unwrap().fields();
+    let [version, auth_safe, mac] = &fields[..] else { panic!() };
+    let auth_safe = auth_safe.fields();
+    let content = auth_safe[1].children().next().unwrap().octets();
+    let chunks: Vec<Vec<u8>> =
+        content.chunks(100).map(|c| [&[4, c.len() as u8], c].concat()).collect();
+    let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+    let octets = indefinite(0x24, &chunks);
+    let content = indefinite(0xa0, &[&octets]);
+    let auth_safe = indefinite(0x30, &[auth_safe[0].raw(), &content]);
+    let ber = indefinite(0x30, &[version.raw(), &auth_safe, mac.raw()]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("ber.p12"), ber).unwrap();
+    assert_eq!(key_error(dir.path(), &store("ber.p12", &[]), None), "");
+    let wrong = key_error(dir.path(), &store("ber.p12", &[]), Some("hunter2"));
+    assert!(wrong.contains("password is wrong"), "{wrong}");
+}
+
 // CASES: TL3.
 #[test]
 fn pem_texts_of_editors_shells_and_settings_work() {
