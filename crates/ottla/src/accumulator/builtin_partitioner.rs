@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use ottla_protocol::murmur2::partition_for_key;
 
 use super::append_only_vec::AppendOnlyVec;
+use super::key_hash::key_hash;
 use super::partition::Partition;
 use super::topics::TopicInfo;
 use crate::cluster::Cluster;
@@ -230,8 +231,36 @@ pub(crate) fn choose_partition(
             let count = (partition_count as u32).max(1);
             Ok(PartitionChoice::Fixed(partition_for_key(key, count) as usize))
         }
-        _ => Ok(PartitionChoice::Sticky(sticky_partition(topic, partition_count, random))),
+        (PartitioningStrategy::Default | PartitioningStrategy::UniformSticky, _) => {
+            Ok(PartitionChoice::Sticky(sticky_partition(topic, partition_count, random)))
+        }
+        _ => Ok(choose_as_librdkafka(topic, partition_count, key, partitioning, random)),
     }
+}
+
+/// Returns the partition of a record by one of librdkafka's strategies. Where librdkafka chooses a
+/// partition for some milliseconds (`sticky.partitioning.linger.ms`), this is the sticky partition.
+fn choose_as_librdkafka(
+    topic: &TopicInfo,
+    partition_count: usize,
+    key: Option<&[u8]>,
+    strategy: PartitioningStrategy,
+    random: impl FnOnce() -> u64,
+) -> PartitionChoice {
+    // The topic of a handle has no partition before its first metadata.
+    let count = (partition_count as u32).max(1);
+    if let Some(hash) = key_hash(strategy, key) {
+        return PartitionChoice::Fixed((hash % count) as usize);
+    }
+    if strategy != PartitioningStrategy::Random || key.is_none() {
+        return PartitionChoice::Sticky(sticky_partition(topic, partition_count, random));
+    }
+    // A partition without a leader is drawn again, once.
+    let random = random();
+    let draws = [random as u32 % count, (random >> 32) as u32 % count];
+    let has_leader =
+        |p: u32| topic.partitions.get(p as usize).is_some_and(|p| p.leader.load(Relaxed) != -1);
+    PartitionChoice::Fixed(if has_leader(draws[0]) { draws[0] } else { draws[1] } as usize)
 }
 
 pub(crate) fn unknown_partition_error(topic: &str, p: i32, partition_count: usize) -> Error {

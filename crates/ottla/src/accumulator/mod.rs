@@ -9,6 +9,7 @@ pub(crate) mod batch;
 pub(crate) mod buffer_pool;
 pub(crate) mod partition;
 pub(crate) mod builtin_partitioner;
+mod key_hash;
 pub(crate) mod append_only_vec;
 pub(crate) mod batch_size_estimator;
 pub(crate) mod topics;

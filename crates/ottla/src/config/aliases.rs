@@ -48,7 +48,6 @@ const ALIASES: &[(&str, AliasTarget)] = &[
     ("batch.num.messages", Ignored),
     ("topic.metadata.refresh.fast.interval.ms", Ignored),
     ("topic.metadata.refresh.sparse", Ignored),
-    ("socket.keepalive.enable", Ignored),
     ("socket.nagle.disable", Ignored),
     ("broker.address.family", Ignored),
     ("broker.address.ttl", Ignored),

@@ -143,6 +143,9 @@ pub struct NetworkSettings {
     /// The size of a socket's receive buffer in bytes; `None` uses the default of the operating
     /// system (`receive.buffer.bytes`).
     pub receive_buffer: Option<usize>,
+    /// Whether the operating system probes idle connections, SO_KEEPALIVE
+    /// (`socket.keepalive.enable`).
+    pub keepalive: bool,
     /// The largest size of a response in bytes (`receive.message.max.bytes`).
     pub receive_message_max_bytes: usize,
     /// The time after which an unused connection is closed; `None` keeps it open
@@ -156,6 +159,7 @@ impl NetworkSettings {
             // A negative size means "the system's default", a negative time "never".
             send_buffer: usize::try_from(p.get_i64("send.buffer.bytes")).ok(),
             receive_buffer: usize::try_from(p.get_i64("receive.buffer.bytes")).ok(),
+            keepalive: p.get_bool("socket.keepalive.enable"),
             receive_message_max_bytes: p.get_usize("receive.message.max.bytes"),
             connections_max_idle: u64::try_from(p.get_i64("connections.max.idle.ms"))
                 .ok()

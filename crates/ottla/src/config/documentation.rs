@@ -22,6 +22,12 @@ unknown name is an error that suggests the nearest known name. Each entry gives 
 and the default of a setting, then its meaning.
 ";
 
+const PARTITIONER_WARNING: &str = "\
+**A producer that replaces one of librdkafka, or of a client that is built on it, must set \
+`partitioner=consistent_random`. Otherwise the same key goes to another partition than before, and \
+the order of its records is lost.** This client's default is Java's (`murmur2_random`). It warns \
+when names of librdkafka are set and `partitioner` is not.";
+
 /// Returns the text of `docs/CONFIGURATION.md`.
 pub fn configuration_markdown() -> String {
     let mut out = String::from(INTRODUCTION);
@@ -48,7 +54,9 @@ pub fn configuration_markdown() -> String {
             push_wrapped(&mut out, &format!("- {}", entry(s)), "  ");
         }
     }
-    out += "\n## Names of librdkafka\n\n| name | meaning |\n|---|---|\n";
+    out += "\n## Names of librdkafka\n\n";
+    push_wrapped(&mut out, PARTITIONER_WARNING, "");
+    out += "\n| name | meaning |\n|---|---|\n";
     for (name, meaning) in aliases::documentation_rows() {
         out += &format!("| `{name}` | {meaning} |\n");
     }

@@ -13,11 +13,29 @@ choice! {
     /// By the murmur2 hash of the key. A record without a key goes to the sticky partition, which
     /// stays the same until one batch of bytes went to it (KIP-794).
     #[default]
-    Default: "DefaultPartitioner" | "murmur2_random" | "murmur2",
+    Default: "DefaultPartitioner",
     /// To the sticky partition, with or without a key (`partitioner.ignore.keys`).
     UniformSticky: "UniformStickyPartitioner",
     /// To one partition after the other, with or without a key.
     RoundRobin: "RoundRobinPartitioner",
+    /// librdkafka's default: by the CRC-32 of the key. A record whose key is missing or empty goes
+    /// to the sticky partition.
+    ConsistentRandom: "consistent_random",
+    /// librdkafka's: by the CRC-32 of the key. All records whose key is missing or empty go to
+    /// partition 0.
+    Consistent: "consistent",
+    /// librdkafka's name of Java's way, [`Default`](Self::Default).
+    Murmur2Random: "murmur2_random",
+    /// librdkafka's: by the murmur2 hash of the key. A missing key counts as an empty one.
+    Murmur2: "murmur2",
+    /// librdkafka's and Sarama's: by the FNV-1a hash of the key. A record without a key goes to the
+    /// sticky partition.
+    Fnv1aRandom: "fnv1a_random",
+    /// librdkafka's: by the FNV-1a hash of the key. A missing key counts as an empty one.
+    Fnv1a: "fnv1a",
+    /// librdkafka's: a record with a key goes to a random partition, one without a key to the
+    /// sticky partition.
+    Random: "random",
 }
 
 impl PartitioningStrategy {

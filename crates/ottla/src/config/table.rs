@@ -112,13 +112,19 @@ settings! {
     Supported "partitioner.class", Text, None,
         "When not set, the key decides the partition, and records without a key stay with one \
          partition until a batch is full (KIP-794). `RoundRobinPartitioner` sends each record to \
-         the next partition. Kafka's package name may precede it.";
+         the next partition, `UniformStickyPartitioner` ignores keys; Kafka's package name may \
+         precede them. librdkafka's partitioners assign keys to the same partitions as librdkafka: \
+         `consistent_random` (its default), `consistent`, `murmur2_random`, `murmur2`, \
+         `fnv1a_random`, `fnv1a` and `random`.";
     Supported "receive.buffer.bytes", Int(-1, INT_MAX), Some("32768"),
         "The receive buffer of a socket in bytes (SO_RCVBUF). -1 uses the default of the operating \
          system.";
     Supported "send.buffer.bytes", Int(-1, INT_MAX), Some("131072"),
         "The send buffer of a socket in bytes (SO_SNDBUF). -1 uses the default of the operating \
          system.";
+    Supported "socket.keepalive.enable", Bool, Some("true"),
+        "With `true`, the operating system probes idle connections (SO_KEEPALIVE), as in Java's \
+         client. (A setting of librdkafka, where the default is `false`.)";
     Supported "reconnect.backoff.ms", Long(0), Some("50"),
         "Milliseconds before the client connects again to a broker after the first failure. The \
          time doubles with each further failure. If only this setting is set, it is the maximum as \

@@ -132,7 +132,8 @@ fn names_of_librdkafka_are_translated() {
     assert_eq!(a.compression, Compression::Gzip(GzipLevel::new(7).unwrap()));
     assert_eq!((c.sender.acks, c.sender.retries, c.sender.max_in_flight), (Acks::Leader, 3, 1));
     assert_eq!((a.buffer_memory, c.network.send_buffer), (1 << 20, None));
-    assert!(p.set("partitioner", "consistent").is_err());
+    let e = p.set("partitioner", "ConsistentHashing").unwrap_err().to_string();
+    assert!(e.contains("partitioner") && e.contains("consistent_random, consistent,"), "{e}");
 }
 
 #[test]

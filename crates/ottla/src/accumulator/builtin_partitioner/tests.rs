@@ -96,6 +96,37 @@ fn round_robin_skips_leaderless_partitions() {
     assert_eq!(counts, [50, 0, 50]);
 }
 
+#[test]
+fn strategies_of_librdkafka_choose_by_hash_or_the_sticky_partition() {
+    let topic = topic_with_leaders(&[1, -1, 1]);
+    let choose = |name: &str, key: Option<&[u8]>| {
+        choose_partition(&topic, 3, None, key, name.parse().unwrap(), || 0).unwrap()
+    };
+    // The CRC-32 of "hejsan" is 0xd077037e, as in librdkafka's test 0048. A key stays with its
+    // partition while that has no leader.
+    let by_key = PartitionChoice::Fixed((0xd077_037e_u32 % 3) as usize);
+    for name in ["consistent", "consistent_random"] {
+        assert_eq!(choose(name, Some(b"hejsan")), by_key, "{name}");
+    }
+    assert_eq!(choose("consistent", None), PartitionChoice::Fixed(0));
+    assert_eq!(choose("murmur2", None), PartitionChoice::Fixed((0x106e_08d9 % 3) as usize));
+    for name in ["consistent_random", "murmur2_random", "fnv1a_random", "random"] {
+        assert!(matches!(choose(name, None), PartitionChoice::Sticky(_)), "{name}");
+    }
+}
+
+#[test]
+fn random_strategy_draws_a_partition_without_leader_again() {
+    let topic = topic_with_leaders(&[1, -1, 1]);
+    let choose = |random: u64| {
+        let strategy = PartitioningStrategy::Random;
+        choose_partition(&topic, 3, None, Some(b"k"), strategy, || random).unwrap()
+    };
+    assert_eq!(choose(2), PartitionChoice::Fixed(2));
+    assert_eq!(choose(1 | 2 << 32), PartitionChoice::Fixed(2), "1 has no leader");
+    assert_eq!(choose(1 | 1 << 32), PartitionChoice::Fixed(1), "only one second draw");
+}
+
 // CASES: BI2.
 #[test]
 fn sticky_partition_switches_at_the_limit_if_full_and_at_twice_the_limit_always() {

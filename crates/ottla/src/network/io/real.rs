@@ -169,7 +169,7 @@ impl Io for RealIo {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
-        socket.set_keepalive(true)?;
+        socket.set_keepalive(self.settings.keepalive)?;
         if let Some(size) = self.settings.send_buffer {
             socket.set_send_buffer_size(size)?;
         }
@@ -410,4 +410,23 @@ pub(crate) fn spawn(
     run: impl FnOnce() + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(name).spawn(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_of_a_socket_follows_its_setting() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for keepalive in [true, false] {
+            let mut properties = crate::Properties::new();
+            properties.set("bootstrap.servers", "h:1").unwrap();
+            properties.set("socket.keepalive.enable", &keepalive.to_string()).unwrap();
+            let config = crate::ProducerConfig::new(&properties).unwrap();
+            let mut io = RealIo::new(*config.network()).unwrap();
+            let stream = io.connect(1, listener.local_addr().unwrap()).unwrap();
+            assert_eq!(SockRef::from(&stream).keepalive().unwrap(), keepalive);
+        }
+    }
 }
