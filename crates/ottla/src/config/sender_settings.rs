@@ -63,7 +63,9 @@ impl SenderSettings {
 /// Returns whether the producer is idempotent.
 ///
 /// As Kafka does: a conflicting `acks` or `retries` turns idempotence off, unless
-/// `enable.idempotence=true` was set; then it is an error (CASES PC1).
+/// `enable.idempotence=true` was set; then it is an error. Too many requests in flight are an error
+/// unless `enable.idempotence=false` was set, also where `acks` or `retries` turn it off
+/// (CASES PC1).
 fn is_idempotent(p: &Properties, acks: Acks) -> Result<bool, Error> {
     if !p.get_bool("enable.idempotence") {
         return Ok(false);
@@ -73,13 +75,9 @@ fn is_idempotent(p: &Properties, acks: Acks) -> Result<bool, Error> {
         (acks != Acks::All, format!("acks={acks}; set acks=all")),
         (p.get_i64("retries") == 0, "retries=0; set retries to at least 1".to_owned()),
     ];
-    if let Some((_, conflict)) = conflicts.into_iter().find(|(is_conflict, _)| *is_conflict) {
-        if is_explicit {
-            return Err(Error::config(format!(
-                "enable.idempotence=true conflicts with {conflict}"
-            )));
-        }
-        return Ok(false);
+    let conflict = conflicts.into_iter().find(|(is_conflict, _)| *is_conflict);
+    if let (true, Some((_, conflict))) = (is_explicit, &conflict) {
+        return Err(Error::config(format!("enable.idempotence=true conflicts with {conflict}")));
     }
     let in_flight = p.get_i64("max.in.flight.requests.per.connection");
     if in_flight > MAX_IN_FLIGHT_IDEMPOTENT {
@@ -89,5 +87,5 @@ fn is_idempotent(p: &Properties, acks: Acks) -> Result<bool, Error> {
              enable.idempotence=false.)"
         )));
     }
-    Ok(true)
+    Ok(conflict.is_none())
 }

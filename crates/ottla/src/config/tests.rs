@@ -42,6 +42,11 @@ fn conflicting_acks_disable_idempotence_unless_it_is_set() {
     let e = config_error(&[("max.in.flight.requests.per.connection", "6")]);
     assert!(e.contains("must be set to at most 5. Current value is 6."), "{e}");
     let six = ("max.in.flight.requests.per.connection", "6");
+    for conflict in [("acks", "0"), ("acks", "1"), ("retries", "0")] {
+        // As in Kafka: only `enable.idempotence=false` allows it.
+        let e = config_error(&[six, conflict]);
+        assert!(e.contains("Current value is 6. (Or set enable.idempotence=false.)"), "{e}");
+    }
     let c = producer_config(&[six, ("enable.idempotence", "false")]).unwrap();
     assert_eq!((c.sender.max_in_flight, c.client.max_in_flight), (6, 6));
 }
