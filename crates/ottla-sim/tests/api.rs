@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use ottla::serializer::{BigEndianSerializer, BytesSerializer, NullableSerializer};
 use ottla::{
-    BoxError, Delivery, Error, ErrorKind, Header, Interceptor, MutableRecord, OwnedRecord,
-    Producer, ProducerBuilder, Record, RecordMetadata, TypedRecord,
+    Acknowledgement, BoxError, Delivery, Error, ErrorKind, Header, Interceptor, MutableRecord,
+    OwnedRecord, Producer, ProducerBuilder, Record, RecordMetadata, TypedRecord,
 };
 use ottla_broker::{EmbeddedBroker, ProduceFault};
 use ottla_protocol::ErrorCode;
@@ -129,8 +129,9 @@ impl Interceptor for RecordingInterceptor {
         Ok(())
     }
 
-    fn on_acknowledgement(&self, _: &str, _: Option<i32>, result: &Result<RecordMetadata, Error>) {
-        let outcome = result.as_ref().map(RecordMetadata::offset).map_err(Error::kind);
+    fn on_acknowledgement(&self, acknowledgement: &Acknowledgement<'_>) {
+        let outcome =
+            acknowledgement.result.as_ref().map(RecordMetadata::offset).map_err(Error::kind);
         self.0.outcomes.lock().unwrap().push(outcome);
     }
 }
@@ -144,7 +145,7 @@ impl Interceptor for FailingInterceptor {
         if record.key.is_some() { panic!("bad") } else { Err("bad".into()) }
     }
 
-    fn on_acknowledgement(&self, _: &str, _: Option<i32>, _: &Result<RecordMetadata, Error>) {
+    fn on_acknowledgement(&self, _: &Acknowledgement<'_>) {
         panic!("bad");
     }
 }

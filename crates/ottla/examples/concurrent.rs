@@ -43,7 +43,7 @@ async fn run(servers: String, topic: String) -> Result<(), ottla::Error> {
     for delivery in deliveries {
         println!("at {:?}", delivery.await?.offset());
     }
-    producer.close_async(Duration::from_secs(10)).await
+    producer.close_async(Duration::from_secs(10)).await.map(drop)
 }
 
 fn main() -> Result<(), ottla::Error> {

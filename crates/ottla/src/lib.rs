@@ -119,14 +119,14 @@ pub use config::{
     PartitioningStrategy, ProducerConfig, Properties, SaslMechanism, SecurityProtocol,
     SecuritySettings, SenderSettings, ZstdLevel, configuration_markdown, parse_properties,
 };
-pub use delivery::batch_completions::BatchReport;
-pub use delivery::interceptor::{Interceptor, MutableRecord};
+pub use delivery::batch_completions::{BatchReport, RecordReport};
+pub use delivery::interceptor::{Acknowledgement, Interceptor, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};
 pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
 pub use metrics::{Metric, MetricValue, Totals};
 pub use ottla_protocol::ErrorCode;
 pub use producer::{
-    PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope, Topic,
-    TypedProducer, TypedRecord, TypedTopic, validate_topic_name,
+    CloseReport, PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope,
+    Topic, TypedProducer, TypedRecord, TypedTopic, validate_topic_name,
 };
-pub use record::{BoxError, Header, OwnedRecord, Record, serializer};
+pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, serializer};

@@ -48,6 +48,11 @@ where
         RecordBody { key, value, headers, header_count, payload_len }
     }
 
+    /// Returns the value; `None` for null.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.value
+    }
+
     /// Returns the largest size in bytes of a batch with only this record.
     ///
     /// It is the batch header, 21 bytes before the key, and the rest of the record. As in Kafka,

@@ -289,7 +289,7 @@ impl RecordAccumulator {
             unreachable!("append_to_open is called only while a batch is open");
         };
         let bytes = open.push(&record.body, layout, record.timestamp);
-        let delivery = open.completions.add_record(record.timestamp, record.token, options);
+        let delivery = open.completions.add_record(record, options);
         let (full, limit) = (open.is_full(), open.sticky_limit(self.settings.batch_size));
         let mut switches = false;
         if target.sticky_index.is_some() {

@@ -192,6 +192,7 @@ impl OpenBatch {
         // Charged once, when the batch is closed: a charge per record would lock the pool for each
         // append.
         let heap_bytes = self.completions.heap_bytes();
+        self.completions.count_as_closed();
         let charge = (heap_bytes > 0).then(|| self.buf.pool().charge_bytes(heap_bytes));
         let (full, last) = (std::mem::take(&mut self.chain), self.buf);
         let records = match encoder.and_then(|e| Some((e.compress(&full, &last)?, e))) {

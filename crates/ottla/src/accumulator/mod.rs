@@ -170,6 +170,18 @@ impl RecordAccumulator {
         batch.complete(Outcome::Failed(e));
     }
 
+    /// Returns the number of records that are not completed.
+    pub(crate) fn outstanding_records(&self) -> u64 {
+        let in_closed =
+            self.listeners.counters.outstanding_in_closed_batches.load(Ordering::Relaxed);
+        let records_in_open = |p: Arc<Partition>| {
+            let queue = p.queue.lock();
+            queue.open().map_or(0, |open| open.meta.record_count as u64)
+        };
+        let in_open = self.topics.all_partitions().into_iter().map(records_in_open);
+        in_closed + in_open.sum::<u64>()
+    }
+
     /// Returns a free encoder or a new one; `None` if `compression.type` is none.
     pub(crate) fn take_encoder(&self) -> Option<Box<BatchEncoder>> {
         let compression = self.settings.compression;

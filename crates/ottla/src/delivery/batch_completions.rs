@@ -15,10 +15,18 @@ use super::result::{
 };
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
+use crate::record::{PreparedRecord, SerializedSizes};
 use crate::sync::{Mutex, assert_unlocked, wake_all};
 
 /// A record's callback.
-pub(crate) type Callback = Box<dyn FnOnce(Result<RecordMetadata, Error>) + Send>;
+pub(crate) type Callback = Box<dyn FnOnce(CompletedRecord) + Send>;
+
+/// What a callback receives.
+pub(crate) struct CompletedRecord {
+    /// The partition; `None` if the record was rejected before it had one.
+    pub(crate) partition: Option<i32>,
+    pub(crate) result: Result<RecordMetadata, Error>,
+}
 
 /// How the outcome of a record is reported.
 #[derive(Default)]
@@ -32,6 +40,7 @@ pub(crate) struct DeliveryOptions {
 struct PendingCallback {
     record_index: u32,
     timestamp_delta: i32,
+    sizes: SerializedSizes,
     callback: Callback,
 }
 
@@ -44,11 +53,11 @@ pub(crate) struct BatchCompletions {
     callbacks: Vec<PendingCallback>,
     /// Timestamps too far from the first one for a 32-bit delta in a [`Delivery`].
     far_timestamps: Vec<FarTimestamp>,
-    /// Each record's timestamp minus the first one's. Filled only if there are interceptors.
-    timestamp_deltas: Vec<i32>,
     result: Arc<ProduceRequestResult>,
     listeners: Arc<DeliveryListeners>,
     record_count: u32,
+    /// Whether the records are in `Counters::outstanding_in_closed_batches`.
+    is_counted: bool,
     completed: bool,
 }
 
@@ -60,22 +69,17 @@ impl fmt::Debug for BatchCompletions {
 
 /// The outcome of one batch, as the delivery handler receives it.
 ///
+/// Every accepted record is in exactly one report. A record that `send` refuses is in none: the
+/// error of the call is its result. [`records`](Self::records) goes through the records one by one;
+/// the fields give the same for the whole batch, at no cost per record.
+///
 /// ```
-/// use ottla::{BatchReport, Error};
-///
-/// /// Returns the error of each record that failed, by its token.
-/// fn failures<'a>(batch: &'a BatchReport<'_>) -> Vec<(u64, &'a Error)> {
-///     let Err(batch_error) = batch.result else { return Vec::new() };
-///     let error_of = |i: usize| {
-///         let own = batch.record_errors.iter().find(|e| e.index as usize == i);
-///         own.map_or(batch_error, |e| &e.error)
-///     };
-///     batch.tokens.iter().enumerate().map(|(i, token)| (*token, error_of(i))).collect()
-/// }
-///
 /// let builder = ottla::Producer::builder().delivery_handler(|batch| {
-///     for (token, e) in failures(batch) {
-///         eprintln!("record {token} failed: {e}");
+///     for record in batch.records() {
+///         match record.result {
+///             Ok(offset) => println!("record {} is at {offset:?}", record.token),
+///             Err(e) => eprintln!("record {} failed: {e}", record.token),
+///         }
 ///     }
 /// });
 /// ```
@@ -86,7 +90,8 @@ pub struct BatchReport<'a> {
     pub topic: &'a str,
     /// The partition.
     pub partition: i32,
-    /// The tokens of the records, in the order in which the records were appended.
+    /// The tokens of all records of the batch, in the order in which the records were appended. The
+    /// token of a record without one is 0.
     pub tokens: &'a [u64],
     /// The offset of the first record, or the error of the batch.
     ///
@@ -99,6 +104,38 @@ pub struct BatchReport<'a> {
     /// The records that have an error of their own (KIP-467). Their `index` is an index into
     /// `tokens`.
     pub record_errors: &'a [RecordError],
+}
+
+/// One record of a [`BatchReport`].
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct RecordReport<'a> {
+    /// The record's [token](crate::Record::token); 0 if the application set none.
+    pub token: u64,
+    /// The record's offset, `None` if the broker did not report it; or its own error.
+    pub result: Result<Option<i64>, &'a Error>,
+}
+
+impl<'a> BatchReport<'a> {
+    /// Returns each record with its own result, in the order in which they were appended.
+    ///
+    /// The results differ only in a batch that failed with errors for single records
+    /// (`record_errors`, KIP-467), apart from the offsets, which follow each other.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = RecordReport<'a>> {
+        let (result, record_errors) = (self.result, self.record_errors);
+        self.tokens.iter().enumerate().map(move |(i, token)| {
+            let error_of_record = |batch_error| {
+                let own = record_errors.iter().find(|e| e.index as usize == i);
+                own.map_or(batch_error, |e| &e.error)
+            };
+            let result = match result {
+                // The offset comes from the broker. An invalid one must not cause an overflow.
+                Ok(base_offset) => Ok(base_offset.map(|base| base.saturating_add(i as i64))),
+                Err(batch_error) => Err(error_of_record(batch_error)),
+            };
+            RecordReport { token: *token, result }
+        })
+    }
 }
 
 /// The producer's delivery handler.
@@ -206,10 +243,10 @@ impl BatchCompletions {
             tokens: scratch.tokens,
             callbacks: Vec::new(),
             far_timestamps: Vec::new(),
-            timestamp_deltas: Vec::new(),
             result,
             listeners,
             record_count: 0,
+            is_counted: false,
             completed: false,
         }
     }
@@ -218,10 +255,10 @@ impl BatchCompletions {
     #[inline]
     pub(crate) fn add_record(
         &mut self,
-        timestamp: i64,
-        token: u64,
+        record: &PreparedRecord<'_>,
         options: &mut DeliveryOptions,
     ) -> Option<Delivery> {
+        let (timestamp, token) = (record.timestamp, record.token);
         let record_index = self.record_count;
         let timestamp_delta =
             i32::try_from(timestamp.wrapping_sub(self.result.batch.base_timestamp))
@@ -232,11 +269,9 @@ impl BatchCompletions {
         if self.listeners.handler.is_some() {
             self.tokens.push(token);
         }
-        if !self.listeners.interceptors.is_empty() {
-            self.timestamp_deltas.push(timestamp_delta);
-        }
         if let Some(callback) = options.callback.take() {
-            self.callbacks.push(PendingCallback { record_index, timestamp_delta, callback });
+            let sizes = record.serialized_sizes();
+            self.callbacks.push(PendingCallback { record_index, timestamp_delta, sizes, callback });
         }
         self.record_count += 1;
         options.wants_delivery.then(|| Delivery {
@@ -246,13 +281,20 @@ impl BatchCompletions {
         })
     }
 
+    /// Counts the records as outstanding: from now on no record is added.
+    pub(crate) fn count_as_closed(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            let counters = &self.listeners.counters;
+            add(&counters.outstanding_in_closed_batches, u64::from(self.record_count));
+        }
+    }
+
     /// Returns the bytes of tokens and callbacks, which count for `buffer.memory`.
     pub(crate) fn heap_bytes(&self) -> usize {
         let boxes: usize = self.callbacks.iter().map(|c| size_of_val(&*c.callback)).sum();
         self.tokens.capacity() * size_of::<u64>()
             + self.callbacks.capacity() * size_of::<PendingCallback>()
             + boxes
-            + self.timestamp_deltas.capacity() * size_of::<i32>()
             + self.far_timestamps.capacity() * size_of::<FarTimestamp>()
     }
 
@@ -295,10 +337,10 @@ impl BatchCompletions {
         let batch = self.result.batch.clone();
         let mut part = BatchCompletions::new(self.listeners.clone(), scratch, batch);
         part.record_count = count;
+        part.is_counted = self.is_counted;
         let in_part = |index: u32| (first..first + count).contains(&index);
         let range = first as usize..(first + count) as usize;
-        part.tokens.extend(self.tokens.get(range.clone()).unwrap_or_default());
-        part.timestamp_deltas.extend(self.timestamp_deltas.get(range).unwrap_or_default());
+        part.tokens.extend(self.tokens.get(range).unwrap_or_default());
         let far = self
             .far_timestamps
             .iter()
@@ -316,31 +358,51 @@ impl BatchCompletions {
 
     fn complete_all(&mut self, outcome: Outcome) {
         assert!(!std::mem::replace(&mut self.completed, true), "a batch is completed once");
-        let wakers = self.store_outcome(&outcome);
+        let has_waiters = self.store_outcome(&outcome);
         if let Outcome::Failed(e) | Outcome::PerRecord { batch_error: e, .. } = &outcome {
-            self.record_failure(e, !wakers.is_empty());
+            self.record_failure(e, has_waiters);
         }
         // Wakers, callbacks and the handler are foreign code: no lock is held from here on.
         assert_unlocked();
-        wake_all(wakers.into_iter().map(|w| w.waker));
         self.run_callbacks();
         self.run_handler(&outcome);
-        self.notify_interceptors();
+        if self.is_counted {
+            let outstanding = &self.listeners.counters.outstanding_in_closed_batches;
+            outstanding.fetch_sub(u64::from(self.record_count), Ordering::Relaxed);
+        }
+        self.release_waiters();
     }
 
-    /// Stores the outcome for the deliveries. Returns the wakers of the callers that wait for it.
-    fn store_outcome(&mut self, outcome: &Outcome) -> Vec<RecordWaker> {
+    /// Stores the outcome. Deliveries do not see it before `release_waiters`. Returns whether a
+    /// caller waits for it.
+    fn store_outcome(&mut self, outcome: &Outcome) -> bool {
         let mut inner = self.result.inner.lock();
         inner.outcome = Some(outcome.clone());
         inner.far_timestamps = std::mem::take(&mut self.far_timestamps);
-        self.result.completed.store(true, Ordering::Release);
-        std::mem::take(&mut inner.wakers)
+        !inner.wakers.is_empty()
+    }
+
+    /// Completes the deliveries, after the callbacks, as in Java: who waits for a record finds that
+    /// its callback has run.
+    fn release_waiters(&self) {
+        let wakers = {
+            let mut inner = self.result.inner.lock();
+            self.result.completed.store(true, Ordering::Release);
+            std::mem::take(&mut inner.wakers)
+        };
+        wake_all(wakers.into_iter().map(|w| w.waker));
     }
 
     /// Counts the failed records. Logs the error if the application has no other way to see it.
     fn record_failure(&self, e: &Error, has_waiters: bool) {
         let (batch, counters) = (&self.result.batch, &self.listeners.counters);
         add(&counters.record_error_total, u64::from(self.record_count));
+        if e.kind() == ErrorKind::Closed {
+            add(&counters.closed_records, u64::from(self.record_count));
+            if e.record_status() == RecordStatus::PossiblyPersisted {
+                add(&counters.closed_possibly_persisted, u64::from(self.record_count));
+            }
+        }
         let (now, failed) = (batch.caller_context.env.now(), f64::from(self.record_count));
         counters.sensors.record(&[(Sensor::RecordError, failed)], now);
         let topic_failures = &[(TopicSensor::RecordError, failed)];
@@ -359,10 +421,16 @@ impl BatchCompletions {
     fn run_callbacks(&mut self) {
         let (result, listeners) = (&self.result, &self.listeners);
         for c in self.callbacks.drain(..) {
-            let outcome =
-                result.record_result(&result.inner.lock(), c.record_index, c.timestamp_delta);
-            if let Some(outcome) = outcome {
-                let run = || (c.callback)(outcome);
+            let sizes = Some(c.sizes);
+            let outcome = result.record_result(
+                &result.inner.lock(),
+                c.record_index,
+                c.timestamp_delta,
+                sizes,
+            );
+            if let Some(result_of_record) = outcome {
+                let partition = Some(result.batch.partition);
+                let run = || (c.callback)(CompletedRecord { partition, result: result_of_record });
                 result.batch.caller_context.run_callback(&listeners.counters, run);
             }
         }
@@ -390,20 +458,11 @@ impl BatchCompletions {
         };
         batch.caller_context.run_callback(&self.listeners.counters, || handler(&report));
     }
+}
 
-    fn notify_interceptors(&self) {
-        let (interceptors, counters) = (&self.listeners.interceptors, &self.listeners.counters);
-        if interceptors.is_empty() {
-            return;
-        }
-        let batch = &self.result.batch;
-        let (topic, partition) = (&batch.topic, Some(batch.partition));
-        for (index, delta) in self.timestamp_deltas.iter().enumerate() {
-            let result = self.result.record_result(&self.result.inner.lock(), index as u32, *delta);
-            let Some(result) = result else { continue };
-            let notify = || interceptors.on_acknowledgement(topic, partition, &result, counters);
-            batch.caller_context.run_callback(counters, notify);
-        }
+impl Drop for DeliveryListeners {
+    fn drop(&mut self) {
+        self.interceptors.close(&self.counters);
     }
 }
 

@@ -8,6 +8,7 @@ use super::result::RecordMetadata;
 use crate::error::Error;
 use crate::metrics::{Counters, add};
 use crate::record::{BoxError, Header, Record};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A record that an [`Interceptor`] may change.
 #[derive(Debug, Clone)]
@@ -27,6 +28,20 @@ pub struct MutableRecord<'a> {
     pub timestamp: Option<i64>,
 }
 
+/// The result of a record, for an [`Interceptor`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Acknowledgement<'a> {
+    /// The topic's name.
+    pub topic: &'a str,
+    /// The partition. `None` if `send` did not accept the record, unless the application named one.
+    pub partition: Option<i32>,
+    /// The record's headers after all interceptors (KIP-512).
+    pub headers: &'a [Header<'a>],
+    /// The record's position, or its error.
+    pub result: &'a Result<RecordMetadata, Error>,
+}
+
 /// Sees every record before it is sent, and every record's result (KIP-42).
 ///
 /// Add it with [`ProducerBuilder::interceptor`](crate::ProducerBuilder::interceptor). Interceptors
@@ -34,7 +49,7 @@ pub struct MutableRecord<'a> {
 /// failure is counted ([`Totals::interceptor_error_total`](crate::Totals)), and the record is sent.
 ///
 /// ```
-/// use ottla::{BoxError, Error, Header, Interceptor, MutableRecord, Producer, RecordMetadata};
+/// use ottla::{Acknowledgement, BoxError, Header, Interceptor, MutableRecord, Producer};
 ///
 /// /// Adds a header, and logs failures.
 /// struct Tracing;
@@ -45,14 +60,9 @@ pub struct MutableRecord<'a> {
 ///         Ok(())
 ///     }
 ///
-///     fn on_acknowledgement(
-///         &self,
-///         topic: &str,
-///         _partition: Option<i32>,
-///         result: &Result<RecordMetadata, Error>,
-///     ) {
-///         if let Err(e) = result {
-///             eprintln!("record for {topic} failed: {e}");
+///     fn on_acknowledgement(&self, acknowledgement: &Acknowledgement<'_>) {
+///         if let Err(e) = acknowledgement.result {
+///             eprintln!("record for {} failed: {e}", acknowledgement.topic);
 ///         }
 ///     }
 /// }
@@ -70,33 +80,47 @@ pub trait Interceptor: Send + Sync {
         Ok(())
     }
 
-    /// Sees a record's result, once per record.
+    /// Sees a record's result, once per record, before the record's callback and delivery.
     ///
     /// Runs on the sender's thread as a rule, so it must not wait. If `send` does not accept the
-    /// record, it runs on the thread that calls `send`; `partition` is then `None` unless the
-    /// application named one. The exceptions are those of
+    /// record, it runs on the thread that calls `send`. The exceptions are those of
     /// [`Producer::send_with_callback`](crate::Producer::send_with_callback).
-    fn on_acknowledgement(
-        &self,
-        topic: &str,
-        partition: Option<i32>,
-        result: &Result<RecordMetadata, Error>,
-    ) {
-        let _ = (topic, partition, result);
+    fn on_acknowledgement(&self, acknowledgement: &Acknowledgement<'_>) {
+        let _ = acknowledgement;
     }
+
+    /// Called once, when the producer has ended: at the end of
+    /// [`close`](crate::Producer::close), after the last result. If `close` times out because a
+    /// callback does not return, it is called when the last record has completed.
+    fn close(&self) {}
 }
 
 /// All interceptors of a producer, in the order of their calls.
 #[derive(Default)]
-pub(crate) struct Interceptors(Vec<Box<dyn Interceptor>>);
+pub(crate) struct Interceptors {
+    all: Vec<Box<dyn Interceptor>>,
+    closed: AtomicBool,
+}
 
 impl Interceptors {
     pub(crate) fn new(all: Vec<Box<dyn Interceptor>>) -> Interceptors {
-        Interceptors(all)
+        Interceptors { all, closed: AtomicBool::new(false) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
+    }
+
+    /// Closes all interceptors, the first time that it is called.
+    pub(crate) fn close(&self, counters: &Counters) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for interceptor in &self.all {
+            if catch_unwind(AssertUnwindSafe(|| interceptor.close())).is_err() {
+                count_failure(counters, "close", "panicked");
+            }
+        }
     }
 
     /// Passes the record through all interceptors.
@@ -113,7 +137,7 @@ impl Interceptors {
             headers: record.headers.iter().map(borrowed).collect(),
             timestamp: record.timestamp,
         };
-        for interceptor in &self.0 {
+        for interceptor in &self.all {
             // The interceptor gets a copy, so that the changes of one that fails can be dropped.
             let mut copy = current.clone();
             match catch_unwind(AssertUnwindSafe(|| interceptor.on_send(&mut copy))) {
@@ -128,13 +152,11 @@ impl Interceptors {
     /// Passes the record's result to all interceptors.
     pub(crate) fn on_acknowledgement(
         &self,
-        topic: &str,
-        partition: Option<i32>,
-        result: &Result<RecordMetadata, Error>,
+        acknowledgement: &Acknowledgement<'_>,
         counters: &Counters,
     ) {
-        for interceptor in &self.0 {
-            let call = || interceptor.on_acknowledgement(topic, partition, result);
+        for interceptor in &self.all {
+            let call = || interceptor.on_acknowledgement(acknowledgement);
             if catch_unwind(AssertUnwindSafe(call)).is_err() {
                 count_failure(counters, "on_acknowledgement", "panicked");
             }

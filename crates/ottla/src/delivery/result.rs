@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
+use crate::record::SerializedSizes;
 use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::caller_context::CallerContext;
@@ -34,9 +35,19 @@ pub struct RecordMetadata {
     partition: i32,
     offset: Option<i64>,
     timestamp: i64,
+    sizes: Option<SerializedSizes>,
 }
 
 impl RecordMetadata {
+    /// Returns the sizes of the record's key and value, as Java's `serializedKeySize` and
+    /// `serializedValueSize`.
+    ///
+    /// A callback and an interceptor receive them. `None` from a [`Delivery`]: its 16 bytes have no
+    /// room for them, and the record's bytes are gone when it completes.
+    pub fn serialized_sizes(&self) -> Option<SerializedSizes> {
+        self.sizes
+    }
+
     /// Returns the topic.
     pub fn topic(&self) -> &str {
         &self.topic
@@ -207,6 +218,7 @@ impl ProduceRequestResult {
         inner: &ResultState,
         index: u32,
         timestamp_delta: i32,
+        sizes: Option<SerializedSizes>,
     ) -> Option<Result<RecordMetadata, Error>> {
         Some(match inner.outcome.as_ref()? {
             Outcome::Acknowledged { base_offset, log_append_time } => Ok(RecordMetadata {
@@ -222,6 +234,7 @@ impl ProduceRequestResult {
                         .map_or(-1, |f| f.timestamp),
                     delta => self.batch.base_timestamp + i64::from(delta),
                 }),
+                sizes,
             }),
             Outcome::Failed(e) => Err(e.clone()),
             Outcome::PerRecord { batch_error, record_errors } => Err(record_errors
@@ -295,7 +308,7 @@ impl Delivery {
             (result, index) = part;
         }
         let inner = result.inner.lock();
-        result.record_result(&inner, index, self.timestamp_delta)
+        result.record_result(&inner, index, self.timestamp_delta, None)
     }
 
     /// Blocks until the record is acknowledged or has failed, at most about `delivery.timeout.ms`.
@@ -355,8 +368,10 @@ impl Future for Delivery {
                 (this.result, this.index) = find_part(&parts, this.index);
                 continue;
             }
-            if let Some(result) =
-                this.result.record_result(&inner, this.index, this.timestamp_delta)
+            // While callbacks run, the outcome is there, but the delivery is not completed yet.
+            if this.result.completed.load(Ordering::Acquire)
+                && let Some(result) =
+                    this.result.record_result(&inner, this.index, this.timestamp_delta, None)
             {
                 drop(inner);
                 return Poll::Ready(result);

@@ -19,6 +19,12 @@ macro_rules! counters {
             $( pub(crate) $name: AtomicU64, )*
             /// The metrics with Kafka's names.
             pub(crate) sensors: Sensors,
+            /// Records that failed because the producer was closed.
+            pub(crate) closed_records: AtomicU64,
+            /// Those of them that may be in the log.
+            pub(crate) closed_possibly_persisted: AtomicU64,
+            /// Records in closed batches that are not completed.
+            pub(crate) outstanding_in_closed_batches: AtomicU64,
             /// Requests without a response.
             pub(crate) requests_in_flight: AtomicU64,
             /// The [`Tick`](crate::time::Tick) of the last metadata response; 0 for none.

@@ -3,8 +3,8 @@
 //! `build` checks the settings, creates the accumulator, the client and the sender, and starts the
 //! sender's thread.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::Producer;
@@ -336,6 +336,7 @@ impl ProducerBuilder {
         let thread = spawn(thread_name, move || thread::run(sender))
             .map_err(|e| os_error("cannot start the producer's thread", &e))?;
         *inner.sender_thread.lock() = Some(thread);
+        let _ = inner.spawn_thread.set(|name, run| spawn(name, run).map(drop));
         Ok(Producer { inner })
     }
 
@@ -389,6 +390,7 @@ impl ProducerBuilder {
             can_use_fast_path: self.partitioner.is_none() && !has_interceptors,
             partitioner: self.partitioner,
             sender_thread: Mutex::new(None),
+            spawn_thread: OnceLock::new(),
             started_ms: env.wall_clock_ms(),
             pid: std::process::id(),
         };

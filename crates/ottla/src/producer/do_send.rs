@@ -14,10 +14,11 @@ use super::inner::ProducerInner;
 use super::topic_name::validate_topic_name;
 use crate::accumulator::append::{AppendResult, AppendState};
 use crate::accumulator::topics::TopicInfo;
-use crate::delivery::batch_completions::DeliveryOptions;
+use crate::delivery::batch_completions::{CompletedRecord, DeliveryOptions};
+use crate::delivery::interceptor::Acknowledgement;
 use crate::delivery::result::Delivery;
 use crate::error::{Error, ErrorKind};
-use crate::record::{PreparedRecord, Record};
+use crate::record::{OwnedRecord, PreparedRecord, Record};
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 
@@ -107,8 +108,8 @@ impl ProducerInner {
         record: Record<'_>,
         mut options: DeliveryOptions,
     ) -> Result<Appended, Error> {
-        let result = self.with_interceptors(record, |r| {
-            let mut pending = self.new_pending_send(topic, &r, &mut options)?;
+        let result = self.with_interceptors(record, &mut options, |r, options| {
+            let mut pending = self.new_pending_send(topic, &r, options)?;
             match self.run_step(&mut pending)? {
                 SendStep::Appended(appended) => Ok(appended),
                 step => self.wait_and_append_blocking(pending, step),
@@ -132,7 +133,9 @@ impl ProducerInner {
             self.append_async(topic, &record, &mut options).await
         } else {
             let intercepted = interceptors.on_send(&record, &self.counters);
-            self.append_async(topic, &intercepted.as_record(record.token), &mut options).await
+            let record = intercepted.as_record(record.token);
+            self.notify_interceptors_of(&record, &mut options);
+            self.append_async(topic, &record, &mut options).await
         };
         self.notify_rejected(&record, options, result)
     }
@@ -160,8 +163,8 @@ impl ProducerInner {
         if let Some(appended) = self.do_send_fast(topic, &record, &mut options) {
             return Ok(appended);
         }
-        let result = self.with_interceptors(record, |r| {
-            let mut pending = self.new_pending_send(topic, &r, &mut options)?;
+        let result = self.with_interceptors(record, &mut options, |r, options| {
+            let mut pending = self.new_pending_send(topic, &r, options)?;
             let step = self.run_step(&mut pending)?;
             self.finish_without_waiting(&r, step, "")
         });
@@ -325,9 +328,35 @@ impl ProducerInner {
     }
 
     /// Passes the error of a record that was not accepted to the interceptors.
-    pub(super) fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
+    pub(super) fn notify_interceptors(&self, record: &Record<'_>, e: &Error) {
+        let acknowledgement = Acknowledgement {
+            topic: record.topic,
+            partition: record.partition,
+            headers: record.headers,
+            result: &Err(e.clone()),
+        };
         let interceptors = &self.accumulator.listeners.interceptors;
-        interceptors.on_acknowledgement(topic, partition, &Err(e.clone()), &self.counters);
+        interceptors.on_acknowledgement(&acknowledgement, &self.counters);
+    }
+
+    /// Lets the interceptors see the result of a record, before the record's own callback.
+    fn notify_interceptors_of(&self, record: &Record<'_>, options: &mut DeliveryOptions) {
+        let (listeners, counters) = (self.accumulator.listeners.clone(), self.counters.clone());
+        let record = OwnedRecord::without_payload(record);
+        let callback = options.callback.take();
+        options.callback = Some(Box::new(move |completed: CompletedRecord| {
+            let record = record.as_record();
+            let acknowledgement = Acknowledgement {
+                topic: record.topic,
+                partition: completed.partition,
+                headers: record.headers,
+                result: &completed.result,
+            };
+            listeners.interceptors.on_acknowledgement(&acknowledgement, &counters);
+            if let Some(callback) = callback {
+                callback(completed);
+            }
+        }));
     }
 
     /// Passes the error of a record that was not accepted to the interceptors and to its callback.
@@ -338,22 +367,29 @@ impl ProducerInner {
         options: DeliveryOptions,
         result: Result<Appended, Error>,
     ) -> Result<Appended, Error> {
-        if let Err(e) = &result {
-            self.notify_interceptors(record.topic, record.partition, e);
-            if let Some(callback) = options.callback {
-                callback(Err(e.clone()));
-            }
+        if let Err(e) = &result
+            && let Some(callback) = options.callback
+        {
+            callback(CompletedRecord { partition: record.partition, result: Err(e.clone()) });
         }
         result
     }
 
     #[inline]
-    fn with_interceptors<T>(&self, record: Record<'_>, f: impl FnOnce(Record<'_>) -> T) -> T {
+    fn with_interceptors<T>(
+        &self,
+        record: Record<'_>,
+        options: &mut DeliveryOptions,
+        f: impl FnOnce(Record<'_>, &mut DeliveryOptions) -> T,
+    ) -> T {
         let interceptors = &self.accumulator.listeners.interceptors;
         if interceptors.is_empty() {
-            return f(record);
+            return f(record, options);
         }
-        f(interceptors.on_send(&record, &self.counters).as_record(record.token))
+        let intercepted = interceptors.on_send(&record, &self.counters);
+        let record = intercepted.as_record(record.token);
+        self.notify_interceptors_of(&record, options);
+        f(record, options)
     }
 
     /// Computes the record's sizes and checks its limits: the first step of `send`.

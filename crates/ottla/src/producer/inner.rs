@@ -3,7 +3,7 @@
 //! `builder.rs` creates it. The calls are in files by subject: `do_send.rs`, `topic_wait.rs`,
 //! `memory_wait.rs`, `metrics.rs` and `close.rs`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use crate::accumulator::RecordAccumulator;
@@ -13,6 +13,9 @@ use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, Sensor};
 use crate::sync::Mutex;
 use crate::time::Tick;
+
+/// Starts a thread with a name.
+pub(crate) type SpawnThread = fn(String, Box<dyn FnOnce() + Send>) -> std::io::Result<()>;
 
 /// The state that all clones of a producer share.
 pub(crate) struct ProducerInner {
@@ -27,6 +30,8 @@ pub(crate) struct ProducerInner {
     pub(crate) can_use_fast_path: bool,
     /// The sender's thread; `None` once a close has joined it, and in a simulation.
     pub(crate) sender_thread: Mutex<Option<JoinHandle<()>>>,
+    /// Starts a thread; empty in a simulation.
+    pub(crate) spawn_thread: OnceLock<SpawnThread>,
     /// The time when the producer was built, in milliseconds since the Unix epoch.
     pub(crate) started_ms: i64,
     /// The process that built the producer. A forked child has a different id.

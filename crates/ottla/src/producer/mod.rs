@@ -17,6 +17,7 @@ mod topic_name;
 mod typed;
 
 pub use builder::ProducerBuilder;
+pub use close::CloseReport;
 pub(crate) use inner::ProducerInner;
 pub use partitioner::{Partitioner, Partitions};
 pub use topic::Topic;
@@ -147,6 +148,32 @@ impl Producer {
         Ok(())
     }
 
+    /// Like [`flush`](Self::flush), for at most `timeout`. Returns whether all records completed.
+    ///
+    /// The records that are left stay accepted, and the producer goes on sending them:
+    /// [`outstanding_records`](Self::outstanding_records) counts them. In async code, give
+    /// [`flush_async`](Self::flush_async) a timeout of the executor.
+    ///
+    /// # Errors
+    /// The errors of [`flush`](Self::flush).
+    pub fn flush_timeout(&self, timeout: Duration) -> Result<bool, Error> {
+        self.inner.check_fork()?;
+        let context = &self.inner.accumulator.caller_context;
+        context.check_can_block("Producer::flush_timeout")?;
+        let start = context.env.now();
+        let completed = context.block_on(self.begin_flush(), Some(start.after(timeout))).is_ok();
+        self.inner.record_wait_time(Sensor::Flush, start);
+        Ok(completed)
+    }
+
+    /// Returns the number of records that were accepted and have no result yet.
+    ///
+    /// It looks at every partition that the producer knows, so it is not for each record. While
+    /// other threads send, the number is approximate.
+    pub fn outstanding_records(&self) -> u64 {
+        self.inner.accumulator.outstanding_records()
+    }
+
     fn begin_flush(&self) -> FlushFuture {
         let flush = Arc::<FlushCompletion>::default();
         self.inner.accumulator.post(Event::Flush(flush.clone()), Tick(0));
@@ -230,7 +257,8 @@ impl Producer {
     ///
     /// Records that are left after `timeout` fail with
     /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). If a callback or handler does not return,
-    /// the call returns 2 s later all the same. Closing again does nothing.
+    /// the call returns 2 s later all the same. Closing again waits for the first close. The report
+    /// says how many records were left.
     ///
     /// Inside an async executor this blocks the executor's thread: use
     /// [`close_async`](Self::close_async). Inside a callback the timeout is zero, and the call
@@ -239,22 +267,19 @@ impl Producer {
     /// # Errors
     /// [`ErrorKind::Internal`](crate::ErrorKind::Internal) if the producer's thread panicked;
     /// [`ErrorKind::Forked`](crate::ErrorKind::Forked).
-    pub fn close(&self, timeout: Duration) -> Result<(), Error> {
+    pub fn close(&self, timeout: Duration) -> Result<CloseReport, Error> {
         self.inner.close(timeout)
     }
 
-    /// Like [`close`](Self::close), without blocking, and without waiting for the producer's thread
-    /// to end.
+    /// Like [`close`](Self::close), without blocking the executor's thread.
     ///
-    /// Dropping the future ends only the wait: the producer still closes.
+    /// A thread of its own waits for the end. Dropping the future ends only the wait: the producer
+    /// still closes. A future that was never polled closes nothing.
     ///
     /// # Errors
-    /// None; the result is for errors of later versions.
-    pub async fn close_async(&self, timeout: Duration) -> Result<(), Error> {
-        self.inner.begin_close(timeout);
-        // The flush completes when all records are completed, or when the sender ends.
-        self.begin_flush().await;
-        Ok(())
+    /// The errors of [`close`](Self::close).
+    pub async fn close_async(&self, timeout: Duration) -> Result<CloseReport, Error> {
+        self.inner.close_async(timeout).await
     }
 
     /// Returns whether the producer is closed or closing.

@@ -21,7 +21,7 @@ pub(super) const WITHOUT_DELIVERY: DeliveryOptions =
 pub(super) fn with_callback(
     callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
 ) -> DeliveryOptions {
-    let callback: Callback = Box::new(callback);
+    let callback: Callback = Box::new(|completed| callback(completed.result));
     DeliveryOptions { callback: Some(callback), wants_delivery: false }
 }
 
@@ -187,7 +187,7 @@ impl Producer {
     }
 
     /// Passes the error of a record that was not accepted to the interceptors.
-    pub(super) fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
-        self.inner.notify_interceptors(topic, partition, e);
+    pub(super) fn notify_interceptors(&self, record: &Record<'_>, e: &Error) {
+        self.inner.notify_interceptors(record, e);
     }
 }

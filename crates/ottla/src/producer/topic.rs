@@ -74,8 +74,8 @@ impl Topic {
     }
 
     /// Passes the error of a record that was not accepted to the interceptors.
-    pub(super) fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
-        self.inner.notify_interceptors(topic, partition, e);
+    pub(super) fn notify_interceptors(&self, record: &Record<'_>, e: &Error) {
+        self.inner.notify_interceptors(record, e);
     }
 
     #[inline]
@@ -90,6 +90,7 @@ impl Topic {
         let message =
             format!("the record is for topic {}, the handle for {}", record.topic, self.info.name);
         let e = Error::new(ErrorKind::InvalidRecord, message);
+        self.inner.notify_interceptors(record, &e);
         self.inner.notify_rejected(record, options, Err(e.clone())).and(Err(e))
     }
 

@@ -202,11 +202,6 @@ impl<KS, VS> TypedProducer<KS, VS> {
         let topic = self.producer.topic(name)?;
         Ok(TypedTopic { topic, serializers: self.serializers.clone() })
     }
-
-    /// Reports a record that a serializer has failed on.
-    fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
-        self.producer.notify_interceptors(topic, partition, e);
-    }
 }
 
 impl<KS, VS> TypedTopic<KS, VS> {
@@ -222,11 +217,6 @@ impl<KS, VS> TypedTopic<KS, VS> {
         value: &'a V,
     ) -> TypedRecord<'a, K, V> {
         TypedRecord::new(self.topic.name(), key, value)
-    }
-
-    /// Reports a record that a serializer has failed on.
-    fn notify_interceptors(&self, topic: &str, partition: Option<i32>, e: &Error) {
-        self.topic.notify_interceptors(topic, partition, e);
     }
 }
 
@@ -254,9 +244,8 @@ macro_rules! typed_send_methods {
                 KS: Serializer<K>,
                 VS: Serializer<V>,
             {
-                let (topic, partition) = (record.record.topic, record.record.partition);
                 let pair = self.serializers.serialize(record);
-                pair.inspect_err(|e| self.notify_interceptors(topic, partition, e))
+                pair.inspect_err(|e| self.$field.notify_interceptors(&record.record, e))
             }
 
             typed_send_methods! { @delivery $untyped, $field,

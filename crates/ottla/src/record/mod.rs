@@ -12,6 +12,16 @@ pub(crate) use prepared::PreparedRecord;
 /// The error of an interceptor or a serializer.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// The sizes of a record's key and value in bytes, before compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SerializedSizes {
+    /// The size of the key; `None` for null.
+    pub key: Option<u32>,
+    /// The size of the value; `None` for null.
+    pub value: Option<u32>,
+}
+
 /// A header of a record (KIP-82): a key, and a value that may be null.
 ///
 /// Keys may repeat. The order of the headers is kept. A header borrows its bytes or owns them.

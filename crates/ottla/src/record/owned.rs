@@ -68,6 +68,11 @@ impl OwnedRecord {
         }
     }
 
+    /// Returns a copy without the key and the value.
+    pub(crate) fn without_payload(record: &Record<'_>) -> OwnedRecord {
+        OwnedRecord::copy_of(Record { key: None, value: None, ..*record })
+    }
+
     /// Borrows the record, for one of the `send` methods.
     pub fn as_record(&self) -> Record<'_> {
         Record {

@@ -2,7 +2,7 @@
 
 use ottla_protocol::record::RecordBody;
 
-use super::{Header, Record};
+use super::{Header, Record, SerializedSizes};
 
 /// A header's key and value, as the encoder of the protocol crate takes them.
 type HeaderPair<'a> = (&'a str, Option<&'a [u8]>);
@@ -27,6 +27,12 @@ pub(crate) struct PreparedRecord<'a> {
 }
 
 impl<'a> PreparedRecord<'a> {
+    /// Returns the sizes of the key and the value.
+    pub(crate) fn serialized_sizes(&self) -> SerializedSizes {
+        let size = |field: Option<&[u8]>| field.map(|bytes| bytes.len() as u32);
+        SerializedSizes { key: size(self.key), value: size(self.body.value()) }
+    }
+
     /// Computes the sizes; `None` if they exceed 2 GiB, which no batch can hold.
     #[inline]
     pub(crate) fn new(r: &Record<'a>, now_ms: impl FnOnce() -> i64) -> Option<PreparedRecord<'a>> {
