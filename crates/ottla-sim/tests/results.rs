@@ -20,7 +20,7 @@ fn start_broker() -> EmbeddedBroker {
 }
 
 fn producer_builder(broker: &EmbeddedBroker) -> ProducerBuilder {
-    Producer::builder().bootstrap_servers(&broker.bootstrap_servers())
+    Producer::builder().bootstrap_servers(broker.bootstrap_servers())
 }
 
 struct ThreadWaker(Thread);
@@ -215,8 +215,8 @@ fn outstanding_records_counts_open_and_closed_batches() {
     let broker = start_broker();
     let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
     assert_eq!(producer.outstanding_records(), 0);
-    let _ = producer.send(Record::to("t").value("x")).unwrap();
-    let _ = producer.send(Record::to("t").value("y")).unwrap();
+    drop(producer.send(Record::to("t").value("x")).unwrap());
+    drop(producer.send(Record::to("t").value("y")).unwrap());
     assert_eq!(producer.outstanding_records(), 2);
     assert!(producer.flush_timeout(TIMEOUT).unwrap());
     assert_eq!(producer.outstanding_records(), 0);

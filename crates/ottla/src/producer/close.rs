@@ -14,7 +14,7 @@ use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 use crate::wakeup::waiters::{FlushCompletion, FlushFuture};
 
-/// What a [`close`](super::Producer::close) left behind.
+/// What a [`close`](super::Producer::close) left undelivered.
 ///
 /// ```no_run
 /// # use std::time::Duration;

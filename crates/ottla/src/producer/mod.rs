@@ -150,7 +150,7 @@ impl Producer {
 
     /// Like [`flush`](Self::flush), for at most `timeout`. Returns whether all records completed.
     ///
-    /// The records that are left stay accepted, and the producer goes on sending them:
+    /// The records that are left stay accepted, and the producer continues to send them:
     /// [`outstanding_records`](Self::outstanding_records) counts them. In async code, give
     /// [`flush_async`](Self::flush_async) a timeout of the executor.
     ///
