@@ -60,6 +60,15 @@ pub(crate) struct Cluster {
     /// The last metadata of deleted topics (CASES MD6). If such a topic returns with the same id,
     /// its leader epochs expose a response from a broker that lags behind.
     deleted_topics: HashMap<Arc<str>, TopicMetadata>,
+    /// The partitions whose last answers had an older leader epoch than the known one.
+    older_epochs: HashMap<(Arc<str>, i32), OlderEpoch>,
+}
+
+/// Answers in a row that named the same leader with an older epoch than the known one.
+#[derive(Debug, Clone, Copy)]
+struct OlderEpoch {
+    leader: Leader,
+    answers: u32,
 }
 
 /// A partition's new leader, from a produce response of a broker that does not lead it (KIP-951).
@@ -105,6 +114,8 @@ impl Cluster {
         };
         let mut topics = retained(&self.topics);
         let mut deleted_topics = retained(&self.deleted_topics);
+        let mut older_epochs = self.older_epochs.clone();
+        older_epochs.retain(|(name, _), _| keep(name));
         for topic in &response.topics {
             let Some(name) = topic.name.as_deref() else {
                 continue;
@@ -129,7 +140,8 @@ impl Cluster {
                 continue;
             }
             let deleted = deleted_topics.remove(name);
-            let metadata = merge_topic_metadata(topic, topics.get(name).or(deleted.as_ref()));
+            let before = topics.get(name).or(deleted.as_ref());
+            let metadata = merge_topic_metadata(topic, before, &mut older_epochs);
             if metadata.leaders.is_empty() {
                 if let Some(deleted) = deleted {
                     deleted_topics.insert(name.into(), deleted);
@@ -150,7 +162,7 @@ impl Cluster {
             }
         }
         let id = response.cluster_id.as_deref().map(Into::into).or_else(|| self.id.clone());
-        Cluster { id, nodes, topics, deleted_topics }
+        Cluster { id, nodes, topics, deleted_topics, older_epochs }
     }
 
     /// Returns a snapshot with the same topics and without nodes.
@@ -223,6 +235,7 @@ fn valid_nodes(response: &MetadataResponse) -> HashMap<i32, Node> {
 fn merge_topic_metadata(
     topic: &MetadataResponseTopic,
     before: Option<&TopicMetadata>,
+    older_epochs: &mut HashMap<(Arc<str>, i32), OlderEpoch>,
 ) -> TopicMetadata {
     let before = before.filter(|b| b.id == topic.topic_id);
     let mut leaders: Vec<Leader> = before.map(|b| b.leaders.clone()).unwrap_or_default();
@@ -239,13 +252,42 @@ fn merge_topic_metadata(
             leaders.resize(index + 1, Leader::NONE);
         }
         let old = leaders[index];
-        // A broker that lags behind reports an older epoch (CASES MD4).
-        if p.leader_epoch == -1 || p.leader_epoch >= old.epoch {
-            leaders[index] = Leader { node_id: p.leader_id, epoch: p.leader_epoch };
+        let new = Leader { node_id: p.leader_id, epoch: p.leader_epoch };
+        let key = || (Arc::from(topic.name.as_deref().unwrap_or_default()), p.partition_index);
+        if new.epoch == -1 || new.epoch >= old.epoch {
+            leaders[index] = new;
+            if !older_epochs.is_empty() {
+                older_epochs.remove(&key());
+            }
+        } else if new.node_id >= 0 && is_older_epoch_believed(older_epochs, key(), new) {
+            leaders[index] = new;
         }
     }
     TopicMetadata { id: topic.topic_id, leaders }
 }
+
+/// Counts an answer with an older leader epoch than the known one. Returns whether to believe it.
+///
+/// A broker that lags behind reports an older epoch (CASES MD4), but only for a while. After an
+/// unclean election or in a restored cluster, epochs begin again, and no newer one comes.
+fn is_older_epoch_believed(
+    older_epochs: &mut HashMap<(Arc<str>, i32), OlderEpoch>,
+    partition: (Arc<str>, i32),
+    leader: Leader,
+) -> bool {
+    let older = older_epochs.entry(partition.clone()).or_insert(OlderEpoch { leader, answers: 0 });
+    older.answers = if older.leader == leader { older.answers + 1 } else { 1 };
+    older.leader = leader;
+    let is_believed = older.answers >= OLDER_EPOCH_ANSWERS;
+    if is_believed {
+        older_epochs.remove(&partition);
+    }
+    is_believed
+}
+
+/// The number of answers in a row with the same older leader epoch after which the client believes
+/// it.
+const OLDER_EPOCH_ANSWERS: u32 = 5;
 
 /// The number of partitions below the highest that a response may leave out.
 const MAX_MISSING_PARTITIONS: usize = 1024;
@@ -305,6 +347,35 @@ mod tests {
         );
         let c = c.merge_with(&metadata_response(10, 1), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
+    }
+
+    /// An unclean election or a restored cluster may begin again with older epochs.
+    #[test]
+    fn older_leader_epoch_that_stays_is_believed() {
+        let all = |_: &str| true;
+        let two_nodes = |epoch, leader| {
+            let mut response = metadata_response(epoch, leader);
+            let second = MetadataResponseBroker { node_id: 2, ..response.brokers[0].clone() };
+            response.brokers.push(second);
+            response
+        };
+        let mut c = Cluster::default().merge_with(&two_nodes(10, 1), all, |_, _| {});
+        for _ in 1..OLDER_EPOCH_ANSWERS {
+            c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
+            assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
+        }
+        // A newer answer in between proves that the older ones came from brokers that lag behind.
+        c = c.merge_with(&two_nodes(10, 1), all, |_, _| {});
+        for _ in 1..OLDER_EPOCH_ANSWERS {
+            c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
+            assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
+        }
+        c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
+        assert_eq!(c.leader("t", 0), Leader { node_id: 2, epoch: 3 });
+        for _ in 0..2 * OLDER_EPOCH_ANSWERS {
+            c = c.merge_with(&two_nodes(2, -1), all, |_, _| {});
+        }
+        assert_eq!(c.leader("t", 0).epoch, 3, "no leader is no answer to believe");
     }
 
     // CASES: MD6.
