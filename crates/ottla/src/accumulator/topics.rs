@@ -5,7 +5,6 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
-use std::task::Waker;
 
 use arc_swap::ArcSwap;
 
@@ -16,7 +15,8 @@ use super::partition::Partition;
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
-use crate::sync::{Mutex, wake_all};
+use crate::sync::Mutex;
+use crate::wakeup::waiters::DeadlineWaiter;
 
 /// A topic whose partitions are known.
 #[derive(Debug)]
@@ -69,27 +69,45 @@ pub(crate) type TopicsByName = HashMap<Arc<str>, Arc<TopicInfo>>;
 #[derive(Debug, Default)]
 pub(crate) struct TopicInfoMap {
     map: ArcSwap<TopicsByName>,
-    waiters: Mutex<HashMap<Arc<str>, TopicWaiters>>,
+    waiters: Mutex<AllTopicWaiters>,
     /// The topics of handles that were created before their metadata arrived.
     unknown: Mutex<HashMap<Arc<str>, Weak<TopicInfo>>>,
     /// Every partition of every topic, also those that are not visible, by id.
     partitions_by_id: Mutex<Vec<Arc<Partition>>>,
 }
 
-/// The callers that wait for one topic.
+/// The callers that wait for topics.
 #[derive(Debug, Default)]
-struct TopicWaiters {
-    wakers: Vec<Waker>,
-    /// The last error that a metadata update reported for the topic.
-    last_error: Option<Error>,
-    /// The number of errors so far. A caller compares it to recognize a new one.
+struct AllTopicWaiters {
+    by_topic: HashMap<Arc<str>, TopicWaiters>,
+    /// The number of errors so far, for any topic. A caller compares it to recognize a new one.
     error_count: u64,
 }
 
+/// The callers that wait for one topic.
+#[derive(Debug, Default)]
+struct TopicWaiters {
+    /// A caller that has stopped waiting has dropped its half of the waiter.
+    waiters: Vec<Weak<DeadlineWaiter>>,
+    /// The last error that a metadata update reported for the topic, with its number.
+    last_error: Option<(u64, Error)>,
+}
+
 impl TopicWaiters {
-    fn set_error(&mut self, error: &Error) {
-        self.last_error = Some(error.clone());
-        self.error_count += 1;
+    fn add(&mut self, waiter: &Arc<DeadlineWaiter>) {
+        // Rarely, so that many callers cost linear time. The sender may hold the other half.
+        if self.waiters.len().is_power_of_two() {
+            let waiter = Arc::as_ptr(waiter);
+            self.waiters.retain(|w| w.strong_count() > 1 && w.as_ptr() != waiter);
+        }
+        self.waiters.push(Arc::downgrade(waiter));
+    }
+
+    /// Appends the waiting callers to `to_wake`. Returns whether there were any.
+    fn take(&mut self, to_wake: &mut Vec<Arc<DeadlineWaiter>>) -> bool {
+        let before = to_wake.len();
+        to_wake.extend(self.waiters.drain(..).filter_map(|w| w.upgrade()));
+        to_wake.len() > before
     }
 }
 
@@ -133,44 +151,52 @@ impl TopicInfoMap {
         self.map.load()
     }
 
-    /// Registers a waker for the next metadata about a topic. Returns the topic's error count and
-    /// its last error.
-    pub(crate) fn register(&self, name: &Arc<str>, waker: &Waker) -> (u64, Option<Error>) {
-        // Cloned before the lock is taken: a waker runs foreign code.
-        let waker = waker.clone();
+    /// Registers a caller for the next metadata update. Returns the number of errors so far, and the
+    /// topic's last error with its number.
+    pub(crate) fn register(
+        &self,
+        name: &Arc<str>,
+        waiter: &Arc<DeadlineWaiter>,
+    ) -> (u64, Option<(u64, Error)>) {
         let mut waiters = self.waiters.lock();
-        let topic_waiters = waiters.entry(name.clone()).or_default();
-        topic_waiters.wakers.push(waker);
-        (topic_waiters.error_count, topic_waiters.last_error.clone())
+        let error_count = waiters.error_count;
+        let topic_waiters = waiters.by_topic.entry(name.clone()).or_default();
+        topic_waiters.add(waiter);
+        (error_count, topic_waiters.last_error.clone())
     }
 
     /// Stores an error for the callers that wait for a topic, and wakes them. Each of them decides
     /// whether to wait on.
     pub(crate) fn notify_error(&self, name: &str, error: &Error) {
-        let wakers = match self.waiters.lock().get_mut(name) {
-            Some(topic_waiters) => {
-                topic_waiters.set_error(error);
-                std::mem::take(&mut topic_waiters.wakers)
-            }
-            None => return,
-        };
+        let mut to_wake = Vec::new();
+        {
+            let AllTopicWaiters { by_topic, error_count } = &mut *self.waiters.lock();
+            let Some(topic_waiters) = by_topic.get_mut(name) else { return };
+            *error_count += 1;
+            topic_waiters.last_error = Some((*error_count, error.clone()));
+            topic_waiters.take(&mut to_wake);
+        }
         // Woken after the lock is released: a waker runs foreign code.
-        wake_all(wakers);
+        to_wake.iter().for_each(|waiter| waiter.wake());
     }
 
     /// Stores an error for all waiting callers, and wakes them: no broker can be reached, or the
     /// producer closes.
     pub(crate) fn notify_error_all(&self, error: &Error) {
-        let mut wakers = Vec::new();
-        for topic_waiters in self.waiters.lock().values_mut() {
-            topic_waiters.set_error(error);
-            wakers.append(&mut topic_waiters.wakers);
+        let mut to_wake = Vec::new();
+        {
+            let AllTopicWaiters { by_topic, error_count } = &mut *self.waiters.lock();
+            *error_count += 1;
+            for topic_waiters in by_topic.values_mut() {
+                topic_waiters.last_error = Some((*error_count, error.clone()));
+                topic_waiters.take(&mut to_wake);
+            }
         }
-        wake_all(wakers);
+        to_wake.iter().for_each(|waiter| waiter.wake());
     }
 
     /// Publishes a metadata update: new topics, partition counts and leaders. Wakes the callers
-    /// that wait for a topic of it.
+    /// that wait for a topic.
     pub(crate) fn publish(&self, cluster: &Cluster, rack: &Rack) {
         let old = self.map.load_full();
         let mut new: Option<TopicsByName> = None;
@@ -199,20 +225,19 @@ impl TopicInfoMap {
             self.map.store(new.clone());
             self.unknown.lock().retain(|name, _| !new.contains_key(name));
         }
-        self.wake_waiters_of(cluster);
+        self.wake_waiters(cluster);
     }
 
-    /// Wakes the callers that wait for a topic of this cluster, and forgets them.
-    fn wake_waiters_of(&self, cluster: &Cluster) {
-        let mut wakers = Vec::new();
-        self.waiters.lock().retain(|name, topic_waiters| {
-            let is_known = cluster.topics.contains_key(name);
-            if is_known {
-                wakers.append(&mut topic_waiters.wakers);
-            }
-            !is_known
+    /// Wakes all waiting callers. One whose topic is still unknown requests it again: the client
+    /// may have forgotten the topic.
+    fn wake_waiters(&self, cluster: &Cluster) {
+        let mut to_wake = Vec::new();
+        // An entry that nobody waits for any more goes, also if its topic never becomes known.
+        self.waiters.lock().by_topic.retain(|name, topic_waiters| {
+            let has_waiters = topic_waiters.take(&mut to_wake);
+            has_waiters && !cluster.topics.contains_key(name)
         });
-        wake_all(wakers);
+        to_wake.iter().for_each(|waiter| waiter.wake());
     }
 
     /// Makes as many partitions visible as the topic has.

@@ -100,7 +100,7 @@ struct TopicWaitFuture<'h> {
     name: Arc<str>,
     partition: Option<i32>,
     deadline: Tick,
-    /// The topic's error count when this wait began. Earlier errors do not concern this caller.
+    /// The number of errors when this wait began. Earlier errors do not concern this caller.
     /// `None` before the first poll.
     initial_error_count: Option<u64>,
     waiter: Arc<DeadlineWaiter>,
@@ -148,7 +148,7 @@ impl Future for TopicWaitFuture<'_> {
         // The wakers are registered before the topic is looked up: if the metadata arrives between
         // the two, it either wakes this caller or is found.
         this.waiter.register(cx.waker());
-        let (error_count, last_error) = accumulator.topics.register(&this.name, cx.waker());
+        let (error_count, last_error) = accumulator.topics.register(&this.name, &this.waiter);
         let lifecycle = accumulator.lifecycle();
         if !lifecycle.is_running() {
             return Poll::Ready(Err(lifecycle.error_for_waiting_call()));
@@ -158,13 +158,13 @@ impl Future for TopicWaitFuture<'_> {
         }
         // An error from before this wait may be out of date: the topic may exist by now.
         let initial_error_count = *this.initial_error_count.get_or_insert(error_count);
-        if error_count > initial_error_count {
-            if let Some(e) = &last_error
-                && !e.is_retriable()
-            {
-                return Poll::Ready(Err(e.clone()));
+        if let Some((number, e)) = last_error
+            && number > initial_error_count
+        {
+            if !e.is_retriable() {
+                return Poll::Ready(Err(e));
             }
-            this.last_error = last_error;
+            this.last_error = Some(e);
         }
         // Requested again after each error; the metadata's backoff limits the rate.
         accumulator.post(Event::TopicWanted(this.name.clone()), Tick(0));
