@@ -63,6 +63,24 @@ fn first_records_to_fifty_topics_wait_for_one_metadata_request_each() {
     assert!(elapsed < Duration::from_millis(50 * 150), "{elapsed:?}");
 }
 
+/// An administrator withdraws a permission by mistake and grants it again.
+#[test]
+fn topic_error_in_metadata_fails_new_sends_and_not_accepted_records() {
+    let mut fixture =
+        ProducerFixture::new(&[("linger.ms", "5000"), ("metadata.max.age.ms", "500")]);
+    fixture.create_topic("other", 1);
+    fixture.send_and_wait(0, "a");
+    let accepted = fixture.send(0, "b");
+    fixture.cluster.metadata_topic_error = Some(ErrorCode::TOPIC_AUTHORIZATION_FAILED);
+    fixture.run_for_ms(1_500);
+    let refused = fixture.try_send_to("other");
+    fixture.run_for_ms(500);
+    assert!(refused.is_err() && fixture.try_send_to("other").is_err());
+    fixture.cluster.metadata_topic_error = None;
+    fixture.wait_for(&accepted).unwrap();
+    assert_eq!(fixture.logged_values(0), ["a", "b"]);
+}
+
 /// A subscriber that records the name of each event and of its fields.
 #[derive(Clone, Default)]
 struct EventRecorder(Arc<Mutex<Vec<String>>>);

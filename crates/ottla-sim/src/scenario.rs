@@ -174,6 +174,9 @@ scenario! {
     purge_at_ms: u64,
     /// Whether that purge includes records in flight.
     purge_in_flight: bool,
+    /// Whether the brokers' addresses are host names: of several addresses, of which some are
+    /// dead, and gone while the broker is down.
+    brokers_by_name: bool,
 }
 
 fn pick<T: Copy>(rng: &mut TestRng, choices: &[T]) -> T {
@@ -241,6 +244,7 @@ impl Scenario {
             compressible_values: false,
             purge_at_ms: 0,
             purge_in_flight: false,
+            brokers_by_name: false,
         };
         if is_fault_free {
             s.disconnect_one_in = 0;
@@ -264,6 +268,7 @@ impl Scenario {
             s.purge_at_ms = 1 + rng.next_below(s.heal_after_ms);
             s.purge_in_flight = rng.next_below(2) == 0;
         }
+        s.brokers_by_name = !is_fault_free && rng.next_below(3) == 0;
         s
     }
 

@@ -11,7 +11,9 @@ use ottla_protocol::wire::TestRng;
 
 use crate::history::decode_token;
 use crate::scenario::Scenario;
-use crate::sim_cluster::{AllowedFaults, broker_now, node_address, random_fault};
+use crate::sim_cluster::{
+    AllowedFaults, broker_now, node_address, node_host_name, node_name_addresses, random_fault,
+};
 
 /// The number of faults on batches, by name.
 pub(crate) type FaultCounts = Arc<Mutex<BTreeMap<String, u64>>>;
@@ -76,7 +78,12 @@ pub(crate) fn create_cluster(
     core.set_replica_lag_time_max(s.replica_lag_time_max_ms);
     for node in 1..=s.nodes as i32 {
         let address = node_address(node);
-        core.set_advertised_address(node, &address.ip().to_string(), address.port());
+        let host = match s.brokers_by_name {
+            true => node_host_name(node),
+            false => address.ip().to_string(),
+        };
+        core.set_advertised_address(node, &host, address.port());
+        machine.set_host(&node_host_name(node), node_name_addresses(node, s.seed));
         machine.listen(address);
     }
     if !s.bootstrap_by_name {

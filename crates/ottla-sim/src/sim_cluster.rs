@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ottla::sim::{ClientInput, SimMachine};
 use ottla_broker::{ClockReading, Core, HandleResult, LocalAddress, ProduceFault};
-use ottla_protocol::header::RequestHeader;
+use ottla_protocol::header::{RequestHeader, decode_response, encode_response};
+use ottla_protocol::messages::MetadataRequest;
 use ottla_protocol::wire::TestRng;
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
@@ -21,6 +22,21 @@ use crate::trace::trace;
 /// Returns the address at which a node listens.
 pub(crate) fn node_address(node: i32) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, node as u8], 9092))
+}
+
+/// Returns the host name of a node, for scenarios with `brokers_by_name`.
+pub(crate) fn node_host_name(node: i32) -> String {
+    format!("broker-{node}")
+}
+
+/// Returns the addresses that a node's name has: its own one among dead ones of both families, in
+/// an order that changes with `generation`.
+pub(crate) fn node_name_addresses(node: i32, generation: u64) -> Vec<SocketAddr> {
+    let dead_v4 = SocketAddr::from(([10, 0, 9, node as u8], 9092));
+    let dead_v6 = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 9, node as u16], 9092));
+    let mut addresses = vec![dead_v6, node_address(node), dead_v4];
+    addresses.rotate_left((generation % 3) as usize);
+    addresses
 }
 
 fn node_at_address(address: SocketAddr) -> i32 {
@@ -69,6 +85,8 @@ pub(crate) struct SimCluster {
     /// One metadata response in this many is the previous one to the same request.
     pub(crate) stale_metadata_one_in: u64,
     previous_metadata: BTreeMap<MetadataRequestKey, Vec<u8>>,
+    /// The error that metadata responses report for every topic.
+    pub(crate) metadata_topic_error: Option<ErrorCode>,
     max_in_flight: usize,
     /// Evidence that the client exceeded its limit of requests in flight.
     pub(crate) in_flight_violations: Vec<String>,
@@ -88,6 +106,7 @@ impl SimCluster {
             },
             stale_metadata_one_in: s.stale_metadata_one_in,
             previous_metadata: BTreeMap::new(),
+            metadata_topic_error: None,
             max_in_flight: s.max_in_flight as usize,
             in_flight_violations: Vec::new(),
             fault_counts: BTreeMap::new(),
@@ -177,7 +196,12 @@ impl SimCluster {
             let address = node_address(node);
             let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
             let frame = Bytes::from(frame);
-            let result = self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
+            let mut result = self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
+            if let (HandleResult::SendResponse(response), Some(code)) =
+                (&mut result, self.metadata_topic_error.filter(|_| is_metadata_request(&frame)))
+            {
+                *response = with_topic_errors(&frame, response, code);
+            }
             if let HandleResult::SendResponse(response) = &result {
                 self.remember_metadata_response(node, &frame, response);
             }
@@ -276,6 +300,21 @@ impl SimCluster {
 
 fn is_metadata_request(frame: &[u8]) -> bool {
     frame.len() >= 8 && frame[..2] == ApiKey::METADATA.0.to_be_bytes()
+}
+
+/// Returns the metadata response with this error for each topic.
+fn with_topic_errors(request: &[u8], response: &[u8], code: ErrorCode) -> Vec<u8> {
+    let request = Bytes::copy_from_slice(request);
+    let header = RequestHeader::decode(&mut Reader::new(&request)).expect("a metadata request");
+    let frame = Bytes::copy_from_slice(&response[4..]);
+    let mut body = decode_response::<MetadataRequest>(&frame, header.api_version)
+        .expect("the core's own response");
+    for topic in &mut body.topics {
+        topic.error_code = code.0;
+        topic.partitions.clear();
+    }
+    encode_response(header.api_key, header.api_version, header.correlation_id, &body)
+        .expect("the response was encoded before")
 }
 
 fn without_correlation_id(frame: &[u8]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use super::{Simulation, ms};
 use crate::oracle::Suspension;
 use crate::scenario_events::ScenarioEventKind;
 use crate::setup::create_topic;
-use crate::sim_cluster::{broker_now, node_address};
+use crate::sim_cluster::{broker_now, node_address, node_host_name, node_name_addresses};
 use crate::trace::trace;
 
 impl Simulation<'_> {
@@ -98,6 +98,8 @@ impl Simulation<'_> {
         self.cluster.core.stop_node(node, broker_now(&self.machine));
         self.machine.reset_server(node_address(node));
         self.cluster.drop_connections(node);
+        // The name goes with the broker, as a pod's does.
+        self.machine.set_host(&node_host_name(node), Vec::new());
         Some("node killed")
     }
 
@@ -113,6 +115,8 @@ impl Simulation<'_> {
         self.cluster.core.start_node(node, broker_now(&self.machine));
         self.machine.stop_listening(node_address(node));
         self.machine.listen(node_address(node));
+        let addresses = node_name_addresses(node, self.next_event as u64);
+        self.machine.set_host(&node_host_name(node), addresses);
     }
 
     fn move_leader(

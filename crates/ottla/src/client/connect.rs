@@ -53,8 +53,7 @@ impl<I: Io> NetworkClient<I> {
                 self.connections.connecting(node, channel, now, random);
             }
             Err(e) => {
-                self.observer.health.failed(&connection.name(), &format!("{address}: {e}"));
-                self.connections.disconnected(node, now, random);
+                self.fail_connect(node, &format!("{address}: {e}"), random, now);
             }
         }
     }
@@ -104,10 +103,21 @@ impl<I: Io> NetworkClient<I> {
                 let cause = other.map_or_else(|e| e.to_string(), |_| "it has no address".into());
                 let reason =
                     format!("the host name {} cannot be resolved: {cause}", connection.host);
-                self.observer.health.failed(&connection.name(), &reason);
-                self.connections.disconnected(node, now, random);
                 tracing::warn!(broker = node, "{reason}");
+                self.fail_connect(node, &reason, random, now);
             }
         }
+    }
+
+    /// Handles an attempt that failed before there was a connection.
+    ///
+    /// It requests metadata, as Java's `initiateConnect` does: a broker whose name is gone may be
+    /// removed, and its partitions have new leaders.
+    fn fail_connect(&mut self, node: i32, reason: &str, random: u64, now: Tick) {
+        if let Some(connection) = self.connections.get(node) {
+            self.observer.health.failed(&connection.name(), reason);
+        }
+        self.connections.disconnected(node, now, random);
+        self.metadata.request_update(now);
     }
 }

@@ -214,8 +214,7 @@ impl<I: Io> NetworkClient<I> {
             return Some(reason.to_owned());
         }
         let timeout = self.settings.request_timeout;
-        let oldest = connection.in_flight.oldest_sent_at()?;
-        (oldest.after(timeout) <= now)
+        (connection.in_flight.next_timeout(timeout)? <= now)
             .then(|| format!("no response within request.timeout.ms ({} ms)", timeout.as_millis()))
     }
 }

@@ -1,6 +1,7 @@
 //! The requests on one connection that have no response yet, oldest first.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_protocol::ApiKey;
@@ -42,6 +43,9 @@ pub(crate) struct InFlightRequest {
     pub(crate) version: i16,
     pub(crate) kind: RequestKind,
     pub(crate) sent_at: Tick,
+    /// How long the broker paused the connection since then. It does not count against
+    /// `request.timeout.ms`.
+    pub(crate) throttled: Duration,
     /// Whether the socket accepted the last byte.
     pub(crate) fully_sent: bool,
     /// False with `acks=0`: the request completes when its last byte is sent.
@@ -112,8 +116,17 @@ impl InFlightRequests {
         self.0.iter().find(|r| r.correlation_id == correlation_id).is_none_or(|r| r.fully_sent)
     }
 
-    pub(crate) fn oldest_sent_at(&self) -> Option<Tick> {
-        self.0.front().map(|r| r.sent_at)
+    /// Returns when the oldest request times out.
+    pub(crate) fn next_timeout(&self, request_timeout: Duration) -> Option<Tick> {
+        self.0.front().map(|r| r.sent_at.after(request_timeout.saturating_add(r.throttled)))
+    }
+
+    /// Gives every request more time, because the broker reads none of them during a throttle
+    /// (KIP-219).
+    pub(crate) fn add_throttle_time(&mut self, time: Duration) {
+        for request in &mut self.0 {
+            request.throttled = request.throttled.saturating_add(time);
+        }
     }
 
     /// Removes and returns all requests, oldest first.
@@ -133,6 +146,7 @@ mod tests {
             version: 9,
             kind: RequestKind::Produce,
             sent_at: Tick(correlation_id as u64),
+            throttled: Duration::ZERO,
             fully_sent: false,
             expects_response,
         }
@@ -143,7 +157,7 @@ mod tests {
     fn responses_match_the_oldest_request_and_clear_all_keeps_the_order() {
         let mut requests = InFlightRequests::default();
         (1..=3).for_each(|id| requests.add(request(id, true)));
-        assert_eq!(requests.oldest_sent_at(), Some(Tick(1)));
+        assert_eq!(requests.next_timeout(Duration::from_nanos(5)), Some(Tick(6)));
         assert_eq!(requests.complete_next(2).unwrap_err(), Some(1), "1 is the oldest request");
         assert_eq!(requests.complete_next(1).unwrap().correlation_id, 1);
         assert!(requests.complete_send().is_none());

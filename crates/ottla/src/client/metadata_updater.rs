@@ -1,7 +1,7 @@
 //! Decides when the client requests metadata and for which topics, and keeps the latest cluster
 //! snapshot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ottla_protocol::ErrorCode;
@@ -25,6 +25,14 @@ pub(crate) struct MetadataUpdate {
     pub(crate) authentication_error: Option<Error>,
 }
 
+/// The metadata request in flight.
+#[derive(Debug)]
+struct RequestInFlight {
+    /// Whether it asks for new topics alone.
+    is_partial: bool,
+    new_topics: BTreeSet<Arc<str>>,
+}
+
 /// The cluster snapshot and the state of its next update.
 #[derive(Debug)]
 pub(crate) struct MetadataUpdater {
@@ -32,10 +40,14 @@ pub(crate) struct MetadataUpdater {
     pub(crate) cluster: Arc<Cluster>,
     /// The topics to request, each with its last use.
     topics: BTreeMap<Arc<str>, Tick>,
+    /// The topics of `topics` that no response has described since they were wanted. They are
+    /// requested alone (KIP-526), and they are never idle.
+    new_topics: BTreeSet<Arc<str>>,
+    /// Whether to request all topics.
     update_requested: bool,
     /// An update was requested while a request was in flight: its response may be too old.
     requested_during_update: bool,
-    in_progress: bool,
+    in_progress: Option<RequestInFlight>,
     pub(crate) last_success: Option<Tick>,
     /// The time of the first update request that no response has satisfied.
     pub(crate) update_requested_at: Option<Tick>,
@@ -52,9 +64,10 @@ impl MetadataUpdater {
             settings,
             cluster: Arc::default(),
             topics: BTreeMap::new(),
+            new_topics: BTreeSet::new(),
             update_requested: true,
             requested_during_update: false,
-            in_progress: false,
+            in_progress: None,
             last_success: None,
             update_requested_at: None,
             not_before: Tick(0),
@@ -68,46 +81,70 @@ impl MetadataUpdater {
         if self.topics.insert(topic.clone(), now).is_none() {
             self.not_before = now.min(self.not_before);
             self.attempts = 0;
-            self.request_update(now);
+            self.request_topic(topic, now);
         } else if !self.cluster.topics.contains_key(topic) {
-            self.request_update(now);
+            self.request_topic(topic, now);
         }
+    }
+
+    /// Requests the metadata of one topic that was added.
+    pub(crate) fn request_topic(&mut self, topic: &Arc<str>, now: Tick) {
+        self.new_topics.insert(topic.clone());
+        self.update_requested_at.get_or_insert(now);
     }
 
     /// Requests an update because the snapshot is out of date.
     pub(crate) fn request_update(&mut self, now: Tick) {
         self.update_requested = true;
-        self.requested_during_update = self.in_progress;
+        self.requested_during_update = self.in_progress.is_some();
         self.update_requested_at.get_or_insert(now);
     }
 
     /// Returns when the next request is due; [`Tick::NEVER`] while one is in flight.
     pub(crate) fn next_update(&self) -> Tick {
-        if self.in_progress {
+        if self.in_progress.is_some() {
             return Tick::NEVER;
         }
-        let expiry = self.last_success.map_or(Tick(0), |at| at.after(self.settings.max_age));
-        let due = if self.update_requested { Tick(0) } else { expiry };
+        let is_requested = self.update_requested || !self.new_topics.is_empty();
+        let due = if is_requested { Tick(0) } else { self.expiry() };
         due.max(self.not_before)
     }
 
-    /// Removes idle topics and returns a request for the others.
+    /// Returns when the snapshot is too old.
+    fn expiry(&self) -> Tick {
+        self.last_success.map_or(Tick(0), |at| at.after(self.settings.max_age))
+    }
+
+    /// Returns a request: for the new topics alone if the snapshot is not out of date, else for
+    /// all topics but the idle ones, which are removed.
     pub(crate) fn begin_request(&mut self, now: Tick) -> MetadataRequest {
-        let max_idle = self.settings.max_idle;
-        self.topics.retain(|_, last_used| last_used.after(max_idle) > now);
-        self.in_progress = true;
         self.requested_during_update = false;
-        let topics = self.topics.keys().map(|name| MetadataRequestTopic {
+        let is_partial =
+            !self.update_requested && !self.new_topics.is_empty() && self.expiry() > now;
+        let requested = |name: &Arc<str>| MetadataRequestTopic {
             name: Some(name.to_string()),
             ..Default::default()
-        });
-        MetadataRequest { topics: Some(topics.collect()), ..Default::default() }
+        };
+        let topics = if is_partial {
+            self.new_topics.iter().map(requested).collect()
+        } else {
+            let (max_idle, new_topics) = (self.settings.max_idle, &self.new_topics);
+            self.topics.retain(|name, last_used| {
+                last_used.after(max_idle) > now || new_topics.contains(name)
+            });
+            self.topics.keys().map(requested).collect()
+        };
+        let new_topics = self.new_topics.clone();
+        self.in_progress = Some(RequestInFlight { is_partial, new_topics });
+        MetadataRequest { topics: Some(topics), ..Default::default() }
     }
 
     /// Handles a request that got no usable response: the next one waits for the backoff.
     pub(crate) fn fail_update(&mut self, now: Tick, random: u64) {
-        self.in_progress = false;
-        self.update_requested = true;
+        // The topics of a partial request are still new, and are requested again.
+        if !self.in_progress.take().is_some_and(|request| request.is_partial) {
+            self.update_requested = true;
+        }
         self.back_off(now, random);
     }
 
@@ -134,23 +171,31 @@ impl MetadataUpdater {
             |name| topics.contains_key(name),
             |name, code| topic_errors.push((name.to_owned(), code)),
         );
-        self.in_progress = false;
+        let request = self.in_progress.take();
+        for topic in request.iter().flat_map(|request| &request.new_topics) {
+            self.new_topics.remove(topic);
+        }
+        if !request.is_some_and(|request| request.is_partial) {
+            self.last_success = Some(now);
+            self.update_requested = false;
+        }
         // A request made while this one was in flight is still open. Its reason, for example a
         // NOT_LEADER_OR_FOLLOWER error, may be newer than the broker's view in this response.
-        self.update_requested = self.requested_during_update;
-        self.last_success = Some(now);
-        self.update_requested_at = self.update_requested.then_some(now);
+        self.update_requested |= self.requested_during_update;
         // The backoff grows only while responses are identical (CASES MD3).
         if next.topics != self.cluster.topics || next.nodes != self.cluster.nodes {
             self.attempts = 0;
         }
         self.back_off(now, random);
         self.cluster = Arc::new(next);
-        // For example LEADER_NOT_AVAILABLE while the broker creates the topic: request again.
-        if topic_errors.iter().any(|(_, code)| code.is_retriable()) {
-            self.update_requested = true;
-            self.update_requested_at.get_or_insert(now);
+        // For example LEADER_NOT_AVAILABLE while the broker creates the topic: request it again.
+        for (name, _) in topic_errors.iter().filter(|(_, code)| code.is_retriable()) {
+            if let Some((name, _)) = self.topics.get_key_value(name.as_str()) {
+                self.new_topics.insert(name.clone());
+            }
         }
+        let is_requested = self.update_requested || !self.new_topics.is_empty();
+        self.update_requested_at = is_requested.then_some(now);
         self.pending.updated = true;
         self.pending.topic_errors.append(&mut topic_errors);
         true
@@ -187,7 +232,7 @@ impl MetadataUpdater {
     pub(crate) fn forget_nodes(&mut self, now: Tick) {
         self.cluster = Arc::new(self.cluster.without_nodes());
         self.update_requested = true;
-        self.in_progress = false;
+        self.in_progress = None;
         self.not_before = Tick(0);
         self.update_requested_at = Some(now);
         self.pending.updated = true;
@@ -201,6 +246,7 @@ impl MetadataUpdater {
     /// Stops requesting a topic until `add_topic` adds it again.
     pub(crate) fn remove_topic(&mut self, topic: &str) {
         self.topics.remove(topic);
+        self.new_topics.remove(topic);
     }
 }
 
@@ -278,6 +324,63 @@ mod tests {
         assert_eq!(topics.len(), 1);
         m.update(&response(), Tick(6), 0);
         assert_eq!(m.begin_request(Tick(70 * SECOND)).topics.unwrap().len(), 0);
+    }
+
+    fn described(names: &[&str]) -> MetadataResponse {
+        use ottla_protocol::messages::{MetadataResponsePartition, MetadataResponseTopic};
+        let topic = |name: &&str| MetadataResponseTopic {
+            name: Some((*name).to_owned()),
+            partitions: vec![MetadataResponsePartition { leader_id: 1, ..Default::default() }],
+            ..Default::default()
+        };
+        MetadataResponse { topics: names.iter().map(topic).collect(), ..response() }
+    }
+
+    fn requested(m: &mut MetadataUpdater, now: Tick) -> Vec<String> {
+        let topics = m.begin_request(now).topics.unwrap();
+        topics.into_iter().filter_map(|t| t.name).collect()
+    }
+
+    #[test]
+    fn wanted_topic_is_not_idle_before_a_response_has_described_it() {
+        let mut m = metadata_updater();
+        m.add_topic(&"t".into(), Tick(0));
+        assert_eq!(requested(&mut m, Tick(0)), ["t"]);
+        // The cluster is away for longer than metadata.max.idle.ms.
+        m.fail_update(Tick(100 * SECOND), 0);
+        assert_eq!(requested(&mut m, Tick(101 * SECOND)), ["t"]);
+        m.update(&described(&["t"]), Tick(102 * SECOND), 0);
+        assert!(m.cluster.topics.contains_key("t"));
+    }
+
+    // KIP-526.
+    #[test]
+    fn new_topic_is_requested_alone_and_the_others_at_their_age() {
+        let mut m = metadata_updater();
+        m.add_topic(&"a".into(), Tick(0));
+        assert_eq!(requested(&mut m, Tick(0)), ["a"]);
+        m.update(&described(&["a"]), Tick(0), 0);
+        m.add_topic(&"b".into(), Tick(SECOND));
+        assert!(m.next_update() <= Tick(SECOND));
+        assert_eq!(requested(&mut m, Tick(SECOND)), ["b"]);
+        m.update(&described(&["b"]), Tick(SECOND), 0);
+        assert!(m.cluster.topics.contains_key("a") && m.cluster.topics.contains_key("b"));
+        m.add_topic(&"a".into(), Tick(299 * SECOND));
+        m.add_topic(&"b".into(), Tick(299 * SECOND));
+        assert_eq!(m.next_update(), Tick(300 * SECOND), "a partial response renews no other topic");
+        assert_eq!(requested(&mut m, Tick(300 * SECOND)), ["a", "b"]);
+    }
+
+    // KIP-526.
+    #[test]
+    fn outdated_snapshot_is_requested_whole_also_with_a_new_topic() {
+        let mut m = metadata_updater();
+        m.add_topic(&"a".into(), Tick(0));
+        m.begin_request(Tick(0));
+        m.update(&described(&["a"]), Tick(0), 0);
+        m.add_topic(&"b".into(), Tick(SECOND));
+        m.request_update(Tick(SECOND));
+        assert_eq!(requested(&mut m, Tick(SECOND)), ["a", "b"]);
     }
 
     // CASES: NC18.

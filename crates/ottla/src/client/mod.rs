@@ -11,6 +11,7 @@ pub(crate) mod metadata_updater;
 pub(crate) mod requests;
 mod connection_states;
 pub(crate) mod node_connection;
+mod addresses;
 mod observer;
 mod authenticator;
 mod authentication;
@@ -117,6 +118,12 @@ impl<I: Io> NetworkClient<I> {
 
     pub(crate) fn add_topic(&mut self, topic: &Arc<str>, now: Tick) {
         self.metadata.add_topic(topic, now);
+    }
+
+    /// Adds a topic, and requests its metadata also if it is known.
+    pub(crate) fn request_topic(&mut self, topic: &Arc<str>, now: Tick) {
+        self.metadata.add_topic(topic, now);
+        self.metadata.request_topic(topic, now);
     }
 
     pub(crate) fn request_metadata(&mut self, now: Tick) {
@@ -306,10 +313,7 @@ impl<I: Io> NetworkClient<I> {
     fn next_timeout(&self) -> Tick {
         let timeout = self.settings.request_timeout;
         let deadlines = self.connections.iter().flat_map(|connection| {
-            [
-                connection.setup_deadline(),
-                connection.in_flight.oldest_sent_at().map(|at| at.after(timeout)),
-            ]
+            [connection.setup_deadline(), connection.in_flight.next_timeout(timeout)]
         });
         deadlines.flatten().chain([self.observer.next_throttle_end()]).min().unwrap_or(Tick::NEVER)
     }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use ottla_protocol::ApiKey;
 use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
 
+use super::addresses::Addresses;
 use super::in_flight_requests::InFlightRequests;
 use super::sasl::SaslClient;
 use super::throttle::Throttle;
@@ -64,8 +65,7 @@ pub(crate) struct NodeConnection {
     /// Empty until the ApiVersions response arrives.
     pub(crate) api_versions: HashMap<ApiKey, VersionRange>,
     pub(crate) throttle: Throttle,
-    /// The untried addresses of the last lookup, the next one last.
-    addresses: Vec<SocketAddr>,
+    addresses: Addresses,
     /// Unique for each node the client learns of: an id may return with a new address.
     pub(crate) connection_number: u32,
     pub(crate) authentication: AuthenticationState,
@@ -119,7 +119,7 @@ impl NodeConnection {
             in_flight: InFlightRequests::default(),
             api_versions: HashMap::default(),
             throttle: Throttle::default(),
-            addresses: Vec::new(),
+            addresses: Addresses::default(),
             connection_number,
             authentication: AuthenticationState::default(),
             attempts: ConnectAttempts::default(),
@@ -198,16 +198,14 @@ impl NodeConnection {
         }
     }
 
-    pub(crate) fn set_addresses(&mut self, mut addresses: Vec<SocketAddr>) {
-        // `next_address` pops from the back.
-        addresses.reverse();
-        self.addresses = addresses;
+    pub(crate) fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
+        self.addresses.set(addresses);
         self.state = ConnectionState::Disconnected { retry_at: Tick(0) };
     }
 
     /// Removes and returns the next address to try; `None` means that a lookup is needed.
     pub(crate) fn next_address(&mut self) -> Option<SocketAddr> {
-        self.addresses.pop()
+        self.addresses.next()
     }
 
     /// Moves to `Connecting`. The timeout grows with each failed attempt (KIP-601).
@@ -230,7 +228,8 @@ impl NodeConnection {
         self.attempts.failed_setups = 0;
     }
 
-    /// Moves to `Disconnected` with a backoff, and forgets what was learnt over the connection.
+    /// Moves to `Disconnected` with a backoff, and forgets what was learnt over the connection. A
+    /// throttle stays: the broker's quota does not depend on the connection.
     pub(crate) fn disconnected(&mut self, s: &ConnectSettings, now: Tick, random: u64) {
         match self.state {
             // The broker may have moved: resolve its name again (CASES NC12).
@@ -250,7 +249,6 @@ impl NodeConnection {
         let wait = backoff(s.backoff, s.backoff_max, self.attempts.failed, random);
         self.attempts.failed += 1;
         self.state = ConnectionState::Disconnected { retry_at: now.after(wait) };
-        self.throttle.end();
     }
 
     /// Stores the API versions that the broker supports.
@@ -307,6 +305,33 @@ mod tests {
         connection.ready(2);
         connection.disconnected(&s, Tick(0), 0);
         assert_eq!(connection.next_address(), None, "an established connection was lost");
+    }
+
+    #[test]
+    fn lookup_does_not_begin_with_the_address_used_last() {
+        let s = settings();
+        let address = |n: u8| SocketAddr::from(([127, 0, 0, n], 9092));
+        let mut connection = node();
+        connection.set_addresses(vec![address(1), address(2)]);
+        assert_eq!(connection.next_address(), Some(address(1)));
+        connection.connecting(1, &s, Tick(0), 0);
+        connection.ready(1);
+        connection.disconnected(&s, Tick(0), 0);
+        connection.set_addresses(vec![address(1), address(2)]);
+        assert_eq!(connection.next_address(), Some(address(2)));
+        assert_eq!(connection.next_address(), Some(address(1)), "but it is tried");
+        connection.set_addresses(vec![address(1)]);
+        assert_eq!(connection.next_address(), Some(address(1)), "there is no other");
+    }
+
+    #[test]
+    fn addresses_of_both_families_are_tried_in_turn() {
+        let v4 = |n: u8| SocketAddr::from(([127, 0, 0, n], 9092));
+        let v6 = |n: u16| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, n], 9092));
+        let mut connection = node();
+        connection.set_addresses(vec![v6(1), v6(2), v6(3), v4(1), v4(2)]);
+        let order: Vec<_> = std::iter::from_fn(|| connection.next_address()).collect();
+        assert_eq!(order, [v6(1), v4(1), v6(2), v4(2), v6(3)], "the resolver's first family first");
     }
 
     // CASES: CS1, CS2, NC10.

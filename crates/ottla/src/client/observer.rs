@@ -117,6 +117,11 @@ impl Observer {
     /// Reports a connection that is ready for requests.
     pub(super) fn connected(&mut self, connection: &NodeConnection, now: Tick) {
         self.health.connected(&connection.name());
+        if connection.throttle.is_active(now) {
+            // The throttle began on an earlier connection.
+            let ms = connection.throttle.until.since(now).as_millis() as u64;
+            self.show_throttle(connection, ms);
+        }
         if let Some(suppressed) = self.log_events.check(LogEvent::Connected, connection.id, now) {
             tracing::info!(
                 name: "ottla.connected",
@@ -235,13 +240,17 @@ impl Observer {
 
     /// Reports a node that holds back the client's requests.
     pub(super) fn throttled(&mut self, connection: &NodeConnection, ms: u64, now: Tick) {
-        if ms >= MIN_REPORTED_THROTTLE_MS {
-            self.health.throttled(&connection.name(), ms);
-            self.next_throttle_end = self.next_throttle_end.min(connection.throttle.until);
-        }
+        self.show_throttle(connection, ms);
         if let Some(suppressed) = self.log_events.check(LogEvent::Throttled, connection.id, now) {
             let broker = connection.id;
             tracing::info!(name: "ottla.throttled", broker, ms, suppressed, "throttled");
+        }
+    }
+
+    fn show_throttle(&mut self, connection: &NodeConnection, ms: u64) {
+        if ms >= MIN_REPORTED_THROTTLE_MS {
+            self.health.throttled(&connection.name(), ms);
+            self.next_throttle_end = self.next_throttle_end.min(connection.throttle.until);
         }
     }
 

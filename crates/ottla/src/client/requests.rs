@@ -1,5 +1,7 @@
 //! Requests on their way to the selector: correlation ids and frames.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ottla_protocol::header::encode_request;
 use ottla_protocol::{ApiKey, EncodeError, Request};
@@ -33,6 +35,7 @@ impl ClientRequest {
             version: self.version,
             kind: self.kind.clone(),
             sent_at: now,
+            throttled: Duration::ZERO,
             fully_sent: false,
             expects_response: self.expects_response,
         }

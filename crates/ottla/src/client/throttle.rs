@@ -19,17 +19,14 @@ impl Throttle {
         self.until > now
     }
 
-    /// Begins a throttle, or extends the current one.
-    pub(crate) fn extend(&mut self, time: Duration, now: Tick) {
+    /// Begins a throttle, or extends the current one. Returns the time that this adds.
+    pub(crate) fn extend(&mut self, time: Duration, now: Tick) -> Duration {
         if !self.is_active(now) {
             self.since = now;
         }
+        let before = self.until.max(now);
         self.until = self.until.max(now.after(time));
-    }
-
-    /// Ends the throttle.
-    pub(crate) fn end(&mut self) {
-        self.until = Tick(0);
+        self.until.since(before)
     }
 
     /// Returns how long the throttle overlaps the time from `from` to `to`.
@@ -52,7 +49,8 @@ impl<I: Io> NetworkClient<I> {
         // A broker may send a negative time.
         let Ok(ms @ 1..) = u64::try_from(ms) else { return };
         let Some(connection) = self.connections.get_mut(node) else { return };
-        connection.throttle.extend(Duration::from_millis(ms), now);
+        let added = connection.throttle.extend(Duration::from_millis(ms), now);
+        connection.in_flight.add_throttle_time(added);
         self.observer.throttled(connection, ms, now);
     }
 

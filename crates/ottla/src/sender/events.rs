@@ -37,9 +37,8 @@ impl<I: Io> Sender<I> {
                 // The event only has to start a round, which sees the waiters of the pool.
                 Event::MemoryWanted => {}
                 Event::TopicWanted(name) => {
-                    self.client.add_topic(&name, now);
                     // The topic may be known, but without the partition that a caller waits for.
-                    self.client.request_metadata(now);
+                    self.client.request_topic(&name, now);
                 }
                 Event::Waiter { deadline, waiter } => {
                     self.waiter_deadlines.insert(deadline, waiter);
@@ -104,9 +103,10 @@ impl<I: Io> Sender<I> {
         for (name, code) in update.topic_errors {
             let location = format!("topic {name} at {}", update.responder);
             let e = Error::broker(code, None, &location);
-            if !e.is_retriable() {
+            // As in Java, only waiting sends fail. Accepted records wait for their topic to recover
+            // (a permission may be withdrawn by mistake) or for their timeout.
+            if !e.is_retriable() && !self.client.cluster().topics.contains_key(&*name) {
                 self.client.remove_topic(&name);
-                self.abort_undrained_batches_in(&e, |p| *p.topic == *name);
             }
             self.accumulator.topics.notify_error(&name, &e);
         }

@@ -4,7 +4,6 @@ use super::Sender;
 use super::batch_errors::BatchErrors;
 use super::responses::AttemptResult;
 use crate::accumulator::batch::{ClosedBatch, QueuePosition, StampedBatch};
-use crate::accumulator::partition::Partition;
 use crate::delivery::result::{Outcome, RecordError};
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::network::io::Io;
@@ -105,16 +104,7 @@ impl<I: Io> Sender<I> {
 
     /// Fails all batches that are not in flight.
     pub(super) fn abort_undrained_batches(&mut self, error: &Error) {
-        self.abort_undrained_batches_in(error, |_| true);
-    }
-
-    /// Fails the batches of some partitions that are not in flight.
-    pub(super) fn abort_undrained_batches_in(
-        &mut self,
-        error: &Error,
-        which: impl Fn(&Partition) -> bool,
-    ) {
-        let removed = self.ready.remove(which);
+        let removed = self.ready.remove(|_| true);
         self.fail_batches(removed, |_| false, |_, _| error.clone());
     }
 }

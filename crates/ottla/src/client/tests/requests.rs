@@ -217,3 +217,33 @@ fn client_software_name_and_version_are_valid_for_brokers() {
         );
     }
 }
+
+/// A broker with KIP-219 responds at once and then reads nothing until the pause ends.
+#[test]
+fn throttle_time_does_not_count_against_the_request_timeout() {
+    let mut f = ready_fixture(&[1]);
+    f.send_init_producer_id(1);
+    let sent_at = f.now();
+    f.client.throttle(1, 3000, true, sent_at);
+    f.client.throttle(1, 2000, true, sent_at);
+    f.run_until(&mut |_| None, |f| !f.completed.is_empty());
+    assert_eq!(f.now(), sent_at.after(ms(3000 + 1000)), "the pauses overlap");
+}
+
+#[test]
+fn reconnect_keeps_the_throttle() {
+    let mut f = ready_fixture(&[1]);
+    let start = f.now();
+    f.client.throttle(1, 3000, true, start);
+    f.machine.reset_server(broker_address(1));
+    f.machine.listen(broker_address(1));
+    for _ in 0..10 {
+        f.run_for(ms(100), &mut healthy_broker(&[1]));
+        let now = f.now();
+        assert!(!f.client.ready(1, now));
+    }
+    assert_eq!(f.client.observer.health.get().connected.len(), 1, "it has connected again");
+    assert!(f.client.observer.health.get().throttled.len() == 1, "and shows the pause");
+    assert_eq!(f.client.earliest_ready_at(1, f.now()), Some(start.after(ms(3000))));
+    assert!(f.client.is_ready(1, start.after(ms(3000))));
+}

@@ -134,3 +134,31 @@ fn every_address_of_a_host_name_is_tried() {
     f.run_until(&mut healthy_broker(&[3]), ClientFixture::has_metadata);
     assert!(f.requests.iter().all(|r| r.broker == broker_address(3)));
 }
+
+/// The name of a broker that was removed is gone before the controller has fenced it. Without a
+/// request at each attempt, the client would learn of the new leaders after metadata.max.age.ms.
+#[test]
+fn attempt_to_connect_to_a_name_that_does_not_resolve_requests_metadata() {
+    let mut f = ready_fixture(&[1]);
+    let mut handler = |r: &ReceivedRequest| match r.api {
+        ApiKey::METADATA => {
+            let mut response = metadata_response(&[1, 2]);
+            response.brokers[1].host = "gone.example".to_owned();
+            Some(r.encode_response(&response))
+        }
+        _ => healthy_broker(&[1])(r),
+    };
+    let now = f.now();
+    f.client.request_metadata(now);
+    f.run_until(&mut handler, |f| f.client.cluster().nodes.contains_key(&2));
+    f.run_for(ms(500), &mut handler);
+    for attempt in 0..3 {
+        let before = f.received_versions(ApiKey::METADATA).len();
+        f.run_for(ms(500), &mut handler);
+        let now = f.now();
+        assert_eq!(f.received_versions(ApiKey::METADATA).len(), before, "no reason for one");
+        f.client.ready(2, now);
+        f.run_for(ms(500), &mut handler);
+        assert_eq!(f.received_versions(ApiKey::METADATA).len(), before + 1, "attempt {attempt}");
+    }
+}

@@ -1,0 +1,54 @@
+//! The order in which the addresses of a host name are tried.
+
+use std::net::SocketAddr;
+
+/// The addresses of the last lookup.
+///
+/// Both families are tried in turn, as in RFC 8305, section 4, but one after the other and without
+/// that RFC's delays. Its second attempt would open a second connection to the same broker, which
+/// counts against the broker's limits (`max.connections.per.ip`,
+/// `max.connection.creation.rate`). A producer keeps its connections for days, so the delay of one
+/// `socket.connection.setup.timeout.ms` for a family without a route is paid once.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    /// The untried ones, the next one last.
+    untried: Vec<SocketAddr>,
+    last_used: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// Stores the result of a lookup.
+    pub(crate) fn set(&mut self, resolved: Vec<SocketAddr>) {
+        let first_is_v6 = resolved.first().is_some_and(SocketAddr::is_ipv6);
+        let (first, second): (Vec<_>, Vec<_>) =
+            resolved.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
+        let (mut first, mut second) = (first.into_iter(), second.into_iter());
+        self.untried.clear();
+        loop {
+            let (a, b) = (first.next(), second.next());
+            if a.is_none() && b.is_none() {
+                break;
+            }
+            self.untried.extend(a.into_iter().chain(b));
+        }
+        // The connection to this address was lost, or the attempt failed: another one first.
+        if let Some(i) = self.untried.iter().position(|a| Some(*a) == self.last_used) {
+            let last_used = self.untried.remove(i);
+            self.untried.push(last_used);
+        }
+        // `next` pops from the back.
+        self.untried.reverse();
+    }
+
+    /// Removes and returns the next address to try; `None` means that a lookup is needed.
+    pub(crate) fn next(&mut self) -> Option<SocketAddr> {
+        let next = self.untried.pop();
+        self.last_used = next.or(self.last_used);
+        next
+    }
+
+    /// Forgets the untried addresses: the next attempt begins with a lookup.
+    pub(crate) fn clear(&mut self) {
+        self.untried.clear();
+    }
+}
