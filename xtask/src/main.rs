@@ -89,7 +89,7 @@ fn run_simulation(args: &[String]) -> Result<(), String> {
 
 fn write_docs() -> Result<(), String> {
     let path = workspace_root().join("docs/CONFIGURATION.md");
-    std::fs::write(&path, ottla::configuration_markdown())
+    std::fs::write(&path, ottla::tools::configuration_markdown())
         .map_err(|e| format!("{}: {e}", path.display()))?;
     println!("wrote {}", path.display());
     // The tests that compare the verdicts and the invariants with their pages write these pages.

@@ -125,7 +125,7 @@ impl LineFormat {
             )));
         }
         if let Some(path) = &args.reader_config {
-            let entries = ottla::parse_properties(read_file(path)?);
+            let entries = ottla::tools::parse_properties(read_file(path)?);
             let entries = entries
                 .map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))?;
             for (name, value) in entries {

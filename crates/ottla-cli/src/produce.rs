@@ -22,7 +22,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     // All options and files are checked before a broker starts or a record is sent.
     let files = if args.files.is_empty() { vec!["-".into()] } else { args.files.clone() };
     let inputs = files.iter().map(|f| check_input(f)).collect::<Result<Vec<_>, _>>()?;
-    ottla::validate_topic_name(&args.topic).map_err(|e| CliError::usage(e.to_string()))?;
+    ottla::tools::validate_topic_name(&args.topic).map_err(|e| CliError::usage(e.to_string()))?;
     settings::warn_deprecated(&args);
     let mut properties = settings::producer_properties(&args)?;
     limits::check_address_space(&properties)?;

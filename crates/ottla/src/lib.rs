@@ -117,7 +117,7 @@ pub use config::{
     AccumulatorSettings, Acks, BootstrapServers, ClientSettings, Compression, ConnectSettings,
     GzipLevel, Lz4Level, MetadataSettings, MetricConfig, NetworkSettings, Origin,
     PartitioningStrategy, ProducerConfig, Properties, SaslMechanism, SecurityProtocol,
-    SecuritySettings, SenderSettings, ZstdLevel, configuration_markdown, parse_properties,
+    SecuritySettings, SenderSettings, ZstdLevel,
 };
 pub use delivery::batch_completions::{BatchReport, RecordReport};
 pub use delivery::interceptor::{Acknowledgement, Interceptor, MutableRecord};
@@ -127,6 +127,14 @@ pub use metrics::{Metric, MetricValue, Totals};
 pub use ottla_protocol::ErrorCode;
 pub use producer::{
     CloseReport, PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope,
-    Topic, TypedProducer, TypedRecord, TypedTopic, validate_topic_name,
+    Topic, TypedProducer, TypedRecord, TypedTopic,
 };
 pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, serializer};
+
+/// What the command and the development tools need. It is not part of the public API, and may
+/// change in any release.
+#[doc(hidden)]
+pub mod tools {
+    pub use crate::config::{configuration_markdown, parse_properties};
+    pub use crate::producer::validate_topic_name;
+}

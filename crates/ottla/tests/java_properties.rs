@@ -48,7 +48,7 @@ fn hex(text: &str) -> String {
 /// Returns what `PropertiesDump.java` prints for this content. Both leave out the empty name: Java
 /// returns it for a single backslash at the end of the file, the producer does not.
 fn dump(content: &[u8]) -> String {
-    match ottla::parse_properties(content) {
+    match ottla::tools::parse_properties(content) {
         Ok(pairs) => {
             let named = pairs.iter().filter(|(name, _)| !name.is_empty());
             let sorted: BTreeMap<_, _> = named.map(|(n, v)| (hex(n), hex(v))).collect();
@@ -79,7 +79,7 @@ fn properties_are_parsed_as_by_java() {
     let contents: Vec<_> = contents
         .into_iter()
         .filter(|content| {
-            let result = ottla::parse_properties(content);
+            let result = ottla::tools::parse_properties(content);
             !result.is_err_and(|e| {
                 let e = e.to_string();
                 e.contains("UTF-16") || e.contains("surrogate pair")
