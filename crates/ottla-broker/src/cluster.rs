@@ -145,13 +145,21 @@ impl Core {
         self.schedule_all_fetches(now);
     }
 
-    /// Starts a stopped node again, with the log that it had.
+    /// Starts a stopped node again, with the log that it had. Of each producer it knows the last
+    /// five batches, or one (see [`BrokerConfig::restores_last_batch_only`]).
+    ///
+    /// [`BrokerConfig::restores_last_batch_only`]: crate::BrokerConfig::restores_last_batch_only
     pub fn start_node(&mut self, node: i32, now: ClockReading) {
         if !self.nodes.down.remove(&node) {
             return;
         }
-        let Core { nodes, topics, .. } = self;
+        let Core { nodes, topics, config, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
+            if config.restores_last_batch_only {
+                p.replicas.iter_mut().filter(|r| r.node == node).for_each(|r| {
+                    r.producer_state.keep_last_batches();
+                });
+            }
             p.elect_leader(|n| nodes.is_up(n), now.mono_ms);
         }
         self.schedule_all_fetches(now);

@@ -39,6 +39,11 @@ pub struct BrokerConfig {
     /// Replicas of an automatically created topic, at most `node_count` (Kafka's
     /// `default.replication.factor`); default 3.
     pub default_replication_factor: i32,
+    /// Whether a node that starts again knows only the last batch of each producer, as a Kafka
+    /// broker after a clean shutdown does (its snapshot contains no more); default false.
+    ///
+    /// Otherwise it knows the last five, as a broker does that has to read its log.
+    pub restores_last_batch_only: bool,
 }
 
 impl Default for BrokerConfig {
@@ -51,6 +56,7 @@ impl Default for BrokerConfig {
             seed: 0,
             node_count: 1,
             default_replication_factor: 3,
+            restores_last_batch_only: false,
         }
     }
 }
@@ -222,7 +228,12 @@ impl Core {
             let message = format!("a cluster has 1 to 100 nodes, not {}", config.node_count);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let topics = TopicStore::open(config.data_dir.clone(), config.node_count, now.wall_ms)?;
+        let mut topics = TopicStore::open(config.data_dir.clone(), config.node_count, now.wall_ms)?;
+        if config.restores_last_batch_only {
+            let partitions = topics.by_name.values_mut().flat_map(|t| &mut t.partitions);
+            let replicas = partitions.flat_map(|p| &mut p.replicas);
+            replicas.for_each(|r| r.producer_state.keep_last_batches());
+        }
         let replicas =
             topics.by_name.values().flat_map(|t| &t.partitions).flat_map(|p| &p.replicas);
         let max_producer_id = replicas.filter_map(|r| r.producer_state.max_producer_id()).max();

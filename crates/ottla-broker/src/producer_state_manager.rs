@@ -121,6 +121,16 @@ impl ProducerStateManager {
         });
     }
 
+    /// Forgets all but the last batch of each producer, as after a clean restart.
+    ///
+    /// A broker of Kafka writes a snapshot of its producer state when it shuts down, and loads the
+    /// snapshot when it starts. The snapshot contains only the last batch of each producer.
+    pub(crate) fn keep_last_batches(&mut self) {
+        for p in self.producers.values_mut() {
+            p.batch_metadata.drain(..p.batch_metadata.len().saturating_sub(1));
+        }
+    }
+
     /// Returns the highest producer id in the log, so that new ids are higher.
     pub(crate) fn max_producer_id(&self) -> Option<i64> {
         self.producers.last_key_value().map(|(id, _)| *id)
@@ -182,6 +192,22 @@ mod tests {
             SequenceCheck::Accepted,
             "the state expires after a day"
         );
+    }
+
+    // CASES: B7.
+    #[test]
+    fn restarted_broker_takes_an_older_batch_for_out_of_order() {
+        let mut p = ProducerStateManager::default();
+        p.on_appended(&header(0, 0, 1), 0, 0);
+        p.on_appended(&header(0, 1, 1), 1, 0);
+        assert_eq!(p.check_sequence(&header(0, 0, 1), 0), SequenceCheck::Duplicate(0));
+        p.keep_last_batches();
+        assert_eq!(
+            p.check_sequence(&header(0, 0, 1), 0),
+            SequenceCheck::Rejected(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
+        );
+        assert_eq!(p.check_sequence(&header(0, 1, 1), 0), SequenceCheck::Duplicate(1));
+        assert_eq!(p.check_sequence(&header(0, 2, 1), 0), SequenceCheck::Accepted);
     }
 
     // CASES: B7.

@@ -49,6 +49,8 @@ mod accumulator_tests;
 #[cfg(test)]
 mod retry_tests;
 #[cfg(test)]
+mod failure_tests;
+#[cfg(test)]
 mod metadata_tests;
 #[cfg(test)]
 mod reporting_tests;

@@ -61,8 +61,26 @@ impl ProducerFixture {
         ProducerFixture::build(1, settings, configure)
     }
 
+    /// Returns a producer with one node that knows only the last batch of each producer after a
+    /// restart.
+    pub(crate) fn with_short_snapshots() -> ProducerFixture {
+        let mut config = BrokerConfig::default();
+        config.restores_last_batch_only = true;
+        ProducerFixture::build_with_config(config, &[], |builder| builder)
+    }
+
     fn build(
         nodes: i32,
+        settings: &[(&str, &str)],
+        configure: impl FnOnce(ProducerBuilder) -> ProducerBuilder,
+    ) -> ProducerFixture {
+        let mut config = BrokerConfig::default();
+        config.node_count = nodes;
+        ProducerFixture::build_with_config(config, settings, configure)
+    }
+
+    fn build_with_config(
+        mut config: BrokerConfig,
         settings: &[(&str, &str)],
         configure: impl FnOnce(ProducerBuilder) -> ProducerBuilder,
     ) -> ProducerFixture {
@@ -71,8 +89,7 @@ impl ProducerFixture {
         s.stale_metadata_one_in = 0;
         s.max_in_flight = 5;
         let machine = SimMachine::new(1, ottla::sim::Faults::NONE);
-        let mut config = BrokerConfig::default();
-        config.node_count = nodes;
+        let nodes = config.node_count;
         config.default_replication_factor = 2;
         config.auto_create_topics = false;
         let mut core = Core::new(config, broker_now(&machine)).unwrap();

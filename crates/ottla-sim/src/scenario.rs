@@ -177,6 +177,8 @@ scenario! {
     /// Whether the brokers' addresses are host names: of several addresses, of which some are
     /// dead, and gone while the broker is down.
     brokers_by_name: bool,
+    /// Whether a restarted broker knows only the last batch of each producer.
+    restores_last_batch_only: bool,
 }
 
 fn pick<T: Copy>(rng: &mut TestRng, choices: &[T]) -> T {
@@ -245,6 +247,7 @@ impl Scenario {
             purge_at_ms: 0,
             purge_in_flight: false,
             brokers_by_name: false,
+            restores_last_batch_only: false,
         };
         if is_fault_free {
             s.disconnect_one_in = 0;
@@ -269,6 +272,7 @@ impl Scenario {
             s.purge_in_flight = rng.next_below(2) == 0;
         }
         s.brokers_by_name = !is_fault_free && rng.next_below(3) == 0;
+        s.restores_last_batch_only = rng.next_below(2) == 0;
         s
     }
 

@@ -69,6 +69,7 @@ pub(crate) fn create_cluster(
     config.node_count = s.nodes as i32;
     config.default_replication_factor = s.replication_factor as i32;
     config.auto_create_topics = false;
+    config.restores_last_batch_only = s.restores_last_batch_only;
     let mut core = Core::new(config, time).map_err(|e| e.to_string())?;
     // The first call turns the recording of appends on.
     core.take_append_history();

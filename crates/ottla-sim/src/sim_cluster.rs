@@ -344,12 +344,9 @@ pub(crate) struct AllowedFaults {
 }
 
 /// Draws a fault for one partition of a produce request.
-///
-/// It never draws OUT_OF_ORDER_SEQUENCE_NUMBER (45). That error proves to the producer that the log
-/// lacks the batch. The producer has to believe it, so a lie would break the invariants.
 pub(crate) fn random_fault(rng: &mut TestRng, allowed: AllowedFaults) -> ProduceFault {
-    const REJECTED_CODES: [i16; 22] =
-        [2, 3, 5, 6, 7, 9, 10, 14, 19, 56, 59, 72, 74, 75, 89, 100, 103, -1, 29, 43, 47, 4321];
+    const REJECTED_CODES: [i16; 23] =
+        [2, 3, 5, 6, 7, 9, 10, 14, 19, 56, 59, 72, 74, 75, 89, 100, 103, -1, 29, 43, 47, 4321, 45];
     const APPENDED_CODES: [i16; 8] = [7, 20, 56, -1, 4321, 3, 6, 46];
     const FATAL_CODES: [i16; 3] = [31, 35, 90];
     if allowed.fatal && rng.next_below(6) == 0 {
@@ -361,5 +358,5 @@ pub(crate) fn random_fault(rng: &mut TestRng, allowed: AllowedFaults) -> Produce
             APPENDED_CODES[rng.next_below(codes) as usize],
         ));
     }
-    ProduceFault::FailBeforeAppend(ErrorCode(REJECTED_CODES[rng.next_below(22) as usize]))
+    ProduceFault::FailBeforeAppend(ErrorCode(REJECTED_CODES[rng.next_below(23) as usize]))
 }

@@ -75,7 +75,7 @@ injected_bugs! {
     FirstBatchNotAlone(must_be_alone: bool) { false }
     /// `UNKNOWN_PRODUCER_ID` counts as proof that the log does not contain the batch.
     UnknownProducerIdIsProof(is_proven: bool, code: ErrorCode) {
-        is_proven || code == ErrorCode::UNKNOWN_PRODUCER_ID
+        code == ErrorCode::UNKNOWN_PRODUCER_ID
     }
     /// A batch in flight never expires.
     NoInFlightExpiry(is_completed: bool) { true }

@@ -433,8 +433,12 @@ impl Drop for CloseJob {
     fn drop(&mut self) {
         // Does nothing after a successful run. After a panic, or if the job never ran, the dropped
         // batch has already failed its records.
-        self.partition.queue.lock().remove_closing(self.batch_number);
-        if self.expires_at <= self.accumulator.env.now() {
+        let (partition_id, batch_number) = (self.partition.id, self.batch_number);
+        let is_lost = self.partition.queue.lock().remove_closing(batch_number);
+        if is_lost {
+            // A flush may wait for the batch.
+            self.accumulator.post(Event::BatchLost { partition_id, batch_number }, Tick(0));
+        } else if self.expires_at <= self.accumulator.env.now() {
             // The batch expired while it was compressed. The sender must fail it now, even if the
             // node is busy, so this event wakes the sender unconditionally.
             self.accumulator.post(Event::BatchClosed(self.partition.id), Tick(0));

@@ -307,8 +307,7 @@ pub struct ClosedBatch {
     ///
     /// The status moves from `NotPersisted` to `PossiblyPersisted` when a broker may have appended
     /// the batch: the socket took the last byte of a request and no response arrived, or the
-    /// response leaves it open. It moves back in one case only: the leader proves with
-    /// OUT_OF_ORDER_SEQUENCE_NUMBER that its log ends just before this batch.
+    /// response leaves it open. It never moves back.
     pub(crate) status: RecordStatus,
     /// The time before which the batch is not sent: the end of a backoff that it began under an
     /// earlier producer epoch.
@@ -368,6 +367,7 @@ impl Default for BatchTimings {
 pub(crate) struct SplitParent {
     pub(crate) meta: BatchMeta,
     status: RecordStatus,
+    not_before: Tick,
     timings: BatchTimings,
     last_error: Option<Error>,
 }
@@ -375,13 +375,19 @@ pub(crate) struct SplitParent {
 impl ClosedBatch {
     /// Returns what the parts of this batch inherit.
     pub(crate) fn to_split_parent(&self) -> SplitParent {
-        let (meta, last_error) = (self.meta.clone(), self.last_error.clone());
-        SplitParent { meta, status: self.status, timings: self.timings, last_error }
+        SplitParent {
+            meta: self.meta.clone(),
+            status: self.status,
+            not_before: self.not_before,
+            timings: self.timings,
+            last_error: self.last_error.clone(),
+        }
     }
 
     /// Takes over the parent's state, except its attempts: a split does not use up a retry.
     pub(crate) fn inherit(&mut self, parent: &SplitParent) {
         self.status = parent.status;
+        self.not_before = parent.not_before;
         self.timings = parent.timings;
         self.last_error.clone_from(&parent.last_error);
     }

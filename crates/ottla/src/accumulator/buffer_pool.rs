@@ -30,6 +30,8 @@ pub(crate) struct BufferPool {
     poolable_size: usize,
     /// The number of waiters, readable without the lock.
     waiting: AtomicUsize,
+    /// The size that was last refused to a caller that does not wait; 0 for none.
+    refused_size: AtomicUsize,
     /// No memory is allocated unless the producer is running.
     lifecycle: Arc<LifecycleCell>,
 }
@@ -165,6 +167,7 @@ impl BufferPool {
             total_memory,
             poolable_size,
             waiting: AtomicUsize::new(0),
+            refused_size: AtomicUsize::new(0),
             lifecycle,
         })
     }
@@ -403,6 +406,35 @@ impl BufferPool {
     /// Returns the number of callers that wait for memory.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Records that a caller that does not wait found no memory of this size. Returns whether the
+    /// sender has to be told: it does not know of an earlier refusal.
+    pub(crate) fn record_refusal(&self, size: usize) -> bool {
+        self.refused_size.swap(size.max(1), Ordering::Relaxed) == 0
+    }
+
+    /// Returns whether callers lack memory: they wait for it, or it was refused to one that does
+    /// not wait and is still not free.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        if self.waiting() > 0 {
+            return true;
+        }
+        if self.refused_size.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        // Cleared before the memory is looked at: a caller that is refused after this line tells
+        // the sender again.
+        let size = self.refused_size.swap(0, Ordering::Relaxed);
+        let is_free = {
+            let state = self.state.lock();
+            let free = state.free.len() as i64 * self.poolable_size as i64;
+            state.unallocated + free >= size as i64
+        };
+        if !is_free {
+            self.refused_size.store(size, Ordering::Relaxed);
+        }
+        !is_free
     }
 
     /// Returns the bytes that are not in use; 0 while usage exceeds the limit.

@@ -142,7 +142,9 @@ impl RecordAccumulator {
     /// the caller fails the partition's batches itself. Otherwise their deliveries never complete.
     pub(crate) fn handle_undeliverable(&self, event: Event) {
         match event {
-            Event::BatchOpened(id) | Event::BatchClosed(id) => {
+            Event::BatchOpened(id)
+            | Event::BatchClosed(id)
+            | Event::BatchLost { partition_id: id, .. } => {
                 if let Some(p) = self.topics.partition(id) {
                     self.fail_partition(&p);
                 }

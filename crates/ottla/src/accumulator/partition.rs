@@ -304,10 +304,12 @@ impl PartitionQueue {
     }
 
     /// Removes a batch's `Closing` entry, if it still has one: the thread that closed the batch did
-    /// not finish.
-    pub(crate) fn remove_closing(&mut self, batch_number: u64) {
+    /// not finish. Returns whether it had one.
+    pub(crate) fn remove_closing(&mut self, batch_number: u64) -> bool {
+        let len = self.batches.len();
         self.batches.retain(
             |b| !matches!(b, QueuedBatch::Closing { number, .. } if *number == batch_number),
         );
+        self.batches.len() < len
     }
 }

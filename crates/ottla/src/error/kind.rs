@@ -6,9 +6,7 @@ use ottla_protocol::ErrorCode;
 
 /// Whether a record that was not acknowledged may be in the partition's log.
 ///
-/// The status only moves from `NotPersisted` to `PossiblyPersisted`, with one exception: the leader
-/// reports `OUT_OF_ORDER_SEQUENCE_NUMBER` for the batch right after the last acknowledged one. This
-/// proves that the leader did not append the batch.
+/// The status only moves from `NotPersisted` to `PossiblyPersisted`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordStatus {
     /// The record is in no log: no complete request with it left this process, or the broker
@@ -65,7 +63,8 @@ macro_rules! error_kinds {
 error_kinds! {
     /// A setting is wrong, unknown, or unsupported. The message names the setting.
     Config = "config",
-    /// The record breaks a rule and was not sent: its topic, its partition or its timestamp.
+    /// The record breaks a rule: its topic, its partition or its timestamp, or a rule of the broker
+    /// (`INVALID_RECORD`, `INVALID_TIMESTAMP`).
     InvalidRecord = "invalid_record",
     /// The record is larger than `max.request.size` or `buffer.memory`, or a broker rejected its
     /// batch as larger than the topic's `max.message.bytes`.
@@ -88,6 +87,9 @@ error_kinds! {
     DeliveryTimeout = "delivery_timeout",
     /// A broker rejected the request. [`Error::code`](crate::Error::code) returns its error code.
     Broker = "broker",
+    /// A broker rejected the record's batch because of other records in it (KIP-467). Nothing is
+    /// wrong with this record: it can be sent again.
+    BatchRejected = "batch_rejected",
     /// The application discarded the record with [`Producer::purge`](crate::Producer::purge).
     Purged = "purged",
     /// A connection failed, and the record has no retries left.
@@ -120,6 +122,7 @@ impl ErrorKind {
                 ErrorKind::Authentication
             }
             ErrorCode::INVALID_TOPIC_EXCEPTION => ErrorKind::InvalidTopic,
+            ErrorCode::INVALID_RECORD | ErrorCode::INVALID_TIMESTAMP => ErrorKind::InvalidRecord,
             ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => {
                 ErrorKind::RecordTooLarge
             }
@@ -137,6 +140,7 @@ impl ErrorKind {
                 | ErrorKind::NoMetadata
                 | ErrorKind::DeliveryTimeout
                 | ErrorKind::Network
+                | ErrorKind::BatchRejected
         )
     }
 }

@@ -100,6 +100,14 @@ impl Error {
         e
     }
 
+    /// Creates the error of a record whose batch was rejected with this code because of other
+    /// records.
+    pub(crate) fn batch_rejected(code: ErrorCode, message: impl Into<String>) -> Error {
+        let mut e = Error::new(ErrorKind::BatchRejected, message);
+        e.edit(|i| i.code = Some(code));
+        e
+    }
+
     /// Creates an error from a broker's response.
     ///
     /// `broker_message` is the text of the response; without one, the code's description is used.

@@ -189,7 +189,11 @@ impl ProducerInner {
                 );
                 (ErrorKind::NoMetadata, message)
             }
-            SendStep::NeedsMemory { .. } => {
+            SendStep::NeedsMemory { size } => {
+                // Otherwise lingering batches would hold the memory until their linger ends.
+                if self.accumulator.pool.record_refusal(size) {
+                    self.accumulator.post(Event::MemoryWanted, Tick(0));
+                }
                 let total = self.accumulator.pool.total_memory();
                 let message = format!("buffer.memory ({total}) is exhausted: try again later");
                 (ErrorKind::Full, message)

@@ -22,6 +22,10 @@ impl<I: Io> Sender<I> {
                     self.purge_closed(id);
                     self.track_partition(id);
                 }
+                Event::BatchLost { partition_id, batch_number } => {
+                    self.flushes.batch_completed(batch_number);
+                    self.track_partition(partition_id);
+                }
                 Event::BatchAwaited { partition_id, batch_number } => {
                     self.track_partition(partition_id);
                     self.ready.mark_awaited(partition_id, batch_number);

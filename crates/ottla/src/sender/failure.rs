@@ -47,7 +47,7 @@ impl<I: Io> Sender<I> {
             "{}-{}: another record of the same batch was rejected ({code}){advice}",
             p.topic, p.index
         );
-        let error = Error::with_code(code, reason).with_status(status);
+        let error = Error::batch_rejected(code, reason).with_status(status);
         let errors = self.batch_errors(self.env.now());
         let batch_error = errors.with_batch_context(&error, &closed);
         let record_errors = response

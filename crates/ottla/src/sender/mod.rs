@@ -250,7 +250,7 @@ impl<I: Io> Sender<I> {
     /// Returns the reasons why lingering batches have to be sent now.
     fn send_pressure(&self) -> SendPressure {
         SendPressure {
-            exhausted: self.accumulator.pool.waiting() > 0,
+            exhausted: self.accumulator.pool.is_exhausted(),
             closing: matches!(self.accumulator.lifecycle().get(), Lifecycle::Closing { .. }),
             flush_up_to: self.flushes.up_to(),
         }

@@ -14,6 +14,7 @@
 //! 4. When a sequence is lost, the partition is *unresolved*: it drains nothing until it has no
 //!    batch in flight. Then it continues at sequence 0 of a new epoch.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ottla_protocol::Uuid;
@@ -114,8 +115,8 @@ pub(crate) struct ProducerState {
     partitions: HashMap<u32, PartitionSequences>,
     /// Whether each partition may have only one batch in flight (`max.in.flight=1`).
     guarantee_message_order: bool,
-    /// Whether any partition is unresolved. Without one, a round visits no partition here.
-    has_unresolved_sequences: bool,
+    /// The unresolved partitions. A round visits no other partition here.
+    unresolved_partition_ids: BTreeSet<u32>,
     /// Whether the next restart needs a new producer id, not only a new epoch.
     needs_new_producer_id: bool,
     has_had_producer_id: bool,
@@ -132,7 +133,7 @@ impl ProducerState {
             },
             partitions: HashMap::default(),
             guarantee_message_order,
-            has_unresolved_sequences: false,
+            unresolved_partition_ids: BTreeSet::new(),
             needs_new_producer_id: false,
             has_had_producer_id: false,
             cluster: Arc::default(),
@@ -150,7 +151,7 @@ impl ProducerState {
         if Arc::ptr_eq(&self.cluster, &cluster) {
             return false;
         }
-        for partition in self.partitions.values_mut() {
+        for (partition_id, partition) in &mut self.partitions {
             let topic = partition.topic.as_ref().and_then(|t| cluster.topics.get(t));
             let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
             if !partition.topic_id.is_zero()
@@ -158,7 +159,7 @@ impl ProducerState {
             {
                 let old_topic_id = partition.topic_id;
                 partition.unresolved = Some(Unresolved::TopicRecreated { old_topic_id });
-                self.has_unresolved_sequences = true;
+                self.unresolved_partition_ids.insert(*partition_id);
             }
             partition.topic_id = id;
         }
@@ -305,11 +306,9 @@ impl ProducerState {
     ///
     /// A batch of an earlier epoch has no effect: its sequences are abandoned already.
     pub(crate) fn mark_unresolved(&mut self, batch: &StampedBatch) {
-        let idempotent = self.is_idempotent();
-        let partition = self.get_or_create(batch.closed.meta.partition.id);
-        if idempotent && partition.is_in_current_epoch(batch) {
-            partition.unresolved.get_or_insert(Unresolved::SequenceLost);
-            self.has_unresolved_sequences = true;
+        let partition_id = batch.closed.meta.partition.id;
+        if self.get_or_create(partition_id).is_in_current_epoch(batch) {
+            self.mark_unresolved_at(partition_id);
         }
     }
 
@@ -318,7 +317,7 @@ impl ProducerState {
         if self.is_idempotent() {
             let partition = self.get_or_create(partition_id);
             partition.unresolved.get_or_insert(Unresolved::SequenceLost);
-            self.has_unresolved_sequences = true;
+            self.unresolved_partition_ids.insert(partition_id);
         }
     }
 
@@ -346,9 +345,8 @@ impl ProducerState {
 
     /// Returns whether [`bump_epoch`](Self::bump_epoch) has a partition to resolve now.
     pub(crate) fn can_resolve(&self) -> bool {
-        let is_resolvable =
-            |p: &PartitionSequences| p.unresolved.is_some() && p.in_flight_batches == 0;
-        self.has_unresolved_sequences && self.partitions.values().any(is_resolvable)
+        let is_idle = |id| self.partitions.get(id).is_some_and(|p| p.in_flight_batches == 0);
+        self.unresolved_partition_ids.iter().any(is_idle)
     }
 
     /// Resolves the unresolved partitions that have no batch in flight (KIP-360).
@@ -357,17 +355,15 @@ impl ProducerState {
     /// caller decides which queued batches of the returned partitions get a new sequence. Other
     /// partitions move to the new epoch on their own, at the first drain with nothing in flight.
     pub(crate) fn bump_epoch(&mut self, now: Tick) -> Vec<RestartedPartition> {
-        if !self.has_unresolved_sequences {
-            return Vec::new();
-        }
         let mut restarted = Vec::new();
-        self.has_unresolved_sequences = false;
-        for (partition_id, partition) in &mut self.partitions {
+        // In ascending order, which is the same in every run: simulations replay from a seed.
+        for partition_id in std::mem::take(&mut self.unresolved_partition_ids) {
+            let Some(partition) = self.partitions.get_mut(&partition_id) else { continue };
             let Some(unresolved) = partition.unresolved else { continue };
             // A response that is still to come may carry an acknowledgement, and a batch that is
             // still on the network may be appended after a batch of the new epoch.
             if partition.in_flight_batches > 0 {
-                self.has_unresolved_sequences = true;
+                self.unresolved_partition_ids.insert(partition_id);
                 continue;
             }
             partition.unresolved = None;
@@ -386,10 +382,8 @@ impl ProducerState {
             };
             // The next stamp sees a different epoch and starts at sequence 0.
             partition.epoch = ProducerIdAndEpoch::NONE;
-            restarted.push(RestartedPartition { partition_id: *partition_id, topic_id_change });
+            restarted.push(RestartedPartition { partition_id, topic_id_change });
         }
-        // The order of the hash map must not decide anything: simulations replay from a seed.
-        restarted.sort_by_key(|r| r.partition_id);
         if restarted.is_empty() {
             return restarted;
         }

@@ -97,7 +97,7 @@ pub(crate) struct NodeLatency {
 /// The conditions that make lingering batches ready before their linger time ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct SendPressure {
-    /// Callers wait for memory.
+    /// Callers lack memory.
     pub(crate) exhausted: bool,
     /// The producer closes: no record follows.
     pub(crate) closing: bool,

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use ottla_protocol::ErrorCode;
-use ottla_protocol::messages::PartitionProduceResponse;
+use ottla_protocol::messages::{BatchIndexAndErrorMessage, PartitionProduceResponse};
 
 use super::Sender;
 use super::in_flight_batches::RequestBatches;
@@ -52,11 +52,7 @@ impl AttemptResult {
             let p = &batch.closed.meta.partition;
             let location = format!("{}-{} on {}", p.topic, p.index, broker_name());
             error = Some(Error::broker(code, entry.error_message.as_deref(), &location));
-            record_errors.extend(entry.record_errors.iter().filter_map(|e| {
-                let message = e.batch_index_error_message.as_deref();
-                let index = u32::try_from(e.batch_index).ok()?;
-                Some(RecordError { index, error: Error::broker(code, message, &location) })
-            }));
+            record_errors = record_errors_of(entry, &location);
         }
         let base_offset = (entry.base_offset >= 0).then_some(entry.base_offset);
         AttemptResult {
@@ -85,6 +81,26 @@ impl AttemptResult {
             possibly_appended: inject_bug!(LostRequestNotPersisted, fully_sent),
         }
     }
+}
+
+/// Returns the errors of the records that the broker names (KIP-467).
+///
+/// As in Java's client, a single record has the partition's code. Of several records, each may have
+/// broken a different rule, so their code is INVALID_RECORD and the text tells the rules apart.
+fn record_errors_of(entry: &PartitionProduceResponse, location: &str) -> Vec<RecordError> {
+    let code = if entry.record_errors.len() == 1 {
+        ErrorCode(entry.error_code)
+    } else {
+        ErrorCode::INVALID_RECORD
+    };
+    let record_error = |e: &BatchIndexAndErrorMessage| {
+        let message = e.batch_index_error_message.as_deref().or(entry.error_message.as_deref());
+        // Without any text, the text of the partition's code is more precise.
+        let message = message.unwrap_or_else(|| ErrorCode(entry.error_code).description());
+        let index = u32::try_from(e.batch_index).ok()?;
+        Some(RecordError { index, error: Error::broker(code, Some(message), location) })
+    };
+    entry.record_errors.iter().filter_map(record_error).collect()
 }
 
 impl<I: Io> Sender<I> {
@@ -145,7 +161,7 @@ impl<I: Io> Sender<I> {
             timings.in_flight += elapsed;
             // With any outcome, the partition may be able to drain its next batch.
             self.ready.mark_dirty(batch.closed.meta.partition.id);
-            // The status only moves towards "possibly persisted". One verdict is the exception.
+            // The status only moves towards "possibly persisted".
             if batch_response.possibly_appended {
                 batch.closed.status = RecordStatus::PossiblyPersisted;
             }
@@ -279,8 +295,8 @@ impl<I: Io> Sender<I> {
             }
             // The batch stays in flight for `producer_state` until its parts are back.
             Verdict::Split => self.start_split(batch, now),
-            Verdict::BumpEpoch { proven_not_persisted, new_producer_id } => {
-                if inject_bug!(UnknownProducerIdIsProof, proven_not_persisted, response.code) {
+            Verdict::BumpEpoch { new_producer_id } => {
+                if inject_bug!(UnknownProducerIdIsProof, false, response.code) {
                     batch.closed.status = RecordStatus::NotPersisted;
                 }
                 if new_producer_id {

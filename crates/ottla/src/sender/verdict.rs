@@ -25,8 +25,6 @@ pub(crate) enum Verdict {
     /// The producer's epoch is bumped, and the partition restarts at sequence 0. The batch is sent
     /// again if it is known not to be persisted; otherwise it fails.
     BumpEpoch {
-        /// Whether this response proves that the log lacks the batch.
-        proven_not_persisted: bool,
         /// Whether a new producer id is needed, because the log rejects this id in any epoch.
         new_producer_id: bool,
     },
@@ -108,12 +106,8 @@ pub(crate) struct Rule {
 
 const RETRY: Verdict = Verdict::Retry { refresh_metadata: false };
 const RETRY_AFTER_METADATA: Verdict = Verdict::Retry { refresh_metadata: true };
-const NEW_EPOCH: Verdict =
-    Verdict::BumpEpoch { proven_not_persisted: false, new_producer_id: false };
-const NEW_EPOCH_NOT_PERSISTED: Verdict =
-    Verdict::BumpEpoch { proven_not_persisted: true, new_producer_id: false };
-const NEW_PRODUCER_ID: Verdict =
-    Verdict::BumpEpoch { proven_not_persisted: false, new_producer_id: true };
+const NEW_EPOCH: Verdict = Verdict::BumpEpoch { new_producer_id: false };
+const NEW_PRODUCER_ID: Verdict = Verdict::BumpEpoch { new_producer_id: true };
 
 /// The table. The first rule that applies decides, so a special case comes before the general one.
 const RULES: &[Rule] = &[
@@ -143,18 +137,19 @@ const RULES: &[Rule] = &[
         verdict: Verdict::FailProducer,
         reason: "The cluster will accept no batch from this producer.",
     },
-    // Only this rule moves the record status back to "not persisted". The proof needs every part
-    // of the condition. A leader rebuilds its producer state from the log, so a log with this batch
-    // would have made it a duplicate. The gap that the leader sees cannot be an earlier batch of
-    // the client: these are all acknowledged. So the leader has lost state (KIP-360).
+    // The gap that the leader sees cannot be an earlier batch of the client: these are all
+    // acknowledged. So the leader has lost state (KIP-360). It is no proof that the log lacks a
+    // batch that an earlier attempt may have written: the snapshot that a broker loads after a
+    // clean shutdown keeps only the last batch of each producer. If this batch and a later one are
+    // in the log, the restarted leader recognizes only the later one as a duplicate.
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
         condition: "idempotent, retry allowed, response from the leader, \
                     batch follows the last acknowledged one",
         applies: |f| f.can_retry_idempotent() && f.from_leader && f.follows_last_acked,
-        verdict: NEW_EPOCH_NOT_PERSISTED,
+        verdict: NEW_EPOCH,
         reason: "All earlier batches are acknowledged, so the leader has lost what it knew about \
-                 the producer. Its log does not contain this batch.",
+                 the producer. Whether an earlier attempt wrote this batch stays unknown.",
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
@@ -181,37 +176,58 @@ const RULES: &[Rule] = &[
         verdict: RETRY,
         reason: "An earlier batch is not in the log yet. The client sends that one first.",
     },
+    // The rules for a producer that the broker has forgotten do not check `retries`: the batch is
+    // not at fault, and all batches behind it get the same error. `delivery.timeout.ms` and the
+    // backoff limit the attempts.
+    //
     // A response lacks the log start offset if the partition left the broker between the error and
-    // the response. Kafka's TransactionManager retries until it gets an offset. The first batch of
-    // an epoch must not bump the epoch: otherwise each retry would bump it again.
+    // the response. Kafka's TransactionManager retries until it gets an offset. Services that
+    // imitate Kafka may never send one, so only the first attempt is retried.
     Rule {
         codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
-        condition: "idempotent, retry allowed, and either first batch of its epoch \
+        condition: "idempotent, retry allowed, first attempt, and either first batch of its epoch \
                     or no log start offset in the response",
-        applies: |f| f.can_retry_idempotent() && (f.first_of_epoch || !f.has_log_start_offset),
+        applies: |f| {
+            f.can_retry_idempotent()
+                && f.attempts == 1
+                && (f.first_of_epoch || !f.has_log_start_offset)
+        },
         verdict: RETRY,
         reason: "A broker accepts the first batch of an epoch without knowing the producer. \
                  A response without a log start offset is not reliable.",
     },
-    // Not a proof, unlike OUT_OF_ORDER_SEQUENCE_NUMBER: retention may have deleted the batch, or
-    // the broker may have forgotten the producer after it had appended the batch.
+    // The first batch of an epoch does not bump the epoch: each retry would bump it again.
     Rule {
         codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
-        condition: "idempotent, retry allowed",
-        applies: Facts::can_retry_idempotent,
+        condition: "idempotent, not expired, first batch of its epoch",
+        applies: |f| f.idempotent && !f.expired && f.first_of_epoch,
+        verdict: NEW_PRODUCER_ID,
+        reason: "The broker accepts only a producer id that it knows, and it knows only those that \
+                 it has assigned lately.",
+    },
+    // No proof that the log lacks the batch: retention may have deleted the batch, or the broker
+    // may have forgotten the producer after it had appended the batch.
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
+        condition: "idempotent, not expired",
+        applies: |f| f.idempotent && !f.expired,
         verdict: NEW_EPOCH,
         reason: "The broker has forgotten the producer. \
                  That does not prove that its log lacks the batch.",
     },
     Rule {
-        codes: Codes::OneOf(&[
-            ErrorCode::INVALID_PRODUCER_EPOCH,
-            ErrorCode::INVALID_PRODUCER_ID_MAPPING,
-        ]),
+        codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_ID_MAPPING]),
+        condition: "idempotent, not expired",
+        applies: |f| f.idempotent && !f.expired,
+        verdict: NEW_PRODUCER_ID,
+        reason: "The broker does not know the producer id.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_EPOCH]),
         condition: "idempotent, retry allowed",
         applies: Facts::can_retry_idempotent,
         verdict: NEW_PRODUCER_ID,
-        reason: "The log has a later epoch of this producer id, or the id is not known. \
+        reason: "The log has a later epoch of this producer id. \
                  Only a new producer id is certain to be accepted.",
     },
     // Does not check `can_retry`: a split consumes no attempt (CASES SN28). The parts would have
@@ -293,6 +309,7 @@ pub(crate) fn possibly_appended(code: ErrorCode, base_offset: Option<i64>) -> bo
         | ErrorCode::DUPLICATE_SEQUENCE_NUMBER
         | ErrorCode::INVALID_PRODUCER_EPOCH
         | ErrorCode::INVALID_TXN_STATE
+        | ErrorCode::INVALID_PRODUCER_ID_MAPPING
         | ErrorCode::CONCURRENT_TRANSACTIONS
         | ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED
         | ErrorCode::UNKNOWN_PRODUCER_ID

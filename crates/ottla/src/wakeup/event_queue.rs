@@ -27,6 +27,8 @@ pub(crate) enum Event {
     BatchOpened(u32),
     /// A batch of the partition with this id was closed and is ready to drain.
     BatchClosed(u32),
+    /// A batch failed while a thread closed it: the thread panicked.
+    BatchLost { partition_id: u32, batch_number: u64 },
     /// A caller waits for a record of this batch.
     BatchAwaited { partition_id: u32, batch_number: u64 },
     /// A batch that was too large for a broker was split: the sender has a new split outcome.
@@ -34,7 +36,7 @@ pub(crate) enum Event {
     /// The application purges the queued batches up to this number, and the ones in flight if
     /// `include_in_flight`.
     Purge { up_to_batch: u64, include_in_flight: bool },
-    /// A caller waits for memory.
+    /// A caller waits for memory, or was refused memory.
     MemoryWanted,
     /// A caller needs the metadata of a topic.
     TopicWanted(Arc<str>),

@@ -3,7 +3,7 @@ use super::*;
 impl ProducerState {
     fn force_unresolved(&mut self, partition_id: u32) {
         self.get_or_create(partition_id).unresolved = Some(Unresolved::SequenceLost);
-        self.has_unresolved_sequences = true;
+        self.unresolved_partition_ids.insert(partition_id);
     }
 
     fn assign(&mut self, producer_id: i64, epoch: i16) {

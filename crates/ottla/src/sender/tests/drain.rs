@@ -1,6 +1,7 @@
 //! Tests of drains, expiry, completion and splits.
 
 use super::*;
+use crate::accumulator::append::CloseJob;
 use crate::accumulator::partition::SplittingBatch;
 use crate::delivery::result::RecordError;
 
@@ -94,6 +95,47 @@ fn compression_of_a_batch_does_not_delay_other_partitions() {
         fixture.accumulator.close_into_queue(open);
         fixture.accumulator.post_batch_closed(&p);
         assert_eq!(fixture.drain_partitions(1, usize::MAX), [p.index]);
+    }
+}
+
+/// A flush waits for the batch by its number.
+#[test]
+fn sender_learns_of_a_batch_that_was_lost_while_it_was_closed() {
+    let settings = AccumulatorSettings { compression: Compression::lz4(), ..settings() };
+    let mut fixture = AccumulatorFixture::new(settings, &[1]);
+    let delivery = fixture.append_to(0, b"v");
+    let open = fixture.drain_without_closing(1, usize::MAX).to_close.pop().unwrap();
+    let number = open.meta.number;
+    let Ok(job) = CloseJob::try_new(Some(fixture.accumulator.clone()), open) else {
+        panic!("the accumulator exists")
+    };
+    // As a panic in `run` does.
+    drop(job);
+    assert!(delivery.try_result().unwrap().is_err());
+    let mut events = Vec::new();
+    fixture.accumulator.events().drain(&mut events);
+    let partition = fixture.key(0);
+    assert!(
+        matches!(events[..], [Event::BatchLost { partition_id, batch_number }]
+            if (partition_id, batch_number) == (partition, number)),
+        "{events:?}"
+    );
+    assert!(fixture.topic().partitions.get(0).unwrap().queue.lock().is_empty());
+}
+
+#[test]
+fn parts_of_a_split_batch_keep_its_backoff() {
+    let mut fixture = AccumulatorFixture::new(settings(), &[1]);
+    (0..2).for_each(|_| drop(fixture.append_to(0, b"v")));
+    let mut batch = fixture.drain(1, usize::MAX).pop().unwrap().unstamp();
+    // It was sent under an earlier producer epoch, and backs off.
+    batch.not_before = fixture.machine.now().after(50 * MS);
+    let not_before = batch.not_before;
+    let parts = fixture.accumulator.split_closed(batch).parts;
+    assert_eq!(parts.len(), 2);
+    for part in parts {
+        let QueuedBatch::Closed(part) = part else { panic!("{part:?}") };
+        assert_eq!(part.not_before, not_before);
     }
 }
 

@@ -40,7 +40,9 @@ fn rule_examples() -> Vec<Facts> {
         Facts { follows_last_acked: true, from_leader: false, ..out_of_order },
         out_of_order,
         Facts { first_of_epoch: true, ..unknown_producer },
+        Facts { first_of_epoch: true, attempts: 2, ..unknown_producer },
         unknown_producer,
+        facts_for_code(E::INVALID_PRODUCER_ID_MAPPING),
         facts_for_code(E::INVALID_PRODUCER_EPOCH),
         facts_for_code(E::MESSAGE_TOO_LARGE),
         facts_for_code(E::NOT_LEADER_OR_FOLLOWER),
@@ -87,11 +89,11 @@ fn out_of_order_after_the_last_acked_batch_bumps_the_epoch() {
         follows_last_acked: true,
         ..facts_for_code(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
     };
-    assert_eq!(verdict_for(&next), NEW_EPOCH_NOT_PERSISTED);
+    assert_eq!(verdict_for(&next), NEW_EPOCH);
     assert_eq!(
         verdict_for(&Facts { from_leader: false, ..next }),
         RETRY_AFTER_METADATA,
-        "only the leader proves that the log lacks the batch"
+        "only the leader knows the log"
     );
     assert_eq!(verdict_for(&Facts { idempotent: false, ..next }), Verdict::Fail);
     assert_eq!(verdict_for(&Facts { expired: true, ..next }), Verdict::Fail);
@@ -105,8 +107,21 @@ fn unknown_producer_id_bumps_the_epoch_but_not_for_its_first_batch() {
     assert_eq!(verdict_for(&unknown_producer), NEW_EPOCH);
     let first = Facts { first_of_epoch: true, ..unknown_producer };
     assert_eq!(verdict_for(&first), RETRY, "no second bump");
-    assert_eq!(verdict_for(&Facts { has_log_start_offset: false, ..unknown_producer }), RETRY);
+    assert_eq!(verdict_for(&Facts { attempts: 2, ..first }), NEW_PRODUCER_ID, "no second bump");
+    let without_offset = Facts { has_log_start_offset: false, ..unknown_producer };
+    assert_eq!(verdict_for(&without_offset), RETRY);
+    assert_eq!(verdict_for(&Facts { attempts: 2, ..without_offset }), NEW_EPOCH);
     assert_eq!(verdict_for(&Facts { expired: true, ..unknown_producer }), Verdict::Fail);
+}
+
+#[test]
+fn forgotten_producer_id_uses_up_no_retry() {
+    for code in [ErrorCode::UNKNOWN_PRODUCER_ID, ErrorCode::INVALID_PRODUCER_ID_MAPPING] {
+        for first_of_epoch in [false, true] {
+            let facts = Facts { attempts: 99, first_of_epoch, ..facts_for_code(code) };
+            assert!(matches!(verdict_for(&facts), Verdict::BumpEpoch { .. }), "{code}");
+        }
+    }
 }
 
 // CASES: F2.9.
@@ -203,8 +218,8 @@ fn every_error_code_is_retried_and_refreshes_metadata_as_in_kafka() {
 fn only_codes_returned_before_the_append_exclude_that_the_batch_was_appended() {
     // A leader returns these codes before it appends anything.
     let before_append = [
-        0, 2, 5, 10, 17, 18, 19, 21, 29, 31, 32, 35, 42, 43, 44, 45, 46, 47, 48, 51, 53, 59, 74,
-        76, 87, 89, 90, 100, 103, 120,
+        0, 2, 5, 10, 17, 18, 19, 21, 29, 31, 32, 35, 42, 43, 44, 45, 46, 47, 48, 49, 51, 53, 59,
+        74, 76, 87, 89, 90, 100, 103, 120,
     ];
     for code in -1..200 {
         let with_offset = possibly_appended(ErrorCode(code), Some(5));
@@ -240,9 +255,10 @@ condition, the verdict, and the reason.
 const POSSIBLY_APPENDED: &str = "
 ## Was the batch appended?
 
-A batch starts as *not persisted*. Its status only moves to *possibly persisted*, with one
-exception: OUT_OF_ORDER_SEQUENCE_NUMBER from the leader can prove that the log lacks the batch (see
-the rules above).
+A batch starts as *not persisted*. Its status only moves to *possibly persisted*: no error proves
+that the log lacks a batch that an earlier attempt may have written. OUT_OF_ORDER_SEQUENCE_NUMBER
+does not, because the snapshot that a broker loads after a clean shutdown keeps only the last batch
+of each producer.
 
 An attempt makes a batch *possibly persisted* in two cases:
 
@@ -281,13 +297,10 @@ fn describe_verdict(verdict: Verdict) -> &'static str {
             "request metadata, and retry after the backoff"
         }
         Verdict::Split => "split the batch, and send the parts without backoff",
-        Verdict::BumpEpoch { proven_not_persisted: true, .. } => {
-            "bump the epoch, and send the batch again: it is not persisted"
-        }
-        Verdict::BumpEpoch { new_producer_id: true, .. } => {
+        Verdict::BumpEpoch { new_producer_id: true } => {
             "request a new producer id; then send the batch again, or fail it if possibly persisted"
         }
-        Verdict::BumpEpoch { .. } => {
+        Verdict::BumpEpoch { new_producer_id: false } => {
             "bump the epoch; then send the batch again, or fail it if possibly persisted"
         }
         Verdict::Fail => "fail the records",
