@@ -33,8 +33,10 @@ pub(crate) mod thread;
 use std::sync::Arc;
 
 use crate::accumulator::RecordAccumulator;
+use crate::accumulator::batch::StampedBatch;
 use crate::client::in_flight_requests::CompletedRequest;
 use crate::client::{NetworkClient, SharedHealth};
+use crate::cluster::Cluster;
 use crate::config::SenderSettings;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
@@ -137,13 +139,43 @@ impl<I: Io> Sender<I> {
             return Tick(0);
         }
         self.fail_late_batches();
-        let mut deadline = {
-            let pool = &self.accumulator.pool;
-            self.waiter_deadlines.wake_expired(now, |id| pool.revoke(id))
-        };
+        let mut deadline = self.handle_deadlines(now);
         let mut wake_at = |at: Tick| deadline = deadline.min(at);
 
         // Step 1: update metadata, and the producer id and epoch, which depend on it.
+        let cluster = self.update_metadata(now, &mut wake_at);
+        // Step 2: find ready partitions.
+        let accumulator = self.accumulator.clone();
+        let cx = DrainContext { accumulator: &accumulator, cluster: &cluster, now };
+        self.find_ready_partitions(cx);
+        // Step 3: request metadata for partitions without a known leader.
+        wake_at(self.request_unknown_leaders(now));
+        // Steps 4, 5 and 7, node by node: prepare connections, drain, build and queue requests.
+        self.send_to_ready_nodes(cx);
+        // Step 6: fail expired batches.
+        wake_at(self.fail_expired_batches(cx));
+        // How long step 8 may wait.
+        wake_at(self.next_round_at(cx));
+
+        self.flushes.complete_finished();
+        wake_at(self.maybe_shut_down(now));
+        if self.accumulator.lifecycle().is_closed() {
+            deadline = Tick(0);
+        }
+        self.begin_sleep(deadline, now)
+    }
+
+    /// Wakes callers whose deadline has expired, and raises the limits of batches whose time has
+    /// come. Returns when the next deadline is due.
+    fn handle_deadlines(&mut self, now: Tick) -> Tick {
+        let pool = &self.accumulator.pool;
+        let next = self.waiter_deadlines.wake_expired(now, |id| pool.revoke(id));
+        next.min(self.batch_size_discovery.raise_limit(now))
+    }
+
+    /// Step 1: updates the metadata, and the producer id and epoch. Returns the metadata of this
+    /// round.
+    fn update_metadata(&mut self, now: Tick, wake_at: &mut impl FnMut(Tick)) -> Arc<Cluster> {
         wake_at(self.client.maybe_update_metadata(now));
         let cluster = self.client.cluster();
         if self.producer_state.update_cluster(cluster.clone()) {
@@ -153,48 +185,13 @@ impl<I: Io> Sender<I> {
         // request for it would wait for the next event (the simulation found it, seed 1767).
         self.resolve_sequences(now);
         wake_at(self.maybe_request_producer_id(now));
-        wake_at(self.batch_size_discovery.raise_limit(now));
+        cluster
+    }
 
-        // Step 2: find ready partitions. Only partitions marked as dirty are evaluated again.
-        let accumulator = self.accumulator.clone();
-        let cx = DrainContext { accumulator: &accumulator, cluster: &cluster, now };
+    /// Step 2: finds ready partitions. Only partitions marked as dirty are evaluated again.
+    fn find_ready_partitions(&mut self, cx: DrainContext<'_>) {
         self.ready.set_pressure(self.send_pressure());
         self.ready.refresh(cx, &self.producer_state);
-
-        // Step 3: request metadata for partitions without a known leader.
-        wake_at(self.request_unknown_leaders(now));
-
-        // Steps 4, 5 and 7, node by node.
-        self.send_to_ready_nodes(cx);
-
-        // Step 6: fail expired batches.
-        wake_at(self.fail_expired_batches(cx));
-
-        // The rest decides how long step 8 may wait. Steps 5 and 6 have changed partitions.
-        self.ready.refresh(cx, &self.producer_state);
-        wake_at(self.ready.next_deadline());
-        for node in self.ready.ready_nodes() {
-            wake_at(self.next_ready_time(node, now));
-        }
-        // A batch that expired above may have left a lost sequence and nothing in flight. No event
-        // follows that would start the next round (the simulation found it, seed 205).
-        if self.producer_state.can_resolve() {
-            wake_at(now);
-        }
-        self.flushes.complete_finished();
-        wake_at(self.maybe_shut_down(now));
-        if self.accumulator.lifecycle().is_closed() {
-            deadline = Tick(0);
-        }
-        self.client.update_in_flight_metric();
-        // Last, and in this order: callers read the busy nodes to decide about a wakeup. After
-        // `begin_sleep`, an event that is due before the deadline wakes the sender; it returns
-        // false if an event was posted since `handle_events`.
-        accumulator.events().set_busy(self.client.node_busy_states(now));
-        if !accumulator.events().begin_sleep(deadline) {
-            deadline = Tick(0);
-        }
-        deadline
     }
 
     /// Step 3: requests metadata for topics with a partition that has batches but no leader.
@@ -210,32 +207,63 @@ impl<I: Io> Sender<I> {
 
     /// Steps 4, 5 and 7 for each node with ready partitions.
     fn send_to_ready_nodes(&mut self, cx: DrainContext<'_>) {
-        let now = cx.now;
         let mut nodes = std::mem::take(&mut self.buffers.ready_nodes);
         nodes.extend(self.ready.ready_nodes());
-        let tracks_latency = !cx.accumulator.settings.availability_timeout.is_zero();
         for node in nodes.drain(..) {
-            // Step 4: prepare connections. A node that is not connected starts to connect and
-            // gets nothing in this round.
-            let can_send = self.client.ready(node, now);
-            if tracks_latency {
-                self.ready.update_node_latency(node, now, can_send);
+            if self.prepare_connection(node, cx) {
+                let batches = self.drain(node, cx);
+                self.send_produce_request(node, cx.cluster, batches, cx.now);
             }
-            if !can_send {
-                continue;
-            }
-            // Step 5: drain. Lingering batches join a request to an idle node, as in Kafka. For a
-            // busy node they keep lingering and grow, since another request follows anyway. With
-            // max.in.flight=1, `producer_state` mutes a partition from here to its response.
-            let max_size = self.settings.max_request_size;
-            let include_lingering = self.client.has_no_in_flight_requests(node);
-            let state = &mut self.producer_state;
-            let drained = self.ready.drain(cx, state, max_size, include_lingering, node);
-            self.start_jobs(drained.to_close, drained.to_split);
-            // Step 7: build the request and queue it on the connection.
-            self.send_produce_request(node, cx.cluster, drained.batches, now);
         }
         self.buffers.ready_nodes = nodes;
+    }
+
+    /// Step 4: returns whether a node can take a request. A node that is not connected starts to
+    /// connect and gets nothing in this round.
+    fn prepare_connection(&mut self, node: i32, cx: DrainContext<'_>) -> bool {
+        let can_send = self.client.ready(node, cx.now);
+        if !cx.accumulator.settings.availability_timeout.is_zero() {
+            self.ready.update_node_latency(node, cx.now, can_send);
+        }
+        can_send
+    }
+
+    /// Step 5: removes the batches of one request from their queues.
+    ///
+    /// Lingering batches join a request to an idle node, as in Kafka. For a busy node they keep
+    /// lingering and grow, since another request follows anyway. With max.in.flight=1,
+    /// `producer_state` mutes a partition from here to its response.
+    fn drain(&mut self, node: i32, cx: DrainContext<'_>) -> Vec<StampedBatch> {
+        let max_size = self.settings.max_request_size;
+        let include_lingering = self.client.has_no_in_flight_requests(node);
+        let state = &mut self.producer_state;
+        let drained = self.ready.drain(cx, state, max_size, include_lingering, node);
+        self.start_jobs(drained.to_close, drained.to_split);
+        drained.batches
+    }
+
+    /// Returns when the next round has something to do, if nothing happens before. Steps 5 and 6
+    /// have changed partitions, so the ready tracker is refreshed first.
+    fn next_round_at(&mut self, cx: DrainContext<'_>) -> Tick {
+        self.ready.refresh(cx, &self.producer_state);
+        // A batch that expired may have left a lost sequence and nothing in flight. No event
+        // follows that would start the next round (the simulation found it, seed 205).
+        if self.producer_state.can_resolve() {
+            return cx.now;
+        }
+        let next_ready = self.ready.ready_nodes().map(|node| self.next_ready_time(node, cx.now));
+        self.ready.next_deadline().min(next_ready.min().unwrap_or(Tick::NEVER))
+    }
+
+    /// Lets callers know what they need to wake the sender. Returns the deadline of the poll: now,
+    /// if an event was posted since `handle_events`.
+    fn begin_sleep(&mut self, deadline: Tick, now: Tick) -> Tick {
+        self.client.update_in_flight_metric();
+        // Last, and in this order: callers read the busy nodes to decide about a wakeup. After
+        // `begin_sleep`, an event that is due before the deadline wakes the sender.
+        let events = self.accumulator.events();
+        events.set_busy(self.client.node_busy_states(now));
+        if events.begin_sleep(deadline) { deadline } else { Tick(0) }
     }
 
     /// Returns when a node with ready partitions can take a request: `NEVER` if an event such as
