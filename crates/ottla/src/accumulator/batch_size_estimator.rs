@@ -22,10 +22,6 @@ pub(crate) struct BatchSizeEstimator {
     /// The wire size of the next batch, which tests whether the broker accepts more than `limit`;
     /// 0 for none.
     probe: AtomicUsize,
-    /// The smallest wire size that a broker has rejected.
-    rejected: AtomicUsize,
-    /// The largest wire size that a broker has accepted.
-    largest_accepted: AtomicUsize,
     /// The record count of the batch that was closed last.
     expected_records: AtomicU32,
 }
@@ -36,8 +32,6 @@ impl Default for BatchSizeEstimator {
             ratio: AtomicU32::new(1f32.to_bits()),
             limit: AtomicUsize::new(usize::MAX),
             probe: AtomicUsize::new(0),
-            rejected: AtomicUsize::new(usize::MAX),
-            largest_accepted: AtomicUsize::new(0),
             expected_records: AtomicU32::new(16),
         }
     }
@@ -101,20 +95,14 @@ impl BatchSizeEstimator {
         self.ratio.store(observed.max(1.0).to_bits(), Relaxed);
     }
 
-    /// Sets the wire size limit of new batches and the smallest rejected wire size.
-    pub(crate) fn set_limit(&self, limit: usize, rejected: usize) {
+    /// Sets the wire size limit of new batches; `usize::MAX` for none.
+    pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Relaxed);
-        self.rejected.store(rejected, Relaxed);
     }
 
-    /// Returns whether a broker has rejected a batch of this wire size or a smaller one.
-    pub(crate) fn is_rejected(&self, wire_len: usize) -> bool {
-        wire_len >= self.rejected.load(Relaxed)
-    }
-
-    /// Returns whether a broker has rejected a batch of this topic.
+    /// Returns whether new batches have a limit: a broker has rejected a batch of this topic.
     pub(crate) fn has_limit(&self) -> bool {
-        self.rejected.load(Relaxed) != usize::MAX
+        self.limit() != usize::MAX
     }
 
     /// Returns the wire size limit of new batches; `usize::MAX` for none.
@@ -130,23 +118,6 @@ impl BatchSizeEstimator {
     /// Returns whether no batch has taken the probe yet.
     pub(crate) fn is_probe_pending(&self) -> bool {
         self.probe.load(Relaxed) != 0
-    }
-
-    /// Records that a broker accepted a batch of this wire size.
-    pub(crate) fn record_accepted(&self, wire_len: usize) {
-        if wire_len > self.largest_accepted.load(Relaxed) {
-            self.largest_accepted.store(wire_len, Relaxed);
-        }
-    }
-
-    /// Returns the largest wire size that a broker has accepted; 0 for none.
-    pub(crate) fn largest_accepted(&self) -> usize {
-        self.largest_accepted.load(Relaxed)
-    }
-
-    /// Returns the largest wire size that no broker has rejected.
-    pub(crate) fn largest_not_rejected(&self) -> usize {
-        self.rejected.load(Relaxed).saturating_sub(1)
     }
 
     /// Returns the record count to expect of the next batch.
@@ -189,8 +160,9 @@ mod tests {
     #[test]
     fn one_batch_takes_the_probe() {
         let estimator = BatchSizeEstimator::default();
-        estimator.set_limit(1000, 3000);
-        assert!(estimator.is_rejected(3000) && !estimator.is_rejected(2999));
+        assert!(!estimator.has_limit());
+        estimator.set_limit(1000);
+        assert!(estimator.has_limit());
         estimator.set_probe(2000);
         assert_eq!(estimator.uncompressed_limit(16384, false), 2000 - 61);
         assert_eq!(estimator.uncompressed_limit(16384, false), 1000 - 61);

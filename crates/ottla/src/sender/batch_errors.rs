@@ -5,6 +5,7 @@ use std::time::Duration;
 use ottla_protocol::ErrorCode;
 
 use super::Sender;
+use super::batch_size_discovery::BatchSizeDiscovery;
 use super::producer_state::ProducerState;
 use super::ready::ReadyTracker;
 use crate::accumulator::RecordAccumulator;
@@ -20,6 +21,7 @@ pub(super) struct BatchErrors<'a, I: Io> {
     client: &'a NetworkClient<I>,
     ready: &'a ReadyTracker,
     producer_state: &'a ProducerState,
+    discovery: &'a BatchSizeDiscovery,
     health: &'a SharedHealth,
     now: Tick,
 }
@@ -32,6 +34,7 @@ impl<I: Io> Sender<I> {
             client: &self.client,
             ready: &self.ready,
             producer_state: &self.producer_state,
+            discovery: &self.batch_size_discovery,
             health: &self.health,
             now,
         }
@@ -104,10 +107,17 @@ impl<I: Io> BatchErrors<'_, I> {
     }
 
     /// Returns the error of a batch that a broker rejects as too large and that is not split.
-    pub(super) fn message_too_large(batch: &ClosedBatch, code: ErrorCode, error: &Error) -> Error {
-        let largest = match batch.meta.partition.estimator.largest_accepted() {
-            0 => "no batch was accepted yet".to_owned(),
-            size => format!("the largest accepted batch had {size} bytes"),
+    pub(super) fn message_too_large(
+        &self,
+        batch: &ClosedBatch,
+        code: ErrorCode,
+        error: &Error,
+    ) -> Error {
+        let topic = self.accumulator.topics.get(&batch.meta.partition.topic);
+        let partition_ids = topic.iter().flat_map(|t| t.partitions.iter()).map(|p| p.id);
+        let largest = match self.discovery.largest_accepted(partition_ids) {
+            None => "no batch was accepted yet".to_owned(),
+            Some(size) => format!("the largest accepted batch had {size} bytes"),
         };
         // A batch of several records is split, unless it may be in the log or has expired.
         let way_out = if batch.meta.record_count == 1 {

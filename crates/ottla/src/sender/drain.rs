@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use super::batch_size_discovery::BatchSizeDiscovery;
 use super::bit_set::BitSet;
 use super::producer_state::ProducerState;
 use super::ready::{DrainContext, ReadyTracker, is_expired};
@@ -15,6 +16,18 @@ use crate::accumulator::partition::{Partition, QueuedBatch, SenderGuard, Splitti
 
 /// Limits the initial capacity of a request's list of batches.
 const INITIAL_REQUEST_CAPACITY: usize = 64;
+
+/// The request that a drain collects batches for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DrainRequest {
+    pub(crate) node: i32,
+    /// The most bytes of batches. A first batch that is larger is sent alone.
+    pub(crate) max_size: usize,
+    /// Whether it also takes batches of the node that only linger, as Kafka's producer always
+    /// does. The sender sets it for a node without a request in flight: the request is made
+    /// anyway. The batches of a busy node keep lingering and fill.
+    pub(crate) include_lingering: bool,
+}
 
 /// The batches that a drain removed from their queues.
 #[derive(Debug, Default)]
@@ -61,20 +74,16 @@ pub(crate) enum RemovedBatch {
 }
 
 impl ReadyTracker {
-    /// Removes and returns the batches that can be sent to `node` now.
-    ///
-    /// With `include_lingering` it also takes batches of the node that only linger, as Kafka's
-    /// producer always does. The sender sets it for a node without a request in flight: the
-    /// request is made anyway. The batches of a busy node keep lingering and fill.
+    /// Removes and returns the batches that can be sent to a node now.
     #[inline(never)]
     pub(crate) fn drain(
         &mut self,
         cx: DrainContext<'_>,
         producer_state: &mut ProducerState,
-        max_size: usize,
-        include_lingering: bool,
-        node: i32,
+        discovery: &BatchSizeDiscovery,
+        request: DrainRequest,
     ) -> DrainedBatches {
+        let DrainRequest { node, max_size, include_lingering } = request;
         let mut out = DrainedBatches::default();
         let start = self.drain_index.get(&node).map_or(0, |last| last.wrapping_add(1));
         let mut round = RoundRobin { start, next: start, wrapped: false };
@@ -92,7 +101,7 @@ impl ReadyTracker {
             // A first batch that is larger than the limit is sent alone (CASES RA4).
             let remaining =
                 if out.batches.is_empty() { usize::MAX } else { max_size - size.min(max_size) };
-            let action = take_head(p.lock_for_sender(), &p, cx, remaining);
+            let action = take_head(p.lock_for_sender(), &p, cx, discovery, remaining);
             // Also after `Skip`: the cached state was stale.
             self.mark_dirty(partition_id);
             match action {
@@ -258,6 +267,7 @@ fn take_head(
     mut queue: SenderGuard<'_>,
     p: &Partition,
     cx: DrainContext<'_>,
+    discovery: &BatchSizeDiscovery,
     remaining: usize,
 ) -> HeadAction {
     // A ready partition is not re-evaluated when its first batch expires. `expire` fails the batch.
@@ -268,7 +278,7 @@ fn take_head(
         // It is split before it is sent. A batch that was sent may be persisted and is split only
         // after the broker has rejected it with MESSAGE_TOO_LARGE.
         Some(QueuedBatch::Closed(b))
-            if p.estimator.is_rejected(b.wire_len()) && b.meta.record_count > 1 =>
+            if b.meta.record_count > 1 && discovery.is_rejected(p, b.wire_len()) =>
         {
             let Some(QueuedBatch::Closed(b)) = queue.batches.pop_front() else {
                 return HeadAction::Skip;

@@ -1,7 +1,6 @@
 //! Fails batches, in the order of their partitions.
 
 use super::Sender;
-use super::batch_errors::BatchErrors;
 use super::responses::AttemptResult;
 use crate::accumulator::batch::{ClosedBatch, QueuePosition, StampedBatch};
 use crate::delivery::result::{Outcome, RecordError};
@@ -32,7 +31,7 @@ impl<I: Io> Sender<I> {
                 .error
                 .unwrap_or_else(|| Error::new(ErrorKind::Internal, "the batch failed: no reason"));
             if error.kind() == ErrorKind::RecordTooLarge {
-                error = BatchErrors::<I>::message_too_large(&closed, code, &error);
+                error = self.batch_errors(self.env.now()).message_too_large(&closed, code, &error);
             }
             self.fail_records(closed, &error);
             return;

@@ -22,7 +22,7 @@ mod expiry;
 mod failure;
 mod batch_errors;
 mod in_flight_batches;
-mod batch_size_discovery;
+pub(crate) mod batch_size_discovery;
 mod events;
 mod waiter_deadlines;
 mod flush;
@@ -47,6 +47,7 @@ use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 use crate::wakeup::lifecycle::Lifecycle;
 use batch_size_discovery::BatchSizeDiscovery;
+use drain::DrainRequest;
 use flush::Flushes;
 use in_flight_batches::InFlightBatches;
 use produce_request::RecordPiece;
@@ -234,10 +235,13 @@ impl<I: Io> Sender<I> {
     /// lingering and grow, since another request follows anyway. With max.in.flight=1,
     /// `producer_state` mutes a partition from here to its response.
     fn drain(&mut self, node: i32, cx: DrainContext<'_>) -> Vec<StampedBatch> {
-        let max_size = self.settings.max_request_size;
-        let include_lingering = self.client.has_no_in_flight_requests(node);
-        let state = &mut self.producer_state;
-        let drained = self.ready.drain(cx, state, max_size, include_lingering, node);
+        let request = DrainRequest {
+            node,
+            max_size: self.settings.max_request_size,
+            include_lingering: self.client.has_no_in_flight_requests(node),
+        };
+        let (state, discovery) = (&mut self.producer_state, &self.batch_size_discovery);
+        let drained = self.ready.drain(cx, state, discovery, request);
         self.start_jobs(drained.to_close, drained.to_split);
         drained.batches
     }

@@ -343,10 +343,7 @@ impl<I: Io> Sender<I> {
         self.producer_state.remove_in_flight_batch(p.id);
         self.ready.mark_dirty(p.id);
         let size = batch.closed.wire_len();
-        p.estimator.record_accepted(size);
-        if p.estimator.has_limit() {
-            self.batch_size_discovery.on_accepted(&p.topic, batch.stamp.topic_id, size);
-        }
+        self.batch_size_discovery.on_accepted(p, batch.stamp.topic_id, size);
         let number = batch.closed.meta.number;
         batch.closed.complete(Outcome::Acknowledged { base_offset, log_append_time });
         self.flushes.batch_completed(number);

@@ -25,9 +25,11 @@ impl<I: Io> Sender<I> {
         }
         // These batches were never sent: a broker is known to reject their size.
         for batch in to_split {
+            let topic = &batch.meta.partition.topic;
+            let max_size = self.batch_size_discovery.largest_not_rejected(topic);
             let job =
                 SplitJob::new(self.accumulator.clone(), self.split_outcomes.clone(), &batch, false);
-            let work = move || job.run(|accumulator| accumulator.split_closed(batch));
+            let work = move || job.run(|accumulator| accumulator.split_closed(batch, max_size));
             self.client.start_job(Job::Work(Box::new(work)));
         }
     }
@@ -41,7 +43,8 @@ impl<I: Io> Sender<I> {
         let (closed, p) = (&batch.closed, batch.closed.meta.partition.clone());
         let size = closed.wire_len();
         let topic_id = batch.stamp.topic_id;
-        self.batch_size_discovery.on_rejected(&p.topic, topic_id, &p.estimator, size, now);
+        self.batch_size_discovery.on_rejected(&p, topic_id, size, now);
+        let max_size = self.batch_size_discovery.largest_not_rejected(&p.topic);
         if closed.is_compressed() {
             p.estimator.reset_ratio(closed.uncompressed_len, size);
         }
@@ -52,7 +55,7 @@ impl<I: Io> Sender<I> {
         self.ready.insert(p);
         let job =
             SplitJob::new(self.accumulator.clone(), self.split_outcomes.clone(), closed, true);
-        let work = move || job.run(|accumulator| accumulator.split_stamped(batch, now));
+        let work = move || job.run(|accumulator| accumulator.split_stamped(batch, max_size, now));
         self.client.start_job(Job::Work(Box::new(work)));
     }
 

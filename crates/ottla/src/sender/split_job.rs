@@ -129,11 +129,17 @@ impl Drop for SplitJob {
 }
 
 impl RecordAccumulator {
-    /// Splits a batch that was sent. Its parts are retries without a backoff (CASES SN28).
-    pub(crate) fn split_stamped(&self, batch: StampedBatch, now: Tick) -> SplitOutcome {
+    /// Splits a batch that was sent into parts of at most `max_size` bytes on the wire. The parts
+    /// are retries without a backoff (CASES SN28).
+    pub(crate) fn split_stamped(
+        &self,
+        batch: StampedBatch,
+        max_size: usize,
+        now: Tick,
+    ) -> SplitOutcome {
         let (partition, number) = (batch.closed.meta.partition.clone(), batch.closed.meta.number);
         let retry = |b: StampedBatch| QueuedBatch::Retry { batch: Box::new(b), not_before: now };
-        let (parts, error) = match self.split(batch) {
+        let (parts, error) = match self.split(batch, max_size) {
             Ok(parts) => (parts.into_iter().map(retry).collect(), None),
             Err((whole, e)) => {
                 (vec![QueuedBatch::Retry { batch: whole, not_before: now }], Some(e))
@@ -143,9 +149,9 @@ impl RecordAccumulator {
     }
 
     /// Splits a batch that was never sent.
-    pub(crate) fn split_closed(&self, batch: ClosedBatch) -> SplitOutcome {
+    pub(crate) fn split_closed(&self, batch: ClosedBatch, max_size: usize) -> SplitOutcome {
         let (partition, number) = (batch.meta.partition.clone(), batch.meta.number);
-        let (parts, error) = match self.split(batch.stamp(Stamp::NONE)) {
+        let (parts, error) = match self.split(batch.stamp(Stamp::NONE), max_size) {
             Ok(parts) => {
                 (parts.into_iter().map(|b| QueuedBatch::Closed(b.unstamp())).collect(), None)
             }
@@ -161,6 +167,7 @@ impl RecordAccumulator {
     fn split(
         &self,
         mut parent: StampedBatch,
+        max_size: usize,
     ) -> Result<Vec<StampedBatch>, (Box<StampedBatch>, DecodeError)> {
         // The copies that the job reads from count as used memory while they exist.
         let wire_len = parent.closed.wire_len();
@@ -179,7 +186,8 @@ impl RecordAccumulator {
             Err(e) => return Err((Box::new(parent), e)),
         };
         let half = parent.closed.uncompressed_len.div_ceil(2).max(1);
-        let ranges = split_points(&list, self.max_part_bytes(&parent.closed).clamp(1, half));
+        let ranges =
+            split_points(&list, self.max_part_bytes(&parent.closed, max_size).clamp(1, half));
         let counts: Vec<u32> = ranges.iter().map(|r| r.len() as u32).collect();
         let Some(completions) = parent.closed.take_completions() else {
             // The batch has been completed: no caller waits for its parts.
@@ -199,9 +207,8 @@ impl RecordAccumulator {
     }
 
     /// Returns how many bytes of uncompressed records a part may have.
-    fn max_part_bytes(&self, whole: &ClosedBatch) -> usize {
-        let estimator = &whole.meta.partition.estimator;
-        let limit = estimator.limit();
+    fn max_part_bytes(&self, whole: &ClosedBatch, max_size: usize) -> usize {
+        let limit = whole.meta.partition.estimator.limit();
         if limit == usize::MAX {
             return self.settings.batch_size;
         }
@@ -210,7 +217,7 @@ impl RecordAccumulator {
         let compressed = whole.records().len().max(1) as u128;
         let uncompressed = whole.uncompressed_len as u128;
         let wanted = limit.saturating_sub(BATCH_HEADER_LEN) as u128 * 9 / 8;
-        let allowed = estimator.largest_not_rejected().saturating_sub(BATCH_HEADER_LEN) as u128;
+        let allowed = max_size.saturating_sub(BATCH_HEADER_LEN) as u128;
         let bytes = (wanted * uncompressed / compressed).min(allowed * uncompressed / compressed);
         self.settings.batch_size.min(usize::try_from(bytes).unwrap_or(usize::MAX))
     }

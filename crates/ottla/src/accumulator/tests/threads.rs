@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use crate::metrics::Counters;
+use crate::sender::drain::DrainRequest;
 
 struct AppendCounts {
     appended: u64,
@@ -83,7 +84,9 @@ fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCount
                 now: fixture.machine.now(),
             };
             fixture.ready.refresh(cx, &fixture.producer_state);
-            let out = fixture.ready.drain(cx, &mut fixture.producer_state, usize::MAX, false, 1);
+            let (state, discovery) = (&mut fixture.producer_state, &fixture.discovery);
+            let request = DrainRequest { node: 1, max_size: usize::MAX, include_lingering: false };
+            let out = fixture.ready.drain(cx, state, discovery, request);
             let is_idle = out.batches.is_empty();
             for batch in out.batches {
                 completed.fetch_add(batch.closed.meta.record_count as u64, Ordering::Relaxed);

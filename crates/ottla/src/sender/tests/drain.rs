@@ -131,7 +131,7 @@ fn parts_of_a_split_batch_keep_its_backoff() {
     // It was sent under an earlier producer epoch, and backs off.
     batch.not_before = fixture.machine.now().after(50 * MS);
     let not_before = batch.not_before;
-    let parts = fixture.accumulator.split_closed(batch).parts;
+    let parts = fixture.accumulator.split_closed(batch, usize::MAX).parts;
     assert_eq!(parts.len(), 2);
     for part in parts {
         let QueuedBatch::Closed(part) = part else { panic!("{part:?}") };
@@ -263,7 +263,7 @@ fn parts_of_a_split_batch_are_drained_first_and_complete_separately() {
         let p = batch.closed.meta.partition.clone();
         p.lock_for_sender()
             .insert_in_order(QueuedBatch::Splitting(SplittingBatch::new(&batch.closed)));
-        let outcome = fixture.accumulator.split_stamped(batch, now);
+        let outcome = fixture.accumulator.split_stamped(batch, usize::MAX, now);
         assert_eq!(outcome.parts.len(), 2);
         p.lock_for_sender().replace_with_parts(outcome.number, outcome.parts);
         fixture.ready.insert(p);

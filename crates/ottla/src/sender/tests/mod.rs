@@ -9,7 +9,8 @@ mod ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::drain::{DrainedBatches, RemovedBatch};
+use super::batch_size_discovery::BatchSizeDiscovery;
+use super::drain::{DrainRequest, DrainedBatches, RemovedBatch};
 use super::producer_state::ProducerState;
 use super::ready::{DrainContext, ReadyTracker, SendPressure};
 use crate::accumulator::RecordAccumulator;
@@ -40,6 +41,7 @@ pub(crate) struct AccumulatorFixture {
     /// Without idempotence. A partition may have one batch in flight (`max.in.flight=1`); the
     /// fixture's drains count none, so nothing is muted until [`mute`](Self::mute).
     pub(crate) producer_state: ProducerState,
+    pub(crate) discovery: BatchSizeDiscovery,
     pub(crate) pressure: SendPressure,
     /// Whether drains include lingering batches.
     pub(crate) include_lingering: bool,
@@ -63,6 +65,7 @@ pub(crate) fn settings() -> AccumulatorSettings {
 impl AccumulatorFixture {
     /// `leaders` holds the leader's node id of each partition; -1 for none.
     pub(crate) fn new(settings: AccumulatorSettings, leaders: &[i32]) -> AccumulatorFixture {
+        let discovery = BatchSizeDiscovery::new(Duration::from_secs(300), settings.batch_size);
         let machine = SimMachine::new(7, Faults::NONE);
         let accumulator = RecordAccumulator::new(
             settings,
@@ -76,6 +79,7 @@ impl AccumulatorFixture {
             cluster: Cluster::default(),
             ready: ReadyTracker::default(),
             producer_state: ProducerState::new(false, true),
+            discovery,
             pressure: SendPressure::default(),
             include_lingering: false,
         };
@@ -195,7 +199,9 @@ impl AccumulatorFixture {
             cluster: &self.cluster,
             now: self.machine.now(),
         };
-        self.ready.drain(cx, &mut self.producer_state, max_size, self.include_lingering, node)
+        let include_lingering = self.include_lingering;
+        let request = DrainRequest { node, max_size, include_lingering };
+        self.ready.drain(cx, &mut self.producer_state, &self.discovery, request)
     }
 
     /// Drains and closes batches as the sender and a worker thread do. A batch that was closed is
