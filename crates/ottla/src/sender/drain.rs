@@ -5,10 +5,7 @@
 //! drain of the node ended, so that no partition is starved. Then the sender sends the batches in
 //! one request.
 
-use std::collections::BTreeMap;
-
 use super::batch_size_discovery::BatchSizeDiscovery;
-use super::bit_set::BitSet;
 use super::producer_state::ProducerState;
 use super::ready::{DrainContext, ReadyTracker, is_expired};
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
@@ -88,15 +85,9 @@ impl ReadyTracker {
         let start = self.drain_index.get(&node).map_or(0, |last| last.wrapping_add(1));
         let mut round = RoundRobin { start, next: start, wrapped: false };
         let mut size = 0;
-        let next_partition_id = |tracker: &Self, from: u32| {
-            let next_of = |ids_by_node: &BTreeMap<i32, BitSet>| {
-                ids_by_node.get(&node).and_then(|partition_ids| partition_ids.next_set_bit(from))
-            };
-            let lingering =
-                if include_lingering { next_of(&tracker.lingering_by_node) } else { None };
-            [next_of(&tracker.ready_by_node), lingering].into_iter().flatten().min()
-        };
-        while let Some(partition_id) = round.next(|from| next_partition_id(self, from)) {
+        while let Some(partition_id) =
+            round.next(|from| self.index.next(node, from, include_lingering))
+        {
             let Some(p) = self.get(partition_id).cloned() else { continue };
             // A first batch that is larger than the limit is sent alone (CASES RA4).
             let remaining =
@@ -119,8 +110,8 @@ impl ReadyTracker {
                     };
                     batch.closed.timings.drained_at.get_or_insert(cx.now);
                     if out.batches.is_empty() {
-                        let ready = self.ready_by_node.get(&node).map_or(1, BitSet::len);
-                        out.batches.reserve(ready.min(INITIAL_REQUEST_CAPACITY));
+                        let ready = self.index.ready_count(node).clamp(1, INITIAL_REQUEST_CAPACITY);
+                        out.batches.reserve(ready);
                     }
                     out.batches.push(batch);
                 }

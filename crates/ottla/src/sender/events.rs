@@ -91,7 +91,7 @@ impl<I: Io> Sender<I> {
             let cluster = self.client.cluster();
             self.accumulator.topics.publish(&cluster, &self.accumulator.settings.rack);
             if self.accumulator.settings.adaptive_partitioning {
-                self.ready.reset_load_stats(cluster.topics.keys().cloned());
+                self.ready.load_stats.reset(cluster.topics.keys().cloned());
             }
         }
         if let Some(e) = update.authentication_error {

@@ -12,6 +12,8 @@ pub(crate) mod ready;
 pub(crate) mod drain;
 mod deadline_queue;
 mod bit_set;
+mod partition_index;
+pub(crate) mod load_stats;
 mod send;
 mod responses;
 mod split;
@@ -224,7 +226,7 @@ impl<I: Io> Sender<I> {
     fn prepare_connection(&mut self, node: i32, cx: DrainContext<'_>) -> bool {
         let can_send = self.client.ready(node, cx.now);
         if !cx.accumulator.settings.availability_timeout.is_zero() {
-            self.ready.update_node_latency(node, cx.now, can_send);
+            self.ready.load_stats.update_node_latency(node, cx.now, can_send);
         }
         can_send
     }

@@ -7,19 +7,19 @@
 //! close), and after unresolved sequences are resolved. Kafka's `RecordAccumulator.ready` visits
 //! every partition in each round.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bit_set::BitSet;
 use super::deadline_queue::DeadlineQueue;
+use super::load_stats::LoadStats;
+use super::partition_index::{PartitionIndex, PartitionState};
 use super::producer_state::ProducerState;
 use crate::accumulator::RecordAccumulator;
 use crate::accumulator::batch::BatchTimings;
 use crate::accumulator::partition::{Partition, PartitionQueue, QueuedBatch};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
-use crate::config::PartitioningStrategy;
 use crate::time::Tick;
 
 /// The partitions that hold batches, and the state of each.
@@ -29,23 +29,14 @@ pub(crate) struct ReadyTracker {
     /// Partitions that the next `refresh` re-evaluates.
     dirty_partition_ids: Vec<u32>,
     all_dirty: bool,
-    /// Partitions that can be drained, by the node id of their leader.
-    pub(super) ready_by_node: BTreeMap<i32, BitSet>,
-    /// Partitions whose only batch lingers, by the node id of their leader. A drain may include
-    /// them.
-    pub(super) lingering_by_node: BTreeMap<i32, BitSet>,
-    /// Partitions without a leader.
-    leaderless: BitSet,
+    pub(super) index: PartitionIndex,
     /// When the linger time or the backoff of a partition's first batch ends.
     timers: DeadlineQueue,
     /// When the delivery timeout of a partition's first batch expires.
     pub(super) expiries: DeadlineQueue,
     /// The partition that was drained last, by node id. The next drain of the node starts after it.
     pub(super) drain_index: HashMap<i32, u32>,
-    /// Topics whose queues changed since their load statistics were computed, and the number of
-    /// changes.
-    queue_changes: BTreeMap<Arc<str>, usize>,
-    node_latencies: HashMap<i32, NodeLatency>,
+    pub(crate) load_stats: LoadStats,
     /// The conditions that made lingering batches ready in the last round.
     pressure: SendPressure,
 }
@@ -63,35 +54,6 @@ pub(super) struct TrackedPartition {
     leaderless_since: Option<Tick>,
     /// How long the partition had no leader before `leaderless_since`.
     leaderless_before: Duration,
-}
-
-/// Whether a partition can be drained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PartitionState {
-    /// Waits for an event or for its timer.
-    Waiting,
-    /// Can be drained to the node with this id.
-    Ready(i32),
-    /// Could be drained to the node with this id, but its only batch lingers.
-    Lingering(i32),
-    Leaderless,
-}
-
-/// The values of a tracked partition by which the indexes find it.
-struct IndexEntry {
-    state: PartitionState,
-    timer: Option<Tick>,
-    expiry: Option<Tick>,
-}
-
-/// When a node last had a ready batch, and when it could last take one (Kafka's
-/// `NodeLatencyStats`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NodeLatency {
-    /// When the node last had a ready batch.
-    pub(crate) ready_at: Tick,
-    /// When the node last had a ready batch and could take it.
-    pub(crate) drained_at: Tick,
 }
 
 /// The conditions that make lingering batches ready before their linger time ends.
@@ -189,17 +151,14 @@ impl ReadyTracker {
 
     /// Returns the ids of the nodes that have a ready batch.
     pub(crate) fn ready_nodes(&self) -> impl Iterator<Item = i32> {
-        self.ready_by_node
-            .iter()
-            .filter(|(_, partition_ids)| !partition_ids.is_empty())
-            .map(|(node, _)| *node)
+        self.index.ready_nodes()
     }
 
     /// Returns the topics that have batches for a partition without a leader.
     pub(crate) fn unknown_leader_topics(&self) -> BTreeSet<Arc<str>> {
         let topic =
             |partition_id: u32| Some(self.partitions.get(&partition_id)?.partition.topic.clone());
-        self.leaderless.iter().filter_map(topic).collect()
+        self.index.leaderless().filter_map(topic).collect()
     }
 
     /// Returns when the next timer or delivery timeout expires.
@@ -225,7 +184,7 @@ impl ReadyTracker {
             self.reevaluate(partition_id, cx, producer_state);
         }
         self.dirty_partition_ids = dirty;
-        self.update_load_stats(cx);
+        self.load_stats.update(cx);
     }
 
     fn reevaluate(
@@ -259,102 +218,24 @@ impl ReadyTracker {
             (head, expiry, p.update_queued(&queue), is_empty)
         };
         if queue_changed && cx.accumulator.settings.adaptive_partitioning {
-            *self.queue_changes.entry(p.topic.clone()).or_default() += 1;
+            self.load_stats.queue_changed(&p.topic);
         }
         let (state, timer) = partition_state(&p, &head, cx, producer_state);
         let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
         entry.set_leaderless(state == PartitionState::Leaderless, cx.now);
         let old_state = std::mem::replace(&mut entry.state, state);
         (entry.timer, entry.expiry) = (timer, expiry);
-        self.update_index(partition_id, old_state, IndexEntry { state, timer, expiry });
-        if is_empty {
-            self.partitions.remove(&partition_id);
-        }
-    }
-
-    fn update_index(&mut self, partition_id: u32, old_state: PartitionState, new: IndexEntry) {
-        if old_state != new.state {
-            match old_state {
-                PartitionState::Ready(node) => {
-                    if let Some(partition_ids) = self.ready_by_node.get_mut(&node) {
-                        partition_ids.remove(partition_id);
-                    }
-                }
-                PartitionState::Lingering(node) => {
-                    if let Some(partition_ids) = self.lingering_by_node.get_mut(&node) {
-                        partition_ids.remove(partition_id);
-                    }
-                }
-                PartitionState::Leaderless => self.leaderless.remove(partition_id),
-                PartitionState::Waiting => {}
-            }
-            match new.state {
-                PartitionState::Ready(node) => {
-                    self.ready_by_node.entry(node).or_default().insert(partition_id);
-                }
-                PartitionState::Lingering(node) => {
-                    self.lingering_by_node.entry(node).or_default().insert(partition_id);
-                }
-                PartitionState::Leaderless => self.leaderless.insert(partition_id),
-                PartitionState::Waiting => {}
-            }
-        }
+        self.index.update(partition_id, old_state, state);
         // An old deadline of the partition stays in its queue. It fires early and costs one
         // re-evaluation, which is cheaper than a search in the heap.
-        for (deadlines, due) in [(&mut self.timers, new.timer), (&mut self.expiries, new.expiry)] {
+        for (deadlines, due) in [(&mut self.timers, timer), (&mut self.expiries, expiry)] {
             if let Some(due) = due {
                 deadlines.schedule(partition_id, due);
             }
         }
-    }
-
-    /// Records that a node had a ready batch, and whether it could take it (CASES SN7).
-    pub(crate) fn update_node_latency(&mut self, node: i32, now: Tick, can_drain: bool) {
-        let new = NodeLatency { ready_at: now, drained_at: now };
-        let latency = self.node_latencies.entry(node).or_insert(new);
-        latency.ready_at = now;
-        if can_drain {
-            latency.drained_at = now;
+        if is_empty {
+            self.partitions.remove(&partition_id);
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn node_latency(&self, node: i32) -> Option<NodeLatency> {
-        self.node_latencies.get(&node).copied()
-    }
-
-    /// Lets the next `refresh` recompute the load statistics of these topics. A metadata update
-    /// has replaced them by uniform ones.
-    pub(crate) fn reset_load_stats(&mut self, topics: impl Iterator<Item = Arc<str>>) {
-        // Above every threshold, and half of the maximum so that later changes do not overflow it.
-        self.queue_changes.extend(topics.map(|t| (t, usize::MAX / 2)));
-    }
-
-    /// Recomputes the load statistics of topics whose queues changed (KIP-794). The cost grows
-    /// with the number of partitions, so it waits for two changes per partition: the cost of one
-    /// change does not depend on the topic's size.
-    fn update_load_stats(&mut self, cx: DrainContext<'_>) {
-        if self.queue_changes.is_empty()
-            || matches!(cx.accumulator.settings.partitioning, PartitioningStrategy::RoundRobin)
-        {
-            self.queue_changes.clear();
-            return;
-        }
-        let timeout = cx.accumulator.settings.availability_timeout;
-        let latencies = &self.node_latencies;
-        self.queue_changes.retain(|name, changes| {
-            let Some(topic) = cx.accumulator.topics.get(name) else { return false };
-            if *changes < topic.partitions.len() * 2 {
-                return true;
-            }
-            let is_available = |p: &Partition| {
-                let leader = cx.cluster.leader(&p.topic, p.index).node_id;
-                let delay = latencies.get(&leader).map(|l| l.ready_at.since(l.drained_at));
-                timeout.is_zero() || delay.is_none_or(|delay| delay <= timeout)
-            };
-            topic.update_load_stats(is_available);
-            false
-        });
     }
 
     /// Returns how long a partition has had no leader in all while it held batches.

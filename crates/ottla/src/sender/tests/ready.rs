@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::accumulator::partition::Partition;
-use crate::sender::ready::NodeLatency;
+use crate::sender::load_stats::NodeLatency;
 
 // CASES: RA3, RA27.
 #[test]
@@ -174,20 +174,20 @@ fn slow_node_is_recognized_by_its_latency_and_not_chosen() {
         &[1, 2],
     );
     let now = fixture.machine.now();
-    assert_eq!(fixture.ready.node_latency(1), None, "no batch waits: no time is set");
-    fixture.ready.update_node_latency(1, now, true);
-    fixture.ready.update_node_latency(2, now, true);
+    assert_eq!(fixture.ready.load_stats.node_latency(1), None, "no batch waits: no time is set");
+    fixture.ready.load_stats.update_node_latency(1, now, true);
+    fixture.ready.load_stats.update_node_latency(2, now, true);
     fixture.advance_ms(60);
     let later = fixture.machine.now();
-    fixture.ready.update_node_latency(1, later, true);
-    fixture.ready.update_node_latency(2, later, false);
+    fixture.ready.load_stats.update_node_latency(1, later, true);
+    fixture.ready.load_stats.update_node_latency(2, later, false);
     assert_eq!(
-        fixture.ready.node_latency(1),
+        fixture.ready.load_stats.node_latency(1),
         Some(NodeLatency { ready_at: later, drained_at: later }),
         "the node took the ready batch"
     );
     assert_eq!(
-        fixture.ready.node_latency(2),
+        fixture.ready.load_stats.node_latency(2),
         Some(NodeLatency { ready_at: later, drained_at: now }),
         "only the ready time changes"
     );
@@ -201,8 +201,8 @@ fn slow_node_is_recognized_by_its_latency_and_not_chosen() {
     };
     assert_eq!(choices(&fixture).len(), 2);
     fixture.advance_ms(60);
-    fixture.ready.update_node_latency(2, fixture.machine.now(), false);
-    fixture.ready.update_node_latency(1, fixture.machine.now(), true);
+    fixture.ready.load_stats.update_node_latency(2, fixture.machine.now(), false);
+    fixture.ready.load_stats.update_node_latency(1, fixture.machine.now(), true);
     for p in [0, 1] {
         fixture.append_to(p, &[b'x'; 2000]);
     }
