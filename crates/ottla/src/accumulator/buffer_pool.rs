@@ -409,7 +409,7 @@ impl BufferPool {
     }
 
     /// Records that a caller that does not wait found no memory of this size. Returns whether the
-    /// sender has to be told: it does not know of an earlier refusal.
+    /// caller has to notify the sender, which knows of no earlier refusal.
     pub(crate) fn record_refusal(&self, size: usize) -> bool {
         self.refused_size.swap(size.max(1), Ordering::Relaxed) == 0
     }
@@ -423,7 +423,7 @@ impl BufferPool {
         if self.refused_size.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        // Cleared before the memory is looked at: a caller that is refused after this line tells
+        // Cleared before the memory is looked at: a caller that is refused after this line notifies
         // the sender again.
         let size = self.refused_size.swap(0, Ordering::Relaxed);
         let is_free = {

@@ -1,7 +1,7 @@
 //! Finds the partitions that can be drained to a node, and those without a leader.
 //!
 //! The ready tracker evaluates a partition and moves it here from its old state to the new one. A
-//! drain asks for the partitions of a node in ascending order.
+//! drain visits the partitions of a node in ascending order.
 
 use std::collections::BTreeMap;
 

@@ -86,7 +86,7 @@ impl AttemptResult {
 /// Returns the errors of the records that the broker names (KIP-467).
 ///
 /// As in Java's client, a single record has the partition's code. Of several records, each may have
-/// broken a different rule, so their code is INVALID_RECORD and the text tells the rules apart.
+/// broken a different rule, so their code is INVALID_RECORD and only the text names the rule.
 fn record_errors_of(entry: &PartitionProduceResponse, location: &str) -> Vec<RecordError> {
     let code = if entry.record_errors.len() == 1 {
         ErrorCode(entry.error_code)
