@@ -81,6 +81,50 @@ fn topic_error_in_metadata_fails_new_sends_and_not_accepted_records() {
     assert_eq!(fixture.logged_values(0), ["a", "b"]);
 }
 
+/// The cluster is away for longer than `metadata.max.idle.ms` while a caller waits.
+#[test]
+fn send_that_waits_for_a_topic_outlives_a_long_outage() {
+    let settings = [("metadata.max.idle.ms", "5000"), ("metadata.recovery.strategy", "none")];
+    let mut fixture = ProducerFixture::new(&settings);
+    fixture.send_and_wait(0, "a");
+    fixture.create_topic("late", 1);
+    fixture.stop_node_1();
+    let producer = fixture.producer.clone();
+    let mut send =
+        Box::pin(async move { producer.send_async(ottla::Record::to("late").value("b")).await });
+    let woken = Arc::new(WakeFlag::default());
+    let waker = std::task::Waker::from(woken.clone());
+    let mut cx = std::task::Context::from_waker(&waker);
+    assert!(send.as_mut().poll(&mut cx).is_pending());
+    fixture.run_for_ms(20_000);
+    // As an executor does, the test polls only a task that was woken.
+    while woken.take() {
+        assert!(send.as_mut().poll(&mut cx).is_pending());
+        fixture.run_for_ms(100);
+    }
+    fixture.start_node_1();
+    fixture.run_for_ms(10_000);
+    assert!(woken.take());
+    let std::task::Poll::Ready(delivery) = send.as_mut().poll(&mut cx) else { panic!() };
+    fixture.wait_for(&delivery.unwrap()).unwrap();
+}
+
+/// A waker that remembers whether it was woken.
+#[derive(Default)]
+struct WakeFlag(std::sync::atomic::AtomicBool);
+
+impl WakeFlag {
+    fn take(&self) -> bool {
+        self.0.swap(false, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl std::task::Wake for WakeFlag {
+    fn wake(self: Arc<WakeFlag>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// A subscriber that records the name of each event and of its fields.
 #[derive(Clone, Default)]
 struct EventRecorder(Arc<Mutex<Vec<String>>>);

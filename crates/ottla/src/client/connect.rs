@@ -117,6 +117,9 @@ impl<I: Io> NetworkClient<I> {
         if let Some(connection) = self.connections.get(node) {
             self.observer.health.failed(&connection.name(), reason);
         }
+        if let Some(connection) = self.connections.get_mut(node) {
+            connection.clear_misconfigured_attempts();
+        }
         self.connections.disconnected(node, now, random);
         self.metadata.request_update(now);
     }

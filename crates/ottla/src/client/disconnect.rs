@@ -19,7 +19,14 @@ pub(super) enum DisconnectKind {
     Failed,
     /// The client or the broker rejected the other side's identity.
     AuthenticationFailed,
+    /// The answer cannot come from a Kafka broker, or not with these settings: HTTP, a TLS alert,
+    /// a listener with another security protocol.
+    Misconfigured,
 }
+
+/// The attempts in a row that have to fail as [`DisconnectKind::Misconfigured`] at each bootstrap
+/// server before the waiting callers are told. A proxy whose brokers restart may fail once.
+const MISCONFIGURED_ATTEMPTS: u32 = 2;
 
 /// The party that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +76,17 @@ impl<I: Io> NetworkClient<I> {
             | DisconnectReason::AuthenticationFailed { by_broker: false, .. } => ClosedBy::Client,
         };
         let mut text = reason.to_string();
-        if matches!(reason, DisconnectReason::Eof) {
-            text.push_str(self.disconnect_hint(node));
-        }
+        let hint = match reason {
+            DisconnectReason::Eof => self.disconnect_hint(node),
+            _ => "",
+        };
+        text.push_str(hint);
+        let is_misconfigured = !hint.is_empty()
+            || matches!(reason, DisconnectReason::BadFrame { .. } | DisconnectReason::Tls { .. });
+        let kind = match kind {
+            DisconnectKind::Failed if is_misconfigured => DisconnectKind::Misconfigured,
+            kind => kind,
+        };
         self.process_disconnection(node, &text, kind, closed_by, now);
     }
 
@@ -85,6 +100,10 @@ impl<I: Io> NetworkClient<I> {
             ConnectionState::CheckingApiVersions { .. } if !self.authenticator.uses_tls() => {
                 " before the ApiVersions response; \
                  if this is a TLS port, set security.protocol to match"
+            }
+            ConnectionState::Connecting { .. } if self.authenticator.uses_tls() => {
+                " during the TLS handshake; \
+                 if this is a plaintext port, set security.protocol to match"
             }
             ConnectionState::Authenticating { .. } => " during authentication",
             ConnectionState::Ready { .. } if never_served && !self.authenticator.uses_sasl() => {
@@ -160,6 +179,7 @@ impl<I: Io> NetworkClient<I> {
             self.observer.authentication_failed(was_reauthenticating, now);
             self.report_authentication_error(&name, reason);
         }
+        self.count_misconfigured(node, kind, reason);
         let error = Disconnected { reason: format!("{name}: {reason}") };
         for request in requests {
             match request.kind {
@@ -173,6 +193,33 @@ impl<I: Io> NetworkClient<I> {
                     });
                 }
             }
+        }
+    }
+
+    /// Counts the failures of a bootstrap server that only other settings can end. Once each server
+    /// has failed so, the callers that wait for metadata are told: waiting would not help them.
+    fn count_misconfigured(&mut self, node: i32, kind: DisconnectKind, reason: &str) {
+        if self.metadata.last_success.is_some() || kind == DisconnectKind::Unneeded {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(node) else { return };
+        if kind == DisconnectKind::Misconfigured {
+            connection.add_misconfigured_attempt(reason);
+        } else {
+            connection.clear_misconfigured_attempts();
+        }
+        let reasons: Option<Vec<String>> = (self.connections.iter())
+            .map(|connection| {
+                let reason = connection.misconfigured_reason(MISCONFIGURED_ATTEMPTS)?;
+                Some(format!("{}: {reason}", connection.name()))
+            })
+            .collect();
+        if let Some(reasons) = reasons.filter(|_| kind == DisconnectKind::Misconfigured) {
+            let message = format!(
+                "no bootstrap server is a Kafka broker that these settings fit: {}",
+                reasons.join("; ")
+            );
+            self.metadata.pending.bootstrap_error = Some(Error::new(ErrorKind::Config, message));
         }
     }
 

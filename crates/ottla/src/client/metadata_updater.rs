@@ -21,6 +21,8 @@ pub(crate) struct MetadataUpdate {
     pub(crate) responder: String,
     /// The topics that the response reports an error for.
     pub(crate) topic_errors: Vec<(String, ErrorCode)>,
+    /// Set if no bootstrap server can be a broker with these settings.
+    pub(crate) bootstrap_error: Option<Error>,
     /// Set if authentication failed and no broker is ready.
     pub(crate) authentication_error: Option<Error>,
 }

@@ -102,6 +102,9 @@ struct ConnectAttempts {
     /// Of these, the ones that failed before the connection was established (KIP-601).
     failed_setups: u32,
     last: Tick,
+    /// The attempts in a row that only other settings can make succeed, with the last reason.
+    misconfigured: u32,
+    misconfigured_reason: String,
 }
 
 impl NodeConnection {
@@ -172,6 +175,21 @@ impl NodeConnection {
     /// Records that the client begins to connect.
     pub(crate) fn begin_attempt(&mut self, now: Tick) {
         self.attempts.last = now;
+    }
+
+    /// Counts an attempt that only other settings can make succeed.
+    pub(crate) fn add_misconfigured_attempt(&mut self, reason: &str) {
+        self.attempts.misconfigured = self.attempts.misconfigured.saturating_add(1);
+        reason.clone_into(&mut self.attempts.misconfigured_reason);
+    }
+
+    pub(crate) fn clear_misconfigured_attempts(&mut self) {
+        self.attempts.misconfigured = 0;
+    }
+
+    /// Returns why the last attempts failed, if at least `attempts` in a row need other settings.
+    pub(crate) fn misconfigured_reason(&self, attempts: u32) -> Option<&str> {
+        (self.attempts.misconfigured >= attempts).then_some(&*self.attempts.misconfigured_reason)
     }
 
     /// Returns the key of the job that prepares this connection now.

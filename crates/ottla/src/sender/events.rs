@@ -94,6 +94,9 @@ impl<I: Io> Sender<I> {
                 self.ready.load_stats.reset(cluster.topics.keys().cloned());
             }
         }
+        if let Some(e) = update.bootstrap_error {
+            self.accumulator.topics.notify_error_all(&e);
+        }
         if let Some(e) = update.authentication_error {
             self.accumulator.topics.notify_error_all(&e);
             // A producer that never had an id cannot send anything, so its batches fail

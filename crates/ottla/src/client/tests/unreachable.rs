@@ -162,3 +162,48 @@ fn attempt_to_connect_to_a_name_that_does_not_resolve_requests_metadata() {
         assert_eq!(f.received_versions(ApiKey::METADATA).len(), before + 1, "attempt {attempt}");
     }
 }
+
+/// A TLS port hangs up on plaintext.
+#[test]
+fn waiting_callers_are_told_once_no_bootstrap_server_fits_the_settings() {
+    let mut f = ClientFixture::plaintext(&["127.0.0.1", "127.0.0.2"]);
+    let attempts =
+        |f: &ClientFixture, n| f.requests.iter().filter(|r| r.broker == broker_address(n)).count();
+    let mut closed = 0;
+    let error = loop {
+        f.run_for(ms(1), &mut |_| None);
+        for request in &f.requests[closed..] {
+            f.machine.close_connection(request.connection);
+        }
+        closed = f.requests.len();
+        match f.client.take_metadata_update().bootstrap_error {
+            Some(e) => break e.to_string(),
+            None => {
+                let fewest = attempts(&f, 1).min(attempts(&f, 2));
+                assert!(fewest <= 2, "two attempts at each are enough");
+            }
+        }
+    };
+    assert!(attempts(&f, 1) >= 2 && attempts(&f, 2) >= 2, "one failure may have another reason");
+    assert!(error.contains("127.0.0.1:9092") && error.contains("127.0.0.2:9092"), "{error}");
+    assert!(error.contains("set security.protocol"), "{error}");
+}
+
+#[test]
+fn http_server_is_reported_after_two_attempts() {
+    let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
+    let mut handler = |_: &ReceivedRequest| Some(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
+    f.run_until(&mut handler, |f| f.requests.len() == 2);
+    f.run_for(ms(20), &mut handler);
+    let error = f.client.take_metadata_update().bootstrap_error.unwrap();
+    assert!(error.to_string().contains("HTTP"), "{error}");
+    assert!(!error.is_retriable());
+}
+
+#[test]
+fn server_that_refuses_connections_for_a_while_is_waited_for() {
+    let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
+    f.machine.stop_listening(broker_address(1));
+    f.run_for(Duration::from_secs(5), &mut |_| None);
+    assert!(f.client.take_metadata_update().bootstrap_error.is_none());
+}
