@@ -136,7 +136,10 @@ pub fn decode_correlation_id(frame: &Bytes) -> Result<i32, DecodeError> {
     Reader::new(frame).i32().map_err(|e| e.with_location("ResponseHeader", "correlation_id"))
 }
 
-/// Decodes a response to `R` from a frame without its length. No bytes may follow it.
+/// Decodes a response to `R` from a frame without its length.
+///
+/// Bytes behind it are ignored, as in Java's client: brokers written by others pad their responses or
+/// append fields, and the frame's length shows where the next response begins.
 pub fn decode_response<R: Request>(
     frame: &Bytes,
     version: i16,
@@ -147,9 +150,7 @@ pub fn decode_response<R: Request>(
     if is_response_header_flexible(R::KEY, version) {
         read_tagged_fields(&mut r, &mut Vec::new(), |_, _| Ok(false)).map_err(located)?;
     }
-    let body = decode_body(&mut r, R::KEY, version)?;
-    r.finish().map_err(|e| e.with_location(R::KEY.name(), "end of response"))?;
-    Ok(body)
+    decode_body(&mut r, R::KEY, version)
 }
 
 /// Decodes the body of a request whose header has been read. No bytes may follow it.
