@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::NetworkClient;
 use super::authenticator::{
-    AuthenticationStep, decode_sasl_response, fatal_error, retriable_error,
+    AuthenticationStep, PrepareWork, decode_sasl_response, fatal_error, retriable_error,
 };
 use super::disconnect::DisconnectKind;
 use super::in_flight_requests::{RequestKind, SaslStep};
@@ -35,12 +35,16 @@ impl<I: Io> NetworkClient<I> {
             self.selector.start_job(Job::Prepare { key: BACKGROUND_RENEWAL_KEY, work });
         }
         let Some(work) = self.authenticator.preparation(new_connection) else { return false };
-        let Some(connection) = self.connections.get_mut(node) else { return false };
+        self.start_prepare_job(node, work);
+        true
+    }
+
+    fn start_prepare_job(&mut self, node: i32, work: PrepareWork) {
+        let Some(connection) = self.connections.get_mut(node) else { return };
         let attempt = &mut connection.authentication.prepare_attempt;
         *attempt = attempt.wrapping_add(1);
         let key = connection.prepare_key();
         self.selector.start_job(Job::Prepare { key, work });
-        true
     }
 
     pub(super) fn handle_prepared(
@@ -58,16 +62,33 @@ impl<I: Io> NetworkClient<I> {
                 connection.state = ConnectionState::Disconnected { retry_at: Tick(0) };
                 self.connect(node, now);
             }
-            (ConnectionState::Authenticating { .. }, Ok(()))
-                if connection.authentication.reauthenticating_since.is_some() =>
-            {
-                self.send_handshake(node, now);
+            (ConnectionState::Authenticating { .. }, Ok(())) => {
+                self.handle_prepared_authentication(node, now);
             }
             (
                 ConnectionState::Preparing { .. } | ConnectionState::Authenticating { .. },
                 Err(error),
             ) => self.fail_authentication(node, &error, now),
             _ => {}
+        }
+    }
+
+    /// Continues an exchange with the token that a worker computed, or begins a prepared
+    /// reauthentication.
+    fn handle_prepared_authentication(&mut self, node: i32, now: Tick) {
+        let Some(connection) = self.connections.get_mut(node) else { return };
+        let authentication = &mut connection.authentication;
+        match &mut authentication.exchange {
+            Some(exchange) => {
+                let Some(token) = exchange.take_computed() else { return };
+                if let Err(error) = self.send_token(node, token, now) {
+                    self.fail_authentication(node, &error, now);
+                }
+            }
+            None if authentication.reauthenticating_since.is_some() => {
+                self.send_handshake(node, now);
+            }
+            None => {}
         }
     }
 
@@ -200,6 +221,10 @@ impl<I: Io> NetworkClient<I> {
         };
         match self.authenticator.continue_exchange(exchange, frame, version)? {
             AuthenticationStep::SendToken(token) => self.send_token(node, token, now),
+            AuthenticationStep::Compute(work) => {
+                self.start_prepare_job(node, work);
+                Ok(())
+            }
             AuthenticationStep::Complete { lifetime } => {
                 self.complete_authentication(node, lifetime, now);
                 Ok(())

@@ -40,6 +40,8 @@ pub(super) type PrepareWork = Box<dyn FnOnce() -> Result<(), PrepareError> + Sen
 pub(super) enum AuthenticationStep {
     /// Sends this token.
     SendToken(Zeroizing<Vec<u8>>),
+    /// Runs this work on a worker thread, and then sends the token that it computed.
+    Compute(PrepareWork),
     /// The exchange has succeeded. The session lasts for `lifetime`, if it expires.
     Complete { lifetime: Option<Duration> },
 }
@@ -160,6 +162,10 @@ impl Authenticator {
         }
         Ok(match exchange.evaluate_challenge(&response.auth_bytes).map_err(fatal_error)? {
             SaslAction::Send(token) => AuthenticationStep::SendToken(token),
+            SaslAction::Compute(work) => AuthenticationStep::Compute(Box::new(move || {
+                work();
+                Ok(())
+            })),
             SaslAction::Complete => {
                 let ms = u64::try_from(response.session_lifetime_ms).ok().filter(|ms| *ms > 0);
                 AuthenticationStep::Complete { lifetime: ms.map(Duration::from_millis) }

@@ -37,6 +37,8 @@ struct ReceivedRequest {
     api: ApiKey,
     version: i16,
     correlation_id: i32,
+    /// The request without its header.
+    body: Bytes,
 }
 
 impl ReceivedRequest {
@@ -141,13 +143,16 @@ impl ClientFixture {
                     break;
                 }
                 let frame = Bytes::from(buffer.drain(..size).skip(4).collect::<Vec<u8>>());
-                let header = RequestHeader::decode(&mut Reader::new(&frame)).unwrap();
+                let mut reader = Reader::new(&frame);
+                let header = RequestHeader::decode(&mut reader).unwrap();
+                let body = frame.slice(frame.len() - reader.remaining()..);
                 out.push(ReceivedRequest {
                     connection,
                     broker,
                     api: header.api_key,
                     version: header.api_version,
                     correlation_id: header.correlation_id,
+                    body,
                 });
             }
         }

@@ -1,6 +1,8 @@
 //! The client side of SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677), without channel
 //! binding. [`SaslClient`](super::SaslClient) drives it.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,12 +12,14 @@ use zeroize::Zeroizing;
 use super::SaslAction;
 use crate::config::secret::Secret;
 use crate::config::security::ScramHash;
+use crate::sync::Mutex;
 
 /// Smallest number of PBKDF2 iterations that the client accepts, as in Kafka. With fewer, the
 /// password could be guessed from a recorded exchange.
 const MIN_ITERATIONS: u32 = 4096;
-/// Largest number of PBKDF2 iterations that the client accepts. The sender's thread computes them,
-/// so a hostile broker could stall the producer with a large number. Kafka's brokers allow 16384.
+/// Largest number of PBKDF2 iterations that the client accepts. A hostile broker could otherwise keep
+/// the worker threads busy, which also read certificates and fetch tokens. Kafka's brokers allow
+/// 16384.
 const MAX_ITERATIONS: u32 = 32_768;
 
 /// A SCRAM exchange in progress. The names are those of RFC 5802.
@@ -27,6 +31,14 @@ pub(crate) struct ScramClient {
     /// The signature by which the broker proves that it knows the password. Set once the client has
     /// sent its own proof.
     expected_server_signature: Option<Vec<u8>>,
+    /// Set while a worker thread derives the keys from the password, which takes milliseconds.
+    derivation: Option<Arc<Mutex<Option<DerivedMessages>>>>,
+}
+
+/// What a worker thread derives from the password.
+struct DerivedMessages {
+    client_final_message: Zeroizing<Vec<u8>>,
+    server_signature: Vec<u8>,
 }
 
 impl ScramClient {
@@ -50,6 +62,7 @@ impl ScramClient {
                 client_nonce,
                 client_first_message_bare,
                 expected_server_signature: None,
+                derivation: None,
             },
             first,
         )
@@ -66,14 +79,18 @@ impl ScramClient {
         if let Some(e) = find_attribute(message, 'e') {
             return Err(format!("the broker rejected the exchange: {e}"));
         }
+        if self.derivation.is_some() {
+            return Err("the broker sent a message before the client's proof".to_owned());
+        }
         match self.expected_server_signature.take() {
             None => self.handle_server_first_message(message),
             Some(expected) => verify_server_final_message(message, &expected),
         }
     }
 
-    /// Reads salt and iterations from the server-first-message. Returns the client-final-message
-    /// with the client's proof, and stores the signature that the broker must send in return.
+    /// Reads salt and iterations from the server-first-message. Returns the work that derives the
+    /// client-final-message with the client's proof, and the signature that the broker must send in
+    /// return.
     fn handle_server_first_message(&mut self, message: &str) -> Result<SaslAction, String> {
         let missing = |name: &str| format!("the broker's message is not SCRAM: it has no {name}");
         let nonce = find_attribute(message, 'r').ok_or_else(|| missing("nonce"))?;
@@ -97,32 +114,57 @@ impl ScramClient {
         let final_without_proof = format!("c=biws,r={nonce}");
         let auth_message =
             format!("{},{message},{final_without_proof}", self.client_first_message_bare);
-        let password = self.password.reveal().as_bytes();
-        let (proof, expected) = match self.hash {
-            ScramHash::Sha256 => {
-                let mut salted = Zeroizing::new([0; 32]);
-                pbkdf2::pbkdf2_hmac::<Sha256>(password, &salt, iterations, &mut *salted);
-                let client_key = hmac_sha256(&*salted, b"Client Key");
-                let stored_key = Sha256::digest(&*client_key);
-                let signature = hmac_sha256(&stored_key, auth_message.as_bytes());
-                let server_key = hmac_sha256(&*salted, b"Server Key");
-                let expected = hmac_sha256(&server_key, auth_message.as_bytes());
-                (xor(&client_key, &signature), expected.to_vec())
-            }
-            ScramHash::Sha512 => {
-                let mut salted = Zeroizing::new([0; 64]);
-                pbkdf2::pbkdf2_hmac::<Sha512>(password, &salt, iterations, &mut *salted);
-                let client_key = hmac_sha512(&*salted, b"Client Key");
-                let stored_key = Sha512::digest(&*client_key);
-                let signature = hmac_sha512(&stored_key, auth_message.as_bytes());
-                let server_key = hmac_sha512(&*salted, b"Server Key");
-                let expected = hmac_sha512(&server_key, auth_message.as_bytes());
-                (xor(&client_key, &signature), expected.to_vec())
-            }
-        };
-        self.expected_server_signature = Some(expected);
-        let last = format!("{final_without_proof},p={}", BASE64_STANDARD.encode(&*proof));
-        Ok(SaslAction::Send(Zeroizing::new(last.into_bytes())))
+        let (hash, password) = (self.hash, self.password.clone());
+        let derived = Arc::new(Mutex::new(None));
+        self.derivation = Some(derived.clone());
+        Ok(SaslAction::Compute(Box::new(move || {
+            let password = password.reveal().as_bytes();
+            let (proof, server_signature) =
+                derive_proof(hash, password, &salt, iterations, auth_message.as_bytes());
+            let last = format!("{final_without_proof},p={}", BASE64_STANDARD.encode(&*proof));
+            let client_final_message = Zeroizing::new(last.into_bytes());
+            *derived.lock() = Some(DerivedMessages { client_final_message, server_signature });
+        })))
+    }
+
+    /// Returns the client-final-message once the work of [`SaslAction::Compute`] is done.
+    pub(super) fn take_computed(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        let derived = self.derivation.as_ref()?.lock().take()?;
+        self.derivation = None;
+        self.expected_server_signature = Some(derived.server_signature);
+        Some(derived.client_final_message)
+    }
+}
+
+/// Returns the client's proof and the broker's signature (RFC 5802, section 3).
+fn derive_proof(
+    hash: ScramHash,
+    password: &[u8],
+    salt: &[u8],
+    iterations: u32,
+    auth_message: &[u8],
+) -> (Zeroizing<Vec<u8>>, Vec<u8>) {
+    match hash {
+        ScramHash::Sha256 => {
+            let mut salted = Zeroizing::new([0; 32]);
+            pbkdf2::pbkdf2_hmac::<Sha256>(password, salt, iterations, &mut *salted);
+            let client_key = hmac_sha256(&*salted, b"Client Key");
+            let stored_key = Sha256::digest(&*client_key);
+            let signature = hmac_sha256(&stored_key, auth_message);
+            let server_key = hmac_sha256(&*salted, b"Server Key");
+            let expected = hmac_sha256(&server_key, auth_message);
+            (xor(&client_key, &signature), expected.to_vec())
+        }
+        ScramHash::Sha512 => {
+            let mut salted = Zeroizing::new([0; 64]);
+            pbkdf2::pbkdf2_hmac::<Sha512>(password, salt, iterations, &mut *salted);
+            let client_key = hmac_sha512(&*salted, b"Client Key");
+            let stored_key = Sha512::digest(&*client_key);
+            let signature = hmac_sha512(&stored_key, auth_message);
+            let server_key = hmac_sha512(&*salted, b"Server Key");
+            let expected = hmac_sha512(&server_key, auth_message);
+            (xor(&client_key, &signature), expected.to_vec())
+        }
     }
 }
 
@@ -177,17 +219,21 @@ mod tests {
         s.client_first_message_bare = format!("n=user,r={}", s.client_nonce);
         let server_first = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                             s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-        let SaslAction::Send(last) = s.evaluate_challenge(server_first.as_bytes()).unwrap() else {
+        let SaslAction::Compute(work) = s.evaluate_challenge(server_first.as_bytes()).unwrap()
+        else {
             panic!()
         };
-        let last = String::from_utf8(last.to_vec()).unwrap();
+        assert!(s.take_computed().is_none(), "the work runs on a worker thread");
+        work();
+        let last = String::from_utf8(s.take_computed().unwrap().to_vec()).unwrap();
         assert_eq!(
             last,
             "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
              p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
         );
         let server_final = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
-        assert_eq!(s.evaluate_challenge(server_final.as_bytes()).unwrap(), SaslAction::Complete);
+        let action = s.evaluate_challenge(server_final.as_bytes()).unwrap();
+        assert!(matches!(action, SaslAction::Complete));
     }
 
     // CASES: SA3.
@@ -220,7 +266,13 @@ mod tests {
             assert!(e.contains(expected) && !e.contains("hunter2"), "{message}: {e}");
         }
         let mut s = begin();
-        s.evaluate_challenge(format!("r={nonce}x,s=YQ==,i=4096").as_bytes()).unwrap();
+        let first = format!("r={nonce}x,s=YQ==,i=4096");
+        let SaslAction::Compute(work) = s.evaluate_challenge(first.as_bytes()).unwrap() else {
+            panic!()
+        };
+        assert!(s.evaluate_challenge(b"v=AAAA").is_err(), "the client has sent no proof yet");
+        work();
+        assert!(s.take_computed().is_some());
         assert!(s.evaluate_challenge(b"v=AAAA").unwrap_err().contains("not the broker"));
         assert!(begin().evaluate_challenge(&[0xff]).is_err());
     }

@@ -1,20 +1,26 @@
 //! Authentication and reauthentication with scripted brokers.
 
-use ottla_protocol::messages::{SaslAuthenticateResponse, SaslHandshakeResponse};
+use ottla_protocol::header::decode_request;
+use ottla_protocol::messages::{
+    SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeResponse,
+};
 
 use super::*;
 use crate::config::secret::Secret;
-use crate::config::security::{LoginRefresh, SaslCredentials, SaslSettings};
+use crate::config::security::{LoginRefresh, SaslCredentials, SaslSettings, ScramHash};
 
 pub(super) fn plain_security() -> ConnectionSecurity {
+    let password = Secret::new("hunter2");
+    security(SaslCredentials::Plain { user: "bob".into(), password })
+}
+
+fn security(credentials: SaslCredentials) -> ConnectionSecurity {
     let refresh = LoginRefresh {
         window_factor: 0.8,
         window_jitter: 0.0,
         buffer: Duration::ZERO,
         min_period: Duration::ZERO,
     };
-    let credentials =
-        SaslCredentials::Plain { user: "bob".into(), password: Secret::new("hunter2") };
     let sasl = SaslSettings { credentials, extensions: Vec::new(), refresh };
     ConnectionSecurity { sasl: Some(Arc::new(sasl)), ..ConnectionSecurity::default() }
 }
@@ -182,4 +188,37 @@ fn rejected_mechanism_affects_one_broker_only_and_backs_off() {
     let update = f.client.take_metadata_update();
     assert!(update.authentication_error.is_none(), "broker 1 accepts the client");
     assert!(f.client.earliest_ready_at(2, f.now()).unwrap() > now, "after a backoff (CS4)");
+}
+
+/// The key derivation takes milliseconds, so a worker thread runs it. The exchange continues with
+/// its result.
+#[test]
+fn scram_exchange_continues_with_the_result_of_a_worker() {
+    let credentials = SaslCredentials::Scram {
+        hash: ScramHash::Sha512,
+        user: "bob".into(),
+        password: Secret::new("hunter2"),
+        token_auth: false,
+    };
+    let mut f = ClientFixture::new(settings(&["127.0.0.1"]), security(credentials));
+    let mut messages = Vec::new();
+    let mut handler = |r: &ReceivedRequest| {
+        if r.api != ApiKey::SASL_AUTHENTICATE {
+            return sasl_broker(0)(r);
+        }
+        let request: SaslAuthenticateRequest =
+            decode_request(&mut Reader::new(&r.body), r.version).unwrap();
+        let message = String::from_utf8(request.auth_bytes.to_vec()).unwrap();
+        let response = match message.split_once(",r=") {
+            Some((_, nonce)) if message.starts_with("n,,") => format!("r={nonce}x,s=YQ==,i=4096"),
+            _ => "v=AAAA".to_owned(),
+        };
+        messages.push(message);
+        let auth_bytes = Bytes::from(response);
+        Some(r.encode_response(&SaslAuthenticateResponse { auth_bytes, ..Default::default() }))
+    };
+    f.run_until(&mut handler, |f| !f.client.observer.health.get().failing.is_empty());
+    assert!(messages[1].starts_with("c=biws,r=") && messages[1].contains(",p="), "{messages:?}");
+    let text = format!("{:?}", f.client.observer.health.get());
+    assert!(text.contains("signature is wrong"), "the broker's proof is checked: {text}");
 }
