@@ -195,6 +195,27 @@ fn modules_use_only_the_modules_they_are_allowed_to() {
     assert!(violations.is_empty(), "{}", violations.join("\n"));
 }
 
+/// Checks the tables of "A record's way" in ARCHITECTURE.md: each function is in its file.
+#[test]
+fn each_step_of_a_records_way_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let (_, rest) = page.split_once("## A record's way").unwrap();
+    let (walk, _) = rest.split_once("\n## ").unwrap();
+    let mut steps = 0;
+    for line in walk.lines().filter(|line| line.starts_with('|') && line.contains(".rs`")) {
+        let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let (file, function) = (cells[2], cells[3]);
+        let source = fs::read_to_string(root.join("crates/ottla/src").join(file))
+            .unwrap_or_else(|e| panic!("ARCHITECTURE.md: {file}: {e}"));
+        let has_function =
+            ["(", "<"].iter().any(|next| source.contains(&format!("fn {function}{next}")));
+        assert!(has_function, "ARCHITECTURE.md: {file} has no function {function}");
+        steps += 1;
+    }
+    assert!(steps > 30, "found only {steps} steps");
+}
+
 /// The largest number of lines of a source file.
 const MAX_FILE_LINES: usize = 600;
 
