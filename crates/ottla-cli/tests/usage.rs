@@ -33,7 +33,10 @@ fn unknown_wrong_and_conflicting_settings_are_usage_errors() {
         &embedded_args(&["-X", "linger.ms=soon"]),
         b"",
         2,
-        &["linger.ms=soon (from the command line)", "a whole number, 0 or more"],
+        &[
+            "linger.ms=soon (from the command line)",
+            "milliseconds, 0 or more, with at most 3 decimals",
+        ],
     );
     let conflict = ["-X", "enable.idempotence=true", "--request-required-acks", "1"];
     assert_fails(
