@@ -151,8 +151,8 @@ impl TopicInfoMap {
         self.map.load()
     }
 
-    /// Registers a caller for the next metadata update. Returns the number of errors so far, and the
-    /// topic's last error with its number.
+    /// Registers a caller for the next metadata update. Returns the number of errors so far, and
+    /// the topic's last error with its number.
     pub(crate) fn register(
         &self,
         name: &Arc<str>,
@@ -232,7 +232,7 @@ impl TopicInfoMap {
     /// may have forgotten the topic.
     fn wake_waiters(&self, cluster: &Cluster) {
         let mut to_wake = Vec::new();
-        // An entry that nobody waits for any more goes, also if its topic never becomes known.
+        // An entry without a waiting caller goes, also if its topic never becomes known.
         self.waiters.lock().by_topic.retain(|name, topic_waiters| {
             let has_waiters = topic_waiters.take(&mut to_wake);
             has_waiters && !cluster.topics.contains_key(name)

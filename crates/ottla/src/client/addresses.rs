@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 /// The addresses of the last lookup.
 ///
-/// Both families are tried in turn, as in RFC 8305, section 4, but one after the other and without
+/// The families alternate, as in RFC 8305, section 4, but one attempt follows the other, without
 /// that RFC's delays. Its second attempt would open a second connection to the same broker, which
 /// counts against the broker's limits (`max.connections.per.ip`,
 /// `max.connection.creation.rate`). A producer keeps its connections for days, so the delay of one

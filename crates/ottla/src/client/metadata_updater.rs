@@ -30,7 +30,7 @@ pub(crate) struct MetadataUpdate {
 /// The metadata request in flight.
 #[derive(Debug)]
 struct RequestInFlight {
-    /// Whether it asks for new topics alone.
+    /// Whether it requests new topics alone.
     is_partial: bool,
     new_topics: BTreeSet<Arc<str>>,
 }

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_both_families_are_tried_in_turn() {
+    fn addresses_of_both_families_alternate() {
         let v4 = |n: u8| SocketAddr::from(([127, 0, 0, n], 9092));
         let v6 = |n: u16| SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, n], 9092));
         let mut connection = node();

@@ -60,15 +60,15 @@ pub(crate) struct Cluster {
     /// The last metadata of deleted topics (CASES MD6). If such a topic returns with the same id,
     /// its leader epochs expose a response from a broker that lags behind.
     deleted_topics: HashMap<Arc<str>, TopicMetadata>,
-    /// The partitions whose last answers had an older leader epoch than the known one.
+    /// The partitions whose last responses had an older leader epoch than the known one.
     older_epochs: HashMap<(Arc<str>, i32), OlderEpoch>,
 }
 
-/// Answers in a row that named the same leader with an older epoch than the known one.
+/// Responses in a row that named the same leader with an older epoch than the known one.
 #[derive(Debug, Clone, Copy)]
 struct OlderEpoch {
     leader: Leader,
-    answers: u32,
+    responses: u32,
 }
 
 /// A partition's new leader, from a produce response of a broker that does not lead it (KIP-951).
@@ -266,7 +266,7 @@ fn merge_topic_metadata(
     TopicMetadata { id: topic.topic_id, leaders }
 }
 
-/// Counts an answer with an older leader epoch than the known one. Returns whether to believe it.
+/// Counts a response with an older leader epoch than the known one. Returns whether to believe it.
 ///
 /// A broker that lags behind reports an older epoch (CASES MD4), but only for a while. After an
 /// unclean election or in a restored cluster, epochs begin again, and no newer one comes.
@@ -275,19 +275,19 @@ fn is_older_epoch_believed(
     partition: (Arc<str>, i32),
     leader: Leader,
 ) -> bool {
-    let older = older_epochs.entry(partition.clone()).or_insert(OlderEpoch { leader, answers: 0 });
-    older.answers = if older.leader == leader { older.answers + 1 } else { 1 };
+    let older =
+        older_epochs.entry(partition.clone()).or_insert(OlderEpoch { leader, responses: 0 });
+    older.responses = if older.leader == leader { older.responses + 1 } else { 1 };
     older.leader = leader;
-    let is_believed = older.answers >= OLDER_EPOCH_ANSWERS;
+    let is_believed = older.responses >= OLDER_EPOCH_RESPONSES;
     if is_believed {
         older_epochs.remove(&partition);
     }
     is_believed
 }
 
-/// The number of answers in a row with the same older leader epoch after which the client believes
-/// it.
-const OLDER_EPOCH_ANSWERS: u32 = 5;
+/// The client believes an older leader epoch after this number of responses in a row with it.
+const OLDER_EPOCH_RESPONSES: u32 = 5;
 
 /// The number of partitions below the highest that a response may leave out.
 const MAX_MISSING_PARTITIONS: usize = 1024;
@@ -360,22 +360,22 @@ mod tests {
             response
         };
         let mut c = Cluster::default().merge_with(&two_nodes(10, 1), all, |_, _| {});
-        for _ in 1..OLDER_EPOCH_ANSWERS {
+        for _ in 1..OLDER_EPOCH_RESPONSES {
             c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
             assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
         }
-        // A newer answer in between proves that the older ones came from brokers that lag behind.
+        // A newer response in between proves that the older ones came from brokers that lag behind.
         c = c.merge_with(&two_nodes(10, 1), all, |_, _| {});
-        for _ in 1..OLDER_EPOCH_ANSWERS {
+        for _ in 1..OLDER_EPOCH_RESPONSES {
             c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
             assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
         }
         c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 2, epoch: 3 });
-        for _ in 0..2 * OLDER_EPOCH_ANSWERS {
+        for _ in 0..2 * OLDER_EPOCH_RESPONSES {
             c = c.merge_with(&two_nodes(2, -1), all, |_, _| {});
         }
-        assert_eq!(c.leader("t", 0).epoch, 3, "no leader is no answer to believe");
+        assert_eq!(c.leader("t", 0).epoch, 3, "no leader is nothing to believe");
     }
 
     // CASES: MD6.
