@@ -13,6 +13,7 @@ use ottla_protocol::messages::{
 use ottla_protocol::{ApiKey, ErrorCode};
 
 use super::NetworkClient;
+use super::disconnect::DisconnectKind;
 use super::in_flight_requests::{CompletedRequest, InFlightRequest, RequestKind};
 use super::node_connection::ConnectionState;
 use crate::network::io::{ChannelKey, Io};
@@ -97,7 +98,10 @@ impl<I: Io> NetworkClient<I> {
         };
         let request = match matched {
             Ok(request) => request,
-            Err(reason) => return self.fail_connection(node, &reason, now),
+            Err(reason) => {
+                let kind = DisconnectKind::Misconfigured;
+                return self.fail_connection_with_kind(node, &reason, kind, now);
+            }
         };
         self.observer.response_received(node, &request, frame.len(), now);
         match request.kind {
@@ -123,7 +127,8 @@ impl<I: Io> NetworkClient<I> {
                 Ok(response) => response,
                 Err(e) => {
                     let reason = format!("cannot decode the ApiVersions response: {e}");
-                    return self.fail_connection(node, &reason, now);
+                    let kind = DisconnectKind::Misconfigured;
+                    return self.fail_connection_with_kind(node, &reason, kind, now);
                 }
             };
         let code = ErrorCode(response.error_code);

@@ -201,6 +201,16 @@ fn http_server_is_reported_after_two_attempts() {
 }
 
 #[test]
+fn server_that_answers_with_other_requests_numbers_is_reported_after_two_attempts() {
+    let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
+    let mut handler = |_: &ReceivedRequest| Some([0, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8].to_vec());
+    f.run_until(&mut handler, |f| f.requests.len() == 2);
+    f.run_for(ms(20), &mut handler);
+    let error = f.client.take_metadata_update().bootstrap_error.unwrap();
+    assert!(error.to_string().contains("correlation id"), "{error}");
+}
+
+#[test]
 fn server_that_refuses_connections_for_a_while_is_waited_for() {
     let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
     f.machine.stop_listening(broker_address(1));
