@@ -139,7 +139,8 @@ fn log_to_stderr(verbose: bool, debug: bool) {
     let filter = match (verbose, debug) {
         (_, true) => "ottla=trace,ottla_broker=trace",
         (true, _) => "ottla=info,ottla_broker=info",
-        _ => "ottla=error,ottla_broker=error",
+        // The library's warnings about topics that do not move are for the user, too.
+        _ => "ottla=error,ottla::stalled=warn,ottla_broker=error",
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -90,6 +90,7 @@ impl<I: Io> Sender<I> {
         if update.updated {
             let cluster = self.client.cluster();
             self.accumulator.topics.publish(&cluster, &self.accumulator.settings.rack);
+            self.stall_report.known(|topic| cluster.topics.contains_key(topic));
             if self.accumulator.settings.adaptive_partitioning {
                 self.ready.load_stats.reset(cluster.topics.keys().cloned());
             }
@@ -114,6 +115,8 @@ impl<I: Io> Sender<I> {
             // (a permission may be withdrawn by mistake) or for their timeout.
             if !e.is_retriable() && !self.client.cluster().topics.contains_key(&*name) {
                 self.client.remove_topic(&name);
+            } else {
+                self.report_stalled_topic(&name, e.to_string(), code);
             }
             self.accumulator.topics.notify_error(&name, &e);
         }

@@ -124,8 +124,23 @@ impl<I: Io> Sender<I> {
         } else {
             // The batches that wait fail, but the producer does not: an administrator may grant
             // the permission later (CASES SN26).
-            self.abort_undrained_batches(&Error::broker(code, None, &location));
+            let advice = producer_id_advice(code);
+            self.abort_undrained_batches(&Error::broker(code, advice, &location));
             self.retry_producer_id_at(now.after(self.settings.retry_backoff_max));
         }
     }
+}
+
+/// Returns what to do if a broker does not give this principal a producer id.
+fn producer_id_advice(code: ErrorCode) -> Option<&'static str> {
+    // Without a transactional id, brokers before 2.8 want the grant on the cluster, later ones
+    // also take a grant to write to any topic (KIP-679).
+    matches!(
+        code,
+        ErrorCode::CLUSTER_AUTHORIZATION_FAILED | ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+    )
+    .then_some(
+        "the principal may not use an idempotent producer; grant it IDEMPOTENT_WRITE on the \
+         cluster (or WRITE on the topic, from Kafka 2.8 on), or set enable.idempotence=false",
+    )
 }

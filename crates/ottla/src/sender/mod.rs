@@ -30,6 +30,7 @@ mod waiter_deadlines;
 mod flush;
 mod purge;
 mod shutdown;
+mod stall_report;
 pub(crate) mod thread;
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use produce_request::RecordPiece;
 use producer_state::ProducerState;
 use purge::Purge;
 use split_job::SplitOutcomes;
+use stall_report::StallReport;
 use waiter_deadlines::WaiterDeadlines;
 
 /// Lists that keep their allocation from round to round. They are empty between rounds.
@@ -82,6 +84,7 @@ pub(crate) struct Sender<I: Io> {
     waiter_deadlines: WaiterDeadlines,
     buffers: RoundBuffers,
     record_pieces: Vec<RecordPiece>,
+    stall_report: StallReport,
     health: SharedHealth,
     counters: Arc<Counters>,
 }
@@ -114,6 +117,7 @@ impl<I: Io> Sender<I> {
             waiter_deadlines: WaiterDeadlines::default(),
             buffers: RoundBuffers::default(),
             record_pieces: Vec::new(),
+            stall_report: StallReport::default(),
             health,
             counters,
         }
@@ -161,6 +165,7 @@ impl<I: Io> Sender<I> {
         wake_at(self.next_round_at(cx));
 
         self.flushes.complete_finished();
+        wake_at(self.stall_report.report(now));
         wake_at(self.maybe_shut_down(now));
         if self.accumulator.lifecycle().is_closed() {
             deadline = Tick(0);
@@ -202,6 +207,7 @@ impl<I: Io> Sender<I> {
     fn request_unknown_leaders(&mut self, now: Tick) -> Tick {
         let topics = self.ready.unknown_leader_topics();
         for topic in &topics {
+            self.report_leaderless_topic(topic, now);
             self.client.add_topic(topic, now);
             self.client.request_metadata(now);
         }
@@ -227,6 +233,9 @@ impl<I: Io> Sender<I> {
         let can_send = self.client.ready(node, cx.now);
         if !cx.accumulator.settings.availability_timeout.is_zero() {
             self.ready.load_stats.update_node_latency(node, cx.now, can_send);
+        }
+        if !can_send {
+            self.report_throttled_node(node, cx.now);
         }
         can_send
     }

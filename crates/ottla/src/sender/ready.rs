@@ -161,6 +161,12 @@ impl ReadyTracker {
         self.index.leaderless().filter_map(topic).collect()
     }
 
+    /// Returns one of the partitions with batches that are ready for a node.
+    pub(crate) fn first_ready_partition(&self, node: i32) -> Option<Arc<Partition>> {
+        let id = self.index.next(node, 0, false)?;
+        Some(self.partitions.get(&id)?.partition.clone())
+    }
+
     /// Returns when the next timer or delivery timeout expires.
     pub(crate) fn next_deadline(&self) -> Tick {
         self.timers.next_deadline().min(self.expiries.next_deadline())

@@ -52,6 +52,9 @@ impl AttemptResult {
             let p = &batch.closed.meta.partition;
             let location = format!("{}-{} on {}", p.topic, p.index, broker_name());
             error = Some(Error::broker(code, entry.error_message.as_deref(), &location));
+            if batch.closed.is_compressed() && is_about_format(code) {
+                error = error.map(|e| with_compression_advice(code, &e));
+            }
             record_errors = record_errors_of(entry, &location);
         }
         let base_offset = (entry.base_offset >= 0).then_some(entry.base_offset);
@@ -101,6 +104,24 @@ fn record_errors_of(entry: &PartitionProduceResponse, location: &str) -> Vec<Rec
         Some(RecordError { index, error: Error::broker(code, Some(message), location) })
     };
     entry.record_errors.iter().filter_map(record_error).collect()
+}
+
+/// Returns whether a broker may reject a compressed batch with this code only because it does not
+/// know the codec. Services that imitate Kafka do.
+fn is_about_format(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT
+            | ErrorCode::UNSUPPORTED_COMPRESSION_TYPE
+            | ErrorCode::CORRUPT_MESSAGE
+            | ErrorCode::INVALID_RECORD
+    )
+}
+
+fn with_compression_advice(code: ErrorCode, error: &Error) -> Error {
+    let advice = "the batch is compressed, which this broker or topic may not support: change \
+                  compression.type, or set it to none";
+    Error::with_code(code, format!("{error}; {advice}"))
 }
 
 impl<I: Io> Sender<I> {
@@ -290,6 +311,7 @@ impl<I: Io> Sender<I> {
                 if refresh_metadata {
                     self.client.request_metadata(now);
                 }
+                self.report_stalled_batch(&batch, response.code, now);
                 self.producer_state.remove_in_flight_batch(partition_id);
                 self.reenqueue_batch(batch, now);
             }
@@ -341,6 +363,7 @@ impl<I: Io> Sender<I> {
         self.producer_state.maybe_update_last_acked_sequence(&batch);
         let p = &batch.closed.meta.partition;
         self.producer_state.remove_in_flight_batch(p.id);
+        self.stall_report.moved(&p.topic, p.index);
         self.ready.mark_dirty(p.id);
         let size = batch.closed.wire_len();
         self.batch_size_discovery.on_accepted(p, batch.stamp.topic_id, size);

@@ -6,6 +6,12 @@ use super::Sender;
 use crate::error::{Error, ErrorKind};
 use crate::network::io::Io;
 
+/// Logs an error. The application's log may be why the sender panicked: standard error whose
+/// reader has gone makes some of them panic.
+fn log_error(message: &str) {
+    let _ = catch_unwind(|| tracing::error!("{message}"));
+}
+
 /// Runs the sender until it is shut down. After a panic, all records and waiting callers fail with
 /// the panic's message.
 pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
@@ -15,12 +21,12 @@ pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
         let message = (panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        tracing::error!("the sender panicked: {message}");
+        log_error(&format!("the sender panicked: {message}"));
         let reason =
             format!("the sender panicked: {message}; this is a bug in ottla, please report it");
         let error = Error::new(ErrorKind::Internal, reason).into_fatal();
         if catch_unwind(AssertUnwindSafe(|| sender.end_with_fatal_error(&error))).is_err() {
-            tracing::error!("the sender panicked again during the shutdown");
+            log_error("the sender panicked again during the shutdown");
         }
     }
 }
