@@ -120,3 +120,19 @@ fn topic_handle_rejects_records_of_other_topics_and_reports_to_the_handler() {
     let e = topic.enqueue(Record::to("other")).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidRecord, "{e}");
 }
+
+#[test]
+fn record_timestamps_follow_the_wall_clock_when_it_steps() {
+    let mut fixture = ProducerFixture::new(&[]);
+    for step_ms in [0, 3_600_000, -7_200_000] {
+        fixture.machine.jump_wall_clock(step_ms);
+        fixture.send_and_wait(0, "v");
+    }
+    let log = fixture.read_log(0);
+    let timestamps: Vec<i64> = log.headers.iter().map(|h| h.base_timestamp).collect();
+    // Between two sends, only milliseconds pass on the monotonic clock.
+    for (pair, step_ms) in timestamps.windows(2).zip([3_600_000, -7_200_000]) {
+        let elapsed_ms = pair[1] - pair[0] - step_ms;
+        assert!((0..1000).contains(&elapsed_ms), "{timestamps:?}");
+    }
+}
