@@ -138,8 +138,8 @@ pub fn decode_correlation_id(frame: &Bytes) -> Result<i32, DecodeError> {
 
 /// Decodes a response to `R` from a frame without its length.
 ///
-/// Bytes behind it are ignored, as in Java's client: brokers written by others pad their responses or
-/// append fields, and the frame's length shows where the next response begins.
+/// Bytes behind it are ignored, as in Java's client: brokers written by others pad their responses
+/// or append fields, and the frame's length shows where the next response begins.
 pub fn decode_response<R: Request>(
     frame: &Bytes,
     version: i16,

@@ -19,13 +19,13 @@ pub(super) enum DisconnectKind {
     Failed,
     /// The client or the broker rejected the other side's identity.
     AuthenticationFailed,
-    /// The answer cannot come from a Kafka broker, or not with these settings: HTTP, a TLS alert,
+    /// The response cannot come from a Kafka broker, or not with these settings: HTTP, a TLS alert,
     /// a listener with another security protocol.
     Misconfigured,
 }
 
 /// The attempts in a row that have to fail as [`DisconnectKind::Misconfigured`] at each bootstrap
-/// server before the waiting callers are told. A proxy whose brokers restart may fail once.
+/// server before the waiting callers fail. A proxy whose brokers restart may fail once.
 const MISCONFIGURED_ATTEMPTS: u32 = 2;
 
 /// The party that ended a connection.
@@ -197,7 +197,7 @@ impl<I: Io> NetworkClient<I> {
     }
 
     /// Counts the failures of a bootstrap server that only other settings can end. Once each server
-    /// has failed so, the callers that wait for metadata are told: waiting would not help them.
+    /// has failed so, the callers that wait for metadata fail: waiting would not help them.
     fn count_misconfigured(&mut self, node: i32, kind: DisconnectKind, reason: &str) {
         if self.metadata.last_success.is_some() || kind == DisconnectKind::Unneeded {
             return;

@@ -17,9 +17,9 @@ use crate::sync::Mutex;
 /// Smallest number of PBKDF2 iterations that the client accepts, as in Kafka. With fewer, the
 /// password could be guessed from a recorded exchange.
 const MIN_ITERATIONS: u32 = 4096;
-/// Largest number of PBKDF2 iterations that the client accepts. A hostile broker could otherwise keep
-/// the worker threads busy, which also read certificates and fetch tokens. Kafka's brokers allow
-/// 16384.
+/// Largest number of PBKDF2 iterations that the client accepts. A hostile broker could otherwise
+/// keep the worker threads busy, which also read certificates and fetch tokens. Kafka's brokers
+/// allow 16384.
 const MAX_ITERATIONS: u32 = 32_768;
 
 /// A SCRAM exchange in progress. The names are those of RFC 5802.

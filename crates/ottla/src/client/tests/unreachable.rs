@@ -163,9 +163,9 @@ fn attempt_to_connect_to_a_name_that_does_not_resolve_requests_metadata() {
     }
 }
 
-/// A TLS port hangs up on plaintext.
+/// A TLS port closes a plaintext connection.
 #[test]
-fn waiting_callers_are_told_once_no_bootstrap_server_fits_the_settings() {
+fn waiting_callers_fail_once_no_bootstrap_server_fits_the_settings() {
     let mut f = ClientFixture::plaintext(&["127.0.0.1", "127.0.0.2"]);
     let attempts =
         |f: &ClientFixture, n| f.requests.iter().filter(|r| r.broker == broker_address(n)).count();
@@ -201,7 +201,7 @@ fn http_server_is_reported_after_two_attempts() {
 }
 
 #[test]
-fn server_that_answers_with_other_requests_numbers_is_reported_after_two_attempts() {
+fn server_that_responds_with_other_correlation_ids_is_reported_after_two_attempts() {
     let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
     let mut handler = |_: &ReceivedRequest| Some([0, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8].to_vec());
     f.run_until(&mut handler, |f| f.requests.len() == 2);
