@@ -72,7 +72,7 @@ impl RecordAccumulator {
     }
 
     /// Appends the record if its partition's lock is free and its open batch has room. Otherwise
-    /// returns `None` and changes nothing.
+    /// returns `None` and appends nothing; a taken lock may move the sticky partition.
     #[inline]
     pub(crate) fn try_append(
         &self,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 /// The time that an unacknowledged record spent in each stage, from `send` to its failure.
 ///
-/// [`Error::timings`] returns it. Its `Display` form lists the stages that took a millisecond or
-/// more, as in `4.000 s waiting for memory, 26.000 s in flight`.
+/// [`Error::timings`](crate::Error::timings) returns it. Its `Display` form lists the stages that
+/// took a millisecond or more, as in `4.000 s waiting for memory, 26.000 s in flight`.
 ///
 /// ```
 /// fn log_failure(e: &ottla::Error) {
