@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ottla_testkit::Jars;
 
+use super::public_api::{self, Check};
 use super::{cargo_command, run_step};
 
 /// Every feature of the library but `tls-aws-lc-rs`, whose C library takes longer to build than
@@ -64,6 +65,7 @@ fn run_steps(counts: &mut TestCounts) -> Result<(), String> {
         run_step(name, command)?;
     }
     check_no_c_compiler()?;
+    check_public_api(counts)?;
     for (name, command) in test_runs() {
         if let Err(e) = run_tests(name, command, counts) {
             counts.failed = counts.failed.max(1);
@@ -136,6 +138,25 @@ fn check_no_c_compiler() -> Result<(), String> {
         Some(line) => Err(format!("the command's default build needs a C compiler, by {line}")),
         None => Ok(()),
     }
+}
+
+/// Compares the library's public items with the checked-in list, as one test.
+fn check_public_api(counts: &mut TestCounts) -> Result<(), String> {
+    let start = Instant::now();
+    eprintln!("\n==== public API");
+    match public_api::check() {
+        Ok(Check::Passed) => counts.passed += 1,
+        Ok(Check::Skipped(reason)) => {
+            eprintln!("public API: SKIPPED: {reason}");
+            counts.skipped += 1;
+        }
+        Err(e) => {
+            counts.failed += 1;
+            return Err(e);
+        }
+    }
+    eprintln!("==== public API: {:.0} s", start.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// Simulates with one injected bug after the other; each must be found.

@@ -1,11 +1,12 @@
 //! The development commands: `cargo xtask test` runs everything that CI checks.
 //!
 //! The other commands start a real Kafka, simulate many seeds, count instructions, or write the
-//! pages that come from tables in code.
+//! pages that come from code.
 #![allow(clippy::disallowed_methods)]
 
 mod checks;
 mod instructions;
+mod public_api;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -23,7 +24,8 @@ cargo xtask sim [--trace|--shrink] SCENARIO
 cargo xtask loom          check the event queue, the pool and flush in every interleaving of
                           threads with at most three preemptions
 cargo xtask instructions  count the instructions of a record and a batch (callgrind)
-cargo xtask docs          write the pages that come from tables in code";
+cargo xtask docs          write the pages that come from tables in code
+cargo xtask public-api    write the list of the library's public items";
 
 fn workspace_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -36,12 +38,16 @@ fn cargo_command(args: &[&str]) -> Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = public_api::run_as_rustdoc() {
+        return code;
+    }
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("test") => checks::run_all(),
         Some("kafka") => run_kafka(),
         Some("sim") => run_simulation(&args[1..]),
         Some("docs") => write_docs(),
+        Some("public-api") => write_public_api(),
         Some("loom") => run_step("loom", checks::loom_command()),
         Some("instructions") => instructions::print_table(),
         _ => Err(USAGE.to_owned()),
@@ -97,4 +103,10 @@ fn write_docs() -> Result<(), String> {
         cargo_command(&["test", "-q", "-p", "ottla", "-p", "ottla-sim", "--lib", "in_docs"]);
     tables.env("OTTLA_WRITE_DOCS", "1");
     run_step("docs/VERDICTS.md, docs/SIMULATION.md", tables)
+}
+
+fn write_public_api() -> Result<(), String> {
+    let count = public_api::write()?;
+    println!("wrote {count} public items");
+    Ok(())
 }
