@@ -60,13 +60,9 @@ pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliE
     for path in args.command_config.iter().chain(&args.producer_config) {
         p.load(&read_file(path)?, &path.display().to_string()).map_err(usage)?;
     }
+    set_properties(&mut p, args.command_property.iter().chain(&args.producer_property))?;
     let mut set =
         |name: &str, value: &str| p.set_from(name, value, &Origin::CommandLine).map_err(usage);
-    for property in args.command_property.iter().chain(&args.producer_property) {
-        let (name, value) = split_property(property)?;
-        // kcat marks topic settings with this prefix.
-        set(name.strip_prefix("topic.").unwrap_or(name), value)?;
-    }
     for (name, value) in [
         ("bootstrap.servers", args.bootstrap_server.as_deref()),
         ("compression.type", args.compression_codec.as_deref()),
@@ -92,6 +88,23 @@ pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliE
         ));
     }
     Ok(p)
+}
+
+/// Sets the properties of the command line.
+pub(crate) fn set_properties<'a>(
+    p: &mut Properties,
+    properties: impl Iterator<Item = &'a String>,
+) -> Result<(), CliError> {
+    let mut pairs = properties.map(|text| split_property(text)).collect::<Result<Vec<_>, _>>()?;
+    // Values may refer to configuration providers that stand behind them.
+    pairs.sort_by_key(|(name, _)| !name.starts_with("config.providers"));
+    for (name, value) in pairs {
+        // kcat marks topic settings with this prefix.
+        let name = name.strip_prefix("topic.").unwrap_or(name);
+        p.set_from(name, value, &Origin::CommandLine)
+            .map_err(|e| CliError::usage(e.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Prints a warning for each deprecated option in use, as kafka-console-producer does.

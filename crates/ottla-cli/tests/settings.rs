@@ -123,3 +123,43 @@ fn encodings_and_escapes_of_properties_files_are_those_of_java() {
     let out = ottla(&args).write_stdin("k😀v\n").output().unwrap();
     assert!(out.status.success(), "{}", stderr(&out));
 }
+
+/// A secret in a file or a variable reaches the connection. The broker has no SASL, so that the
+/// command fails; the reason never contains the secret.
+#[test]
+fn secrets_come_from_files_and_variables() {
+    let (dir, path) = temporary_file(b"password=hunter2\nlinger=7\n");
+    let (file, dir) = (path.display(), dir.path().display());
+    let run = |args: &[&str]| {
+        let mut command = ottla(args);
+        command.env("PASSWORD", "hunter2").env("LINGER", "9").write_stdin("x\n").output().unwrap()
+    };
+    let linger = format!("linger.ms=${{file:{file}:linger}}");
+    for args in [
+        &["-X", "linger.ms=${env:LINGER}"][..],
+        &["-X", &linger],
+        // The provider stands behind the reference.
+        &[
+            "-X",
+            "linger.ms=${x:LINGER}",
+            "-X",
+            "config.providers=x",
+            "-X",
+            "config.providers.x.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider",
+        ],
+    ] {
+        let out = run(args);
+        assert!(out.status.success(), "{args:?}: {}", stderr(&out));
+    }
+    for (setting, expected) in [
+        ("linger.ms=${env:PASSWORD}".to_owned(), "linger.ms=${env:PASSWORD} (from the command"),
+        ("sasl.password=${env:NO_SUCH}".to_owned(), "variable NO_SUCH is not set"),
+        (format!("sasl.password=${{file:{file}:user}}"), "has no key user"),
+        (format!("sasl.password=${{directory:{dir}:user}}"), "cannot read"),
+    ] {
+        let out = run(&["-X", &setting]);
+        assert_eq!(out.status.code(), Some(2), "{setting}: {}", stderr(&out));
+        assert!(stderr(&out).contains(expected), "{setting}: {}", stderr(&out));
+        assert!(!stderr(&out).contains("hunter2"), "{setting}: {}", stderr(&out));
+    }
+}

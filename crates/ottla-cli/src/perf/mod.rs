@@ -15,7 +15,7 @@ use ottla::{BatchReport, Delivery, Origin, Producer, Properties, Record, Topic};
 
 use crate::args::{PerfArgs, SendMethod};
 use crate::console::{output_status, print_line, report};
-use crate::settings::{read_file, split_property};
+use crate::settings::{read_file, set_properties};
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, error_text, limits, start_thread};
 use load::{ThroughputThrottler, Workload};
@@ -119,12 +119,9 @@ fn producer_properties(args: &PerfArgs) -> Result<Properties, CliError> {
     for path in args.command_config.iter().chain(&args.producer_config) {
         p.load(&read_file(path)?, &path.display().to_string()).map_err(usage)?;
     }
+    set_properties(&mut p, args.command_property.iter().chain(&args.producer_props))?;
     let mut set =
         |name: &str, value: &str| p.set_from(name, value, &Origin::CommandLine).map_err(usage);
-    for property in args.command_property.iter().chain(&args.producer_props) {
-        let (name, value) = split_property(property)?;
-        set(name, value)?;
-    }
     for (name, value) in [
         ("bootstrap.servers", &args.bootstrap_server),
         ("acks", &args.acks),

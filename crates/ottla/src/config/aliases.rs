@@ -172,6 +172,7 @@ pub(crate) fn is_other_client_setting(name: &str) -> bool {
 /// Prefixes do not count: `OTTLA_CONSUMER_SERVICE_HOST` is no setting of a consumer.
 pub(crate) fn is_known_name(name: &str) -> bool {
     super::setting::find_setting(name).is_some()
+        || super::providers::is_provider_setting(name)
         || find_alias(name).is_some()
         || OTHER_CLIENT_SETTINGS.contains(&name)
 }

@@ -12,6 +12,7 @@ mod compression;
 mod partitioning_strategy;
 mod aliases;
 mod properties;
+mod providers;
 mod jaas;
 pub(crate) mod secret;
 pub(crate) mod security;
@@ -47,6 +48,7 @@ pub(crate) use producer_config::BackoffRange;
 pub use producer_config::{MetricConfig, ProducerConfig};
 use producer_config::{delivery_timeout, linger};
 pub use properties::parse as parse_properties;
+use providers::ConfigProviders;
 use secret::Secret;
 pub use security::SecuritySettings;
 pub use sender_settings::SenderSettings;
@@ -92,6 +94,9 @@ pub struct Properties {
     notices: Vec<String>,
     /// The first error of a value that was set by a call that returns none.
     error: Option<Error>,
+    providers: ConfigProviders,
+    /// Settings whose values come from providers and may be secrets, with the text that was set.
+    from_providers: BTreeMap<&'static str, String>,
 }
 
 impl fmt::Debug for Properties {
@@ -99,7 +104,7 @@ impl fmt::Debug for Properties {
         let entries = self
             .values
             .iter()
-            .map(|(name, value)| (name, if is_secret(name) { "[hidden]" } else { value.as_str() }));
+            .map(|(name, value)| (name, if self.is_hidden(name) { "[hidden]" } else { value }));
         f.debug_map().entries(entries).finish()
     }
 }
@@ -108,7 +113,7 @@ impl Drop for Properties {
     fn drop(&mut self) {
         // Freed memory goes to other allocations, so secrets are overwritten first.
         for (name, value) in &mut self.values {
-            if is_secret(name) {
+            if is_secret(name) || self.from_providers.contains_key(name) {
                 value.zeroize();
             }
         }
@@ -133,10 +138,15 @@ impl Properties {
     /// Sets a value by the name in Kafka, librdkafka or Spring Boot (`spring.kafka.…`). A later
     /// value replaces an earlier one.
     ///
+    /// The value may refer to a file or to the environment, as in `${file:/etc/secrets:password}`,
+    /// `${directory:/etc/secrets:password}` and `${env:PASSWORD}` (KIP-297). References are
+    /// replaced at once, so set `config.providers` before.
+    ///
     /// # Errors
     /// [`ErrorKind::Config`](crate::ErrorKind::Config) if the name is unknown (the error suggests
     /// the nearest name), the value is out of range, the setting is not supported, or it belongs to
-    /// another Kafka client.
+    /// another Kafka client. An error of a reference names its file and key; no error contains a
+    /// value that comes from a provider.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), Error> {
         self.set_from(name, value, &Origin::Builder)
     }
@@ -148,9 +158,18 @@ impl Properties {
     /// the environment.
     pub fn set_from(&mut self, name: &str, value: &str, origin: &Origin) -> Result<(), Error> {
         let name = aliases::strip_spring_prefix(name.trim());
+        if providers::is_provider_setting(&name) {
+            return self.providers.set(&name, value);
+        }
         if notices::is_librdkafka_name(&name) {
             self.librdkafka_names.insert(name.clone());
         }
+        self.resolve_and_set(&name, value, origin)
+    }
+
+    /// Sets a value whose references to providers are resolved.
+    fn set_resolved(&mut self, name: &str, value: &str, origin: &Origin) -> Result<(), Error> {
+        let name = name.to_owned();
         if find_setting(&name).is_none() {
             match aliases::find_alias(&name) {
                 Some(AliasTarget::SameAs(other)) => {
@@ -281,7 +300,10 @@ impl Properties {
         let origin = Origin::File(name.to_owned());
         let values = properties::parse(content)
             .map_err(|e| Error::config(format!("cannot read {name}: {e}")))?;
-        for (name, value) in values {
+        // Values may refer to providers that the file lists later.
+        let (providers, others): (Vec<_>, Vec<_>) =
+            values.into_iter().partition(|(name, _)| providers::is_provider_setting(name));
+        for (name, value) in providers.into_iter().chain(others) {
             self.set_from(&name, &value, &origin)?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use super::parse::format_millis;
 use super::security::SecuritySettings;
 use super::sender_settings::SenderSettings;
 use super::setting::{Support, find_setting, setting_names};
-use super::{Properties, aliases, is_secret, to_kibibytes};
+use super::{Properties, aliases, to_kibibytes};
 use crate::error::Error;
 
 /// All settings of a producer, checked against each other, with defaults filled in.
@@ -58,7 +58,10 @@ impl ProducerConfig {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config): a required value is missing, or values
     /// conflict; the error names the settings.
     pub fn new(p: &Properties) -> Result<ProducerConfig, Error> {
-        p.check()?;
+        p.check().and_then(|()| ProducerConfig::check(p)).map_err(|e| p.hide_provider_values(e))
+    }
+
+    fn check(p: &Properties) -> Result<ProducerConfig, Error> {
         Ok(ProducerConfig {
             security: SecuritySettings::new(p)?,
             client: ClientSettings::new(p)?,
@@ -157,7 +160,7 @@ impl ProducerConfig {
                 _ => self.properties.value(name).or(setting.default)?.into(),
             },
         };
-        Some(if is_secret(setting.name) { "[hidden]".to_owned() } else { value })
+        Some(if self.properties.is_hidden(setting.name) { "[hidden]".to_owned() } else { value })
     }
 }
 

@@ -34,6 +34,8 @@ impl Properties {
         for (name, value) in std::mem::take(&mut other.values) {
             self.replace(name, value);
         }
+        self.providers.merge(std::mem::take(&mut other.providers));
+        self.from_providers.append(&mut other.from_providers);
         std::mem::take(&mut other.notices).into_iter().for_each(|n| self.add_notice(n));
         self.librdkafka_names.append(&mut other.librdkafka_names);
         self.error = self.error.take().or(other.error.take());

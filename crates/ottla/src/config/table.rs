@@ -166,8 +166,13 @@ settings! {
          long as there is one (KIP-1123).";
     Unsupported "interceptor.classes", List, Some(""),
         "Java classes do not run in this client; give an `Interceptor` to the builder.";
-    Unsupported "config.providers", List, Some(""),
-        "Java classes do not run in this client; write the values into the configuration.";
+    Supported "config.providers", List, Some(""),
+        "Names of the providers that values may refer to (KIP-297), as in `${file:PATH:KEY}`, \
+         `${directory:PATH:FILE}` and `${env:NAME}`. Each name has a `config.providers.NAME.class` \
+         (Kafka's `FileConfigProvider`, `DirectoryConfigProvider` or `EnvVarConfigProvider`) and \
+         may have `param.allowed.paths` or `param.allowlist.pattern`. When not set, the names \
+         `file`, `directory` and `env` exist. Set it before the values that refer to it; within \
+         one file the order does not matter.";
     Unsupported "bootstrap.resolve.timeout.ms", Long(0), Some("0"),
         "The client resolves the bootstrap names again until it succeeds, without a time limit.";
 
