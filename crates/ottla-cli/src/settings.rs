@@ -99,8 +99,9 @@ pub(crate) fn set_properties<'a>(
     // Values may refer to configuration providers that stand behind them.
     pairs.sort_by_key(|(name, _)| !name.starts_with("config.providers"));
     for (name, value) in pairs {
-        // kcat marks topic settings with this prefix.
-        let name = name.strip_prefix("topic.").unwrap_or(name);
+        // kcat marks topic settings with this prefix, which is also a part of some names.
+        let is_whole = name.starts_with("topic.metadata.") || name == "topic.blacklist";
+        let name = name.strip_prefix("topic.").filter(|_| !is_whole).unwrap_or(name);
         p.set_from(name, value, &Origin::CommandLine)
             .map_err(|e| CliError::usage(e.to_string()))?;
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Properties;
 use super::compression::Compression;
 use super::partitioning_strategy::PartitioningStrategy;
-use super::{Properties, delivery_timeout, linger};
+use super::timeouts::Timeouts;
 use crate::error::Error;
 
 /// The settings that decide how records become batches.
@@ -46,9 +47,9 @@ impl AccumulatorSettings {
         Ok(AccumulatorSettings {
             batch_size: p.get_usize("batch.size"),
             buffer_memory: u64::try_from(p.get_i64("buffer.memory")).unwrap_or_default(),
-            linger: linger(p),
+            linger: Timeouts::new(p)?.linger,
             linger_awaited: p.get_bool("linger.awaited"),
-            delivery_timeout: delivery_timeout(p)?,
+            delivery_timeout: Timeouts::new(p)?.delivery,
             compression: Compression::new(p)?,
             partitioning,
             adaptive_partitioning: p.get_bool("partitioner.adaptive.partitioning.enable"),

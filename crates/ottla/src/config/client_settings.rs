@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::choices::MetadataRecoveryStrategy;
+use super::timeouts::Timeouts;
 use super::{BackoffRange, Properties, parse};
 use crate::error::Error;
 
@@ -44,7 +45,7 @@ impl ClientSettings {
                 p.get_str("security.protocol"),
             )?,
             max_in_flight: p.get_usize("max.in.flight.requests.per.connection"),
-            request_timeout: p.get_duration_ms("request.timeout.ms"),
+            request_timeout: Timeouts::new(p)?.request,
             connect: ConnectSettings::new(p),
             metadata: MetadataSettings::new(p),
             rebootstrap_trigger: match recovery {

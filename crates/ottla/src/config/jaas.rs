@@ -31,6 +31,19 @@ pub(super) struct UnsecuredToken {
     pub(super) lifetime: Duration,
 }
 
+/// Checks a SASL extension (KIP-342). `place` stands before its name in the error.
+pub(super) fn check_extension(place: &str, name: &str, value: &str) -> Result<(), Error> {
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphabetic());
+    let is_value = value.bytes().all(|b| matches!(b, 0x20..=0x7e | b'\t' | b'\r' | b'\n'));
+    if is_name && name != "auth" && is_value {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "{place}{name} is not valid: a name must consist of ASCII alphabetic characters and not be \
+         \"auth\", a value of printable ASCII"
+    )))
+}
+
 impl JaasConfig {
     /// Returns the value of an option, if it is not empty. The case of the name does not matter.
     pub(super) fn option(&self, name: &str) -> Option<&str> {
@@ -89,14 +102,7 @@ impl JaasConfig {
         let mut out = Vec::new();
         for (name, value) in &self.options {
             let Some(name) = name.strip_prefix("extension_") else { continue };
-            let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphabetic());
-            let is_value = value.bytes().all(|b| matches!(b, 0x20..=0x7e | b'\t' | b'\r' | b'\n'));
-            if !is_name || name == "auth" || !is_value {
-                return Err(Error::config(format!(
-                    "sasl.jaas.config: extension_{name} is not valid: a name must consist of ASCII \
-                     alphabetic characters and not be \"auth\", a value of printable ASCII"
-                )));
-            }
+            check_extension("sasl.jaas.config: extension_", name, value)?;
             out.push((name.to_owned(), value.to_string()));
         }
         Ok(out)

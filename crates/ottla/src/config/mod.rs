@@ -19,6 +19,7 @@ pub(crate) mod security;
 mod accumulator_settings;
 mod sender_settings;
 mod client_settings;
+mod timeouts;
 mod producer_config;
 mod bootstrap_servers;
 mod notices;
@@ -46,7 +47,6 @@ pub(crate) use documentation::push_wrapped;
 pub use partitioning_strategy::PartitioningStrategy;
 pub(crate) use producer_config::BackoffRange;
 pub use producer_config::{MetricConfig, ProducerConfig};
-use producer_config::{delivery_timeout, linger};
 pub use properties::parse as parse_properties;
 use providers::ConfigProviders;
 use secret::Secret;
@@ -213,9 +213,14 @@ impl Properties {
         let Some(setting) = find_setting(name) else {
             return Ok(());
         };
-        // librdkafka's 0 is Kafka's -1: the default of the operating system.
-        let value =
-            if name.ends_with(".buffer.bytes") && value.trim() == "0" { "-1" } else { value };
+        // librdkafka has other words for the default of the operating system and for "never".
+        let value = match (alias, value.trim()) {
+            ("socket.send.buffer.bytes" | "socket.receive.buffer.bytes", "0") => "-1",
+            ("message.timeout.ms", "0") | ("topic.metadata.refresh.interval.ms", "-1") => {
+                "2147483647"
+            }
+            _ => value,
+        };
         self.insert(setting, value, origin).map_err(|e| Error::config(format!("{alias}: {e}")))
     }
 

@@ -4,8 +4,9 @@
 use super::{Properties, aliases, security};
 
 /// Settings of this client whose names are librdkafka's; Java's producer does not have them.
-const LIBRDKAFKA_SETTINGS: [&str; 5] = [
+const LIBRDKAFKA_SETTINGS: [&str; 6] = [
     "receive.message.max.bytes",
+    "sasl.oauthbearer.extensions",
     "sasl.password",
     "sasl.username",
     "socket.keepalive.enable",
@@ -31,6 +32,9 @@ pub(super) fn replacement(name: &str) -> Option<&'static str> {
         ),
         "queue.buffering.max.messages" => {
             Some("buffer.memory limits the records that wait, in bytes")
+        }
+        "https.ca.location" | "https.ca.pem" => {
+            Some("ssl.truststore.location holds for the token endpoint too")
         }
         "batch.num.messages" => Some("batch.size limits a batch, in bytes"),
         _ => None,

@@ -148,6 +148,8 @@ impl ProducerConfig {
             "acks" => self.sender.acks.as_str().into(),
             "client.id" => self.client.client_id.as_str().into(),
             "delivery.timeout.ms" => format_millis(self.sender.delivery_timeout),
+            "linger.ms" => format_millis(self.accumulator.linger),
+            "request.timeout.ms" => format_millis(self.sender.request_timeout),
             "enable.idempotence" => self.sender.idempotent.to_string(),
             "partitioner.class" => self.accumulator.partitioning.as_str().into(),
             "reconnect.backoff.max.ms" => format_millis(self.client.connect.backoff_max),
@@ -236,28 +238,4 @@ impl BackoffRange {
             BackoffRange { initial, max }
         }
     }
-}
-
-/// Returns `linger.ms`, at most the largest value of a Java `int`, as in Kafka.
-pub(super) fn linger(p: &Properties) -> Duration {
-    p.get_duration_ms("linger.ms").min(Duration::from_millis(i32::MAX as u64))
-}
-
-/// Returns `delivery.timeout.ms`, which must be at least `linger.ms` + `request.timeout.ms`. A
-/// default below that is raised; a value below that is an error (CASES PC3).
-pub(super) fn delivery_timeout(p: &Properties) -> Result<Duration, Error> {
-    let given = p.get_duration_ms("delivery.timeout.ms");
-    let min = linger(p) + p.get_duration_ms("request.timeout.ms");
-    let min = min.min(Duration::from_millis(i32::MAX as u64));
-    if given >= min {
-        return Ok(given);
-    }
-    if p.value("delivery.timeout.ms").is_some() {
-        return Err(Error::config(format!(
-            "delivery.timeout.ms={} must be at least linger.ms + request.timeout.ms = {}",
-            given.as_millis(),
-            min.as_millis()
-        )));
-    }
-    Ok(min)
 }

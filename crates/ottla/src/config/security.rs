@@ -294,7 +294,7 @@ impl SaslSettings {
             |name| Duration::from_secs(u64::try_from(p.get_i64(name)).unwrap_or_default());
         Ok(SaslSettings {
             credentials: SaslCredentials::new(p, parse_mechanism(&name)?, &login)?,
-            extensions: login.extensions()?,
+            extensions: extensions(p, &login)?,
             refresh: LoginRefresh {
                 window_factor: p.get_f64("sasl.login.refresh.window.factor"),
                 window_jitter: p.get_f64("sasl.login.refresh.window.jitter"),
@@ -356,6 +356,19 @@ impl SaslCredentials {
         let token_auth = login.option("tokenauth").is_some_and(|v| v == "true");
         Ok(SaslCredentials::Scram { hash, user, password, token_auth })
     }
+}
+
+/// Returns the SASL extensions of `sasl.jaas.config` and of `sasl.oauthbearer.extensions`.
+fn extensions(p: &Properties, login: &JaasConfig) -> Result<Vec<(String, String)>, Error> {
+    let mut extensions = login.extensions()?;
+    let list = p.get_str("sasl.oauthbearer.extensions").split(',').map(str::trim);
+    for entry in list.filter(|entry| !entry.is_empty()) {
+        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+        let (name, value) = (name.trim(), value.trim());
+        jaas::check_extension("sasl.oauthbearer.extensions: ", name, value)?;
+        extensions.push((name.to_owned(), value.to_owned()));
+    }
+    Ok(extensions)
 }
 
 /// Returns user name and password, from their settings or else from `sasl.jaas.config`.

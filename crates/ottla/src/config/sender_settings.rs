@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::choices::Acks;
-use super::{BackoffRange, Properties, delivery_timeout};
+use super::timeouts::Timeouts;
+use super::{BackoffRange, Properties};
 use crate::error::Error;
 
 /// More requests in flight than this break the idempotent producer: the broker remembers the
@@ -53,8 +54,8 @@ impl SenderSettings {
             retries: u32::try_from(p.get_i64("retries")).unwrap_or(u32::MAX),
             retry_backoff: backoff.initial,
             retry_backoff_max: backoff.max,
-            request_timeout: p.get_duration_ms("request.timeout.ms"),
-            delivery_timeout: delivery_timeout(p)?,
+            request_timeout: Timeouts::new(p)?.request,
+            delivery_timeout: Timeouts::new(p)?.delivery,
             metadata_max_age: p.get_duration_ms("metadata.max.age.ms"),
         })
     }

@@ -77,7 +77,8 @@ settings! {
          connections open.";
     Supported "delivery.timeout.ms", Int(0, INT_MAX), Some("120000"),
         "Milliseconds from the first record of a batch until the batch must be acknowledged; then \
-         its records fail. Must be at least `linger.ms` + `request.timeout.ms`.";
+         its records fail. Must be at least `linger.ms` + `request.timeout.ms`; a time of these \
+         two that is not set becomes shorter to fit.";
     Supported "enable.idempotence", Bool, Some("true"),
         "With `true`, the log holds each record once and in order, even when the client sends a \
          batch again (KIP-98). Needs `acks=all`, `retries` above 0 and at most 5 requests in \
@@ -300,6 +301,10 @@ settings! {
     Supported "sasl.oauthbearer.scope", Text, None,
         "The scope that the client requests from the token endpoint. When not set, the request has \
          no scope.";
+    Supported "sasl.oauthbearer.extensions", List, Some(""),
+        "SASL extensions that the client sends with an OAUTHBEARER token (KIP-342), as \
+         `name=value`, separated by commas; `extension_name` in `sasl.jaas.config` means the same. \
+         (A setting of librdkafka.)";
     Supported "sasl.oauthbearer.client.credentials.client.id", Text, None,
         "The client id for the token endpoint.";
     Supported "sasl.oauthbearer.client.credentials.client.secret", Password, None,

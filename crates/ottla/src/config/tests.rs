@@ -346,3 +346,97 @@ fn error_of_an_invalid_value_names_its_origin_and_what_is_expected() {
     let e = p.load("queue.buffering.max.kbytes=x", "a.properties").unwrap_err().to_string();
     assert!(e.contains("=x (from a.properties) is not valid; expected a whole number"), "{e}");
 }
+
+/// Each property of librdkafka's CONFIGURATION.md (2.14) is known. In the list, `P` and `*` stand
+/// before properties of producers, `C` before those that only consumers have.
+#[test]
+fn each_property_of_librdkafka_is_known() {
+    let list = include_str!("librdkafka_properties.txt");
+    assert!(list.lines().count() > 180);
+    for line in list.lines() {
+        let (kind, name) = line.split_once(' ').unwrap();
+        let is_known = find_setting(name).is_some()
+            || aliases::find_alias(name).is_some()
+            || aliases::is_other_client_setting(name);
+        assert!(is_known, "{name}");
+        if kind == "C" {
+            let mut p = Properties::new();
+            p.load(format!("{name}=1"), "f").unwrap();
+            assert!(p.notices()[0].contains(name), "{name}: {:?}", p.notices());
+        }
+    }
+}
+
+#[test]
+fn short_delivery_timeout_bends_what_is_not_set() {
+    for (settings, linger, request, delivery) in [
+        (&[("message.timeout.ms", "5000")][..], 5, 4995, 5000),
+        (&[("delivery.timeout.ms", "4")], 2, 2, 4),
+        (&[("message.timeout.ms", "5000"), ("request.timeout.ms", "5000")], 0, 5000, 5000),
+        (&[("message.timeout.ms", "5000"), ("linger.ms", "100")], 100, 4900, 5000),
+        (&[("message.timeout.ms", "0")], 5, 30_000, i32::MAX as u64),
+    ] {
+        let c = producer_config(settings).unwrap();
+        let millis = |d: Duration| d.as_millis() as u64;
+        assert_eq!(millis(c.accumulator().linger), linger, "{settings:?}");
+        assert_eq!(millis(c.sender().request_timeout), request, "{settings:?}");
+        assert_eq!(millis(c.client().request_timeout), request, "{settings:?}");
+        assert_eq!(millis(c.sender().delivery_timeout), delivery, "{settings:?}");
+    }
+    let e = config_error(&[("message.timeout.ms", "3000"), ("socket.timeout.ms", "4000")]);
+    assert!(e.contains("message.timeout.ms=3000 must be at least"), "{e}");
+    assert!(e.contains("(linger.ms=5, the default; socket.timeout.ms=4000)"), "{e}");
+    assert!(config_error(&[("delivery.timeout.ms", "0")]).contains("delivery.timeout.ms=0"));
+    let e = config_error(&[("delivery.timeout.ms", "50"), ("linger.ms", "60")]);
+    assert!(e.contains("linger.ms=60; request.timeout.ms=30000, the default"), "{e}");
+}
+
+/// What the consoles of cloud providers show for their users to copy.
+#[cfg(all(feature = "tls", feature = "oidc"))]
+#[test]
+fn settings_of_cloud_providers_are_accepted() {
+    const PLAIN: &str = "org.apache.kafka.common.security.plain.PlainLoginModule required";
+    const SCRAM: &str = "org.apache.kafka.common.security.scram.ScramLoginModule required";
+    let confluent = "bootstrap.servers=pkc-1.aws.confluent.cloud:9092\nsasl.mechanisms=PLAIN\n\
+        sasl.username=KEY\nsasl.password=hunter2\nsession.timeout.ms=45000\nclient.id=ccloud-1";
+    let confluent_oauth = "bootstrap.servers=pkc-1.aws.confluent.cloud:9092\n\
+        sasl.mechanisms=OAUTHBEARER\nsasl.oauthbearer.method=OIDC\n\
+        sasl.oauthbearer.token.endpoint.url=https://login.example.com/token\n\
+        sasl.oauthbearer.client.id=orders\nsasl.oauthbearer.client.secret=hunter2\n\
+        sasl.oauthbearer.scope=kafka\n\
+        sasl.oauthbearer.extensions=logicalCluster=lkc-1,identityPoolId=pool-1";
+    let event_hubs = format!(
+        "bootstrap.servers=ns.servicebus.windows.net:9093\nsasl.mechanism=PLAIN\n\
+         sasl.jaas.config={PLAIN} username=\"$ConnectionString\" \
+         password=\"Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=Root;\
+         SharedAccessKey=hunter2=\";\nrequest.timeout.ms=60000\nmetadata.max.age.ms=180000\n\
+         connections.max.idle.ms=180000"
+    );
+    let msk = format!(
+        "bootstrap.servers=b-1.msk.amazonaws.com:9096\nsasl.mechanism=SCRAM-SHA-512\n\
+         sasl.jaas.config={SCRAM} username=\"alice\" password=\"hunter2\";\n\
+         ssl.truststore.location=/tmp/kafka.client.truststore.jks"
+    );
+    let aiven = "bootstrap.servers=kafka.aivencloud.com:12835\nsasl.mechanism=SCRAM-SHA-256\n\
+        sasl.username=avnadmin\nsasl.password=hunter2\nssl.ca.location=ca.pem\n\
+        ssl.endpoint.identification.algorithm=none";
+    let redpanda = "bootstrap.servers=seed.cloud.redpanda.com:9092\n\
+        sasl.mechanisms=SCRAM-SHA-256\nsasl.username=u\nsasl.password=hunter2\n\
+        socket.keepalive.enable=true\nbroker.address.family=v4";
+    for (text, mechanism) in [
+        (confluent, "PLAIN"),
+        (confluent_oauth, "OAUTHBEARER"),
+        (&event_hubs, "PLAIN"),
+        (&msk, "SCRAM-SHA-512"),
+        (aiven, "SCRAM-SHA-256"),
+        (redpanda, "SCRAM-SHA-256"),
+    ] {
+        let mut p = Properties::new();
+        p.load(format!("security.protocol=SASL_SSL\n{text}"), "cloud").unwrap();
+        let c = ProducerConfig::new(&p).unwrap_or_else(|e| panic!("{text}: {e}"));
+        let sasl = c.security().sasl.as_ref().unwrap();
+        assert_eq!(sasl.mechanism_name(), mechanism, "{text}");
+        assert_eq!(sasl.extensions.len(), if mechanism == "OAUTHBEARER" { 2 } else { 0 });
+        assert!(!format!("{c:?}{:?}", p.notices()).contains("hunter2"), "{text}");
+    }
+}
