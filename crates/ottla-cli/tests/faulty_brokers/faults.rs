@@ -5,7 +5,7 @@ use bytes::Bytes;
 use ottla_broker::{InterceptedResponse, ResponseAction};
 use ottla_protocol::header::{decode_response, encode_response};
 use ottla_protocol::messages::*;
-use ottla_protocol::{ApiKey, Request};
+use ottla_protocol::{ApiKey, ErrorCode, Request};
 
 pub(crate) type ResponseInterceptor =
     Box<dyn FnMut(&InterceptedResponse<'_>, Vec<u8>) -> ResponseAction + Send>;
@@ -89,6 +89,11 @@ fn send_edited<R: Request>(
     edit: impl FnOnce(&mut R::Response),
 ) -> ResponseAction {
     let body = Bytes::copy_from_slice(&frame[4..]);
+    let unsupported = ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes();
+    if R::KEY == ApiKey::API_VERSIONS && body.get(4..6) == Some(&unsupported) {
+        // The broker responds at version 0 to a version that it does not know (KIP-511).
+        return ResponseAction::Send(frame.to_vec());
+    }
     let mut response = decode_response::<R>(&body, call.version).unwrap();
     edit(&mut response);
     let frame = encode_response(R::KEY, call.version, call.correlation_id, &response).unwrap();
