@@ -55,7 +55,10 @@ pub(crate) struct RunningOttla {
 
 pub(crate) fn spawn_ottla(args: &[&str]) -> RunningOttla {
     use std::process::{Command, Stdio};
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
+    // A shell may run the tests with SIGHUP ignored (`nohup`), which a child would inherit.
+    let mut child = Command::new("env")
+        .arg("--default-signal=HUP,INT,QUIT,TERM")
+        .arg(assert_cmd::cargo::cargo_bin!("ottla"))
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
