@@ -193,6 +193,8 @@ impl Simulation<'_> {
             self.cluster.core.set_produce_throttle(node, 0);
             self.cluster.core.set_replication_paused(node, false, broker_now(&self.machine));
             self.start_node(node);
+            // Dead addresses of a name are a fault, too: each costs a time-out and a backoff.
+            self.machine.set_host(&node_host_name(node), vec![node_address(node)]);
             self.machine.set_link(node_address(node), Link::default());
         }
         for topic in 0..self.scenario.topics {
