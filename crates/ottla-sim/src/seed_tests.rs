@@ -11,7 +11,7 @@ const SEED_COUNT: u64 = 3000;
 
 /// The seeds within which each injected bug must be found.
 #[cfg(ottla_injected_bugs)]
-const INJECTED_BUG_SEEDS: u64 = 2000;
+const INJECTED_BUG_SEEDS: u64 = 10_000;
 
 /// Returns `OTTLA_SIM_SEEDS` or the default. Mutation tests run fewer seeds.
 fn seed_count() -> u64 {
