@@ -294,6 +294,15 @@ impl ProducerState {
         partition.is_in_current_epoch(batch) && partition.acked_end == Some(batch.stamp.sequence)
     }
 
+    /// Returns whether the batch starts before the last acknowledged sequence. See
+    /// [`maybe_update_last_acked_sequence`](Self::maybe_update_last_acked_sequence) for the wrap.
+    pub(crate) fn precedes_last_acked(&mut self, batch: &StampedBatch) -> bool {
+        let partition = self.get_or_create(batch.closed.meta.partition.id);
+        let distance = |acked_end: i32| acked_end.wrapping_sub(batch.stamp.sequence) & i32::MAX;
+        partition.is_in_current_epoch(batch)
+            && partition.acked_end.is_some_and(|end| (1..1 << 30).contains(&distance(end)))
+    }
+
     /// Returns whether the batch is the first of its epoch, and none of the epoch is acknowledged.
     pub(crate) fn is_first_of_epoch(&mut self, batch: &StampedBatch) -> bool {
         let partition = self.get_or_create(batch.closed.meta.partition.id);

@@ -268,6 +268,7 @@ impl<I: Io> Sender<I> {
             record_count: closed.meta.record_count,
             status: closed.status,
             follows_last_acked: self.producer_state.follows_last_acked(batch),
+            precedes_last_acked: self.producer_state.precedes_last_acked(batch),
             first_of_epoch: self.producer_state.is_first_of_epoch(batch),
             // The leader as known now, not as known when the request was sent: a broker that has
             // lost the leadership in between proves nothing.

@@ -51,6 +51,9 @@ pub(crate) struct Facts {
     pub(crate) status: RecordStatus,
     /// Whether the batch starts right after the last acknowledged sequence.
     pub(crate) follows_last_acked: bool,
+    /// Whether the batch starts before the last acknowledged sequence: a later batch of the epoch
+    /// is acknowledged.
+    pub(crate) precedes_last_acked: bool,
     /// Whether the batch is the first of its epoch and nothing of the epoch is acknowledged.
     pub(crate) first_of_epoch: bool,
     /// Whether the responding broker leads the partition, according to the client's metadata.
@@ -150,6 +153,20 @@ const RULES: &[Rule] = &[
         verdict: NEW_EPOCH,
         reason: "All earlier batches are acknowledged, so the leader has lost what it knew about \
                  the producer. Whether an earlier attempt wrote this batch stays unknown.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
+        condition: "idempotent, retry allowed, response from the leader, possibly persisted, \
+                    a later batch is acknowledged",
+        applies: |f| {
+            f.can_retry_idempotent()
+                && f.from_leader
+                && f.precedes_last_acked
+                && f.status == RecordStatus::PossiblyPersisted
+        },
+        verdict: NEW_EPOCH,
+        reason: "No earlier batch is missing. The leader has forgotten this one, as after a \
+                 restart, and no retry would ever succeed.",
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),

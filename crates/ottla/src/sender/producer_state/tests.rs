@@ -181,6 +181,7 @@ fn sequence_is_assigned_at_drain_and_grows_by_the_record_count() {
     assert!(!state.follows_last_acked(&a));
     state.acknowledge(&a);
     assert!(state.follows_last_acked(&b) && state.get_or_create(P).acked_end == Some(2));
+    assert!(state.precedes_last_acked(&a) && !state.precedes_last_acked(&b));
     state.acknowledge(&b);
     assert_eq!(state.get_or_create(P).acked_end, Some(5));
 }

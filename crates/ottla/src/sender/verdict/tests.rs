@@ -12,6 +12,7 @@ fn facts_for_code(code: ErrorCode) -> Facts {
         record_count: 5,
         status: NotPersisted,
         follows_last_acked: false,
+        precedes_last_acked: false,
         first_of_epoch: false,
         from_leader: true,
         has_log_start_offset: true,
@@ -36,6 +37,7 @@ fn rule_examples() -> Vec<Facts> {
         facts_for_code(E::DUPLICATE_SEQUENCE_NUMBER),
         facts_for_code(E::PRODUCER_FENCED),
         Facts { follows_last_acked: true, ..out_of_order },
+        Facts { precedes_last_acked: true, status: PossiblyPersisted, ..out_of_order },
         Facts { first_of_epoch: true, ..out_of_order },
         Facts { follows_last_acked: true, from_leader: false, ..out_of_order },
         out_of_order,
@@ -80,6 +82,20 @@ fn acknowledged_and_duplicate_batches_complete() {
 #[test]
 fn out_of_order_batch_is_retried_after_the_batches_before_it() {
     assert_eq!(verdict_for_code(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER), RETRY);
+}
+
+/// A restarted broker knows only the last batch of a producer (the simulation found it with seed
+/// 7013003): a batch before it was retried until its time-out.
+#[test]
+fn possibly_persisted_batch_that_the_broker_has_forgotten_is_not_retried() {
+    let forgotten = Facts {
+        precedes_last_acked: true,
+        status: PossiblyPersisted,
+        ..facts_for_code(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
+    };
+    assert_eq!(verdict_for(&forgotten), NEW_EPOCH);
+    assert_eq!(verdict_for(&Facts { status: NotPersisted, ..forgotten }), RETRY);
+    assert_eq!(verdict_for(&Facts { from_leader: false, ..forgotten }), RETRY_AFTER_METADATA);
 }
 
 // CASES: SN12, F2.10.
