@@ -164,9 +164,9 @@ const RULES: &[Rule] = &[
                 && f.precedes_last_acked
                 && f.status == RecordStatus::PossiblyPersisted
         },
-        verdict: NEW_EPOCH,
+        verdict: Verdict::Fail,
         reason: "No earlier batch is missing. The leader has forgotten this one, as after a \
-                 restart, and no retry would ever succeed.",
+                 restart, and no retry would ever succeed. No sequence is lost.",
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),

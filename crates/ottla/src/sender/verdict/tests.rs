@@ -85,7 +85,7 @@ fn out_of_order_batch_is_retried_after_the_batches_before_it() {
 }
 
 /// A restarted broker knows only the last batch of a producer (the simulation found it with seed
-/// 7013003): a batch before it was retried until its time-out.
+/// 7013003): a batch before it was retried until it expired.
 #[test]
 fn possibly_persisted_batch_that_the_broker_has_forgotten_is_not_retried() {
     let forgotten = Facts {
@@ -93,7 +93,7 @@ fn possibly_persisted_batch_that_the_broker_has_forgotten_is_not_retried() {
         status: PossiblyPersisted,
         ..facts_for_code(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
     };
-    assert_eq!(verdict_for(&forgotten), NEW_EPOCH);
+    assert_eq!(verdict_for(&forgotten), Verdict::Fail);
     assert_eq!(verdict_for(&Facts { status: NotPersisted, ..forgotten }), RETRY);
     assert_eq!(verdict_for(&Facts { from_leader: false, ..forgotten }), RETRY_AFTER_METADATA);
 }
