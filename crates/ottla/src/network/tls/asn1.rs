@@ -88,8 +88,13 @@ impl<'b> Element<'b> {
 
     /// Object identifiers of this element and of all elements in it, in their order.
     pub(super) fn all_oids(&self) -> Vec<String> {
-        let mut oids: Vec<String> = self.oid().into_iter().collect();
-        oids.extend(self.children().flat_map(|child| child.all_oids()));
+        let mut oids = Vec::new();
+        // A stack of its own: the file decides the depth, and the thread's stack is small.
+        let mut pending = vec![self.clone()];
+        while let Some(element) = pending.pop() {
+            oids.extend(element.oid());
+            pending.extend(element.fields().into_iter().rev());
+        }
         oids
     }
 }

@@ -193,37 +193,49 @@ pub(super) fn decrypt_key(der: &[u8], password: &str) -> Result<Zeroizing<Vec<u8
 }
 
 impl Pkcs12Store {
+    /// Reads the bags and those nested in them, in their order.
     fn read_bags(&mut self, bags: Elements<'_>) -> Result<(), StoreError> {
+        // A stack of its own: the file decides the depth, and the thread's stack is small.
+        let mut levels = vec![bags];
+        while let Some(level) = levels.last_mut() {
+            match level.next() {
+                Some(bag) => levels.extend(self.read_bag(&bag)?),
+                None => drop(levels.pop()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one bag. Returns the bags that are nested in it, if that is its kind.
+    fn read_bag<'b>(&mut self, bag: &Element<'b>) -> Result<Option<Elements<'b>>, StoreError> {
         const KEY: &str = "1.2.840.113549.1.12.10.1.1";
         const ENCRYPTED_KEY: &str = "1.2.840.113549.1.12.10.1.2";
         const CERTIFICATE: &str = "1.2.840.113549.1.12.10.1.3";
         const NESTED: &str = "1.2.840.113549.1.12.10.1.6";
-        for bag in bags {
-            let fields = bag.fields();
-            let [kind, value, attributes @ ..] = &fields[..] else { return Err(DAMAGED) };
-            let value = value.children().next().ok_or(DAMAGED)?;
-            let attributes = Attributes::read(attributes.first());
-            let local_key_id = attributes.local_key_id;
-            match kind.oid().ok_or(DAMAGED)?.as_str() {
-                kind @ (KEY | ENCRYPTED_KEY) => {
-                    let is_encrypted = kind == ENCRYPTED_KEY;
-                    let der = Zeroizing::new(value.raw().to_vec());
-                    self.keys.push(Pkcs12Key { der, is_encrypted, local_key_id });
-                }
-                CERTIFICATE => {
-                    let der = value.children().nth(1).and_then(|v| v.children().next());
-                    self.certificates.push(Pkcs12Certificate {
-                        der: der.ok_or(DAMAGED)?.octets().to_vec(),
-                        local_key_id,
-                        is_marked_trusted: attributes.is_marked_trusted,
-                    });
-                }
-                NESTED => self.read_bags(value.children())?,
-                // Revocation lists and secret keys.
-                _ => {}
+        let fields = bag.fields();
+        let [kind, value, attributes @ ..] = &fields[..] else { return Err(DAMAGED) };
+        let value = value.children().next().ok_or(DAMAGED)?;
+        let attributes = Attributes::read(attributes.first());
+        let local_key_id = attributes.local_key_id;
+        match kind.oid().ok_or(DAMAGED)?.as_str() {
+            kind @ (KEY | ENCRYPTED_KEY) => {
+                let is_encrypted = kind == ENCRYPTED_KEY;
+                let der = Zeroizing::new(value.raw().to_vec());
+                self.keys.push(Pkcs12Key { der, is_encrypted, local_key_id });
             }
+            CERTIFICATE => {
+                let der = value.children().nth(1).and_then(|v| v.children().next());
+                self.certificates.push(Pkcs12Certificate {
+                    der: der.ok_or(DAMAGED)?.octets().to_vec(),
+                    local_key_id,
+                    is_marked_trusted: attributes.is_marked_trusted,
+                });
+            }
+            NESTED => return Ok(Some(value.children())),
+            // Revocation lists and secret keys.
+            _ => {}
         }
-        Ok(())
+        Ok(None)
     }
 }
 

@@ -253,6 +253,64 @@ fn damaged_stores_are_errors() {
     }
 }
 
+/// Puts an element's tag and length before its content; all bytes are in reverse order.
+fn wrap_reversed(reversed: &mut Vec<u8>, tag: u8) {
+    reversed.extend((reversed.len() as u32).to_le_bytes());
+    reversed.extend([0x84, tag]);
+}
+
+/// The depth of elements in a file is outside input, and a thread's stack has an end.
+// CASES: TL3.
+#[test]
+fn deeply_nested_elements_are_an_error() {
+    const DATA: [u8; 11] = [6, 9, 42, 134, 72, 134, 247, 13, 1, 7, 1];
+    const NESTED_BAGS: [u8; 13] = [6, 11, 42, 134, 72, 134, 247, 13, 1, 12, 10, 1, 6];
+    const PBES2: [u8; 11] = [6, 9, 42, 134, 72, 134, 247, 13, 1, 5, 13];
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, mut reversed: Vec<u8>| {
+        reversed.reverse();
+        fs::write(dir.path().join(name), reversed).unwrap();
+    };
+
+    let mut store_file = Vec::new();
+    for _ in 0..100_000 {
+        // A list of bags, in a bag whose kind is such a list.
+        wrap_reversed(&mut store_file, 0x30);
+        wrap_reversed(&mut store_file, 0xa0);
+        store_file.extend(NESTED_BAGS.iter().rev());
+        wrap_reversed(&mut store_file, 0x30);
+    }
+    for _ in 0..2 {
+        // The content of the file is a list of contents, here of one.
+        for tag in [0x30, 0x04, 0xa0] {
+            wrap_reversed(&mut store_file, tag);
+        }
+        store_file.extend(DATA.iter().rev());
+        wrap_reversed(&mut store_file, 0x30);
+    }
+    store_file.extend([3, 1, 2]);
+    wrap_reversed(&mut store_file, 0x30);
+    write("nested.p12", store_file);
+    let e = key_error(dir.path(), &store("nested.p12", &[]), None);
+    assert!(e.contains("no key"), "{e}");
+
+    // The parameters of the key's encryption.
+    let mut key_file = Vec::new();
+    for _ in 0..100_000 {
+        wrap_reversed(&mut key_file, 0x30);
+    }
+    key_file.extend(PBES2.iter().rev());
+    wrap_reversed(&mut key_file, 0x30);
+    let parameters = key_file;
+    let mut key_file = vec![0, 1, 4];
+    key_file.extend(parameters);
+    wrap_reversed(&mut key_file, 0x30);
+    write("nested.der", key_file);
+    fs::copy(fixtures().join("client.pem"), dir.path().join("client.pem")).unwrap();
+    let e = key_error(dir.path(), &key("nested.der", &[]), None);
+    assert!(e.contains("PBES2"), "{e}");
+}
+
 /// Encodes with an indefinite length, as BER permits.
 fn indefinite(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     [&[tag, 0x80], parts.concat().as_slice(), &[0, 0]].concat()
