@@ -21,7 +21,15 @@ macro_rules! for_each_request {
             FetchRequest,
             ListOffsetsRequest,
             MetadataRequest,
+            OffsetCommitRequest,
+            OffsetFetchRequest,
             FindCoordinatorRequest,
+            JoinGroupRequest,
+            HeartbeatRequest,
+            LeaveGroupRequest,
+            SyncGroupRequest,
+            DescribeGroupsRequest,
+            ListGroupsRequest,
             SaslHandshakeRequest,
             ApiVersionsRequest,
             CreateTopicsRequest,
@@ -29,7 +37,10 @@ macro_rules! for_each_request {
             InitProducerIdRequest,
             OffsetForLeaderEpochRequest,
             AddPartitionsToTxnRequest,
+            AddOffsetsToTxnRequest,
             EndTxnRequest,
+            WriteTxnMarkersRequest,
+            TxnOffsetCommitRequest,
             DescribeConfigsRequest,
             SaslAuthenticateRequest,
             CreatePartitionsRequest,
@@ -90,7 +101,7 @@ pub fn read_any(input: &[u8]) {
         return;
     };
     let frame = Bytes::copy_from_slice(rest);
-    match kind % 32 {
+    match kind % 64 {
         0 => read_batches(rest),
         1 => decompress_all(rest),
         2 => read_request(&frame),

@@ -1,4 +1,6 @@
-//! AddPartitionsToTxn (24): adds partitions to a transaction. Clients use versions 0 to 3.
+//! AddPartitionsToTxn (24): adds partitions to a transaction, or verifies that it has them.
+//!
+//! Clients use versions 0 to 3, brokers the batched versions 4 and 5 (KIP-890).
 
 use crate::wire::message;
 
@@ -7,6 +9,8 @@ impl_request!(AddPartitionsToTxnRequest => AddPartitionsToTxnResponse, ADD_PARTI
 message! {
     /// Adds partitions to a transaction.
     pub struct AddPartitionsToTxnRequest {
+        /// The transactions, from version 4.
+        transactions: Vec<AddPartitionsToTxnTransaction> [4..];
         /// The transactional id.
         transactional_id: String [0..=3];
         /// The producer id.
@@ -15,6 +19,22 @@ message! {
         producer_epoch: i16 [0..=3];
         /// The partitions, by topic.
         topics: Vec<AddPartitionsToTxnTopic> [0..=3];
+    }
+}
+
+message! {
+    /// A transaction and its partitions.
+    pub struct AddPartitionsToTxnTransaction {
+        /// The transactional id.
+        transactional_id: String [4..];
+        /// The producer id.
+        producer_id: i64 [4..];
+        /// The producer epoch.
+        producer_epoch: i16 [4..];
+        /// Whether the coordinator only verifies that the transaction has the partitions.
+        verify_only: bool [4..];
+        /// The partitions, by topic.
+        topics: Vec<AddPartitionsToTxnTopic> [4..];
     }
 }
 
@@ -33,8 +53,22 @@ message! {
     pub struct AddPartitionsToTxnResponse {
         /// Milliseconds for which the client is to send nothing on this connection (KIP-219).
         throttle_time_ms: i32 [0..];
+        /// The error code of the whole request, 0 for none.
+        error_code: i16 [4..];
+        /// The results by transaction, from version 4.
+        results_by_transaction: Vec<AddPartitionsToTxnResult> [4..];
         /// The results by topic.
         results: Vec<AddPartitionsToTxnTopicResult> [0..=3];
+    }
+}
+
+message! {
+    /// The results of a transaction.
+    pub struct AddPartitionsToTxnResult {
+        /// The transactional id.
+        transactional_id: String [4..];
+        /// The results by topic.
+        topic_results: Vec<AddPartitionsToTxnTopicResult> [4..];
     }
 }
 
