@@ -14,8 +14,9 @@ use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::cluster::Nodes;
 use crate::log::LogBatch;
+use crate::new_topic::NewTopic;
 use crate::purgatory::DelayedProduce;
-use crate::topics::{MAX_PARTITIONS, NewTopic, TopicStore};
+use crate::topics::TopicStore;
 
 /// The configuration of a broker or cluster.
 #[derive(Debug, Clone)]
@@ -287,7 +288,7 @@ impl Core {
 
 /// Topics.
 impl Core {
-    /// Creates a topic.
+    /// Creates a topic with the default replication factor and settings.
     ///
     /// # Errors
     /// Kafka's error code, such as TOPIC_ALREADY_EXISTS, and a message.
@@ -297,31 +298,7 @@ impl Core {
         partitions: i32,
         now: ClockReading,
     ) -> Result<(), ApiError> {
-        self.create_topic_with_configs(name, partitions, &[], now)
-    }
-
-    /// Creates a topic with settings of its own.
-    ///
-    /// # Errors
-    /// Kafka's error code, such as INVALID_CONFIG, and a message.
-    pub fn create_topic_with_configs(
-        &mut self,
-        name: &str,
-        partitions: i32,
-        configs: &[(&str, &str)],
-        now: ClockReading,
-    ) -> Result<(), ApiError> {
-        let config_overrides =
-            configs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let id = self.random_uuid();
-        let factor = self.config.default_replication_factor;
-        let replica_assignment = (0..partitions.clamp(0, MAX_PARTITIONS + 1))
-            .map(|n| self.topics.assign_replicas(n, factor))
-            .collect();
-        let topic = NewTopic { id, replica_assignment, config_overrides };
-        self.topics.create(name, topic, now.wall_ms)?;
-        self.remove_down_replicas(name, now);
-        Ok(())
+        self.create_new_topic(NewTopic::new(name, partitions), now)
     }
 
     /// Deletes a topic.
@@ -377,8 +354,7 @@ impl Core {
         let partition =
             self.topics.by_name.get(topic).zip(index).and_then(|(t, i)| t.partitions.get(i));
         let Some(p) = partition else { return Ok(Vec::new()) };
-        let replica = p.leader_replica().or_else(|| p.isr.first().and_then(|n| p.replica(*n)));
-        replica.map_or(Ok(Vec::new()), |r| r.log.batches())
+        p.readable_replica().map_or(Ok(Vec::new()), |r| r.log.batches())
     }
 }
 

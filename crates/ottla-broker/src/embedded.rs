@@ -4,18 +4,19 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ottla_protocol::ErrorCode;
 
-use crate::core::{BrokerConfig, ClockReading, Core};
+use crate::consumer_record::ConsumerRecord;
+use crate::core::{ApiError, BrokerConfig, ClockReading, Core};
+use crate::listener::{NodeListener, bind_listeners};
+use crate::new_topic::NewTopic;
 use crate::response_interceptor::{InterceptedResponse, InterceptorGuard, ResponseAction};
-use crate::socket_server::{Shared, read_clock, run_acceptor};
+use crate::socket_server::{Shared, read_clock};
 
 /// Configures and starts an [`EmbeddedBroker`].
 ///
@@ -36,13 +37,7 @@ use crate::socket_server::{Shared, read_clock, run_acceptor};
 pub struct EmbeddedBrokerBuilder {
     config: BrokerConfig,
     listen: String,
-    topics: Vec<InitialTopic>,
-}
-
-#[derive(Debug, Clone)]
-struct InitialTopic {
-    name: String,
-    partitions: i32,
+    topics: Vec<NewTopic>,
 }
 
 impl EmbeddedBrokerBuilder {
@@ -76,8 +71,20 @@ impl EmbeddedBrokerBuilder {
     }
 
     /// Adds a topic that the broker creates at start. A topic that exists on disk is not changed.
-    pub fn topic(mut self, name: impl Into<String>, partitions: i32) -> Self {
-        self.topics.push(InitialTopic { name: name.into(), partitions });
+    pub fn topic(self, name: impl Into<String>, partitions: i32) -> Self {
+        self.new_topic(NewTopic::new(name, partitions))
+    }
+
+    /// Like [`topic`](Self::topic), with a replication factor and settings of the topic's own.
+    pub fn new_topic(mut self, topic: NewTopic) -> Self {
+        self.topics.push(topic);
+        self
+    }
+
+    /// Sets the number of replicas of a topic that names none, at most the number of nodes (Kafka's
+    /// `default.replication.factor`); default 3.
+    pub fn default_replication_factor(mut self, replicas: i32) -> Self {
+        self.config.default_replication_factor = replicas;
         self
     }
 
@@ -105,8 +112,9 @@ impl EmbeddedBrokerBuilder {
         let now = read_clock(started_at);
         self.config.seed = now.wall_ms as u64 ^ (u64::from(std::process::id()) << 40);
         let mut core = Core::new(self.config, now)?;
-        for InitialTopic { name, partitions } in self.topics {
-            match core.create_topic(&name, partitions, now) {
+        for topic in self.topics {
+            let name = topic.name.clone();
+            match core.create_new_topic(topic, now) {
                 Ok(()) => {}
                 Err(e) if e.code == ErrorCode::TOPIC_ALREADY_EXISTS => {}
                 Err(e) => {
@@ -116,43 +124,18 @@ impl EmbeddedBrokerBuilder {
             }
         }
         let listeners = bind_listeners(&self.listen, core.node_count())?;
-        let mut addresses = Vec::new();
-        for (node, listener) in (1..).zip(&listeners) {
-            let address = listener.local_addr()?;
-            if listeners.len() > 1 {
-                core.set_advertised_address(node, "", address.port());
-            }
-            addresses.push(address);
+        for (node, listener) in (1..).zip(&listeners).filter(|_| listeners.len() > 1) {
+            core.set_advertised_address(node, "", listener.local_addr()?.port());
         }
         let shared = Arc::new(Shared::new(core, started_at));
         // The broker is built before its threads: if a later spawn fails, its drop stops the
         // threads that have started.
-        let mut broker = EmbeddedBroker { shared, addresses, threads: Vec::new() };
+        let mut broker = EmbeddedBroker { shared, listeners: Vec::new() };
         for (node, listener) in (1..).zip(listeners) {
-            let shared = broker.shared.clone();
-            let thread = thread::Builder::new().name(format!("broker-{node}"));
-            broker.threads.push(thread.spawn(move || run_acceptor(node, &listener, &shared))?);
+            broker.listeners.push(NodeListener::start(node, listener, &broker.shared)?);
         }
         Ok(broker)
     }
-}
-
-/// Binds one listener for each node: on the given port and the ports after it, or on free ports.
-fn bind_listeners(listen: &str, nodes: i32) -> io::Result<Vec<TcpListener>> {
-    let first = TcpListener::bind(listen)?;
-    let mut address = first.local_addr()?;
-    let any_port = listen.ends_with(":0");
-    let mut listeners = vec![first];
-    for _ in 1..nodes {
-        let port = if any_port { Some(0) } else { address.port().checked_add(1) };
-        address.set_port(port.ok_or_else(|| {
-            io::Error::other("not enough ports: each node takes one, and 65535 is the last")
-        })?);
-        let listener = TcpListener::bind(address)
-            .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
 }
 
 /// A broker in this process. Dropping it closes its connections and joins its threads.
@@ -164,17 +147,18 @@ fn bind_listeners(listen: &str, nodes: i32) -> io::Result<Vec<TcpListener>> {
 /// let address = broker.bootstrap_servers(); // such as "127.0.0.1:41957"
 /// std::net::TcpStream::connect(&address)?;
 ///
-/// // A test reads the log of partition 0 without a consumer.
-/// let batches = broker.with_core(|core, _now| core.batches("orders", 0))?;
-/// assert!(batches.is_empty());
+/// // A test reads the topic without a consumer.
+/// assert!(broker.records("orders")?.is_empty());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct EmbeddedBroker {
     shared: Arc<Shared>,
-    addresses: Vec<SocketAddr>,
-    threads: Vec<JoinHandle<()>>,
+    listeners: Vec<NodeListener>,
 }
+
+/// A longer wait could exceed the range of `Instant`.
+const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl EmbeddedBroker {
     /// Starts a broker of one node, in memory, on a port that the system chooses.
@@ -193,7 +177,8 @@ impl EmbeddedBroker {
 
     /// Returns the addresses of all nodes as a value for `bootstrap.servers`.
     pub fn bootstrap_servers(&self) -> String {
-        let addresses: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> =
+            self.listeners.iter().map(|l| l.address().to_string()).collect();
         addresses.join(",")
     }
 
@@ -202,8 +187,7 @@ impl EmbeddedBroker {
     /// Connections wait while `f` runs.
     ///
     /// ```
-    /// use ottla_broker::{EmbeddedBroker, ProduceFault};
-    /// use ottla_protocol::ErrorCode;
+    /// use ottla_broker::{EmbeddedBroker, ErrorCode, ProduceFault};
     ///
     /// let broker = EmbeddedBroker::start()?;
     /// broker.with_core(|core, now| {
@@ -230,8 +214,7 @@ impl EmbeddedBroker {
     /// installed together run in the order of installation. The function must not call the broker.
     ///
     /// ```
-    /// use ottla_broker::{EmbeddedBroker, ResponseAction};
-    /// use ottla_protocol::ApiKey;
+    /// use ottla_broker::{ApiKey, EmbeddedBroker, ResponseAction};
     ///
     /// let broker = EmbeddedBroker::start()?;
     /// // The first Produce response is lost: its connection closes, though the batch is appended.
@@ -258,43 +241,123 @@ impl EmbeddedBroker {
 
     /// Stops a node: other nodes take over its partitions, and its connections close.
     ///
-    /// The node's port stays open, but the node closes each new connection at once.
+    /// The node refuses connections until [`start_node`](Self::start_node), and its port stays
+    /// reserved. An id that no node has is ignored.
     ///
     /// ```
     /// use ottla_broker::EmbeddedBroker;
     ///
     /// let broker = EmbeddedBroker::builder().node_count(3).topic("orders", 1).start()?;
+    /// assert_eq!(broker.leader("orders", 0), Some(1));
     /// broker.stop_node(1);
-    /// assert!(!broker.with_core(|core, _now| core.is_up(1)));
-    /// broker.start_node(1);
-    /// assert!(broker.with_core(|core, _now| core.is_up(1)));
+    /// assert_eq!(broker.leader("orders", 0), Some(2));
+    /// broker.start_node(1)?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn stop_node(&self, node: i32) {
         self.with_core(|core, now| core.stop_node(node, now));
+        if let Some(listener) = self.listener(node) {
+            listener.close();
+        }
         self.shared.close_connections_where(|n| n == node);
     }
 
-    /// Starts a stopped node again, with the log that it had.
-    pub fn start_node(&self, node: i32) {
+    /// Starts a stopped node again, with the log that it had. It does nothing for a node that runs.
+    ///
+    /// # Errors
+    /// The node cannot listen on its port again, or there is no such node.
+    pub fn start_node(&self, node: i32) -> io::Result<()> {
+        let listener = self.listener(node).ok_or_else(|| {
+            let text = format!("there is no node {node}; the ids are 1 to {}", self.node_count());
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })?;
+        // Running before it listens: the acceptor closes connections to a node that does not run.
         self.with_core(|core, now| core.start_node(node, now));
+        listener.reopen(&self.shared)
+    }
+
+    fn listener(&self, node: i32) -> Option<&NodeListener> {
+        self.listeners.get(usize::try_from(node).ok()?.checked_sub(1)?)
+    }
+
+    /// Returns the number of nodes. Their ids count from 1.
+    pub fn node_count(&self) -> i32 {
+        self.listeners.len() as i32
+    }
+
+    /// Returns the node id of a partition's leader; `None` if it has none, or does not exist.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let description = self.with_core(|core, _now| core.describe_partition(topic, partition))?;
+        (description.leader != -1).then_some(description.leader)
+    }
+
+    /// Returns the records that a consumer of the topic can read, by partition and offset; nothing
+    /// if there is no such topic.
+    ///
+    /// ```
+    /// use ottla_broker::EmbeddedBroker;
+    ///
+    /// let broker = EmbeddedBroker::builder().topic("orders", 2).start()?;
+    /// // Here the program under test sends records.
+    /// for record in broker.records("orders")? {
+    ///     println!("{}@{}: {:?}", record.partition, record.offset, record.value);
+    /// }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A log file cannot be read.
+    pub fn records(&self, topic: &str) -> io::Result<Vec<ConsumerRecord>> {
+        self.with_core(|core, _now| core.records(topic))
+    }
+
+    /// Like [`records`](Self::records), and waits until the topic has at least `count` records.
+    ///
+    /// The topic need not exist yet.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if the topic has fewer records when `timeout` has expired; the
+    /// message says how many. A log file cannot be read.
+    pub fn wait_for_records(
+        &self,
+        topic: &str,
+        count: usize,
+        timeout: Duration,
+    ) -> io::Result<Vec<ConsumerRecord>> {
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let mut core = self.shared.core.lock();
+        loop {
+            let may_be_enough = core.offset_count(topic) >= count;
+            let has_expired = Instant::now() >= deadline;
+            if may_be_enough || has_expired {
+                let records = core.records(topic)?;
+                if records.len() >= count {
+                    return Ok(records);
+                }
+                if has_expired {
+                    let arrived = records.len();
+                    let text =
+                        format!("{arrived} of {count} records of {topic} came in {timeout:?}");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+            }
+            self.shared.wait_for_change(&mut core, deadline);
+        }
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// Kafka's error code, such as TOPIC_ALREADY_EXISTS, and a message.
+    pub fn create_topic(&self, topic: NewTopic) -> Result<(), ApiError> {
+        self.with_core(|core, now| core.create_new_topic(topic, now))
     }
 }
 
 impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.shared.shutting_down.store(true, Ordering::SeqCst);
-        let threads = std::mem::take(&mut self.threads);
-        for (mut address, thread) in self.addresses.iter().copied().zip(threads) {
-            if address.ip().is_unspecified() {
-                address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-            }
-            // `accept` has no timeout: a connection wakes the acceptor thread. Without a free
-            // descriptor there is no connection, and the thread would not end here.
-            if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
-                let _ = thread.join();
-            }
-        }
+        self.listeners.iter().for_each(NodeListener::close);
         self.shared.stop_connections();
     }
 }

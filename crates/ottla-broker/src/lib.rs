@@ -10,8 +10,9 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! Topics have leaders, replicas, an ISR and a high watermark. Tests can stop nodes, delay
-//! replication, fail Produce requests and change responses on the wire.
+//! Topics have leaders, replicas, an ISR and a high watermark. Tests can read records back
+//! ([`EmbeddedBroker::records`]), stop nodes, delay replication, fail Produce requests and change
+//! responses on the wire.
 //!
 //! The broker has no consumer groups and no transactions. It advertises only what it serves, with
 //! one exception that Kafka makes, too (Produce versions 0 to 2). It is not meant for production.
@@ -19,23 +20,32 @@
 #![forbid(unsafe_code)]
 
 mod embedded;
+mod listener;
 mod socket_server;
 mod response_interceptor;
 mod core;
+mod new_topic;
 mod api;
 mod append;
 mod cluster;
+mod consumer_record;
 mod partition;
 mod purgatory;
 mod producer_state_manager;
 mod topics;
 mod log;
 
+/// The types of other crates that the items of this crate mention.
+pub use bytes::Bytes;
+pub use ottla_protocol::{ApiKey, ErrorCode, Uuid};
+
 pub use crate::cluster::{MoveLeaderOptions, PartitionDescription};
+pub use crate::consumer_record::ConsumerRecord;
 pub use crate::core::{
     ApiError, AppendedBatch, BrokerConfig, ClockReading, Core, HandleResult, LocalAddress,
     ProduceFault, TopicDescription,
 };
 pub use crate::embedded::{EmbeddedBroker, EmbeddedBrokerBuilder};
 pub use crate::log::LogBatch;
+pub use crate::new_topic::NewTopic;
 pub use crate::response_interceptor::{InterceptedResponse, InterceptorGuard, ResponseAction};

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ottla_protocol::header::RequestHeader;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::core::{ClockReading, Core, HandleResult, LocalAddress};
 use crate::response_interceptor::{InterceptedResponse, ResponseAction, ResponseInterceptors};
@@ -72,6 +72,29 @@ impl Shared {
         }
     }
 
+    /// Calls [`Core::tick`] if it is due.
+    fn tick_if_due(&self, core: &mut Core) {
+        let now = read_clock(self.started_at);
+        if core.node_count() > 1 && core.next_deadline().is_some_and(|at| at <= now.mono_ms) {
+            core.tick(now);
+            self.state_changed.notify_all();
+        }
+    }
+
+    /// Waits until something has changed, or the deadline.
+    ///
+    /// No thread of its own replicates: a thread that waits wakes at the cluster's next deadline
+    /// and calls `tick`, which may be the change that it waits for.
+    pub(crate) fn wait_for_change(&self, core: &mut MutexGuard<'_, Core>, deadline: Instant) {
+        let cluster_deadline = if core.node_count() > 1 { core.next_deadline() } else { None };
+        let cluster_deadline =
+            cluster_deadline.map(|ms| self.started_at + Duration::from_millis(ms));
+        let wake_at = cluster_deadline.map_or(deadline, |at| at.min(deadline));
+        let wait = wake_at.saturating_duration_since(Instant::now());
+        self.state_changed.wait_for(core, wait.max(Duration::from_millis(1)));
+        self.tick_if_due(core);
+    }
+
     /// Closes every connection and joins its thread; the acceptors have ended before.
     pub(crate) fn stop_connections(&self) {
         let connections = std::mem::take(&mut *self.connections.lock());
@@ -87,11 +110,16 @@ impl Shared {
     }
 }
 
-/// Accepts a node's connections until the broker stops.
-pub(crate) fn run_acceptor(node: i32, listener: &TcpListener, shared: &Arc<Shared>) {
+/// Accepts a node's connections until the first one after `stop` is set.
+pub(crate) fn run_acceptor(
+    node: i32,
+    listener: &TcpListener,
+    shared: &Arc<Shared>,
+    stop: &AtomicBool,
+) {
     let mut accept_failed = false;
     for stream in listener.incoming() {
-        if shared.shutting_down.load(Ordering::SeqCst) {
+        if stop.load(Ordering::SeqCst) {
             return;
         }
         let stream = match stream {
@@ -119,7 +147,7 @@ pub(crate) fn run_acceptor(node: i32, listener: &TcpListener, shared: &Arc<Share
 fn start_connection(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let id = shared.next_connection_id.fetch_add(1, Ordering::Relaxed);
-    tracing::info!(connection = id, node, peer = ?stream.peer_addr().ok(), "accepted");
+    tracing::debug!(connection = id, node, peer = ?stream.peer_addr().ok(), "accepted");
     let (stream_for_close, shared_by_thread) = (stream.try_clone()?, shared.clone());
     // The lock is held until the entry is inserted: the guard of a thread that ends at once must
     // find the entry. The guard is created in the thread: after a failed spawn, its drop would
@@ -127,8 +155,9 @@ fn start_connection(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::R
     let mut connections = shared.connections.lock();
     let thread = thread::Builder::new().name(format!("broker-{node}-{id}")).spawn(move || {
         let guard = ConnectionGuard { shared: shared_by_thread, connection_id: id };
-        if let Err(e) = serve_connection(node, id, stream, &guard.shared) {
-            tracing::info!(connection = id, "closed: {e}");
+        match serve_connection(node, id, stream, &guard.shared) {
+            Ok(()) => tracing::debug!(connection = id, "closed"),
+            Err(e) => tracing::info!(connection = id, "closed: {e}"),
         }
     })?;
     connections.insert(id, Connection { node, stream: stream_for_close, thread });
@@ -152,6 +181,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
+/// Serves a connection until the client closes it.
 fn serve_connection(
     node: i32,
     connection_id: u64,
@@ -164,7 +194,7 @@ fn serve_connection(
     let mut writer = ResponseWriter { stream, buffered: Vec::new(), buffered_responses: 0 };
     loop {
         writer.flush_if_idle(&mut reader)?;
-        let request = read_request(&mut reader)?;
+        let Some(request) = read_request(&mut reader)? else { return Ok(()) };
         let Some(frame) = handle_request(node, &request, &local, shared)? else { continue };
         let action = match RequestHeader::decode(&mut ottla_protocol::Reader::new(&request)) {
             Ok(header) => {
@@ -185,8 +215,12 @@ fn serve_connection(
     }
 }
 
-/// Reads one request frame, without its length.
-fn read_request(reader: &mut io::BufReader<TcpStream>) -> io::Result<Bytes> {
+/// Reads one request frame, without its length. Returns `None` if the client has closed the
+/// connection after its last request.
+fn read_request(reader: &mut io::BufReader<TcpStream>) -> io::Result<Option<Bytes>> {
+    if io::BufRead::fill_buf(reader)?.is_empty() {
+        return Ok(None);
+    }
     let mut size = [0; 4];
     reader.read_exact(&mut size)?;
     let size = i32::from_be_bytes(size);
@@ -201,7 +235,7 @@ fn read_request(reader: &mut io::BufReader<TcpStream>) -> io::Result<Bytes> {
     if frame.len() < len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Bytes::from(frame))
+    Ok(Some(Bytes::from(frame)))
 }
 
 /// Writes responses to a connection's socket.
@@ -288,11 +322,8 @@ fn handle_request(
     let mut core = shared.core.lock();
     let mut delayed: Option<DelayedRequest> = None;
     loop {
+        shared.tick_if_due(&mut core);
         let now = read_clock(shared.started_at);
-        if core.node_count() > 1 && core.next_deadline().is_some_and(|at| at <= now.mono_ms) {
-            core.tick(now);
-            shared.state_changed.notify_all();
-        }
         let result = match delayed {
             Some(d) => core
                 .try_complete_produce(d.id, now)
@@ -315,14 +346,9 @@ fn handle_request(
                 deadline_ms
             }
         };
-        // No thread of its own replicates: a waiting connection wakes at the cluster's next
-        // deadline and calls `tick`, which may complete this request.
-        let cluster_deadline = if core.node_count() > 1 { core.next_deadline() } else { None };
-        let wake_at_ms = cluster_deadline.map_or(deadline_ms, |at| at.min(deadline_ms));
         if shared.shutting_down.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let wait = Duration::from_millis(wake_at_ms.saturating_sub(now.mono_ms).max(1));
-        shared.state_changed.wait_for(&mut core, wait);
+        shared.wait_for_change(&mut core, shared.started_at + Duration::from_millis(deadline_ms));
     }
 }

@@ -92,9 +92,9 @@ impl TopicConfig {
     }
 }
 
-/// A topic to create.
+/// A topic to create, whose replicas have their nodes.
 #[derive(Debug)]
-pub(crate) struct NewTopic {
+pub(crate) struct TopicToCreate {
     pub(crate) id: Uuid,
     /// The nodes of each partition's replicas; the first is the preferred leader.
     pub(crate) replica_assignment: Vec<Vec<i32>>,
@@ -196,6 +196,13 @@ impl TopicStore {
         (0..count).map(|i| (partition + i) % self.node_count + 1).collect()
     }
 
+    /// Assigns the replicas of each partition of a new topic. Too large a number of partitions
+    /// stays too large: [`validate_new`](Self::validate_new) refuses it.
+    pub(crate) fn assign_all_replicas(&self, partitions: i32, factor: i32) -> Vec<Vec<i32>> {
+        let partitions = partitions.clamp(0, MAX_PARTITIONS + 1);
+        (0..partitions).map(|n| self.assign_replicas(n, factor)).collect()
+    }
+
     /// Opens or creates the logs of a topic's partitions, up to `count` partitions.
     ///
     /// `assigned_nodes` returns the nodes of a partition's replicas.
@@ -242,7 +249,7 @@ impl TopicStore {
     pub(crate) fn validate_new(
         &self,
         name: &str,
-        topic: &NewTopic,
+        topic: &TopicToCreate,
     ) -> Result<TopicConfig, ApiError> {
         let partitions = i32::try_from(topic.replica_assignment.len()).unwrap_or(i32::MAX);
         if !is_valid_topic_name(name) {
@@ -265,11 +272,11 @@ impl TopicStore {
     pub(crate) fn create(
         &mut self,
         name: &str,
-        topic: NewTopic,
+        topic: TopicToCreate,
         now_ms: i64,
     ) -> Result<(), ApiError> {
         let config = self.validate_new(name, &topic)?;
-        let NewTopic { id, replica_assignment, config_overrides } = topic;
+        let TopicToCreate { id, replica_assignment, config_overrides } = topic;
         let count = replica_assignment.len() as i32;
         let mut topic = TopicState { id, partitions: Vec::new(), config_overrides, config };
         let assigned_nodes = |n: i32| replica_assignment[n as usize].clone();

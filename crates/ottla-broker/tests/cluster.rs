@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use ottla_broker::{
-    BrokerConfig, ClockReading, Core, HandleResult, LocalAddress, MoveLeaderOptions,
+    BrokerConfig, ClockReading, Core, HandleResult, LocalAddress, MoveLeaderOptions, NewTopic,
 };
 use ottla_protocol::header::{decode_response, encode_request};
 use ottla_protocol::messages::*;
@@ -65,12 +65,8 @@ impl ClusterFixture {
     fn open(config: BrokerConfig, min_isr: &str) -> ClusterFixture {
         let mut core = Core::new(config, clock_at(0)).unwrap();
         core.set_replica_lag_time_max(100);
-        let _ = core.create_topic_with_configs(
-            "t",
-            1,
-            &[("min.insync.replicas", min_isr)],
-            clock_at(0),
-        );
+        let topic = NewTopic::new("t", 1).config("min.insync.replicas", min_isr);
+        let _ = core.create_new_topic(topic, clock_at(0));
         ClusterFixture { core, now_ms: 0 }
     }
 

@@ -369,7 +369,7 @@ fn embedded_cluster_keeps_all_records_while_nodes_restart() {
             let delivery = producer.send(record).unwrap();
             sent.push(SentRecord { partition, value, delivery });
             if n == 100 {
-                broker.start_node(node);
+                broker.start_node(node).unwrap();
             }
         }
         producer.flush().unwrap();

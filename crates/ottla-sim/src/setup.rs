@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ottla::sim::SimMachine;
-use ottla_broker::{BrokerConfig, ClockReading, Core, ProduceFault};
+use ottla_broker::{BrokerConfig, ClockReading, Core, NewTopic, ProduceFault};
 use ottla_protocol::ErrorCode;
 use ottla_protocol::wire::TestRng;
 
@@ -50,11 +50,10 @@ pub(crate) fn create_topic(
     partitions: u64,
     time: ClockReading,
 ) -> Result<(), String> {
-    let (min_isr, max_bytes) = (s.min_isr.to_string(), s.max_message_bytes.to_string());
-    let configs =
-        [("min.insync.replicas", min_isr.as_str()), ("max.message.bytes", max_bytes.as_str())];
-    let name = s.topic_name(topic);
-    core.create_topic_with_configs(&name, partitions as i32, &configs, time).map_err(|e| e.message)
+    let topic = NewTopic::new(s.topic_name(topic), partitions as i32)
+        .config("min.insync.replicas", s.min_isr.to_string())
+        .config("max.message.bytes", s.max_message_bytes.to_string());
+    core.create_new_topic(topic, time).map_err(|e| e.message)
 }
 
 /// Creates the cluster of a scenario, with every node up.

@@ -14,7 +14,7 @@ use ottla::{
     Acknowledgement, BoxError, Delivery, Error, ErrorKind, Header, Interceptor, MutableRecord,
     OwnedRecord, Producer, ProducerBuilder, Record, RecordMetadata, TypedRecord,
 };
-use ottla_broker::{EmbeddedBroker, ProduceFault};
+use ottla_broker::{EmbeddedBroker, NewTopic, ProduceFault};
 use ottla_protocol::ErrorCode;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -281,10 +281,8 @@ fn disconnects_and_retriable_errors_cause_no_loss_and_no_duplicates() {
 #[test]
 fn invalid_record_and_its_batch_mates_get_different_errors() {
     let broker = start_broker();
-    broker.with_core(|core, now| {
-        core.create_topic_with_configs("compacted", 1, &[("cleanup.policy", "compact")], now)
-            .unwrap();
-    });
+    let compacted = NewTopic::new("compacted", 1).config("cleanup.policy", "compact");
+    broker.create_topic(compacted).unwrap();
     let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
     let keyed = producer.send(Record::to("compacted").key("k").value("v")).unwrap();
     let keyless = producer.send(Record::to("compacted").value("v")).unwrap();
@@ -307,10 +305,7 @@ fn invalid_record_and_its_batch_mates_get_different_errors() {
 #[test]
 fn record_too_large_for_its_topic_has_one_kind_here_and_at_the_broker() {
     let broker = start_broker();
-    broker.with_core(|core, now| {
-        let configs = [("max.message.bytes", "1000")];
-        core.create_topic_with_configs("small", 1, &configs, now).unwrap();
-    });
+    broker.create_topic(NewTopic::new("small", 1).config("max.message.bytes", "1000")).unwrap();
     let producer = producer_builder(&broker).build().unwrap();
     let e = producer.send(Record::to("small").value(&[0; 5000])).unwrap().wait().unwrap_err();
     assert_eq!(

@@ -11,7 +11,7 @@ use ottla::{
     Acknowledgement, BatchReport, BoxError, ErrorCode, ErrorKind, Header, Interceptor,
     MutableRecord, Producer, ProducerBuilder, Record, RecordStatus,
 };
-use ottla_broker::{EmbeddedBroker, ProduceFault};
+use ottla_broker::{EmbeddedBroker, NewTopic, ProduceFault};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -134,10 +134,8 @@ fn callback_receives_serialized_sizes() {
 #[test]
 fn batch_report_has_the_own_result_of_each_record() {
     let broker = start_broker();
-    broker.with_core(|core, now| {
-        let configs = [("cleanup.policy", "compact")];
-        core.create_topic_with_configs("compacted", 1, &configs, now).unwrap();
-    });
+    let compacted = NewTopic::new("compacted", 1).config("cleanup.policy", "compact");
+    broker.create_topic(compacted).unwrap();
     let (sender, reports) = mpsc::channel();
     let sender = Mutex::new(sender);
     let producer = producer_builder(&broker)

@@ -6,7 +6,7 @@ use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::*;
 
 use crate::core::{ApiError, ClockReading, Core};
-use crate::topics::{MAX_PARTITIONS, NewTopic, TOPIC_CONFIG_DEFAULTS, TopicState};
+use crate::topics::{TOPIC_CONFIG_DEFAULTS, TopicState, TopicToCreate};
 
 /// The `config_source` of a setting that the topic overrides, and of a default.
 const DYNAMIC_TOPIC_CONFIG: i8 = 1;
@@ -56,7 +56,7 @@ fn create_topic(
 ) -> Result<(), ApiError> {
     let replica_assignment = replica_assignment(core, &t)?;
     let config_overrides = t.configs.into_iter().filter_map(|c| Some((c.name, c.value?))).collect();
-    let topic = NewTopic { id: core.random_uuid(), replica_assignment, config_overrides };
+    let topic = TopicToCreate { id: core.random_uuid(), replica_assignment, config_overrides };
     if validate_only {
         return core.topics.validate_new(&t.name, &topic).map(|_| ());
     }
@@ -68,14 +68,8 @@ fn create_topic(
 /// Returns the nodes of each partition's replicas: those of the request, or the broker's choice.
 fn replica_assignment(core: &Core, t: &CreatableTopic) -> Result<Vec<Vec<i32>>, ApiError> {
     let nodes = core.nodes.count;
-    let factor = match i32::from(t.replication_factor) {
-        -1 => core.config.default_replication_factor.min(nodes),
-        n if (1..=nodes).contains(&n) => n,
-        n => {
-            let message = format!("the replication factor is {n}, but there are {nodes} brokers");
-            return Err(ApiError::new(ErrorCode::INVALID_REPLICATION_FACTOR, message));
-        }
-    };
+    let requested = i32::from(t.replication_factor);
+    let factor = core.replication_factor((requested != -1).then_some(requested))?;
     for (i, a) in t.assignments.iter().enumerate() {
         let mut broker_ids = a.broker_ids.clone();
         broker_ids.sort_unstable();
@@ -98,9 +92,9 @@ fn replica_assignment(core: &Core, t: &CreatableTopic) -> Result<Vec<Vec<i32>>, 
     }
     let partitions = match t.num_partitions {
         -1 => core.config.default_partitions,
-        n => n.clamp(0, MAX_PARTITIONS + 1),
+        n => n,
     };
-    Ok((0..partitions).map(|n| core.topics.assign_replicas(n, factor)).collect())
+    Ok(core.topics.assign_all_replicas(partitions, factor))
 }
 
 pub(crate) fn handle_delete_topics(
