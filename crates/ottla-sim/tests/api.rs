@@ -3,51 +3,23 @@
 //! The tests are in this crate because it depends on both the producer and the broker.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod common;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::{Context, Waker};
+use std::thread;
 use std::time::Duration;
 
 use ottla::serializer::{BigEndianSerializer, BytesSerializer, NullableSerializer};
 use ottla::{
     Acknowledgement, BoxError, Delivery, Error, ErrorKind, Header, Interceptor, MutableRecord,
-    OwnedRecord, Producer, ProducerBuilder, Record, RecordMetadata, TypedRecord,
+    OwnedRecord, Producer, Record, RecordMetadata, TypedRecord,
 };
 use ottla_broker::{EmbeddedBroker, NewTopic, ProduceFault};
 use ottla_protocol::ErrorCode;
 
-const TIMEOUT: Duration = Duration::from_secs(20);
-
-fn start_broker() -> EmbeddedBroker {
-    EmbeddedBroker::builder().topic("t", 3).auto_create_topics(false).start().unwrap()
-}
-
-fn producer_builder(broker: &EmbeddedBroker) -> ProducerBuilder {
-    Producer::builder()
-        .bootstrap_servers(broker.bootstrap_servers())
-        .max_block(Duration::from_secs(5))
-}
-
-/// A waker that unparks a thread.
-struct ThreadWaker(Thread);
-
-impl Wake for ThreadWaker {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(out) => return out,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
+use common::{TIMEOUT, block_on, producer_builder, start_broker};
 
 #[test]
 fn delivery_is_small_and_futures_are_send() {
@@ -70,7 +42,7 @@ fn delivery_is_small_and_futures_are_send() {
 
 #[test]
 fn blocking_async_and_typed_sends_reach_the_log() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let producer = producer_builder(&broker).build().unwrap();
     let headers = [Header::new("a", b"1"), Header::null("a")];
     let sent = producer.send(Record::to("t").partition(1).value("x").headers(&headers)).unwrap();
@@ -93,7 +65,7 @@ fn blocking_async_and_typed_sends_reach_the_log() {
 
 #[test]
 fn try_send_fails_instead_of_waiting() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let producer = producer_builder(&broker)
         .buffer_memory(20_000)
         .linger(Duration::from_secs(60))
@@ -153,7 +125,7 @@ impl Interceptor for FailingInterceptor {
 // CASES: KP4, KP13.
 #[test]
 fn rejected_record_reaches_callback_once_and_failing_interceptors_are_skipped() {
-    let (broker, calls) = (start_broker(), Arc::<InterceptorCalls>::default());
+    let (broker, calls) = (start_broker(3), Arc::<InterceptorCalls>::default());
     let producer = producer_builder(&broker)
         .interceptor(FailingInterceptor)
         .interceptor(RecordingInterceptor(calls.clone()))
@@ -186,7 +158,7 @@ fn rejected_record_reaches_callback_once_and_failing_interceptors_are_skipped() 
 // CASES: KP7, KP8.
 #[test]
 fn blocking_calls_in_a_callback_fail_instead_of_waiting() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let producer = producer_builder(&broker).build().unwrap();
     let (sender, results) = mpsc::channel();
     let inner = producer.clone();
@@ -212,7 +184,7 @@ fn blocking_calls_in_a_callback_fail_instead_of_waiting() {
 // CASES: KP7, LR12.
 #[test]
 fn flush_does_not_wait_for_linger() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let builder = producer_builder(&broker).linger(Duration::from_secs(50));
     // By default an awaited record does not linger, so this test turns that off.
     let producer = builder.set("linger.awaited", "false").build().unwrap();
@@ -228,7 +200,7 @@ fn flush_does_not_wait_for_linger() {
 
 #[test]
 fn dropped_producer_sends_its_queued_records() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
     let delivery = producer.send(Record::to("t").value("x")).unwrap();
     drop(producer);
@@ -237,7 +209,7 @@ fn dropped_producer_sends_its_queued_records() {
 
 #[test]
 fn disconnects_and_retriable_errors_cause_no_loss_and_no_duplicates() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let mut n = 0;
     broker.with_core(|core, _| {
         core.set_fault_injector(move |_, _| {
@@ -280,7 +252,7 @@ fn disconnects_and_retriable_errors_cause_no_loss_and_no_duplicates() {
 // CASES: LR3.
 #[test]
 fn invalid_record_and_its_batch_mates_get_different_errors() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let compacted = NewTopic::new("compacted", 1).config("cleanup.policy", "compact");
     broker.create_topic(compacted).unwrap();
     let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
@@ -304,7 +276,7 @@ fn invalid_record_and_its_batch_mates_get_different_errors() {
 
 #[test]
 fn record_too_large_for_its_topic_has_one_kind_here_and_at_the_broker() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     broker.create_topic(NewTopic::new("small", 1).config("max.message.bytes", "1000")).unwrap();
     let producer = producer_builder(&broker).build().unwrap();
     let e = producer.send(Record::to("small").value(&[0; 5000])).unwrap().wait().unwrap_err();
@@ -321,7 +293,7 @@ fn record_too_large_for_its_topic_has_one_kind_here_and_at_the_broker() {
 
 /// Returns the error of a record whose attempts fail until `end` is called.
 fn error_of_unfinished_record(end: impl FnOnce(&Producer)) -> Error {
-    let broker = start_broker();
+    let broker = start_broker(3);
     broker.with_core(|core, _| {
         let fault = ProduceFault::FailBeforeAppend(ErrorCode::NOT_ENOUGH_REPLICAS);
         core.set_fault_injector(move |_, _| Some(fault));
@@ -378,7 +350,7 @@ macro_rules! send_by_every_method {
 
 #[test]
 fn four_types_have_the_same_nine_send_methods() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let tokens = Arc::<Mutex<Vec<u64>>>::default();
     let seen = tokens.clone();
     let handler = move |r: &ottla::BatchReport<'_>| seen.lock().unwrap().extend(r.tokens);
@@ -412,7 +384,7 @@ fn four_types_have_the_same_nine_send_methods() {
 
 #[test]
 fn every_send_method_reports_a_rejected_record_once() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let producer = producer_builder(&broker).build().unwrap();
     let topic = producer.topic("t").unwrap();
     let (results, others) = send_by_every_method!(topic, Record::to("other"));
@@ -461,7 +433,7 @@ fn topic_handle_exists_before_the_cluster_does() {
 // CASES: KP2.
 #[test]
 fn missing_topic_error_names_the_brokers_last_error() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let producer = producer_builder(&broker).max_block(Duration::from_millis(400)).build().unwrap();
     let e = producer.send(Record::to("nowhere").value("x")).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::MetadataTimeout);
@@ -477,7 +449,7 @@ fn missing_topic_error_names_the_brokers_last_error() {
 
 #[test]
 fn close_times_out_despite_a_blocked_handler() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let (unblock, blocked) = mpsc::channel::<()>();
     let blocked = Mutex::new(blocked);
     let producer = producer_builder(&broker)
@@ -537,7 +509,7 @@ fn callback_can_send_to_a_topic_once_its_metadata_has_arrived() {
 /// The sender of an idle producer sleeps until its metadata is old.
 #[test]
 fn idle_producer_does_not_loop() {
-    let broker = start_broker();
+    let broker = start_broker(3);
     let producer = producer_builder(&broker).build().unwrap();
     producer.send(Record::to("t").value("x")).unwrap().wait().unwrap();
     thread::sleep(Duration::from_millis(300));

@@ -2,45 +2,20 @@
 //! what `close` reports, and how many records are outstanding.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod common;
+
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::{Context, Waker};
+use std::thread;
 use std::time::Duration;
 
 use ottla::{
     Acknowledgement, BatchReport, BoxError, ErrorCode, ErrorKind, Header, Interceptor,
-    MutableRecord, Producer, ProducerBuilder, Record, RecordStatus,
+    MutableRecord, Record, RecordStatus,
 };
 use ottla_broker::{EmbeddedBroker, NewTopic, ProduceFault};
 
-const TIMEOUT: Duration = Duration::from_secs(20);
-
-fn start_broker() -> EmbeddedBroker {
-    EmbeddedBroker::builder().topic("t", 1).auto_create_topics(false).start().unwrap()
-}
-
-fn producer_builder(broker: &EmbeddedBroker) -> ProducerBuilder {
-    Producer::builder().bootstrap_servers(broker.bootstrap_servers())
-}
-
-struct ThreadWaker(Thread);
-
-impl Wake for ThreadWaker {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(out) => return out,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
+use common::{TIMEOUT, block_on, producer_builder, start_broker};
 
 type Events = Arc<Mutex<Vec<String>>>;
 
@@ -70,7 +45,7 @@ impl Interceptor for NotingInterceptor {
 
 #[test]
 fn interceptors_run_first_then_the_callback_then_the_handler_then_waiters() {
-    let (broker, events) = (start_broker(), Events::default());
+    let (broker, events) = (start_broker(1), Events::default());
     let note = |event: &str| {
         let (events, event) = (events.clone(), event.to_owned());
         move || events.lock().unwrap().push(event.clone())
@@ -120,7 +95,7 @@ fn interceptors_run_first_then_the_callback_then_the_handler_then_waiters() {
 
 #[test]
 fn callback_receives_serialized_sizes() {
-    let broker = start_broker();
+    let broker = start_broker(1);
     let producer = producer_builder(&broker).build().unwrap();
     let (sender, results) = mpsc::channel();
     let record = Record::to("t").key("four").value("");
@@ -133,7 +108,7 @@ fn callback_receives_serialized_sizes() {
 
 #[test]
 fn batch_report_has_the_own_result_of_each_record() {
-    let broker = start_broker();
+    let broker = start_broker(1);
     let compacted = NewTopic::new("compacted", 1).config("cleanup.policy", "compact");
     broker.create_topic(compacted).unwrap();
     let (sender, reports) = mpsc::channel();
@@ -164,7 +139,7 @@ fn batch_report_has_the_own_result_of_each_record() {
 
 /// Starts a broker that appends records of `t` and says that it has too few replicas.
 fn broker_without_acknowledgements(fault: ProduceFault) -> EmbeddedBroker {
-    let broker = start_broker();
+    let broker = start_broker(1);
     broker.with_core(|core, _| core.set_fault_injector(move |_, _| Some(fault)));
     broker
 }
@@ -210,7 +185,7 @@ fn close_reports_what_was_left() {
 
 #[test]
 fn outstanding_records_counts_open_and_closed_batches() {
-    let broker = start_broker();
+    let broker = start_broker(1);
     let producer = producer_builder(&broker).linger(Duration::from_secs(50)).build().unwrap();
     assert_eq!(producer.outstanding_records(), 0);
     drop(producer.send(Record::to("t").value("x")).unwrap());
@@ -223,7 +198,7 @@ fn outstanding_records_counts_open_and_closed_batches() {
 
 #[test]
 fn close_async_ends_despite_a_blocked_handler_and_counts_its_records() {
-    let broker = start_broker();
+    let broker = start_broker(1);
     let (unblock, blocked) = mpsc::channel::<()>();
     let blocked = Mutex::new(blocked);
     let producer = producer_builder(&broker)
