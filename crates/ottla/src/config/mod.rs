@@ -15,6 +15,7 @@ mod properties;
 mod providers;
 mod jaas;
 pub(crate) mod secret;
+pub(crate) mod files;
 pub(crate) mod security;
 mod accumulator_settings;
 mod sender_settings;

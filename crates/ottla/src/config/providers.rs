@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::aliases::{self, AliasTarget};
 use super::setting::find_setting;
-use super::{Origin, Properties, is_secret, properties};
+use super::{Origin, Properties, files, is_secret, properties};
 use crate::error::Error;
 
 const PREFIX: &str = "config.providers";
@@ -332,8 +331,7 @@ fn read_directory(path: &Path, name: &str) -> Result<Zeroizing<String>, String> 
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let content = fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    Ok(Zeroizing::new(content))
+    files::read_file(path).map_err(|e| format!("cannot read {}: {e}", path.display()))
 }
 
 fn allowed_paths(list: &str) -> impl Iterator<Item = PathBuf> {

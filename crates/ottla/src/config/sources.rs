@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Origin, Properties};
+use super::{Origin, Properties, files};
 use crate::error::Error;
 
 impl Properties {
@@ -20,7 +20,7 @@ impl Properties {
     /// ```
     pub fn load_file(&mut self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
-        let content = std::fs::read(path)
+        let content = files::read_file(path)
             .map_err(|e| Error::config(format!("cannot read {}: {e}", path.display())))?;
         self.load(content, &path.display().to_string())
     }

@@ -46,7 +46,8 @@ struct FileStamp {
 
 impl FileStamp {
     fn read(path: &str) -> Option<FileStamp> {
-        let metadata = fs::metadata(path).ok()?;
+        // A pipe can be read only once, so it does not change.
+        let metadata = fs::metadata(path).ok().filter(|m| m.is_file() || m.is_dir())?;
         Some(FileStamp { modified: metadata.modified().ok()?, len: metadata.len() })
     }
 }
@@ -283,5 +284,21 @@ impl TimeProvider for EnvTimeProvider {
     fn current_time(&self) -> Option<UnixTime> {
         let ms = u64::try_from(self.0.wall_clock_ms()).ok()?;
         Some(UnixTime::since_unix_epoch(Duration::from_millis(ms)))
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    /// With `<(command)` in a shell, the file is a pipe: the second read would find it empty.
+    #[test]
+    fn pipe_counts_as_a_file_that_does_not_change() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        assert!(FileStamp::read(&format!("/dev/fd/{}", reader.as_raw_fd())).is_none());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(FileStamp::read(&file.path().display().to_string()).is_some());
     }
 }

@@ -18,21 +18,14 @@ use super::pem::{PemBlock, decode_text, parse_pem};
 use super::private_key::{KeyEntry, parse_der_key};
 use super::public_key::is_certificate;
 use super::{jks, pkcs12};
+use crate::config::files;
 use crate::config::secret::Secret;
 use crate::config::security::SecurityStore;
 use crate::error::Error;
 
-/// Largest file in bytes. Certificate stores are much smaller; a larger file is a mistake.
-const MAX_FILE_BYTES: u64 = 16 << 20;
-
 fn read_file(setting: &str, path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let error =
-        |reason: String| Error::config(format!("{setting}={path} cannot be read: {reason}"));
-    let len = fs::metadata(path).map_err(|e| error(e.to_string()))?.len();
-    if len > MAX_FILE_BYTES {
-        return Err(error(format!("it has {len} bytes; at most {MAX_FILE_BYTES} are read")));
-    }
-    fs::read(path).map(Zeroizing::new).map_err(|e| error(e.to_string()))
+    files::read_file(path)
+        .map_err(|e| Error::config(format!("{setting}={path} cannot be read: {e}")))
 }
 
 /// The format of a file with certificates or keys.
@@ -165,7 +158,7 @@ impl Source {
                 "it is a private key in DER, without a certificate; the file with the key is \
                  ssl.key.location",
             ),
-            _ => self.error("it is not a PEM, PKCS#12 or JKS file"),
+            _ => self.error("it is not a PEM, DER, PKCS#12 or JKS file"),
         }
     }
 }

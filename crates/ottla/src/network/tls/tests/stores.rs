@@ -97,20 +97,20 @@ fn error_of_a_damaged_store_names_file_setting_and_reason() {
         connector_error(TlsSettings { trust_store: Some(trust_store), ..tls_settings(&ca) })
     };
     for (bytes, expected) in [
-        (&b"rubbish"[..], "not a PEM, PKCS#12 or JKS file"),
+        (&b"rubbish"[..], "not a PEM, DER, PKCS#12 or JKS file"),
         (&b"-----BEGIN CERTIFICATE-----\nAAAA"[..], "no END line"),
         (&b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----"[..], "not base64"),
         (&b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"[..], "no certificate"),
         (&b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"[..], "no certificate"),
         (&[0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff][..], "truncated or damaged"),
-        (&[0x30, 0x82, 0xff][..], "not a PEM, PKCS#12 or JKS file"),
+        (&[0x30, 0x82, 0xff][..], "not a PEM, DER, PKCS#12 or JKS file"),
         (&[0x30, 0x07, 2, 1, 3, 0x30, 2, 6, 0][..], "PKCS#12 file is truncated or damaged"),
     ] {
         let e = trust_error(write_store(dir.path(), "bad", bytes));
         assert!(e.contains(expected) && e.contains("ssl.truststore.location"), "{expected}: {e}");
     }
-    let missing = SecurityStore::File { path: "/no/such".into(), password: None, key_path: None };
-    let e = trust_error(missing);
+    let at = |path: &str| SecurityStore::File { path: path.into(), password: None, key_path: None };
+    let e = trust_error(at("/no/such"));
     assert!(e.contains("/no/such cannot be read"), "{e}");
     let key_of_another = format!("{}{}", certificate.key.serialize_pem(), client.cert.pem());
     let key_store = Some(write_store(dir.path(), "mixed.pem", key_of_another.as_bytes()));
@@ -138,4 +138,24 @@ fn changed_files_are_reloaded_and_damaged_files_keep_the_old_certificates() {
     assert!(run_echo(&connector, "h", &server_a, FRAGMENTED).is_ok());
     assert!(run_echo(&connector, "h", &server_b, FRAGMENTED).is_ok());
     assert!(new_connector(tls_settings(&ca_a)).is_ok_and(|c| !c.has_files()));
+}
+
+/// The file system reports the length 0 for a device and a pipe.
+#[cfg(unix)]
+#[test]
+fn file_without_an_end_is_read_up_to_a_limit() {
+    let ca = create_authority("A");
+    let zero = || {
+        let path = "/dev/zero".to_owned();
+        Some(SecurityStore::File { path, password: None, key_path: None })
+    };
+    let of_the_broker = TlsSettings { trust_store: zero(), ..tls_settings(&ca) };
+    let of_the_client = TlsSettings { key_store: zero(), ..tls_settings(&ca) };
+    for (settings, setting) in
+        [(of_the_broker, "ssl.truststore.location"), (of_the_client, "ssl.keystore.location")]
+    {
+        let e = connector_error(settings);
+        let expected = format!("{setting}=/dev/zero cannot be read: it has more than 16777216");
+        assert!(e.contains(&expected), "{e}");
+    }
 }
