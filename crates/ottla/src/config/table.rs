@@ -221,8 +221,9 @@ settings! {
         "`https`: the broker's certificate must name the host that the client connects to. Empty: \
          any host name is accepted, but the certificate must still be trusted.";
     Supported "ssl.keystore.location", Text, None,
-        "File with the client's certificate and key, for brokers that require one: PEM or PKCS#12. \
-         The content decides the format. The client reads the file again when it changes.";
+        "File with the client's certificate and key, for brokers that require one: PEM, PKCS#12 or \
+         JKS. With `ssl.key.location`, it holds only the certificates, as PEM or DER. The content \
+         decides the format. The client reads the file again when it changes.";
     Supported "ssl.keystore.password", Password, None,
         "The password of `ssl.keystore.location`.";
     Supported "ssl.keystore.certificate.chain", Password, None,
@@ -234,9 +235,10 @@ settings! {
     Supported "ssl.key.password", Password, None,
         "The password of an encrypted private key.";
     Supported "ssl.truststore.location", Text, None,
-        "File with the trusted certificates: PEM, PKCS#12 or JKS. The content decides the format. \
-         The client reads the file again when it changes. When not set, the client trusts the \
-         certificates of the operating system.";
+        "File with the trusted certificates: PEM, DER, PKCS#12 or JKS. The content decides the \
+         format. A directory trusts the certificates of all its PEM and DER files. The client \
+         reads the files again when they change. When not set, or set to `probe`, the client \
+         trusts the certificates of the operating system.";
     Supported "ssl.truststore.password", Password, None,
         "The password of `ssl.truststore.location`. A PKCS#12 file needs it; the digest of a JKS \
          file is checked only with it.";
@@ -245,8 +247,9 @@ settings! {
     Supported "ssl.truststore.type", Choice(&["JKS", "PKCS12", "PEM"]), Some("JKS"),
         CONTENT_DECIDES;
     Supported "ssl.key.location", Text, None,
-        "File with the client's private key as PEM, if `ssl.keystore.location` holds only the \
-         certificates. (A setting of librdkafka.)";
+        "File with the client's private key as PEM or DER (PKCS#8, which may be encrypted, PKCS#1 \
+         or SEC 1), if `ssl.keystore.location` holds only the certificates. (A setting of \
+         librdkafka.)";
     Ignored "ssl.provider", Text, None, JAVA_RUNTIME;
     Ignored "ssl.keymanager.algorithm", Text, Some("SunX509"), JAVA_RUNTIME;
     Ignored "ssl.trustmanager.algorithm", Text, Some("PKIX"), JAVA_RUNTIME;
