@@ -78,7 +78,12 @@ pub(crate) fn append_records_to_leader(
     if header.producer_id >= 0 {
         let replica = partition.leader_replica().ok_or_else(|| not_leader_error(partition))?;
         match replica.producer_state.check_sequence(header, now.wall_ms) {
-            SequenceCheck::Accepted => {}
+            SequenceCheck::Accepted => {
+                replica.producer_state.check_transaction(header).map_err(|code| {
+                    let id = header.producer_id;
+                    reject(code, format!("producer {id} has an open transaction"))
+                })?;
+            }
             // The client has not received the response to the first append.
             SequenceCheck::Duplicate(base_offset) => {
                 let end_offset = base_offset + i64::from(header.last_offset_delta) + 1;
@@ -109,7 +114,7 @@ pub(crate) fn append_records_to_leader(
     let replica = partition.leader_replica_mut().ok_or(no_leader)?;
     let base_offset = (replica.log.append_as_leader(&bytes, &view, epoch))
         .map_err(|e| reject(ErrorCode::KAFKA_STORAGE_ERROR, e.to_string()))?;
-    replica.producer_state.on_appended(header, base_offset, now.wall_ms);
+    replica.producer_state.on_batch(&batch, base_offset, now.wall_ms);
     Ok(LogAppendInfo {
         base_offset,
         end_offset: replica.log.log_end_offset(),

@@ -143,6 +143,7 @@ impl Core {
             p.on_node_failure(node, |n| nodes.is_up(n), now.mono_ms);
         }
         self.schedule_all_fetches(now);
+        self.elect_coordinators(now);
     }
 
     /// Starts a stopped node again, with the log that it had. Of each producer it knows the last
@@ -163,6 +164,14 @@ impl Core {
             p.elect_leader(|n| nodes.is_up(n), now.mono_ms);
         }
         self.schedule_all_fetches(now);
+        self.elect_coordinators(now);
+    }
+
+    fn elect_coordinators(&mut self, now: ClockReading) {
+        let nodes = &self.nodes;
+        if self.coordinators.elect(nodes.count, |n| nodes.is_up(n), now.mono_ms) {
+            self.resend_txn_markers(now);
+        }
     }
 
     /// Pauses or resumes the fetches of a node's follower replicas.
@@ -219,7 +228,8 @@ impl Core {
         })
     }
 
-    /// Runs the fetches that are due and updates ISRs and high watermarks.
+    /// Runs the fetches that are due and updates ISRs and high watermarks; aborts transactions that
+    /// time out and writes transaction markers.
     ///
     /// Delayed Produce requests may be complete afterwards.
     pub fn tick(&mut self, now: ClockReading) {
@@ -231,6 +241,7 @@ impl Core {
             }
         }
         self.schedule_all_fetches(now);
+        self.tick_transactions(now);
     }
 
     /// Returns when [`Core::tick`] is due next, in milliseconds of the monotonic clock.
@@ -239,7 +250,13 @@ impl Core {
         let deadline = |p: &Partition| {
             p.next_deadline(|n| self.nodes.can_fetch(n), self.nodes.replica_lag_time_max_ms)
         };
-        partitions.filter_map(deadline).chain(self.next_produce_deadline()).min()
+        // A single node has no followers, whose fetches have deadlines.
+        let has_followers = self.nodes.count > 1;
+        let replication = partitions.filter(|_| has_followers).filter_map(deadline);
+        replication
+            .chain(self.next_produce_deadline())
+            .chain(self.transactions.next_deadline())
+            .min()
     }
 
     /// Removes stopped nodes from the ISRs and leaderships of a topic.
@@ -265,6 +282,8 @@ impl Core {
                 tracing::warn!(partition = p.name(), "replication failed: {e}");
             }
         }
+        // A new leader may lack a marker, and replicas may have one now.
+        self.write_due_markers(now);
     }
 
     /// Returns a partition if the given node leads it.

@@ -13,10 +13,12 @@ use ottla_protocol::random::SplitMix64;
 use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::cluster::Nodes;
+use crate::coordinators::Coordinators;
 use crate::log::LogBatch;
 use crate::new_topic::NewTopic;
 use crate::purgatory::DelayedProduce;
 use crate::topics::TopicStore;
+use crate::transaction::TransactionCoordinator;
 
 /// The configuration of a broker or cluster.
 #[derive(Debug, Clone)]
@@ -45,6 +47,16 @@ pub struct BrokerConfig {
     ///
     /// Otherwise it knows the last five, as a broker does that has to read its log.
     pub restores_last_batch_only: bool,
+    /// The cluster's finalized feature `transaction.version`: 2 for transactions V2 (KIP-890), 0
+    /// or 1 for V1; default 2.
+    pub transaction_version: i16,
+    /// The longest transaction time-out that a producer may request (Kafka's
+    /// `transaction.max.timeout.ms`); default 15 minutes.
+    pub transaction_max_timeout_ms: i32,
+    /// Whether a leader asks the coordinator before it appends the first batch of a transaction
+    /// (Kafka's `transaction.partition.verification.enable`); default true. Brokers before Kafka
+    /// 3.6 do not ask.
+    pub verifies_transactions: bool,
 }
 
 impl Default for BrokerConfig {
@@ -58,6 +70,9 @@ impl Default for BrokerConfig {
             node_count: 1,
             default_replication_factor: 3,
             restores_last_batch_only: false,
+            transaction_version: 2,
+            transaction_max_timeout_ms: 15 * 60 * 1000,
+            verifies_transactions: true,
         }
     }
 }
@@ -189,6 +204,8 @@ pub struct Core {
     pub(crate) cluster_id: String,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) nodes: Nodes,
+    pub(crate) coordinators: Coordinators,
+    pub(crate) transactions: TransactionCoordinator,
     /// Produce requests that wait for replicas, by id.
     pub(crate) produce_purgatory: BTreeMap<u64, DelayedProduce>,
     pub(crate) last_delayed_id: u64,
@@ -229,6 +246,11 @@ impl Core {
             let message = format!("a cluster has 1 to 100 nodes, not {}", config.node_count);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
+        if !(0..=2).contains(&config.transaction_version) {
+            let version = config.transaction_version;
+            let message = format!("the transaction version is 0, 1 or 2, not {version}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let mut topics = TopicStore::open(config.data_dir.clone(), config.node_count, now.wall_ms)?;
         if config.restores_last_batch_only {
             let partitions = topics.by_name.values_mut().flat_map(|t| &mut t.partitions);
@@ -249,6 +271,11 @@ impl Core {
         let mut core = Core {
             random: SplitMix64::new(config.seed),
             nodes: Nodes::new(config.node_count),
+            coordinators: Coordinators::new(config.node_count),
+            transactions: TransactionCoordinator::new(
+                config.transaction_version,
+                config.transaction_max_timeout_ms,
+            ),
             produce_purgatory: BTreeMap::new(),
             last_delayed_id: 0,
             producer_ids,

@@ -102,6 +102,13 @@ impl EmbeddedBrokerBuilder {
         self
     }
 
+    /// Sets the finalized feature `transaction.version`: 2, the default, for transactions V2
+    /// (KIP-890), 0 or 1 for V1.
+    pub fn transaction_version(mut self, version: i16) -> Self {
+        self.config.transaction_version = version;
+        self
+    }
+
     /// Starts the broker.
     ///
     /// # Errors
@@ -201,7 +208,10 @@ impl EmbeddedBroker {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn with_core<T>(&self, f: impl FnOnce(&mut Core, ClockReading) -> T) -> T {
-        let result = f(&mut self.shared.core.lock(), read_clock(self.shared.started_at));
+        let mut core = self.shared.core.lock();
+        self.shared.tick_if_due(&mut core);
+        let result = f(&mut core, read_clock(self.shared.started_at));
+        drop(core);
         // `f` may have changed what a delayed Produce or Fetch waits for.
         self.shared.state_changed.notify_all();
         result

@@ -14,8 +14,11 @@
 //! ([`EmbeddedBroker::records`]), stop nodes, delay replication, fail Produce requests and change
 //! responses on the wire.
 //!
-//! The broker has no consumer groups and no transactions. It advertises only what it serves, with
-//! one exception that Kafka makes, too (Produce versions 0 to 2). It is not meant for production.
+//! The broker coordinates transactions, V1 and V2 (KIP-890). Tests can delay their markers and move
+//! their coordinator.
+//!
+//! The broker has no consumer groups. It advertises only what it serves, with one exception that
+//! Kafka makes, too (Produce versions 0 to 2). It is not meant for production.
 
 #![forbid(unsafe_code)]
 
@@ -29,9 +32,12 @@ mod api;
 mod append;
 mod cluster;
 mod consumer_record;
+mod coordinators;
+mod transaction;
 mod partition;
 mod purgatory;
 mod producer_state_manager;
+mod transaction_index;
 mod topics;
 mod log;
 
@@ -41,6 +47,7 @@ pub use ottla_protocol::{ApiKey, ErrorCode, Uuid};
 
 pub use crate::cluster::{MoveLeaderOptions, PartitionDescription};
 pub use crate::consumer_record::ConsumerRecord;
+pub use crate::coordinators::CoordinatorType;
 pub use crate::core::{
     ApiError, AppendedBatch, BrokerConfig, ClockReading, Core, HandleResult, LocalAddress,
     ProduceFault, TopicDescription,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use ottla_protocol::record::BatchHeaderView;
+use ottla_protocol::record::{BatchHeaderView, BatchView};
 
 use crate::core::ClockReading;
 use crate::log::Log;
@@ -87,22 +87,21 @@ impl Replica {
             self.log.truncate_to(common)?;
             // The producer state names removed batches: it is rebuilt from those that are left.
             self.producer_state = ProducerStateManager::default();
-            for bytes in self.log.batch_headers()? {
-                if let Ok(view) = BatchHeaderView::parse(&bytes) {
-                    self.producer_state.on_appended(
-                        &view.header,
-                        view.header.base_offset,
-                        now_wall_ms,
-                    );
+            for bytes in self.log.read_from(self.log.log_start_offset())? {
+                if let Ok(batch) = BatchView::parse(&bytes) {
+                    let base_offset = batch.header().base_offset;
+                    self.producer_state.on_batch(&batch, base_offset, now_wall_ms);
                 }
             }
         }
         for bytes in leader_log.read_from(common)? {
-            let Ok(view) = BatchHeaderView::parse(&bytes) else {
-                return Err(io::Error::other("a batch of the leader has no valid header"));
+            let Ok(batch) = BatchView::parse(&bytes) else {
+                return Err(io::Error::other("a batch of the leader is not valid"));
             };
+            let base_offset = batch.header().base_offset;
+            let view = BatchHeaderView::parse(&bytes).map_err(io::Error::other)?;
             self.log.append_as_follower(&bytes, &view)?;
-            self.producer_state.on_appended(&view.header, view.header.base_offset, now_wall_ms);
+            self.producer_state.on_batch(&batch, base_offset, now_wall_ms);
         }
         Ok(())
     }
@@ -267,6 +266,17 @@ impl Partition {
         if let Some(end) = self.leader_replica().map(|l| l.log.log_end_offset()) {
             self.high_watermark = self.high_watermark.min(end);
         }
+        for r in &mut self.replicas {
+            r.producer_state.transactions.on_high_watermark(self.high_watermark);
+        }
+    }
+
+    /// Returns the end of what consumers with `isolation.level=read_committed` read.
+    pub(crate) fn last_stable_offset(&self) -> i64 {
+        let leader = self.leader_replica();
+        leader.map_or(self.high_watermark, |l| {
+            l.producer_state.transactions.last_stable_offset(self.high_watermark)
+        })
     }
 
     /// Makes a node the leader under a new leader epoch.

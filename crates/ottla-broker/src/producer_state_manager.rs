@@ -1,12 +1,18 @@
-//! The state of each producer on a partition (KIP-98): its epoch and its last five batches.
+//! The state of each producer on a partition (KIP-98): its epoch, its last five batches and its
+//! open transaction.
 //!
 //! [`crate::append`] checks a batch's sequences here before it appends the batch. Each replica has
-//! this state, derived from its own log, so that a new leader recognizes duplicates.
+//! this state, derived from its own log, so that a new leader recognizes duplicates and knows the
+//! open transactions.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use ottla_protocol::ErrorCode;
-use ottla_protocol::record::BatchHeader;
+use ottla_protocol::record::{
+    BatchHeader, BatchView, ControlRecordType, EndTransactionMarker, attributes,
+};
+
+use crate::transaction_index::{CompletedTxn, TransactionIndex};
 
 /// Batches retained for a producer. Clients may have at most this number of requests in flight.
 const NUM_BATCHES_TO_RETAIN: usize = 5;
@@ -17,6 +23,7 @@ const PRODUCER_ID_EXPIRATION_MS: i64 = 24 * 60 * 60 * 1000;
 #[derive(Debug, Default)]
 pub(crate) struct ProducerStateManager {
     producers: BTreeMap<i64, ProducerStateEntry>,
+    pub(crate) transactions: TransactionIndex,
 }
 
 #[derive(Debug)]
@@ -25,6 +32,27 @@ struct ProducerStateEntry {
     /// The last batches, oldest first.
     batch_metadata: VecDeque<BatchMetadata>,
     last_seen_ms: i64,
+    /// The first offset of the producer's open transaction.
+    txn_first_offset: Option<i64>,
+    /// The epoch of the coordinator that wrote the last marker; −1 without one.
+    coordinator_epoch: i32,
+}
+
+impl ProducerStateEntry {
+    fn new(epoch: i16, now_ms: i64) -> ProducerStateEntry {
+        ProducerStateEntry {
+            epoch,
+            batch_metadata: VecDeque::new(),
+            last_seen_ms: now_ms,
+            txn_first_offset: None,
+            coordinator_epoch: -1,
+        }
+    }
+
+    /// Returns whether Kafka has forgotten the producer. An open transaction keeps its state.
+    fn is_expired(&self, now_ms: i64) -> bool {
+        self.txn_first_offset.is_none() && self.last_seen_ms + PRODUCER_ID_EXPIRATION_MS <= now_ms
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +85,7 @@ impl ProducerStateManager {
     /// OUT_OF_ORDER_SEQUENCE_NUMBER, and an older epoch is INVALID_PRODUCER_EPOCH.
     pub(crate) fn check_sequence(&self, h: &BatchHeader, now_ms: i64) -> SequenceCheck {
         let producer = self.producers.get(&h.producer_id);
-        let producer = producer.filter(|p| p.last_seen_ms + PRODUCER_ID_EXPIRATION_MS > now_ms);
+        let producer = producer.filter(|p| !p.is_expired(now_ms));
         let Some(p) = producer else {
             // Kafka accepts any first sequence of a producer without state: the state may have
             // expired. If the first of several batches in flight is rejected before it gets here,
@@ -84,33 +112,113 @@ impl ProducerStateManager {
         {
             return SequenceCheck::Duplicate(b.base_offset);
         }
-        let expected = p
-            .batch_metadata
-            .back()
-            .map(|b| (i64::from(b.last_sequence) + 1).rem_euclid(1 << 31) as i32);
-        match expected {
-            Some(next) if next != h.base_sequence => {
-                SequenceCheck::Rejected(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
-            }
-            _ => SequenceCheck::Accepted,
+        // A marker can raise the epoch without a batch: then the first sequence is 0, too.
+        let last_sequence = p.batch_metadata.back().map_or(-1, |b| i64::from(b.last_sequence));
+        let expected = (last_sequence + 1).rem_euclid(1 << 31);
+        if i64::from(h.base_sequence) == expected {
+            SequenceCheck::Accepted
+        } else {
+            SequenceCheck::Rejected(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER)
+        }
+    }
+
+    /// Checks that a batch which is not a duplicate fits its producer's open transaction.
+    ///
+    /// # Errors
+    /// INVALID_TXN_STATE: the producer has an open transaction, and the batch is not part of it.
+    pub(crate) fn check_transaction(&self, h: &BatchHeader) -> Result<(), ErrorCode> {
+        let has_open_txn =
+            self.producers.get(&h.producer_id).is_some_and(|p| p.txn_first_offset.is_some());
+        let is_transactional = h.attributes & attributes::TRANSACTIONAL_FLAG_MASK != 0;
+        if has_open_txn && !is_transactional {
+            return Err(ErrorCode::INVALID_TXN_STATE);
+        }
+        Ok(())
+    }
+
+    /// Returns whether a producer has an open transaction with this epoch.
+    pub(crate) fn has_ongoing_txn(&self, producer_id: i64, producer_epoch: i16) -> bool {
+        let producer = self.producers.get(&producer_id);
+        producer.is_some_and(|p| p.txn_first_offset.is_some() && p.epoch == producer_epoch)
+    }
+
+    /// Checks a marker before it is appended.
+    ///
+    /// `needs_new_epoch`: with transactions V2, a marker has a higher epoch than the records of its
+    /// transaction (KIP-890, KIP-1228).
+    ///
+    /// # Errors
+    /// INVALID_PRODUCER_EPOCH for an old producer epoch, TRANSACTION_COORDINATOR_FENCED for an old
+    /// coordinator.
+    pub(crate) fn check_marker(
+        &self,
+        producer_id: i64,
+        producer_epoch: i16,
+        coordinator_epoch: i32,
+        needs_new_epoch: bool,
+    ) -> Result<(), ErrorCode> {
+        let Some(p) = self.producers.get(&producer_id) else { return Ok(()) };
+        let is_retry = needs_new_epoch && p.txn_first_offset.is_none();
+        if producer_epoch < p.epoch || (producer_epoch == p.epoch && needs_new_epoch && !is_retry) {
+            return Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+        }
+        if coordinator_epoch < p.coordinator_epoch {
+            return Err(ErrorCode::TRANSACTION_COORDINATOR_FENCED);
+        }
+        Ok(())
+    }
+
+    /// Records a batch of the log: one from a producer, or a marker.
+    pub(crate) fn on_batch(&mut self, batch: &BatchView<'_>, base_offset: i64, now_ms: i64) {
+        if !batch.is_control() {
+            self.on_appended(batch.header(), base_offset, now_ms);
+            return;
+        }
+        if let Ok(Some(marker)) = EndTransactionMarker::decode_batch(batch) {
+            self.on_marker(batch.header(), marker, base_offset, now_ms);
+        }
+    }
+
+    fn on_marker(
+        &mut self,
+        h: &BatchHeader,
+        marker: EndTransactionMarker,
+        offset: i64,
+        now_ms: i64,
+    ) {
+        let new_entry = || ProducerStateEntry::new(h.producer_epoch, now_ms);
+        let p = self.producers.entry(h.producer_id).or_insert_with(new_entry);
+        if p.epoch != h.producer_epoch {
+            (p.epoch, p.batch_metadata) = (h.producer_epoch, VecDeque::new());
+        }
+        (p.last_seen_ms, p.coordinator_epoch) = (now_ms, marker.coordinator_epoch);
+        // A second marker of a transaction changes nothing for consumers.
+        if let Some(first_offset) = p.txn_first_offset.take() {
+            self.transactions.end(CompletedTxn {
+                producer_id: h.producer_id,
+                first_offset,
+                last_offset: offset,
+                is_aborted: marker.control_type == ControlRecordType::Abort,
+            });
         }
     }
 
     /// Records that a batch was appended, and drops the oldest of six.
-    pub(crate) fn on_appended(&mut self, h: &BatchHeader, base_offset: i64, now_ms: i64) {
+    fn on_appended(&mut self, h: &BatchHeader, base_offset: i64, now_ms: i64) {
         if h.producer_id < 0 {
             return;
         }
-        let new_entry = || ProducerStateEntry {
-            epoch: h.producer_epoch,
-            batch_metadata: VecDeque::new(),
-            last_seen_ms: now_ms,
-        };
+        let new_entry = || ProducerStateEntry::new(h.producer_epoch, now_ms);
         let p = self.producers.entry(h.producer_id).or_insert_with(new_entry);
         if p.epoch != h.producer_epoch {
-            *p = new_entry();
+            (p.epoch, p.batch_metadata) = (h.producer_epoch, VecDeque::new());
         }
         p.last_seen_ms = now_ms;
+        let is_transactional = h.attributes & attributes::TRANSACTIONAL_FLAG_MASK != 0;
+        if is_transactional && p.txn_first_offset.is_none() {
+            p.txn_first_offset = Some(base_offset);
+            self.transactions.begin(base_offset, h.producer_id);
+        }
         if p.batch_metadata.len() == NUM_BATCHES_TO_RETAIN {
             p.batch_metadata.pop_front();
         }

@@ -73,9 +73,9 @@ impl Shared {
     }
 
     /// Calls [`Core::tick`] if it is due.
-    fn tick_if_due(&self, core: &mut Core) {
+    pub(crate) fn tick_if_due(&self, core: &mut Core) {
         let now = read_clock(self.started_at);
-        if core.node_count() > 1 && core.next_deadline().is_some_and(|at| at <= now.mono_ms) {
+        if core.next_deadline().is_some_and(|at| at <= now.mono_ms) {
             core.tick(now);
             self.state_changed.notify_all();
         }
@@ -86,9 +86,8 @@ impl Shared {
     /// No thread of its own replicates: a thread that waits wakes at the cluster's next deadline
     /// and calls `tick`, which may be the change that it waits for.
     pub(crate) fn wait_for_change(&self, core: &mut MutexGuard<'_, Core>, deadline: Instant) {
-        let cluster_deadline = if core.node_count() > 1 { core.next_deadline() } else { None };
-        let cluster_deadline =
-            cluster_deadline.map(|ms| self.started_at + Duration::from_millis(ms));
+        let next_deadline = core.next_deadline();
+        let cluster_deadline = next_deadline.map(|ms| self.started_at + Duration::from_millis(ms));
         let wake_at = cluster_deadline.map_or(deadline, |at| at.min(deadline));
         let wait = wake_at.saturating_duration_since(Instant::now());
         self.state_changed.wait_for(core, wait.max(Duration::from_millis(1)));

@@ -226,8 +226,8 @@ impl TopicStore {
                         fs::create_dir_all(dir)?;
                         let text = format!("version: 0\ntopic_id: {}", topic.id);
                         write_if_missing(&dir.join("partition.metadata"), &text)?;
-                        Log::open(dir, topic.config.segment_bytes, |header, base| {
-                            producer_state.on_appended(&header.header, base, now_ms);
+                        Log::open(dir, topic.config.segment_bytes, |batch, base| {
+                            producer_state.on_batch(batch, base, now_ms);
                         })?
                     }
                 };

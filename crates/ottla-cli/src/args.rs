@@ -214,6 +214,14 @@ pub(crate) struct BrokerArgs {
     /// A topic to create at the start; may be given several times.
     #[arg(long, value_name = "NAME:PARTITIONS")]
     pub(crate) topic: Vec<String>,
+    /// The feature level transaction.version: 2 for transactions V2 (KIP-890), 0 or 1 for V1.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(i16).range(0..=2)
+    )]
+    pub(crate) transaction_version: i16,
     /// Print connection events to standard error.
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,

@@ -10,7 +10,10 @@ use crate::{CliError, OK, signals};
 
 pub(crate) fn run(args: BrokerArgs) -> Result<u8, CliError> {
     let mut signals = signals::install()?;
-    let mut builder = EmbeddedBroker::builder().listen(&args.listen).node_count(args.nodes);
+    let mut builder = EmbeddedBroker::builder()
+        .listen(&args.listen)
+        .node_count(args.nodes)
+        .transaction_version(args.transaction_version);
     if let Some(dir) = &args.data_dir {
         builder = builder.data_dir(dir);
     }

@@ -1,4 +1,4 @@
-//! The handlers of ApiVersions, Metadata, DescribeCluster, FindCoordinator and InitProducerId.
+//! The handlers of ApiVersions, Metadata, DescribeCluster and FindCoordinator.
 //!
 //! A client sends these requests before it produces.
 
@@ -7,8 +7,10 @@ use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, ErrorCode, Reader};
 
 use crate::api::RequestContext;
+use crate::coordinators::CoordinatorType;
 use crate::core::{Core, HandleResult};
 use crate::topics::{TopicState, is_valid_topic_name};
+use crate::transaction::TRANSACTIONS_V2;
 
 /// The versions of an API that this broker supports.
 pub(crate) struct SupportedVersions {
@@ -28,10 +30,17 @@ const SUPPORTED_VERSIONS: &[SupportedVersions] = &[
     SupportedVersions { key: ApiKey::DELETE_TOPICS, min: 1, max: 6 },
     SupportedVersions { key: ApiKey::INIT_PRODUCER_ID, min: 0, max: 5 },
     SupportedVersions { key: ApiKey::OFFSET_FOR_LEADER_EPOCH, min: 2, max: 4 },
+    SupportedVersions { key: ApiKey::ADD_PARTITIONS_TO_TXN, min: 0, max: 5 },
+    SupportedVersions { key: ApiKey::ADD_OFFSETS_TO_TXN, min: 0, max: 4 },
+    SupportedVersions { key: ApiKey::END_TXN, min: 0, max: 5 },
+    SupportedVersions { key: ApiKey::WRITE_TXN_MARKERS, min: 1, max: 2 },
     SupportedVersions { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
     SupportedVersions { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
     SupportedVersions { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
 ];
+
+/// The feature that says which transactions a cluster supports (KIP-890).
+const TRANSACTION_VERSION_FEATURE: &str = "transaction.version";
 
 /// Returns the supported versions of an API; `None` for an unsupported API.
 pub(crate) fn supported_versions(key: ApiKey) -> Option<&'static SupportedVersions> {
@@ -51,11 +60,32 @@ fn advertised_versions() -> Vec<ApiVersion> {
 }
 
 pub(crate) fn handle_api_versions(
+    core: &Core,
     r: &mut Reader<'_>,
     version: i16,
 ) -> Result<ApiVersionsResponse, DecodeError> {
     decode_request::<ApiVersionsRequest>(r, version)?;
-    Ok(ApiVersionsResponse { api_keys: advertised_versions(), ..Default::default() })
+    let name = || TRANSACTION_VERSION_FEATURE.to_owned();
+    let level = core.transactions.version;
+    let finalized = FinalizedFeatureKey {
+        name: name(),
+        max_version_level: level,
+        min_version_level: level,
+        ..Default::default()
+    };
+    Ok(ApiVersionsResponse {
+        api_keys: advertised_versions(),
+        supported_features: vec![SupportedFeatureKey {
+            name: name(),
+            min_version: 0,
+            max_version: TRANSACTIONS_V2,
+            ..Default::default()
+        }],
+        finalized_features_epoch: core.transactions.features_epoch,
+        // As in Kafka, a feature at level 0 is not finalized.
+        finalized_features: if level > 0 { vec![finalized] } else { Vec::new() },
+        ..Default::default()
+    })
 }
 
 /// Returns the response to an unsupported ApiVersions version (KIP-511).
@@ -196,45 +226,55 @@ pub(crate) fn handle_describe_cluster(
 const NO_GROUPS_MESSAGE: &str = "this broker has no consumer groups; \
     assign partitions (kafka-console-consumer: --partition)";
 
-/// Responds with an error: the broker has no coordinators.
-///
-/// It advertises the API nevertheless, because librdkafka sends lz4 only to brokers that do.
-pub(crate) fn handle_find_coordinator(request: FindCoordinatorRequest) -> FindCoordinatorResponse {
-    let code = ErrorCode::UNSUPPORTED_VERSION.0;
-    let coordinators = request.coordinator_keys.into_iter().map(|key| Coordinator {
-        key,
-        node_id: -1,
-        port: -1,
-        error_code: code,
-        error_message: Some(NO_GROUPS_MESSAGE.to_owned()),
-        ..Default::default()
-    });
+/// Returns the coordinators of transactional ids; the broker has no consumer groups.
+pub(crate) fn handle_find_coordinator(
+    core: &Core,
+    ctx: &RequestContext<'_>,
+    request: FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let is_batched = ctx.header.api_version >= 4;
+    let keys = if is_batched { request.coordinator_keys } else { vec![request.key] };
+    let find = |key: String| find_coordinator(core, ctx, request.key_type, key);
+    let mut coordinators: Vec<Coordinator> = keys.into_iter().map(find).collect();
+    if is_batched {
+        return FindCoordinatorResponse { coordinators, ..Default::default() };
+    }
+    let c = coordinators.pop().unwrap_or_default();
     FindCoordinatorResponse {
-        error_code: code,
-        error_message: Some(NO_GROUPS_MESSAGE.to_owned()),
-        node_id: -1,
-        port: -1,
-        coordinators: coordinators.collect(),
+        error_code: c.error_code,
+        error_message: c.error_message,
+        node_id: c.node_id,
+        host: c.host,
+        port: c.port,
         ..Default::default()
     }
 }
 
-pub(crate) fn handle_init_producer_id(
-    core: &mut Core,
-    request: &InitProducerIdRequest,
-) -> InitProducerIdResponse {
-    // The broker has no transactions.
-    if request.transactional_id.is_some() {
-        let error_code = ErrorCode::INVALID_REQUEST.0;
-        return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
+fn find_coordinator(
+    core: &Core,
+    ctx: &RequestContext<'_>,
+    key_type: i8,
+    key: String,
+) -> Coordinator {
+    let found = match key_type {
+        0 => Err((ErrorCode::UNSUPPORTED_VERSION, NO_GROUPS_MESSAGE)),
+        1 if key.is_empty() => Err((ErrorCode::INVALID_REQUEST, "the key is empty")),
+        1 => (core.coordinators.node(CoordinatorType::Transaction, &key))
+            .map_err(|code| (code, "no broker is up")),
+        _ => Err((ErrorCode::INVALID_REQUEST, "this broker has no share groups")),
+    };
+    match found {
+        Ok(node_id) => {
+            let (host, port) = ctx.advertised_address(core, node_id);
+            Coordinator { key, node_id, host, port, ..Default::default() }
+        }
+        Err((code, message)) => Coordinator {
+            key,
+            node_id: -1,
+            port: -1,
+            error_code: code.0,
+            error_message: Some(message.to_owned()),
+            ..Default::default()
+        },
     }
-    if let Some(code) = core.producer_ids.errors.pop() {
-        let error_code = code.0;
-        return InitProducerIdResponse { error_code, producer_epoch: -1, ..Default::default() };
-    }
-    let producer_id = core.producer_ids.next;
-    core.producer_ids.next += 1;
-    core.producer_ids.issued += 1;
-    let producer_epoch = core.producer_ids.initial_epoch;
-    InitProducerIdResponse { producer_id, producer_epoch, ..Default::default() }
 }

@@ -1,11 +1,14 @@
 //! Dispatches requests to a handler for each API, as Kafka's `KafkaApis` does.
 //!
 //! The socket server and the simulation call [`Core::handle_at_node`]. The handlers are in
-//! `data` (records), `discovery` (metadata and ids) and `admin` (topics).
+//! `produce`, `fetch` and `offsets` (records), `discovery` (metadata and ids) and `admin` (topics).
 
 mod admin;
-mod data;
 mod discovery;
+mod produce;
+mod fetch;
+mod offsets;
+mod transactions;
 
 use bytes::Bytes;
 use ottla_protocol::header::{RequestHeader, decode_request, encode_response};
@@ -15,8 +18,11 @@ use ottla_protocol::{ApiKey, DecodeError, Reader, Request};
 use crate::core::{ClockReading, Core, DEFAULT_NODE_ID, HandleResult, LocalAddress};
 
 pub(crate) use admin::*;
-pub(crate) use data::*;
 pub(crate) use discovery::*;
+pub(crate) use fetch::handle_fetch;
+pub(crate) use offsets::*;
+pub(crate) use produce::handle_produce;
+pub(crate) use transactions::*;
 
 impl Core {
     /// Handles a request that arrived at node 1 at `arrived_ms` of the monotonic clock.
@@ -77,7 +83,7 @@ impl Core {
         let v = ctx.header.api_version;
         Ok(match ctx.header.api_key {
             ApiKey::API_VERSIONS => {
-                ctx.send_response::<ApiVersionsRequest>(&handle_api_versions(r, v)?)
+                ctx.send_response::<ApiVersionsRequest>(&handle_api_versions(self, r, v)?)
             }
             ApiKey::PRODUCE => return handle_produce(self, ctx, decode_request(r, v)?),
             ApiKey::FETCH => handle_fetch(self, ctx, decode_request(r, v)?),
@@ -91,13 +97,26 @@ impl Core {
                 ctx.send_response::<MetadataRequest>(&handle_metadata(self, ctx, request))
             }
             ApiKey::INIT_PRODUCER_ID => ctx.send_response::<InitProducerIdRequest>(
-                &handle_init_producer_id(self, &decode_request(r, v)?),
+                &handle_init_producer_id(self, ctx, &decode_request(r, v)?),
+            ),
+            ApiKey::ADD_PARTITIONS_TO_TXN => ctx.send_response::<AddPartitionsToTxnRequest>(
+                &handle_add_partitions_to_txn(self, ctx, decode_request(r, v)?),
+            ),
+            ApiKey::ADD_OFFSETS_TO_TXN => ctx.send_response::<AddOffsetsToTxnRequest>(
+                &handle_add_offsets_to_txn(self, ctx, &decode_request(r, v)?),
+            ),
+            ApiKey::END_TXN => {
+                let request = decode_request(r, v)?;
+                ctx.send_response::<EndTxnRequest>(&handle_end_txn(self, ctx, &request))
+            }
+            ApiKey::WRITE_TXN_MARKERS => ctx.send_response::<WriteTxnMarkersRequest>(
+                &handle_write_txn_markers(self, ctx, decode_request(r, v)?),
             ),
             ApiKey::OFFSET_FOR_LEADER_EPOCH => ctx.send_response::<OffsetForLeaderEpochRequest>(
                 &handle_offset_for_leader_epoch(self, ctx, decode_request(r, v)?),
             ),
             ApiKey::FIND_COORDINATOR => ctx.send_response::<FindCoordinatorRequest>(
-                &handle_find_coordinator(decode_request(r, v)?),
+                &handle_find_coordinator(self, ctx, decode_request(r, v)?),
             ),
             ApiKey::CREATE_TOPICS => {
                 let request = decode_request(r, v)?;

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use ottla_protocol::record::BatchHeaderView;
+use ottla_protocol::record::{BatchHeaderView, BatchView};
 
 pub(crate) use segment::{LogSegment, Recovery};
 
@@ -60,11 +60,11 @@ impl Log {
 
     /// Opens the log in a directory and truncates it at the first invalid batch.
     ///
-    /// Calls `on_batch` with the header and base offset of each batch.
+    /// Calls `on_batch` with each batch and its base offset.
     pub(crate) fn open(
         dir: &Path,
         segment_bytes: u64,
-        mut on_batch: impl FnMut(&BatchHeaderView, i64),
+        mut on_batch: impl FnMut(&BatchView<'_>, i64),
     ) -> io::Result<Log> {
         std::fs::create_dir_all(dir)?;
         let mut segments = LogSegment::open_all(dir)?;
@@ -75,9 +75,9 @@ impl Log {
                 break;
             }
             valid_segments += 1;
-            let recovery = segment.recover(|header, base| {
-                log_end_offset = base + i64::from(header.header.last_offset_delta) + 1;
-                on_batch(header, base);
+            let recovery = segment.recover(|batch, base| {
+                log_end_offset = base + i64::from(batch.header().last_offset_delta) + 1;
+                on_batch(batch, base);
             })?;
             if recovery == Recovery::Truncated {
                 break;
@@ -259,13 +259,6 @@ impl Log {
             }
         }
         Ok(out)
-    }
-
-    /// Returns the header bytes of each batch.
-    pub(crate) fn batch_headers(&self) -> io::Result<Vec<Vec<u8>>> {
-        let mut batches = self.read_from(self.log_start_offset())?;
-        batches.iter_mut().for_each(|b| b.truncate(ottla_protocol::record::BATCH_HEADER_LEN));
-        Ok(batches)
     }
 
     fn entries(&self) -> impl DoubleEndedIterator<Item = (&LogSegment, &LogIndexEntry)> {

@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use ottla_protocol::record::{BatchHeaderView, Batches};
+use ottla_protocol::record::{BatchView, Batches};
 
 use super::LogIndexEntry;
 
@@ -87,11 +87,11 @@ impl LogSegment {
 
     /// Reads the whole file, builds the index, and truncates the file at the first invalid batch.
     ///
-    /// A broker that stops during a write leaves a part of a batch. Calls `on_batch` with the
-    /// header and base offset of each valid batch.
+    /// A broker that stops during a write leaves a part of a batch. Calls `on_batch` with
+    /// each valid batch and its base offset.
     pub(super) fn recover(
         &mut self,
-        mut on_batch: impl FnMut(&BatchHeaderView, i64),
+        mut on_batch: impl FnMut(&BatchView<'_>, i64),
     ) -> io::Result<Recovery> {
         let SegmentStorage::File { file, path } = &mut self.storage else {
             return Ok(Recovery::Complete);
@@ -106,22 +106,19 @@ impl LogSegment {
             let is_valid = batch.verify().is_ok()
                 && base_offset == expected_offset
                 && batch.header().last_offset_delta >= 0;
-            let Ok(header) = BatchHeaderView::parse(batch.bytes()) else {
-                break;
-            };
             if !is_valid {
                 break;
             }
-            let last_offset = base_offset + i64::from(header.header.last_offset_delta);
+            let last_offset = base_offset + i64::from(batch.header().last_offset_delta);
             self.entries.push(LogIndexEntry {
                 base_offset,
                 last_offset,
-                leader_epoch: header.header.partition_leader_epoch,
-                max_timestamp: header.header.max_timestamp,
+                leader_epoch: batch.header().partition_leader_epoch,
+                max_timestamp: batch.header().max_timestamp,
                 position,
                 len: len as u32,
             });
-            on_batch(&header, base_offset);
+            on_batch(&batch, base_offset);
             position += len as u64;
             expected_offset = last_offset + 1;
         }

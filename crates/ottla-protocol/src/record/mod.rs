@@ -32,7 +32,9 @@
 mod encode;
 mod header;
 mod view;
+mod control;
 
+pub use control::{ControlRecordType, EndTransactionMarker};
 pub use encode::{RecordBody, RecordLayout, size_upper_bound};
 pub use header::{BATCH_HEADER_LEN, BatchHeader, attributes};
 pub use view::{BatchHeaderView, BatchView, Batches, RecordView, Records};

@@ -145,6 +145,11 @@ impl<'a> BatchView<'a> {
         self.header().attributes & attributes::CONTROL_FLAG_MASK != 0
     }
 
+    /// Returns whether the batch is part of a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.header().attributes & attributes::TRANSACTIONAL_FLAG_MASK != 0
+    }
+
     /// Verifies the checksum.
     pub fn verify(&self) -> Result<(), DecodeError> {
         let computed = compute_checksum(self.bytes);
