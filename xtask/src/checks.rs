@@ -7,7 +7,7 @@ use std::time::Instant;
 use ottla_testkit::Jars;
 
 use super::public_api::{self, Check};
-use super::{cargo_command, run_step};
+use super::{cargo_command, run_step, workspace_root};
 
 /// Every feature of the library but `tls-aws-lc-rs`, whose C library takes longer to build than
 /// all the rest.
@@ -65,6 +65,7 @@ fn run_steps(counts: &mut TestCounts) -> Result<(), String> {
         run_step(name, command)?;
     }
     check_no_c_compiler()?;
+    check_lowest_rust(counts)?;
     check_public_api(counts)?;
     for (name, command) in test_runs() {
         if let Err(e) = run_tests(name, command, counts) {
@@ -138,6 +139,30 @@ fn check_no_c_compiler() -> Result<(), String> {
         Some(line) => Err(format!("the command's default build needs a C compiler, by {line}")),
         None => Ok(()),
     }
+}
+
+/// Builds what users build with the `rust-version` of the workspace, if rustup has that toolchain.
+/// The tests need a newer one: a checker of spelling and the reader of rustdoc's JSON set it.
+fn check_lowest_rust(counts: &mut TestCounts) -> Result<(), String> {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    // A toolchain is called by the name with which it was installed.
+    let names = [version.to_owned(), format!("{version}.0")];
+    let has_toolchain = |name: &&String| {
+        let rustc = Command::new("rustup").args(["run", name, "rustc", "--version"]).output();
+        rustc.is_ok_and(|out| out.status.success())
+    };
+    let Some(name) = names.iter().find(has_toolchain) else {
+        eprintln!("Rust {version}: SKIPPED: `rustup toolchain install {version}` installs it");
+        counts.skipped += 1;
+        return Ok(());
+    };
+    let mut command = Command::new("rustup");
+    command.args(["run", name, "cargo", "check", "--target-dir", "target/lowest_rust"]);
+    command.args(["-p", "ottla", "-p", "ottla-broker", "-p", "ottla-cli"]);
+    command.current_dir(workspace_root());
+    run_step(&format!("Rust {version}"), command)?;
+    counts.passed += 1;
+    Ok(())
 }
 
 /// Compares the library's public items with the checked-in list, as one test.
