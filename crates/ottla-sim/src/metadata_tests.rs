@@ -214,6 +214,8 @@ fn events_match_docs_and_are_rate_limited() {
             assert!(row.contains(&format!("`{field}`")), "{name}: {field} is not documented");
         }
     }
+    let bumps = events.iter().filter(|e| e.contains(" epoch") && e.contains("partitions")).count();
+    assert_eq!(bumps, 1, "one bump is one event: {events:#?}");
     let disconnects = events.iter().filter(|e| e.starts_with("ottla.disconnected ")).count();
     assert!(disconnects <= 20, "at most one a second for each broker: {disconnects}");
 }

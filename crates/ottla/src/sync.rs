@@ -105,7 +105,11 @@ pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     assert_unlocked();
     for waker in wakers {
         if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
-            tracing::error!("a waker panicked");
+            tracing::error!(
+                name: "ottla.waker_panicked",
+                target: "ottla::producer",
+                "a waker panicked"
+            );
         }
     }
 }

@@ -270,12 +270,18 @@ impl BatchEncoder {
             Err(_) => {
                 self.poisoned = true;
                 tracing::error!(
+                    name: "ottla.compression_failed",
+                    target: "ottla::delivery",
                     "compression failed: the codec panicked; the batch is sent uncompressed"
                 );
                 None
             }
             Ok(Err(e)) => {
-                tracing::warn!("compression failed: {e}; the batch is sent uncompressed");
+                tracing::warn!(
+                    name: "ottla.compression_failed",
+                    target: "ottla::delivery",
+                    "compression failed: {e}; the batch is sent uncompressed"
+                );
                 None
             }
         }

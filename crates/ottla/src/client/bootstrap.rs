@@ -99,7 +99,11 @@ impl<I: Io> NetworkClient<I> {
         if !has_cluster || !self.bootstrap.begin(now, self.env.random()) {
             return;
         }
-        tracing::warn!("no broker of the cluster responds; returning to the bootstrap servers");
+        tracing::warn!(
+            name: "ottla.rebootstrap",
+            target: "ottla::connection",
+            "no broker of the cluster responds; returning to the bootstrap servers"
+        );
         for node in self.connections.node_ids() {
             self.close_unneeded(node, "the client returns to the bootstrap servers", now);
             if let Some(connection) = self.connections.remove(node) {

@@ -103,7 +103,12 @@ impl<I: Io> NetworkClient<I> {
                 let cause = other.map_or_else(|e| e.to_string(), |_| "it has no address".into());
                 let reason =
                     format!("the host name {} cannot be resolved: {cause}", connection.host);
-                tracing::warn!(broker = node, "{reason}");
+                tracing::warn!(
+                    name: "ottla.not_resolved",
+                    target: "ottla::connection",
+                    broker = node,
+                    "{reason}"
+                );
                 self.fail_connect(node, &reason, random, now);
             }
         }

@@ -208,6 +208,8 @@ impl MetadataUpdater {
             && **known != **received
         {
             tracing::warn!(
+                name: "ottla.two_clusters",
+                target: "ottla::metadata",
                 known = &**known,
                 received,
                 "metadata came from two clusters; bootstrap.servers must name one cluster's brokers"

@@ -278,7 +278,11 @@ impl<I: Io> NetworkClient<I> {
                 if let Err(e) =
                     self.send_request(node, &request, version, RequestKind::Metadata, now)
                 {
-                    tracing::error!("cannot encode a metadata request: {e}");
+                    tracing::error!(
+                        name: "ottla.internal_error",
+                        target: "ottla::producer",
+                        "cannot encode a metadata request: {e}"
+                    );
                     self.metadata.fail_update(now, self.env.random());
                 }
             }

@@ -125,6 +125,7 @@ impl Observer {
         if let Some(suppressed) = self.log_events.check(LogEvent::Connected, connection.id, now) {
             tracing::info!(
                 name: "ottla.connected",
+                target: "ottla::connection",
                 broker = connection.id,
                 host = &*connection.host,
                 port = connection.port,
@@ -143,6 +144,7 @@ impl Observer {
     ) {
         tracing::debug!(
             name: "ottla.idle",
+            target: "ottla::connection",
             broker = connection.id,
             in_flight,
             "disconnected: {reason}"
@@ -162,6 +164,7 @@ impl Observer {
             let oldest = lost.requests.first();
             tracing::warn!(
                 name: "ottla.disconnected",
+                target: "ottla::connection",
                 broker = connection.id,
                 by = lost.closed_by.name(),
                 in_flight = lost.requests.len(),
@@ -223,6 +226,7 @@ impl Observer {
         if let Some(suppressed) = self.log_events.check(LogEvent::Authenticated, node, now) {
             tracing::info!(
                 name: "ottla.authenticated",
+                target: "ottla::connection",
                 broker = node,
                 mechanism,
                 session_ms = lifetime.map_or(0, |d| d.as_millis() as u64),
@@ -242,8 +246,14 @@ impl Observer {
     pub(super) fn throttled(&mut self, connection: &NodeConnection, ms: u64, now: Tick) {
         self.show_throttle(connection, ms);
         if let Some(suppressed) = self.log_events.check(LogEvent::Throttled, connection.id, now) {
-            let broker = connection.id;
-            tracing::info!(name: "ottla.throttled", broker, ms, suppressed, "throttled");
+            tracing::info!(
+                name: "ottla.throttled",
+                target: "ottla::connection",
+                broker = connection.id,
+                ms,
+                suppressed,
+                "throttled"
+            );
         }
     }
 
@@ -285,6 +295,7 @@ impl Observer {
             if let Some(suppressed) = self.log_events.check(LogEvent::LeaderChanged, leader, now) {
                 tracing::info!(
                     name: "ottla.leader_changed",
+                    target: "ottla::metadata",
                     topic = &**change.topic,
                     partition = change.partition,
                     from = change.old.node_id,

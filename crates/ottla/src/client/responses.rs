@@ -210,6 +210,7 @@ impl<I: Io> NetworkClient<I> {
         self.metadata.pending.responder = self.broker_name(node);
         tracing::info!(
             name: "ottla.metadata",
+            target: "ottla::metadata",
             broker = node,
             brokers = response.brokers.len(),
             topics = response.topics.len(),

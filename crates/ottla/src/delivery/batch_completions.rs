@@ -410,6 +410,8 @@ impl BatchCompletions {
         let has_listeners = !self.callbacks.is_empty() || self.listeners.handler.is_some();
         if !has_listeners && !has_waiters {
             tracing::warn!(
+                name: "ottla.batch_failed",
+                target: "ottla::delivery",
                 topic = &*batch.topic,
                 partition = batch.partition,
                 records = self.record_count,

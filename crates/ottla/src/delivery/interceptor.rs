@@ -166,7 +166,11 @@ impl Interceptors {
 
 fn count_failure(counters: &Counters, call: &str, reason: &str) {
     add(&counters.interceptor_error_total, 1);
-    tracing::warn!("an interceptor failed and was skipped: {call}: {reason}");
+    tracing::warn!(
+        name: "ottla.interceptor_failed",
+        target: "ottla::producer",
+        "an interceptor failed and was skipped: {call}: {reason}"
+    );
 }
 
 /// Returns a header that borrows from another one.

@@ -324,9 +324,17 @@ impl ProducerBuilder {
         let severe = self.properties.partitioner_notice();
         for notice in self.notices() {
             if Some(&notice) == severe.as_ref() {
-                tracing::warn!("{notice}");
+                tracing::warn!(
+                    name: "ottla.notice",
+                    target: "ottla::producer",
+                    "{notice}"
+                );
             } else {
-                tracing::info!("{notice}");
+                tracing::info!(
+                    name: "ottla.notice",
+                    target: "ottla::producer",
+                    "{notice}"
+                );
             }
         }
         let env = Arc::new(RealEnv::new());

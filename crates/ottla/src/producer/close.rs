@@ -127,6 +127,8 @@ impl ProducerInner {
         let thread = self.sender_thread.lock().take();
         if flushed.is_err() {
             tracing::warn!(
+                name: "ottla.close_timed_out",
+                target: "ottla::producer",
                 client = self.config.client.client_id,
                 "close timed out: a callback or handler does not return; \
                  the producer's thread is left running"
@@ -169,6 +171,8 @@ impl Drop for ProducerInner {
         let used = self.accumulator.pool.total_memory() - self.accumulator.pool.available_memory();
         if used > 0 {
             tracing::warn!(
+                name: "ottla.dropped",
+                target: "ottla::producer",
                 client = self.config.client.client_id,
                 bytes = used,
                 "producer dropped with unacknowledged records; waiting at most {} ms for them; \

@@ -4,7 +4,7 @@
 use ottla_protocol::ErrorCode;
 
 use super::Sender;
-use super::producer_state::{RestartedPartition, TopicIdChange};
+use super::producer_state::{ProducerIdState, RestartedPartition, TopicIdChange};
 use crate::accumulator::batch::ClosedBatch;
 use crate::accumulator::partition::QueuedBatch;
 use crate::error::{Error, ErrorKind, RecordStatus};
@@ -23,18 +23,27 @@ impl<I: Io> Sender<I> {
         // nothing may drain again, without a new epoch.
         self.ready.mark_all_dirty();
         let restarted = self.producer_state.bump_epoch(now);
-        if !restarted.is_empty()
-            && let Some(suppressed) = self.client.log_events().check(LogEvent::EpochBumped, 0, now)
-        {
-            tracing::info!(
-                name: "ottla.epoch_bumped",
-                partitions = restarted.len(),
-                suppressed,
-                "sequences were lost: their partitions continue under a new producer epoch"
-            );
+        if !restarted.is_empty() {
+            self.log_epoch_bump(restarted.len(), now);
         }
         for partition in restarted {
             self.resequence(partition);
+        }
+    }
+
+    /// Reports a new epoch. If a new producer id is needed instead, its arrival is reported.
+    fn log_epoch_bump(&mut self, partitions: usize, now: Tick) {
+        let ProducerIdState::Assigned(assigned) = self.producer_state.producer_id else { return };
+        if let Some(suppressed) = self.client.log_events().check(LogEvent::EpochBumped, 0, now) {
+            tracing::info!(
+                name: "ottla.epoch_bumped",
+                target: "ottla::delivery",
+                id = assigned.producer_id,
+                epoch = assigned.epoch,
+                partitions,
+                suppressed,
+                "sequences were lost: their partitions continue under a new producer epoch"
+            );
         }
     }
 

@@ -42,6 +42,7 @@ fn log_expired_batch(limiter: &mut LogLimiter, batch: &ClosedBatch, error: &Erro
     let p = &batch.meta.partition;
     tracing::warn!(
         name: "ottla.batch_expired",
+        target: "ottla::delivery",
         topic = &*p.topic,
         partition = p.index,
         records = batch.meta.record_count,

@@ -49,7 +49,11 @@ impl<I: Io> Sender<I> {
         if let Err(e) =
             self.client.send_request(node, &request, version, RequestKind::InitProducerId, now)
         {
-            tracing::error!("InitProducerId request failed: it cannot be encoded: {e}");
+            tracing::error!(
+                name: "ottla.internal_error",
+                target: "ottla::producer",
+                "InitProducerId request failed: it cannot be encoded: {e}"
+            );
             self.retry_producer_id_at(now.after(self.settings.retry_backoff));
         }
         Tick::NEVER
@@ -103,6 +107,7 @@ impl<I: Io> Sender<I> {
         if let Some(suppressed) = self.client.log_events().check(LogEvent::EpochBumped, -1, now) {
             tracing::info!(
                 name: "ottla.producer_id",
+                target: "ottla::delivery",
                 id,
                 epoch,
                 suppressed,

@@ -310,7 +310,11 @@ impl<I: Io> Sender<I> {
         let mut completed = std::mem::take(&mut self.buffers.completed_requests);
         if let Err(e) = self.client.poll(deadline, now, &mut completed) {
             let reason = format!("polling the sockets failed: {e}");
-            tracing::error!("{reason}; the producer shuts down");
+            tracing::error!(
+                name: "ottla.fatal",
+                target: "ottla::producer",
+                "{reason}; the producer shuts down"
+            );
             self.end_with_fatal_error(&Error::new(ErrorKind::Internal, reason).into_fatal());
             return false;
         }

@@ -393,13 +393,8 @@ impl ProducerState {
             partition.epoch = ProducerIdAndEpoch::NONE;
             restarted.push(RestartedPartition { partition_id, topic_id_change });
         }
-        if restarted.is_empty() {
-            return restarted;
-        }
-        self.start_new_epoch(now);
-        if let ProducerIdState::Assigned(assigned) = self.producer_id {
-            let (id, epoch) = (assigned.producer_id, assigned.epoch);
-            tracing::info!(id, epoch, partitions = restarted.len(), "producer epoch bumped");
+        if !restarted.is_empty() {
+            self.start_new_epoch(now);
         }
         restarted
     }

@@ -190,6 +190,8 @@ impl<I: Io> Sender<I> {
         }
         if unrequested > 0 {
             tracing::warn!(
+                name: "ottla.unrequested_partitions",
+                target: "ottla::delivery",
                 broker = node,
                 unrequested,
                 "the Produce response contains partitions that were not requested"

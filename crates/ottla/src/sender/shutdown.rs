@@ -35,7 +35,11 @@ impl<I: Io> Sender<I> {
     /// sends fail with this error.
     pub(super) fn transition_to_fatal_error(&mut self, error: &Error) {
         if self.transition(&Lifecycle::Failed(error.clone()), error) {
-            tracing::error!("fatal error, every record of this producer fails: {error}");
+            tracing::error!(
+                name: "ottla.fatal",
+                target: "ottla::producer",
+                "fatal error, every record of this producer fails: {error}"
+            );
         }
     }
 
@@ -105,7 +109,12 @@ impl<I: Io> Sender<I> {
             }
         }
         if possibly_persisted > 0 {
-            tracing::warn!(records = possibly_persisted, "closed while records were in flight");
+            tracing::warn!(
+                name: "ottla.closed_in_flight",
+                target: "ottla::producer",
+                records = possibly_persisted,
+                "closed while records were in flight"
+            );
         }
         taken
     }

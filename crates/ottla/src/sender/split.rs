@@ -74,6 +74,7 @@ impl<I: Io> Sender<I> {
         {
             tracing::info!(
                 name: "ottla.batch_split",
+                target: "ottla::delivery",
                 topic = &*p.topic,
                 partition = p.index,
                 parts = parts.len(),

@@ -9,7 +9,14 @@ use crate::network::io::Io;
 /// Logs an error. The application's log may be why the sender panicked: standard error whose
 /// reader has gone makes some of them panic.
 fn log_error(message: &str) {
-    let _ = catch_unwind(|| tracing::error!("{message}"));
+    let log = || {
+        tracing::error!(
+            name: "ottla.panicked",
+            target: "ottla::producer",
+            "{message}"
+        );
+    };
+    let _ = catch_unwind(log);
 }
 
 /// Runs the sender until it is shut down. After a panic, all records and waiting callers fail with

@@ -94,7 +94,11 @@ impl CallerContext {
         drop(threads);
         if result.is_err() {
             add(&counters.callback_panic_total, 1);
-            tracing::error!("a delivery callback panicked; the producer continues");
+            tracing::error!(
+                name: "ottla.callback_panicked",
+                target: "ottla::producer",
+                "a delivery callback panicked; the producer continues"
+            );
         }
     }
 

@@ -257,6 +257,8 @@ impl TokenManager {
         let _fetching = self.fetch_lock.lock();
         if let Err(e) = self.fetch_and_store() {
             tracing::warn!(
+                name: "ottla.token_not_renewed",
+                target: "ottla::connection",
                 "renewing the OAUTHBEARER token failed, the old token stays in use: {}",
                 e.reason
             );

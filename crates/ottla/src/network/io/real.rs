@@ -102,7 +102,11 @@ struct RealWakeup(Arc<mio::Waker>);
 impl Wakeup for RealWakeup {
     fn wake(&self) {
         if let Err(e) = self.0.wake() {
-            tracing::error!("cannot wake the sender thread: {e}");
+            tracing::error!(
+                name: "ottla.internal_error",
+                target: "ottla::producer",
+                "cannot wake the sender thread: {e}"
+            );
         }
     }
 }

@@ -79,10 +79,18 @@ impl TlsConnector {
         match load_config(&self.settings, &self.provider, &self.env) {
             Ok(loaded) => {
                 self.current.store(Arc::new(loaded));
-                tracing::info!("reloaded changed certificate files");
+                tracing::info!(
+                    name: "ottla.certificates_reloaded",
+                    target: "ottla::connection",
+                    "reloaded changed certificate files"
+                );
             }
             Err(e) => {
-                tracing::warn!("reloading certificate files failed, the old ones stay: {e}");
+                tracing::warn!(
+                    name: "ottla.certificates_not_reloaded",
+                    target: "ottla::connection",
+                    "reloading certificate files failed, the old ones stay: {e}"
+                );
             }
         }
     }
@@ -232,6 +240,8 @@ fn create_verifier(
     }
     if trusted.unusable > 0 {
         tracing::warn!(
+            name: "ottla.certificates_ignored",
+            target: "ottla::connection",
             ignored = trusted.unusable,
             "ignoring trusted certificates that cannot be parsed"
         );

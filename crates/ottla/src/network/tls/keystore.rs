@@ -219,7 +219,11 @@ pub(super) fn is_probe(path: &str) -> bool {
 pub(super) fn load_system_certificates() -> Vec<CertificateDer<'static>> {
     let loaded = rustls_native_certs::load_native_certs();
     for e in &loaded.errors {
-        tracing::warn!("some certificates of the operating system cannot be read: {e}");
+        tracing::warn!(
+            name: "ottla.certificates_ignored",
+            target: "ottla::connection",
+            "some certificates of the operating system cannot be read: {e}"
+        );
     }
     loaded.certs
 }
