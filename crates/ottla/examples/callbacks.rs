@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use ottla::{Producer, Record};
 
-/// Sends the records.
+/// Sends the records, and returns how many had which result.
 ///
 /// # Errors
 /// The producer did not accept a record.
-pub fn run(servers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
+pub fn count_results(servers: &str, topic: &str) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
     let producer = Producer::builder().bootstrap_servers(servers).build()?;
     let results = Arc::<Mutex<BTreeMap<String, u64>>>::default();
     for i in 0..1000 {
@@ -34,7 +34,16 @@ pub fn run(servers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
         })?;
     }
     producer.close(Duration::from_secs(10))?;
-    for (reason, count) in &*results.lock().unwrap_or_else(PoisonError::into_inner) {
+    let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut *results))
+}
+
+/// Sends the records, and prints how many had which result.
+///
+/// # Errors
+/// The producer did not accept a record.
+pub fn run(servers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
+    for (reason, count) in count_results(servers, topic)? {
         println!("{count} {reason}");
     }
     Ok(())
