@@ -1,4 +1,4 @@
-//! Shutdown: a service that stops accepting, ends within a limit, and knows what became of each record.
+//! Shutdown: a service that stops accepting, ends within a limit, and knows each record's result.
 //!
 //! Run it with `cargo run --example shutdown -- localhost:9092 orders`.
 
