@@ -137,12 +137,12 @@ impl Partition {
         self.replica(self.leader)
     }
 
-    /// Returns the leader's replica, for appends.
     /// Returns the leader's replica. Without a leader, it is the first replica in the ISR.
     pub(crate) fn readable_replica(&self) -> Option<&Replica> {
         self.leader_replica().or_else(|| self.isr.first().and_then(|n| self.replica(*n)))
     }
 
+    /// Returns the leader's replica, for appends.
     pub(crate) fn leader_replica_mut(&mut self) -> Option<&mut Replica> {
         let leader = self.leader;
         self.replicas.iter_mut().find(|r| r.node == leader)

@@ -1,7 +1,7 @@
 //! The state of a transactional id, and how requests change it.
 //!
 //! Each function takes the state as it is and returns the next one, or the error for the client.
-//! The coordinator stores the next state once the log has it.
+//! The coordinator then stores the next state, in memory.
 
 use std::collections::BTreeSet;
 
@@ -23,17 +23,17 @@ pub(crate) struct TopicPartition {
     pub(crate) partition: i32,
 }
 
-/// The state of a transactional id. Kafka's log has these numbers.
+/// The state of a transactional id, by Kafka's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransactionState {
-    Empty = 0,
-    Ongoing = 1,
+    Empty,
+    Ongoing,
     /// The transaction is committed; markers are missing in some of its partitions.
-    PrepareCommit = 2,
+    PrepareCommit,
     /// The transaction is aborted; markers are missing in some of its partitions.
-    PrepareAbort = 3,
-    CompleteCommit = 4,
-    CompleteAbort = 5,
+    PrepareAbort,
+    CompleteCommit,
+    CompleteAbort,
 }
 
 impl TransactionState {

@@ -1,8 +1,11 @@
 //! The transaction coordinator (KIP-98, KIP-890).
 //!
 //! [`crate::api`] handles the requests. `metadata` and `end_txn` decide what a request changes,
-//! `coordinator` applies it and writes it to the log, `markers` ends transactions in their
-//! partitions, step by step.
+//! `coordinator` applies it, `markers` ends transactions in their partitions, step by step.
+//! `produce` checks that a batch belongs to an open transaction.
+//!
+//! The state of the coordinator is in memory only. It survives a stop of its node, but not the end
+//! of the process, even with a data directory.
 
 mod metadata;
 mod end_txn;
