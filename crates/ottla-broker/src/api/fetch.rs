@@ -36,13 +36,8 @@ pub(crate) fn handle_fetch(
                 // Only the first batch of the whole response may exceed the limit.
                 Some(leader) => leader.and_then(|leader| {
                     let min = if total_bytes == 0 { MinBytes::OneBatch } else { MinBytes::Zero };
-                    read_partition(
-                        leader,
-                        p,
-                        read_committed,
-                        max_bytes - total_bytes.min(max_bytes),
-                        min,
-                    )
+                    let max_bytes = max_bytes.saturating_sub(total_bytes);
+                    read_partition(leader, p, read_committed, max_bytes, min)
                 }),
             };
             has_error |= data.is_err();

@@ -56,8 +56,6 @@ pub(crate) struct TransactionMetadata {
     pub(crate) timeout_ms: i32,
     pub(crate) state: TransactionState,
     pub(crate) partitions: BTreeSet<TopicPartition>,
-    /// When the transaction began, in ms since the Unix epoch; −1 without one.
-    pub(crate) started_ms: i64,
     /// When the coordinator aborts the open transaction, in ms of the monotonic clock.
     pub(crate) deadline_ms: Option<u64>,
     /// The transaction version of the client that changed the state last.
@@ -92,7 +90,6 @@ impl TransactionMetadata {
             timeout_ms: 0,
             state: TransactionState::Empty,
             partitions: BTreeSet::new(),
-            started_ms: -1,
             deadline_ms: None,
             client_version: 0,
         }
@@ -122,7 +119,6 @@ impl TransactionMetadata {
             state: TransactionState::Empty,
             previous_producer_id: self.producer.id,
             timeout_ms,
-            started_ms: -1,
             partitions: BTreeSet::new(),
             ..self.clone()
         };
@@ -182,7 +178,6 @@ impl TransactionMetadata {
         next.partitions.extend(partitions.iter().cloned());
         if !is_ongoing {
             next.state = TransactionState::Ongoing;
-            next.started_ms = now.wall_ms;
             next.deadline_ms = Some(now.mono_ms + self.timeout_ms.max(0) as u64);
         }
         Ok(Some(next))
