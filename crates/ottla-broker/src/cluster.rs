@@ -246,17 +246,25 @@ impl Core {
 
     /// Returns when [`Core::tick`] is due next, in milliseconds of the monotonic clock.
     pub fn next_deadline(&self) -> Option<u64> {
+        let deadlines = [
+            self.next_replication_deadline(),
+            self.next_produce_deadline(),
+            self.transactions.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn next_replication_deadline(&self) -> Option<u64> {
+        // A single node has no followers, whose fetches have deadlines. Every request needs the
+        // next deadline, so it must not visit every partition for nothing.
+        if self.nodes.count == 1 {
+            return None;
+        }
         let partitions = self.topics.by_name.values().flat_map(|t| &t.partitions);
         let deadline = |p: &Partition| {
             p.next_deadline(|n| self.nodes.can_fetch(n), self.nodes.replica_lag_time_max_ms)
         };
-        // A single node has no followers, whose fetches have deadlines.
-        let has_followers = self.nodes.count > 1;
-        let replication = partitions.filter(|_| has_followers).filter_map(deadline);
-        replication
-            .chain(self.next_produce_deadline())
-            .chain(self.transactions.next_deadline())
-            .min()
+        partitions.filter_map(deadline).min()
     }
 
     /// Removes stopped nodes from the ISRs and leaderships of a topic.
