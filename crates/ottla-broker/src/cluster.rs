@@ -80,8 +80,9 @@ impl Nodes {
         self.live_nodes().next().unwrap_or(-1)
     }
 
-    /// Schedules fetches for the followers of a partition that are behind.
-    pub(crate) fn replicate(&mut self, p: &mut Partition, now: ClockReading) -> io::Result<()> {
+    /// Schedules fetches for the followers of a partition that are behind. Those that are due at
+    /// once may fail; the next tick tries them again.
+    pub(crate) fn replicate(&mut self, p: &mut Partition, now: ClockReading) {
         // Taken out, so that the closures can borrow `self`.
         let mut fetch_delay = self.fetch_delay.take();
         let result = {
@@ -89,7 +90,13 @@ impl Nodes {
             p.schedule_fetches(|n| self.can_fetch(n), delay_ms, now)
         };
         self.fetch_delay = fetch_delay;
-        result
+        warn_if_failed(p, result);
+    }
+}
+
+fn warn_if_failed(p: &Partition, replicated: io::Result<()>) {
+    if let Err(e) = replicated {
+        tracing::warn!(partition = p.name(), "replication failed: {e}");
     }
 }
 
@@ -236,9 +243,7 @@ impl Core {
         let Core { nodes, topics, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
             let ticked = p.tick(|n| nodes.can_fetch(n), now, nodes.replica_lag_time_max_ms);
-            if let Err(e) = ticked {
-                tracing::warn!(partition = p.name(), "replication failed: {e}");
-            }
+            warn_if_failed(p, ticked);
         }
         self.schedule_all_fetches(now);
         self.tick_transactions(now);
@@ -286,9 +291,7 @@ impl Core {
     fn schedule_all_fetches(&mut self, now: ClockReading) {
         let Core { nodes, topics, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
-            if let Err(e) = nodes.replicate(p, now) {
-                tracing::warn!(partition = p.name(), "replication failed: {e}");
-            }
+            nodes.replicate(p, now);
         }
         // A new leader may lack a marker, and replicas may have one now.
         self.write_due_markers(now);

@@ -110,7 +110,7 @@ impl Core {
             return AckStatus::Pending;
         }
         // The ISR has shrunk since the append: the batch is in fewer replicas than required.
-        if (p.isr.len() as i32) < topic.config.min_insync_replicas.min(topic.replication_factor()) {
+        if (p.isr.len() as i32) < topic.min_isr() {
             return AckStatus::Failed(ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND);
         }
         AckStatus::Acknowledged

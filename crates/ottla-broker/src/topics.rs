@@ -26,6 +26,12 @@ pub(crate) struct TopicState {
 }
 
 impl TopicState {
+    /// Returns how many in-sync replicas a batch with `acks=all` needs. As in Kafka, a topic cannot
+    /// require more than it has replicas.
+    pub(crate) fn min_isr(&self) -> i32 {
+        self.config.min_insync_replicas.min(self.replication_factor())
+    }
+
     /// Returns the number of replicas of a partition.
     pub(crate) fn replication_factor(&self) -> i32 {
         self.partitions.first().map_or(0, |p| p.replicas.len() as i32)

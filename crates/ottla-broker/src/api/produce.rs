@@ -35,10 +35,7 @@ pub(crate) fn handle_produce(
                 Some(_) if !(-1..=1).contains(&request.acks) => {
                     Err(error_from_code(ErrorCode::INVALID_REQUIRED_ACKS))
                 }
-                Some(name) => (core.leader_partition(ctx.node, name, p.index).map(|_| ()))
-                    .and_then(|()| core.join_transaction(ctx, transactional_id, name, &p))
-                    .map_err(error_from_code)
-                    .and_then(|()| append_partition(core, name, &p, request.acks, ctx)),
+                Some(name) => append_partition(core, ctx, transactional_id, name, &p, request.acks),
             };
             if let Err(e) = &result {
                 first_error.get_or_insert(e.code);
@@ -151,12 +148,14 @@ fn error_from_code(code: ErrorCode) -> AppendError {
 
 fn append_partition(
     core: &mut Core,
+    ctx: &RequestContext<'_>,
+    transactional_id: Option<&str>,
     name: &str,
     p: &PartitionProduceData,
     acks: i16,
-    ctx: &RequestContext<'_>,
 ) -> Result<LogAppendInfo, AppendError> {
     core.leader_partition(ctx.node, name, p.index).map_err(error_from_code)?;
+    core.join_transaction(ctx, transactional_id, name, p).map_err(error_from_code)?;
     let fault = core.next_fault(name, p.index);
     if let Some(ProduceFault::FailBeforeAppend(code)) = fault {
         return Err(error_from_code(code));
@@ -164,19 +163,15 @@ fn append_partition(
     let Core { topics, nodes, .. } = core;
     let topic = topics.by_name.get_mut(name);
     let topic = topic.ok_or_else(|| error_from_code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION))?;
-    let (config, replication_factor) = (topic.config.clone(), topic.replication_factor());
+    let (config, min_isr) = (topic.config.clone(), topic.min_isr());
     let partition = &mut topic.partitions[p.index as usize];
-    // As in Kafka, a topic cannot require more in-sync replicas than it has replicas.
-    let min_isr = config.min_insync_replicas.min(replication_factor);
     if acks == -1 && (partition.isr.len() as i32) < min_isr {
         return Err(error_from_code(ErrorCode::NOT_ENOUGH_REPLICAS));
     }
     let records = p.records.as_deref().unwrap_or_default();
     let appended =
         append_records_to_leader(partition, &config, records, ctx.header.api_version, ctx.now)?;
-    if let Err(e) = nodes.replicate(partition, ctx.now) {
-        tracing::warn!(partition = partition.name(), "replication failed: {e}");
-    }
+    nodes.replicate(partition, ctx.now);
     if let (Some(history), true) = (&mut core.append_history, appended.newly_appended) {
         let records = bytes::Bytes::copy_from_slice(records);
         let (topic, base_offset) = (name.to_owned(), appended.base_offset);

@@ -200,7 +200,7 @@ impl Core {
         let Core { topics, nodes, append_history, .. } = self;
         let topic = topics.by_name.get_mut(&partition.topic);
         let topic = topic.ok_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)?;
-        let min_isr = topic.config.min_insync_replicas.min(topic.replication_factor());
+        let min_isr = topic.min_isr();
         let p = &mut topic.partitions[partition.partition as usize];
         if (p.isr.len() as i32) < min_isr {
             return Err(ErrorCode::NOT_ENOUGH_REPLICAS);
@@ -225,9 +225,7 @@ impl Core {
         let base_offset = (replica.log.append_as_leader(&bytes, &view, leader_epoch))
             .map_err(|_| ErrorCode::KAFKA_STORAGE_ERROR)?;
         replica.producer_state.on_batch(&batch, base_offset, now.wall_ms);
-        if let Err(e) = nodes.replicate(p, now) {
-            tracing::warn!(partition = p.name(), "replication failed: {e}");
-        }
+        nodes.replicate(p, now);
         if let Some(history) = append_history {
             let (topic, partition) = (partition.topic.clone(), partition.partition);
             history.push(AppendedBatch { topic, partition, base_offset, records: bytes.into() });
