@@ -1,37 +1,26 @@
 //! Translates the options of `ottla produce` into producer settings.
 
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 
+use ottla::tools::read_to_limit;
 use ottla::{Origin, Properties};
 
 use crate::CliError;
 use crate::args::ProduceArgs;
 use crate::console::{open_stdin, report};
 
-/// Largest file of settings in bytes. A larger one is a mistake, such as a file of records.
-const MAX_FILE_BYTES: u64 = 16 << 20;
-
 /// Reads a file of settings. The caller must not read it twice: it may be a pipe, as in
 /// `-F <(command)` or `-F /dev/stdin`, and the second read would find it empty.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
-    let error =
-        |e: &dyn std::fmt::Display| CliError::usage(format!("cannot read {}: {e}", path.display()));
     let mut content = Vec::new();
     let read = if path == Path::new("-") {
-        open_stdin().and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content))
+        open_stdin().and_then(|stdin| read_to_limit(stdin, &mut content))
     } else {
-        fs::File::open(path)
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content))
+        fs::File::open(path).and_then(|file| read_to_limit(file, &mut content))
     };
-    match read {
-        Err(e) => Err(error(&e)),
-        Ok(len) if len as u64 > MAX_FILE_BYTES => {
-            Err(error(&format_args!("it has more than {MAX_FILE_BYTES} bytes")))
-        }
-        Ok(_) => Ok(content),
-    }
+    read.map_err(|e| CliError::usage(format!("cannot read {}: {e}", path.display())))?;
+    Ok(content)
 }
 
 /// Refuses standard input for two purposes: the first one would read all of it.

@@ -49,6 +49,25 @@ fn settings_from_a_pipe_are_read_once_and_warned_of_once() {
     assert!(stderr(&out).contains("No key separator found on line number 1"), "{}", stderr(&out));
 }
 
+/// A device has no length and no end.
+#[cfg(unix)]
+#[test]
+fn settings_without_an_end_are_refused() {
+    let (_dir, records) = temporary_file(b"one\n");
+    let records = records.to_str().unwrap();
+    for option in ["-F", "--reader-config"] {
+        for name in ["/dev/zero", "-"] {
+            let zeros = std::fs::File::open("/dev/zero").unwrap();
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ottla"));
+            command.args(["produce", "--embedded", "-t", "t", option, name, records]);
+            let out = command.stdin(zeros).output().unwrap();
+            let expected = format!("cannot read {name}: it has more than 16777216 bytes");
+            assert!(stderr(&out).contains(&expected), "{}", stderr(&out));
+            assert_eq!(out.status.code(), Some(2));
+        }
+    }
+}
+
 /// TLS settings from a pipe must not be lost: the broker here has no TLS, so the command fails.
 #[cfg(unix)]
 #[test]

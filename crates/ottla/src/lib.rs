@@ -135,6 +135,6 @@ pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, seriali
 /// change in any release.
 #[doc(hidden)]
 pub mod tools {
-    pub use crate::config::{configuration_markdown, parse_properties};
+    pub use crate::config::{configuration_markdown, parse_properties, read_to_limit};
     pub use crate::producer::validate_topic_name;
 }

@@ -22,12 +22,19 @@ pub(crate) fn read_file(path: impl AsRef<Path>) -> io::Result<Zeroizing<Vec<u8>>
     // A buffer that grows leaves copies of a secret behind.
     let expected = file.metadata()?.len().min(MAX_FILE_BYTES) as usize;
     let mut content = Zeroizing::new(Vec::with_capacity(expected + 1));
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("it has more than {MAX_FILE_BYTES} bytes"),
-        ));
-    }
+    read_to_limit(file, &mut content)?;
     Ok(content)
+}
+
+/// Reads all of a file or pipe, and adds it to `content`.
+///
+/// # Errors
+/// It cannot be read or is too large.
+pub fn read_to_limit(source: impl Read, content: &mut Vec<u8>) -> io::Result<()> {
+    let len = source.take(MAX_FILE_BYTES + 1).read_to_end(content)?;
+    if len as u64 > MAX_FILE_BYTES {
+        let message = format!("it has more than {MAX_FILE_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(())
 }

@@ -45,6 +45,7 @@ pub use compression::{Compression, GzipLevel, Lz4Level, ZstdLevel};
 pub use documentation::configuration_markdown;
 #[cfg(test)]
 pub(crate) use documentation::push_wrapped;
+pub use files::read_to_limit;
 pub use partitioning_strategy::PartitioningStrategy;
 pub(crate) use producer_config::BackoffRange;
 pub use producer_config::{MetricConfig, ProducerConfig};
