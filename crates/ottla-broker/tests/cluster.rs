@@ -1,53 +1,27 @@
 //! Tests of a cluster through its core: replication, leaders, the ISR and the high watermark.
 #![allow(missing_docs, clippy::disallowed_methods)]
 
+mod support;
+
 use bytes::Bytes;
-use ottla_broker::{
-    BrokerConfig, ClockReading, Core, HandleResult, LocalAddress, MoveLeaderOptions, NewTopic,
-};
+use ottla_broker::{BrokerConfig, Core, HandleResult, LocalAddress, MoveLeaderOptions, NewTopic};
 use ottla_protocol::header::{decode_response, encode_request};
 use ottla_protocol::messages::*;
-use ottla_protocol::record::{BatchHeader, RecordBody};
+use ottla_protocol::record::BatchHeader;
 use ottla_protocol::{ErrorCode, Request};
+use support::{TestProducer, clock_at};
 
 struct ClusterFixture {
     core: Core,
     now_ms: u64,
 }
 
-fn clock_at(ms: u64) -> ClockReading {
-    ClockReading { mono_ms: ms, wall_ms: 1_700_000_000_000 + ms as i64 }
-}
+const NO_PRODUCER: TestProducer = TestProducer { id: -1, epoch: -1 };
+const PRODUCER: TestProducer = TestProducer { id: 7, epoch: 0 };
 
-/// The producer id and epoch in a batch's header.
-#[derive(Clone, Copy)]
-struct ProducerIdAndEpoch {
-    id: i64,
-    epoch: i16,
-}
-
-const NO_PRODUCER: ProducerIdAndEpoch = ProducerIdAndEpoch { id: -1, epoch: -1 };
-const PRODUCER: ProducerIdAndEpoch = ProducerIdAndEpoch { id: 7, epoch: 0 };
-
-/// Returns a batch of one record.
-fn record_batch(producer: ProducerIdAndEpoch, sequence: i32, value: &str) -> Bytes {
-    let mut records = Vec::new();
-    let no_headers = std::iter::empty::<(&str, Option<&[u8]>)>();
-    let body = RecordBody::new(None, Some(value.as_bytes()), no_headers);
-    body.encode(&mut records, body.measure(0, 0));
-    let header = BatchHeader {
-        base_offset: 0,
-        partition_leader_epoch: -1,
-        attributes: 0,
-        last_offset_delta: 0,
-        base_timestamp: 1_700_000_000_000,
-        max_timestamp: 1_700_000_000_000,
-        producer_id: producer.id,
-        producer_epoch: producer.epoch,
-        base_sequence: sequence,
-        record_count: 1,
-    };
-    [&header.encode(&records)[..], &records].concat().into()
+/// Returns a batch of one record, which is in no transaction.
+fn record_batch(producer: TestProducer, sequence: i32, value: &str) -> Bytes {
+    support::record_batch(producer, sequence, value, 0)
 }
 
 const COPY_FIRST: MoveLeaderOptions = MoveLeaderOptions { copy_first: true, allow_unclean: false };

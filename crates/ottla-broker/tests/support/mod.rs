@@ -18,7 +18,7 @@ pub(crate) fn clock_at(ms: u64) -> ClockReading {
     ClockReading { mono_ms: ms, wall_ms: 1_700_000_000_000 + ms as i64 }
 }
 
-/// A transactional producer: what it sends in its requests.
+/// A producer: what it sends in its requests and batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TestProducer {
     pub(crate) id: i64,
