@@ -65,6 +65,8 @@ impl EmbeddedBrokerBuilder {
     }
 
     /// Sets the directory for the logs, in Kafka's format; default: the logs are in memory.
+    ///
+    /// Transactional ids are not kept there: end every transaction before the broker stops.
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.config.data_dir = Some(dir.into());
         self

@@ -15,7 +15,9 @@
 //! responses on the wire.
 //!
 //! The broker coordinates transactions, V1 and V2 (KIP-890). Tests can delay their markers and move
-//! their coordinator.
+//! their coordinator. The state of transactional ids is in memory, even with a data directory: a
+//! transaction that is open when the process ends stays open in the logs, and
+//! `read_committed` consumers of its partitions read no further.
 //!
 //! The broker has no consumer groups. It advertises only what it serves, with one exception that
 //! Kafka makes, too (Produce versions 0 to 2). It is not meant for production.

@@ -200,7 +200,8 @@ pub(crate) struct BrokerArgs {
     /// The address that clients are to connect to; default: the one they have connected to.
     #[arg(long, value_name = "H:P")]
     pub(crate) advertise: Option<String>,
-    /// Directory for the logs, in Kafka's format; default: logs are kept in memory.
+    /// Directory for the logs, in Kafka's format; default: logs are kept in memory. The state of
+    /// transactions is not kept there: end them before the broker stops.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Number of brokers in the cluster; they listen on --listen's port and the ports after it.

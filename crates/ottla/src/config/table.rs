@@ -194,7 +194,8 @@ settings! {
     Ignored "enable.metrics.push", Bool, Some("true"),
         "This client does not push its metrics to brokers (KIP-714).";
     Ignored "metadata.cluster.check.enable", Bool, Some("true"),
-        "This client does not send the expected cluster id to brokers.";
+        "The client always names the cluster and the node that it expects, to brokers with \
+         ApiVersions 5 (Kafka 4.4).";
     Ignored "metric.reporters", List, Some("org.apache.kafka.common.metrics.JmxReporter"),
         "Java classes; read metrics with `Producer::metrics`.";
     Ignored "auto.include.jmx.reporter", Bool, Some("true"),
