@@ -111,9 +111,9 @@ pub enum HandleResult {
     },
     /// A Produce is appended and waits for its replicas (`acks=all`).
     ///
-    /// Call [`Core::try_complete_produce`] with the id after replicas advance, and at the deadline.
+    /// Call [`Core::try_complete`] with the id after replicas advance, and at the deadline.
     /// Later requests of the same connection wait until then.
-    DelayedProduce {
+    Delayed {
         /// The id of the waiting request.
         id: u64,
         /// The deadline in milliseconds of the monotonic clock.

@@ -1,7 +1,7 @@
 //! The purgatory: Produce requests with `acks=all` that wait until the ISR has their batches.
 //!
 //! The Produce handler puts them here. The socket server and the simulation call
-//! [`Core::try_complete_produce`] when replicas advance. A request completes when the high
+//! [`Core::try_complete`] when replicas advance. A request completes when the high
 //! watermark passes all its batches, when a leader has changed, or at its deadline.
 
 use ottla_protocol::ErrorCode;
@@ -62,9 +62,9 @@ impl Core {
 
     /// Returns the result of a delayed Produce request, or `None` while it has to wait.
     ///
-    /// `id` is from [`HandleResult::DelayedProduce`]. The result closes the connection if the node
+    /// `id` is from [`HandleResult::Delayed`]. The result closes the connection if the node
     /// has stopped since.
-    pub fn try_complete_produce(&mut self, id: u64, now: ClockReading) -> Option<HandleResult> {
+    pub fn try_complete(&mut self, id: u64, now: ClockReading) -> Option<HandleResult> {
         let Some(mut request) = self.produce_purgatory.remove(&id) else {
             return Some(HandleResult::CloseConnection("the node has stopped".to_owned()));
         };
@@ -91,7 +91,7 @@ impl Core {
     }
 
     /// Removes a delayed Produce request whose connection is closed. Its batches stay in the log.
-    pub fn cancel_produce(&mut self, id: u64) {
+    pub fn cancel(&mut self, id: u64) {
         self.produce_purgatory.remove(&id);
     }
 

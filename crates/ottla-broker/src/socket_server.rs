@@ -301,7 +301,7 @@ impl ResponseWriter {
     }
 }
 
-/// A Produce request that waits in the purgatory.
+/// A request that waits in the core.
 #[derive(Clone, Copy)]
 struct DelayedRequest {
     id: u64,
@@ -325,8 +325,8 @@ fn handle_request(
         let now = read_clock(shared.started_at);
         let result = match delayed {
             Some(d) => core
-                .try_complete_produce(d.id, now)
-                .unwrap_or(HandleResult::DelayedProduce { id: d.id, deadline_ms: d.deadline_ms }),
+                .try_complete(d.id, now)
+                .unwrap_or(HandleResult::Delayed { id: d.id, deadline_ms: d.deadline_ms }),
             None => core.handle_at_node(node, frame, local, arrived_ms, now),
         };
         let deadline_ms = match result {
@@ -340,7 +340,7 @@ fn handle_request(
             }
             HandleResult::CloseConnection(reason) => return Err(io::Error::other(reason)),
             HandleResult::DelayedFetch { deadline_ms } => deadline_ms,
-            HandleResult::DelayedProduce { id, deadline_ms } => {
+            HandleResult::Delayed { id, deadline_ms } => {
                 delayed = Some(DelayedRequest { id, deadline_ms });
                 deadline_ms
             }

@@ -77,13 +77,13 @@ impl ClusterFixture {
     /// Sends a Produce with `acks=all` and returns the id under which it waits for replicas.
     fn produce_delayed(&mut self, node: i32, records: Bytes) -> u64 {
         match self.produce(node, -1, records) {
-            HandleResult::DelayedProduce { id, .. } => id,
+            HandleResult::Delayed { id, .. } => id,
             other => panic!("{other:?}"),
         }
     }
 
     fn try_complete_produce(&mut self, id: u64) -> Option<(ErrorCode, i64)> {
-        let result = self.core.try_complete_produce(id, clock_at(self.now_ms))?;
+        let result = self.core.try_complete(id, clock_at(self.now_ms))?;
         let HandleResult::SendResponse(out) = result else { panic!("{result:?}") };
         let frame = Bytes::from(out).slice(4..);
         Some(error_and_offset(&decode_response::<ProduceRequest>(&frame, 9).unwrap()))
@@ -159,7 +159,7 @@ fn acks_all_waits_for_the_isr_and_acks_1_does_not() {
         Ok(0),
         "consumers do not see a record before it is replicated"
     );
-    let HandleResult::DelayedProduce { id, deadline_ms } =
+    let HandleResult::Delayed { id, deadline_ms } =
         c.produce(1, -1, record_batch(NO_PRODUCER, -1, "b"))
     else {
         panic!("a request with acks=all waits for the followers")

@@ -130,7 +130,7 @@ impl SimCluster {
         connections.retain(|_, c| {
             let is_kept = c.node != node;
             if let Some(ticket) = c.pending_ticket.filter(|_| !is_kept) {
-                core.cancel_produce(ticket);
+                core.cancel(ticket);
             }
             is_kept
         });
@@ -146,7 +146,7 @@ impl SimCluster {
         let waiting: Vec<(u64, u64)> =
             self.connections.iter().filter_map(|(id, c)| Some((*id, c.pending_ticket?))).collect();
         for (id, ticket) in waiting {
-            let Some(result) = self.core.try_complete_produce(ticket, time) else { continue };
+            let Some(result) = self.core.try_complete(ticket, time) else { continue };
             if let Some(c) = self.connections.get_mut(&id) {
                 c.pending_ticket = None;
             }
@@ -162,7 +162,7 @@ impl SimCluster {
                 ClientInput::Closed => {
                     let ticket = self.connections.remove(&id).and_then(|c| c.pending_ticket);
                     if let Some(ticket) = ticket {
-                        self.core.cancel_produce(ticket);
+                        self.core.cancel(ticket);
                     }
                 }
                 ClientInput::Bytes(bytes) => {
@@ -241,7 +241,7 @@ impl SimCluster {
                 machine.send_to_client(id, response, delay);
             }
             HandleResult::NoResponse | HandleResult::DelayedFetch { .. } => {}
-            HandleResult::DelayedProduce { id: ticket, .. } => {
+            HandleResult::Delayed { id: ticket, .. } => {
                 if let Some(c) = self.connections.get_mut(&id) {
                     c.pending_ticket = Some(ticket);
                 }

@@ -86,9 +86,7 @@ pub(crate) fn handle_produce(
         pending_partitions,
     });
     // Without a fetch delay, the followers already have the batch: the response is complete.
-    Ok(core
-        .try_complete_produce(id, ctx.now)
-        .unwrap_or(HandleResult::DelayedProduce { id, deadline_ms }))
+    Ok(core.try_complete(id, ctx.now).unwrap_or(HandleResult::Delayed { id, deadline_ms }))
 }
 
 /// Adds the current leader and its address to a NOT_LEADER_OR_FOLLOWER response (KIP-951).
