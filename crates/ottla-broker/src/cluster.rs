@@ -145,6 +145,7 @@ impl Core {
         }
         self.nodes.down.insert(node);
         self.cancel_node_produces(node);
+        self.groups.cancel_node_requests(node);
         let Core { nodes, topics, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
             p.on_node_failure(node, |n| nodes.is_up(n), now.mono_ms);
@@ -176,9 +177,8 @@ impl Core {
 
     fn elect_coordinators(&mut self, now: ClockReading) {
         let nodes = &self.nodes;
-        if self.coordinators.elect(nodes.count, |n| nodes.is_up(n), now.mono_ms) {
-            self.resend_txn_markers(now);
-        }
+        let moved = self.coordinators.elect(nodes.count, |n| nodes.is_up(n), now.mono_ms);
+        self.on_coordinators_moved(&moved, now);
     }
 
     /// Pauses or resumes the fetches of a node's follower replicas.
@@ -236,9 +236,9 @@ impl Core {
     }
 
     /// Runs the fetches that are due and updates ISRs and high watermarks; aborts transactions that
-    /// time out and writes transaction markers.
+    /// time out, writes transaction markers and removes the members of groups that have timed out.
     ///
-    /// Delayed Produce requests may be complete afterwards.
+    /// Delayed requests may be complete afterwards.
     pub fn tick(&mut self, now: ClockReading) {
         let Core { nodes, topics, .. } = self;
         for p in topics.by_name.values_mut().flat_map(|t| &mut t.partitions) {
@@ -247,6 +247,7 @@ impl Core {
         }
         self.schedule_all_fetches(now);
         self.tick_transactions(now);
+        self.tick_groups(now);
     }
 
     /// Returns when [`Core::tick`] is due next, in milliseconds of the monotonic clock.
@@ -255,6 +256,7 @@ impl Core {
             self.next_replication_deadline(),
             self.next_produce_deadline(),
             self.transactions.next_deadline(),
+            self.groups.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }

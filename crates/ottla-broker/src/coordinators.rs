@@ -3,6 +3,8 @@
 //! As in Kafka, a name's hash selects a partition of an internal topic, and the partition's leader
 //! is the coordinator. If that node stops, another one takes over under a new epoch.
 
+use std::collections::BTreeSet;
+
 use ottla_protocol::ErrorCode;
 
 use crate::core::{ClockReading, Core};
@@ -40,6 +42,13 @@ struct CoordinatorPartition {
     epoch: i32,
     /// When the coordinator has read its log, in ms of the monotonic clock.
     loaded_at_ms: u64,
+}
+
+/// The partitions of the internal topics whose coordinators have moved.
+#[derive(Debug, Default)]
+pub(crate) struct MovedPartitions {
+    pub(crate) groups: BTreeSet<i32>,
+    pub(crate) transactions: BTreeSet<i32>,
 }
 
 /// Returns the partition of an internal topic that a name belongs to.
@@ -107,32 +116,43 @@ impl Coordinators {
     }
 
     /// Moves each partition whose node is down to the next node that is up.
-    ///
-    /// Returns whether one has moved.
     pub(crate) fn elect(
         &mut self,
         node_count: i32,
         is_up: impl Fn(i32) -> bool,
         now_ms: u64,
-    ) -> bool {
-        let load_time_ms = self.load_time_ms;
-        let mut has_moved = false;
-        for partition in self.groups.iter_mut().chain(&mut self.transactions) {
-            if partition.node != -1 && is_up(partition.node) {
-                continue;
-            }
-            let next = |i: i32| (partition.node.max(0) + i) % node_count + 1;
-            match (0..node_count).map(next).find(|n| is_up(*n)) {
-                Some(node) => partition.move_to(node, now_ms + load_time_ms),
-                None => partition.node = -1,
-            }
-            has_moved = true;
+    ) -> MovedPartitions {
+        let loaded_at_ms = now_ms + self.load_time_ms;
+        let elect = |partitions: &mut [CoordinatorPartition]| {
+            let all = (0..).zip(partitions);
+            let moved = all.filter_map(|(number, partition)| {
+                let has_moved = partition.elect(node_count, &is_up, loaded_at_ms);
+                has_moved.then_some(number)
+            });
+            moved.collect()
+        };
+        MovedPartitions {
+            groups: elect(&mut self.groups),
+            transactions: elect(&mut self.transactions),
         }
-        has_moved
     }
 }
 
 impl CoordinatorPartition {
+    /// Moves the partition to the next node that is up, if its node is down; returns whether it
+    /// has moved.
+    fn elect(&mut self, node_count: i32, is_up: &impl Fn(i32) -> bool, loaded_at_ms: u64) -> bool {
+        if self.node != -1 && is_up(self.node) {
+            return false;
+        }
+        let next = |i: i32| (self.node.max(0) + i) % node_count + 1;
+        match (0..node_count).map(next).find(|n| is_up(*n)) {
+            Some(node) => self.move_to(node, loaded_at_ms),
+            None => self.node = -1,
+        }
+        true
+    }
+
     fn move_to(&mut self, node: i32, loaded_at_ms: u64) {
         (self.node, self.loaded_at_ms) = (node, loaded_at_ms);
         self.epoch += 1;
@@ -161,13 +181,30 @@ impl Core {
             CoordinatorType::Group => &mut c.groups,
             CoordinatorType::Transaction => &mut c.transactions,
         };
-        let partition = &mut partitions[coordinator_partition(key) as usize];
+        let number = coordinator_partition(key);
+        let partition = &mut partitions[number as usize];
         if !self.nodes.is_up(to) || partition.node == to {
             return false;
         }
         partition.move_to(to, now.mono_ms + c.load_time_ms);
-        self.resend_txn_markers(now);
+        let moved = match coordinator_type {
+            CoordinatorType::Group => {
+                MovedPartitions { groups: [number].into(), ..Default::default() }
+            }
+            CoordinatorType::Transaction => {
+                MovedPartitions { transactions: [number].into(), ..Default::default() }
+            }
+        };
+        self.on_coordinators_moved(&moved, now);
         true
+    }
+
+    /// Lets new coordinators go on with what their predecessors have begun.
+    pub(crate) fn on_coordinators_moved(&mut self, moved: &MovedPartitions, now: ClockReading) {
+        if !moved.transactions.is_empty() {
+            self.resend_txn_markers(now);
+        }
+        self.reload_groups(&moved.groups, now);
     }
 
     /// Sets how long a new coordinator responds with COORDINATOR_LOAD_IN_PROGRESS; default 0.
@@ -198,7 +235,8 @@ mod tests {
         assert_eq!(c.check(kind, "tx", old, 0), Ok(()));
         assert_eq!(c.check(kind, "tx", old % 3 + 1, 0), Err(ErrorCode::NOT_COORDINATOR));
         c.load_time_ms = 10;
-        c.elect(3, |n| n != old, 100);
+        let moved = c.elect(3, |n| n != old, 100);
+        assert!(moved.transactions.contains(&coordinator_partition("tx")));
         let new = c.node(kind, "tx").unwrap();
         assert_eq!((new != old, c.epoch(kind, "tx")), (true, 1));
         let load = ErrorCode::COORDINATOR_LOAD_IN_PROGRESS;

@@ -14,6 +14,7 @@ use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::cluster::Nodes;
 use crate::coordinators::Coordinators;
+use crate::group::GroupCoordinator;
 use crate::log::LogBatch;
 use crate::new_topic::NewTopic;
 use crate::purgatory::DelayedProduce;
@@ -57,6 +58,9 @@ pub struct BrokerConfig {
     /// (Kafka's `transaction.partition.verification.enable`); default true. Brokers before Kafka
     /// 3.6 do not ask.
     pub verifies_transactions: bool,
+    /// How long the first rebalance of a consumer group waits for more members (Kafka's
+    /// `group.initial.rebalance.delay.ms`); default 0.
+    pub group_initial_rebalance_delay_ms: u64,
 }
 
 impl Default for BrokerConfig {
@@ -73,6 +77,7 @@ impl Default for BrokerConfig {
             transaction_version: 2,
             transaction_max_timeout_ms: 15 * 60 * 1000,
             verifies_transactions: true,
+            group_initial_rebalance_delay_ms: 0,
         }
     }
 }
@@ -109,10 +114,11 @@ pub enum HandleResult {
         /// The deadline in milliseconds of the monotonic clock.
         deadline_ms: u64,
     },
-    /// A Produce is appended and waits for its replicas (`acks=all`).
+    /// A Produce is appended and waits for its replicas (`acks=all`), or a JoinGroup or SyncGroup
+    /// waits for other members.
     ///
-    /// Call [`Core::try_complete`] with the id after replicas advance, and at the deadline.
-    /// Later requests of the same connection wait until then.
+    /// Call [`Core::try_complete`] with the id after other requests, after [`Core::tick`], and at
+    /// the deadline. Later requests of the same connection wait until then.
     Delayed {
         /// The id of the waiting request.
         id: u64,
@@ -206,6 +212,7 @@ pub struct Core {
     pub(crate) nodes: Nodes,
     pub(crate) coordinators: Coordinators,
     pub(crate) transactions: TransactionCoordinator,
+    pub(crate) groups: GroupCoordinator,
     /// Produce requests that wait for replicas, by id.
     pub(crate) produce_purgatory: BTreeMap<u64, DelayedProduce>,
     pub(crate) last_delayed_id: u64,
@@ -276,6 +283,7 @@ impl Core {
                 config.transaction_version,
                 config.transaction_max_timeout_ms,
             ),
+            groups: GroupCoordinator::default(),
             produce_purgatory: BTreeMap::new(),
             last_delayed_id: 0,
             producer_ids,

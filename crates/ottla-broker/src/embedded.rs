@@ -66,7 +66,8 @@ impl EmbeddedBrokerBuilder {
 
     /// Sets the directory for the logs, in Kafka's format; default: the logs are in memory.
     ///
-    /// Transactional ids are not kept there: end every transaction before the broker stops.
+    /// Transactional ids and the offsets of groups are not kept there: end every transaction before
+    /// the broker stops.
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.config.data_dir = Some(dir.into());
         self
@@ -108,6 +109,14 @@ impl EmbeddedBrokerBuilder {
     /// (KIP-890), 0 or 1 for V1.
     pub fn transaction_version(mut self, version: i16) -> Self {
         self.config.transaction_version = version;
+        self
+    }
+
+    /// Sets how long the first rebalance of a consumer group waits for more members (Kafka's
+    /// `group.initial.rebalance.delay.ms`); default 0.
+    pub fn group_initial_rebalance_delay(mut self, delay: Duration) -> Self {
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.config.group_initial_rebalance_delay_ms = delay_ms;
         self
     }
 

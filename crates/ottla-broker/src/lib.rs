@@ -15,12 +15,14 @@
 //! responses on the wire.
 //!
 //! The broker coordinates transactions, V1 and V2 (KIP-890). Tests can delay their markers and move
-//! their coordinator. The state of transactional ids is in memory, even with a data directory: a
-//! transaction that is open when the process ends stays open in the logs, and
+//! their coordinator. It coordinates classic consumer groups, too, and stores their offsets.
+//!
+//! The state of transactional ids and the offsets of groups are in memory, even with a data
+//! directory: a transaction that is open when the process ends stays open in the logs, and
 //! `read_committed` consumers of its partitions read no further.
 //!
-//! The broker has no consumer groups. It advertises only what it serves, with one exception that
-//! Kafka makes, too (Produce versions 0 to 2). It is not meant for production.
+//! The broker advertises only what it serves, with one exception that Kafka makes, too (Produce
+//! versions 0 to 2). It is not meant for production.
 
 #![forbid(unsafe_code)]
 
@@ -35,6 +37,7 @@ mod append;
 mod cluster;
 mod consumer_record;
 mod coordinators;
+mod group;
 mod transaction;
 mod partition;
 mod purgatory;

@@ -60,11 +60,18 @@ impl Core {
         self.last_delayed_id
     }
 
-    /// Returns the result of a delayed Produce request, or `None` while it has to wait.
+    /// Returns the result of a delayed request, or `None` while it has to wait.
     ///
-    /// `id` is from [`HandleResult::Delayed`]. The result closes the connection if the node
-    /// has stopped since.
+    /// `id` is from [`HandleResult::Delayed`]. The result closes the connection if the node has
+    /// stopped since.
     pub fn try_complete(&mut self, id: u64, now: ClockReading) -> Option<HandleResult> {
+        if self.groups.has_request(id) {
+            return self.take_group_response(id);
+        }
+        self.try_complete_produce(id, now)
+    }
+
+    fn try_complete_produce(&mut self, id: u64, now: ClockReading) -> Option<HandleResult> {
         let Some(mut request) = self.produce_purgatory.remove(&id) else {
             return Some(HandleResult::CloseConnection("the node has stopped".to_owned()));
         };
@@ -90,9 +97,12 @@ impl Core {
         None
     }
 
-    /// Removes a delayed Produce request whose connection is closed. Its batches stay in the log.
+    /// Removes a delayed request whose connection is closed.
+    ///
+    /// The batches of a Produce stay in the log, the member of a group in its group.
     pub fn cancel(&mut self, id: u64) {
         self.produce_purgatory.remove(&id);
+        self.groups.cancel(id);
     }
 
     fn ack_status(&self, status: &ProducePartitionStatus) -> AckStatus {

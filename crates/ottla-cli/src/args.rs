@@ -201,7 +201,8 @@ pub(crate) struct BrokerArgs {
     #[arg(long, value_name = "H:P")]
     pub(crate) advertise: Option<String>,
     /// Directory for the logs, in Kafka's format; default: logs are kept in memory. The state of
-    /// transactions is not kept there: end them before the broker stops.
+    /// transactions and the offsets of groups are not kept there: end transactions before the
+    /// broker stops.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Number of brokers in the cluster; they listen on --listen's port and the ports after it.

@@ -24,7 +24,15 @@ const SUPPORTED_VERSIONS: &[SupportedVersions] = &[
     SupportedVersions { key: ApiKey::FETCH, min: 4, max: 17 },
     SupportedVersions { key: ApiKey::LIST_OFFSETS, min: 1, max: 10 },
     SupportedVersions { key: ApiKey::METADATA, min: 0, max: 13 },
+    SupportedVersions { key: ApiKey::OFFSET_COMMIT, min: 2, max: 9 },
+    SupportedVersions { key: ApiKey::OFFSET_FETCH, min: 1, max: 9 },
     SupportedVersions { key: ApiKey::FIND_COORDINATOR, min: 0, max: 6 },
+    SupportedVersions { key: ApiKey::JOIN_GROUP, min: 0, max: 9 },
+    SupportedVersions { key: ApiKey::HEARTBEAT, min: 0, max: 4 },
+    SupportedVersions { key: ApiKey::LEAVE_GROUP, min: 0, max: 5 },
+    SupportedVersions { key: ApiKey::SYNC_GROUP, min: 0, max: 5 },
+    SupportedVersions { key: ApiKey::DESCRIBE_GROUPS, min: 0, max: 6 },
+    SupportedVersions { key: ApiKey::LIST_GROUPS, min: 0, max: 5 },
     SupportedVersions { key: ApiKey::API_VERSIONS, min: 0, max: 4 },
     SupportedVersions { key: ApiKey::CREATE_TOPICS, min: 2, max: 7 },
     SupportedVersions { key: ApiKey::DELETE_TOPICS, min: 1, max: 6 },
@@ -34,6 +42,7 @@ const SUPPORTED_VERSIONS: &[SupportedVersions] = &[
     SupportedVersions { key: ApiKey::ADD_OFFSETS_TO_TXN, min: 0, max: 4 },
     SupportedVersions { key: ApiKey::END_TXN, min: 0, max: 5 },
     SupportedVersions { key: ApiKey::WRITE_TXN_MARKERS, min: 1, max: 2 },
+    SupportedVersions { key: ApiKey::TXN_OFFSET_COMMIT, min: 0, max: 5 },
     SupportedVersions { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
     SupportedVersions { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
     SupportedVersions { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
@@ -223,10 +232,7 @@ pub(crate) fn handle_describe_cluster(
     }
 }
 
-const NO_GROUPS_MESSAGE: &str = "this broker has no consumer groups; \
-    assign partitions (kafka-console-consumer: --partition)";
-
-/// Returns the coordinators of transactional ids; the broker has no consumer groups.
+/// Returns the coordinators of groups or transactional ids.
 pub(crate) fn handle_find_coordinator(
     core: &Core,
     ctx: &RequestContext<'_>,
@@ -257,10 +263,14 @@ fn find_coordinator(
     key: String,
 ) -> Coordinator {
     let found = match key_type {
-        0 => Err((ErrorCode::UNSUPPORTED_VERSION, NO_GROUPS_MESSAGE)),
-        1 if key.is_empty() => Err((ErrorCode::INVALID_REQUEST, "the key is empty")),
-        1 => (core.coordinators.node(CoordinatorType::Transaction, &key))
-            .map_err(|code| (code, "no broker is up")),
+        0 | 1 if key.is_empty() => Err((ErrorCode::INVALID_REQUEST, "the key is empty")),
+        0 | 1 => {
+            let groups = key_type == 0;
+            let coordinator_type =
+                if groups { CoordinatorType::Group } else { CoordinatorType::Transaction };
+            let found = core.coordinators.node(coordinator_type, &key);
+            found.map_err(|code| (code, "no broker is up"))
+        }
         _ => Err((ErrorCode::INVALID_REQUEST, "this broker has no share groups")),
     };
     match found {

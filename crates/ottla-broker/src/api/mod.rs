@@ -10,6 +10,8 @@ mod produce;
 mod fetch;
 mod offsets;
 mod transactions;
+mod groups;
+mod group_offsets;
 
 use bytes::Bytes;
 use ottla_protocol::header::{RequestHeader, decode_request, encode_response};
@@ -21,6 +23,8 @@ use crate::core::{ClockReading, Core, DEFAULT_NODE_ID, HandleResult, LocalAddres
 pub(crate) use admin::*;
 pub(crate) use discovery::*;
 pub(crate) use fetch::handle_fetch;
+pub(crate) use group_offsets::*;
+pub(crate) use groups::*;
 pub(crate) use offsets::*;
 pub(crate) use produce::handle_produce;
 pub(crate) use transactions::*;
@@ -119,6 +123,34 @@ impl Core {
             ApiKey::FIND_COORDINATOR => ctx.send_response::<FindCoordinatorRequest>(
                 &handle_find_coordinator(self, ctx, decode_request(r, v)?),
             ),
+            ApiKey::JOIN_GROUP => handle_join_group(self, ctx, decode_request(r, v)?),
+            ApiKey::SYNC_GROUP => handle_sync_group(self, ctx, decode_request(r, v)?),
+            ApiKey::HEARTBEAT => {
+                let request = decode_request(r, v)?;
+                ctx.send_response::<HeartbeatRequest>(&handle_heartbeat(self, ctx, &request))
+            }
+            ApiKey::LEAVE_GROUP => {
+                let request = decode_request(r, v)?;
+                ctx.send_response::<LeaveGroupRequest>(&handle_leave_group(self, ctx, request))
+            }
+            ApiKey::OFFSET_COMMIT => {
+                let request = decode_request(r, v)?;
+                ctx.send_response::<OffsetCommitRequest>(&handle_offset_commit(self, ctx, request))
+            }
+            ApiKey::OFFSET_FETCH => {
+                let request = decode_request(r, v)?;
+                ctx.send_response::<OffsetFetchRequest>(&handle_offset_fetch(self, ctx, request))
+            }
+            ApiKey::TXN_OFFSET_COMMIT => ctx.send_response::<TxnOffsetCommitRequest>(
+                &handle_txn_offset_commit(self, ctx, decode_request(r, v)?),
+            ),
+            ApiKey::DESCRIBE_GROUPS => ctx.send_response::<DescribeGroupsRequest>(
+                &handle_describe_groups(self, ctx, decode_request(r, v)?),
+            ),
+            ApiKey::LIST_GROUPS => {
+                let request = decode_request(r, v)?;
+                ctx.send_response::<ListGroupsRequest>(&handle_list_groups(self, ctx, &request))
+            }
             ApiKey::CREATE_TOPICS => {
                 let request = decode_request(r, v)?;
                 ctx.send_response::<CreateTopicsRequest>(&handle_create_topics(

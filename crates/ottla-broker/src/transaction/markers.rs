@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use ottla_protocol::ErrorCode;
 use ottla_protocol::record::{BatchHeaderView, BatchView, ControlRecordType, EndTransactionMarker};
 
-use crate::coordinators::CoordinatorType;
+use crate::coordinators::{CoordinatorType, OFFSETS_TOPIC};
 use crate::core::{AppendedBatch, ClockReading, Core};
 use crate::transaction::TRANSACTIONS_V2;
 use crate::transaction::metadata::{ProducerIdAndEpoch, TopicPartition, TransactionState};
@@ -134,7 +134,7 @@ impl Core {
         let appended = match state {
             MarkerState::Scheduled { at_ms } if at_ms > now.mono_ms => return Some(state),
             MarkerState::Scheduled { .. } => match self.write_txn_marker(id, partition, now) {
-                Ok(appended) => appended,
+                Ok(appended) => appended?,
                 Err(code) if is_retriable(code) => {
                     return Some(MarkerState::Scheduled { at_ms: now.mono_ms + RETRY_MS });
                 }
@@ -161,12 +161,14 @@ impl Core {
     }
 
     /// Writes the marker of a transaction to a partition, for the coordinator.
+    ///
+    /// Returns `None` for the offsets of groups, which have no replicas.
     fn write_txn_marker(
         &mut self,
         id: &str,
         partition: &TopicPartition,
         now: ClockReading,
-    ) -> Result<AppendedMarker, ErrorCode> {
+    ) -> Result<Option<AppendedMarker>, ErrorCode> {
         // Only a live coordinator that has read its log writes markers.
         let node = self.coordinators.node(CoordinatorType::Transaction, id)?;
         self.coordinators.check(CoordinatorType::Transaction, id, node, now.mono_ms)?;
@@ -177,10 +179,15 @@ impl Core {
             coordinator_epoch: self.coordinators.epoch(CoordinatorType::Transaction, id),
             transaction_version: metadata.client_version,
         };
+        if partition.topic == OFFSETS_TOPIC {
+            let (producer, committed) = (request.producer, request.committed);
+            self.groups.end_transaction(partition.partition, producer.id, committed);
+            return Ok(None);
+        }
         let topic = self.topics.by_name.get(&partition.topic);
         let p = topic.and_then(|t| t.partitions.get(partition.partition as usize));
         let leader = p.map_or(-1, |p| p.leader);
-        self.append_marker(leader, partition, request, now)
+        self.append_marker(leader, partition, request, now).map(Some)
     }
 
     /// Appends a marker to a partition that a node leads.
