@@ -59,7 +59,7 @@ records read so far are sent, and the summary is printed. A second signal ends t
 
 Exit status: 0 if every record was acknowledged (with acks=0: written to the socket), 1 if a \
 record failed or the input could not be read, 2 for a wrong option or setting, 130 after a second \
-signal.";
+signal. Errors name their section of https://github.com/ottla/ottla/blob/main/docs/ERRORS.md.";
 
 #[derive(Debug, Args, Default)]
 pub(crate) struct ProduceArgs {

@@ -56,7 +56,7 @@ impl CliError {
     /// The producer was not built: because of a setting, or because the system has no resources.
     pub(crate) fn build(e: &ottla::Error) -> CliError {
         let status = if e.kind() == ottla::ErrorKind::Config { USAGE } else { FAILED };
-        CliError { status, message: error_text(e) }
+        CliError { status, message: error_with_reference(e) }
     }
 }
 
@@ -74,6 +74,11 @@ pub(crate) fn error_text(e: &ottla::Error) -> String {
         source = e.source();
     }
     text
+}
+
+/// Returns an error's text and where the documentation explains it.
+pub(crate) fn error_with_reference(e: &ottla::Error) -> String {
+    format!("{}; see {}", error_text(e), ottla::tools::error_reference(e))
 }
 
 fn main() -> ExitCode {

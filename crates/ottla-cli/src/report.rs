@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::TokenClock;
 use crate::console::{Blocking, report};
-use crate::error_text;
+use crate::{error_text, error_with_reference};
 
 /// Failure reasons that are counted separately. Further reasons share one count.
 const MAX_REASONS: usize = 20;
@@ -183,7 +183,7 @@ impl DeliveryCounters {
             "error": text,
             "possibly_persisted": is_possibly_persisted,
         }));
-        self.count_failure(without_timings(text));
+        self.count_failure(without_timings(error_with_reference(e)));
     }
 
     /// Prints one object.

@@ -109,6 +109,16 @@ fn record_over_the_limit_fails_alone() {
 }
 
 #[test]
+fn errors_name_their_section_of_the_documentation() {
+    let conflict = ["-X", "enable.idempotence=true", "--request-required-acks", "1"];
+    assert_fails(&embedded_args(&conflict), b"", 2, &["; see docs/ERRORS.md#config\n"]);
+    let args = ["produce", "-b", "127.0.0.1:1", "-t", "t", "--max-block-ms", "300"];
+    assert_fails(&args, b"x\n", 1, &["; see docs/ERRORS.md#metadatatimeout\n"]);
+    let too_large = [vec![b'x'; 1_048_570], b"\n".to_vec()].concat();
+    assert_fails(&embedded_args(&[]), &too_large, 1, &["; see docs/ERRORS.md#recordtoolarge\n"]);
+}
+
+#[test]
 fn line_without_a_key_separator_stops_the_reading() {
     let args = embedded_args(&["--property", "parse.key=true"]);
     assert_fails(

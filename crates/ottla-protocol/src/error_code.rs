@@ -110,10 +110,11 @@ error_codes! {
         "a batch before this one is missing from the partition's log" |
     DUPLICATE_SEQUENCE_NUMBER = 46; "the partition's log already has these records" |
     INVALID_PRODUCER_EPOCH = 47; "the log has a newer epoch of this producer id" |
-    INVALID_TXN_STATE = 48 |
-    INVALID_PRODUCER_ID_MAPPING = 49 |
+    INVALID_TXN_STATE = 48; "the state of the transaction does not allow this" |
+    INVALID_PRODUCER_ID_MAPPING = 49;
+        "the broker does not know the producer id, or another transactional id has it" |
     INVALID_TRANSACTION_TIMEOUT = 50 |
-    CONCURRENT_TRANSACTIONS = 51, R |
+    CONCURRENT_TRANSACTIONS = 51, R; "the transaction before is still being completed" |
     TRANSACTION_COORDINATOR_FENCED = 52 |
     TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53; "the principal may not use the transactional id" |
     SECURITY_DISABLED = 54 |
@@ -136,7 +137,7 @@ error_codes! {
     INVALID_FETCH_SESSION_EPOCH = 71, R |
     LISTENER_NOT_FOUND = 72, R M |
     TOPIC_DELETION_DISABLED = 73 |
-    FENCED_LEADER_EPOCH = 74, R M |
+    FENCED_LEADER_EPOCH = 74, R M; "the client knows an older leader than the broker" |
     UNKNOWN_LEADER_EPOCH = 75, R |
     UNSUPPORTED_COMPRESSION_TYPE = 76;
         "the broker or this version of Produce does not support the codec" |
@@ -184,7 +185,7 @@ error_codes! {
     UNKNOWN_SUBSCRIPTION_ID = 117 |
     TELEMETRY_TOO_LARGE = 118 |
     INVALID_REGISTRATION = 119 |
-    TRANSACTION_ABORTABLE = 120 |
+    TRANSACTION_ABORTABLE = 120; "the transaction can only be aborted" |
     INVALID_RECORD_STATE = 121 |
     SHARE_SESSION_NOT_FOUND = 122, R |
     INVALID_SHARE_SESSION_EPOCH = 123, R |

@@ -136,5 +136,6 @@ pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, seriali
 #[doc(hidden)]
 pub mod tools {
     pub use crate::config::{configuration_markdown, parse_properties, read_to_limit};
+    pub use crate::error::error_reference;
     pub use crate::producer::validate_topic_name;
 }

@@ -17,7 +17,7 @@ use crate::args::{PerfArgs, SendMethod};
 use crate::console::{output_status, print_line, report};
 use crate::settings::{read_file, set_properties};
 use crate::signals::{self, INTERRUPTED_STATUS};
-use crate::{CliError, FAILED, error_text, limits, start_thread};
+use crate::{CliError, FAILED, error_with_reference, limits, start_thread};
 use load::{ThroughputThrottler, Workload};
 use stats::{Clock, PerfStats};
 use usage::UsageMeter;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
         Err(e) => return Err(CliError::build(&e)),
     };
     stop_at_signal(&stats)?;
-    let failed = |e: ottla::Error| CliError::failed(error_text(&e));
+    let failed = |e: ottla::Error| CliError::failed(error_with_reference(&e));
     // The load starts when the topic is known.
     producer.partitions_for(&args.topic).map_err(failed)?;
     let topic = producer.topic(&args.topic).map_err(failed)?;
@@ -189,7 +189,7 @@ impl PerfRun<'_> {
         throttler: ThroughputThrottler,
     ) -> Result<(), CliError> {
         let rejected = |e: ottla::Error| {
-            CliError::failed(format!("a record was rejected: {}", error_text(&e)))
+            CliError::failed(format!("a record was rejected: {}", error_with_reference(&e)))
         };
         let (mut clock, workload) = (self.stats.clock(), self.workload);
         let mut pending = VecDeque::new();

@@ -14,7 +14,7 @@ use ottla::{BatchReport, Metric, MetricValue};
 use crate::args::PerfArgs;
 use crate::clock::wall_clock_us;
 use crate::console::{self, report};
-use crate::error_text;
+use crate::error_with_reference;
 use crate::perf::load::RecordSizes;
 use crate::perf::usage::ResourceUsage;
 
@@ -264,7 +264,7 @@ impl PerfStats {
         if let Err(e) = r.result {
             counters.errors += r.tokens.len() as u64;
             if !self.json {
-                let (count, reason) = (r.tokens.len(), error_text(e));
+                let (count, reason) = (r.tokens.len(), error_with_reference(e));
                 report!("{count} records failed: {reason}");
             }
             return;

@@ -5,6 +5,7 @@
 //! callback or the delivery handler passes them on.
 
 mod kind;
+mod reference;
 mod timings;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use ottla_protocol::ErrorCode;
 
 pub use kind::{ErrorKind, RecordStatus};
+pub use reference::error_reference;
 pub use timings::DeliveryTimings;
 
 #[derive(Debug, Clone)]
