@@ -8,8 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::{cargo_command, run_step, workspace_root};
 
-/// Rounds of the shorter run. The longer run has twice as many; the difference of the two excludes
-/// start-up.
+/// Rounds of the shorter run of most workloads.
 const ROUNDS: u64 = 3020;
 /// Records of 100 bytes in a batch of 16 KiB.
 const RECORDS_PER_BATCH: f64 = 151.0;
@@ -23,6 +22,15 @@ struct Measurement {
     functions: &'static [&'static str],
     /// Rounds that make one unit of the row.
     rounds_per_unit: f64,
+    /// Rounds of the shorter run. The longer run has twice as many; the difference of the two
+    /// excludes start-up.
+    rounds: u64,
+}
+
+/// Returns the row of the first sends to this number of topics, after as many others.
+const fn first_send(name: &'static str, rounds: u64) -> Measurement {
+    let (workload, functions) = ("new-topics", ROUND);
+    Measurement { name, workload, functions, rounds_per_unit: 1.0, rounds }
 }
 
 const ROUND: &[&str] = &["*instructions*send_producer_data*", "*instructions*poll_and_handle*"];
@@ -33,55 +41,68 @@ const MEASUREMENTS: &[Measurement] = &[
         workload: "records",
         functions: &["*instructions*append*"],
         rounds_per_unit: 1.0,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "sender, a full batch of 151 records",
         workload: "records",
         functions: ROUND,
         rounds_per_unit: RECORDS_PER_BATCH,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "— ready",
         workload: "records",
         functions: &["*ReadyTracker*refresh*"],
         rounds_per_unit: RECORDS_PER_BATCH,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "— drain",
         workload: "records",
         functions: &["*ReadyTracker*drain*"],
         rounds_per_unit: RECORDS_PER_BATCH,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "— request, and its write to the simulated socket",
         workload: "records",
         functions: &["*Sender*send_produce_request*"],
         rounds_per_unit: RECORDS_PER_BATCH,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "— response (verdict, completion, memory returned)",
         workload: "records",
         functions: &["*handle_produce_response*"],
         rounds_per_unit: RECORDS_PER_BATCH,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "close, a full batch",
         workload: "records",
         functions: &["*OpenBatch*close*"],
         rounds_per_unit: RECORDS_PER_BATCH,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "sender's round, 1 partition",
         workload: "one-partition",
         functions: ROUND,
         rounds_per_unit: 1.0,
+        rounds: ROUNDS,
     },
     Measurement {
         name: "sender's round, 1 active partition of 100,000",
         workload: "many-partitions",
         functions: ROUND,
         rounds_per_unit: 1.0,
+        rounds: ROUNDS,
     },
+    first_send("first send to a topic, the second half of 1,000", 500),
+    first_send("— of 2,000", 1000),
+    first_send("— of 4,000", 2000),
+    first_send("— of 10,000", 5000),
 ];
 
 /// Builds the workloads and prints the table in Markdown.
@@ -90,9 +111,9 @@ pub(super) fn print_table() -> Result<(), String> {
     let program = workspace_root().join("target/release/ottla-sim");
     println!("| what | instructions |\n|---|---:|");
     for m in MEASUREMENTS {
-        let short = count_instructions(&program, m, ROUNDS)?;
-        let long = count_instructions(&program, m, 2 * ROUNDS)?;
-        let per_unit = (long - short) as f64 / ROUNDS as f64 * m.rounds_per_unit;
+        let short = count_instructions(&program, m, m.rounds)?;
+        let long = count_instructions(&program, m, 2 * m.rounds)?;
+        let per_unit = (long - short) as f64 / m.rounds as f64 * m.rounds_per_unit;
         println!("| {} | {per_unit:.0} |", m.name);
     }
     Ok(())

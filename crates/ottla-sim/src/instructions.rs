@@ -97,6 +97,7 @@ fn append(topic: &Topic, record: Record<'_>) {
 ///
 /// `records` sends records of 100 bytes in full batches. `one-partition` and `many-partitions` send
 /// one record a batch, to a topic with 1 partition or to one of many with 100,000 in all.
+/// `new-topics` sends the first record to another topic in each round.
 ///
 /// # Errors
 /// Returns a text if there is no workload with this name.
@@ -105,10 +106,11 @@ pub fn run_workload(name: &str, rounds: u64) -> Result<(), String> {
         "records" => (1, "16384", true),
         "one-partition" => (1, "0", false),
         "many-partitions" => (100_000, "0", false),
+        "new-topics" => return send_to_new_topics(rounds),
         other => {
             return Err(format!(
                 "unknown workload {other:?}; \
-                 expected records, one-partition or many-partitions"
+                 expected records, one-partition, many-partitions or new-topics"
             ));
         }
     };
@@ -131,6 +133,21 @@ pub fn run_workload(name: &str, rounds: u64) -> Result<(), String> {
     }
     workload.run_until_idle();
     // No thread runs the sender any more, so dropping the producer would wait for it forever.
+    workload.sender.abort();
+    Ok(())
+}
+
+fn send_to_new_topics(count: u64) -> Result<(), String> {
+    let mut workload = InstructionWorkload::new(1, "0")?;
+    for n in 0..count {
+        let name = format!("new-{n}");
+        let time = broker_now(&workload.machine);
+        workload.cluster.core.create_topic(&name, 1, time).map_err(|e| e.to_string())?;
+        let topic = workload.open_topic(&name);
+        append(&topic, topic.record().value("v").token(n));
+        workload.run_round();
+    }
+    workload.run_until_idle();
     workload.sender.abort();
     Ok(())
 }

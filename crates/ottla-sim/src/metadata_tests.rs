@@ -63,6 +63,26 @@ fn first_records_to_fifty_topics_wait_for_one_metadata_request_each() {
     assert!(elapsed < Duration::from_millis(50 * 150), "{elapsed:?}");
 }
 
+// KIP-526.
+#[test]
+fn first_sends_to_many_topics_cost_linear_work() {
+    const TOPICS: usize = 1000;
+    let mut fixture = ProducerFixture::new(&[]);
+    let names: Vec<String> = (0..TOPICS).map(|n| format!("topic-{n}")).collect();
+    for name in &names {
+        fixture.create_topic(name, 1);
+    }
+    for name in &names {
+        fixture.send_to_and_flush(name, 0, "first");
+    }
+    let (copies, published) = fixture.metadata_work();
+    assert_eq!(copies, 0, "a response costs what it describes");
+    assert!((1000..1010).contains(&published), "each topic is published once: {published}");
+    // A request for one topic has about 50 bytes.
+    let bytes = fixture.cluster.metadata_request_bytes;
+    assert!(bytes < 100 * TOPICS, "each topic is requested once: {bytes} bytes");
+}
+
 /// An administrator withdraws a permission by mistake and grants it again.
 #[test]
 fn topic_error_in_metadata_fails_new_sends_and_not_accepted_records() {

@@ -127,6 +127,11 @@ impl ProducerFixture {
         }
     }
 
+    /// Returns how often the client has copied its metadata, and the number of topics published.
+    pub(crate) fn metadata_work(&self) -> (u64, u64) {
+        self.sender.metadata_work()
+    }
+
     /// Appends to the faults of the next batches.
     pub(crate) fn push_batch_faults(&self, faults: &[Option<ProduceFault>]) {
         self.batch_faults.lock().unwrap().extend(faults.iter().copied());

@@ -85,6 +85,8 @@ pub(crate) struct SimCluster {
     /// One metadata response in this many is the previous one to the same request.
     pub(crate) stale_metadata_one_in: u64,
     previous_metadata: BTreeMap<MetadataRequestKey, Vec<u8>>,
+    /// The bytes of all metadata requests so far.
+    pub(crate) metadata_request_bytes: usize,
     /// The error that metadata responses report for every topic.
     pub(crate) metadata_topic_error: Option<ErrorCode>,
     max_in_flight: usize,
@@ -106,6 +108,7 @@ impl SimCluster {
             },
             stale_metadata_one_in: s.stale_metadata_one_in,
             previous_metadata: BTreeMap::new(),
+            metadata_request_bytes: 0,
             metadata_topic_error: None,
             max_in_flight: s.max_in_flight as usize,
             in_flight_violations: Vec::new(),
@@ -222,7 +225,11 @@ impl SimCluster {
         if c.buffer.len() < end {
             return None;
         }
-        Some((c.node, c.buffer.drain(..end).skip(4).collect()))
+        let frame: Vec<u8> = c.buffer.drain(..end).skip(4).collect();
+        if is_metadata_request(&frame) {
+            self.metadata_request_bytes += frame.len();
+        }
+        Some((c.node, frame))
     }
 
     /// Sends a response, now or late.

@@ -12,6 +12,7 @@ pub(crate) mod builtin_partitioner;
 mod key_hash;
 pub(crate) mod append_only_vec;
 pub(crate) mod batch_size_estimator;
+mod topic_table;
 pub(crate) mod topics;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,6 +12,7 @@ use super::append_only_vec::AppendOnlyVec;
 use super::batch_size_estimator::BatchSizeEstimator;
 use super::builtin_partitioner::{PartitionLoadStats, Rack, StickyPartitionInfo};
 use super::partition::Partition;
+use super::topic_table::{TopicBuckets, TopicTable};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
@@ -32,7 +33,7 @@ pub(crate) struct TopicInfo {
 }
 
 impl TopicInfo {
-    fn new(name: Arc<str>) -> TopicInfo {
+    pub(super) fn new(name: Arc<str>) -> TopicInfo {
         TopicInfo {
             name,
             partitions: AppendOnlyVec::default(),
@@ -63,17 +64,18 @@ impl TopicInfo {
     }
 }
 
-pub(crate) type TopicsByName = HashMap<Arc<str>, Arc<TopicInfo>>;
-
 /// All known topics, and the callers that wait for others.
 #[derive(Debug, Default)]
 pub(crate) struct TopicInfoMap {
-    map: ArcSwap<TopicsByName>,
+    table: TopicTable,
     waiters: Mutex<AllTopicWaiters>,
     /// The topics of handles that were created before their metadata arrived.
     unknown: Mutex<HashMap<Arc<str>, Weak<TopicInfo>>>,
     /// Every partition of every topic, also those that are not visible, by id.
     partitions_by_id: Mutex<Vec<Arc<Partition>>>,
+    /// The number of topics that all updates together have published.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    published: std::sync::atomic::AtomicU64,
 }
 
 /// The callers that wait for topics.
@@ -113,7 +115,7 @@ impl TopicWaiters {
 
 impl TopicInfoMap {
     pub(crate) fn get(&self, name: &str) -> Option<Arc<TopicInfo>> {
-        self.map.load().get(name).cloned()
+        self.table.load().get(name).cloned()
     }
 
     /// Returns the topic for a handle. It has no partitions while it is not known.
@@ -127,8 +129,8 @@ impl TopicInfoMap {
         if unknown.len().is_power_of_two() {
             unknown.retain(|_, topic| topic.strong_count() > 0);
         }
-        // Again, under the lock: `publish` takes the topic from `unknown`, stores it in the map,
-        // and then removes it. So every handle of a topic gets the one that the map has in the end.
+        // Again, under the lock: `publish` takes the topic from `unknown`, stores it in the table,
+        // and then removes it. So every handle of a topic gets the one of the table in the end.
         if let Some(topic) = self.get(name) {
             return topic;
         }
@@ -147,8 +149,13 @@ impl TopicInfoMap {
         topic
     }
 
-    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<TopicsByName>> {
-        self.map.load()
+    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<TopicBuckets>> {
+        self.table.load()
+    }
+
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn published(&self) -> u64 {
+        self.published.load(Relaxed)
     }
 
     /// Registers a caller for the next metadata update. Returns the number of errors so far, and
@@ -195,35 +202,34 @@ impl TopicInfoMap {
         to_wake.iter().for_each(|waiter| waiter.wake());
     }
 
-    /// Publishes a metadata update: new topics, partition counts and leaders. Wakes the callers
-    /// that wait for a topic.
-    pub(crate) fn publish(&self, cluster: &Cluster, rack: &Rack) {
-        let old = self.map.load_full();
-        let mut new: Option<TopicsByName> = None;
-        for (name, metadata) in &cluster.topics {
-            if metadata.leaders.is_empty() {
+    /// Publishes the changed topics of a metadata update: new ones, partition counts and leaders.
+    /// Wakes the callers that wait for a topic.
+    pub(crate) fn publish<'t>(
+        &self,
+        cluster: &Cluster,
+        changed: impl Iterator<Item = &'t Arc<str>>,
+        rack: &Rack,
+    ) {
+        for name in changed {
+            let Some(metadata) = cluster.topics.get(name).filter(|m| !m.leaders.is_empty()) else {
                 continue;
-            }
-            let topic = match old.get(name) {
-                Some(topic) => topic.clone(),
-                None => {
-                    let topic = Self::unknown_topic(&mut self.unknown.lock(), name.clone());
-                    let map = new.get_or_insert_with(|| (*old).clone());
-                    map.insert(name.clone(), topic.clone());
-                    topic
-                }
             };
+            let known = self.get(name);
+            let is_new = known.is_none();
+            let topic = known
+                .unwrap_or_else(|| Self::unknown_topic(&mut self.unknown.lock(), name.clone()));
             self.resize(&topic, metadata.leaders.len());
             for (p, leader) in topic.partitions.iter().zip(&metadata.leaders) {
                 p.leader.store(leader.node_id, Relaxed);
             }
             let stats = PartitionLoadStats::uniform(&topic.partitions, rack, cluster);
             topic.load_stats.store(Arc::new(stats));
-        }
-        if let Some(new) = new {
-            let new = Arc::new(new);
-            self.map.store(new.clone());
-            self.unknown.lock().retain(|name, _| !new.contains_key(name));
+            if is_new {
+                self.table.insert(topic);
+                self.unknown.lock().remove(name);
+            }
+            #[cfg(any(test, feature = "unstable-sim"))]
+            self.published.fetch_add(1, Relaxed);
         }
         self.wake_waiters(cluster);
     }

@@ -95,7 +95,7 @@ impl<I: Io> NetworkClient<I> {
     ///
     /// Does nothing if rebootstrapping is disabled or backs off, or before the first metadata.
     pub(super) fn rebootstrap(&mut self, now: Tick) {
-        let has_cluster = !self.metadata.cluster.nodes.is_empty();
+        let has_cluster = !self.metadata.cluster().nodes.is_empty();
         if !has_cluster || !self.bootstrap.begin(now, self.env.random()) {
             return;
         }

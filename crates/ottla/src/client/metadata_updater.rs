@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::{MetadataRequest, MetadataRequestTopic, MetadataResponse};
 
-use crate::cluster::{Cluster, LeaderHint, Node};
+use crate::cluster::{Cluster, ClusterChanges, LeaderHint, Node};
 use crate::config::MetadataSettings;
 use crate::error::Error;
 use crate::time::{Tick, backoff};
@@ -15,8 +15,9 @@ use crate::time::{Tick, backoff};
 /// The changes since the sender last took them.
 #[derive(Debug, Default)]
 pub(crate) struct MetadataUpdate {
-    /// Whether the cluster snapshot changed.
+    /// Whether a response came or the cluster snapshot changed.
     pub(crate) updated: bool,
+    pub(crate) changes: ClusterChanges,
     /// The name of the broker that sent the latest response.
     pub(crate) responder: String,
     /// The topics that the response reports an error for.
@@ -39,7 +40,10 @@ struct RequestInFlight {
 #[derive(Debug)]
 pub(crate) struct MetadataUpdater {
     settings: MetadataSettings,
-    pub(crate) cluster: Arc<Cluster>,
+    /// The sender holds it during a round. A change in that time copies it.
+    cluster: Arc<Cluster>,
+    /// How often it was copied.
+    copies: u64,
     /// The topics to request, each with its last use.
     topics: BTreeMap<Arc<str>, Tick>,
     /// The topics of `topics` that no response has described since they were wanted. They are
@@ -65,6 +69,7 @@ impl MetadataUpdater {
         MetadataUpdater {
             settings,
             cluster: Arc::default(),
+            copies: 0,
             topics: BTreeMap::new(),
             new_topics: BTreeSet::new(),
             update_requested: true,
@@ -76,6 +81,22 @@ impl MetadataUpdater {
             attempts: 0,
             pending: MetadataUpdate::default(),
         }
+    }
+
+    /// Returns the latest snapshot.
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    fn cluster_mut(&mut self) -> &mut Cluster {
+        self.copies += u64::from(Arc::strong_count(&self.cluster) > 1);
+        Arc::make_mut(&mut self.cluster)
+    }
+
+    /// Returns how often the snapshot was copied: only while a round of the sender held it.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn copies(&self) -> u64 {
+        self.copies
     }
 
     /// Records a use of the topic. A new topic is requested at once, without a backoff.
@@ -166,18 +187,23 @@ impl MetadataUpdater {
             return false;
         }
         self.check_cluster_id(response);
-        let mut topic_errors = Vec::new();
-        let topics = &self.topics;
-        let next = self.cluster.merge_with(
-            response,
-            |name| topics.contains_key(name),
-            |name, code| topic_errors.push((name.to_owned(), code)),
-        );
         let request = self.in_progress.take();
+        let is_partial = request.as_ref().is_some_and(|request| request.is_partial);
+        let mut topic_errors = Vec::new();
+        let topics = std::mem::take(&mut self.topics);
+        let cluster = self.cluster_mut();
+        let is_wanted = |name: &str| topics.contains_key(name);
+        let add_error = |name: &str, code| topic_errors.push((name.to_owned(), code));
+        let mut changes = cluster.merge(response, is_wanted, add_error);
+        // A request for all topics has dropped the idle ones.
+        if !is_partial {
+            changes.topics.append(&mut cluster.retain_topics(is_wanted));
+        }
+        self.topics = topics;
         for topic in request.iter().flat_map(|request| &request.new_topics) {
             self.new_topics.remove(topic);
         }
-        if !request.is_some_and(|request| request.is_partial) {
+        if !is_partial {
             self.last_success = Some(now);
             self.update_requested = false;
         }
@@ -185,11 +211,11 @@ impl MetadataUpdater {
         // NOT_LEADER_OR_FOLLOWER error, may be newer than the broker's view in this response.
         self.update_requested |= self.requested_during_update;
         // The backoff grows only while responses are identical (CASES MD3).
-        if next.topics != self.cluster.topics || next.nodes != self.cluster.nodes {
+        if !changes.is_empty() {
             self.attempts = 0;
         }
         self.back_off(now, random);
-        self.cluster = Arc::new(next);
+        self.pending.changes.append(changes);
         // For example LEADER_NOT_AVAILABLE while the broker creates the topic: request it again.
         for (name, _) in topic_errors.iter().filter(|(_, code)| code.is_retriable()) {
             if let Some((name, _)) = self.topics.get_key_value(name.as_str()) {
@@ -222,19 +248,19 @@ impl MetadataUpdater {
     ///
     /// A requested update stays requested: the hints cover only the partitions of one response.
     pub(crate) fn apply_leader_hints(&mut self, hints: &[LeaderHint], nodes: &[Node]) -> bool {
-        match self.cluster.with_leader_hints(hints, nodes) {
-            Some(next) => {
-                self.cluster = Arc::new(next);
-                self.pending.updated = true;
-                true
-            }
-            None => false,
+        if !hints.iter().any(|hint| self.cluster.is_newer_leader(hint, nodes)) {
+            return false;
         }
+        let changes = self.cluster_mut().apply_leader_hints(hints, nodes);
+        self.pending.changes.append(changes);
+        self.pending.updated = true;
+        true
     }
 
     /// Removes all nodes from the snapshot, before the client bootstraps again (KIP-899).
     pub(crate) fn forget_nodes(&mut self, now: Tick) {
-        self.cluster = Arc::new(self.cluster.without_nodes());
+        let changes = self.cluster_mut().forget_nodes();
+        self.pending.changes.append(changes);
         self.update_requested = true;
         self.in_progress = None;
         self.not_before = Tick(0);
@@ -354,7 +380,7 @@ mod tests {
         m.fail_update(Tick(100 * SECOND), 0);
         assert_eq!(requested(&mut m, Tick(101 * SECOND)), ["t"]);
         m.update(&described(&["t"]), Tick(102 * SECOND), 0);
-        assert!(m.cluster.topics.contains_key("t"));
+        assert!(m.cluster().topics.contains_key("t"));
     }
 
     // KIP-526.
@@ -368,7 +394,7 @@ mod tests {
         assert!(m.next_update() <= Tick(SECOND));
         assert_eq!(requested(&mut m, Tick(SECOND)), ["b"]);
         m.update(&described(&["b"]), Tick(SECOND), 0);
-        assert!(m.cluster.topics.contains_key("a") && m.cluster.topics.contains_key("b"));
+        assert!(m.cluster().topics.contains_key("a") && m.cluster().topics.contains_key("b"));
         m.add_topic(&"a".into(), Tick(299 * SECOND));
         m.add_topic(&"b".into(), Tick(299 * SECOND));
         assert_eq!(m.next_update(), Tick(300 * SECOND), "a partial response renews no other topic");

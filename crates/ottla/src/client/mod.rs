@@ -113,7 +113,12 @@ impl<I: Io> NetworkClient<I> {
     }
 
     pub(crate) fn cluster(&self) -> Arc<Cluster> {
-        self.metadata.cluster.clone()
+        self.metadata.cluster().clone()
+    }
+
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn metadata_copies(&self) -> u64 {
+        self.metadata.copies()
     }
 
     pub(crate) fn add_topic(&mut self, topic: &Arc<str>, now: Tick) {
@@ -237,7 +242,7 @@ impl<I: Io> NetworkClient<I> {
     pub(crate) fn least_loaded_node(&self, now: Tick) -> Option<i32> {
         // Once metadata names the brokers, the bootstrap servers (negative ids) are not used.
         let usable = |connection: &&NodeConnection| {
-            self.metadata.cluster.nodes.is_empty() || connection.id >= 0
+            self.metadata.cluster().nodes.is_empty() || connection.id >= 0
         };
         let nodes = || self.connections.iter().filter(usable);
         let ready = nodes().filter(|connection| self.can_send_request(connection, now));
@@ -298,9 +303,8 @@ impl<I: Io> NetworkClient<I> {
 
     /// Applies the new leaders that a produce response names (KIP-951).
     pub(crate) fn apply_leader_hints(&mut self, hints: &[LeaderHint], nodes: &[Node], now: Tick) {
-        let before = self.metadata.cluster.clone();
         if self.metadata.apply_leader_hints(hints, nodes) {
-            self.observer.leaders_changed(&before, &self.metadata.cluster, now);
+            self.report_leader_changes(now);
             self.update_nodes(now);
         }
     }

@@ -10,7 +10,7 @@ use super::disconnect::ClosedBy;
 use super::health::SharedHealth;
 use super::in_flight_requests::{InFlightRequest, RequestKind};
 use super::node_connection::NodeConnection;
-use crate::cluster::Cluster;
+use crate::cluster::LeaderChange;
 use crate::log_limiter::{LogEvent, LogLimiter};
 use crate::metrics::{Counters, NodeSensor, Sensor};
 use crate::time::Tick;
@@ -288,23 +288,21 @@ impl Observer {
         }
     }
 
-    /// Reports the partitions that have another leader than before.
-    pub(super) fn leaders_changed(&mut self, before: &Cluster, after: &Cluster, now: Tick) {
-        for change in after.leader_changes_since(before) {
-            let leader = change.new.node_id;
-            if let Some(suppressed) = self.log_events.check(LogEvent::LeaderChanged, leader, now) {
-                tracing::info!(
-                    name: "ottla.leader_changed",
-                    target: "ottla::metadata",
-                    topic = &**change.topic,
-                    partition = change.partition,
-                    from = change.old.node_id,
-                    to = leader,
-                    epoch = change.new.epoch,
-                    suppressed,
-                    "leader changed"
-                );
-            }
+    /// Reports a partition that has another leader than before.
+    pub(super) fn leader_changed(&mut self, change: &LeaderChange, now: Tick) {
+        let leader = change.new.node_id;
+        if let Some(suppressed) = self.log_events.check(LogEvent::LeaderChanged, leader, now) {
+            tracing::info!(
+                name: "ottla.leader_changed",
+                target: "ottla::metadata",
+                topic = &*change.topic,
+                partition = change.partition,
+                from = change.old.node_id,
+                to = leader,
+                epoch = change.new.epoch,
+                suppressed,
+                "leader changed"
+            );
         }
     }
 

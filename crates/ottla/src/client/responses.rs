@@ -199,7 +199,6 @@ impl<I: Io> NetworkClient<I> {
             let partitions = response.topics.iter_mut().flat_map(|t| &mut t.partitions);
             partitions.for_each(|p| p.leader_epoch = -1);
         }
-        let before = self.metadata.cluster.clone();
         self.throttle(node, response.throttle_time_ms, version >= 6, now);
         if !self.metadata.update(&response, now, random) {
             // The connection ends as well, so that the next request goes to another broker.
@@ -217,13 +216,20 @@ impl<I: Io> NetworkClient<I> {
             errors = response.topics.iter().filter(|t| t.error_code != 0).count(),
             "metadata"
         );
-        self.observer.leaders_changed(&before, &self.metadata.cluster, now);
+        self.report_leader_changes(now);
         self.update_nodes(now);
+    }
+
+    /// Logs the partitions that have new leaders.
+    pub(super) fn report_leader_changes(&mut self, now: Tick) {
+        for change in self.metadata.pending.changes.leaders.drain(..) {
+            self.observer.leader_changed(&change, now);
+        }
     }
 
     /// Adds the snapshot's new brokers and removes those that have moved or left.
     pub(super) fn update_nodes(&mut self, now: Tick) {
-        let cluster = self.metadata.cluster.clone();
+        let cluster = self.metadata.cluster().clone();
         let removed: Vec<i32> = self
             .connections
             .iter()

@@ -56,7 +56,7 @@ impl<I: Io> NetworkClient<I> {
     /// expects, so that a broker that has got another's address says so. A bootstrap server may be
     /// any node.
     pub(super) fn send_api_versions_request(&mut self, node: i32, version: i16, now: Tick) {
-        let cluster_id = self.metadata.cluster.id.as_deref().map(str::to_owned);
+        let cluster_id = self.metadata.cluster().id.as_deref().map(str::to_owned);
         let request = ApiVersionsRequest {
             client_software_name: "ottla".into(),
             client_software_version: env!("CARGO_PKG_VERSION").into(),

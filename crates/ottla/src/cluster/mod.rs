@@ -1,9 +1,10 @@
-//! The cluster's brokers, topics and leaders: an immutable snapshot that each metadata response
-//! replaces.
+//! The cluster's brokers, topics and leaders, as the metadata responses describe them.
 //!
-//! The client creates the snapshots. The accumulator publishes them to callers as topics, and the
-//! sender looks up leaders in them.
+//! The client changes the snapshot in place: a response costs what it describes, not what the
+//! client knows (KIP-526). The accumulator publishes the changes to callers as topics, and the
+//! sender looks up leaders in the snapshot.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ottla_protocol::messages::{MetadataResponse, MetadataResponseBroker, MetadataResponseTopic};
@@ -41,6 +42,13 @@ pub(crate) struct Leader {
 
 impl Leader {
     pub(crate) const NONE: Leader = Leader { node_id: -1, epoch: -1 };
+
+    /// Removes a node that has no address, and keeps the epoch.
+    fn remove_unless_in(&mut self, nodes: &HashMap<i32, Node>) {
+        if !nodes.contains_key(&self.node_id) {
+            self.node_id = -1;
+        }
+    }
 }
 
 /// A topic's id and the leaders of its partitions.
@@ -49,6 +57,13 @@ pub(crate) struct TopicMetadata {
     pub(crate) id: Uuid,
     /// The leaders, indexed by partition number.
     pub(crate) leaders: Vec<Leader>,
+}
+
+impl TopicMetadata {
+    /// Returns a partition's leader; `None` for an unknown partition.
+    fn leader(&self, partition: i32) -> Option<Leader> {
+        self.leaders.get(usize::try_from(partition).ok()?).copied()
+    }
 }
 
 /// A snapshot of the cluster's metadata.
@@ -79,50 +94,69 @@ pub(crate) struct LeaderHint {
     pub(crate) leader: Leader,
 }
 
-/// A partition that moved to a new leader between two snapshots.
+/// A partition that moved to a new leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LeaderChange<'c> {
-    pub(crate) topic: &'c Arc<str>,
+pub(crate) struct LeaderChange {
+    pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
     pub(crate) old: Leader,
     pub(crate) new: Leader,
 }
 
+/// The changes of a snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterChanges {
+    /// The topics that are new, changed or gone.
+    pub(crate) topics: BTreeSet<Arc<str>>,
+    /// Whether a broker is new, changed or gone. This may concern every topic.
+    pub(crate) nodes: bool,
+    /// The partitions of known topics that have another leader.
+    pub(crate) leaders: Vec<LeaderChange>,
+}
+
+impl ClusterChanges {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.topics.is_empty() && !self.nodes
+    }
+
+    /// Adds later changes.
+    pub(crate) fn append(&mut self, mut later: ClusterChanges) {
+        self.topics.append(&mut later.topics);
+        self.nodes |= later.nodes;
+        self.leaders.append(&mut later.leaders);
+    }
+
+    fn add_leaders(&mut self, topic: &Arc<str>, old: &[Leader], new: &[Leader]) {
+        for (partition, (old, new)) in old.iter().zip(new).enumerate() {
+            if old.node_id != new.node_id {
+                let (topic, partition) = (topic.clone(), partition as i32);
+                self.leaders.push(LeaderChange { topic, partition, old: *old, new: *new });
+            }
+        }
+    }
+}
+
 impl Cluster {
     /// Returns a partition's leader; [`Leader::NONE`] for an unknown partition.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Leader {
-        self.topics
-            .get(topic)
-            .and_then(|t| t.leaders.get(usize::try_from(partition).ok()?).copied())
-            .unwrap_or(Leader::NONE)
+        self.topics.get(topic).and_then(|t| t.leader(partition)).unwrap_or(Leader::NONE)
     }
 
-    /// Returns the snapshot after a metadata response.
+    /// Applies a metadata response.
     ///
-    /// Topics that the response does not contain keep their metadata. Topics for which `keep`
-    /// returns false are dropped. `on_topic_error` receives the error of each topic that has one.
-    pub(crate) fn merge_with(
-        &self,
+    /// Topics that the response does not contain keep their metadata. Topics for which `is_wanted`
+    /// returns false are ignored. `on_topic_error` receives the error of each topic that has one.
+    pub(crate) fn merge(
+        &mut self,
         response: &MetadataResponse,
-        keep: impl Fn(&str) -> bool,
+        is_wanted: impl Fn(&str) -> bool,
         mut on_topic_error: impl FnMut(&str, ErrorCode),
-    ) -> Cluster {
-        let nodes = valid_nodes(response);
-        let retained = |all: &HashMap<Arc<str>, TopicMetadata>| -> HashMap<_, _> {
-            let kept = all.iter().filter(|(name, _)| keep(name));
-            kept.map(|(name, metadata)| (name.clone(), metadata.clone())).collect()
-        };
-        let mut topics = retained(&self.topics);
-        let mut deleted_topics = retained(&self.deleted_topics);
-        let mut older_epochs = self.older_epochs.clone();
-        older_epochs.retain(|(name, _), _| keep(name));
+    ) -> ClusterChanges {
+        let mut changes = self.replace_nodes(valid_nodes(response));
         for topic in &response.topics {
-            let Some(name) = topic.name.as_deref() else {
+            let Some(name) = topic.name.as_deref().filter(|name| is_wanted(name)) else {
                 continue;
             };
-            if !keep(name) {
-                continue;
-            }
             let code = ErrorCode(topic.error_code);
             if !code.is_none() {
                 on_topic_error(name, code);
@@ -130,93 +164,142 @@ impl Cluster {
                 let means_deleted =
                     [ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, ErrorCode::UNKNOWN_TOPIC_ID];
                 if means_deleted.contains(&code)
-                    && let Some((name, metadata)) = topics.remove_entry(name)
+                    && let Some((name, metadata)) = self.topics.remove_entry(name)
                 {
+                    changes.topics.insert(name.clone());
                     // Without an id, a topic that returns cannot be recognised as the same one.
                     if !metadata.id.is_zero() {
-                        deleted_topics.insert(name, metadata);
+                        self.deleted_topics.insert(name, metadata);
                     }
                 }
-                continue;
-            }
-            let deleted = deleted_topics.remove(name);
-            let before = topics.get(name).or(deleted.as_ref());
-            let metadata = merge_topic_metadata(topic, before, &mut older_epochs);
-            if metadata.leaders.is_empty() {
-                if let Some(deleted) = deleted {
-                    deleted_topics.insert(name.into(), deleted);
-                }
+            } else if !self.merge_topic(name, topic, &mut changes) {
                 // Every topic has partitions. A topic without any is as good as an unknown one.
                 on_topic_error(name, ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-                continue;
             }
-            topics.insert(name.into(), metadata);
+        }
+        if let Some(id) = response.cluster_id.as_deref() {
+            self.id = Some(id.into());
+        }
+        changes
+    }
+
+    /// Applies the metadata of one topic. Returns false if it describes no partition.
+    fn merge_topic(
+        &mut self,
+        name: &str,
+        topic: &MetadataResponseTopic,
+        changes: &mut ClusterChanges,
+    ) -> bool {
+        let deleted = self.deleted_topics.remove(name);
+        let before = self.topics.get(name).or(deleted.as_ref());
+        let mut metadata = merge_topic_metadata(topic, before, &mut self.older_epochs);
+        if metadata.leaders.is_empty() {
+            if let Some(deleted) = deleted {
+                self.deleted_topics.insert(name.into(), deleted);
+            }
+            return false;
         }
         // A leader without an address cannot be connected to (CASES MD10). A response from a broker
         // that lags behind may leave out a node that leads with a newer epoch. Such a partition
         // counts as leaderless, so that it requests metadata again. Without this, the simulation
         // found a partition that stayed silent for five minutes (`metadata.max.age.ms`).
-        for leader in topics.values_mut().flat_map(|t| &mut t.leaders) {
-            if !nodes.contains_key(&leader.node_id) {
-                leader.node_id = -1;
+        metadata.leaders.iter_mut().for_each(|leader| leader.remove_unless_in(&self.nodes));
+        match self.topics.remove_entry(name) {
+            Some((name, known)) => {
+                if known != metadata {
+                    changes.add_leaders(&name, &known.leaders, &metadata.leaders);
+                    changes.topics.insert(name.clone());
+                }
+                self.topics.insert(name, metadata);
+            }
+            None => {
+                let name: Arc<str> = name.into();
+                changes.topics.insert(name.clone());
+                self.topics.insert(name, metadata);
             }
         }
-        let id = response.cluster_id.as_deref().map(Into::into).or_else(|| self.id.clone());
-        Cluster { id, nodes, topics, deleted_topics, older_epochs }
+        true
     }
 
-    /// Returns a snapshot with the same topics and without nodes.
-    pub(crate) fn without_nodes(&self) -> Cluster {
-        Cluster { nodes: HashMap::default(), ..self.clone() }
+    /// Replaces the nodes. Partitions whose leader is gone have no leader then.
+    fn replace_nodes(&mut self, nodes: HashMap<i32, Node>) -> ClusterChanges {
+        let mut changes = ClusterChanges { nodes: nodes != self.nodes, ..Default::default() };
+        // Without any node, the client has forgotten them, and any leader may be gone.
+        let may_be_gone =
+            self.nodes.is_empty() || self.nodes.keys().any(|id| !nodes.contains_key(id));
+        self.nodes = nodes;
+        if may_be_gone {
+            for (name, topic) in &mut self.topics {
+                let is_gone = |leader: &Leader| {
+                    leader.node_id >= 0 && !self.nodes.contains_key(&leader.node_id)
+                };
+                if !topic.leaders.iter().any(is_gone) {
+                    continue;
+                }
+                let old = topic.leaders.clone();
+                topic.leaders.iter_mut().for_each(|leader| leader.remove_unless_in(&self.nodes));
+                changes.add_leaders(name, &old, &topic.leaders);
+                changes.topics.insert(name.clone());
+            }
+        }
+        changes
     }
 
-    /// Returns the snapshot with these leaders, at the addresses in `nodes` (KIP-951, CASES MD12).
-    ///
-    /// A hint counts if its partition is known, its epoch is newer than the known one, and the
-    /// address of its node is known or among `nodes`. `None` if no hint counts.
-    pub(crate) fn with_leader_hints(
-        &self,
+    /// Forgets the topics that are not wanted. Returns their names.
+    pub(crate) fn retain_topics(&mut self, is_wanted: impl Fn(&str) -> bool) -> BTreeSet<Arc<str>> {
+        let mut forgotten = BTreeSet::new();
+        self.topics.retain(|name, _| is_wanted(name) || !forgotten.insert(name.clone()));
+        self.deleted_topics.retain(|name, _| is_wanted(name));
+        self.older_epochs.retain(|(name, _), _| is_wanted(name));
+        forgotten
+    }
+
+    /// Forgets all nodes.
+    pub(crate) fn forget_nodes(&mut self) -> ClusterChanges {
+        self.nodes.clear();
+        ClusterChanges { nodes: true, ..Default::default() }
+    }
+
+    /// Returns whether a hint counts (KIP-951, CASES MD12): its partition is known, its epoch is
+    /// newer than the known one, and the address of its node is known or among `nodes`.
+    pub(crate) fn is_newer_leader(&self, hint: &LeaderHint, nodes: &[Node]) -> bool {
+        let has_address = self.nodes.contains_key(&hint.leader.node_id)
+            || nodes.iter().any(|n| n.id == hint.leader.node_id);
+        let known = self.topics.get(&hint.topic).and_then(|topic| topic.leader(hint.partition));
+        has_address && known.is_some_and(|known| hint.leader.epoch > known.epoch)
+    }
+
+    /// Applies the leaders that count, at the addresses in `nodes`.
+    pub(crate) fn apply_leader_hints(
+        &mut self,
         hints: &[LeaderHint],
         nodes: &[Node],
-    ) -> Option<Cluster> {
-        let mut next: Option<Cluster> = None;
-        for hint in hints {
-            let known = self.leader(&hint.topic, hint.partition);
-            let hinted_node = nodes.iter().find(|n| n.id == hint.leader.node_id);
-            let has_address =
-                hinted_node.is_some() || self.nodes.contains_key(&hint.leader.node_id);
-            let Some(index) = usize::try_from(hint.partition).ok() else { continue };
-            if hint.leader.epoch <= known.epoch || !has_address {
+    ) -> ClusterChanges {
+        let mut changes = ClusterChanges::default();
+        for hint in hints.iter().filter(|hint| hint.partition >= 0) {
+            if !self.is_newer_leader(hint, nodes) {
                 continue;
             }
-            let next = next.get_or_insert_with(|| self.clone());
-            let topic = next.topics.get_mut(&hint.topic);
-            if let Some(leader) = topic.and_then(|t| t.leaders.get_mut(index)) {
-                *leader = hint.leader;
-                if let Some(node) = hinted_node {
-                    next.nodes.insert(node.id, node.clone());
-                }
+            let known = self.topics.get_mut(&hint.topic);
+            let Some(leader) = known.and_then(|t| t.leaders.get_mut(hint.partition as usize))
+            else {
+                continue;
+            };
+            let old = std::mem::replace(leader, hint.leader);
+            changes.topics.insert(hint.topic.clone());
+            if old.node_id != hint.leader.node_id {
+                changes.leaders.push(LeaderChange {
+                    topic: hint.topic.clone(),
+                    partition: hint.partition,
+                    old,
+                    new: hint.leader,
+                });
+            }
+            if let Some(node) = nodes.iter().find(|n| n.id == hint.leader.node_id) {
+                changes.nodes |= self.nodes.insert(node.id, node.clone()).as_ref() != Some(node);
             }
         }
-        next
-    }
-
-    /// Returns the partitions whose leader is a different node than in `before`.
-    pub(crate) fn leader_changes_since<'c>(
-        &'c self,
-        before: &'c Cluster,
-    ) -> impl Iterator<Item = LeaderChange<'c>> {
-        self.topics.iter().flat_map(move |(topic, metadata)| {
-            let old = before.topics.get(topic).map_or(&[][..], |t| &t.leaders[..]);
-            let leaders = old.iter().zip(&metadata.leaders).enumerate();
-            let moved = leaders.filter(|(_, (old, new))| old.node_id != new.node_id);
-            moved.map(move |(i, (old, new))| LeaderChange {
-                topic,
-                partition: i as i32,
-                old: *old,
-                new: *new,
-            })
-        })
+        changes
     }
 }
 
@@ -323,11 +406,12 @@ mod tests {
     #[test]
     fn older_leader_epoch_is_ignored_and_leader_without_address_is_none() {
         let all = |_: &str| true;
-        let c = Cluster::default().merge_with(&metadata_response(10, 1), all, |_, _| {});
+        let mut c = Cluster::default();
+        c.merge(&metadata_response(10, 1), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
-        let c = c.merge_with(&metadata_response(9, 2), all, |_, _| {});
+        c.merge(&metadata_response(9, 2), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
-        let c = c.merge_with(&metadata_response(11, 2), all, |_, _| {});
+        c.merge(&metadata_response(11, 2), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: -1, epoch: 11 });
         assert_eq!(c.leader("t", 5), Leader::NONE);
     }
@@ -336,16 +420,17 @@ mod tests {
     #[test]
     fn node_missing_from_a_response_leads_no_partition() {
         let all = |_: &str| true;
-        let c = Cluster::default().merge_with(&metadata_response(10, 1), all, |_, _| {});
+        let mut c = Cluster::default();
+        c.merge(&metadata_response(10, 1), all, |_, _| {});
         let mut stale = metadata_response(9, 2);
         stale.brokers[0].node_id = 2;
-        let c = c.merge_with(&stale, all, |_, _| {});
+        c.merge(&stale, all, |_, _| {});
         assert_eq!(
             c.leader("t", 0),
             Leader { node_id: -1, epoch: 10 },
             "the epoch is known, the address is not"
         );
-        let c = c.merge_with(&metadata_response(10, 1), all, |_, _| {});
+        c.merge(&metadata_response(10, 1), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
     }
 
@@ -359,21 +444,22 @@ mod tests {
             response.brokers.push(second);
             response
         };
-        let mut c = Cluster::default().merge_with(&two_nodes(10, 1), all, |_, _| {});
+        let mut c = Cluster::default();
+        c.merge(&two_nodes(10, 1), all, |_, _| {});
         for _ in 1..OLDER_EPOCH_RESPONSES {
-            c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
+            c.merge(&two_nodes(3, 2), all, |_, _| {});
             assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
         }
         // A newer response in between proves that the older ones came from brokers that lag behind.
-        c = c.merge_with(&two_nodes(10, 1), all, |_, _| {});
+        c.merge(&two_nodes(10, 1), all, |_, _| {});
         for _ in 1..OLDER_EPOCH_RESPONSES {
-            c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
+            c.merge(&two_nodes(3, 2), all, |_, _| {});
             assert_eq!(c.leader("t", 0), Leader { node_id: 1, epoch: 10 });
         }
-        c = c.merge_with(&two_nodes(3, 2), all, |_, _| {});
+        c.merge(&two_nodes(3, 2), all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader { node_id: 2, epoch: 3 });
         for _ in 0..2 * OLDER_EPOCH_RESPONSES {
-            c = c.merge_with(&two_nodes(2, -1), all, |_, _| {});
+            c.merge(&two_nodes(2, -1), all, |_, _| {});
         }
         assert_eq!(c.leader("t", 0).epoch, 3, "no leader is nothing to believe");
     }
@@ -382,23 +468,27 @@ mod tests {
     #[test]
     fn recreated_topic_keeps_its_epochs_only_with_the_same_id() {
         let all = |_: &str| true;
-        let c = Cluster::default().merge_with(&metadata_response(10, 1), all, |_, _| {});
+        let mut c = Cluster::default();
+        c.merge(&metadata_response(10, 1), all, |_, _| {});
         let mut deleted = metadata_response(0, 1);
         deleted.topics[0].error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0;
-        let c = c.merge_with(&deleted, all, |_, _| {});
+        c.merge(&deleted, all, |_, _| {});
         assert_eq!(c.leader("t", 0), Leader::NONE);
-        let returned = c.merge_with(&metadata_response(9, 1), all, |_, _| {});
+        let mut returned = c.clone();
+        returned.merge(&metadata_response(9, 1), all, |_, _| {});
         assert_eq!(returned.leader("t", 0).epoch, 10, "an older epoch is ignored");
         let mut other = metadata_response(0, 1);
         other.topics[0].topic_id = Uuid([2; 16]);
-        let recreated = c.merge_with(&other, all, |_, _| {});
+        let mut recreated = c.clone();
+        recreated.merge(&other, all, |_, _| {});
         assert_eq!(recreated.leader("t", 0), Leader { node_id: 1, epoch: 0 });
     }
 
     // CASES: MD12.
     #[test]
     fn leader_hint_counts_if_it_is_newer_and_its_node_has_an_address() {
-        let c = Cluster::default().merge_with(&metadata_response(10, 1), |_: &str| true, |_, _| {});
+        let mut c = Cluster::default();
+        c.merge(&metadata_response(10, 1), |_: &str| true, |_, _| {});
         let hint = |topic: &str, partition, node, epoch| LeaderHint {
             topic: topic.into(),
             partition,
@@ -412,19 +502,20 @@ mod tests {
             (hint("t", 0, 2, 11), &[]),
             (hint("t", -1, 2, 11), &nodes),
         ] {
-            assert!(c.with_leader_hints(std::slice::from_ref(&h), nodes).is_none(), "{h:?}");
+            let changes = c.apply_leader_hints(std::slice::from_ref(&h), nodes);
+            assert!(changes.is_empty() && c.leader("t", 0).epoch == 10, "{h:?}");
         }
         for unknown in [hint("t", 7, 2, 11), hint("u", 0, 2, 11), hint("t", i32::MAX, 2, 11)] {
-            let same = c.with_leader_hints(std::slice::from_ref(&unknown), &nodes);
-            assert!(same.is_none_or(|n| n.topics == c.topics && n.nodes == c.nodes));
+            assert!(c.apply_leader_hints(std::slice::from_ref(&unknown), &nodes).is_empty());
+            assert!(c.topics.len() == 1 && c.nodes.len() == 1);
         }
-        let next = c.with_leader_hints(&[hint("t", 0, 2, 11)], &nodes).unwrap();
-        assert_eq!(next.leader("t", 0), Leader { node_id: 2, epoch: 11 });
-        assert_eq!(next.nodes[&2], node);
-        let changes: Vec<_> = next.leader_changes_since(&c).collect();
-        assert_eq!(changes.len(), 1);
-        assert_eq!((changes[0].partition, changes[0].old.node_id), (0, 1));
-        assert_eq!(changes[0].new, Leader { node_id: 2, epoch: 11 });
+        let changes = c.apply_leader_hints(&[hint("t", 0, 2, 11)], &nodes);
+        assert_eq!(c.leader("t", 0), Leader { node_id: 2, epoch: 11 });
+        assert_eq!(c.nodes[&2], node);
+        assert!(changes.nodes && changes.topics.iter().map(|t| &**t).eq(["t"]));
+        let [change] = &changes.leaders[..] else { panic!("{changes:?}") };
+        assert_eq!((change.partition, change.old.node_id), (0, 1));
+        assert_eq!(change.new, Leader { node_id: 2, epoch: 11 });
     }
 
     #[test]
@@ -432,8 +523,41 @@ mod tests {
         for number in [i32::MAX, 1_000_000, -1] {
             let mut response = metadata_response(1, 1);
             response.topics[0].partitions[0].partition_index = number;
-            let c = Cluster::default().merge_with(&response, |_| true, |_, _| {});
+            let mut c = Cluster::default();
+            c.merge(&response, |_| true, |_, _| {});
             assert!(!c.topics.contains_key("t"), "{number}");
         }
+    }
+
+    #[test]
+    fn response_changes_what_it_describes_differently() {
+        let all = |_: &str| true;
+        let names = |changes: &ClusterChanges| -> Vec<String> {
+            changes.topics.iter().map(|t| t.to_string()).collect()
+        };
+        let response_with = |name: &str, leader| {
+            let mut response = metadata_response(10, leader);
+            response.topics[0].name = Some(name.into());
+            let second = MetadataResponseBroker { node_id: 2, ..response.brokers[0].clone() };
+            response.brokers.push(second);
+            response
+        };
+        let mut c = Cluster::default();
+        let changes = c.merge(&response_with("t", 1), all, |_, _| {});
+        assert!(changes.nodes && names(&changes) == ["t"] && changes.leaders.is_empty());
+        let changes = c.merge(&response_with("u", 2), all, |_, _| {});
+        assert!(!changes.nodes && names(&changes) == ["u"], "{changes:?}");
+        let changes = c.merge(&response_with("u", 2), all, |_, _| {});
+        assert!(changes.is_empty(), "{changes:?}");
+        let changes = c.merge(&response_with("u", 1), all, |_, _| {});
+        assert!(names(&changes) == ["u"] && changes.leaders.len() == 1, "{changes:?}");
+        // Node 1 leaves: it led both topics, and the response describes one.
+        let mut lost = response_with("u", 2);
+        lost.brokers.remove(0);
+        let changes = c.merge(&lost, all, |_, _| {});
+        assert!(changes.nodes && names(&changes) == ["t", "u"], "{changes:?}");
+        assert_eq!((c.leader("t", 0).node_id, c.leader("u", 0).node_id), (-1, 2));
+        assert!(c.retain_topics(|name| name == "u").iter().map(|t| &**t).eq(["t"]));
+        assert_eq!(c.topics.len(), 1);
     }
 }

@@ -5,6 +5,8 @@
 //! drain of the node ended, so that no partition is starved. Then the sender sends the batches in
 //! one request.
 
+use ottla_protocol::Uuid;
+
 use super::batch_size_discovery::BatchSizeDiscovery;
 use super::producer_state::ProducerState;
 use super::ready::{DrainContext, ReadyTracker, is_expired};
@@ -85,6 +87,7 @@ impl ReadyTracker {
         let start = self.drain_index.get(&node).map_or(0, |last| last.wrapping_add(1));
         let mut round = RoundRobin { start, next: start, wrapped: false };
         let mut size = 0;
+        let topic_id = |p: &Partition| cx.cluster.topics.get(&p.topic).map_or(Uuid::ZERO, |t| t.id);
         while let Some(partition_id) =
             round.next(|from| self.index.next(node, from, include_lingering))
         {
@@ -100,12 +103,12 @@ impl ReadyTracker {
                     size += len;
                     self.drain_index.insert(node, partition_id);
                     let mut batch = match batch {
-                        DrainedBatch::Closed(b) => producer_state.stamp(b),
+                        DrainedBatch::Closed(b) => producer_state.stamp(b, topic_id(&p)),
                         // A retry keeps its sequence: the broker recognizes a duplicate by it.
                         DrainedBatch::Retry(b) => *b,
                         DrainedBatch::Open(open) => {
                             merge_stripes_if_less_than_half_full(&open, cx);
-                            producer_state.stamp(open.close(None))
+                            producer_state.stamp(open.close(None), topic_id(&p))
                         }
                     };
                     batch.closed.timings.drained_at.get_or_insert(cx.now);

@@ -1,6 +1,9 @@
 //! Handles the events that callers post to the sender, their deadlines, and metadata updates.
 
+use ottla_protocol::Uuid;
+
 use super::Sender;
+use crate::cluster::ClusterChanges;
 use crate::error::Error;
 use crate::network::io::Io;
 use crate::time::Tick;
@@ -84,16 +87,38 @@ impl<I: Io> Sender<I> {
         }
     }
 
+    /// Takes over the topics that have changed; all of them if brokers have changed.
+    ///
+    /// A response costs what it describes: the first sends to many topics get a response each.
+    fn publish_changes(&mut self, changes: ClusterChanges) {
+        let cluster = self.client.cluster();
+        let mut changed = changes.topics;
+        if changes.nodes {
+            changed.extend(cluster.topics.keys().cloned());
+            self.ready.mark_all_dirty();
+        }
+        let topics = &self.accumulator.topics;
+        topics.publish(&cluster, changed.iter(), &self.accumulator.settings.rack);
+        for topic in changed.iter().filter_map(|name| topics.get(name)) {
+            let id = cluster.topics.get(&topic.name).map_or(Uuid::ZERO, |metadata| metadata.id);
+            // Also the partitions that are not visible: they may have batches.
+            for partition in topic.partitions.iter_all() {
+                self.producer_state.update_topic_id(partition.id, id);
+                self.ready.mark_dirty(partition.id);
+            }
+        }
+        self.stall_report.known(|topic| cluster.topics.contains_key(topic));
+        if self.accumulator.settings.adaptive_partitioning {
+            let known = changed.into_iter().filter(|name| cluster.topics.contains_key(name));
+            self.ready.load_stats.reset(known);
+        }
+    }
+
     /// Publishes new topics to callers, and fails what metadata errors make impossible.
     pub(super) fn handle_metadata_update(&mut self) {
         let update = self.client.take_metadata_update();
         if update.updated {
-            let cluster = self.client.cluster();
-            self.accumulator.topics.publish(&cluster, &self.accumulator.settings.rack);
-            self.stall_report.known(|topic| cluster.topics.contains_key(topic));
-            if self.accumulator.settings.adaptive_partitioning {
-                self.ready.load_stats.reset(cluster.topics.keys().cloned());
-            }
+            self.publish_changes(update.changes);
         }
         if let Some(e) = update.bootstrap_error {
             self.accumulator.topics.notify_error_all(&e);

@@ -185,15 +185,11 @@ impl<I: Io> Sender<I> {
     /// round.
     fn update_metadata(&mut self, now: Tick, wake_at: &mut impl FnMut(Tick)) -> Arc<Cluster> {
         wake_at(self.client.maybe_update_metadata(now));
-        let cluster = self.client.cluster();
-        if self.producer_state.update_cluster(cluster.clone()) {
-            self.ready.mark_all_dirty();
-        }
         // In this order: a partition that is resolved may need a new producer id. Otherwise the
         // request for it would wait for the next event (the simulation found it, seed 1767).
         self.resolve_sequences(now);
         wake_at(self.maybe_request_producer_id(now));
-        cluster
+        self.client.cluster()
     }
 
     /// Step 2: finds ready partitions. Only partitions marked as dirty are evaluated again.
@@ -339,6 +335,12 @@ impl<I: Io> Sender<I> {
         let cluster = self.client.cluster();
         let cx = DrainContext { accumulator: &self.accumulator, cluster: &cluster, now };
         self.ready.assert_consistent(cx, &self.producer_state);
+    }
+
+    /// Returns how often the metadata was copied, and the number of topics published.
+    #[cfg(any(test, feature = "unstable-sim"))]
+    pub(crate) fn metadata_work(&self) -> (u64, u64) {
+        (self.client.metadata_copies(), self.accumulator.topics.published())
     }
 
     /// Returns when the client itself ends the poll, apart from the deadline that

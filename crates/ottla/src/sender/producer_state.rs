@@ -15,13 +15,12 @@
 //!    batch in flight. Then it continues at sequence 0 of a new epoch.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use ottla_protocol::Uuid;
 
 use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, increment_sequence};
 use crate::accumulator::partition::Partition;
-use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::injected_bugs::inject_bug;
 use crate::time::Tick;
@@ -65,7 +64,6 @@ pub(crate) enum ProducerIdState {
 struct PartitionSequences {
     /// The id and epoch that the sequences belong to.
     epoch: ProducerIdAndEpoch,
-    topic: Option<Arc<str>>,
     /// Zero until a broker has reported it.
     topic_id: Uuid,
     /// The node that received the last batch; −1 for none.
@@ -120,7 +118,6 @@ pub(crate) struct ProducerState {
     /// Whether the next restart needs a new producer id, not only a new epoch.
     needs_new_producer_id: bool,
     has_had_producer_id: bool,
-    cluster: Arc<Cluster>,
 }
 
 impl ProducerState {
@@ -136,35 +133,27 @@ impl ProducerState {
             unresolved_partition_ids: BTreeSet::new(),
             needs_new_producer_id: false,
             has_had_producer_id: false,
-            cluster: Arc::default(),
         }
     }
 
-    /// Takes over the topic ids and leaders of this round.
+    /// Takes over the topic id of a partition from new metadata.
     ///
     /// A topic with a new id is a new log, so its partitions become unresolved. They must not
     /// continue or restart their sequences in the same epoch (rule 3). A zero id says nothing: it
     /// comes from a broker that does not report topic ids. A first id after zero is the same log.
-    ///
-    /// Returns whether the snapshot differs from the last one.
-    pub(crate) fn update_cluster(&mut self, cluster: Arc<Cluster>) -> bool {
-        if Arc::ptr_eq(&self.cluster, &cluster) {
-            return false;
+    pub(crate) fn update_topic_id(&mut self, partition_id: u32, id: Uuid) {
+        let Some(partition) = self.partitions.get_mut(&partition_id).filter(|_| !id.is_zero())
+        else {
+            return;
+        };
+        if !partition.topic_id.is_zero()
+            && inject_bug!(RecreatedTopicIgnored, partition.topic_id != id)
+        {
+            let old_topic_id = partition.topic_id;
+            partition.unresolved = Some(Unresolved::TopicRecreated { old_topic_id });
+            self.unresolved_partition_ids.insert(partition_id);
         }
-        for (partition_id, partition) in &mut self.partitions {
-            let topic = partition.topic.as_ref().and_then(|t| cluster.topics.get(t));
-            let Some(id) = topic.map(|t| t.id).filter(|id| !id.is_zero()) else { continue };
-            if !partition.topic_id.is_zero()
-                && inject_bug!(RecreatedTopicIgnored, partition.topic_id != id)
-            {
-                let old_topic_id = partition.topic_id;
-                partition.unresolved = Some(Unresolved::TopicRecreated { old_topic_id });
-                self.unresolved_partition_ids.insert(*partition_id);
-            }
-            partition.topic_id = id;
-        }
-        self.cluster = cluster;
-        true
+        partition.topic_id = id;
     }
 
     pub(crate) fn is_idempotent(&self) -> bool {
@@ -174,7 +163,6 @@ impl ProducerState {
     fn get_or_create(&mut self, partition_id: u32) -> &mut PartitionSequences {
         self.partitions.entry(partition_id).or_insert(PartitionSequences {
             epoch: ProducerIdAndEpoch::NONE,
-            topic: None,
             topic_id: Uuid::ZERO,
             in_flight_node: -1,
             next_sequence: 0,
@@ -217,8 +205,7 @@ impl ProducerState {
             // Batches for a new leader wait for those in flight to the old leader. The old ones
             // may have to be sent again, and the new leader must not have forgotten them among
             // five newer ones by then.
-            || sequences.in_flight_node
-                != self.cluster.leader(&partition.topic, partition.index).node_id;
+            || sequences.in_flight_node != partition.leader.load(Relaxed);
         in_flight < if must_be_alone { 1 } else { NUM_BATCHES_TO_RETAIN }
     }
 
@@ -228,14 +215,14 @@ impl ProducerState {
     }
 
     /// Assigns the producer id, the epoch and the next sequence to a batch.
-    pub(crate) fn stamp(&mut self, batch: ClosedBatch) -> StampedBatch {
-        let topic_id = self.topic_id(&batch.meta.partition.topic);
+    ///
+    /// `topic_id` is the id that the metadata of this round has; zero if it is unknown.
+    pub(crate) fn stamp(&mut self, batch: ClosedBatch, topic_id: Uuid) -> StampedBatch {
         let assigned = match self.producer_id {
             ProducerIdState::Assigned(assigned) => Some(assigned),
             _ => None,
         };
         let partition = self.get_or_create(batch.meta.partition.id);
-        partition.topic.get_or_insert_with(|| batch.meta.partition.topic.clone());
         // Zero does not replace a known id: metadata from an older broker has none.
         if !topic_id.is_zero() {
             partition.topic_id = topic_id;
@@ -408,10 +395,6 @@ impl ProducerState {
         } else {
             assigned.epoch += 1;
         }
-    }
-
-    fn topic_id(&self, topic: &str) -> Uuid {
-        self.cluster.topics.get(topic).map_or(Uuid::ZERO, |t| t.id)
     }
 }
 

@@ -99,6 +99,12 @@ impl SimSender {
         deadline.min(self.0.poll_deadline())
     }
 
+    /// Returns how often the client has copied its metadata, and the number of topics that all
+    /// metadata updates together have published to callers.
+    pub fn metadata_work(&self) -> (u64, u64) {
+        self.0.metadata_work()
+    }
+
     /// Shuts the sender down at once and fails all records.
     pub fn abort(&mut self) {
         self.0.shut_down(&Error::closed());

@@ -13,7 +13,7 @@ fn publish(topics: &TopicInfoMap, leaders: &[i32]) -> Arc<TopicInfo> {
     let mut cluster = Cluster::default();
     let leaders = leaders.iter().map(|&node_id| Leader { node_id, epoch: 0 }).collect();
     cluster.topics.insert("t".into(), TopicMetadata { id: Default::default(), leaders });
-    topics.publish(&cluster, &None);
+    topics.publish(&cluster, cluster.topics.keys(), &None);
     topics.get("t").unwrap()
 }
 

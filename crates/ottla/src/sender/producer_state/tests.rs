@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 
 impl ProducerState {
@@ -19,7 +21,8 @@ impl ProducerState {
 
     /// Stamps a batch and counts it as in flight.
     fn stamp_and_send(&mut self, batch: ClosedBatch) -> StampedBatch {
-        let stamped = self.stamp(batch);
+        let known = self.partitions.get(&batch.meta.partition.id).map(|p| p.topic_id);
+        let stamped = self.stamp(batch, known.unwrap_or(Uuid::ZERO));
         self.add_in_flight_batch(stamped.closed.meta.partition.id, -1, false);
         stamped
     }
@@ -46,13 +49,6 @@ fn restarted(topic_id_change: Option<TopicIdChange>) -> [RestartedPartition; 1] 
 
 fn topic_id_change(old: u8, new: u8) -> Option<TopicIdChange> {
     Some(TopicIdChange { old: Uuid([old; 16]), new: Uuid([new; 16]) })
-}
-
-fn cluster_with_topic_id(id: u8) -> Arc<Cluster> {
-    let mut cluster = Cluster::default();
-    let topic = crate::cluster::TopicMetadata { id: Uuid([id; 16]), leaders: Vec::new() };
-    cluster.topics.insert("t".into(), topic);
-    Arc::new(cluster)
 }
 
 /// Returns a batch of `record_count` records that was not sent yet.
@@ -154,17 +150,16 @@ fn late_topic_id_keeps_the_sequences_and_changed_topic_id_bumps_the_epoch() {
     let partition = state.get_or_create(P);
     partition.epoch = ProducerIdAndEpoch { producer_id: 1, epoch: 0 };
     partition.next_sequence = 3;
-    partition.topic = Some("t".into());
-    state.update_cluster(cluster_with_topic_id(0));
-    state.update_cluster(cluster_with_topic_id(1));
+    state.update_topic_id(P, Uuid([0; 16]));
+    state.update_topic_id(P, Uuid([1; 16]));
     let partition = state.get_or_create(P);
     assert!(
         partition.unresolved.is_none() && partition.next_sequence == 3,
         "a first id after zero is the same log"
     );
-    state.update_cluster(cluster_with_topic_id(0));
+    state.update_topic_id(P, Uuid([0; 16]));
     assert!(state.get_or_create(P).unresolved.is_none(), "a zero id changes nothing");
-    state.update_cluster(cluster_with_topic_id(2));
+    state.update_topic_id(P, Uuid([2; 16]));
     assert_eq!(state.bump_epoch(Tick(0)), restarted(topic_id_change(1, 2)));
     assert_eq!(state.assigned(), Some((1, 1)));
 }
@@ -285,12 +280,12 @@ fn new_producer_id_is_needed_when_the_log_accepts_no_further_epoch() {
 fn without_idempotence_only_a_changed_topic_id_makes_a_partition_unresolved() {
     let mut state = ProducerState::new(false, false);
     let p = Arc::new(Partition::new("t".into(), 0, P, Default::default()));
-    state.update_cluster(cluster_with_topic_id(1));
-    let a = state.stamp_and_send(closed_batch(&p, 1, 1));
+    let a = state.stamp(closed_batch(&p, 1, 1), Uuid([1; 16]));
+    state.add_in_flight_batch(P, -1, false);
     assert_eq!((a.stamp.sequence, a.stamp.topic_id), (-1, Uuid([1; 16])));
     state.mark_unresolved(&a);
     assert!(state.bump_epoch(Tick(0)).is_empty() && state.can_drain(&p, false));
-    state.update_cluster(cluster_with_topic_id(2));
+    state.update_topic_id(P, Uuid([2; 16]));
     assert!(!state.can_drain(&p, false));
     assert!(state.bump_epoch(Tick(0)).is_empty(), "the batch is still in flight");
     state.remove_in_flight_batch(P);

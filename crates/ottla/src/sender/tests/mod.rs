@@ -7,6 +7,7 @@ mod drain;
 mod ready;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::batch_size_discovery::BatchSizeDiscovery;
@@ -97,7 +98,7 @@ impl AccumulatorFixture {
                 .insert(node, Node { id: node, host: "h".into(), port: 1, rack: None });
         }
         self.cluster.topics.insert("t".into(), TopicMetadata { id: Default::default(), leaders });
-        self.accumulator.topics.publish(&self.cluster, &None);
+        self.accumulator.topics.publish(&self.cluster, self.cluster.topics.keys(), &None);
         self.ready.mark_all_dirty();
     }
 
@@ -142,7 +143,8 @@ impl AccumulatorFixture {
 
     /// Counts a batch as in flight, which mutes its partition.
     pub(crate) fn mute(&mut self, partition_id: u32) {
-        self.producer_state.add_in_flight_batch(partition_id, -1, false);
+        let leader = self.accumulator.topics.partition(partition_id).unwrap().leader.load(Relaxed);
+        self.producer_state.add_in_flight_batch(partition_id, leader, false);
         self.ready.mark_dirty(partition_id);
     }
 
