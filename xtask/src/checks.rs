@@ -200,7 +200,7 @@ fn injected_bugs_command() -> Command {
     command
 }
 
-/// Checks the event queue, the pool and flush in every interleaving of a few threads with at most
+/// Checks the event queue, the pool, flush and waits for a topic in every interleaving with at most
 /// three preemptions.
 pub(super) fn loom_command() -> Command {
     let mut command = cargo_command(&[

@@ -21,8 +21,8 @@ cargo xtask sim --seeds N [--from S]
                           simulate many seeds, optimised, with every assertion
 cargo xtask sim [--trace|--shrink] SCENARIO
                           simulate one scenario: a seed, or the text that a failure prints
-cargo xtask loom          check the event queue, the pool and flush in every interleaving of
-                          threads with at most three preemptions
+cargo xtask loom          check the event queue, the pool, flush and waits for a topic in every
+                          interleaving of threads with at most three preemptions
 cargo xtask instructions  count the instructions of a record and a batch (callgrind)
 cargo xtask docs          write the pages that come from tables in code
 cargo xtask public-api    write the list of the library's public items";

@@ -1,5 +1,6 @@
-//! Checks the event queue, the buffer pool and flushes with loom: `cargo xtask loom`. Each test
-//! runs every interleaving of a few threads with at most three preemptions.
+//! Checks the event queue, the buffer pool, flushes and waits for a topic with loom:
+//! `cargo xtask loom`. Each test runs every interleaving of a few threads with at most three
+//! preemptions.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,11 +12,13 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use loom::thread;
 
 use super::buffer_pool::BufferPool;
+use super::topics::TopicInfoMap;
+use crate::cluster::{Cluster, Leader, TopicMetadata};
 use crate::env::Wakeup;
 use crate::time::Tick;
 use crate::wakeup::event_queue::{Event, EventQueue};
 use crate::wakeup::lifecycle::{Lifecycle, LifecycleCell};
-use crate::wakeup::waiters::{FlushCompletion, FlushFuture};
+use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion, FlushFuture};
 
 /// Ends the sleep of [`run_sender`], as the real sender's wakeup ends its poll.
 struct NotifyWakeup {
@@ -250,5 +253,35 @@ fn closing_the_pool_fails_current_and_new_waiters() {
         waiter.join().unwrap();
         drop(held);
         assert_eq!((failed.load(Ordering::Relaxed), pool.balance()), (1, 1));
+    });
+}
+
+/// The sender publishes a topic while one caller waits for it and another creates a handle. The
+/// first finds the topic or is woken, and both have the same one.
+#[test]
+fn published_topic_reaches_a_waiting_caller_and_a_new_handle() {
+    check_model(|| {
+        let topics = Arc::<TopicInfoMap>::default();
+        let waiting_caller = {
+            let topics = topics.clone();
+            thread::spawn(move || {
+                let (name, waiter) = ("t".into(), DeadlineWaiter::new(Arc::default()));
+                block_on(std::future::poll_fn(|cx| {
+                    waiter.register(cx.waker());
+                    topics.register(&name, &waiter);
+                    topics.get("t").map_or(Poll::Pending, Poll::Ready)
+                }))
+            })
+        };
+        let handle_caller = {
+            let topics = topics.clone();
+            thread::spawn(move || topics.get_or_create("t"))
+        };
+        let mut cluster = Cluster::default();
+        let leaders = vec![Leader { node_id: 1, epoch: 0 }];
+        cluster.topics.insert("t".into(), TopicMetadata { id: Default::default(), leaders });
+        topics.publish(&cluster, cluster.topics.keys(), &None);
+        let (found, created) = (waiting_caller.join().unwrap(), handle_caller.join().unwrap());
+        assert!(Arc::ptr_eq(&found, &created) && found.is_known());
     });
 }

@@ -105,6 +105,8 @@ impl TopicBuckets {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::{Acquire, Release};
+
     use super::*;
 
     fn topic(name: &str) -> Arc<TopicInfo> {
@@ -135,5 +137,28 @@ mod tests {
         (0..100).for_each(|n| table.insert(topic(&n.to_string())));
         assert!(buckets.get("first").is_some() && buckets.get("99").is_none());
         assert!(table.load().get("99").is_some());
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods)]
+    fn other_threads_find_each_topic_that_was_added_while_the_table_grows() {
+        const TOPICS: usize = 3000;
+        let (table, added) = (TopicTable::default(), AtomicUsize::new(0));
+        let check_added = || {
+            let added = added.load(Acquire);
+            let buckets = table.load();
+            assert!((0..added).rev().take(50).all(|n| buckets.get(&n.to_string()).is_some()));
+            assert!(buckets.get("-1").is_none());
+            added
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| while check_added() < TOPICS {});
+            }
+            for n in 0..TOPICS {
+                table.insert(topic(&n.to_string()));
+                added.store(n + 1, Release);
+            }
+        });
     }
 }
