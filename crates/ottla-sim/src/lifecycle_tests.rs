@@ -94,12 +94,6 @@ impl Pending {
         Pending { fixture, all_memory, in_flight, queued, append, lookup, flush }
     }
 
-    fn request_close(&self, timeout: Duration) {
-        let producer = self.fixture.producer.clone();
-        let mut closing = Box::pin(async move { producer.close_async(timeout).await });
-        assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    }
-
     /// Checks that the waiting calls have failed with this kind, and returns how the records ended.
     fn finish(self, kind: ErrorKind) -> [Option<(ErrorKind, RecordStatus)>; 2] {
         let Pending { fixture, all_memory, in_flight, queued, append, lookup, flush } = self;
@@ -123,7 +117,7 @@ const FATAL: ErrorKind = ErrorKind::Authorization;
 #[test]
 fn closing_producer_sends_what_is_left_and_ends() {
     let mut pending = Pending::new(None);
-    pending.request_close(Duration::from_secs(10));
+    pending.fixture.begin_close(Duration::from_secs(10));
     pending.fixture.release_responses();
     pending.fixture.run_until_shutdown();
     assert_eq!(pending.finish(CLOSED), [None, None]);
@@ -132,7 +126,7 @@ fn closing_producer_sends_what_is_left_and_ends() {
 #[test]
 fn closing_producer_fails_what_is_left_at_the_deadline() {
     let mut pending = Pending::new(None);
-    pending.request_close(Duration::from_millis(50));
+    pending.fixture.begin_close(Duration::from_millis(50));
     pending.fixture.run_until_shutdown();
     let expected = [
         Some((CLOSED, RecordStatus::PossiblyPersisted)),
@@ -148,7 +142,7 @@ fn failed_producer_fails_everything_and_ends_with_close() {
     let in_flight = pending.fixture.wait_for(&pending.in_flight);
     assert!(in_flight.unwrap_err().is_fatal());
     pending.fixture.run_for_ms(100);
-    pending.request_close(Duration::from_secs(10));
+    pending.fixture.begin_close(Duration::from_secs(10));
     pending.fixture.run_until_shutdown();
     let expected = Some((FATAL, RecordStatus::NotPersisted));
     assert_eq!(pending.finish(FATAL), [expected; 2]);
@@ -157,7 +151,7 @@ fn failed_producer_fails_everything_and_ends_with_close() {
 #[test]
 fn closing_producer_that_fails_ends_at_once() {
     let mut pending = Pending::new(Some(ErrorCode::CLUSTER_AUTHORIZATION_FAILED));
-    pending.request_close(Duration::from_secs(10));
+    pending.fixture.begin_close(Duration::from_secs(10));
     pending.fixture.run_for_ms(10);
     pending.fixture.release_responses();
     pending.fixture.run_until_shutdown();
@@ -174,4 +168,68 @@ fn sender_that_ends_by_itself_fails_everything() {
         Some((CLOSED, RecordStatus::NotPersisted)),
     ];
     assert_eq!(pending.finish(CLOSED), expected);
+}
+
+/// A way to end a producer.
+type End = fn(&mut ProducerFixture);
+
+const ENDS: [End; 3] = [
+    |fixture| close_and_run(fixture, Duration::ZERO),
+    |fixture| close_and_run(fixture, Duration::from_millis(50)),
+    ProducerFixture::abort,
+];
+
+fn close_and_run(fixture: &mut ProducerFixture, timeout: Duration) {
+    fixture.begin_close(timeout);
+    fixture.run_until_shutdown();
+}
+
+/// Ends the producer while a worker thread compresses or splits the batch of `delivery`, with a
+/// flush before the end and one after it.
+fn check_flushes_at_end(fixture: &mut ProducerFixture, delivery: &Delivery, end: End) {
+    let flush = |fixture: &ProducerFixture| {
+        let producer = fixture.producer.clone();
+        PendingCall::new(async move { producer.flush_async().await })
+    };
+    let mut before = flush(fixture);
+    end(fixture);
+    assert!(fixture.producer.is_closed());
+    let after = flush(fixture);
+    assert!(delivery.try_result().is_none() && before.poll().is_pending());
+    fixture.release_work();
+    let error = delivery.try_result().expect("the record is completed").unwrap_err();
+    assert_eq!(error.kind(), CLOSED);
+    before.finish().unwrap();
+    after.finish().unwrap();
+}
+
+#[test]
+fn flush_waits_for_a_batch_that_is_compressed_while_the_producer_ends() {
+    for end in ENDS {
+        let mut fixture = ProducerFixture::new(&[("compression.type", "lz4")]);
+        fixture.send_and_wait(0, "connects");
+        let all_memory = fixture.producer.available_memory();
+        fixture.hold_work();
+        let delivery = fixture.send(0, "v");
+        fixture.run_for_ms(10);
+        check_flushes_at_end(&mut fixture, &delivery, end);
+        assert_eq!(fixture.producer.available_memory(), all_memory, "all memory returns");
+    }
+}
+
+#[test]
+fn flush_waits_for_a_batch_that_is_split_while_the_producer_ends() {
+    for end in ENDS {
+        let mut fixture = ProducerFixture::new(&[("batch.size", "16384"), ("linger.ms", "5")]);
+        fixture.send_and_flush("connects");
+        let all_memory = fixture.producer.available_memory();
+        fixture.set_max_message_bytes(200);
+        fixture.hold_work();
+        let delivery = fixture.send(0, &"v".repeat(100));
+        let second = fixture.send(0, &"v".repeat(100));
+        fixture.run_for_ms(100);
+        check_flushes_at_end(&mut fixture, &delivery, end);
+        assert!(second.try_result().unwrap().is_err());
+        assert_eq!(fixture.producer.available_memory(), all_memory, "all memory returns");
+    }
 }

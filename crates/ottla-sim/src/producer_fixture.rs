@@ -260,6 +260,13 @@ impl ProducerFixture {
         assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
     }
 
+    /// Begins to close the producer.
+    pub(crate) fn begin_close(&self, timeout: Duration) {
+        let producer = self.producer.clone();
+        let mut closing = Box::pin(async move { producer.close_async(timeout).await });
+        assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+
     /// Runs until the sender has shut down.
     pub(crate) fn run_until_shutdown(&mut self) {
         let limit = self.machine.now().after(TEST_TIMEOUT);
@@ -350,6 +357,16 @@ impl ProducerFixture {
     /// Delivers the responses that a node held back.
     pub(crate) fn release_responses_of(&mut self, node: i32) {
         self.machine.set_link(node_address(node), Link::default());
+    }
+
+    /// Lets no batch finish being compressed or split.
+    pub(crate) fn hold_work(&self) {
+        self.machine.hold_work();
+    }
+
+    /// Finishes what was held.
+    pub(crate) fn release_work(&self) {
+        self.machine.release_work();
     }
 
     /// Returns the leader of partition 0 of `t`.

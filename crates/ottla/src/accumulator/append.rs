@@ -196,7 +196,7 @@ impl RecordAccumulator {
         let Some(buf) = state.spare_buffer.take() else {
             return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_size(record))));
         };
-        let full = queue.close_open();
+        let full = queue.close_open(self.events());
         let open = self.open_batch(buf, target.partition, record, state);
         let layout = open.measure(&record.body, record.timestamp);
         queue.set_open(open);
@@ -307,7 +307,7 @@ impl RecordAccumulator {
     #[cold]
     fn after_append(&self, target: &AppendTarget<'_>, mut queue: MutexGuard<'_, PartitionQueue>) {
         let full = queue.open().is_some_and(OpenBatch::is_full);
-        let taken = if full { queue.close_open() } else { None };
+        let taken = if full { queue.close_open(self.events()) } else { None };
         let switches = target.sticky_index.is_some() && self.should_leave_partition(&queue);
         if switches {
             queue.sticky_bytes = 0;
@@ -317,7 +317,7 @@ impl RecordAccumulator {
             queue.is_tracked_by_sender = true;
             // Under the partition's lock: a caller that appends to this batch next, and then
             // flushes, must find the announcement pending (see EventQueue::drain_with_pending).
-            self.events().begin_announcement();
+            self.events().pending_posts.begin_announcement();
         }
         drop(queue);
         if announces {
@@ -343,7 +343,8 @@ impl RecordAccumulator {
     fn close_batch(&self, partition: &Arc<Partition>, batch: OpenBatch) {
         if self.settings.compression.is_none() {
             self.close_into_queue(batch);
-            return self.post_batch_closed(partition);
+            self.post_batch_closed(partition);
+            return self.events().pending_posts.end_job();
         }
         let job = CloseJob::try_new(self.weak_self.upgrade(), batch);
         let rejected = match (self.worker_pool.get(), job) {
@@ -371,7 +372,7 @@ impl RecordAccumulator {
     fn announce(&self, partition: &Arc<Partition>, deadline: Tick) {
         let deadline = inject_bug!(LostWakeup, deadline);
         self.post(Event::BatchOpened(partition.id), deadline);
-        self.events().end_announcement();
+        self.events().pending_posts.end_announcement();
     }
 
     /// Notifies the sender of a batch that is ready to drain. Does not wake the sender while the
@@ -399,8 +400,9 @@ impl RecordAccumulator {
 
 /// Closes a batch, on a worker thread or on the caller's.
 ///
-/// Dropping the job, whether it ran or not, ends the reservation of the batch's position and
-/// notifies the sender. The queue is therefore never blocked by a job that panicked or did not run.
+/// Dropping the job, whether it ran or not, ends the reservation of the batch's position, notifies
+/// the sender, and ends the job that [`PartitionQueue::close_open`] began. So neither the queue nor
+/// a flush is blocked by a job that panicked or did not run.
 pub(crate) struct CloseJob {
     accumulator: Arc<RecordAccumulator>,
     partition: Arc<Partition>,
@@ -445,5 +447,6 @@ impl Drop for CloseJob {
         } else {
             self.accumulator.post_batch_closed(&self.partition);
         }
+        self.accumulator.events().pending_posts.end_job();
     }
 }

@@ -133,10 +133,10 @@ fn flush_includes_a_batch_that_is_not_announced_yet() {
                 {
                     let mut opened = opened.lock().unwrap();
                     *opened = true;
-                    queue.begin_announcement();
+                    queue.pending_posts.begin_announcement();
                 }
                 queue.post(Event::BatchOpened(0), Tick(0)).unwrap();
-                queue.end_announcement();
+                queue.pending_posts.end_announcement();
             })
         };
         let flusher = {
@@ -170,6 +170,34 @@ fn flush_includes_a_batch_that_is_not_announced_yet() {
         opener.join().unwrap();
         // If the events are not complete, the sender looks at every partition.
         assert!(!appended || is_batch_known || !complete, "a flush missed a batch");
+    });
+}
+
+/// The sender ends while one caller flushes and another closes a batch: the flush returns, and not
+/// before the batch is completed.
+#[test]
+fn last_flush_waits_for_a_batch_that_is_being_closed() {
+    check_model(|| {
+        let queue = Arc::new(EventQueue::new(Arc::default()));
+        let is_completed = Arc::new(AtomicBool::new(false));
+        queue.pending_posts.begin_job();
+        let closer = {
+            let (queue, is_completed) = (queue.clone(), is_completed.clone());
+            thread::spawn(move || {
+                is_completed.store(true, Ordering::Relaxed);
+                queue.pending_posts.end_job();
+            })
+        };
+        let sender = {
+            let queue = queue.clone();
+            thread::spawn(move || queue.pending_posts.sender_ended())
+        };
+        let completion = Arc::<FlushCompletion>::default();
+        queue.pending_posts.add_flush(completion.clone());
+        block_on(FlushFuture { completion });
+        assert!(is_completed.load(Ordering::Relaxed), "the flush returned before the batch");
+        closer.join().unwrap();
+        sender.join().unwrap();
     });
 }
 

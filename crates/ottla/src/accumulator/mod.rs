@@ -151,7 +151,7 @@ impl RecordAccumulator {
                 }
             }
             Event::Waiter { waiter, .. } => waiter.wake(),
-            Event::Flush(flush) => flush.complete(),
+            Event::Flush(flush) => self.events().pending_posts.add_flush(flush),
             Event::MemoryWanted
             | Event::TopicWanted(_)
             | Event::Close

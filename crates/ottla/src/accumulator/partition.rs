@@ -11,6 +11,7 @@ use super::batch_size_estimator::BatchSizeEstimator;
 use crate::injected_bugs::inject_bug;
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::Tick;
+use crate::wakeup::event_queue::EventQueue;
 
 /// One partition of a topic. It exists as long as the producer, and is small until its first
 /// record.
@@ -231,9 +232,10 @@ impl PartitionQueue {
     }
 
     /// Removes the open batch so that it can be closed without the lock. A `Closing` entry keeps
-    /// its position.
-    pub(crate) fn close_open(&mut self) -> Option<OpenBatch> {
+    /// its position. Begins a job, which the caller ends.
+    pub(crate) fn close_open(&mut self, events: &EventQueue) -> Option<OpenBatch> {
         let open = self.take_open()?;
+        events.pending_posts.begin_job();
         let BatchMeta { number, created, .. } = open.meta;
         self.batches.push_back(QueuedBatch::Closing { number, created });
         Some(open)

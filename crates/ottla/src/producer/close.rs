@@ -87,7 +87,7 @@ impl ProducerInner {
             return report.unwrap_or_else(|| Ok(self.close_report()));
         }
         // A simulation, which has no threads, or the system provides none. The flush completes when
-        // all records are completed, or when the sender ends.
+        // all records are completed.
         let flush = Arc::<FlushCompletion>::default();
         self.accumulator.post(Event::Flush(flush.clone()), Tick(0));
         FlushFuture { completion: flush }.await;

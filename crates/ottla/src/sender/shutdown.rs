@@ -86,7 +86,10 @@ impl<I: Io> Sender<I> {
                 batches.extend(self.take_in_flight_batches());
                 self.fail_batches(batches, |_| false, |_, _| error.clone());
                 self.split_outcomes.fail_all(&self.accumulator);
-                self.flushes.complete_all();
+                // Other threads may be closing or splitting batches, which they will fail.
+                let pending_posts = &self.accumulator.events().pending_posts;
+                self.flushes.take_all().for_each(|flush| pending_posts.add_flush(flush));
+                pending_posts.sender_ended();
                 self.waiter_deadlines.wake_all();
             }
         }

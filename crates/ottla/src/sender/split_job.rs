@@ -87,7 +87,7 @@ impl SplitOutcomes {
 /// A batch that is split on a worker thread.
 ///
 /// The sender always receives an outcome, even if the job panics or is dropped. Without one, the
-/// partition would send nothing any more.
+/// partition would send nothing any more. After the sender's end the job fails the parts.
 pub(crate) struct SplitJob {
     accumulator: Arc<RecordAccumulator>,
     outcomes: Arc<SplitOutcomes>,
@@ -101,6 +101,7 @@ impl SplitJob {
         batch: &ClosedBatch,
         stamped: bool,
     ) -> SplitJob {
+        accumulator.events().pending_posts.begin_job();
         let outcome = SplitOutcome {
             partition: batch.meta.partition.clone(),
             number: batch.meta.number,
@@ -125,6 +126,7 @@ impl Drop for SplitJob {
                 self.outcomes.fail_all(&self.accumulator);
             }
         }
+        self.accumulator.events().pending_posts.end_job();
     }
 }
 

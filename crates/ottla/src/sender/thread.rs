@@ -22,7 +22,8 @@ fn log_error(message: &str) {
 /// Runs the sender until it is shut down. After a panic, all records and waiting callers fail with
 /// the panic's message.
 pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
-    sender.accumulator.caller_context.set_sender_thread();
+    let accumulator = sender.accumulator.clone();
+    accumulator.caller_context.set_sender_thread();
     let result = catch_unwind(AssertUnwindSafe(|| while sender.run_once() {}));
     if let Err(panic) = result {
         let message = (panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
@@ -34,6 +35,7 @@ pub(crate) fn run<I: Io>(mut sender: Sender<I>) {
         let error = Error::new(ErrorKind::Internal, reason).into_fatal();
         if catch_unwind(AssertUnwindSafe(|| sender.end_with_fatal_error(&error))).is_err() {
             log_error("the sender panicked again during the shutdown");
+            accumulator.events().pending_posts.sender_ended();
         }
     }
 }

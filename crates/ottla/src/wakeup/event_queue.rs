@@ -18,6 +18,7 @@ use super::lifecycle::LifecycleCell;
 use crate::env::Wakeup;
 use crate::sync::Mutex;
 use crate::time::Tick;
+use crate::wakeup::pending_posts::PendingPosts;
 use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
 
 /// An event for the sender. It names a partition by its id: the events know nothing of batches.
@@ -66,9 +67,8 @@ pub(crate) struct EventQueue {
     /// The nodes that can take no request while the sender sleeps. Bit `n` is for the nodes whose
     /// id modulo 64 is `n`.
     busy_nodes: AtomicU64,
-    /// The number of callers that have opened a batch on an empty partition, but have not yet
-    /// posted [`Event::BatchOpened`].
-    pending_announcements: AtomicU64,
+    /// The posts that other threads will make.
+    pub(crate) pending_posts: PendingPosts,
 }
 
 impl EventQueue {
@@ -79,7 +79,7 @@ impl EventQueue {
             sleep_deadline: AtomicU64::new(0),
             wakeup: OnceLock::new(),
             busy_nodes: AtomicU64::new(0),
-            pending_announcements: AtomicU64::new(0),
+            pending_posts: PendingPosts::default(),
         }
     }
 
@@ -135,19 +135,6 @@ impl EventQueue {
         Ok(())
     }
 
-    /// Counts a caller that will post [`Event::BatchOpened`], which announces a partition to the
-    /// sender. Called under the partition's lock, with `PartitionQueue::is_tracked_by_sender` set.
-    pub(crate) fn begin_announcement(&self) {
-        self.pending_announcements.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Ends the announcement that [`begin_announcement`](Self::begin_announcement) began. Called
-    /// after the post.
-    pub(crate) fn end_announcement(&self) {
-        // Release, after the post: a thread that reads 0 finds the event in the queue.
-        self.pending_announcements.fetch_sub(1, Ordering::Release);
-    }
-
     /// Appends the events posted since `events` was drained, and moves announcements to the front.
     /// Returns whether `events` has the announcement of every batch that its flushes, closes and
     /// purges concern. If not, the sender must look at every partition.
@@ -159,7 +146,7 @@ impl EventQueue {
     /// read too early for it.
     pub(crate) fn drain_with_pending(&self, events: &mut Vec<Event>) -> bool {
         // Read before the drain: an announcement that ended before this read is in the queue.
-        let none_pending = self.pending_announcements.load(Ordering::Acquire) == 0;
+        let none_pending = !self.pending_posts.has_announcements();
         let drained_before = events.len();
         self.drain(events);
         let complete =

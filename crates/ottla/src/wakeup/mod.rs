@@ -3,5 +3,6 @@
 
 pub(crate) mod lifecycle;
 pub(crate) mod event_queue;
+pub(crate) mod pending_posts;
 pub(crate) mod waiters;
 pub(crate) mod caller_context;
