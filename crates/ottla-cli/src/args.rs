@@ -1,9 +1,14 @@
 //! The options as clap tables. The parser, the help, the man page and the shell completions all
 //! come from them.
 
+mod produce;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use produce::PRODUCE_NOTES;
+pub(crate) use produce::{CsvValue, InputArgs, InputFormat, LengthPrefix, ProduceArgs};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -34,162 +39,6 @@ pub(crate) enum Command {
     },
     /// Print the man page.
     Man,
-}
-
-const PRODUCE_NOTES: &str = "\
-The options are those of kafka-console-producer and the short options of kcat. An option overrides \
-a property, a property overrides a file, and a file overrides an environment variable such as \
-OTTLA_LINGER_MS=20 (linger.ms). Other settings keep the producer's default.
-
-A line has the form h1:v1,h2:v2<headers.delimiter>key<key.separator>value. Reader properties, with \
-their defaults:
-  parse.key              false
-  parse.headers          false
-  key.separator          \\t
-  headers.delimiter      \\t
-  headers.separator      ,
-  headers.key.separator  :
-  ignore.error           false
-  null.marker            (not set)
-
-The input is bytes, in any encoding. A line ends at \\n. One \\r before the \\n is removed.
-
-SIGINT, SIGTERM, SIGQUIT and SIGHUP (unless it is ignored, as under nohup) end the reading: the \
-records read so far are sent, and the summary is printed. A second signal ends the command at once.
-
-Exit status: 0 if every record was acknowledged (with acks=0: written to the socket), 1 if a \
-record failed or the input could not be read, 2 for a wrong option or setting, 130 after a second \
-signal. Errors name their section of https://github.com/ottla/ottla/blob/main/docs/ERRORS.md.";
-
-#[derive(Debug, Args, Default)]
-pub(crate) struct ProduceArgs {
-    /// Files to read, in this order; `-` or no file reads standard input.
-    pub(crate) files: Vec<PathBuf>,
-
-    /// The topic.
-    #[arg(short = 't', long)]
-    pub(crate) topic: String,
-    /// Brokers for the first connection: host:port, separated by commas.
-    #[arg(
-        short = 'b',
-        long,
-        value_name = "H:P,…",
-        visible_alias = "broker-list",
-        conflicts_with = "embedded"
-    )]
-    pub(crate) bootstrap_server: Option<String>,
-    /// Start a broker in this process and send to it.
-    #[arg(long)]
-    pub(crate) embedded: bool,
-    /// Directory for the embedded broker's log, in Kafka's format; default: a temporary directory.
-    #[arg(long, value_name = "DIR", requires = "embedded")]
-    pub(crate) data_dir: Option<PathBuf>,
-
-    /// Wait for the acknowledgement of each record before the next record is sent.
-    #[arg(long)]
-    pub(crate) sync: bool,
-    /// Compression codec: none, gzip, snappy, lz4 or zstd; gzip if no value is given.
-    #[arg(
-        short = 'z',
-        long,
-        value_name = "CODEC",
-        num_args = 0..=1,
-        default_missing_value = "gzip"
-    )]
-    pub(crate) compression_codec: Option<String>,
-    /// Maximum bytes of a batch (batch.size).
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) batch_size: Option<String>,
-    /// How often a failed batch is sent again (retries).
-    #[arg(long, value_name = "N")]
-    pub(crate) message_send_max_retries: Option<String>,
-    /// Milliseconds to wait before a retry (retry.backoff.ms).
-    #[arg(long, value_name = "MS")]
-    pub(crate) retry_backoff_ms: Option<String>,
-    /// Milliseconds that a batch waits for more records (linger.ms).
-    #[arg(long, value_name = "MS")]
-    pub(crate) timeout: Option<String>,
-    /// Replicas that must have the record: all, -1, 1 or 0 (acks).
-    #[arg(long, value_name = "ACKS", allow_hyphen_values = true)]
-    pub(crate) request_required_acks: Option<String>,
-    /// Milliseconds to wait for a broker's response (request.timeout.ms).
-    #[arg(long, value_name = "MS")]
-    pub(crate) request_timeout_ms: Option<String>,
-    /// Milliseconds after which metadata is requested again (metadata.max.age.ms).
-    #[arg(long, value_name = "MS")]
-    pub(crate) metadata_expiry_ms: Option<String>,
-    /// Milliseconds that a record may wait for metadata and memory (max.block.ms).
-    #[arg(long, value_name = "MS")]
-    pub(crate) max_block_ms: Option<String>,
-    /// Maximum bytes of records that are not acknowledged yet (buffer.memory).
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_memory_bytes: Option<String>,
-    /// Deprecated: the same as --batch-size, which it overrides.
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_partition_memory_bytes: Option<String>,
-    /// Bytes of the socket's send buffer (send.buffer.bytes).
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub(crate) socket_buffer_size: Option<String>,
-
-    /// Class of the line reader; only Kafka's LineMessageReader is supported.
-    #[arg(long, value_name = "CLASS")]
-    pub(crate) line_reader: Option<String>,
-    /// A reader property, key=value; may be given several times.
-    #[arg(long, value_name = "K=V")]
-    pub(crate) reader_property: Vec<String>,
-    /// Deprecated: the same as --reader-property.
-    #[arg(long, value_name = "K=V")]
-    pub(crate) property: Vec<String>,
-    /// A file of reader properties.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) reader_config: Option<PathBuf>,
-    /// A producer setting, key=value, by Kafka's or librdkafka's name; may be given several times.
-    #[arg(short = 'X', long = "command-property", value_name = "K=V")]
-    pub(crate) command_property: Vec<String>,
-    /// Deprecated: the same as --command-property.
-    #[arg(long, value_name = "K=V")]
-    pub(crate) producer_property: Vec<String>,
-    /// A file of producer settings, in the format of Java's properties files.
-    #[arg(short = 'F', long, value_name = "FILE")]
-    pub(crate) command_config: Option<PathBuf>,
-    /// Deprecated: the same as --command-config.
-    #[arg(long = "producer.config", value_name = "FILE")]
-    pub(crate) producer_config: Option<PathBuf>,
-
-    /// The partition of every record; with -1 the partitioner chooses.
-    #[arg(short = 'p', value_name = "N", allow_hyphen_values = true)]
-    pub(crate) partition: Option<i32>,
-    /// Record delimiter, instead of the end of the line; may contain \n, \t, \0 and \xHH.
-    #[arg(short = 'D', value_name = "DELIM")]
-    pub(crate) delimiter: Option<String>,
-    /// Separator of key and value; a record without it has no key.
-    #[arg(short = 'K', value_name = "DELIM")]
-    pub(crate) key_delimiter: Option<String>,
-    /// The key of every record; with -K: of every record that has no key.
-    #[arg(short = 'k', value_name = "KEY")]
-    pub(crate) key: Option<String>,
-    /// A header of every record, name=value; may be given several times.
-    #[arg(short = 'H', value_name = "NAME=VALUE")]
-    pub(crate) header: Vec<String>,
-    /// Stop after N records.
-    #[arg(short = 'c', value_name = "N")]
-    pub(crate) count: Option<u64>,
-    /// Send empty keys and values as null.
-    #[arg(short = 'Z')]
-    pub(crate) null_empty: bool,
-    /// Split files at the delimiter; this is always done, the option exists because kcat has it.
-    #[arg(short = 'l')]
-    pub(crate) lines: bool,
-
-    /// Print the result of each record to standard output, as one JSON object a line.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Print connection and metadata events to standard error.
-    #[arg(short = 'v', long)]
-    pub(crate) verbose: bool,
-    /// Print all events to standard error.
-    #[arg(short = 'd', long)]
-    pub(crate) debug: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,8 +16,6 @@ mod input;
 mod limits;
 mod perf;
 mod produce;
-mod report;
-mod session;
 mod settings;
 mod signals;
 

@@ -91,6 +91,11 @@ pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliE
     Ok(p)
 }
 
+/// Returns the value of a setting that is a number.
+pub(crate) fn number(properties: &Properties, name: &str, default: u64) -> u64 {
+    properties.get(name).and_then(|value| value.trim().parse().ok()).unwrap_or(default)
+}
+
 /// Sets the properties of the command line.
 pub(crate) fn set_properties<'a>(
     p: &mut Properties,

@@ -127,7 +127,7 @@ fn line_without_a_key_separator_stops_the_reading() {
         1,
         &[
             "1 records acknowledged",
-            "No key separator found on line number 2: 'nokey'; reading stopped at this line",
+            "No key separator found on line number 2: 'nokey'; reading stopped at this record",
         ],
     );
 }

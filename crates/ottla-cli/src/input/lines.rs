@@ -1,10 +1,12 @@
-//! Splits the input into lines, and each line into headers, key and value.
+//! `--format lines`: splits each line into headers, key and value.
 //!
-//! `produce` reads a line with [`read_next_line`] and parses it with [`LineFormat::parse`]. The
-//! format is that of kafka-console-producer's LineMessageReader, extended by kcat's options.
+//! The format is that of kafka-console-producer's LineMessageReader, extended by kcat's options.
 
-use std::io::{self, BufRead, Read};
+use std::borrow::Cow;
 
+use ottla::Header;
+
+use super::InputRecord;
 use crate::CliError;
 use crate::args::ProduceArgs;
 use crate::settings::{read_file, split_property};
@@ -26,14 +28,6 @@ pub(crate) struct LineFormat {
     null_empty: bool,
     key: Option<Vec<u8>>,
     headers: Vec<(String, Option<Vec<u8>>)>,
-}
-
-/// A record that borrows from its line.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ParsedRecord<'a> {
-    pub(crate) key: Option<&'a [u8]>,
-    pub(crate) value: Option<&'a [u8]>,
-    pub(crate) headers: Vec<(&'a str, Option<&'a [u8]>)>,
 }
 
 /// Replaces the escapes `\n`, `\r`, `\t`, `\0`, `\\` and `\xHH`.
@@ -209,14 +203,24 @@ impl LineFormat {
         (!self.is_null(text)).then_some(text)
     }
 
+    pub(super) fn delimiter(&self) -> &[u8] {
+        &self.delimiter
+    }
+
+    /// Returns the headers that every record has.
+    pub(super) fn constant_headers(&self) -> Vec<Header<'static>> {
+        let headers = self.headers.iter();
+        headers.map(|(n, v)| Header::maybe(n.as_str(), v.as_deref()).into_owned()).collect()
+    }
+
     /// Parses line `number`. The error is Kafka's text where Kafka has one.
-    pub(crate) fn parse<'a>(
+    pub(super) fn parse<'a>(
         &'a self,
         line: &'a [u8],
         number: u64,
-    ) -> Result<ParsedRecord<'a>, String> {
-        let mut headers: Vec<(&str, Option<&[u8]>)> =
-            self.headers.iter().map(|(n, v)| (n.as_str(), v.as_deref())).collect();
+    ) -> Result<InputRecord<'a>, String> {
+        let mut headers: Vec<Header<'_>> =
+            self.headers.iter().map(|(n, v)| Header::maybe(n.as_str(), v.as_deref())).collect();
         let excerpt = || String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
         let mut rest = line;
         if self.parse_headers {
@@ -254,14 +258,19 @@ impl LineFormat {
                 }
             }
         }
-        Ok(ParsedRecord { key, value: self.non_null(rest), headers })
+        Ok(InputRecord {
+            key: key.map(Cow::Borrowed),
+            value: self.non_null(rest).map(Cow::Borrowed),
+            headers,
+            ..InputRecord::default()
+        })
     }
 
     fn parse_headers<'a>(
         &self,
         text: &'a [u8],
         number: u64,
-        headers: &mut Vec<(&'a str, Option<&'a [u8]>)>,
+        headers: &mut Vec<Header<'a>>,
     ) -> Result<(), String> {
         let mut rest = Some(text);
         while let Some(current) = rest {
@@ -289,7 +298,7 @@ impl LineFormat {
             }
             let name = std::str::from_utf8(name)
                 .map_err(|_| format!("a header key on line number {number} is not UTF-8"))?;
-            headers.push((name, value));
+            headers.push(Header::maybe(name, value));
         }
         Ok(())
     }
@@ -300,93 +309,18 @@ fn split_bytes_once<'a>(text: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &
     Some((&text[..i], &text[i + separator.len()..]))
 }
 
-/// The result of [`read_next_line`].
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum NextLine {
-    /// The line is in the buffer.
-    Line,
-    /// The line is longer than the limit. It was skipped.
-    TooLong,
-    /// The input has ended.
-    Eof,
-}
-
-/// Reads the next line into `line`, without its delimiter.
-///
-/// The buffer holds at most `limit` bytes and the delimiter, however long the line is.
-pub(crate) fn read_next_line(
-    input: &mut impl BufRead,
-    format: &LineFormat,
-    limit: usize,
-    line: &mut Vec<u8>,
-) -> io::Result<NextLine> {
-    line.clear();
-    let delimiter = &format.delimiter;
-    let last = delimiter[delimiter.len() - 1];
-    let (mut has_bytes, mut is_too_long) = (false, false);
-    loop {
-        let room = (limit + delimiter.len() + 1).saturating_sub(line.len()) as u64;
-        let n = input.by_ref().take(room).read_until(last, line)?;
-        has_bytes |= n > 0;
-        if line.ends_with(delimiter) {
-            line.truncate(line.len() - delimiter.len());
-            if delimiter == b"\n" && line.last() == Some(&b'\r') {
-                line.pop();
-            }
-            return Ok(if is_too_long { NextLine::TooLong } else { NextLine::Line });
-        }
-        if n == 0 && room > 0 {
-            return Ok(match (has_bytes, is_too_long) {
-                (true, true) => NextLine::TooLong,
-                (true, false) => NextLine::Line,
-                _ => NextLine::Eof,
-            });
-        }
-        if line.len() > limit + delimiter.len() {
-            // Keep the last bytes: they may be the first part of the delimiter.
-            is_too_long = true;
-            line.drain(..line.len() + 1 - delimiter.len());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text<'a>(bytes: &'a Option<Cow<'_, [u8]>>) -> Option<&'a str> {
+        bytes.as_deref().map(|bytes| std::str::from_utf8(bytes).unwrap())
+    }
 
     fn line_format(f: impl FnOnce(&mut ProduceArgs)) -> LineFormat {
         let mut args = ProduceArgs::default();
         f(&mut args);
         LineFormat::new(&args).unwrap_or_else(|e| panic!("{}", e.message))
-    }
-
-    fn read_lines(input: &[u8], limit: usize, format: &LineFormat) -> Vec<Option<Vec<u8>>> {
-        // A small buffer, so that a delimiter can span two reads.
-        let mut input = io::BufReader::with_capacity(3, input);
-        let (mut line, mut out) = (Vec::new(), Vec::new());
-        loop {
-            match read_next_line(&mut input, format, limit, &mut line).unwrap() {
-                NextLine::Line => out.push(Some(line.clone())),
-                NextLine::TooLong => out.push(None),
-                NextLine::Eof => return out,
-            }
-        }
-    }
-
-    #[test]
-    fn line_ends_at_newline_and_loses_one_carriage_return() {
-        let f = line_format(|_| {});
-        let some = |s: &[u8]| Some(s.to_vec());
-        assert_eq!(
-            read_lines(b"a\r\n\n\xff\xfe\x00b\nc\r\r\nlast", 100, &f),
-            [some(b"a"), some(b""), some(b"\xff\xfe\x00b"), some(b"c\r"), some(b"last")]
-        );
-        assert_eq!(read_lines(b"", 100, &f), []);
-        assert_eq!(read_lines(b"0123456789x\nab\n", 5, &f), [None, some(b"ab")]);
-        assert_eq!(read_lines(b"0123456789", 5, &f), [None]);
-        let f = line_format(|a| a.delimiter = Some("--".into()));
-        assert_eq!(read_lines(b"a-b--c---d", 100, &f), [some(b"a-b"), some(b"c"), some(b"-d")]);
-        assert_eq!(read_lines(b"0123456789--ab--", 5, &f), [None, some(b"ab")]);
     }
 
     #[test]
@@ -397,10 +331,10 @@ mod tests {
                 .to_vec();
         });
         let p = f.parse(b"h1:v1,h2:NULL\tkey\tvalue\tmore", 1).unwrap();
-        assert_eq!(p.headers, [("h1", Some(&b"v1"[..])), ("h2", None)]);
-        assert_eq!((p.key, p.value), (Some(&b"key"[..]), Some(&b"value\tmore"[..])));
+        assert_eq!(p.headers, [Header::new("h1", "v1"), Header::null("h2")]);
+        assert_eq!((text(&p.key), text(&p.value)), (Some("key"), Some("value\tmore")));
         let p = f.parse(b"NULL\tNULL\tNULL", 1).unwrap();
-        assert_eq!(p, ParsedRecord { key: None, value: None, headers: vec![] });
+        assert_eq!(p, InputRecord::default());
         let e = f.parse(b"h:v\tno key", 7).unwrap_err();
         assert_eq!(e, "No key separator found on line number 7: 'h:v\tno key'");
         assert!(f.parse(b"NULL:v\tk\tv", 1).unwrap_err().contains("null marker"));
@@ -408,7 +342,7 @@ mod tests {
         let f = line_format(|a| {
             a.property = ["parse.key=true", "ignore.error=true"].map(String::from).to_vec();
         });
-        assert_eq!(f.parse(b"no key", 1).unwrap().value, Some(&b"no key"[..]));
+        assert_eq!(text(&f.parse(b"no key", 1).unwrap().value), Some("no key"));
         for same in
             ["headers.separator=:", "headers.delimiter=,", "null.marker=:", "headers.separator=."]
         {
@@ -428,7 +362,7 @@ mod tests {
             a.property = all.map(String::from).to_vec();
         });
         let p = f.parse(b"a:1|b:2|\tk:v", 1).unwrap();
-        assert_eq!((p.headers.len(), p.key, p.value), (2, Some(&b"k"[..]), Some(&b"v"[..])));
+        assert_eq!((p.headers.len(), text(&p.key), text(&p.value)), (2, Some("k"), Some("v")));
         let unknown = vec!["parse.kee=true".to_owned()];
         assert!(LineFormat::new(&ProduceArgs { property: unknown, ..Default::default() }).is_err());
     }
@@ -441,16 +375,16 @@ mod tests {
             a.header = vec!["a=1".into(), "b".into()];
         });
         let p = f.parse(b"k:", 1).unwrap();
-        assert_eq!((p.key, p.value), (Some(&b"k"[..]), None));
-        assert_eq!(p.headers, [("a", Some(&b"1"[..])), ("b", None)]);
+        assert_eq!((text(&p.key), text(&p.value)), (Some("k"), None));
+        assert_eq!(p.headers, [Header::new("a", "1"), Header::null("b")]);
         assert_eq!(f.parse(b"only a value", 1).unwrap().key, None);
         let f = line_format(|a| {
             a.key_delimiter = Some(":".into());
             a.key = Some("other".into());
         });
-        assert_eq!(f.parse(b"k:v", 1).unwrap().key, Some(&b"k"[..]));
-        assert_eq!(f.parse(b"v", 1).unwrap().key, Some(&b"other"[..]));
+        assert_eq!(text(&f.parse(b"k:v", 1).unwrap().key), Some("k"));
+        assert_eq!(text(&f.parse(b"v", 1).unwrap().key), Some("other"));
         let f = line_format(|a| a.key = Some("fixed".into()));
-        assert_eq!(f.parse(b"v", 1).unwrap().key, Some(&b"fixed"[..]));
+        assert_eq!(text(&f.parse(b"v", 1).unwrap().key), Some("fixed"));
     }
 }

@@ -1,0 +1,65 @@
+//! The inputs of `ottla produce`: files, and standard input.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use crate::CliError;
+use crate::console::{Blocking, open_stdin};
+
+/// An input that can be read.
+pub(crate) struct Input {
+    path: PathBuf,
+    /// Its length in bytes; `None` for pipes, devices and terminals.
+    pub(crate) len: Option<u64>,
+}
+
+impl Input {
+    /// Checks that an input can be read.
+    ///
+    /// A file is closed again and opened when it is read, so the number of files is not limited by
+    /// the number of open descriptors.
+    pub(crate) fn check(path: &Path) -> Result<Input, CliError> {
+        let mut input = Input { path: path.to_owned(), len: None };
+        let metadata = if input.is_stdin() {
+            open_stdin().and_then(|stdin| stdin.0.metadata())
+        } else {
+            // A pipe is not opened here: when it is closed again, its writer would fail.
+            std::fs::metadata(path).and_then(|metadata| {
+                if metadata.is_file() { File::open(path)?.metadata() } else { Ok(metadata) }
+            })
+        };
+        let cannot_read = |reason: &dyn std::fmt::Display| {
+            CliError::usage(format!("cannot read {}: {reason}", input.name()))
+        };
+        let metadata = metadata.map_err(|e| cannot_read(&e))?;
+        if metadata.is_dir() {
+            return Err(cannot_read(&"it is a directory"));
+        }
+        input.len = metadata.is_file().then_some(metadata.len());
+        Ok(input)
+    }
+
+    fn is_stdin(&self) -> bool {
+        self.path == Path::new("-")
+    }
+
+    /// Returns whether a person types the input.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_stdin() && io::stdin().is_terminal()
+    }
+
+    /// Returns the input's name for messages.
+    pub(crate) fn name(&self) -> String {
+        if self.is_stdin() { "standard input".to_owned() } else { self.path.display().to_string() }
+    }
+
+    pub(crate) fn open(&self) -> Result<Box<dyn BufRead>, CliError> {
+        const BUFFER_BYTES: usize = 256 * 1024;
+        let file =
+            if self.is_stdin() { open_stdin() } else { File::open(&self.path).map(Blocking) };
+        let file =
+            file.map_err(|e| CliError::failed(format!("cannot read {}: {e}", self.name())))?;
+        Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
+    }
+}

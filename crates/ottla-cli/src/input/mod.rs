@@ -1,0 +1,260 @@
+//! The input of `ottla produce`: files in one of four formats, read record by record.
+//!
+//! The send loop calls [`RecordReader::start_input`] for each input, then [`RecordReader::read`]
+//! and [`RecordReader::parse`] for each record.
+
+mod options;
+mod file;
+mod read_line;
+mod lines;
+mod json;
+mod json_bytes;
+mod json_headers;
+mod csv;
+mod raw;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::io::{self, BufRead};
+
+use ottla::Header;
+
+use crate::CliError;
+use crate::args::{InputFormat, LengthPrefix, ProduceArgs};
+use csv::{CsvReader, NextRow};
+pub(crate) use file::Input;
+pub(crate) use json::BASE64;
+use lines::LineFormat;
+use raw::{NextValue, RawFraming, read_next_value};
+use read_line::{NextLine, read_next_line};
+
+/// A record that borrows from the input's buffer what it can.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct InputRecord<'a> {
+    pub(crate) topic: Option<Cow<'a, str>>,
+    pub(crate) partition: Option<i32>,
+    /// Milliseconds since 1970.
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) key: Option<Cow<'a, [u8]>>,
+    pub(crate) value: Option<Cow<'a, [u8]>>,
+    pub(crate) headers: Vec<Header<'a>>,
+}
+
+/// The result of [`RecordReader::read`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NextRecord {
+    /// A record can be parsed.
+    Record,
+    /// The text cannot be a record. The reason says why.
+    Invalid(String),
+    /// The input has ended.
+    Eof,
+}
+
+enum Format {
+    Lines(LineFormat),
+    Json,
+    Csv(Box<CsvReader>),
+    Raw(RawFraming),
+}
+
+/// What the options say about every record, for the formats other than lines.
+struct RecordDefaults {
+    key: Option<Vec<u8>>,
+    headers: Vec<Header<'static>>,
+    null_empty: bool,
+}
+
+/// Reads the records of all inputs. It has one record at a time.
+pub(crate) struct RecordReader {
+    format: Format,
+    defaults: RecordDefaults,
+    max_request_size: usize,
+    /// The current record's text; the reader of CSV has its own.
+    buffer: Vec<u8>,
+    is_null: bool,
+    /// The current record's line in its input, or its number in a raw input. The first is 1.
+    number: u64,
+}
+
+impl RecordReader {
+    /// Checks the options of the input. `max_request_size` limits a record's size.
+    pub(crate) fn new(
+        args: &ProduceArgs,
+        max_request_size: usize,
+    ) -> Result<RecordReader, CliError> {
+        let options = &args.input;
+        options::check(args)?;
+        let lines = LineFormat::new(args)?;
+        let defaults = RecordDefaults {
+            key: args.key.as_ref().map(|key| key.clone().into_bytes()),
+            headers: lines.constant_headers(),
+            null_empty: args.null_empty,
+        };
+        let format = match options.format {
+            InputFormat::Lines => Format::Lines(lines),
+            InputFormat::Json => Format::Json,
+            InputFormat::Csv => Format::Csv(Box::new(CsvReader::new(
+                options::csv_delimiter(options)?,
+                options.key_column.clone(),
+                options.csv_value.unwrap_or_default(),
+            ))),
+            InputFormat::Raw => Format::Raw(match options.value_size {
+                Some(size) => RawFraming::Size(size as usize),
+                None => RawFraming::Prefix(options.length_prefix.unwrap_or(LengthPrefix::Be32)),
+            }),
+        };
+        Ok(RecordReader {
+            format,
+            defaults,
+            max_request_size,
+            buffer: Vec::new(),
+            is_null: false,
+            number: 0,
+        })
+    }
+
+    /// Prepares for the records of an input, and reads the header line of CSV.
+    pub(crate) fn start_input(&mut self, input: &mut dyn BufRead) -> io::Result<()> {
+        self.number = 0;
+        let limit = self.max_text_bytes();
+        match &mut self.format {
+            Format::Csv(csv) => csv.read_header_line(input, limit),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the longest text of a record. Escapes and base64 make it longer than the record.
+    fn max_text_bytes(&self) -> usize {
+        const FIELD_NAMES_BYTES: usize = 64 << 10;
+        let longest_escape = match &self.format {
+            Format::Lines(_) | Format::Raw(_) => return self.max_request_size,
+            // `\u0000` is one byte.
+            Format::Json => 6,
+            Format::Csv(_) => 2,
+        };
+        self.max_request_size.saturating_mul(longest_escape).saturating_add(FIELD_NAMES_BYTES)
+    }
+
+    /// Reads the text of the next record.
+    pub(crate) fn read(&mut self, input: &mut dyn BufRead) -> io::Result<NextRecord> {
+        let limit = self.max_text_bytes();
+        let too_long = |number: u64| {
+            NextRecord::Invalid(if limit == self.max_request_size {
+                format!("line {number} is longer than max.request.size ({limit})")
+            } else {
+                format!("line {number} is longer than {limit} bytes, which max.request.size allows")
+            })
+        };
+        match &mut self.format {
+            Format::Csv(csv) => {
+                let next = csv.read_row(input, limit)?;
+                self.number = csv.line_number();
+                Ok(match next {
+                    NextRow::Row => NextRecord::Record,
+                    NextRow::TooLong => too_long(self.number),
+                    NextRow::OpenQuote => NextRecord::Invalid(format!(
+                        "line {}: the input ends inside a quoted field",
+                        self.number
+                    )),
+                    NextRow::Eof => NextRecord::Eof,
+                })
+            }
+            Format::Raw(framing) => {
+                self.number += 1;
+                let next = read_next_value(input, *framing, limit, &mut self.buffer);
+                let next = next
+                    .map_err(|e| io::Error::new(e.kind(), format!("value {}: {e}", self.number)))?;
+                self.is_null = next == NextValue::Null;
+                Ok(match next {
+                    NextValue::Value | NextValue::Null => NextRecord::Record,
+                    NextValue::TooLong => NextRecord::Invalid(format!(
+                        "value {} is longer than max.request.size ({limit})",
+                        self.number
+                    )),
+                    NextValue::Eof => NextRecord::Eof,
+                })
+            }
+            Format::Lines(_) | Format::Json => {
+                let (delimiter, skips_blank_lines) = match &self.format {
+                    Format::Lines(lines) => (lines.delimiter(), false),
+                    _ => (&b"\n"[..], true),
+                };
+                loop {
+                    self.number += 1;
+                    let next = read_next_line(input, delimiter, limit, &mut self.buffer)?;
+                    return Ok(match next {
+                        NextLine::Line
+                            if skips_blank_lines && self.buffer.trim_ascii().is_empty() =>
+                        {
+                            continue;
+                        }
+                        NextLine::Line => NextRecord::Record,
+                        NextLine::TooLong => too_long(self.number),
+                        NextLine::Eof => NextRecord::Eof,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Returns the text of the current record as it stands in the input.
+    pub(crate) fn text(&self) -> &[u8] {
+        match &self.format {
+            Format::Csv(csv) => csv.line(),
+            _ => &self.buffer,
+        }
+    }
+
+    /// Returns the current record's line in its input, or its number in a raw input.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Parses the current record. The reason of an error names line and field.
+    pub(crate) fn parse(&self) -> Result<InputRecord<'_>, String> {
+        let mut record = match &self.format {
+            Format::Lines(lines) => return lines.parse(&self.buffer, self.number),
+            Format::Json => {
+                let is_first = self.number == 1;
+                json::parse(without_byte_order_mark(&self.buffer, is_first), self.number)?
+            }
+            Format::Csv(csv) => csv.parse(self.number)?,
+            Format::Raw(_) => InputRecord {
+                value: (!self.is_null).then_some(Cow::Borrowed(&self.buffer[..])),
+                ..InputRecord::default()
+            },
+        };
+        self.defaults.apply(&mut record);
+        Ok(record)
+    }
+}
+
+impl RecordDefaults {
+    fn apply<'a>(&'a self, record: &mut InputRecord<'a>) {
+        if self.null_empty {
+            record.key = record.key.take().filter(|key| !key.is_empty());
+            record.value = record.value.take().filter(|value| !value.is_empty());
+        }
+        if record.key.is_none() {
+            record.key = self.key.as_deref().map(Cow::Borrowed);
+        }
+        if !self.headers.is_empty() {
+            record.headers.splice(0..0, self.headers.iter().cloned());
+        }
+    }
+}
+
+fn without_byte_order_mark(line: &[u8], is_first: bool) -> &[u8] {
+    match line.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) if is_first => rest,
+        _ => line,
+    }
+}
+
+/// Appends a string in quotes, with JSON's escapes.
+pub(crate) fn push_json_string(out: &mut Vec<u8>, text: &str) {
+    // Writing to a `Vec` cannot fail.
+    let _ = serde_json::to_writer(out, text);
+}

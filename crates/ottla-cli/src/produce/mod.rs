@@ -1,0 +1,79 @@
+//! `ottla produce`: reads records from files, sends them and prints a summary.
+//!
+//! [`run`] checks the options, files and settings, starts the embedded broker, and leaves the rest
+//! to a [`Session`].
+
+mod session;
+mod send_loop;
+mod delivery_stats;
+mod pending_records;
+mod record_json;
+
+use std::io;
+
+use ottla::Origin;
+use ottla_broker::EmbeddedBroker;
+
+use crate::args::ProduceArgs;
+use crate::console::report;
+use crate::input::{Input, RecordReader};
+use crate::{CliError, limits, settings};
+use session::Session;
+
+pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
+    settings::check_stdin_has_one_use(&args)?;
+    // All options and files are checked before a broker starts or a record is sent.
+    let files = if args.files.is_empty() { vec!["-".into()] } else { args.files.clone() };
+    let inputs = files.iter().map(|f| Input::check(f)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(topic) = &args.topic {
+        ottla::tools::validate_topic_name(topic).map_err(|e| CliError::usage(e.to_string()))?;
+    }
+    settings::warn_deprecated(&args);
+    let mut properties = settings::producer_properties(&args)?;
+    let max_request_size = settings::number(&properties, "max.request.size", 1_048_576);
+    let mut reader = RecordReader::new(&args, max_request_size as usize)?;
+    limits::check_address_space(&properties)?;
+    let (broker, temporary_dir) = start_embedded_broker(&args)?;
+    if let Some(broker) = &broker {
+        properties
+            .set_from("bootstrap.servers", &broker.bootstrap_servers(), &Origin::CommandLine)
+            .map_err(|e| CliError::usage(e.to_string()))?;
+    }
+    // With --verbose the library logs them.
+    for notice in properties.notices().iter().filter(|_| !(args.verbose || args.debug)) {
+        report!("note: {notice}");
+    }
+    let temporary_log_dir = temporary_dir.as_ref().map(|t| t.path().to_owned());
+    let session = Session::start(&args, properties, temporary_log_dir)?;
+    let result = session.send_all(&inputs, &mut reader);
+    let status = session.finish();
+    if let (Some(_), Some(dir)) = (&broker, &args.data_dir) {
+        report!("the log is in {}", dir.display());
+    }
+    drop(broker);
+    result.map(|()| status)
+}
+
+/// Starts the broker of `--embedded`. Without `--data-dir` its log is in a temporary directory.
+fn start_embedded_broker(
+    args: &ProduceArgs,
+) -> Result<(Option<EmbeddedBroker>, Option<tempfile::TempDir>), CliError> {
+    if !args.embedded {
+        return Ok((None, None));
+    }
+    let no_temporary_dir =
+        |e: io::Error| CliError::usage(format!("cannot create a temporary directory: {e}"));
+    let temporary_dir = match &args.data_dir {
+        Some(_) => None,
+        None => Some(tempfile::tempdir().map_err(no_temporary_dir)?),
+    };
+    let dir = args.data_dir.as_deref().or(temporary_dir.as_ref().map(tempfile::TempDir::path));
+    let mut builder = EmbeddedBroker::builder();
+    if let Some(dir) = dir {
+        builder = builder.data_dir(dir);
+    }
+    let broker = builder
+        .start()
+        .map_err(|e| CliError::usage(format!("the embedded broker did not start: {e}")))?;
+    Ok((Some(broker), temporary_dir))
+}

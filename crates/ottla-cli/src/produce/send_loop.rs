@@ -1,0 +1,205 @@
+//! The main thread's part of a session: reads the inputs and sends each record.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, IsTerminal};
+use std::sync::atomic::Ordering;
+
+use indicatif::{ProgressDrawTarget, ProgressStyle};
+use ottla::{ErrorKind, Record};
+
+use super::session::{Session, park_forever};
+use crate::console;
+use crate::input::{Input, InputRecord, NextRecord, RecordReader};
+use crate::{CliError, error_text, error_with_reference};
+
+/// Sends the records of all inputs, in their order.
+pub(super) struct SendLoop<'a> {
+    session: &'a Session,
+    reader: &'a mut RecordReader,
+    /// The topics to which nothing can be sent, with the error of their first record. Further
+    /// records would each wait for `max.block.ms`.
+    failed_topics: HashMap<String, String>,
+    /// The name of the current input.
+    input_name: String,
+}
+
+impl Session {
+    /// Reads and sends all inputs.
+    pub(super) fn send_all(
+        &self,
+        inputs: &[Input],
+        reader: &mut RecordReader,
+    ) -> Result<(), CliError> {
+        self.start_progress_bar(inputs);
+        let (failed_topics, input_name) = (HashMap::new(), String::new());
+        let mut send_loop = SendLoop { session: self, reader, failed_topics, input_name };
+        for input in inputs {
+            if !send_loop.send_input(input)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn start_progress_bar(&self, inputs: &[Input]) {
+        // The bar would wipe out what a person types.
+        if !io::stderr().is_terminal() || inputs.iter().any(Input::is_terminal) {
+            return;
+        }
+        self.progress_bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        console::show_progress_bar(&self.progress_bar);
+        let template = match inputs.iter().map(|i| i.len).sum::<Option<u64>>() {
+            Some(total) => {
+                self.progress_bar.set_length(total);
+                "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+            }
+            None => "{spinner} {bytes} {bytes_per_sec}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.progress_bar.set_style(style);
+        }
+    }
+}
+
+impl SendLoop<'_> {
+    /// Sends one input. Returns whether further inputs are to be sent.
+    fn send_input(&mut self, input: &Input) -> Result<bool, CliError> {
+        let session = self.session;
+        self.input_name = input.name();
+        let cannot_read = |e: io::Error| {
+            CliError::failed(format!("cannot read {}: {e}; reading stopped", input.name()))
+        };
+        let mut stream = input.open()?;
+        self.reader.start_input(&mut *stream).map_err(cannot_read)?;
+        loop {
+            session.stats.wait_for_room();
+            if session.is_stopping.load(Ordering::SeqCst) {
+                park_forever();
+            }
+            if session.records_read.load(Ordering::Relaxed) >= session.config.max_records {
+                return Ok(false);
+            }
+            if input.is_terminal() {
+                console::write_stderr(format_args!(">"));
+            }
+            let next = self.read(&mut *stream).map_err(cannot_read)?;
+            if next == NextRecord::Eof {
+                if input.is_terminal() {
+                    // The next line of output must not follow the prompt.
+                    console::write_stderr(format_args!("\n"));
+                }
+                return Ok(true);
+            }
+            session.records_read.fetch_add(1, Ordering::Relaxed);
+            if let NextRecord::Invalid(reason) = next {
+                self.count_unsent(None, &format!("{}: {reason}", self.input_name), None);
+                continue;
+            }
+            session.is_sending.store(true, Ordering::SeqCst);
+            // The thread that stops the session looks at the flags in the other order.
+            if session.is_stopping.load(Ordering::SeqCst) {
+                session.is_sending.store(false, Ordering::SeqCst);
+                park_forever();
+            }
+            let result = self.parse_and_send();
+            session.is_sending.store(false, Ordering::SeqCst);
+            result?;
+        }
+    }
+
+    fn read(&mut self, stream: &mut dyn BufRead) -> io::Result<NextRecord> {
+        let next = self.reader.read(stream)?;
+        if next != NextRecord::Eof && !self.session.progress_bar.is_hidden() {
+            self.session.progress_bar.inc(self.reader.text().len() as u64 + 1);
+        }
+        Ok(next)
+    }
+
+    fn count_unsent(&self, topic: Option<&str>, reason: &str, text: Option<&[u8]>) {
+        self.session.stats.record_unsent(topic, reason, text);
+    }
+
+    /// Sends the current record. An error ends the reading; a record that fails alone is only
+    /// counted.
+    fn parse_and_send(&mut self) -> Result<(), CliError> {
+        let text = self.reader.text();
+        let topic = self.session.config.topic.as_deref();
+        let record = match self.reader.parse() {
+            Ok(record) => record,
+            Err(reason) => {
+                let reason = format!("{}: {reason}", self.input_name);
+                self.count_unsent(topic, &reason, Some(text));
+                return Err(CliError::failed(format!("{reason}; reading stopped at this record")));
+            }
+        };
+        let Some(topic) = topic.or(record.topic.as_deref()) else {
+            let number = self.reader.number();
+            let reason = format!(
+                "{}: line {number}: no topic: expected the field topic, or the option --topic",
+                self.input_name
+            );
+            self.count_unsent(None, &reason, Some(text));
+            return Err(CliError::failed(format!("{reason}; reading stopped at this record")));
+        };
+        if let Some(reason) = self.failed_topics.get(topic) {
+            self.count_unsent(Some(topic), reason, Some(text));
+            return Ok(());
+        }
+        if let Err(e) = self.send(topic, &record) {
+            let reason = error_text(&e);
+            if self.session.config.topic.is_none() && self.concerns_one_topic(&e) {
+                let topic = topic.to_owned();
+                self.failed_topics.insert(topic, error_with_reference(&e));
+            } else if !concerns_one_record(&e) {
+                let (name, number) = (&self.input_name, self.reader.number());
+                return Err(CliError::failed(format!(
+                    "{reason}; reading stopped at line {number} of {name}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&self, topic: &str, record: &InputRecord<'_>) -> Result<(), ottla::Error> {
+        let session = self.session;
+        let ticket = session.stats.begin_send(record);
+        let mut to_send = Record::to(topic)
+            .maybe_key(record.key.as_deref())
+            .maybe_value(record.value.as_deref())
+            .headers(&record.headers)
+            .timestamp(ticket.timestamp)
+            .token(ticket.token);
+        let partition = session.config.partition.or(record.partition);
+        if let Some(partition) = partition.filter(|p| *p >= 0) {
+            to_send = to_send.partition(partition);
+        }
+        let sent = if session.config.sync {
+            // The delivery handler counts the result, also that of a failed record.
+            session.producer.send(to_send).map(|delivery| drop(delivery.wait()))
+        } else {
+            session.producer.enqueue(to_send)
+        };
+        match &sent {
+            Ok(()) => session.stats.add_bytes(self.reader.text().len()),
+            Err(e) => session.stats.record_rejected(topic, ticket, e),
+        }
+        sent
+    }
+
+    /// Returns whether the error concerns the records of one topic, and other topics may work.
+    fn concerns_one_topic(&self, e: &ottla::Error) -> bool {
+        match e.kind() {
+            ErrorKind::InvalidTopic | ErrorKind::Authorization => true,
+            ErrorKind::MetadataTimeout => !self.session.producer.health().connected.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+/// Returns whether the error concerns one record. Any other error concerns the topic or the
+/// cluster, so every further record would fail as well.
+fn concerns_one_record(e: &ottla::Error) -> bool {
+    use ErrorKind as K;
+    let kinds = [K::RecordTooLarge, K::InvalidRecord, K::Serialization, K::BufferExhausted];
+    kinds.contains(&e.kind())
+}

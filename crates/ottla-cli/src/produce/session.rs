@@ -1,0 +1,241 @@
+//! One run of `ottla produce`: its producer, its threads, and its end in order.
+//!
+//! Three threads work on a [`Session`]: the main thread reads and sends (`send_loop.rs`), one
+//! thread waits for signals, one supervises. The supervisor warns if no broker is connected, and
+//! stops the reading after a signal or an error that every further record would meet. The
+//! producer's own sender thread completes the records and calls [`DeliveryStats::on_delivery`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use ottla::{ErrorCode, ErrorKind, Producer, Properties};
+use signal_hook::iterator::Signals;
+
+use super::delivery_stats::DeliveryStats;
+use crate::args::ProduceArgs;
+use crate::console::{self, report};
+use crate::signals::{self, INTERRUPTED_STATUS};
+use crate::{CliError, FAILED, OK, error_text, settings, start_thread};
+
+/// Time without a connection after which the command prints the reason.
+const CONNECTION_WARNING_DELAY: Duration = Duration::from_secs(2);
+
+/// Why the command stops before its input ends.
+enum StopReason {
+    Signal,
+    /// The error that every further record would meet.
+    Error(String),
+}
+
+/// What a [`Session`] needs to know of the options and settings.
+pub(super) struct SessionConfig {
+    /// The topic of every record; `None` if each record names its topic.
+    pub(super) topic: Option<String>,
+    /// The partition of every record, below 0 for the partitioner's choice; `None` if a record may
+    /// name its partition.
+    pub(super) partition: Option<i32>,
+    pub(super) max_records: u64,
+    pub(super) sync: bool,
+    pub(super) acks_zero: bool,
+    close_timeout: Duration,
+    bootstrap_servers: String,
+    /// The embedded broker's log, if it is deleted at the end.
+    temporary_log_dir: Option<PathBuf>,
+}
+
+impl SessionConfig {
+    fn new(
+        args: &ProduceArgs,
+        properties: &Properties,
+        temporary_log_dir: Option<PathBuf>,
+    ) -> SessionConfig {
+        let delivery_timeout_ms = settings::number(properties, "delivery.timeout.ms", 120_000);
+        SessionConfig {
+            topic: args.topic.clone(),
+            partition: args.partition,
+            max_records: args.count.unwrap_or(u64::MAX),
+            sync: args.sync,
+            acks_zero: properties.get("acks") == Some("0"),
+            // By then every record has been acknowledged or has expired.
+            close_timeout: Duration::from_millis(delivery_timeout_ms) + Duration::from_secs(5),
+            bootstrap_servers: properties.get("bootstrap.servers").unwrap_or_default().to_owned(),
+            temporary_log_dir,
+        }
+    }
+}
+
+/// One run of the command, shared by its threads.
+pub(super) struct Session {
+    pub(super) config: SessionConfig,
+    pub(super) producer: Producer,
+    pub(super) stats: Arc<DeliveryStats>,
+    /// The main thread must read no further record.
+    pub(super) is_stopping: AtomicBool,
+    /// The main thread has read a record that the producer has not accepted yet.
+    pub(super) is_sending: AtomicBool,
+    /// A thread has started to close the producer.
+    is_finishing: AtomicBool,
+    pub(super) records_read: AtomicU64,
+    pub(super) progress_bar: ProgressBar,
+}
+
+/// Returns whether every further record would fail with this error of a batch, too.
+///
+/// If the records name their topics, the errors of a topic concern only its records.
+fn concerns_all_records(e: &ottla::Error, has_one_topic: bool) -> bool {
+    use ErrorKind as K;
+    let is_of_topic = matches!(e.kind(), K::InvalidTopic | K::Authorization)
+        && e.code() != Some(ErrorCode::CLUSTER_AUTHORIZATION_FAILED);
+    let concerns_all = is_of_topic && has_one_topic
+        || e.code() == Some(ErrorCode::CLUSTER_AUTHORIZATION_FAILED)
+        || matches!(e.kind(), K::Authentication | K::Config);
+    e.is_fatal() || concerns_all
+}
+
+impl Session {
+    /// Builds the producer and starts the threads.
+    pub(super) fn start(
+        args: &ProduceArgs,
+        properties: Properties,
+        temporary_log_dir: Option<PathBuf>,
+    ) -> Result<Arc<Session>, CliError> {
+        let config = SessionConfig::new(args, &properties, temporary_log_dir);
+        let stats = Arc::new(DeliveryStats::new(args.json));
+        let (stop, stop_reasons) = mpsc::channel();
+        let has_one_topic = config.topic.is_some();
+        let (handler_stats, handler_stop) = (stats.clone(), stop.clone());
+        let producer = Producer::builder()
+            .properties(properties)
+            .delivery_handler(move |report| {
+                handler_stats.on_delivery(report);
+                if let Err(e) = report.result
+                    && concerns_all_records(e, has_one_topic)
+                {
+                    let _ = handler_stop.send(StopReason::Error(error_text(e)));
+                }
+            })
+            .build()
+            .map_err(|e| CliError::build(&e))?;
+        let session = Arc::new(Session {
+            config,
+            producer,
+            stats,
+            is_stopping: AtomicBool::new(false),
+            is_sending: AtomicBool::new(false),
+            is_finishing: AtomicBool::new(false),
+            records_read: AtomicU64::new(0),
+            progress_bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+        });
+        let signals = signals::install()?;
+        start_thread("signals", move || forward_signals(signals, &stop))?;
+        let supervised = session.clone();
+        start_thread("supervisor", move || supervised.supervise(&stop_reasons))?;
+        Ok(session)
+    }
+
+    /// Warns once if no broker is connected, and ends the session at the first reason to stop.
+    fn supervise(self: &Arc<Self>, stop_reasons: &Receiver<StopReason>) {
+        let mut received = stop_reasons.recv_timeout(CONNECTION_WARNING_DELAY);
+        if matches!(received, Err(RecvTimeoutError::Timeout)) {
+            self.warn_if_not_connected();
+            received = stop_reasons.recv().map_err(RecvTimeoutError::from);
+        }
+        let Ok(reason) = received else { return };
+        // The main thread may block in a read and never see this flag. Therefore another thread
+        // finishes the session, and this one waits for a second signal.
+        self.is_stopping.store(true, Ordering::SeqCst);
+        let (session, is_signal) = (self.clone(), matches!(reason, StopReason::Signal));
+        let failed = start_thread("finisher", move || session.stop(reason)).is_err();
+        if failed {
+            // Without a thread, a second signal cannot end the process earlier.
+            let status = self.finish();
+            self.quit(if is_signal { i32::from(status) } else { i32::from(FAILED) });
+        }
+        while let Ok(reason) = stop_reasons.recv() {
+            if matches!(reason, StopReason::Signal) {
+                self.quit(INTERRUPTED_STATUS);
+            }
+        }
+    }
+
+    /// Finishes the session and ends the process while the main thread may block in a read.
+    fn stop(&self, reason: StopReason) -> ! {
+        if matches!(reason, StopReason::Signal) {
+            report!("interrupted: sending the records read so far; interrupt again to quit");
+        }
+        // A closed producer would refuse the record that the main thread is sending.
+        while self.is_sending.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let mut status = self.finish();
+        if let StopReason::Error(reason) = reason {
+            let records = self.records_read.load(Ordering::SeqCst);
+            report!("ottla: {reason}; reading stopped after record {records}");
+            status = FAILED;
+        }
+        self.quit(i32::from(status))
+    }
+
+    /// Ends the process from a thread other than the main thread.
+    fn quit(&self, status: i32) -> ! {
+        // `exit` runs no destructor, so the `TempDir` in `run` would stay.
+        if let Some(dir) = &self.config.temporary_log_dir {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        std::process::exit(status);
+    }
+
+    /// Reports which brokers failed and why, if no broker is connected.
+    fn warn_if_not_connected(&self) {
+        let health = self.producer.health();
+        let is_idle = health.connected.is_empty() && self.stats.acknowledged() == 0;
+        if !is_idle || self.is_finishing.load(Ordering::SeqCst) {
+            return;
+        }
+        let failing: Vec<String> =
+            health.failing.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+        let reason = if failing.is_empty() {
+            format!("{}: no response yet", self.config.bootstrap_servers)
+        } else {
+            failing.join("; ")
+        };
+        let seconds = CONNECTION_WARNING_DELAY.as_secs();
+        report!("not connected after {seconds} s: {reason}; still trying");
+    }
+
+    /// Closes the producer, prints the summary and returns the exit status.
+    ///
+    /// The main thread and the one of [`stop`](Session::stop) call this. The first one finishes
+    /// and ends the process; the second one waits for that.
+    pub(super) fn finish(&self) -> u8 {
+        if self.is_finishing.swap(true, Ordering::SeqCst) {
+            park_forever();
+        }
+        if let Err(e) = self.producer.close(self.config.close_timeout) {
+            report!("ottla: {}", error_text(&e));
+        }
+        self.progress_bar.finish_and_clear();
+        console::write_stderr(format_args!("{}", self.stats.summary(self.config.acks_zero)));
+        if self.stats.is_all_acknowledged() { OK } else { FAILED }
+    }
+}
+
+fn forward_signals(mut signals: Signals, stop: &Sender<StopReason>) {
+    for _ in signals.forever() {
+        if stop.send(StopReason::Signal).is_err() {
+            return;
+        }
+    }
+}
+
+/// Blocks until another thread ends the process.
+pub(super) fn park_forever() -> ! {
+    loop {
+        thread::park();
+    }
+}
