@@ -10,6 +10,7 @@ use crate::kafka::{Jars, pick_free_ports, server_properties, target_dir};
 use crate::reader::ConsumerRecord;
 
 const TOPIC_COMMAND: &str = "org.apache.kafka.tools.TopicCommand";
+const CONFIG_COMMAND: &str = "org.apache.kafka.tools.ConfigCommand";
 const REASSIGN_COMMAND: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand";
 const ELECTION_COMMAND: &str = "org.apache.kafka.tools.LeaderElectionCommand";
 
@@ -24,6 +25,8 @@ pub struct KafkaCluster {
     pub bootstrap: String,
     /// `bootstrap.servers` of the TLS listeners.
     pub ssl_bootstrap: String,
+    /// `bootstrap.servers` of the plaintext listeners that advertise the nodes' host names.
+    pub named_bootstrap: String,
     dir: PathBuf,
     jars: Jars,
 }
@@ -43,9 +46,10 @@ impl KafkaCluster {
     /// The nodes do not respond within two minutes.
     pub fn start(jars: &Jars, extra: &str) -> KafkaCluster {
         // One call, so that no port is picked twice.
-        let ports: [u16; 3 * NODE_COUNT] = pick_free_ports();
+        let ports: [u16; 4 * NODE_COUNT] = pick_free_ports();
         let (plaintext_ports, rest) = ports.split_at(NODE_COUNT);
-        let (controller_ports, tls_ports) = rest.split_at(NODE_COUNT);
+        let (controller_ports, rest) = rest.split_at(NODE_COUNT);
+        let (tls_ports, named_ports) = rest.split_at(NODE_COUNT);
         let name = format!("cluster-{}-{}", std::process::id(), ports[0]);
         let dir = target_dir().join("kafka").join(name);
         let _ = fs::remove_dir_all(&dir);
@@ -60,8 +64,13 @@ impl KafkaCluster {
             let node_dir = dir.join(format!("node-{}", i + 1));
             fs::create_dir_all(&node_dir).expect("the node's directory is created");
             let config = node_dir.join("server.properties");
-            let tls = tls_listener_properties(port, controller_ports[i], tls_ports[i], &dir);
-            let extra = format!("{tls}{extra}");
+            let ports = ListenerPorts {
+                plaintext: port,
+                controller: controller_ports[i],
+                tls: tls_ports[i],
+                named: named_ports[i],
+            };
+            let extra = format!("{}{extra}", listener_properties(i + 1, ports, &dir));
             let text = server_properties(i + 1, port, controller_ports, &node_dir, &extra);
             fs::write(&config, text).expect("server.properties is written");
             let path = config.display().to_string();
@@ -72,6 +81,7 @@ impl KafkaCluster {
             nodes,
             bootstrap: bootstrap_servers(plaintext_ports),
             ssl_bootstrap: bootstrap_servers(tls_ports),
+            named_bootstrap: named_bootstrap_servers(named_ports),
             dir,
             jars: jars.clone(),
         };
@@ -151,6 +161,14 @@ impl KafkaCluster {
         self.jars.run_tool(TOPIC_COMMAND, &args);
     }
 
+    /// Limits each node to this many bytes a second from the producers of a client id.
+    pub fn set_producer_quota(&self, client_id: &str, bytes_per_second: u64) {
+        let quota = format!("producer_byte_rate={bytes_per_second}");
+        let args = ["--bootstrap-server", &self.bootstrap, "--alter", "--add-config", &quota];
+        let entity = ["--entity-type", "clients", "--entity-name", client_id];
+        self.jars.run_tool(CONFIG_COMMAND, &[&args[..], &entity].concat());
+    }
+
     /// Makes another replica the preferred leader of each partition, and elects it.
     ///
     /// `round` selects the replica. Returns false if Kafka refuses, for example because an earlier
@@ -194,14 +212,36 @@ fn bootstrap_servers(ports: &[u16]) -> String {
     servers.join(",")
 }
 
-/// Returns the properties that add a TLS listener to a node's plaintext listener.
-fn tls_listener_properties(plaintext: u16, controller: u16, tls: u16, dir: &Path) -> String {
+/// Returns the host name that a node advertises. Only a hosts file resolves it: see `HostsFile`.
+pub fn node_host_name(node: usize) -> String {
+    format!("node-{node}.ottla.invalid")
+}
+
+fn named_bootstrap_servers(ports: &[u16]) -> String {
+    let servers = (1..).zip(ports).map(|(node, port)| format!("{}:{port}", node_host_name(node)));
+    servers.collect::<Vec<_>>().join(",")
+}
+
+/// The ports of a node's listeners.
+struct ListenerPorts {
+    plaintext: u16,
+    controller: u16,
+    tls: u16,
+    named: u16,
+}
+
+/// Returns the properties that add a TLS listener and one with a host name to a node.
+///
+/// The nodes connect to each other through the first listener, so they need no name.
+fn listener_properties(node: usize, ports: ListenerPorts, dir: &Path) -> String {
+    let ListenerPorts { plaintext, controller, tls, named } = ports;
     let listeners = format!("PLAINTEXT://127.0.0.1:{plaintext},SSL://127.0.0.1:{tls}");
-    let keystore = dir.join("broker.pem").display().to_string();
+    let (keystore, host) = (dir.join("broker.pem").display().to_string(), node_host_name(node));
     format!(
-        "listeners={listeners},CONTROLLER://127.0.0.1:{controller}\n\
-         advertised.listeners={listeners}\n\
-         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL\n\
+        "listeners={listeners},NAMED://127.0.0.1:{named},CONTROLLER://127.0.0.1:{controller}\n\
+         advertised.listeners={listeners},NAMED://{host}:{named}\n\
+         listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,\
+         NAMED:PLAINTEXT\n\
          ssl.keystore.type=PEM\nssl.keystore.location={keystore}\n"
     )
 }

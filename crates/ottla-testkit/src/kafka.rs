@@ -21,7 +21,7 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
-/// A directory with the jars of Kafka 4.3.1.
+/// A directory with the jars of a Kafka version, 4.3.1 by default.
 #[derive(Debug, Clone)]
 pub struct Jars {
     dir: PathBuf,
@@ -56,6 +56,14 @@ impl Jars {
             return None;
         }
         Some(Jars { dir: ensure_jars(KAFKA_VERSION) })
+    }
+
+    /// Returns the jars of another Kafka version; fetches them the first time.
+    ///
+    /// # Panics
+    /// Maven fails.
+    pub fn with_version(&self, version: &str) -> Jars {
+        Jars { dir: ensure_jars(version) }
     }
 
     fn java_command(&self) -> Command {

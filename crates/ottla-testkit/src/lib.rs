@@ -8,6 +8,7 @@ use std::io::Write;
 
 mod certificates;
 mod cluster;
+mod hosts;
 mod kafka;
 mod oidc;
 mod legacy_kafka;
@@ -15,7 +16,8 @@ mod reader;
 mod secure;
 
 pub use certificates::{CertificateAuthority, Identity};
-pub use cluster::KafkaCluster;
+pub use cluster::{KafkaCluster, node_host_name};
+pub use hosts::HostsFile;
 pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
 pub use legacy_kafka::LegacyKafka;
 pub use oidc::{ClientCredentials, TokenEndpoint};
