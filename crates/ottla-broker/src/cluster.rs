@@ -224,6 +224,31 @@ impl Core {
         true
     }
 
+    /// Restores a topic as from a backup of the cluster: it keeps its id and its leaders' logs, and
+    /// its leader epochs begin again at 0. Returns whether an epoch is older than before.
+    ///
+    /// Node `to` leads the partitions of which it has a replica, if it runs.
+    pub fn restore_topic(&mut self, topic: &str, to: i32, now: ClockReading) -> bool {
+        let Core { nodes, topics, .. } = self;
+        let Some(t) = topics.by_name.get_mut(topic).filter(|_| nodes.is_up(to)) else {
+            return false;
+        };
+        let mut has_older_epoch = false;
+        for p in &mut t.partitions {
+            match p.restore(to, 0, now) {
+                Ok(is_restored) => has_older_epoch |= is_restored,
+                Err(e) => tracing::warn!(partition = p.name(), "replication failed: {e}"),
+            }
+        }
+        self.schedule_all_fetches(now);
+        has_older_epoch
+    }
+
+    /// Returns the throttle time in a node's Produce responses.
+    pub fn produce_throttle(&self, node: i32) -> i32 {
+        self.nodes.produce_throttle_ms.get(&node).copied().unwrap_or(0)
+    }
+
     /// Returns a partition's leader (−1 for none), its ISR, and each replica's log end offset.
     pub fn describe_partition(&self, topic: &str, partition: i32) -> Option<PartitionDescription> {
         let t = self.topics.by_name.get(topic)?;

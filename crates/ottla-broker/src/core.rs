@@ -427,6 +427,13 @@ impl Core {
         self.producer_ids.initial_epoch = epoch;
     }
 
+    /// Sets the leader epoch of partitions that are created from now on; default 0.
+    ///
+    /// A partition whose leader has often changed has a higher epoch.
+    pub fn set_initial_leader_epoch(&mut self, epoch: i32) {
+        self.topics.initial_leader_epoch = epoch;
+    }
+
     /// Sets the errors of the next InitProducerId requests, one error for each request.
     pub fn set_producer_id_errors(&mut self, codes: &[ErrorCode]) {
         self.producer_ids.errors = codes.iter().rev().copied().collect();

@@ -301,6 +301,26 @@ impl Partition {
         self.update_high_watermark();
     }
 
+    /// Replaces every replica by the leader's, makes `node` the leader if it has a replica, and
+    /// begins the leader epochs again at `epoch`.
+    ///
+    /// Returns false without a leader, or if the epoch is not newer than `epoch`. After the copy
+    /// no two replicas differ in batches of the earlier epochs, so an epoch that is used again
+    /// names one batch at each offset.
+    pub(crate) fn restore(&mut self, node: i32, epoch: i32, now: ClockReading) -> io::Result<bool> {
+        if self.leader_replica().is_none() || self.leader_epoch <= epoch {
+            return Ok(false);
+        }
+        let old_leader = self.leader;
+        for follower in self.assigned_replicas().into_iter().filter(|n| *n != old_leader) {
+            self.fetch_now(follower, now.wall_ms)?;
+        }
+        let leader = if self.replica(node).is_some() { node } else { old_leader };
+        self.leader_epoch = epoch - 1;
+        self.make_leader(leader, now.mono_ms);
+        Ok(true)
+    }
+
     /// Removes a stopped node from the ISR and elects another leader if the node led.
     pub(crate) fn on_node_failure(
         &mut self,

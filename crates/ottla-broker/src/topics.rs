@@ -113,6 +113,8 @@ pub(crate) struct TopicStore {
     pub(crate) by_name: BTreeMap<String, TopicState>,
     data_dir: Option<PathBuf>,
     node_count: i32,
+    /// The leader epoch of new partitions.
+    pub(crate) initial_leader_epoch: i32,
     /// Locked while the broker runs: two brokers would damage each other's logs.
     dir_lock: Option<File>,
 }
@@ -135,7 +137,7 @@ impl TopicStore {
         node_count: i32,
         now_ms: i64,
     ) -> io::Result<TopicStore> {
-        let store = TopicStore { by_name: BTreeMap::new(), data_dir, node_count, dir_lock: None };
+        let store = TopicStore { data_dir, node_count, ..TopicStore::default() };
         match store.data_dir.clone() {
             None => Ok(store),
             Some(dir) => store.open_dir(&dir, now_ms).map_err(|e| {
@@ -243,6 +245,7 @@ impl TopicStore {
             // keeps its epoch.
             let last_epoch = replicas.iter().map(Replica::latest_epoch).max().unwrap_or(-1);
             let epoch = if replicas.len() > 1 { last_epoch + 1 } else { last_epoch.max(0) };
+            let epoch = epoch.max(self.initial_leader_epoch);
             let mut partition = Partition::new(partition_name, replicas, epoch);
             let now = ClockReading { mono_ms: 0, wall_ms: now_ms };
             partition.schedule_fetches(|_| true, |_| 0, now)?;

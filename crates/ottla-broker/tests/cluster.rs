@@ -304,6 +304,33 @@ fn last_in_sync_replica_leads_again_unless_an_unclean_election_happens() {
     );
 }
 
+/// The log of every replica is then the leader's, so an epoch that is used again is no conflict.
+#[test]
+fn restored_topic_keeps_its_id_and_log_and_begins_its_epochs_again() {
+    let mut config = BrokerConfig::default();
+    (config.node_count, config.auto_create_topics) = (2, false);
+    let mut core = Core::new(config, clock_at(0)).unwrap();
+    core.set_initial_leader_epoch(100);
+    core.create_topic("t", 1, clock_at(0)).unwrap();
+    let mut c = ClusterFixture { core, now_ms: 0 };
+    c.core.set_replication_paused(2, true, clock_at(0));
+    assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
+    let request = MetadataRequest { topics: None, ..Default::default() };
+    let before = c.send_for_response(1, &request, 12).topics.remove(0);
+    assert_eq!((before.partitions[0].leader_id, before.partitions[0].leader_epoch), (1, 100));
+    assert!(c.core.restore_topic("t", 2, clock_at(0)));
+    let after = c.send_for_response(1, &request, 12).topics.remove(0);
+    assert_eq!((after.partitions[0].leader_id, after.partitions[0].leader_epoch), (2, 0));
+    assert_eq!(after.topic_id, before.topic_id);
+    assert_eq!(c.describe_partition().2, [1, 1]);
+    assert_eq!(
+        c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "b")).0,
+        ErrorCode::NOT_LEADER_OR_FOLLOWER
+    );
+    assert_eq!(c.produce_completed(2, 1, record_batch(NO_PRODUCER, -1, "b")), (ErrorCode::NONE, 1));
+    assert!(!c.core.restore_topic("t", 1, clock_at(0)), "the epoch is 0 already");
+}
+
 #[test]
 fn metadata_has_live_brokers_and_new_leaders() {
     let mut c = ClusterFixture::new(3, "2");

@@ -23,6 +23,9 @@ use crate::oracle::{FLUSH_INVARIANT, PARTITION_INVARIANT};
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
+/// Longer than the scenarios' `retry.backoff.max.ms` with jitter.
+const MAX_METADATA_BACKOFF: Duration = Duration::from_millis(300);
+
 /// State that the callers share with the simulation.
 #[derive(Clone)]
 pub(crate) struct SharedState {
@@ -277,10 +280,11 @@ impl Caller {
         self.wait_for_deliveries().await;
     }
 
-    /// Sends one record to each partition, twice, after every fault has ended.
+    /// Sends records to each partition after every fault has ended: two, or seven if a topic was
+    /// restored.
     ///
-    /// The first record may meet stale metadata or a stale sequence, which costs it an attempt. So
-    /// it has to be acknowledged only where the settings leave time for a retry. The second has to
+    /// All but the last may meet stale metadata or a stale sequence, which costs an attempt. So
+    /// they have to be acknowledged only where the settings leave time for a retry. The last has to
     /// be acknowledged in every run.
     pub(crate) async fn verify_recovery(
         mut self,
@@ -289,8 +293,16 @@ impl Caller {
     ) {
         let s = &self.shared.scenario;
         let can_retry = s.retries > 100 && s.delivery_timeout_ms >= 1_000;
-        for round in 0..2 {
-            let is_checked = can_retry || round == 1;
+        // The client believes an older leader epoch after five metadata responses. The rejection
+        // of a record requests one of them, after a backoff.
+        let has_restoration = s.has_restoration();
+        let last_round = if has_restoration { 6 } else { 1 };
+        for round in 0..=last_round {
+            let is_checked = can_retry || round == last_round;
+            if round > 0 && has_restoration {
+                let next_round = self.shared.machine.now().after(MAX_METADATA_BACKOFF);
+                self.shared.timers.sleep_until(&self.shared.machine, next_round).await;
+            }
             for (i, (topic, partition)) in partitions.iter().enumerate() {
                 let index = round * partitions.len() as u64 + i as u64;
                 let value = format!("{}/{index}/probe", self.id);

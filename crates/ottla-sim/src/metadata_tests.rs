@@ -13,6 +13,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
 use crate::producer_fixture::ProducerFixture;
+use crate::sim_cluster::broker_now;
 
 // CASES: SN42.
 #[test]
@@ -32,6 +33,51 @@ fn leader_hint_of_old_leader_skips_the_backoff() {
     let elapsed = fixture.machine.now().since(start);
     assert!(elapsed >= Duration::from_millis(800), "with a backoff: {elapsed:?}");
     assert_eq!(fixture.logged_values(0), ["a", "b", "c"]);
+}
+
+/// A cluster that is restored from a backup keeps the topic's id, and its leader epochs go back.
+#[test]
+fn leader_epoch_that_goes_back_and_stays_back_is_believed() {
+    let mut fixture = ProducerFixture::with_nodes(2, &[]);
+    fixture.send_and_wait(0, "a");
+    for _ in 0..5 {
+        fixture.move_leader(3 - fixture.leader());
+    }
+    fixture.send_and_wait(0, "b");
+    let (old_leader, time) = (fixture.leader(), broker_now(&fixture.machine));
+    assert!(fixture.cluster.core.restore_topic("t", 3 - old_leader, time));
+    let start = fixture.machine.now();
+    fixture.send_and_wait(0, "c");
+    let elapsed = fixture.machine.now().since(start);
+    // Five metadata responses, with backoffs from 100 ms to 1 s between them.
+    assert!(elapsed < Duration::from_secs(5), "{elapsed:?}");
+    assert_eq!(fixture.logged_values(0), ["a", "b", "c"]);
+}
+
+/// The broker reads no request in a pause, so requests in flight wait for it (KIP-219).
+#[test]
+fn pause_that_the_broker_requests_is_no_request_timeout() {
+    for idempotence in ["true", "false"] {
+        let settings = [
+            ("request.timeout.ms", "300"),
+            ("delivery.timeout.ms", "60000"),
+            ("batch.size", "0"),
+            ("enable.idempotence", idempotence),
+        ];
+        let mut fixture = ProducerFixture::new(&settings);
+        fixture.send_and_wait(0, "a");
+        let lost_before = fixture.machine.lost_connections();
+        fixture.cluster.core.set_produce_throttle(1, 900);
+        let start = fixture.machine.now();
+        let deliveries: Vec<_> = ["b", "c", "d", "e"].map(|v| fixture.send(0, v)).into();
+        for delivery in &deliveries {
+            fixture.wait_for(delivery).unwrap();
+        }
+        let elapsed = fixture.machine.now().since(start);
+        assert!(elapsed >= Duration::from_millis(1_800), "nothing was throttled: {elapsed:?}");
+        assert_eq!(fixture.machine.lost_connections(), lost_before, "no request has timed out");
+        assert_eq!(fixture.logged_values(0), ["a", "b", "c", "d", "e"]);
+    }
 }
 
 // CASES: SN6, MD15.

@@ -160,7 +160,7 @@ impl ProducerFixture {
             self.sender_deadline = self.sender.send_producer_data();
             return;
         }
-        let cluster_deadline = self.cluster.core.next_deadline().map(|ms| Tick(ms * 1_000_000));
+        let cluster_deadline = self.cluster.next_deadline();
         let next = [self.machine.next_event(), cluster_deadline].into_iter().flatten();
         let next = next.chain([self.sender_deadline, limit]).min().unwrap_or(limit);
         self.machine.advance(next.max(Tick(now.0 + 1)));

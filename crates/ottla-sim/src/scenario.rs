@@ -10,7 +10,7 @@ use ottla::sim::Faults;
 use ottla::{Producer, ProducerBuilder};
 use ottla_protocol::wire::TestRng;
 
-use crate::scenario_events::{ScenarioEvent, random_events};
+use crate::scenario_events::{ScenarioEvent, ScenarioEventKind, insert_restoration, random_events};
 
 /// A field's value that can be written as text.
 trait ScenarioValue: Sized + PartialEq {
@@ -273,6 +273,9 @@ impl Scenario {
         }
         s.brokers_by_name = !is_fault_free && rng.next_below(3) == 0;
         s.restores_last_batch_only = rng.next_below(2) == 0;
+        if !is_fault_free && rng.next_below(4) == 0 {
+            insert_restoration(rng, &mut s);
+        }
         s
     }
 
@@ -293,6 +296,11 @@ impl Scenario {
             && self.events.is_empty()
             && self.close_at_ms == 0
             && self.purge_at_ms == 0
+    }
+
+    /// Returns whether the leader epochs of a topic go back and stay back.
+    pub fn has_restoration(&self) -> bool {
+        self.events.iter().any(|e| matches!(e.kind, ScenarioEventKind::RestoreTopic { .. }))
     }
 
     /// Parses a seed, or the text of [`to_text`](Scenario::to_text).

@@ -87,6 +87,13 @@ pub enum ScenarioEventKind {
     DnsFails,
     /// DNS lookups succeed again.
     DnsRecovers,
+    /// A topic is restored as from a backup of the cluster: its leader epochs begin again at 0.
+    RestoreTopic {
+        /// The topic's index.
+        topic: u64,
+        /// The node that leads afterwards the partitions of which it has a replica.
+        to: i32,
+    },
 }
 
 /// A kind of event and the time when it happens.
@@ -142,6 +149,18 @@ fn random_kind(rng: &mut TestRng, s: &Scenario) -> ScenarioEventKind {
         },
         _ => Kind::DnsRecovers,
     }
+}
+
+/// Adds the restoration of a topic to the events of a scenario.
+///
+/// It has the highest number and not the one of its place, so that the other events of a seed keep
+/// their numbers.
+pub(crate) fn insert_restoration(rng: &mut TestRng, s: &mut Scenario) {
+    let at_ms = rng.next_below(s.heal_after_ms);
+    let (topic, to) = (rng.next_below(s.topics), 1 + rng.next_below(s.nodes) as i32);
+    let kind = ScenarioEventKind::RestoreTopic { topic, to };
+    let event = ScenarioEvent { number: s.events.len(), at_ms, kind };
+    s.events.insert(s.events.partition_point(|e| e.at_ms <= at_ms), event);
 }
 
 /// Returns the event that ends this fault, if the fault lasts.

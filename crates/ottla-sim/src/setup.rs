@@ -15,6 +15,10 @@ use crate::sim_cluster::{
     AllowedFaults, broker_now, node_address, node_host_name, node_name_addresses, random_fault,
 };
 
+/// The leader epoch of new partitions. A restored topic begins again at 0, and no number of
+/// elections in a run reaches an epoch that the client knew before.
+const INITIAL_LEADER_EPOCH: i32 = 1000;
+
 /// The number of faults on batches, by name.
 pub(crate) type FaultCounts = Arc<Mutex<BTreeMap<String, u64>>>;
 
@@ -72,6 +76,7 @@ pub(crate) fn create_cluster(
     let mut core = Core::new(config, time).map_err(|e| e.to_string())?;
     // The first call turns the recording of appends on.
     core.take_append_history();
+    core.set_initial_leader_epoch(INITIAL_LEADER_EPOCH);
     core.set_initial_producer_epoch(s.first_epoch as i16);
     let errors = [ErrorCode::COORDINATOR_LOAD_IN_PROGRESS, ErrorCode::NOT_COORDINATOR];
     core.set_producer_id_errors(&errors[..s.producer_id_errors.min(2) as usize]);

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla::sim::{ClientInput, SimMachine};
+use ottla::sim::{ClientInput, SimMachine, Tick};
 use ottla_broker::{ClockReading, Core, HandleResult, LocalAddress, ProduceFault};
 use ottla_protocol::header::{RequestHeader, decode_response, encode_response};
 use ottla_protocol::messages::MetadataRequest;
@@ -62,6 +62,9 @@ struct Connection {
     pending_ticket: Option<u64>,
     /// Whether the node closed the connection.
     closed: bool,
+    /// The end of the pause that the last response requested. The node reads no request in it
+    /// (KIP-219).
+    muted_until: Option<Tick>,
 }
 
 /// Late responses of the brokers.
@@ -110,7 +113,8 @@ impl SimCluster {
             previous_metadata: BTreeMap::new(),
             metadata_request_bytes: 0,
             metadata_topic_error: None,
-            max_in_flight: s.max_in_flight as usize,
+            // A request without acknowledgement is in flight only until it is sent.
+            max_in_flight: if s.acks == "0" { usize::MAX } else { s.max_in_flight as usize },
             in_flight_violations: Vec::new(),
             fault_counts: BTreeMap::new(),
         }
@@ -121,6 +125,9 @@ impl SimCluster {
         self.late_responses = LateResponses::default();
         self.stale_metadata_one_in = 0;
         self.core.clear_fault_injector();
+        for muted_until in self.connections.values_mut().filter_map(|c| c.muted_until.as_mut()) {
+            *muted_until = Tick(0);
+        }
     }
 
     pub(crate) fn count_fault(&mut self, name: &'static str) {
@@ -142,6 +149,7 @@ impl SimCluster {
     /// Handles every request that has arrived, and sends every response that is ready.
     pub(crate) fn serve(&mut self, machine: &SimMachine) {
         self.read_input(machine);
+        self.unmute(machine);
         let time = broker_now(machine);
         if self.core.next_deadline().is_some_and(|deadline_ms| deadline_ms <= time.mono_ms) {
             self.core.tick(time);
@@ -154,9 +162,39 @@ impl SimCluster {
                 c.pending_ticket = None;
             }
             if self.send_response(id, result, machine) {
+                self.mute_if_throttled(id, machine);
                 self.handle_frames(id, machine);
             }
         }
+    }
+
+    /// Returns when [`serve`](SimCluster::serve) has work next without new input.
+    pub(crate) fn next_deadline(&self) -> Option<Tick> {
+        let core = self.core.next_deadline().map(|ms| Tick(ms * 1_000_000));
+        self.connections.values().filter_map(|c| c.muted_until).chain(core).min()
+    }
+
+    /// Starts the pause that a Produce response has requested.
+    fn mute_if_throttled(&mut self, id: u64, machine: &SimMachine) {
+        let Some(c) = self.connections.get_mut(&id) else { return };
+        let throttle_ms = self.core.produce_throttle(c.node);
+        if throttle_ms > 0 {
+            c.muted_until = Some(machine.now().after(Duration::from_millis(throttle_ms as u64)));
+            self.count_fault("connection throttled");
+        }
+    }
+
+    /// Ends the pauses that have expired, and handles the requests that have arrived in them.
+    fn unmute(&mut self, machine: &SimMachine) {
+        let now = machine.now();
+        let mut unmuted = Vec::new();
+        for (id, c) in &mut self.connections {
+            if c.muted_until.is_some_and(|until| until <= now) {
+                c.muted_until = None;
+                unmuted.push(*id);
+            }
+        }
+        unmuted.into_iter().for_each(|id| self.handle_frames(id, machine));
     }
 
     fn read_input(&mut self, machine: &SimMachine) {
@@ -174,6 +212,7 @@ impl SimCluster {
                         buffer: Vec::new(),
                         pending_ticket: None,
                         closed: false,
+                        muted_until: None,
                     });
                     // A broker that has closed a connection ignores bytes still in flight to it.
                     if !c.closed {
@@ -200,9 +239,10 @@ impl SimCluster {
             let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
             let frame = Bytes::from(frame);
             let mut result = self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
-            if let (HandleResult::SendResponse(response), Some(code)) =
-                (&mut result, self.metadata_topic_error.filter(|_| is_metadata_request(&frame)))
-            {
+            if let (HandleResult::SendResponse(response), Some(code)) = (
+                &mut result,
+                self.metadata_topic_error.filter(|_| is_request(&frame, ApiKey::METADATA)),
+            ) {
                 *response = with_topic_errors(&frame, response, code);
             }
             if let HandleResult::SendResponse(response) = &result {
@@ -211,14 +251,21 @@ impl SimCluster {
             if !self.send_response(id, result, machine) {
                 return;
             }
+            if is_request(&frame, ApiKey::PRODUCE) {
+                self.mute_if_throttled(id, machine);
+            }
         }
     }
 
     /// Takes the next complete frame of a connection and the node it is for.
     ///
-    /// Returns `None` while an earlier request of the connection waits for replicas.
+    /// Returns `None` while an earlier request of the connection waits for replicas, and in a
+    /// pause.
     fn next_frame(&mut self, id: u64) -> Option<(i32, Vec<u8>)> {
-        let c = self.connections.get_mut(&id).filter(|c| c.pending_ticket.is_none())?;
+        let c = self.connections.get_mut(&id)?;
+        if c.pending_ticket.is_some() || c.muted_until.is_some() {
+            return None;
+        }
         let len = c.buffer.first_chunk::<4>().map(|b| i32::from_be_bytes(*b))?;
         assert!((0..100 << 20).contains(&len), "the producer sent a frame of {len} bytes");
         let end = 4 + len as usize;
@@ -226,7 +273,7 @@ impl SimCluster {
             return None;
         }
         let frame: Vec<u8> = c.buffer.drain(..end).skip(4).collect();
-        if is_metadata_request(&frame) {
+        if is_request(&frame, ApiKey::METADATA) {
             self.metadata_request_bytes += frame.len();
         }
         Some((c.node, frame))
@@ -286,7 +333,7 @@ impl SimCluster {
     /// Returns the previous response to the same metadata request, if this one gets a stale one.
     fn take_stale_response(&mut self, node: i32, frame: &[u8]) -> Option<Vec<u8>> {
         if self.stale_metadata_one_in == 0
-            || !is_metadata_request(frame)
+            || !is_request(frame, ApiKey::METADATA)
             || self.rng.next_below(self.stale_metadata_one_in) != 0
         {
             return None;
@@ -298,15 +345,15 @@ impl SimCluster {
     }
 
     fn remember_metadata_response(&mut self, node: i32, frame: &[u8], response: &[u8]) {
-        if self.stale_metadata_one_in > 0 && is_metadata_request(frame) {
+        if self.stale_metadata_one_in > 0 && is_request(frame, ApiKey::METADATA) {
             let key = (node, without_correlation_id(frame));
             self.previous_metadata.insert(key, response.to_vec());
         }
     }
 }
 
-fn is_metadata_request(frame: &[u8]) -> bool {
-    frame.len() >= 8 && frame[..2] == ApiKey::METADATA.0.to_be_bytes()
+fn is_request(frame: &[u8], key: ApiKey) -> bool {
+    frame.len() >= 8 && frame[..2] == key.0.to_be_bytes()
 }
 
 /// Returns the metadata response with this error for each topic.

@@ -206,11 +206,10 @@ impl<'s> Simulation<'s> {
         if self.sender.is_some() && (self.machine.would_wake() || self.sender_deadline <= now) {
             return self.run_sender_round(now);
         }
-        let cluster_deadline = self.cluster.core.next_deadline().map(|ms| Tick(ms * 1_000_000));
         let deadlines = [
             self.machine.next_event(),
             self.executor.timers.next_deadline(),
-            cluster_deadline,
+            self.cluster.next_deadline(),
             Some(self.sender_deadline),
         ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(limit).min(limit);

@@ -89,6 +89,8 @@ injected_bugs! {
     ExtraInFlightRequest(max_in_flight: usize) { max_in_flight + 1 }
     /// A batch is retried without backoff.
     NoRetryBackoff(backoff: Duration) { Duration::ZERO }
+    /// A leader epoch that is older than the known one is never believed.
+    OlderEpochNeverBelieved(is_believed: bool) { false }
 }
 
 #[cfg(ottla_injected_bugs)]

@@ -70,7 +70,7 @@ pub(crate) fn handle_produce(
             None => HandleResult::NoResponse,
         });
     }
-    let throttle_time_ms = core.nodes.produce_throttle_ms.get(&ctx.node).copied().unwrap_or(0);
+    let throttle_time_ms = core.produce_throttle(ctx.node);
     let response =
         ProduceResponse { responses, throttle_time_ms, node_endpoints, ..Default::default() };
     if pending_partitions.is_empty() {

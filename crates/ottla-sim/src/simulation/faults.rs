@@ -85,6 +85,11 @@ impl Simulation<'_> {
                 self.machine.set_host("kafka", vec![node_address(1)]);
                 Some("DNS recovered")
             }
+            Kind::RestoreTopic { topic, to } => {
+                let (topic, time) = (self.scenario.topic_name(topic), broker_now(&self.machine));
+                let has_older_epoch = self.cluster.core.restore_topic(&topic, to, time);
+                has_older_epoch.then_some("topic restored with older leader epochs")
+            }
         };
         if let Some(fault) = fault {
             self.cluster.count_fault(fault);

@@ -11,6 +11,7 @@ use ottla_protocol::messages::{MetadataResponse, MetadataResponseBroker, Metadat
 use ottla_protocol::{ErrorCode, Uuid};
 
 use crate::collections::HashMap;
+use crate::injected_bugs::inject_bug;
 
 /// A broker's id and address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -362,7 +363,8 @@ fn is_older_epoch_believed(
         older_epochs.entry(partition.clone()).or_insert(OlderEpoch { leader, responses: 0 });
     older.responses = if older.leader == leader { older.responses + 1 } else { 1 };
     older.leader = leader;
-    let is_believed = older.responses >= OLDER_EPOCH_RESPONSES;
+    let is_believed =
+        inject_bug!(OlderEpochNeverBelieved, older.responses >= OLDER_EPOCH_RESPONSES);
     if is_believed {
         older_epochs.remove(&partition);
     }
