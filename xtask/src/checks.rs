@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use ottla_testkit::Jars;
+use ottla_testkit::{Jars, Kfake};
 
 use super::public_api::{self, Check};
 use super::{cargo_command, run_step, workspace_root};
@@ -50,11 +50,13 @@ pub(super) fn run_all() -> Result<(), String> {
     let jars = Jars::find_or_fetch();
     let mut counts = TestCounts::default();
     let result = run_steps(&mut counts);
-    let skipped = if jars.is_none() {
-        "; the real-Kafka tests were SKIPPED (no JDK or no Maven)"
-    } else {
-        ""
-    };
+    let mut skipped = String::new();
+    if jars.is_none() {
+        skipped += "; the real-Kafka tests were SKIPPED (no JDK or no Maven)";
+    }
+    if !Kfake::can_start() {
+        skipped += "; the kfake tests were SKIPPED (no Go)";
+    }
     println!("\nall checks: {:.0} s{skipped}", start.elapsed().as_secs_f64());
     println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
     result

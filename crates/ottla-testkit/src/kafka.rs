@@ -27,7 +27,7 @@ pub struct Jars {
     dir: PathBuf,
 }
 
-fn can_run(program: &str, arg: &str) -> bool {
+pub(crate) fn can_run(program: &str, arg: &str) -> bool {
     let done = Command::new(program).arg(arg).stdout(Stdio::null()).stderr(Stdio::null()).status();
     done.is_ok_and(|s| s.success())
 }

@@ -1,4 +1,5 @@
 //! A real Kafka for tests: the jars from Maven Central, brokers, Kafka's tools and its consumer.
+//! And franz-go's `kfake`, a broker of another origin.
 //!
 //! Brokers listen on ports that the system picks, and keep their files under `target/`. Each
 //! process that a test starts is ended by its process id, also when the test panics.
@@ -10,6 +11,7 @@ mod certificates;
 mod cluster;
 mod hosts;
 mod kafka;
+mod kfake;
 mod oidc;
 mod legacy_kafka;
 mod reader;
@@ -19,6 +21,7 @@ pub use certificates::{CertificateAuthority, Identity};
 pub use cluster::{KafkaCluster, node_host_name};
 pub use hosts::HostsFile;
 pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
+pub use kfake::{Kfake, KfakeRecord};
 pub use legacy_kafka::LegacyKafka;
 pub use oidc::{ClientCredentials, TokenEndpoint};
 pub use reader::ConsumerRecord;

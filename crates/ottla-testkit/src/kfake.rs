@@ -1,0 +1,179 @@
+//! A cluster of franz-go's `kfake`, a broker that shares no code with Ottla or Kafka.
+//!
+//! The Go program in `kfake/` serves it and reads back records with franz-go's consumer.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+
+use ottla_protocol::{ApiKey, ErrorCode};
+
+use crate::kafka::{can_run, target_dir};
+use crate::print_line;
+
+/// Go's installer puts it there and leaves `PATH` to the user.
+const GO_PROGRAMS: [&str; 2] = ["go", "/usr/local/go/bin/go"];
+
+/// Three brokers. Dropping it ends the process.
+#[derive(Debug)]
+pub struct Kfake {
+    process: Child,
+    commands: ChildStdin,
+    responses: BufReader<ChildStdout>,
+    /// The cluster's `bootstrap.servers`.
+    pub bootstrap: String,
+}
+
+/// A record as franz-go's consumer returns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KfakeRecord {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// The value, which contains no line break.
+    pub value: String,
+}
+
+impl Kfake {
+    /// Returns whether Go is installed.
+    pub fn can_start() -> bool {
+        find_go().is_some()
+    }
+
+    /// Builds the program the first time, and starts it.
+    ///
+    /// Without Go it prints that the test is skipped, and returns `None`.
+    ///
+    /// # Panics
+    /// The program cannot be built or started.
+    pub fn start() -> Option<Kfake> {
+        let Some(go) = find_go() else {
+            let message = "SKIPPED: the kfake tests need Go (https://go.dev/doc/install)";
+            print_line(&format!("\n==== {message} ====\n"));
+            return None;
+        };
+        // The tests of a process run at the same time, and need the program once.
+        static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+        let mut process = Command::new(PROGRAM.get_or_init(|| build_program(go)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("kfake starts");
+        let commands = process.stdin.take().expect("its input is a pipe");
+        let responses = BufReader::new(process.stdout.take().expect("its output is a pipe"));
+        let mut kfake = Kfake { process, commands, responses, bootstrap: String::new() };
+        kfake.bootstrap = kfake.read_line();
+        Some(kfake)
+    }
+
+    fn read_line(&mut self) -> String {
+        let mut line = String::new();
+        self.responses.read_line(&mut line).expect("its output can be read");
+        assert_eq!(line.pop(), Some('\n'), "kfake has ended");
+        line
+    }
+
+    /// Runs a command and returns the lines of its response.
+    fn run(&mut self, command: &str) -> Vec<String> {
+        writeln!(self.commands, "{command}").expect("it reads its input");
+        let mut lines = Vec::new();
+        loop {
+            let line = self.read_line();
+            assert!(!line.starts_with("error"), "kfake {command}: {line}");
+            if line == "ok" {
+                return lines;
+            }
+            lines.push(line);
+        }
+    }
+
+    fn run_for_number<T: std::str::FromStr>(&mut self, command: &str) -> T {
+        let response = self.run(command);
+        let number = response.first().and_then(|line| line.parse().ok());
+        number.unwrap_or_else(|| panic!("kfake {command}: no number in {response:?}"))
+    }
+
+    /// Creates a topic.
+    pub fn create_topic(&mut self, topic: &str, partitions: i32) {
+        self.run(&format!("create {topic} {partitions}"));
+    }
+
+    /// Returns the node that leads a partition.
+    pub fn leader(&mut self, topic: &str, partition: i32) -> i32 {
+        self.run_for_number(&format!("leader {topic} {partition}"))
+    }
+
+    /// Makes a node the leader of a partition.
+    pub fn move_leader(&mut self, topic: &str, partition: i32, node: i32) {
+        self.run(&format!("move {topic} {partition} {node}"));
+    }
+
+    /// Elects a random leader for each partition of all topics.
+    pub fn shuffle_leaders(&mut self) {
+        self.run("shuffle");
+    }
+
+    /// Removes a node from the cluster. Others lead its partitions.
+    pub fn remove_node(&mut self, node: i32) {
+        self.run(&format!("remove {node}"));
+    }
+
+    /// Fails the next requests of an API. Some codes say that the request has had its effect:
+    /// REQUEST_TIMED_OUT and NOT_ENOUGH_REPLICAS_AFTER_APPEND.
+    pub fn fail_requests(&mut self, api: ApiKey, code: ErrorCode, count: u32) {
+        self.run(&format!("fail {} {} {count}", api.0, code.0));
+    }
+
+    /// Closes the connection of each of the next requests of an API instead of responding.
+    pub fn disconnect_requests(&mut self, api: ApiKey, count: u32) {
+        self.run(&format!("disconnect {} {count}", api.0));
+    }
+
+    /// Returns the number of requests that got an error or no response so far.
+    pub fn fault_count(&mut self) -> u64 {
+        self.run_for_number("count")
+    }
+
+    /// Reads the records of a topic. It waits for `count` records, and a short time for more.
+    pub fn read_topic(&mut self, topic: &str, count: usize) -> Vec<KfakeRecord> {
+        let lines = self.run(&format!("read {topic} {count}"));
+        lines.iter().map(|line| parse_record(line).expect("a record")).collect()
+    }
+}
+
+fn parse_record(line: &str) -> Option<KfakeRecord> {
+    let (partition, rest) = line.split_once(' ')?;
+    let (offset, value) = rest.split_once(' ')?;
+    let (partition, offset) = (partition.parse().ok()?, offset.parse().ok()?);
+    Some(KfakeRecord { partition, offset, value: value.to_owned() })
+}
+
+fn find_go() -> Option<&'static str> {
+    GO_PROGRAMS.into_iter().find(|go| can_run(go, "version"))
+}
+
+fn build_program(go: &str) -> PathBuf {
+    let dir = target_dir().join("kfake");
+    std::fs::create_dir_all(&dir).expect("the directory is created");
+    let dir = std::fs::canonicalize(dir).expect("the directory exists");
+    let program = dir.join("kfake");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kfake");
+    let out = Command::new(go)
+        .args(["build", "-mod=readonly", "-o"])
+        .arg(&program)
+        .arg(".")
+        .current_dir(source)
+        .output()
+        .expect("go runs");
+    assert!(out.status.success(), "go build: {}", String::from_utf8_lossy(&out.stderr));
+    program
+}
+
+impl Drop for Kfake {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
