@@ -20,6 +20,7 @@ mod executor;
 mod history;
 mod oracle;
 mod scenario;
+mod older_epochs;
 mod sim_cluster;
 mod instructions;
 mod setup;

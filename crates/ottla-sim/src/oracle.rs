@@ -13,6 +13,7 @@ mod logs;
 pub(crate) use logs::{ClusterLogs, DecodedLogs};
 
 use crate::history::{HandlerOutcome, History, SentRecord, encode_token};
+use crate::older_epochs::OlderEpochs;
 use crate::scenario::Scenario;
 
 /// A time in which the client's machine was suspended.
@@ -35,6 +36,8 @@ pub(crate) struct Observations<'a> {
     pub(crate) partition_counts: BTreeMap<String, i32>,
     /// When every fault ended.
     pub(crate) healed_at: Tick,
+    /// The leaders that the client was shown, if a topic was restored.
+    pub(crate) older_epochs: Option<&'a OlderEpochs>,
     /// The number of producer ids that the cluster assigned.
     pub(crate) producer_ids_assigned: u64,
 }

@@ -12,10 +12,11 @@ use bytes::Bytes;
 use ottla::sim::{ClientInput, SimMachine, Tick};
 use ottla_broker::{ClockReading, Core, HandleResult, LocalAddress, ProduceFault};
 use ottla_protocol::header::{RequestHeader, decode_response, encode_response};
-use ottla_protocol::messages::MetadataRequest;
+use ottla_protocol::messages::{MetadataRequest, MetadataResponse};
 use ottla_protocol::wire::TestRng;
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
+use crate::older_epochs::OlderEpochs;
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
@@ -97,6 +98,8 @@ pub(crate) struct SimCluster {
     pub(crate) in_flight_violations: Vec<String>,
     /// The number of faults so far, by name.
     pub(crate) fault_counts: BTreeMap<String, u64>,
+    /// The leaders that the client was shown, if a topic is restored in this scenario.
+    pub(crate) older_epochs: Option<OlderEpochs>,
 }
 
 impl SimCluster {
@@ -117,6 +120,7 @@ impl SimCluster {
             max_in_flight: if s.acks == "0" { usize::MAX } else { s.max_in_flight as usize },
             in_flight_violations: Vec::new(),
             fault_counts: BTreeMap::new(),
+            older_epochs: s.has_restoration().then(OlderEpochs::default),
         }
     }
 
@@ -125,6 +129,9 @@ impl SimCluster {
         self.late_responses = LateResponses::default();
         self.stale_metadata_one_in = 0;
         self.core.clear_fault_injector();
+        if let Some(older_epochs) = &mut self.older_epochs {
+            older_epochs.heal();
+        }
         for muted_until in self.connections.values_mut().filter_map(|c| c.muted_until.as_mut()) {
             *muted_until = Tick(0);
         }
@@ -247,6 +254,7 @@ impl SimCluster {
             }
             if let HandleResult::SendResponse(response) = &result {
                 self.remember_metadata_response(node, &frame, response);
+                self.add_shown_leaders(&frame, response, machine.now());
             }
             if !self.send_response(id, result, machine) {
                 return;
@@ -350,19 +358,31 @@ impl SimCluster {
             self.previous_metadata.insert(key, response.to_vec());
         }
     }
+
+    fn add_shown_leaders(&mut self, frame: &Bytes, response: &[u8], now: Tick) {
+        let Some(older_epochs) = &mut self.older_epochs else { return };
+        if is_request(frame, ApiKey::METADATA) {
+            let (_, body) = decode_metadata_response(frame, response);
+            older_epochs.add_response(&body, now);
+        }
+    }
 }
 
 fn is_request(frame: &[u8], key: ApiKey) -> bool {
     frame.len() >= 8 && frame[..2] == key.0.to_be_bytes()
 }
 
-/// Returns the metadata response with this error for each topic.
-fn with_topic_errors(request: &[u8], response: &[u8], code: ErrorCode) -> Vec<u8> {
-    let request = Bytes::copy_from_slice(request);
-    let header = RequestHeader::decode(&mut Reader::new(&request)).expect("a metadata request");
+/// Decodes the core's response to a metadata request.
+fn decode_metadata_response(request: &Bytes, response: &[u8]) -> (RequestHeader, MetadataResponse) {
+    let header = RequestHeader::decode(&mut Reader::new(request)).expect("a metadata request");
     let frame = Bytes::copy_from_slice(&response[4..]);
-    let mut body = decode_response::<MetadataRequest>(&frame, header.api_version)
-        .expect("the core's own response");
+    let body = decode_response::<MetadataRequest>(&frame, header.api_version);
+    (header, body.expect("the core's own response"))
+}
+
+/// Returns the metadata response with this error for each topic.
+fn with_topic_errors(request: &Bytes, response: &[u8], code: ErrorCode) -> Vec<u8> {
+    let (header, mut body) = decode_metadata_response(request, response);
     for topic in &mut body.topics {
         topic.error_code = code.0;
         topic.partitions.clear();

@@ -309,6 +309,7 @@ impl<'s> Simulation<'s> {
                 })
                 .collect(),
             healed_at: self.healed_at,
+            older_epochs: self.cluster.older_epochs.as_ref(),
             producer_ids_assigned: self.cluster.core.producer_ids_issued(),
         };
         let fingerprint = check_invariants(&observations)?;
