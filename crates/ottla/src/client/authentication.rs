@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 
 use super::NetworkClient;
 use super::authenticator::{
-    AuthenticationStep, PrepareWork, decode_sasl_response, fatal_error, retriable_error,
+    AuthenticationStep, ExchangeError, PrepareWork, decode_sasl_response, fatal_error,
+    retriable_error,
 };
 use super::disconnect::DisconnectKind;
 use super::in_flight_requests::{RequestKind, SaslStep};
@@ -135,11 +136,16 @@ impl<I: Io> NetworkClient<I> {
         now: Tick,
     ) {
         let result = match step {
-            SaslStep::ApiVersions => self.handle_sasl_api_versions_response(node, frame, now),
+            SaslStep::ApiVersions => {
+                self.handle_sasl_api_versions_response(node, frame, now).map_err(Into::into)
+            }
             SaslStep::Handshake(version) => self.begin_exchange(node, version, frame, now),
             SaslStep::Authenticate(version) => self.continue_exchange(node, version, frame, now),
         };
-        if let Err(PrepareError { reason, fatal }) = result {
+        if let Err(ExchangeError { error: PrepareError { reason, fatal }, code }) = result {
+            if let Some(connection) = self.connections.get_mut(node) {
+                connection.authentication.refusal = code;
+            }
             let reason = format!("{}: {reason}", self.authenticator.mechanism_name());
             self.fail_authentication(node, &PrepareError { reason, fatal }, now);
         }
@@ -184,12 +190,12 @@ impl<I: Io> NetworkClient<I> {
         version: i16,
         frame: &Bytes,
         now: Tick,
-    ) -> Result<(), PrepareError> {
+    ) -> Result<(), ExchangeError> {
         let (exchange, first) = self.authenticator.begin_exchange(frame, version)?;
         if let Some(connection) = self.connections.get_mut(node) {
             connection.authentication.exchange = Some(exchange);
         }
-        self.send_token(node, first, now)
+        Ok(self.send_token(node, first, now)?)
     }
 
     fn send_token(
@@ -214,13 +220,13 @@ impl<I: Io> NetworkClient<I> {
         version: i16,
         frame: &Bytes,
         now: Tick,
-    ) -> Result<(), PrepareError> {
+    ) -> Result<(), ExchangeError> {
         let connection = self.connections.get_mut(node);
         let Some(exchange) = connection.and_then(|c| c.authentication.exchange.as_mut()) else {
             return Ok(());
         };
         match self.authenticator.continue_exchange(exchange, frame, version)? {
-            AuthenticationStep::SendToken(token) => self.send_token(node, token, now),
+            AuthenticationStep::SendToken(token) => Ok(self.send_token(node, token, now)?),
             AuthenticationStep::Compute(work) => {
                 self.start_prepare_job(node, work);
                 Ok(())

@@ -46,6 +46,27 @@ pub(super) enum AuthenticationStep {
     Complete { lifetime: Option<Duration> },
 }
 
+/// Why a SASL exchange failed.
+#[derive(Debug)]
+pub(super) struct ExchangeError {
+    pub(super) error: PrepareError,
+    /// The code of the broker's refusal.
+    pub(super) code: Option<ErrorCode>,
+}
+
+impl From<PrepareError> for ExchangeError {
+    fn from(error: PrepareError) -> ExchangeError {
+        ExchangeError { error, code: None }
+    }
+}
+
+impl ExchangeError {
+    /// Creates the error of a broker's refusal. The reason has to name the code.
+    fn refused(code: ErrorCode, reason: String) -> ExchangeError {
+        ExchangeError { error: fatal_error(reason), code: Some(code) }
+    }
+}
+
 /// Decides the steps of authentication for all connections.
 pub(super) struct Authenticator {
     security: ConnectionSecurity,
@@ -114,7 +135,7 @@ impl Authenticator {
         &self,
         frame: &Bytes,
         version: i16,
-    ) -> Result<(SaslClient, Zeroizing<Vec<u8>>), PrepareError> {
+    ) -> Result<(SaslClient, Zeroizing<Vec<u8>>), ExchangeError> {
         let response = decode_sasl_response::<SaslHandshakeRequest>(frame, version)?;
         match ErrorCode(response.error_code) {
             ErrorCode::NONE => {}
@@ -123,20 +144,20 @@ impl Authenticator {
                     names if names.is_empty() => "no mechanism".to_owned(),
                     names => names,
                 };
-                return Err(fatal_error(format!(
-                    "{code}: the broker supports {supported}; set sasl.mechanism to match"
-                )));
+                let reason =
+                    format!("{code}: the broker supports {supported}; set sasl.mechanism to match");
+                return Err(ExchangeError::refused(code, reason));
             }
             code => {
-                let description = code.description();
-                return Err(fatal_error(format!("SaslHandshake failed: {code}: {description}")));
+                let reason = format!("SaslHandshake failed: {code}: {}", code.description());
+                return Err(ExchangeError::refused(code, reason));
             }
         }
         let Some(sasl) = &self.security.sasl else {
-            return Err(fatal_error("no SASL mechanism is configured".to_owned()));
+            return Err(fatal_error("no SASL mechanism is configured".to_owned()).into());
         };
         let tokens = self.security.tokens.as_deref();
-        SaslClient::begin(sasl, tokens, &self.env).map_err(retriable_error)
+        Ok(SaslClient::begin(sasl, tokens, &self.env).map_err(retriable_error)?)
     }
 
     /// Continues an exchange with the broker's response to the last token.
@@ -148,7 +169,7 @@ impl Authenticator {
         exchange: &mut SaslClient,
         frame: &Bytes,
         version: i16,
-    ) -> Result<AuthenticationStep, PrepareError> {
+    ) -> Result<AuthenticationStep, ExchangeError> {
         let response = decode_sasl_response::<SaslAuthenticateRequest>(frame, version)?;
         let code = ErrorCode(response.error_code);
         if !code.is_none() {
@@ -158,7 +179,7 @@ impl Authenticator {
             if let Some(rejection) = exchange.rejection().filter(|r| !message.contains(r)) {
                 message = format!("{message} ({rejection})");
             }
-            return Err(fatal_error(format!("{code}: {message}")));
+            return Err(ExchangeError::refused(code, format!("{code}: {message}")));
         }
         Ok(match exchange.evaluate_challenge(&response.auth_bytes).map_err(fatal_error)? {
             SaslAction::Send(token) => AuthenticationStep::SendToken(token),
@@ -238,9 +259,9 @@ mod tests {
         assert_eq!(&token[..], b"\0u\0p");
         let unsupported = handshake_response(ErrorCode::UNSUPPORTED_SASL_MECHANISM);
         let error = authenticator.begin_exchange(&unsupported, 1).err().unwrap();
-        assert!(error.fatal && error.reason.contains("the broker supports OTHER"));
+        assert!(error.error.fatal && error.error.reason.contains("the broker supports OTHER"));
         let error = authenticator.begin_exchange(&Bytes::new(), 1).err().unwrap();
-        assert!(!error.fatal, "a response that cannot be decoded may be a bad connection");
+        assert!(!error.error.fatal, "a response that cannot be decoded may be a bad connection");
     }
 
     #[test]

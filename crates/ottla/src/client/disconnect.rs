@@ -1,6 +1,8 @@
 //! Ends connections: lost ones, failed ones, unneeded ones, and those that ran into a timeout.
 //! Every request in flight on the connection completes with [`Disconnected`].
 
+use ottla_protocol::ErrorCode;
+
 use super::NetworkClient;
 use super::in_flight_requests::{CompletedRequest, Disconnected, RequestKind};
 use super::node_connection::{ConnectionState, NodeConnection};
@@ -164,6 +166,7 @@ impl<I: Io> NetworkClient<I> {
         };
         let was_ready = connection.is_ready();
         let was_reauthenticating = connection.authentication.reauthenticating_since.is_some();
+        let refusal = connection.authentication.refusal;
         let requests = connection.in_flight.clear_all();
         let name = connection.name();
         if kind == DisconnectKind::Unneeded {
@@ -177,7 +180,7 @@ impl<I: Io> NetworkClient<I> {
         self.connections.disconnected(node, now, random);
         if kind == DisconnectKind::AuthenticationFailed {
             self.observer.authentication_failed(was_reauthenticating, now);
-            self.report_authentication_error(&name, reason);
+            self.report_authentication_error(refusal, format!("{name}: {reason}"));
         }
         self.count_misconfigured(node, kind, reason);
         let error = Disconnected { reason: format!("{name}: {reason}") };
@@ -227,9 +230,9 @@ impl<I: Io> NetworkClient<I> {
     ///
     /// If another broker accepts the credentials, this one may soon: SCRAM users reach brokers at
     /// different times. Its batches wait and retry instead of failing.
-    fn report_authentication_error(&mut self, name: &str, reason: &str) {
+    fn report_authentication_error(&mut self, refusal: Option<ErrorCode>, message: String) {
         if !self.connections.is_any_authenticated() {
-            let error = Error::new(ErrorKind::Authentication, format!("{name}: {reason}"));
+            let error = Error::authentication(refusal, message);
             self.metadata.pending.authentication_error = Some(error);
         }
     }

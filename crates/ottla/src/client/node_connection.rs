@@ -17,8 +17,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ottla_protocol::ApiKey;
 use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
+use ottla_protocol::{ApiKey, ErrorCode};
 
 use super::addresses::Addresses;
 use super::in_flight_requests::InFlightRequests;
@@ -81,6 +81,8 @@ pub(crate) struct AuthenticationState {
     pub(crate) prepared: bool,
     /// The SASL exchange in progress.
     pub(crate) exchange: Option<SaslClient>,
+    /// The code with which the broker refused the exchange.
+    pub(crate) refusal: Option<ErrorCode>,
     /// The start of the reauthentication in progress (KIP-368).
     pub(crate) reauthenticating_since: Option<Tick>,
     /// The time from which the client reauthenticates before the next request.

@@ -102,6 +102,13 @@ impl Error {
         e
     }
 
+    /// Creates the error of a failed authentication, with the code of a refusal of the SASL login.
+    pub(crate) fn authentication(code: Option<ErrorCode>, message: String) -> Error {
+        let mut e = Error::new(ErrorKind::Authentication, message);
+        e.edit(|i| i.code = code);
+        e
+    }
+
     /// Creates the error of a record whose batch was rejected with this code because of other
     /// records.
     pub(crate) fn batch_rejected(code: ErrorCode, message: impl Into<String>) -> Error {
@@ -216,7 +223,8 @@ impl Error {
         self.0.fatal
     }
 
-    /// Returns the code with which a broker rejected the request, for every kind of refusal.
+    /// Returns the code with which a broker rejected the request, for every kind of refusal. A
+    /// failed SASL login has one, a rejected certificate has none.
     ///
     /// ```
     /// # fn count(_kind: &str, _code: &str) {}

@@ -8,6 +8,7 @@ use ottla_protocol::messages::{
 use super::*;
 use crate::config::secret::Secret;
 use crate::config::security::{LoginRefresh, SaslCredentials, SaslSettings, ScramHash};
+use crate::error::ErrorKind;
 
 pub(super) fn plain_security() -> ConnectionSecurity {
     let password = Secret::new("hunter2");
@@ -135,6 +136,27 @@ fn failed_reauthentication_closes_the_connection_with_the_brokers_message() {
     let text = format!("{:?}", f.client.observer.health.get());
     assert!(text.contains("PLAIN") && text.contains("bob has left"), "{text}");
     assert!(!text.contains("hunter2"));
+}
+
+#[test]
+fn refused_login_has_the_brokers_code() {
+    for code in [ErrorCode::SASL_AUTHENTICATION_FAILED, ErrorCode::ILLEGAL_SASL_STATE] {
+        let mut f = plain_fixture();
+        let mut reject = |r: &ReceivedRequest| match r.api {
+            ApiKey::SASL_AUTHENTICATE => {
+                let error_code = code.0;
+                let response = SaslAuthenticateResponse { error_code, ..Default::default() };
+                Some(r.encode_response(&response))
+            }
+            _ => sasl_broker(0)(r),
+        };
+        let has_error =
+            |f: &ClientFixture| f.client.metadata.pending.authentication_error.is_some();
+        f.run_until(&mut reject, has_error);
+        let error = f.client.metadata.pending.authentication_error.take().unwrap();
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Authentication, Some(code)));
+        assert!(error.to_string().contains(code.name().unwrap()), "{error}");
+    }
 }
 
 /// No session lifetime overflows or makes the client reauthenticate in a tight loop.
