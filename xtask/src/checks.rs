@@ -4,9 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use ottla_testkit::{Jars, Kfake};
+use ottla_testkit::{Jars, SKIPPED_TESTS_FILE, is_ci};
 
 use super::public_api::{self, Check};
+use super::test_counts::TestCounts;
 use super::{cargo_command, run_step, workspace_root};
 
 /// Every feature of the library but `tls-aws-lc-rs`, whose C library takes longer to build than
@@ -14,51 +15,23 @@ use super::{cargo_command, run_step, workspace_root};
 const ALL_FEATURES: &str =
     "ottla/lz4-hc,ottla/zstd-c,ottla/tls-graviola,ottla/tls-ring,ottla/oidc,ottla/unstable-sim";
 
-/// The results of a test run, summed over its binaries.
-#[derive(Default)]
-struct TestCounts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
-
-impl TestCounts {
-    /// Adds a line like `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
-    fn add(&mut self, line: &str) {
-        let Some(rest) = line.trim().strip_prefix("test result: ") else {
-            return;
-        };
-        for part in rest.split(['.', ';']).map(str::trim) {
-            let Some((n, outcome)) = part.split_once(' ') else {
-                continue;
-            };
-            let Ok(n) = n.parse::<u64>() else { continue };
-            match outcome {
-                "passed" => self.passed += n,
-                "failed" => self.failed += n,
-                "ignored" => self.skipped += n,
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Runs every check. Prints the counts of all tests as the last line.
+/// Runs every check. Prints the skipped tests, and the counts of all tests as the last line.
 pub(super) fn run_all() -> Result<(), String> {
     let start = Instant::now();
-    // Before the slow steps: it reports a missing JDK, and fails if CI lacks one.
-    let jars = Jars::find_or_fetch();
-    let mut counts = TestCounts::default();
-    let result = run_steps(&mut counts);
-    let mut skipped = String::new();
-    if jars.is_none() {
-        skipped += "; the real-Kafka tests were SKIPPED (no JDK or no Maven)";
+    // Before the slow steps: it fetches the jars, or reports a missing JDK. That fails in CI.
+    if let Err(missing) = Jars::try_find_or_fetch() {
+        if is_ci() {
+            return Err(missing);
+        }
+        eprintln!("\n==== the tests against a real Kafka will be SKIPPED: {missing} ====");
     }
-    if !Kfake::can_start() {
-        skipped += "; the kfake tests were SKIPPED (no Go)";
+    let mut counts = TestCounts::new(&workspace_root().join("target"))?;
+    let mut result = run_steps(&mut counts);
+    if let Err(e) = counts.add_skipped_tests() {
+        result = result.and(Err(e));
     }
-    println!("\nall checks: {:.0} s{skipped}", start.elapsed().as_secs_f64());
-    println!("{} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    println!("\nall checks: {:.0} s", start.elapsed().as_secs_f64());
+    println!("{counts}");
     result
 }
 
@@ -70,7 +43,7 @@ fn run_steps(counts: &mut TestCounts) -> Result<(), String> {
     check_lowest_rust(counts)?;
     check_public_api(counts)?;
     for (name, command) in test_runs() {
-        if let Err(e) = run_tests(name, command, counts) {
+        if let Err(e) = run_tests(name, command, counts, std::io::stdout()) {
             counts.failed = counts.failed.max(1);
             return Err(e);
         }
@@ -109,15 +82,20 @@ fn test_runs() -> Vec<(&'static str, Command)> {
     ]
 }
 
-/// Runs tests, passes their output on, and adds their results to `counts`.
-fn run_tests(name: &str, mut command: Command, counts: &mut TestCounts) -> Result<(), String> {
+/// Runs tests, copies their output to `out`, and adds their results to `counts`.
+fn run_tests(
+    name: &str,
+    mut command: Command,
+    counts: &mut TestCounts,
+    mut out: impl Write,
+) -> Result<(), String> {
     let start = Instant::now();
     eprintln!("\n==== {name}");
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("{name}: {e}"))?;
-    let mut out = std::io::stdout();
+    command.env(SKIPPED_TESTS_FILE, counts.skipped_file()).stdout(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            counts.add(&line);
+            counts.add_result(&line);
             let _ = writeln!(out, "{line}");
         }
     }
@@ -154,8 +132,8 @@ fn check_lowest_rust(counts: &mut TestCounts) -> Result<(), String> {
         rustc.is_ok_and(|out| out.status.success())
     };
     let Some(name) = names.iter().find(has_toolchain) else {
-        eprintln!("Rust {version}: SKIPPED: `rustup toolchain install {version}` installs it");
-        counts.skipped += 1;
+        let missing = format!("`rustup toolchain install {version}` installs the toolchain");
+        counts.skip_check(&format!("build with Rust {version}"), missing);
         return Ok(());
     };
     let mut command = Command::new("rustup");
@@ -174,8 +152,7 @@ fn check_public_api(counts: &mut TestCounts) -> Result<(), String> {
     match public_api::check() {
         Ok(Check::Passed) => counts.passed += 1,
         Ok(Check::Skipped(reason)) => {
-            eprintln!("public API: SKIPPED: {reason}");
-            counts.skipped += 1;
+            counts.skip_check("public API", reason);
         }
         Err(e) => {
             counts.failed += 1;
@@ -217,4 +194,40 @@ pub(super) fn loom_command() -> Command {
     ]);
     command.env("RUSTFLAGS", "--cfg ottla_loom");
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test that cannot run adds a line to the file whose path it gets from here.
+    #[cfg(unix)]
+    #[test]
+    fn test_that_could_not_run_counts_as_skipped_and_not_as_passed() {
+        const SCRIPT: &str = r#"
+            printf 'versions::all\tno JDK\nversions::all\tno JDK\nkfake::all\tno Go\n' \
+                >> "$TEST_SKIPPED_FILE"
+            echo 'test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out'
+            echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out'
+        "#;
+        let mut counts = TestCounts::new(&std::env::temp_dir()).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT]);
+        // Not to stdout: there another xtask would count these results.
+        let mut output = Vec::new();
+        run_tests("script", command, &mut counts, &mut output).unwrap();
+        assert_eq!(String::from_utf8(output).unwrap().lines().count(), 2);
+        counts.skip_check("public API", "another toolchain".to_owned());
+        counts.add_skipped_tests().unwrap();
+        assert!(!counts.skipped_file().exists());
+        let text = counts.to_string();
+        assert!(text.ends_with("\n5 passed, 0 failed, 4 skipped"), "{text}");
+        for part in ["4 SKIPPED:", "no JDK\n    versions::all\n", "no Go\n    kfake::all\n"] {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        assert_eq!(text.matches("versions::all").count(), 1, "{text}");
+        // Once counted, a test is not counted again.
+        counts.add_skipped_tests().unwrap();
+        assert_eq!(counts.to_string(), text);
+    }
 }

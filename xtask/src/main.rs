@@ -7,6 +7,7 @@
 mod checks;
 mod instructions;
 mod public_api;
+mod test_counts;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -74,7 +75,7 @@ fn run_step(name: &str, mut command: Command) -> Result<(), String> {
 }
 
 fn run_kafka() -> Result<(), String> {
-    let jars = Jars::find_or_fetch().ok_or("no JDK or no Maven")?;
+    let jars = Jars::try_find_or_fetch()?;
     let kafka = Kafka::start(&jars, "");
     println!("{}", kafka.bootstrap);
     eprintln!(

@@ -1,13 +1,12 @@
 //! Tests the producer against the real Kafka 4.3.1, and Kafka's own tools against the embedded
 //! broker.
 //!
-//! Without a JDK and Maven the tests print that they are skipped; with `CI=true` they fail.
+//! Without a JDK and Maven the tests report that they are skipped; with `CI=true` they fail.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use ottla::{Delivery, Header, Producer, Record};
 use ottla_broker::EmbeddedBroker;
@@ -21,14 +20,9 @@ fn mixed_record_count() -> u64 {
     std::env::var("TEST_MIXED_RECORDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
 }
 
-fn jars() -> Option<&'static Jars> {
-    static JARS: OnceLock<Option<Jars>> = OnceLock::new();
-    JARS.get_or_init(Jars::find_or_fetch).as_ref()
-}
-
 /// Starts a broker that only this test uses.
 fn start_kafka() -> Option<Kafka> {
-    Some(Kafka::start(jars()?, ""))
+    Some(Kafka::start(&Jars::find_or_fetch()?, ""))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -198,7 +192,7 @@ fn check_command_line_produce(kafka: &Kafka) {
 
 #[test]
 fn records_of_each_codec_round_trip_through_the_embedded_broker() {
-    let Some(jars) = jars() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     let dir = target_dir().join(format!("embedded-{}", std::process::id()));
     let mut builder = EmbeddedBroker::builder().data_dir(&dir);
     for codec in CODECS {
@@ -206,7 +200,7 @@ fn records_of_each_codec_round_trip_through_the_embedded_broker() {
     }
     let broker = builder.start().unwrap();
     for codec in CODECS {
-        round_trip(jars, &broker.bootstrap_servers(), codec, mixed_record_count() / 5);
+        round_trip(&jars, &broker.bootstrap_servers(), codec, mixed_record_count() / 5);
         let dump = jars.dump_log_segments(&dir.join(format!("mixed-{codec}-0")));
         assert!(dump.contains("isvalid: true") && !dump.contains("isvalid: false"), "{codec}");
         assert!(dump.contains(&format!("compresscodec: {codec}")), "{codec}");
@@ -218,7 +212,7 @@ fn records_of_each_codec_round_trip_through_the_embedded_broker() {
 /// Runs the README's first command and reads the log with Kafka's own tool.
 #[test]
 fn log_of_the_embedded_broker_has_kafkas_format() {
-    let Some(jars) = jars() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     let dir = target_dir().join(format!("lines-{}", std::process::id()));
     let license = concat!(env!("CARGO_MANIFEST_DIR"), "/../../LICENSE");
     let status = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
@@ -238,7 +232,7 @@ fn log_of_the_embedded_broker_has_kafkas_format() {
 
 #[test]
 fn kafkas_tools_work_with_the_embedded_broker() {
-    let Some(jars) = jars() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     let broker = EmbeddedBroker::builder().start().unwrap();
     let server = broker.bootstrap_servers();
     let topics = |args: &[&str]| {
@@ -254,7 +248,7 @@ fn kafkas_tools_work_with_the_embedded_broker() {
         "{described}"
     );
     for codec in CODECS {
-        send_with_console_producer(jars, &server, codec);
+        send_with_console_producer(&jars, &server, codec);
     }
     let offsets = jars.run_tool(
         "org.apache.kafka.tools.GetOffsetShell",
@@ -264,7 +258,7 @@ fn kafkas_tools_work_with_the_embedded_broker() {
         offsets.lines().filter_map(|l| l.rsplit(':').next()?.trim().parse::<u32>().ok()).sum();
     assert_eq!(total, 15, "{offsets}");
     let output: String =
-        ["0", "1"].iter().map(|p| read_with_console_consumer(jars, &server, p)).collect();
+        ["0", "1"].iter().map(|p| read_with_console_consumer(&jars, &server, p)).collect();
     for codec in CODECS {
         assert_eq!(output.matches(&format!("java {codec}")).count(), 3, "{output}");
     }
@@ -295,7 +289,7 @@ fn read_with_console_consumer(jars: &Jars, server: &str, partition: &str) -> Str
 
 #[test]
 fn log_survives_sigkill_and_a_partial_batch_is_truncated() {
-    let Some(jars) = jars() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     let dir = target_dir().join(format!("killed-{}", std::process::id()));
     let start_broker = || {
         let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
@@ -345,7 +339,7 @@ struct SentRecord {
 /// Sends while nodes of the embedded broker stop and start, then reads with Kafka's own tools.
 #[test]
 fn embedded_cluster_keeps_all_records_while_nodes_restart() {
-    let Some(jars) = jars() else { return };
+    let Some(jars) = Jars::find_or_fetch() else { return };
     let broker = EmbeddedBroker::builder().node_count(3).auto_create_topics(false).start().unwrap();
     let server = broker.bootstrap_servers();
     let topics = |args: &[&str]| {

@@ -1,7 +1,7 @@
 //! Sends records to franz-go's `kfake`, a cluster that shares no code with Ottla or Kafka, and
 //! reads them back with franz-go's consumer: each record once, and in order.
 //!
-//! Without Go the tests print that they are skipped.
+//! Without Go the tests report that they are skipped.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -79,7 +79,7 @@ fn too_few_threads_are_reported() {
     // The limit does not apply to root, and for other users it counts all their threads.
     let id = Command::new("id").arg("-u").output().unwrap();
     if id.stdout != b"0\n" || Command::new("setpriv").arg("--version").output().is_err() {
-        ottla_testkit::print_line("skipped: needs root and setpriv");
+        ottla_testkit::skip_test("a limit on threads needs root and setpriv (util-linux)");
         return;
     }
     let mut successes = 0;

@@ -2,7 +2,7 @@
 //! `request.timeout.ms` (KIP-219).
 //!
 //! `TEST_LOG=ottla=info` prints the producers' events.
-//! Without a JDK and Maven the test prints that it is skipped; with `CI=true` it fails.
+//! Without a JDK and Maven the test reports that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! TLS and SASL against the real Kafka 4.3.1: settings that work, settings that are rejected, and
 //! certificates and sessions that change while records are sent.
 //!
-//! Without a JDK and Maven the test prints that it is skipped; with `CI=true` it fails.
+//! Without a JDK and Maven the test reports that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs;

@@ -1,7 +1,7 @@
 //! Runs the command against three real Kafka nodes that it knows by name. One is killed and its
 //! name vanishes, as a pod's name does.
 //!
-//! Without a JDK and Maven the test prints that it is skipped; with `CI=true` it fails. It is
+//! Without a JDK and Maven the test reports that it is skipped; with `CI=true` it fails. It is
 //! skipped, too, where it may neither mount nor edit a hosts file.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 

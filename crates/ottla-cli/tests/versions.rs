@@ -1,6 +1,6 @@
 //! Sends the same records with each codec to Kafka 2.8 to 4.4, and checks the Produce version used.
 //!
-//! Without a JDK and Maven the test prints that it is skipped; with `CI=true` it fails.
+//! Without a JDK and Maven the test reports that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, BTreeSet};

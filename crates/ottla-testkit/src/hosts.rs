@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::kafka::target_dir;
-use crate::print_line;
+use crate::skip::skip_test;
 
 const SYSTEM_HOSTS: &str = "/etc/hosts";
 /// The end of each line that a test adds. A test that was killed leaves such lines behind.
@@ -26,7 +26,7 @@ pub struct HostsFile {
 }
 
 impl HostsFile {
-    /// Prepares a file with the system's names. Prints that the test is skipped, and returns
+    /// Prepares a file with the system's names. Reports that the test is skipped, and returns
     /// `None`, if the test may neither mount nor edit a hosts file.
     ///
     /// # Panics
@@ -46,9 +46,11 @@ impl HostsFile {
             return Some(hosts);
         }
         if File::options().append(true).open(SYSTEM_HOSTS).is_err() {
-            let message = "SKIPPED: the test of vanished names needs to be root, or the right to \
-                           mount a hosts file (unshare --mount --map-root-user)";
-            print_line(&format!("\n==== {message} ====\n"));
+            let _ = fs::remove_file(&hosts.path);
+            skip_test(
+                "names that vanish need root, or the right to mount a hosts file \
+                 (unshare --mount --map-root-user)",
+            );
             return None;
         }
         let lock = File::create(std::env::temp_dir().join("ottla-testkit-hosts.lock"));

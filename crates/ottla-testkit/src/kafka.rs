@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::reader::{ConsumerRecord, parse_records};
+use crate::skip::{is_ci, skip_test};
 
 /// The Kafka version that the tests run against.
 const KAFKA_VERSION: &str = "4.3.1";
@@ -27,19 +28,37 @@ pub struct Jars {
     dir: PathBuf,
 }
 
-pub(crate) fn can_run(program: &str, arg: &str) -> bool {
+fn can_run(program: &str, arg: &str) -> bool {
     let done = Command::new(program).arg(arg).stdout(Stdio::null()).stderr(Stdio::null()).status();
     done.is_ok_and(|s| s.success())
 }
 
 impl Jars {
-    /// Finds the jars, or fetches them with Maven the first time.
+    /// Finds the jars for a test, or fetches them with Maven the first time.
     ///
-    /// Without a JDK or Maven it prints that the test is skipped, and returns `None`.
+    /// Without a JDK or Maven it reports that the test is skipped, and returns `None`.
     ///
     /// # Panics
     /// A JDK or Maven is missing and `CI=true`, or Maven fails.
     pub fn find_or_fetch() -> Option<Jars> {
+        match Jars::try_find_or_fetch() {
+            Ok(jars) => Some(jars),
+            Err(missing) => {
+                assert!(!is_ci(), "{missing}");
+                skip_test(&missing);
+                None
+            }
+        }
+    }
+
+    /// Finds the jars, or fetches them with Maven the first time.
+    ///
+    /// # Errors
+    /// Returns which programs are missing.
+    ///
+    /// # Panics
+    /// Maven fails.
+    pub fn try_find_or_fetch() -> Result<Jars, String> {
         let missing: Vec<&str> = [("java", "-version"), ("mvn", "-v")]
             .iter()
             .filter(|(program, arg)| !can_run(program, arg))
@@ -47,15 +66,12 @@ impl Jars {
             .collect();
         if !missing.is_empty() {
             let missing = missing.join(" and ");
-            let message = format!(
-                "SKIPPED: the real-Kafka tests need {missing}. Install a JDK 17 and Maven \
-                 (Debian: apt-get install openjdk-17-jdk-headless maven) and run again."
-            );
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{message}");
-            eprintln!("\n==== {message} ====\n");
-            return None;
+            return Err(format!(
+                "a real Kafka needs {missing}: install a JDK 17 and Maven \
+                 (Debian: apt-get install openjdk-17-jdk-headless maven)"
+            ));
         }
-        Some(Jars { dir: ensure_jars(KAFKA_VERSION) })
+        Ok(Jars { dir: ensure_jars(KAFKA_VERSION) })
     }
 
     /// Returns the jars of another Kafka version; fetches them the first time.

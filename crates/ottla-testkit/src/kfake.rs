@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 
 use ottla_protocol::{ApiKey, ErrorCode};
 
-use crate::kafka::{can_run, target_dir};
-use crate::print_line;
+use crate::kafka::target_dir;
+use crate::skip::skip_test;
 
 /// Go's installer puts it there and leaves `PATH` to the user.
 const GO_PROGRAMS: [&str; 2] = ["go", "/usr/local/go/bin/go"];
@@ -37,21 +37,15 @@ pub struct KfakeRecord {
 }
 
 impl Kfake {
-    /// Returns whether Go is installed.
-    pub fn can_start() -> bool {
-        find_go().is_some()
-    }
-
     /// Builds the program the first time, and starts it.
     ///
-    /// Without Go it prints that the test is skipped, and returns `None`.
+    /// Without Go it reports that the test is skipped, and returns `None`.
     ///
     /// # Panics
     /// The program cannot be built or started.
     pub fn start() -> Option<Kfake> {
         let Some(go) = find_go() else {
-            let message = "SKIPPED: the kfake tests need Go (https://go.dev/doc/install)";
-            print_line(&format!("\n==== {message} ====\n"));
+            skip_test("franz-go's kfake needs Go 1.26 (https://go.dev/doc/install)");
             return None;
         };
         // The tests of a process run at the same time, and need the program once.
@@ -150,8 +144,17 @@ fn parse_record(line: &str) -> Option<KfakeRecord> {
     Some(KfakeRecord { partition, offset, value: value.to_owned() })
 }
 
+fn source_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kfake")
+}
+
+/// Returns a Go that is new enough for the program's `go.mod`, or can fetch one that is.
 fn find_go() -> Option<&'static str> {
-    GO_PROGRAMS.into_iter().find(|go| can_run(go, "version"))
+    let is_new_enough = |go: &&str| {
+        let out = Command::new(go).args(["list", "-m"]).current_dir(source_dir()).output();
+        out.is_ok_and(|out| out.status.success())
+    };
+    GO_PROGRAMS.into_iter().find(is_new_enough)
 }
 
 fn build_program(go: &str) -> PathBuf {
@@ -159,12 +162,11 @@ fn build_program(go: &str) -> PathBuf {
     std::fs::create_dir_all(&dir).expect("the directory is created");
     let dir = std::fs::canonicalize(dir).expect("the directory exists");
     let program = dir.join("kfake");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kfake");
     let out = Command::new(go)
         .args(["build", "-mod=readonly", "-o"])
         .arg(&program)
         .arg(".")
-        .current_dir(source)
+        .current_dir(source_dir())
         .output()
         .expect("go runs");
     assert!(out.status.success(), "go build: {}", String::from_utf8_lossy(&out.stderr));

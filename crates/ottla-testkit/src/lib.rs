@@ -1,5 +1,5 @@
 //! A real Kafka for tests: the jars from Maven Central, brokers, Kafka's tools and its consumer.
-//! And franz-go's `kfake`, a broker of another origin.
+//! And franz-go's `kfake`, a broker of another origin, and librdkafka.
 //!
 //! Brokers listen on ports that the system picks, and keep their files under `target/`. Each
 //! process that a test starts is ended by its process id, also when the test panics.
@@ -14,8 +14,10 @@ mod kafka;
 mod kfake;
 mod oidc;
 mod legacy_kafka;
+mod python;
 mod reader;
 mod secure;
+mod skip;
 
 pub use certificates::{CertificateAuthority, Identity};
 pub use cluster::{KafkaCluster, node_host_name};
@@ -24,8 +26,10 @@ pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
 pub use kfake::{Kfake, KfakeRecord};
 pub use legacy_kafka::LegacyKafka;
 pub use oidc::{ClientCredentials, TokenEndpoint};
+pub use python::Librdkafka;
 pub use reader::ConsumerRecord;
 pub use secure::{Listener, SecureKafka};
+pub use skip::{SKIPPED_TESTS_FILE, is_ci, read_skipped_tests, skip_test};
 
 /// Prints a line that is visible although the test harness captures the test's output.
 pub fn print_line(line: &str) {

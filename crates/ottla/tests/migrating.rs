@@ -1,16 +1,17 @@
 //! Checks what docs/MIGRATING.md says: the partitions of keys, compared with librdkafka itself, and
 //! settings of Java.
 //!
-//! The comparison needs Python's package confluent-kafka, which contains librdkafka. `TEST_PYTHON`
-//! names another interpreter than `python3`.
+//! The comparison needs Python, for whose package confluent-kafka pip fetches librdkafka.
+//! `TEST_PYTHON` names another interpreter than `python3`.
 #![allow(missing_docs, clippy::disallowed_methods)]
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use ottla::{Error, Producer, Record};
 use ottla_broker::EmbeddedBroker;
+use ottla_testkit::Librdkafka;
 
 /// Keys of every length up to 40 with bytes above 127, which signed arithmetic treats differently.
 /// None is empty: `consistent_random` assigns an empty key at random.
@@ -24,16 +25,11 @@ fn hex_lines(keys: &[Vec<u8>]) -> String {
     keys.iter().map(hex).collect()
 }
 
-/// Runs the script, and returns its output; `None` without confluent-kafka.
-fn run_librdkafka(servers: &str, topic: &str, keys: &[Vec<u8>]) -> Option<String> {
-    let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let import = Command::new(&python).args(["-c", "import confluent_kafka"]).output();
-    if !import.is_ok_and(|out| out.status.success()) {
-        return None;
-    }
+/// Runs the script, and returns its output.
+fn run_librdkafka(rdkafka: &Librdkafka, servers: &str, topic: &str, keys: &[Vec<u8>]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/librdkafka/partitions.py");
-    let mut child = Command::new(&python)
-        .arg(script)
+    let mut child = rdkafka
+        .command(&script)
         .args([servers, topic])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -42,21 +38,18 @@ fn run_librdkafka(servers: &str, topic: &str, keys: &[Vec<u8>]) -> Option<String
     child.stdin.take().unwrap().write_all(hex_lines(keys).as_bytes()).unwrap();
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "the script failed");
-    Some(String::from_utf8(out.stdout).unwrap())
+    String::from_utf8(out.stdout).unwrap()
 }
 
 #[test]
 fn each_key_goes_to_the_partition_that_librdkafka_chooses() -> Result<(), Error> {
+    let Some(rdkafka) = Librdkafka::find_or_install() else { return Ok(()) };
     let keys = keys();
     let mut partitioners = 0;
     for partitions in [1, 2, 7, 12, 100] {
         let broker = EmbeddedBroker::builder().topic("keys", partitions).start().unwrap();
         let servers = broker.bootstrap_servers();
-        let Some(output) = run_librdkafka(&servers, "keys", &keys) else {
-            println!("SKIPPED: the comparison with librdkafka needs Python's confluent-kafka");
-            return Ok(());
-        };
-        for line in output.lines() {
+        for line in run_librdkafka(&rdkafka, &servers, "keys", &keys).lines() {
             let (partitioner, expected) = line.split_once(' ').unwrap();
             let expected: Vec<i32> = expected.split(' ').map(|p| p.parse().unwrap()).collect();
             let builder = Producer::builder().bootstrap_servers(&servers);

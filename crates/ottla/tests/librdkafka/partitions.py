@@ -1,14 +1,21 @@
 """Prints the partition that librdkafka chooses for each key, by partitioner.
 
-Needs the package confluent-kafka, which contains librdkafka. Arguments: the bootstrap servers, the
-topic, and its number of partitions, which the topic must have. tests/librdkafka.rs runs it.
+Needs the package confluent-kafka, which contains librdkafka. Arguments: the bootstrap servers and
+the topic. The keys are lines of hexadecimal digits on standard input. tests/migrating.rs runs it.
 """
 
 import sys
 
 from confluent_kafka import Producer
 
-PARTITIONERS = ["consistent", "consistent_random", "murmur2", "murmur2_random", "fnv1a", "fnv1a_random"]
+PARTITIONERS = [
+    "consistent",
+    "consistent_random",
+    "murmur2",
+    "murmur2_random",
+    "fnv1a",
+    "fnv1a_random",
+]
 
 
 def main():

@@ -199,10 +199,7 @@ fn stores_and_keys_that_openssl_and_keytool_write_now_work_too() {
         command.status().is_err()
     };
     if let Some(program) = ["bash", "openssl", "keytool", "ssh-keygen"].iter().find(is_missing) {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: generating stores needs {program}; the checked-in ones are tested"
-        );
+        ottla_testkit::skip_test(&format!("generating new stores and keys needs {program}"));
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,88 @@
+//! librdkafka itself, in Python's package confluent-kafka.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::kafka::target_dir;
+use crate::skip::skip_test;
+
+/// The version of the package, which contains the same version of librdkafka.
+const PACKAGE: &str = "confluent-kafka==2.16.1";
+
+/// A Python interpreter that can import `confluent_kafka`.
+#[derive(Debug)]
+pub struct Librdkafka {
+    python: String,
+    /// The directory with the package, if the interpreter had none.
+    packages: Option<PathBuf>,
+}
+
+impl Librdkafka {
+    /// Finds the package, or installs it under `target/` with pip the first time.
+    ///
+    /// `TEST_PYTHON` names another interpreter than `python3`. Without Python or the package it
+    /// reports that the test is skipped, and returns `None`.
+    pub fn find_or_install() -> Option<Librdkafka> {
+        let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        let mut librdkafka = Librdkafka { python, packages: None };
+        if librdkafka.can_import() {
+            return Some(librdkafka);
+        }
+        match librdkafka.install() {
+            Ok(()) => Some(librdkafka),
+            Err(reason) => {
+                skip_test(&format!(
+                    "librdkafka needs Python with {PACKAGE}, or with pip to install it: {reason}"
+                ));
+                None
+            }
+        }
+    }
+
+    /// Returns the command that runs a script.
+    pub fn command(&self, script: &Path) -> Command {
+        let mut command = Command::new(&self.python);
+        if let Some(packages) = &self.packages {
+            command.env("PYTHONPATH", packages);
+        }
+        command.arg(script);
+        command
+    }
+
+    fn can_import(&self) -> bool {
+        let done = self.command(Path::new("-c")).arg("import confluent_kafka").output();
+        done.is_ok_and(|out| out.status.success())
+    }
+
+    /// Installs the package for this interpreter alone: another version of Python needs another
+    /// build of it.
+    fn install(&mut self) -> Result<(), String> {
+        const NAME: &str = "import sys; print(sys.implementation.cache_tag)";
+        let out = self.run(&["-c", NAME])?;
+        let name = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+        let dir = target_dir().join("python");
+        let packages = dir.join(format!("{name}-{PACKAGE}"));
+        if !packages.exists() {
+            // It gets its name last: an interrupted installation is repeated.
+            let unfinished = dir.join(format!("unfinished-{}", std::process::id()));
+            let target = unfinished.display().to_string();
+            let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
+            self.run(&[&pip[..], &["--target", &target, PACKAGE]].concat())?;
+            fs::rename(&unfinished, &packages).map_err(|e| e.to_string())?;
+        }
+        self.packages = Some(packages);
+        if self.can_import() { Ok(()) } else { Err("import confluent_kafka fails".to_owned()) }
+    }
+
+    /// Runs Python. Returns the last line of its error output if it fails.
+    fn run(&self, args: &[&str]) -> Result<Output, String> {
+        let out = Command::new(&self.python).args(args).output();
+        let out = out.map_err(|e| format!("{}: {e}", self.python))?;
+        if out.status.success() {
+            return Ok(out);
+        }
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        Err(stderr.trim().lines().last().unwrap_or("it failed").to_owned())
+    }
+}
