@@ -16,6 +16,9 @@ const COORDINATOR_PARTITIONS: i32 = 50;
 /// The internal topic that has the offsets of groups.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
+/// The internal topic that has the state of transactional ids.
+pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
 /// What a coordinator coordinates: the key type of FindCoordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CoordinatorType {
@@ -87,6 +90,11 @@ impl Coordinators {
             -1 => Err(ErrorCode::COORDINATOR_NOT_AVAILABLE),
             node => Ok(node),
         }
+    }
+
+    /// Raises the epochs of all coordinators, after a restart.
+    pub(crate) fn set_epoch(&mut self, epoch: i32) {
+        self.groups.iter_mut().chain(&mut self.transactions).for_each(|p| p.epoch = epoch);
     }
 
     /// Returns the epoch of a key's coordinator.

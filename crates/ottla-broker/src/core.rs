@@ -25,7 +25,8 @@ use crate::transaction::TransactionCoordinator;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct BrokerConfig {
-    /// The directory for logs (Kafka's `log.dirs`); `None` keeps them in memory.
+    /// The directory for logs and for the state of coordinators (Kafka's `log.dirs`); `None` keeps
+    /// both in memory.
     pub data_dir: Option<PathBuf>,
     /// The address that clients are to connect to (Kafka's `advertised.listeners`).
     ///
@@ -246,8 +247,8 @@ impl Core {
     /// Creates a broker and recovers the logs of its directory.
     ///
     /// # Errors
-    /// The directory cannot be read or written, another broker uses it, or the number of nodes is
-    /// out of range or differs from the directory's.
+    /// The directory cannot be read or written, another broker uses it, the state of a coordinator
+    /// there is damaged, or the number of nodes is out of range or differs from the directory's.
     pub fn new(config: BrokerConfig, now: ClockReading) -> io::Result<Core> {
         if !(1..=100).contains(&config.node_count) {
             let message = format!("a cluster has 1 to 100 nodes, not {}", config.node_count);
@@ -264,9 +265,20 @@ impl Core {
             let replicas = partitions.flat_map(|p| &mut p.replicas);
             replicas.for_each(|r| r.producer_state.keep_last_batches());
         }
-        let replicas =
-            topics.by_name.values().flat_map(|t| &t.partitions).flat_map(|p| &p.replicas);
-        let max_producer_id = replicas.filter_map(|r| r.producer_state.max_producer_id()).max();
+        let (version, max_timeout_ms) =
+            (config.transaction_version, config.transaction_max_timeout_ms);
+        let mut transactions = TransactionCoordinator::new(version, max_timeout_ms);
+        let mut groups = GroupCoordinator::default();
+        if let Some(dir) = &config.data_dir {
+            transactions.open_log(dir, now)?;
+            groups.open_log(dir, now)?;
+        }
+        let mut coordinators = Coordinators::new(config.node_count);
+        // An old epoch would fence the new coordinators.
+        let max_epoch = topics.producer_states().filter_map(|s| s.max_coordinator_epoch()).max();
+        coordinators.set_epoch(max_epoch.map_or(0, |epoch| epoch + 1));
+        let max_producer_id = topics.producer_states().filter_map(|s| s.max_producer_id()).max();
+        let max_producer_id = max_producer_id.max(transactions.max_producer_id());
         let producer_ids = ProducerIds {
             // Ids must not repeat after a restart. The logs name the ids that have written; the
             // wall clock exceeds the ids that were issued but have not written yet.
@@ -278,12 +290,9 @@ impl Core {
         let mut core = Core {
             random: SplitMix64::new(config.seed),
             nodes: Nodes::new(config.node_count),
-            coordinators: Coordinators::new(config.node_count),
-            transactions: TransactionCoordinator::new(
-                config.transaction_version,
-                config.transaction_max_timeout_ms,
-            ),
-            groups: GroupCoordinator::default(),
+            coordinators,
+            transactions,
+            groups,
             produce_purgatory: BTreeMap::new(),
             last_delayed_id: 0,
             producer_ids,
@@ -294,6 +303,8 @@ impl Core {
             fault_injector: None,
         };
         core.cluster_id = core.load_cluster_id()?;
+        // The process before may have ended while it wrote the markers of a transaction.
+        core.resend_txn_markers(now);
         Ok(core)
     }
 
@@ -336,12 +347,14 @@ impl Core {
         self.create_new_topic(NewTopic::new(name, partitions), now)
     }
 
-    /// Deletes a topic.
+    /// Deletes a topic, and the offsets that groups have committed for it.
     ///
     /// # Errors
     /// Kafka's error code, such as UNKNOWN_TOPIC_OR_PARTITION, and a message.
     pub fn delete_topic(&mut self, name: &str) -> Result<(), ApiError> {
-        self.topics.delete(name)
+        self.topics.delete(name)?;
+        self.groups.on_topic_deleted(name);
+        Ok(())
     }
 
     /// Raises a topic's number of partitions to `count`.

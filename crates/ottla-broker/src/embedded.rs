@@ -66,8 +66,7 @@ impl EmbeddedBrokerBuilder {
 
     /// Sets the directory for the logs, in Kafka's format; default: the logs are in memory.
     ///
-    /// Transactional ids and the offsets of groups are not kept there: end every transaction before
-    /// the broker stops.
+    /// Transactional ids, groups and their offsets are kept there, too.
     pub fn data_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.config.data_dir = Some(dir.into());
         self

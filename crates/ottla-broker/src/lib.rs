@@ -17,9 +17,9 @@
 //! The broker coordinates transactions, V1 and V2 (KIP-890). Tests can delay their markers and move
 //! their coordinator. It coordinates classic consumer groups, too, and stores their offsets.
 //!
-//! The state of transactional ids and the offsets of groups are in memory, even with a data
-//! directory: a transaction that is open when the process ends stays open in the logs, and
-//! `read_committed` consumers of its partitions read no further.
+//! With a data directory, the state of transactional ids, the members of groups and their offsets
+//! survive the end of the process, as in Kafka: a transaction that has ended is completed at the
+//! next start, an open one continues or times out.
 //!
 //! The broker advertises only what it serves, with one exception that Kafka makes, too (Produce
 //! versions 0 to 2). It is not meant for production.
@@ -37,6 +37,7 @@ mod append;
 mod cluster;
 mod consumer_record;
 mod coordinators;
+mod coordinator_log;
 mod group;
 mod transaction;
 mod partition;

@@ -239,6 +239,11 @@ impl ProducerStateManager {
         }
     }
 
+    /// Returns the highest epoch of a coordinator that has written a marker.
+    pub(crate) fn max_coordinator_epoch(&self) -> Option<i32> {
+        self.producers.values().map(|p| p.coordinator_epoch).max()
+    }
+
     /// Returns the highest producer id in the log, so that new ids are higher.
     pub(crate) fn max_producer_id(&self) -> Option<i64> {
         self.producers.last_key_value().map(|(id, _)| *id)

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use ottla_protocol::{ErrorCode, Uuid};
 
+use crate::coordinators::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::core::{ApiError, ClockReading};
 use crate::log::Log;
 use crate::partition::{Partition, Replica};
@@ -125,6 +126,12 @@ pub(crate) fn is_valid_topic_name(name: &str) -> bool {
         && name != "."
         && name != ".."
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// Returns whether the broker keeps its own state under this name, in a log that clients cannot
+/// read.
+fn is_internal_topic(name: &str) -> bool {
+    [OFFSETS_TOPIC, TRANSACTIONS_TOPIC].contains(&name)
 }
 
 /// The largest number of partitions of a topic.
@@ -265,6 +272,10 @@ impl TopicStore {
             let message = format!("{name:?} is not a valid topic name");
             return Err(ApiError::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message));
         }
+        if is_internal_topic(name) {
+            let message = format!("{name} is an internal topic of the broker");
+            return Err(ApiError::new(ErrorCode::INVALID_TOPIC_EXCEPTION, message));
+        }
         if self.by_name.contains_key(name) {
             let message = format!("Topic '{name}' already exists.");
             return Err(ApiError::new(ErrorCode::TOPIC_ALREADY_EXISTS, message));
@@ -366,6 +377,12 @@ impl TopicStore {
         Ok(())
     }
 
+    /// Returns the producer state of every replica.
+    pub(crate) fn producer_states(&self) -> impl Iterator<Item = &ProducerStateManager> {
+        let partitions = self.by_name.values().flat_map(|t| &t.partitions);
+        partitions.flat_map(|p| &p.replicas).map(|r| &r.producer_state)
+    }
+
     /// Returns the name of the topic with an id.
     pub(crate) fn topic_name(&self, id: Uuid) -> Option<&str> {
         self.by_name.iter().find(|(_, t)| t.id == id).map(|(name, _)| name.as_str())
@@ -400,6 +417,7 @@ fn list_partition_dirs(node_dir: &Path) -> io::Result<Vec<(String, i32)>> {
         let name = entry.file_name().to_string_lossy().into_owned();
         let parts = name.rsplit_once('-').and_then(|(t, n)| Some((t, n.parse::<i32>().ok()?)));
         if let Some((topic, n)) = parts
+            && !is_internal_topic(topic)
             && entry.path().join("partition.metadata").exists()
         {
             found.push((topic.to_owned(), n));

@@ -49,9 +49,8 @@ pub(crate) struct BrokerArgs {
     /// The address that clients are to connect to; default: the one they have connected to.
     #[arg(long, value_name = "H:P")]
     pub(crate) advertise: Option<String>,
-    /// Directory for the logs, in Kafka's format; default: logs are kept in memory. The state of
-    /// transactions and the offsets of groups are not kept there: end transactions before the
-    /// broker stops.
+    /// Directory for the logs and for the state of transactions and groups, in Kafka's format;
+    /// default: both are kept in memory.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Number of brokers in the cluster; they listen on --listen's port and the ports after it.

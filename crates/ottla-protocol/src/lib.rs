@@ -33,6 +33,7 @@ pub mod uuid;
 pub mod api;
 pub mod header;
 pub mod messages;
+pub mod coordinator_records;
 pub mod error_code;
 pub mod record;
 pub mod compression;

@@ -113,7 +113,7 @@ pub(crate) fn handle_delete_topics(
         let topic_id =
             name.as_ref().and_then(|n| core.topics.by_name.get(n)).map_or(t.topic_id, |t| t.id);
         let (error_code, error_message) = to_error_fields(match &name {
-            Some(name) => core.topics.delete(name),
+            Some(name) => core.delete_topic(name),
             None => {
                 Err(ApiError::new(ErrorCode::UNKNOWN_TOPIC_ID, "This topic id does not exist."))
             }

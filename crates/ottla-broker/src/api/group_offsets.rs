@@ -5,7 +5,7 @@ use ottla_protocol::messages::*;
 
 use crate::api::{RequestContext, offsets_partition};
 use crate::coordinators::CoordinatorType;
-use crate::core::Core;
+use crate::core::{ClockReading, Core};
 use crate::group::{CommittedOffset, GroupOffsets, MemberRef};
 use crate::transaction::{ProducerIdAndEpoch, TRANSACTIONS_V2, TopicPartition};
 
@@ -46,14 +46,28 @@ impl OffsetToCommit {
         let partition = TopicPartition { topic: topic.to_owned(), partition };
         OffsetToCommit { partition, offset, result }
     }
+
+    fn error_code(&self) -> i16 {
+        self.result.err().unwrap_or(ErrorCode::NONE).0
+    }
 }
 
-/// Returns the offsets that may be committed.
-fn accepted(
-    offsets: &[OffsetToCommit],
-) -> impl Iterator<Item = (TopicPartition, CommittedOffset)> + '_ {
-    let accepted = offsets.iter().filter(|o| o.result.is_ok());
-    accepted.map(|o| (o.partition.clone(), o.offset.clone()))
+/// Commits the offsets that may be, or adds them to a producer's transaction.
+///
+/// If they cannot be written, each gets the error.
+fn commit_accepted(
+    core: &mut Core,
+    group: &str,
+    producer: Option<ProducerIdAndEpoch>,
+    topics: &mut [(String, Vec<OffsetToCommit>)],
+    now: ClockReading,
+) {
+    let all = topics.iter_mut().flat_map(|(_, offsets)| offsets);
+    let mut accepted: Vec<&mut OffsetToCommit> = all.filter(|o| o.result.is_ok()).collect();
+    let offsets = accepted.iter().map(|o| (o.partition.clone(), o.offset.clone())).collect();
+    if let Err(code) = core.groups.commit_offsets(group, producer, offsets, now) {
+        accepted.iter_mut().for_each(|o| o.result = Err(code));
+    }
 }
 
 pub(crate) fn handle_offset_commit(
@@ -75,8 +89,7 @@ pub(crate) fn handle_offset_commit(
         let has_member = member.generation >= 0 || !member.id.is_empty();
         if has_member { Err(ErrorCode::ILLEGAL_GENERATION) } else { Ok(()) }
     });
-    let mut topics = Vec::new();
-    for t in request.topics {
+    let topics = request.topics.into_iter().map(|t| {
         let offsets = t.partitions.into_iter().map(|p| {
             let offset = CommittedOffset {
                 offset: p.committed_offset,
@@ -85,20 +98,21 @@ pub(crate) fn handle_offset_commit(
             };
             OffsetToCommit::new(core, &t.name, p.partition_index, offset, checked)
         });
-        let offsets: Vec<OffsetToCommit> = offsets.collect();
-        if checked.is_ok() {
-            let group = core.groups.by_id.entry(request.group_id.clone()).or_default();
-            group.offsets.commit(accepted(&offsets));
-        }
+        let offsets = offsets.collect();
+        (t.name, offsets)
+    });
+    let mut topics: Vec<(String, Vec<OffsetToCommit>)> = topics.collect();
+    commit_accepted(core, &request.group_id, None, &mut topics, ctx.now);
+    let topics = topics.into_iter().map(|(name, offsets)| {
         let partitions = offsets.iter().map(|o| OffsetCommitResponsePartition {
             partition_index: o.partition.partition,
-            error_code: o.result.err().unwrap_or(ErrorCode::NONE).0,
+            error_code: o.error_code(),
             ..Default::default()
         });
         let partitions = partitions.collect();
-        topics.push(OffsetCommitResponseTopic { name: t.name, partitions, ..Default::default() });
-    }
-    OffsetCommitResponse { topics, ..Default::default() }
+        OffsetCommitResponseTopic { name, partitions, ..Default::default() }
+    });
+    OffsetCommitResponse { topics: topics.collect(), ..Default::default() }
 }
 
 pub(crate) fn handle_txn_offset_commit(
@@ -108,8 +122,7 @@ pub(crate) fn handle_txn_offset_commit(
 ) -> TxnOffsetCommitResponse {
     let producer = ProducerIdAndEpoch { id: request.producer_id, epoch: request.producer_epoch };
     let checked = check_txn_offset_commit(core, ctx, &request, producer);
-    let mut topics = Vec::new();
-    for t in request.topics {
+    let topics = request.topics.into_iter().map(|t| {
         let offsets = t.partitions.into_iter().map(|p| {
             let offset = CommittedOffset {
                 offset: p.committed_offset,
@@ -118,24 +131,21 @@ pub(crate) fn handle_txn_offset_commit(
             };
             OffsetToCommit::new(core, &t.name, p.partition_index, offset, checked)
         });
-        let offsets: Vec<OffsetToCommit> = offsets.collect();
-        if checked.is_ok() {
-            let group = core.groups.by_id.entry(request.group_id.clone()).or_default();
-            group.offsets.add_pending(producer, accepted(&offsets));
-        }
+        let offsets = offsets.collect();
+        (t.name, offsets)
+    });
+    let mut topics: Vec<(String, Vec<OffsetToCommit>)> = topics.collect();
+    commit_accepted(core, &request.group_id, Some(producer), &mut topics, ctx.now);
+    let topics = topics.into_iter().map(|(name, offsets)| {
         let partitions = offsets.iter().map(|o| TxnOffsetCommitResponsePartition {
             partition_index: o.partition.partition,
-            error_code: o.result.err().unwrap_or(ErrorCode::NONE).0,
+            error_code: o.error_code(),
             ..Default::default()
         });
         let partitions = partitions.collect();
-        topics.push(TxnOffsetCommitResponseTopic {
-            name: t.name,
-            partitions,
-            ..Default::default()
-        });
-    }
-    TxnOffsetCommitResponse { topics, ..Default::default() }
+        TxnOffsetCommitResponseTopic { name, partitions, ..Default::default() }
+    });
+    TxnOffsetCommitResponse { topics: topics.collect(), ..Default::default() }
 }
 
 /// Checks coordinator, member and transaction of a TxnOffsetCommit.

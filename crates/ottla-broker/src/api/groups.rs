@@ -81,9 +81,9 @@ pub(crate) fn handle_join_group(
         initial_delay_ms: core.config.group_initial_rebalance_delay_ms,
     };
     let mut completed = CompletedRequests::default();
-    let group = core.groups.by_id.entry(request.group_id).or_default();
+    let group = core.groups.by_id.entry(request.group_id.clone()).or_default();
     group.classic.join(join, ctx.now.mono_ms, &mut completed);
-    core.complete_group_requests(completed);
+    core.on_group_changed(&request.group_id, completed, ctx.now);
     finish(core, ctx, id)
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn handle_sync_group(
     if let Some(group) = core.groups.by_id.get_mut(&request.group_id) {
         group.classic.sync(member, id, assignments, ctx.now.mono_ms, &mut completed);
     }
-    core.complete_group_requests(completed);
+    core.on_group_changed(&request.group_id, completed, ctx.now);
     finish(core, ctx, id)
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn handle_leave_group(
             }
         })
         .collect();
-    core.complete_group_requests(completed);
+    core.on_group_changed(&request.group_id, completed, ctx.now);
     let first_error = results.first().map_or(0, |m| m.error_code);
     LeaveGroupResponse {
         error_code: if is_batched { 0 } else { first_error },

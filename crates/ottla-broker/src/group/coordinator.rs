@@ -3,18 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ottla_protocol::ErrorCode;
+use ottla_protocol::record::{ControlRecordType, EndTransactionMarker};
 
+use crate::coordinator_log::CoordinatorLog;
 use crate::coordinators::{CoordinatorType, coordinator_partition};
 use crate::core::{ClockReading, Core};
 use crate::group::classic_group::ClassicGroup;
 use crate::group::delayed::{CompletedRequests, DelayedGroupRequest};
-use crate::group::offsets::GroupOffsets;
+use crate::group::offsets::{CommittedOffset, GroupOffsets};
+use crate::transaction::{ProducerIdAndEpoch, TopicPartition};
 
 /// A group with its offsets.
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) classic: ClassicGroup,
     pub(crate) offsets: GroupOffsets,
+    /// The value of the last record of the group in the log.
+    pub(super) logged_metadata: Option<Vec<u8>>,
 }
 
 /// All groups.
@@ -23,6 +28,8 @@ pub(crate) struct GroupCoordinator {
     pub(crate) by_id: BTreeMap<String, Group>,
     /// JoinGroup and SyncGroup requests that wait, by id.
     pub(super) delayed: BTreeMap<u64, DelayedGroupRequest>,
+    /// The log in the data directory; `None` if groups and offsets are in memory only.
+    pub(super) log: Option<CoordinatorLog>,
 }
 
 impl GroupCoordinator {
@@ -31,11 +38,67 @@ impl GroupCoordinator {
         self.by_id.values().filter_map(|g| g.classic.next_deadline()).min()
     }
 
+    /// Commits offsets, or keeps those of a producer's transaction until it ends.
+    ///
+    /// # Errors
+    /// COORDINATOR_NOT_AVAILABLE if the log cannot be written. Nothing has changed then.
+    pub(crate) fn commit_offsets(
+        &mut self,
+        group: &str,
+        producer: Option<ProducerIdAndEpoch>,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+        now: ClockReading,
+    ) -> Result<(), ErrorCode> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        self.append_offsets(group, producer, &offsets, now)?;
+        let group = self.by_id.entry(group.to_owned()).or_default();
+        match producer {
+            Some(producer) => group.offsets.add_pending(producer, offsets),
+            None => group.offsets.commit(offsets),
+        }
+        self.compact_log_if_due(now);
+        Ok(())
+    }
+
     /// Commits or drops the offsets of a transaction in the groups of an internal partition.
-    pub(crate) fn end_transaction(&mut self, partition: i32, producer_id: i64, committed: bool) {
-        let groups = self.by_id.iter_mut();
-        for (_, group) in groups.filter(|(id, _)| coordinator_partition(id) == partition) {
-            group.offsets.end_transaction(producer_id, committed);
+    ///
+    /// # Errors
+    /// COORDINATOR_NOT_AVAILABLE if the log cannot be written. Nothing has changed then.
+    pub(crate) fn end_transaction(
+        &mut self,
+        partition: i32,
+        producer: ProducerIdAndEpoch,
+        marker: EndTransactionMarker,
+        now: ClockReading,
+    ) -> Result<(), ErrorCode> {
+        let is_concerned = |(id, group): &(&String, &mut Group)| {
+            coordinator_partition(id) == partition && group.offsets.has_pending(producer.id)
+        };
+        if !self.by_id.iter_mut().any(|group| is_concerned(&group)) {
+            return Ok(());
+        }
+        self.append_marker(producer, marker, now)?;
+        let committed = marker.control_type == ControlRecordType::Commit;
+        for (_, group) in self.by_id.iter_mut().filter(is_concerned) {
+            group.offsets.end_transaction(producer.id, committed);
+        }
+        self.compact_log_if_due(now);
+        Ok(())
+    }
+
+    /// Removes the offsets of a deleted topic.
+    pub(crate) fn on_topic_deleted(&mut self, topic: &str) {
+        let mut removed = Vec::new();
+        for (id, group) in &mut self.by_id {
+            let mut partitions = group.offsets.partitions();
+            partitions.retain(|p| p.topic == topic);
+            partitions.iter().for_each(|p| group.offsets.remove(p));
+            removed.push((id.clone(), partitions));
+        }
+        for (id, partitions) in removed {
+            self.append_deleted_offsets(&id, &partitions);
         }
     }
 
@@ -92,11 +155,26 @@ impl Core {
     /// Removes the members whose sessions have timed out, and ends the rebalances that are due.
     pub(crate) fn tick_groups(&mut self, now: ClockReading) {
         let mut completed = CompletedRequests::default();
-        for group in self.groups.by_id.values_mut() {
+        let mut ticked = Vec::new();
+        for (id, group) in &mut self.groups.by_id {
             if group.classic.next_deadline().is_some_and(|at| at <= now.mono_ms) {
                 group.classic.tick(now.mono_ms, &mut completed);
+                ticked.push(id.clone());
             }
         }
+        ticked.iter().for_each(|id| self.groups.append_metadata(id, now));
+        self.complete_group_requests(completed);
+    }
+
+    /// Keeps a group's new state, and completes the requests that waited for it.
+    pub(crate) fn on_group_changed(
+        &mut self,
+        group: &str,
+        completed: CompletedRequests,
+        now: ClockReading,
+    ) {
+        self.groups.append_metadata(group, now);
+        self.groups.compact_log_if_due(now);
         self.complete_group_requests(completed);
     }
 }

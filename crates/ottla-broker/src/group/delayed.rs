@@ -52,7 +52,7 @@ impl Core {
     }
 
     /// Notes the responses that a group has produced.
-    pub(crate) fn complete_group_requests(&mut self, completed: CompletedRequests) {
+    pub(super) fn complete_group_requests(&mut self, completed: CompletedRequests) {
         for (id, response) in completed.responses {
             // A request whose connection has closed is no longer there.
             if let Some(request) = self.groups.delayed.get_mut(&id) {

@@ -2,12 +2,14 @@
 //!
 //! [`crate::api`] handles the requests. `classic_group` has a group's state and rebalances, `join`
 //! and `membership` what requests of members change, `offsets` the committed offsets. JoinGroup and
-//! SyncGroup may have to wait: `delayed` has these requests.
+//! SyncGroup may have to wait: `delayed` has these requests. With a data directory, `log` keeps
+//! groups and offsets over a restart.
 
 mod classic_group;
 mod coordinator;
 mod delayed;
 mod join;
+mod log;
 mod membership;
 mod offsets;
 

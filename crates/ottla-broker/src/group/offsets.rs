@@ -63,6 +63,36 @@ impl GroupOffsets {
         }
     }
 
+    /// Removes the offset of a partition.
+    pub(crate) fn remove(&mut self, partition: &TopicPartition) {
+        self.committed.remove(partition);
+        self.pending.values_mut().for_each(|p| {
+            p.offsets.remove(partition);
+        });
+    }
+
+    /// Returns the committed offsets.
+    pub(super) fn committed(&self) -> impl Iterator<Item = (&TopicPartition, &CommittedOffset)> {
+        self.committed.iter()
+    }
+
+    /// Returns the offsets of each open transaction.
+    pub(super) fn pending(
+        &self,
+    ) -> impl Iterator<
+        Item = (ProducerIdAndEpoch, impl Iterator<Item = (&TopicPartition, &CommittedOffset)>),
+    > {
+        self.pending.iter().map(|(id, p)| {
+            let producer = ProducerIdAndEpoch { id: *id, epoch: p.epoch };
+            (producer, p.offsets.iter())
+        })
+    }
+
+    /// Returns whether a producer has offsets of an open transaction here, of any epoch.
+    pub(super) fn has_pending(&self, producer_id: i64) -> bool {
+        self.pending.contains_key(&producer_id)
+    }
+
     /// Returns whether a producer has offsets of an open transaction here.
     pub(crate) fn has_ongoing_txn(&self, producer: ProducerIdAndEpoch) -> bool {
         self.pending.get(&producer.id).is_some_and(|p| p.epoch == producer.epoch)

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ottla_protocol::ErrorCode;
 
+use crate::coordinator_log::CoordinatorLog;
 use crate::coordinators::CoordinatorType;
 use crate::core::{ClockReading, Core};
 use crate::transaction::end_txn::{EndDecision, EndTxn};
@@ -24,6 +25,8 @@ pub(crate) struct TransactionCoordinator {
     /// The transactions that have ended, but lack markers.
     pub(super) prepared: BTreeSet<String>,
     pub(super) markers: MarkerQueue,
+    /// The log in the data directory; `None` if the state is in memory only.
+    pub(super) log: Option<CoordinatorLog>,
     /// The cluster's finalized `transaction.version`.
     pub(crate) version: i16,
     /// How often the finalized features have changed.
@@ -39,13 +42,30 @@ impl TransactionCoordinator {
             deadlines: BTreeSet::new(),
             prepared: BTreeSet::new(),
             markers: MarkerQueue::default(),
+            log: None,
             version,
             features_epoch: 1,
             max_timeout_ms,
         }
     }
 
-    /// Stores the state of a transactional id.
+    /// Stores the state of a transactional id, first in the log.
+    ///
+    /// # Errors
+    /// COORDINATOR_NOT_AVAILABLE if the log cannot be written. The state has not changed then.
+    pub(super) fn store(
+        &mut self,
+        id: &str,
+        next: TransactionMetadata,
+        now: ClockReading,
+    ) -> Result<(), ErrorCode> {
+        self.append_to_log(id, &next, now)?;
+        self.put(id, next);
+        self.compact_log_if_due(now);
+        Ok(())
+    }
+
+    /// Sets the state of a transactional id in memory.
     pub(super) fn put(&mut self, id: &str, next: TransactionMetadata) {
         let deadline = next.deadline_ms;
         if next.state.is_prepared() {
@@ -57,6 +77,11 @@ impl TransactionCoordinator {
             self.deadlines.remove(&(old, id.to_owned()));
         }
         self.deadlines.extend(deadline.map(|at| (at, id.to_owned())));
+    }
+
+    /// Returns the highest producer id of a transactional id, so that new ids are higher.
+    pub(crate) fn max_producer_id(&self) -> Option<i64> {
+        self.by_id.values().map(|m| m.producer.id.max(m.next_producer_id)).max()
     }
 
     /// Returns when the next transaction times out or the next marker is due.
@@ -120,11 +145,11 @@ impl Core {
         match decision {
             InitDecision::Initialize(next) => {
                 let producer = next.producer;
-                self.transactions.put(id, next);
+                self.transactions.store(id, next, now)?;
                 Ok(producer)
             }
             InitDecision::AbortFirst => {
-                self.abort_open_transaction(id, now);
+                self.abort_open_transaction(id, now)?;
                 Err(ErrorCode::CONCURRENT_TRANSACTIONS)
             }
         }
@@ -146,10 +171,7 @@ impl Core {
         self.check_coordinator(id, node, now)?;
         let metadata = self.transaction(id)?;
         let next = metadata.add_partitions(producer, partitions, client_version, now)?;
-        if let Some(next) = next {
-            self.transactions.put(id, next);
-        }
-        Ok(())
+        next.map_or(Ok(()), |next| self.transactions.store(id, next, now))
     }
 
     /// Checks that the open transaction of a producer has a partition (KIP-890).
@@ -187,24 +209,30 @@ impl Core {
             EndDecision::AlreadyEnded(producer) => Ok(producer),
             EndDecision::Prepare(next) => {
                 let producer = next.complete().producer;
-                self.prepare_transaction(id, next, now);
+                self.prepare_transaction(id, next, now)?;
                 Ok(producer)
             }
         }
     }
 
     /// Stores the end of a transaction and begins to write its markers.
-    fn prepare_transaction(&mut self, id: &str, next: TransactionMetadata, now: ClockReading) {
-        self.transactions.put(id, next);
+    fn prepare_transaction(
+        &mut self,
+        id: &str,
+        next: TransactionMetadata,
+        now: ClockReading,
+    ) -> Result<(), ErrorCode> {
+        self.transactions.store(id, next, now)?;
         self.schedule_txn_markers(id, now);
         self.write_due_markers(now);
+        Ok(())
     }
 
-    fn abort_open_transaction(&mut self, id: &str, now: ClockReading) {
-        let Some(metadata) = self.transactions.by_id.get(id).cloned() else { return };
+    fn abort_open_transaction(&mut self, id: &str, now: ClockReading) -> Result<(), ErrorCode> {
+        let metadata = self.transaction(id)?.clone();
         let version = self.transactions.version;
         let next = metadata.abort_and_fence(version, || self.issue_producer_id());
-        self.prepare_transaction(id, next, now);
+        self.prepare_transaction(id, next, now)
     }
 
     /// Aborts the transactions that have timed out and writes the markers that are due.
@@ -212,12 +240,12 @@ impl Core {
         while let Some((at, id)) = self.transactions.deadlines.first().cloned()
             && at <= now.mono_ms
         {
-            // Without a coordinator, the time-out waits for the next one.
+            // Without a coordinator, or a log to write to, the time-out waits for them.
             let coordinator = self.coordinators.node(CoordinatorType::Transaction, &id);
             let timed_out = coordinator.and_then(|node| self.check_coordinator(&id, node, now));
-            if timed_out.is_ok() {
+            let aborted = timed_out.and_then(|()| self.abort_open_transaction(&id, now));
+            if aborted.is_ok() {
                 tracing::info!(transactional_id = id, "transaction timed out, it is aborted");
-                self.abort_open_transaction(&id, now);
             } else {
                 self.transactions.deadlines.remove(&(at, id.clone()));
                 let retry_at = now.mono_ms + crate::transaction::markers::RETRY_MS;

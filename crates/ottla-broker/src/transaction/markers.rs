@@ -46,6 +46,14 @@ pub(crate) struct MarkerRequest {
     pub(crate) transaction_version: i16,
 }
 
+impl MarkerRequest {
+    fn to_record(self) -> EndTransactionMarker {
+        let control_type =
+            if self.committed { ControlRecordType::Commit } else { ControlRecordType::Abort };
+        EndTransactionMarker { control_type, coordinator_epoch: self.coordinator_epoch }
+    }
+}
+
 /// Where the leader has appended a marker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AppendedMarker {
@@ -120,7 +128,7 @@ impl Core {
                 self.transactions.markers.pending.insert(key, next);
             }
         }
-        self.complete_transactions();
+        self.complete_transactions(now);
     }
 
     /// Takes the next step of a marker. Returns `None` when the marker is done.
@@ -180,8 +188,8 @@ impl Core {
             transaction_version: metadata.client_version,
         };
         if partition.topic == OFFSETS_TOPIC {
-            let (producer, committed) = (request.producer, request.committed);
-            self.groups.end_transaction(partition.partition, producer.id, committed);
+            let (number, producer) = (partition.partition, request.producer);
+            self.groups.end_transaction(number, producer, request.to_record(), now)?;
             return Ok(None);
         }
         let topic = self.topics.by_name.get(&partition.topic);
@@ -202,7 +210,7 @@ impl Core {
         request: MarkerRequest,
         now: ClockReading,
     ) -> Result<AppendedMarker, ErrorCode> {
-        let MarkerRequest { producer, committed, coordinator_epoch, transaction_version } = request;
+        let MarkerRequest { producer, coordinator_epoch, transaction_version, .. } = request;
         self.leader_partition(node, &partition.topic, partition.partition)?;
         let Core { topics, nodes, append_history, .. } = self;
         let topic = topics.by_name.get_mut(&partition.topic);
@@ -220,10 +228,7 @@ impl Core {
             coordinator_epoch,
             transaction_version >= TRANSACTIONS_V2,
         )?;
-        let control_type =
-            if committed { ControlRecordType::Commit } else { ControlRecordType::Abort };
-        let marker = EndTransactionMarker { control_type, coordinator_epoch };
-        let bytes = marker.encode_batch(producer.id, producer.epoch, now.wall_ms);
+        let bytes = request.to_record().encode_batch(producer.id, producer.epoch, now.wall_ms);
         let invalid = |_| ErrorCode::UNKNOWN_SERVER_ERROR;
         let (batch, view) = (
             BatchView::parse(&bytes).map_err(invalid)?,
@@ -241,13 +246,16 @@ impl Core {
     }
 
     /// Completes the transactions that have all their markers.
-    fn complete_transactions(&mut self) {
+    fn complete_transactions(&mut self, now: ClockReading) {
         let transactions = &mut self.transactions;
         for id in transactions.prepared.clone() {
             if transactions.markers.has_markers_of(&id) {
                 continue;
             }
             if let Some(next) = transactions.by_id.get(&id).map(|m| m.complete()) {
+                // If the log cannot be written, a restart writes the markers once more, which does
+                // no harm, and completes the transaction in the same way.
+                let _ = transactions.append_to_log(&id, &next, now);
                 transactions.put(&id, next);
             }
         }

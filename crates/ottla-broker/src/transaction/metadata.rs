@@ -1,7 +1,7 @@
 //! The state of a transactional id, and how requests change it.
 //!
 //! Each function takes the state as it is and returns the next one, or the error for the client.
-//! The coordinator then stores the next state, in memory.
+//! The coordinator then stores the next state.
 
 use std::collections::BTreeSet;
 
@@ -56,6 +56,8 @@ pub(crate) struct TransactionMetadata {
     pub(crate) timeout_ms: i32,
     pub(crate) state: TransactionState,
     pub(crate) partitions: BTreeSet<TopicPartition>,
+    /// When the transaction was begun, in ms since the epoch; −1 for never.
+    pub(crate) start_timestamp_ms: i64,
     /// When the coordinator aborts the open transaction, in ms of the monotonic clock.
     pub(crate) deadline_ms: Option<u64>,
     /// The transaction version of the client that changed the state last.
@@ -90,8 +92,21 @@ impl TransactionMetadata {
             timeout_ms: 0,
             state: TransactionState::Empty,
             partitions: BTreeSet::new(),
+            start_timestamp_ms: -1,
             deadline_ms: None,
             client_version: 0,
+        }
+    }
+
+    /// Sets the deadline of an open transaction after a restart: the monotonic clock of the process
+    /// before has no meaning here.
+    pub(crate) fn restore_deadline(&mut self, now: ClockReading) {
+        if self.state == TransactionState::Ongoing {
+            let timeout_ms = i64::from(self.timeout_ms.max(0));
+            let ends_at = self.start_timestamp_ms.saturating_add(timeout_ms);
+            // A wall clock that was set must not make the transaction longer.
+            let remaining_ms = ends_at.saturating_sub(now.wall_ms).clamp(0, timeout_ms);
+            self.deadline_ms = Some(now.mono_ms + remaining_ms as u64);
         }
     }
 
@@ -178,6 +193,7 @@ impl TransactionMetadata {
         next.partitions.extend(partitions.iter().cloned());
         if !is_ongoing {
             next.state = TransactionState::Ongoing;
+            next.start_timestamp_ms = now.wall_ms;
             next.deadline_ms = Some(now.mono_ms + self.timeout_ms.max(0) as u64);
         }
         Ok(Some(next))

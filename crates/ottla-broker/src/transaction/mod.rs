@@ -4,12 +4,13 @@
 //! `coordinator` applies it, `markers` ends transactions in their partitions, step by step.
 //! `produce` checks that a batch belongs to an open transaction.
 //!
-//! The state of the coordinator is in memory only. It survives a stop of its node, but not the end
-//! of the process, even with a data directory.
+//! With a data directory, `log` keeps the state of transactional ids over a restart. It writes each
+//! state before the response that depends on it.
 
 mod metadata;
 mod end_txn;
 mod coordinator;
+mod log;
 mod markers;
 mod produce;
 

@@ -1,6 +1,10 @@
 //! A broker without network, and a producer that sends it one request at a time.
 #![allow(dead_code)]
 
+pub(crate) mod groups;
+
+use std::path::Path;
+
 use bytes::Bytes;
 use ottla_broker::{BrokerConfig, ClockReading, Core, HandleResult, LocalAddress};
 use ottla_protocol::header::{decode_response, encode_request};
@@ -12,6 +16,8 @@ use ottla_protocol::{ErrorCode, Request};
 pub(crate) struct BrokerFixture {
     pub(crate) core: Core,
     pub(crate) now_ms: u64,
+    /// When the process began: its monotonic clock counts from here.
+    started_at_ms: u64,
 }
 
 pub(crate) fn clock_at(ms: u64) -> ClockReading {
@@ -48,11 +54,26 @@ impl BrokerFixture {
     pub(crate) fn open(config: BrokerConfig) -> BrokerFixture {
         let mut core = Core::new(config, clock_at(0)).unwrap();
         let _ = core.create_topic("t", 3, clock_at(0));
-        BrokerFixture { core, now_ms: 0 }
+        BrokerFixture { core, now_ms: 0, started_at_ms: 0 }
+    }
+
+    /// Opens a cluster that keeps its state in a directory.
+    pub(crate) fn open_dir(dir: &Path, nodes: i32, transaction_version: i16) -> BrokerFixture {
+        BrokerFixture::open(dir_config(dir, nodes, transaction_version))
+    }
+
+    /// Ends the process at once, and starts another one after `pause_ms`.
+    pub(crate) fn restart(self, config: BrokerConfig, pause_ms: u64) -> BrokerFixture {
+        let started_at_ms = self.now_ms + pause_ms;
+        drop(self.core);
+        let wall_ms = clock_at(started_at_ms).wall_ms;
+        let core = Core::new(config, ClockReading { mono_ms: 0, wall_ms }).unwrap();
+        BrokerFixture { core, now_ms: started_at_ms, started_at_ms }
     }
 
     pub(crate) fn now(&self) -> ClockReading {
-        clock_at(self.now_ms)
+        let wall_ms = clock_at(self.now_ms).wall_ms;
+        ClockReading { mono_ms: self.now_ms - self.started_at_ms, wall_ms }
     }
 
     pub(crate) fn send_request<R: Request>(
@@ -65,7 +86,7 @@ impl BrokerFixture {
         let frame = Bytes::from(frame).slice(4..);
         let local = LocalAddress { host: "h".into(), port: 9092 };
         let now = self.now();
-        self.core.handle_at_node(node, &frame, &local, self.now_ms, now)
+        self.core.handle_at_node(node, &frame, &local, now.mono_ms, now)
     }
 
     pub(crate) fn send<R: Request>(&mut self, node: i32, request: &R, version: i16) -> R::Response {
@@ -234,6 +255,13 @@ impl BrokerFixture {
         });
         markers.collect()
     }
+}
+
+pub(crate) fn dir_config(dir: &Path, nodes: i32, transaction_version: i16) -> BrokerConfig {
+    let mut config = BrokerConfig::default();
+    (config.node_count, config.transaction_version) = (nodes, transaction_version);
+    config.data_dir = Some(dir.to_owned());
+    config
 }
 
 pub(crate) fn to_result(code: i16) -> Result<(), ErrorCode> {
