@@ -37,6 +37,13 @@ An unknown field is an error.
 
 With --format csv the first line of each file names the columns.
 
+Without --on-error a text that is no record ends the reading, and a record that is rejected alone, \
+such as one that is too large, only counts as failed. An error that every record would meet, such \
+as a wrong password, always ends the reading. A line of the FILE of --on-error FILE is an object \
+that --format json reads, with the fields error, source (file and line) and possibly_persisted: if \
+that is true, sending the record again may store it twice. A text that is no record stands in the \
+field input; correct it before you send it again.
+
 SIGINT, SIGTERM, SIGQUIT and SIGHUP (unless it is ignored, as under nohup) end the reading: the \
 records read so far are sent, and the summary is printed. A second signal ends the command at once.
 
@@ -71,6 +78,8 @@ pub(crate) struct ProduceArgs {
 
     #[command(flatten)]
     pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
 
     /// Wait for the acknowledgement of each record before the next record is sent.
     #[arg(long)]
@@ -213,6 +222,15 @@ pub(crate) enum LengthPrefix {
     Le32,
     /// A varint, as Protobuf writes it before a delimited message.
     Varint,
+}
+
+/// The options for loads with bad records or of many hours.
+#[derive(Debug, Args, Default)]
+pub(crate) struct LoadArgs {
+    /// What to do with a rejected record, which cannot be parsed, is too large or is refused by the
+    /// broker: stop the reading, skip it, or append it to FILE and continue.
+    #[arg(long, value_name = "stop|skip|FILE")]
+    pub(crate) on_error: Option<PathBuf>,
 }
 
 /// The options that say how the input is read.

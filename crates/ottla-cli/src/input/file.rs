@@ -44,6 +44,12 @@ impl Input {
         self.path == Path::new("-")
     }
 
+    /// Returns whether the path leads to this input.
+    pub(crate) fn is_file(&self, path: &Path) -> bool {
+        let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+        canonical(&self.path).is_some_and(|input| canonical(path) == Some(input))
+    }
+
     /// Returns whether a person types the input.
     pub(crate) fn is_terminal(&self) -> bool {
         self.is_stdin() && io::stdin().is_terminal()

@@ -62,6 +62,7 @@ fields! {
     KeySchemaId = "key_schema_id",
     ValueSchemaId = "value_schema_id",
     Error = "error",
+    Source = "source",
     PossiblyPersisted = "possibly_persisted",
     // An object with one of these has no record.
     KeyError = "key_error",

@@ -11,8 +11,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use hdrhistogram::Histogram;
 use ottla::{BatchReport, Error, RecordStatus};
 
-use super::pending_records::{PendingRecord, PendingRecords};
+use super::OnError;
+use super::pending_records::{PendingRecord, PendingRecords, Place};
 use super::record_json::{self, push_bytes, push_text, push_value};
+use super::rejected_file::{RejectedFile, Unsent};
 use crate::clock::{TokenClock, wall_clock_us};
 use crate::console::{Blocking, report};
 use crate::input::InputRecord;
@@ -29,6 +31,7 @@ pub(crate) struct DeliveryStats {
     /// Whether each record is kept until it has its result. Its token then finds it; otherwise the
     /// token is that of the clock.
     keeps_records: bool,
+    stops_at_failure: bool,
     counters: Mutex<DeliveryCounters>,
     /// Signalled when pending records have got their results.
     room: Condvar,
@@ -43,6 +46,10 @@ struct DeliveryCounters {
     pending: PendingRecords,
     /// The output of `--json`.
     json: Option<BufWriter<Blocking<Stdout>>>,
+    /// The file of `--on-error FILE`.
+    rejected: Option<RejectedFile>,
+    /// Why the reading must stop: a record failed with `--on-error stop`, or could not be written.
+    stop_reason: Option<String>,
 }
 
 /// What a record is sent with.
@@ -54,13 +61,18 @@ pub(super) struct SendTicket {
 }
 
 impl DeliveryStats {
-    pub(super) fn new(json: bool) -> DeliveryStats {
+    pub(super) fn new(
+        json: bool,
+        on_error: OnError,
+        rejected: Option<RejectedFile>,
+    ) -> DeliveryStats {
         // 1 µs to 1 hour with 3 digits. The crate accepts these bounds, so this cannot fail.
         let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
         DeliveryStats {
             clock: TokenClock::start(),
             bytes: AtomicU64::new(0),
-            keeps_records: json,
+            keeps_records: json || rejected.is_some(),
+            stops_at_failure: on_error == OnError::Stop,
             counters: Mutex::new(DeliveryCounters {
                 acknowledged: 0,
                 failed: 0,
@@ -69,6 +81,8 @@ impl DeliveryStats {
                 failure_reasons: BTreeMap::new(),
                 pending: PendingRecords::default(),
                 json: json.then(|| BufWriter::new(Blocking(io::stdout()))),
+                rejected,
+                stop_reason: None,
             }),
             room: Condvar::new(),
         }
@@ -88,7 +102,7 @@ impl DeliveryStats {
     }
 
     /// Returns the token and the timestamp of a record that is sent now.
-    pub(super) fn begin_send(&self, record: &InputRecord<'_>) -> SendTicket {
+    pub(super) fn begin_send(&self, record: &InputRecord<'_>, place: Place) -> SendTicket {
         if !self.keeps_records {
             let token = self.clock.current_token();
             let timestamp = record.timestamp.unwrap_or_else(|| self.clock.timestamp(token));
@@ -97,7 +111,8 @@ impl DeliveryStats {
         let content = record_json::content(record);
         let sent_at_us = self.clock.now_us();
         let timestamp = record.timestamp.unwrap_or_else(|| wall_clock_us().div_euclid(1000));
-        let pending = PendingRecord { sent_at_us, timestamp, content };
+        let partition = record.partition;
+        let pending = PendingRecord { place, partition, sent_at_us, timestamp, content };
         SendTicket { token: self.lock().pending.push(pending), timestamp }
     }
 
@@ -106,8 +121,9 @@ impl DeliveryStats {
         self.bytes.fetch_add(n as u64, Ordering::Relaxed);
     }
 
-    /// Counts the records of a completed batch. This is the producer's delivery handler.
-    pub(super) fn on_delivery(&self, r: &BatchReport<'_>) {
+    /// Counts the records of a completed batch. This is the producer's delivery handler. Returns
+    /// the reason if the reading must stop.
+    pub(super) fn on_delivery(&self, r: &BatchReport<'_>) -> Option<String> {
         let now = self.clock.now_us();
         let mut counters = self.lock();
         for (i, token) in r.tokens.iter().enumerate() {
@@ -131,21 +147,28 @@ impl DeliveryStats {
                     let of_record = r.record_errors.iter().find(|e| e.index as usize == i);
                     let e = of_record.map_or(e, |e| &e.error);
                     counters.record_failure(r.topic, Some(r.partition), &record, e);
+                    if self.stops_at_failure {
+                        counters.stop_reason.get_or_insert_with(|| error_text(e));
+                    }
                 }
             }
         }
         // A flush for each batch: the output of an endless run must not wait in the buffer.
         counters.flush();
+        let stop_reason = counters.stop_reason.clone();
         drop(counters);
         if self.keeps_records {
             self.room.notify_one();
         }
+        stop_reason
     }
 
     /// Returns the record of a token. Without its content if records are not kept.
     fn take_record(&self, counters: &mut DeliveryCounters, token: u64) -> PendingRecord {
         let kept = if self.keeps_records { counters.pending.take(token) } else { None };
         kept.unwrap_or_else(|| PendingRecord {
+            place: Place::default(),
+            partition: None,
             sent_at_us: TokenClock::sent_at_us(token),
             timestamp: self.clock.timestamp(token),
             content: Box::default(),
@@ -157,12 +180,29 @@ impl DeliveryStats {
         let mut counters = self.lock();
         let record = self.take_record(&mut counters, ticket.token);
         counters.record_failure(topic, None, &record, e);
+        counters.flush();
     }
 
-    /// Counts a text of the input that is no record, or whose topic is known to fail.
-    pub(super) fn record_unsent(&self, topic: Option<&str>, reason: &str, text: Option<&[u8]>) {
+    /// Counts a record whose topic is known to fail.
+    pub(super) fn record_of_failed_topic(
+        &self,
+        topic: &str,
+        (record, place): (&InputRecord<'_>, Place),
+        e: &Error,
+    ) {
+        let ticket = self.begin_send(record, place);
+        self.record_rejected(topic, ticket, e);
+    }
+
+    /// Counts a text of the input that is no record.
+    pub(super) fn record_unsent(&self, unsent: &Unsent<'_>) {
         let mut counters = self.lock();
+        let Unsent { topic, reason, text, .. } = *unsent;
         counters.count_failure(reason.to_owned());
+        if let Some(rejected) = &mut counters.rejected {
+            let written = rejected.write_unsent(unsent);
+            counters.stop_if_failed(written);
+        }
         if counters.json.is_some() {
             let mut object = begin_object(topic);
             push_text(&mut object, "error", reason);
@@ -173,6 +213,12 @@ impl DeliveryStats {
             object.extend(b"}\n");
             counters.print_json(object);
         }
+        counters.flush();
+    }
+
+    /// Returns why the reading must stop, after an error of the results.
+    pub(super) fn stop_reason(&self) -> Option<String> {
+        self.lock().stop_reason.clone()
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
@@ -214,6 +260,9 @@ impl DeliveryStats {
         for (reason, n) in &counters.failure_reasons {
             out += &format!("  {n} × {reason}\n");
         }
+        if let Some(rejected) = &counters.rejected {
+            out += &rejected.summary();
+        }
         out
     }
 }
@@ -254,6 +303,10 @@ impl DeliveryCounters {
         let is_possibly_persisted = e.record_status() == RecordStatus::PossiblyPersisted;
         self.possibly_persisted += u64::from(is_possibly_persisted);
         let text = error_text(e);
+        if let Some(rejected) = &mut self.rejected {
+            let written = rejected.write_record(topic, record, e);
+            self.stop_if_failed(written);
+        }
         if self.json.is_some() {
             let mut object = begin_object(Some(topic));
             push_value(&mut object, "partition", partition);
@@ -274,7 +327,17 @@ impl DeliveryCounters {
         }
     }
 
+    fn stop_if_failed(&mut self, written: Result<(), String>) {
+        if let Err(reason) = written {
+            self.stop_reason.get_or_insert(reason);
+        }
+    }
+
     fn flush(&mut self) {
+        if let Some(rejected) = &mut self.rejected {
+            let flushed = rejected.flush();
+            self.stop_if_failed(flushed);
+        }
         if let Some(out) = &mut self.json {
             let flushed = out.flush();
             self.handle_json_error(flushed);

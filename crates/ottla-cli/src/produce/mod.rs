@@ -8,8 +8,10 @@ mod send_loop;
 mod delivery_stats;
 mod pending_records;
 mod record_json;
+mod rejected_file;
 
 use std::io;
+use std::path::Path;
 
 use ottla::Origin;
 use ottla_broker::EmbeddedBroker;
@@ -18,7 +20,9 @@ use crate::args::ProduceArgs;
 use crate::console::report;
 use crate::input::{Input, RecordReader};
 use crate::{CliError, limits, settings};
-use session::Session;
+use delivery_stats::DeliveryStats;
+use rejected_file::RejectedFile;
+use session::{Session, SessionConfig};
 
 pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     settings::check_stdin_has_one_use(&args)?;
@@ -44,7 +48,11 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
         report!("note: {notice}");
     }
     let temporary_log_dir = temporary_dir.as_ref().map(|t| t.path().to_owned());
-    let session = Session::start(&args, properties, temporary_log_dir)?;
+    let on_error = OnError::new(&args);
+    let rejected = open_rejected_file(&args, on_error, &inputs)?;
+    let config = SessionConfig::new(&args, &properties, temporary_log_dir, on_error);
+    let stats = DeliveryStats::new(args.json, on_error, rejected);
+    let session = Session::start(config, properties, stats)?;
     let result = session.send_all(&inputs, &mut reader);
     let status = session.finish();
     if let (Some(_), Some(dir)) = (&broker, &args.data_dir) {
@@ -52,6 +60,45 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     }
     drop(broker);
     result.map(|()| status)
+}
+
+/// What to do with a rejected record: the option `--on-error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnError {
+    /// Without the option: a text that is no record ends the reading, and a record that is rejected
+    /// alone only counts as failed.
+    Unset,
+    Stop,
+    Skip,
+    /// Like `Skip`, and the record is written to a file.
+    File,
+}
+
+impl OnError {
+    fn new(args: &ProduceArgs) -> OnError {
+        match args.load.on_error.as_deref().map(Path::as_os_str) {
+            None => OnError::Unset,
+            Some(text) if text == "stop" => OnError::Stop,
+            Some(text) if text == "skip" => OnError::Skip,
+            Some(_) => OnError::File,
+        }
+    }
+}
+
+fn open_rejected_file(
+    args: &ProduceArgs,
+    on_error: OnError,
+    inputs: &[Input],
+) -> Result<Option<RejectedFile>, CliError> {
+    let path = args.load.on_error.as_deref().filter(|_| on_error == OnError::File);
+    let Some(path) = path else { return Ok(None) };
+    if inputs.iter().any(|input| input.is_file(path)) {
+        let path = path.display();
+        return Err(CliError::usage(format!(
+            "{path} of --on-error is an input; name another file"
+        )));
+    }
+    RejectedFile::open(path, inputs.iter().map(Input::name).collect()).map(Some)
 }
 
 /// Starts the broker of `--embedded`. Without `--data-dir` its log is in a temporary directory.

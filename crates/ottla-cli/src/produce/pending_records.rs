@@ -1,6 +1,7 @@
 //! The records that were sent and have no result yet, in the order of the input.
 //!
-//! They are kept only if their results need more than a count: `--json` prints each record.
+//! They are kept only if their results need more than a count: `--json` prints each record, and
+//! `--on-error FILE` writes those that fail.
 
 use std::collections::VecDeque;
 
@@ -10,9 +11,21 @@ const MAX_RECORDS: usize = 1 << 17;
 /// The most bytes of contents that may be pending, unless it is one record.
 const MAX_CONTENT_BYTES: usize = 64 << 20;
 
+/// Where a record stands in the input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The index of the input.
+    pub(super) input: usize,
+    /// The line, or the number of the value in a raw input.
+    pub(super) number: u64,
+}
+
 /// A record without a result.
 #[derive(Debug)]
 pub(super) struct PendingRecord {
+    pub(super) place: Place,
+    /// The partition that the record names.
+    pub(super) partition: Option<i32>,
     /// When it was sent, on the clock of the tokens.
     pub(super) sent_at_us: u64,
     /// Milliseconds since 1970.
@@ -63,7 +76,13 @@ mod tests {
     use super::*;
 
     fn record(content: &str) -> PendingRecord {
-        PendingRecord { sent_at_us: 0, timestamp: 0, content: content.as_bytes().into() }
+        PendingRecord {
+            place: Place::default(),
+            partition: None,
+            sent_at_us: 0,
+            timestamp: 0,
+            content: content.as_bytes().into(),
+        }
     }
 
     #[test]

@@ -7,10 +7,13 @@ use std::sync::atomic::Ordering;
 use indicatif::{ProgressDrawTarget, ProgressStyle};
 use ottla::{ErrorKind, Record};
 
+use super::OnError;
+use super::pending_records::Place;
+use super::rejected_file::Unsent;
 use super::session::{Session, park_forever};
 use crate::console;
 use crate::input::{Input, InputRecord, NextRecord, RecordReader};
-use crate::{CliError, error_text, error_with_reference};
+use crate::{CliError, error_text};
 
 /// Sends the records of all inputs, in their order.
 pub(super) struct SendLoop<'a> {
@@ -18,7 +21,9 @@ pub(super) struct SendLoop<'a> {
     reader: &'a mut RecordReader,
     /// The topics to which nothing can be sent, with the error of their first record. Further
     /// records would each wait for `max.block.ms`.
-    failed_topics: HashMap<String, String>,
+    failed_topics: HashMap<String, ottla::Error>,
+    /// The index of the current input.
+    input: usize,
     /// The name of the current input.
     input_name: String,
 }
@@ -32,8 +37,9 @@ impl Session {
     ) -> Result<(), CliError> {
         self.start_progress_bar(inputs);
         let (failed_topics, input_name) = (HashMap::new(), String::new());
-        let mut send_loop = SendLoop { session: self, reader, failed_topics, input_name };
-        for input in inputs {
+        let mut send_loop = SendLoop { session: self, reader, failed_topics, input: 0, input_name };
+        for (i, input) in inputs.iter().enumerate() {
+            send_loop.input = i;
             if !send_loop.send_input(input)? {
                 break;
             }
@@ -92,7 +98,7 @@ impl SendLoop<'_> {
             }
             session.records_read.fetch_add(1, Ordering::Relaxed);
             if let NextRecord::Invalid(reason) = next {
-                self.count_unsent(None, &format!("{}: {reason}", self.input_name), None);
+                self.reject(None, &reason, None, OnError::Stop)?;
                 continue;
             }
             session.is_sending.store(true, Ordering::SeqCst);
@@ -115,54 +121,81 @@ impl SendLoop<'_> {
         Ok(next)
     }
 
-    fn count_unsent(&self, topic: Option<&str>, reason: &str, text: Option<&[u8]>) {
-        self.session.stats.record_unsent(topic, reason, text);
+    /// Counts a text that is no record. An error ends the reading.
+    fn reject(
+        &self,
+        topic: Option<&str>,
+        reason: &str,
+        text: Option<&[u8]>,
+        stops_at: OnError,
+    ) -> Result<(), CliError> {
+        let reason = format!("{}: {reason}", self.input_name);
+        let stats = &self.session.stats;
+        stats.record_unsent(&Unsent { topic, reason: &reason, text, place: self.place() });
+        let on_error = self.session.config.on_error;
+        if on_error == OnError::Stop || on_error == stops_at {
+            return Err(CliError::failed(format!("{reason}; reading stopped at this record")));
+        }
+        self.check_results()
+    }
+
+    /// Returns an error if the results of the records end the reading.
+    fn check_results(&self) -> Result<(), CliError> {
+        match self.session.stats.stop_reason() {
+            None => Ok(()),
+            Some(reason) => Err(self.stopped(&reason)),
+        }
+    }
+
+    fn stopped(&self, reason: &str) -> CliError {
+        let (name, number) = (&self.input_name, self.reader.number());
+        CliError::failed(format!("{reason}; reading stopped at line {number} of {name}"))
+    }
+
+    fn place(&self) -> Place {
+        Place { input: self.input, number: self.reader.number() }
     }
 
     /// Sends the current record. An error ends the reading; a record that fails alone is only
     /// counted.
     fn parse_and_send(&mut self) -> Result<(), CliError> {
-        let text = self.reader.text();
+        let text = Some(self.reader.text());
         let topic = self.session.config.topic.as_deref();
         let record = match self.reader.parse() {
             Ok(record) => record,
-            Err(reason) => {
-                let reason = format!("{}: {reason}", self.input_name);
-                self.count_unsent(topic, &reason, Some(text));
-                return Err(CliError::failed(format!("{reason}; reading stopped at this record")));
-            }
+            Err(reason) => return self.reject(topic, &reason, text, OnError::Unset),
         };
         let Some(topic) = topic.or(record.topic.as_deref()) else {
             let number = self.reader.number();
-            let reason = format!(
-                "{}: line {number}: no topic: expected the field topic, or the option --topic",
-                self.input_name
-            );
-            self.count_unsent(None, &reason, Some(text));
-            return Err(CliError::failed(format!("{reason}; reading stopped at this record")));
+            let reason =
+                format!("line {number}: no topic: expected the field topic, or the option --topic");
+            return self.reject(None, &reason, text, OnError::Unset);
         };
-        if let Some(reason) = self.failed_topics.get(topic) {
-            self.count_unsent(Some(topic), reason, Some(text));
-            return Ok(());
-        }
-        if let Err(e) = self.send(topic, &record) {
-            let reason = error_text(&e);
-            if self.session.config.topic.is_none() && self.concerns_one_topic(&e) {
-                let topic = topic.to_owned();
-                self.failed_topics.insert(topic, error_with_reference(&e));
-            } else if !concerns_one_record(&e) {
-                let (name, number) = (&self.input_name, self.reader.number());
-                return Err(CliError::failed(format!(
-                    "{reason}; reading stopped at line {number} of {name}"
-                )));
+        let sent = match self.failed_topics.get(topic) {
+            None => self.send(topic, &record),
+            Some(e) => {
+                self.session.stats.record_of_failed_topic(topic, (&record, self.place()), e);
+                Err(e.clone())
             }
+        };
+        let Err(e) = sent else { return Ok(()) };
+        let is_known = self.failed_topics.contains_key(topic);
+        let names_topic = self.session.config.topic.is_none();
+        let is_of_topic = is_known || names_topic && self.concerns_one_topic(&e);
+        let ends_reading = self.session.config.on_error == OnError::Stop
+            || !is_of_topic && !concerns_one_record(&e);
+        if ends_reading {
+            return Err(self.stopped(&error_text(&e)));
         }
-        Ok(())
+        if is_of_topic && !is_known {
+            self.failed_topics.insert(topic.to_owned(), e);
+        }
+        self.check_results()
     }
 
     fn send(&self, topic: &str, record: &InputRecord<'_>) -> Result<(), ottla::Error> {
         let session = self.session;
-        let ticket = session.stats.begin_send(record);
+        let ticket = session.stats.begin_send(record, self.place());
         let mut to_send = Record::to(topic)
             .maybe_key(record.key.as_deref())
             .maybe_value(record.value.as_deref())

@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use ottla::{ErrorCode, ErrorKind, Producer, Properties};
 use signal_hook::iterator::Signals;
 
+use super::OnError;
 use super::delivery_stats::DeliveryStats;
 use crate::args::ProduceArgs;
 use crate::console::{self, report};
@@ -41,6 +42,7 @@ pub(super) struct SessionConfig {
     pub(super) partition: Option<i32>,
     pub(super) max_records: u64,
     pub(super) sync: bool,
+    pub(super) on_error: OnError,
     pub(super) acks_zero: bool,
     close_timeout: Duration,
     bootstrap_servers: String,
@@ -49,10 +51,11 @@ pub(super) struct SessionConfig {
 }
 
 impl SessionConfig {
-    fn new(
+    pub(super) fn new(
         args: &ProduceArgs,
         properties: &Properties,
         temporary_log_dir: Option<PathBuf>,
+        on_error: OnError,
     ) -> SessionConfig {
         let delivery_timeout_ms = settings::number(properties, "delivery.timeout.ms", 120_000);
         SessionConfig {
@@ -60,6 +63,7 @@ impl SessionConfig {
             partition: args.partition,
             max_records: args.count.unwrap_or(u64::MAX),
             sync: args.sync,
+            on_error,
             acks_zero: properties.get("acks") == Some("0"),
             // By then every record has been acknowledged or has expired.
             close_timeout: Duration::from_millis(delivery_timeout_ms) + Duration::from_secs(5),
@@ -100,23 +104,25 @@ fn concerns_all_records(e: &ottla::Error, has_one_topic: bool) -> bool {
 impl Session {
     /// Builds the producer and starts the threads.
     pub(super) fn start(
-        args: &ProduceArgs,
+        config: SessionConfig,
         properties: Properties,
-        temporary_log_dir: Option<PathBuf>,
+        stats: DeliveryStats,
     ) -> Result<Arc<Session>, CliError> {
-        let config = SessionConfig::new(args, &properties, temporary_log_dir);
-        let stats = Arc::new(DeliveryStats::new(args.json));
+        let stats = Arc::new(stats);
         let (stop, stop_reasons) = mpsc::channel();
         let has_one_topic = config.topic.is_some();
         let (handler_stats, handler_stop) = (stats.clone(), stop.clone());
         let producer = Producer::builder()
             .properties(properties)
             .delivery_handler(move |report| {
-                handler_stats.on_delivery(report);
+                let mut stop_reason = handler_stats.on_delivery(report);
                 if let Err(e) = report.result
                     && concerns_all_records(e, has_one_topic)
                 {
-                    let _ = handler_stop.send(StopReason::Error(error_text(e)));
+                    stop_reason = Some(error_text(e));
+                }
+                if let Some(reason) = stop_reason {
+                    let _ = handler_stop.send(StopReason::Error(reason));
                 }
             })
             .build()

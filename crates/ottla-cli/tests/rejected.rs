@@ -1,0 +1,167 @@
+//! `ottla produce --on-error`: what happens to records that are rejected.
+#![allow(missing_docs, clippy::disallowed_methods)]
+
+mod process;
+
+use std::path::Path;
+
+use ottla_broker::{EmbeddedBroker, NewTopic};
+use process::{assert_fails, run_ottla};
+
+/// A broker whose topic `small` takes only small batches.
+fn start_broker() -> (EmbeddedBroker, String) {
+    let small = NewTopic::new("small", 1).config("max.message.bytes", "2000");
+    let broker = EmbeddedBroker::builder().new_topic(small).topic("copy", 1).start().unwrap();
+    let server = broker.bootstrap_servers();
+    (broker, server)
+}
+
+fn values(broker: &EmbeddedBroker, topic: &str) -> Vec<Vec<u8>> {
+    let records = broker.records(topic).unwrap().into_iter();
+    records.map(|r| r.value.unwrap_or_default().to_vec()).collect()
+}
+
+fn objects(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// One line of each kind: good, refused by the broker, too large for the producer, no record.
+fn mixed_lines() -> String {
+    let refused = "r".repeat(5_000);
+    let too_large = "x".repeat(1_100_000);
+    format!(
+        "{{\"value\":\"first\"}}\n\
+         {{\"key\":\"k\",\"value\":\"{refused}\",\"headers\":[\"h\",null],\"timestamp\":5}}\n\
+         {{\"value\":\"{too_large}\"}}\n\
+         {{\"value\":\"open\n\
+         {{\"value\":\"last\"}}\n"
+    )
+}
+
+#[test]
+fn skipped_records_count_as_failed_and_the_others_are_sent() {
+    let (broker, server) = start_broker();
+    let args = ["produce", "-b", &server, "-t", "small", "--format", "json", "--on-error", "skip"];
+    assert_fails(
+        &args,
+        mixed_lines().as_bytes(),
+        1,
+        &[
+            "2 records acknowledged",
+            "3 failed",
+            "standard input: line 4, column 14: EOF while parsing a string",
+            "max.request.size (1048576)",
+            "MESSAGE_TOO_LARGE",
+        ],
+    );
+    assert_eq!(values(&broker, "small"), [b"first".to_vec(), b"last".to_vec()]);
+}
+
+#[test]
+fn first_rejected_record_stops_the_reading() {
+    let (broker, server) = start_broker();
+    let produce = |input: &[u8], expected: &[&str]| {
+        let args = ["produce", "-b", &server, "-t", "copy", "--on-error", "stop"];
+        assert_fails(&args, input, 1, expected);
+    };
+    let over_the_limit = [b"a\n", &vec![b'x'; 3_000_000][..], b"\nlast\n"].concat();
+    produce(&over_the_limit, &["1 records acknowledged", "reading stopped at this record"]);
+    let with_overhead = [b"b\n", &vec![b'x'; 1_048_570][..], b"\nlast\n"].concat();
+    produce(&with_overhead, &["1 records acknowledged", "reading stopped at line 2 of standard"]);
+    assert_eq!(values(&broker, "copy"), [b"a", b"b"]);
+    // The broker's refusal arrives while the command waits for more input.
+    let args = ["produce", "-b", &server, "-t", "small", "--on-error", "stop"];
+    let mut running = process::spawn_ottla(&args);
+    let line = "r".repeat(5_000) + "\n";
+    std::io::Write::write_all(&mut running.stdin, line.as_bytes()).unwrap();
+    let output = process::read_until(&mut running.stderr, "reading stopped after record 1");
+    assert!(output.contains("MESSAGE_TOO_LARGE"), "{output}");
+    assert_eq!(running.child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn rejected_records_are_written_to_a_file_and_can_be_sent_again() {
+    let (broker, server) = start_broker();
+    let dir = tempfile::tempdir().unwrap();
+    let (input, file) = (dir.path().join("in.json"), dir.path().join("bad.json"));
+    std::fs::write(&input, mixed_lines()).unwrap();
+    let (input, path) = (input.to_str().unwrap(), file.to_str().unwrap());
+    let args = ["produce", "-b", &server, "-t", "small", "--format", "json", "--on-error", path];
+    assert_fails(
+        &[&args[..], &[input]].concat(),
+        b"",
+        1,
+        &[
+            "2 records acknowledged",
+            "3 failed",
+            &format!("2 rejected records are in {path}: send them again with ottla produce"),
+            &format!("1 inputs that are no records are in {path}"),
+        ],
+    );
+    let mut rejected = objects(&file);
+    rejected.sort_by_key(|object| object["source"].to_string());
+    let sources: Vec<&str> = rejected.iter().map(|o| o["source"].as_str().unwrap()).collect();
+    assert_eq!(sources, [2, 3, 4].map(|n| format!("{input}: line {n}")));
+    let reasons = ["MESSAGE_TOO_LARGE", "max.request.size", "EOF while parsing a string"];
+    for (object, reason) in rejected.iter().zip(reasons) {
+        assert!(object["error"].as_str().unwrap().contains(reason), "{object}");
+    }
+    assert_eq!(rejected[0]["possibly_persisted"], false);
+    assert_eq!(rejected[2]["input"], "{\"value\":\"open");
+
+    // The third object needs a correction; until then it is reported as what it is.
+    let again = ["produce", "-b", &server, "-t", "copy", "--format", "json", "--on-error", "skip"];
+    let with_limit = [&again[..], &["-X", "max.request.size=2000000", path]].concat();
+    assert_fails(&with_limit, b"", 1, &["the object has input that could not be read"]);
+    // The broker refuses the record that is too large for every topic with the default limit.
+    let copied = broker.records("copy").unwrap();
+    let [record] = &copied[..] else { panic!("{} records", copied.len()) };
+    assert_eq!(record.key.as_deref(), Some(&b"k"[..]));
+    assert_eq!(record.value.as_ref().unwrap().len(), 5_000);
+    assert_eq!((&record.headers[..], record.timestamp), (&[("h".to_owned(), None)][..], 5));
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_written_as_base64_and_the_file_is_appended_to() {
+    let (broker, server) = start_broker();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.json");
+    let path = file.to_str().unwrap();
+    let args = ["produce", "-b", &server, "-t", "small", "-K", ":", "--on-error", path];
+    let value = [b"\xff:\xfe", &vec![b'r'; 5_000][..], b"\n"].concat();
+    for _ in 0..2 {
+        assert_fails(&args, &value, 1, &["1 rejected records"]);
+    }
+    let args = ["produce", "-b", &server, "-t", "copy", "--format", "json", path];
+    let out = run_ottla(&args, b"");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let copied = broker.records("copy").unwrap();
+    assert_eq!(copied.len(), 2);
+    for record in copied {
+        assert_eq!(record.key.as_deref(), Some(&b"\xff"[..]));
+        assert_eq!(record.value.as_deref(), Some(&value[2..value.len() - 1]));
+    }
+}
+
+#[test]
+fn file_that_cannot_be_written_is_an_error_before_a_record_is_sent() {
+    let missing = ["produce", "--embedded", "-t", "t", "--on-error", "/no/such/file"];
+    assert_fails(&missing, b"a\n", 2, &["cannot write /no/such/file of --on-error: No such file"]);
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("in");
+    std::fs::write(&input, "a\n").unwrap();
+    let path = input.to_str().unwrap();
+    let args = ["produce", "--embedded", "-t", "t", "--on-error", path, path];
+    assert_fails(&args, b"", 2, &["of --on-error is an input"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn full_disk_stops_the_reading_because_rejected_records_would_be_lost() {
+    let args = ["produce", "--embedded", "-t", "t", "--format", "json", "--on-error", "/dev/full"];
+    let input = "{\"value\":1}\n{\n{\"value\":2}\n";
+    let expected =
+        ["1 records acknowledged", "cannot write a rejected record to /dev/full: No space"];
+    assert_fails(&args, input.as_bytes(), 1, &expected);
+}
