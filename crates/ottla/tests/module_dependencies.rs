@@ -45,6 +45,7 @@ fn allowed_dependencies(module: &str) -> &'static [&'static str] {
             "sender",
             "network",
         ],
+        "probe" => &["client", "network"],
         "sim" => &["producer", "delivery", "record", "accumulator", "sender", "network"],
         _ => &[],
     }

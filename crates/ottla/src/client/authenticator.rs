@@ -12,10 +12,11 @@ use ottla_protocol::messages::{SaslAuthenticateRequest, SaslHandshakeRequest};
 use ottla_protocol::{ErrorCode, Request};
 use zeroize::Zeroizing;
 
-use super::sasl::token::TokenManager;
+use super::sasl::token::{TokenManager, TokenProvider};
 use super::sasl::{SaslAction, SaslClient};
-use crate::config::security::SaslSettings;
+use crate::config::security::{SaslSettings, SecuritySettings};
 use crate::env::Env;
+use crate::error::Error;
 use crate::network::io::PrepareError;
 use crate::network::tls::{TlsConnector, TlsSession};
 use crate::time::{Tick, random_fraction};
@@ -33,11 +34,35 @@ pub(crate) struct ConnectionSecurity {
     pub(crate) tokens: Option<Arc<TokenManager>>,
 }
 
+impl ConnectionSecurity {
+    /// Creates what secures connections. Reads the key and trust stores for the first time.
+    ///
+    /// # Errors
+    /// A store is not usable; the error names its setting.
+    pub(crate) fn new(
+        settings: &SecuritySettings,
+        token_provider: Option<TokenProvider>,
+        env: &Arc<dyn Env>,
+    ) -> Result<ConnectionSecurity, Error> {
+        let mut security = ConnectionSecurity::default();
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &settings.tls {
+            security.tls = Some(Arc::new(TlsConnector::new(tls.clone(), env.clone())?));
+        }
+        if let Some(sasl) = &settings.sasl {
+            let tokens = TokenManager::for_mechanism(sasl, token_provider, env.clone())?;
+            security.tokens = tokens.map(Arc::new);
+            security.sasl = Some(Arc::new(sasl.clone()));
+        }
+        Ok(security)
+    }
+}
+
 /// Work that reads files or fetches a token, for a worker thread.
-pub(super) type PrepareWork = Box<dyn FnOnce() -> Result<(), PrepareError> + Send>;
+pub(crate) type PrepareWork = Box<dyn FnOnce() -> Result<(), PrepareError> + Send>;
 
 /// What the client does after a SaslAuthenticate response.
-pub(super) enum AuthenticationStep {
+pub(crate) enum AuthenticationStep {
     /// Sends this token.
     SendToken(Zeroizing<Vec<u8>>),
     /// Runs this work on a worker thread, and then sends the token that it computed.
@@ -48,10 +73,10 @@ pub(super) enum AuthenticationStep {
 
 /// Why a SASL exchange failed.
 #[derive(Debug)]
-pub(super) struct ExchangeError {
-    pub(super) error: PrepareError,
+pub(crate) struct ExchangeError {
+    pub(crate) error: PrepareError,
     /// The code of the broker's refusal.
-    pub(super) code: Option<ErrorCode>,
+    pub(crate) code: Option<ErrorCode>,
 }
 
 impl From<PrepareError> for ExchangeError {
@@ -68,31 +93,31 @@ impl ExchangeError {
 }
 
 /// Decides the steps of authentication for all connections.
-pub(super) struct Authenticator {
+pub(crate) struct Authenticator {
     security: ConnectionSecurity,
     env: Arc<dyn Env>,
 }
 
 impl Authenticator {
-    pub(super) fn new(security: ConnectionSecurity, env: Arc<dyn Env>) -> Authenticator {
+    pub(crate) fn new(security: ConnectionSecurity, env: Arc<dyn Env>) -> Authenticator {
         Authenticator { security, env }
     }
 
-    pub(super) fn uses_tls(&self) -> bool {
+    pub(crate) fn uses_tls(&self) -> bool {
         self.security.tls.is_some()
     }
 
-    pub(super) fn uses_sasl(&self) -> bool {
+    pub(crate) fn uses_sasl(&self) -> bool {
         self.security.sasl.is_some()
     }
 
     /// Returns the name of the SASL mechanism, for messages.
-    pub(super) fn mechanism_name(&self) -> &str {
+    pub(crate) fn mechanism_name(&self) -> &str {
         self.security.sasl.as_ref().map_or("SASL", |s| s.mechanism_name())
     }
 
     /// Creates the TLS session of a new connection; `None` without TLS.
-    pub(super) fn create_tls_session(&self, host: &str) -> Result<Option<TlsSession>, String> {
+    pub(crate) fn create_tls_session(&self, host: &str) -> Result<Option<TlsSession>, String> {
         self.security.tls.as_ref().map(|tls| tls.create_session(host)).transpose()
     }
 
@@ -108,7 +133,7 @@ impl Authenticator {
 
     /// Returns the work that a connection or a reauthentication has to wait for; `None` if there
     /// is none.
-    pub(super) fn preparation(&self, new_connection: bool) -> Option<PrepareWork> {
+    pub(crate) fn preparation(&self, new_connection: bool) -> Option<PrepareWork> {
         let ConnectionSecurity { tls, tokens, .. } = self.security.clone();
         let tls = tls.filter(|tls| new_connection && tls.has_files());
         if tls.is_none() && tokens.as_ref().is_none_or(|t| t.current().is_some()) {
@@ -123,7 +148,7 @@ impl Authenticator {
     }
 
     /// Returns the request that names the mechanism.
-    pub(super) fn handshake_request(&self) -> SaslHandshakeRequest {
+    pub(crate) fn handshake_request(&self) -> SaslHandshakeRequest {
         SaslHandshakeRequest { mechanism: self.mechanism_name().to_owned(), ..Default::default() }
     }
 
@@ -131,7 +156,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The broker does not support the mechanism, or there is no valid token.
-    pub(super) fn begin_exchange(
+    pub(crate) fn begin_exchange(
         &self,
         frame: &Bytes,
         version: i16,
@@ -164,7 +189,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// The broker rejected the credentials, or its response is wrong.
-    pub(super) fn continue_exchange(
+    pub(crate) fn continue_exchange(
         &self,
         exchange: &mut SaslClient,
         frame: &Bytes,

@@ -13,7 +13,7 @@ mod connection_states;
 pub(crate) mod node_connection;
 mod addresses;
 mod observer;
-mod authenticator;
+pub(crate) mod authenticator;
 mod authentication;
 mod bootstrap;
 mod connect;

@@ -10,6 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::io::{ChannelKey, Io, Stream};
 use super::tls::{PeerState, TlsSession};
+use super::tls_details::TlsDetails;
 
 /// The reason why a connection ended.
 #[derive(Debug)]
@@ -155,6 +156,11 @@ impl<S: Stream> KafkaChannel<S> {
     /// Returns whether frames may be sent: TCP is connected and the TLS handshake is finished.
     pub(crate) fn is_open(&self) -> bool {
         self.connected && !self.tls.as_ref().is_some_and(|t| t.is_handshaking())
+    }
+
+    /// Returns what the TLS handshake has agreed on; `None` without TLS.
+    pub(crate) fn tls_details(&self) -> Option<TlsDetails> {
+        self.tls.as_ref().map(|tls| tls.details())
     }
 
     /// Returns true once, when the channel is open.

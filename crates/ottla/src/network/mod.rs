@@ -6,6 +6,7 @@
 pub(crate) mod io;
 pub(crate) mod channel;
 pub(crate) mod selector;
+pub(crate) mod tls_details;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 #[cfg(not(feature = "tls"))]

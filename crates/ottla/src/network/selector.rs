@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::channel::{DisconnectReason, KafkaChannel, WriteProgress};
 use super::io::{ChannelKey, Io, Job, JobResult, Readiness};
 use super::tls::TlsSession;
+use super::tls_details::TlsDetails;
 use crate::collections::HashMap;
 use crate::env::{Wakeup, WorkerPool};
 use crate::metrics::{Counters, Sensor, add};
@@ -114,6 +115,16 @@ impl<I: Io> Selector<I> {
     }
 
     /// Returns whether the channel needs a writable event: it is connecting or has bytes to write.
+    /// Returns whether TCP is connected; TLS may not be.
+    pub(crate) fn is_connected(&self, key: ChannelKey) -> bool {
+        self.channels.get(&key).is_some_and(KafkaChannel::is_connected)
+    }
+
+    /// Returns what the TLS handshake has agreed on; `None` without TLS.
+    pub(crate) fn tls_details(&self, key: ChannelKey) -> Option<TlsDetails> {
+        self.channels.get(&key)?.tls_details()
+    }
+
     #[cfg(test)]
     pub(super) fn has_pending_writes(&self, key: ChannelKey) -> bool {
         self.channels.get(&key).is_some_and(|c| !c.is_connected() || c.has_pending_writes())

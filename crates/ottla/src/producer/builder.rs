@@ -11,12 +11,12 @@ use super::Producer;
 use super::inner::ProducerInner;
 use super::partitioner::Partitioner;
 use crate::accumulator::RecordAccumulator;
-use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenManager, TokenProvider};
+use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenProvider};
 use crate::client::{ConnectionSecurity, NetworkClient, SharedHealth};
 use crate::config::parse::format_millis;
 use crate::config::{
     Acks, BootstrapServers, Compression, PartitioningStrategy, ProducerConfig, Properties,
-    SaslMechanism, SecurityProtocol, SecuritySettings,
+    SaslMechanism, SecurityProtocol,
 };
 use crate::delivery::batch_completions::{BatchHandler, BatchReport, DeliveryListeners};
 use crate::delivery::interceptor::{Interceptor, Interceptors};
@@ -355,7 +355,7 @@ impl ProducerBuilder {
         env: Arc<dyn Env>,
         io: I,
     ) -> Result<(Arc<ProducerInner>, Sender<I>), Error> {
-        let security = connection_security(&config.security, self.token_provider, &env)?;
+        let security = ConnectionSecurity::new(&config.security, self.token_provider, &env)?;
         let sensors = Sensors::new(config.metrics);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
@@ -421,26 +421,6 @@ static CLIENT_ID_SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
 fn os_error(failed: &str, e: &std::io::Error) -> Error {
     Error::new(ErrorKind::Internal, format!("{failed}: {e}"))
-}
-
-/// Creates what secures connections. Reads the key and trust stores for the first time.
-fn connection_security(
-    settings: &SecuritySettings,
-    token_provider: Option<TokenProvider>,
-    env: &Arc<dyn Env>,
-) -> Result<ConnectionSecurity, Error> {
-    let mut security = ConnectionSecurity::default();
-    #[cfg(feature = "tls")]
-    if let Some(tls) = &settings.tls {
-        let connector = crate::network::tls::TlsConnector::new(tls.clone(), env.clone())?;
-        security.tls = Some(Arc::new(connector));
-    }
-    if let Some(sasl) = &settings.sasl {
-        let tokens = TokenManager::for_mechanism(sasl, token_provider, env.clone())?;
-        security.tokens = tokens.map(Arc::new);
-        security.sasl = Some(Arc::new(sasl.clone()));
-    }
-    Ok(security)
 }
 
 #[cfg(test)]

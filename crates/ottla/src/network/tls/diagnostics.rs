@@ -9,6 +9,7 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::public_key::{PublicKey, SUPPORTED_KEYS};
 use super::verifier::CertificateVerifier;
+use crate::network::tls_details::CertificateDetails;
 
 /// An explained TLS error.
 pub(super) struct TlsDiagnosis {
@@ -226,6 +227,18 @@ fn explain_wrong_host(certificate: &str, host: &str, c: &X509Certificate<'_>) ->
          for {host}",
         names.join(", ")
     )
+}
+
+/// Describes a certificate in DER; `None` if it cannot be parsed.
+pub(super) fn describe(der: &[u8]) -> Option<CertificateDetails> {
+    let (_, c) = X509Certificate::from_der(der).ok()?;
+    Some(CertificateDetails {
+        subject: subject_name(&c),
+        issuer: c.issuer().to_string(),
+        names: subject_alternative_names(&c),
+        not_after: c.validity().not_after.timestamp(),
+        expires: c.validity().not_after.to_string(),
+    })
 }
 
 fn subject_name(c: &X509Certificate<'_>) -> String {

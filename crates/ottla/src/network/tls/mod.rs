@@ -26,6 +26,7 @@ use rustls::ClientConnection;
 
 use super::channel::{DisconnectReason, write_slices};
 use super::io::Stream;
+use super::tls_details::TlsDetails;
 pub(crate) use connector::TlsConnector;
 #[cfg(feature = "oidc")]
 pub(crate) use connector::crypto_provider;
@@ -55,6 +56,18 @@ impl TlsSession {
 
     pub(crate) fn wants_write(&self) -> bool {
         self.conn.wants_write()
+    }
+
+    /// Returns what the handshake has agreed on.
+    pub(crate) fn details(&self) -> TlsDetails {
+        let suite = self.conn.negotiated_cipher_suite().and_then(|s| s.suite().as_str());
+        let version = self.conn.protocol_version().and_then(|v| v.as_str());
+        let certificates = self.conn.peer_certificates().unwrap_or_default();
+        TlsDetails {
+            protocol: version.unwrap_or_default().replace('_', "."),
+            cipher_suite: suite.unwrap_or_default().replace("TLS13_", "TLS_"),
+            certificates: certificates.iter().filter_map(|c| diagnostics::describe(c)).collect(),
+        }
     }
 
     /// Decrypts bytes from the socket and appends the plaintext to `plaintext`.
