@@ -1,12 +1,15 @@
 //! The options as clap tables. The parser, the help, the man page and the shell completions all
 //! come from them.
 
+mod doctor;
 mod produce;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use doctor::DOCTOR_NOTES;
+pub(crate) use doctor::DoctorArgs;
 use produce::PRODUCE_NOTES;
 pub(crate) use produce::{CsvValue, InputArgs, InputFormat, LengthPrefix, ProduceArgs};
 
@@ -30,6 +33,9 @@ pub(crate) enum Command {
     /// Measure throughput and latency, at full speed or at a given rate.
     #[command(after_help = PERF_NOTES)]
     Perf(Box<PerfArgs>),
+    /// Check settings, connections, the cluster and a topic, and say what to change.
+    #[command(after_help = DOCTOR_NOTES)]
+    Doctor(DoctorArgs),
     /// Run a small broker for development and tests.
     Broker(BrokerArgs),
     /// Print shell completions.

@@ -1,5 +1,5 @@
 //! The `ottla` command: `produce` sends records to Kafka, `perf` measures throughput and latency,
-//! `broker` runs a small broker for development.
+//! `doctor` finds out why records are not taken, `broker` runs a small broker for development.
 //!
 //! The library's rules about clocks, sleeps and threads do not apply here: the command is not
 //! simulated.
@@ -12,6 +12,7 @@ mod args;
 mod broker;
 mod clock;
 mod console;
+mod doctor;
 mod input;
 mod limits;
 mod perf;
@@ -90,6 +91,10 @@ fn main() -> ExitCode {
         Command::Perf(args) => {
             log_to_stderr(false, false);
             perf::run(&args)
+        }
+        Command::Doctor(args) => {
+            log_to_stderr(false, false);
+            doctor::run(&args)
         }
         Command::Broker(args) => {
             log_to_stderr(args.verbose, args.debug);

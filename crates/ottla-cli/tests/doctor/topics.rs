@@ -1,0 +1,158 @@
+//! Faults of the cluster, of a topic and of the client's rights.
+
+use bytes::Bytes;
+use ottla_broker::{
+    EmbeddedBroker, InterceptedResponse, InterceptorGuard, NewTopic, ResponseAction,
+};
+use ottla_protocol::header::{decode_response, encode_response};
+use ottla_protocol::messages::{InitProducerIdRequest, MetadataRequest};
+use ottla_protocol::{ErrorCode, Request};
+
+use super::Diagnosis;
+
+/// Edits each response of an API while the guard lives.
+fn edit<R: Request>(
+    broker: &EmbeddedBroker,
+    change: impl Fn(&mut R::Response) + Send + 'static,
+) -> InterceptorGuard {
+    broker.intercept_responses(move |call: &InterceptedResponse<'_>, frame| {
+        if call.api != R::KEY {
+            return ResponseAction::Send(frame);
+        }
+        let body = Bytes::copy_from_slice(&frame[4..]);
+        let mut response = decode_response::<R>(&body, call.version).unwrap();
+        change(&mut response);
+        let (version, id) = (call.version, call.correlation_id);
+        ResponseAction::Send(encode_response(R::KEY, version, id, &response).unwrap())
+    })
+}
+
+fn diagnose(broker: &EmbeddedBroker, topic: &str, settings: &[&str]) -> Diagnosis {
+    let servers = broker.bootstrap_servers();
+    let settings = settings.iter().flat_map(|setting| ["-X", setting]);
+    let args = ["-b", &servers, "-t", topic];
+    Diagnosis::json(&args.into_iter().chain(settings).collect::<Vec<_>>())
+}
+
+#[test]
+fn topic_that_does_not_exist_is_named_and_not_created() {
+    let broker = EmbeddedBroker::builder().auto_create_topics(true).start().unwrap();
+    let diagnosis = diagnose(&broker, "orders", &[]);
+    let change = "kafka-topics --create --topic orders";
+    diagnosis.assert_only_failure("topic orders", "UNKNOWN_TOPIC_OR_PARTITION", change);
+    diagnosis.assert_not_checked(&["partitions of orders", "right to write to orders"]);
+    assert!(broker.leader("orders", 0).is_none(), "the doctor creates no topic");
+}
+
+#[test]
+fn partition_without_a_leader_names_the_brokers_to_start() {
+    let topic = NewTopic::new("orders", 2).replication_factor(1);
+    let broker = EmbeddedBroker::builder().node_count(2).new_topic(topic).start().unwrap();
+    let servers = broker.bootstrap_servers();
+    let stopped = broker.leader("orders", 1).unwrap();
+    broker.stop_node(stopped);
+    let diagnosis = Diagnosis::json(&["-b", &servers, "-t", "orders"]);
+    let check = diagnosis.check("partitions of orders");
+    assert_eq!(check.outcome, "failed", "{}", diagnosis.stdout);
+    assert_eq!(check.text, "partitions without a leader: 1");
+    assert_eq!(check.change, format!("start the brokers of their replicas: {stopped}"));
+}
+
+#[test]
+fn too_few_replicas_in_sync_fail_only_with_acks_all() {
+    let topic = NewTopic::new("orders", 1).replication_factor(2).config("min.insync.replicas", "2");
+    let broker = EmbeddedBroker::builder().node_count(2).new_topic(topic).start().unwrap();
+    let leader = broker.leader("orders", 0).unwrap();
+    let healthy = diagnose(&broker, "orders", &[]).check("partitions of orders");
+    assert!(healthy.text.contains("min.insync.replicas 2 is met"), "{}", healthy.text);
+    broker.stop_node(3 - leader);
+    let diagnosis = diagnose(&broker, "orders", &[]);
+    let check = diagnosis.check("partitions of orders");
+    assert_eq!(check.outcome, "failed", "{}", diagnosis.stdout);
+    let text = "NOT_ENOUGH_REPLICAS: min.insync.replicas is 2, but 1 of 2 replicas are in sync";
+    assert!(check.text.starts_with(text), "{}", check.text);
+    assert!(check.change.contains(&format!("missing ({})", 3 - leader)), "{}", check.change);
+    let one = diagnose(&broker, "orders", &["acks=1", "enable.idempotence=false"]);
+    let check = one.check("partitions of orders");
+    assert_eq!(check.outcome, "passed", "{}", one.stdout);
+    assert!(check.notes.contains("replicas are out of sync in partitions 0"), "{}", check.notes);
+}
+
+#[test]
+fn settings_of_the_topic_are_compared_with_the_producers() {
+    let topic = NewTopic::new("orders", 1)
+        .config("cleanup.policy", "compact")
+        .config("compression.type", "zstd")
+        .config("max.message.bytes", "10000")
+        .config("message.timestamp.type", "LogAppendTime")
+        .config("min.insync.replicas", "2");
+    let broker = EmbeddedBroker::builder().new_topic(topic).start().unwrap();
+    let diagnosis = diagnose(&broker, "orders", &["compression.type=lz4"]);
+    assert_eq!(diagnosis.status, 0, "{}", diagnosis.stdout);
+    let notes = diagnosis.check("settings of orders").notes;
+    for text in [
+        "max.message.bytes (10000) is below max.request.size (1048576)",
+        "max.message.bytes (10000) is below batch.size (16384)",
+        "brokers replace the timestamps",
+        "compression.type=zstd: brokers compress each batch again; this producer uses lz4",
+        "a record without a key is refused (INVALID_RECORD)",
+    ] {
+        assert!(notes.contains(text), "no {text:?} in {notes}");
+    }
+    let notes = diagnosis.check("partitions of orders").notes;
+    assert!(notes.contains("(2) is above the number of replicas (1)"), "{notes}");
+}
+
+#[test]
+fn missing_rights_name_the_acl() {
+    const ALL_BUT_WRITE: i32 = 0xff & !(1 << 4);
+    let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
+    let operations = |operations| {
+        edit::<MetadataRequest>(&broker, move |r| {
+            r.topics.iter_mut().for_each(|t| t.topic_authorized_operations = operations);
+        })
+    };
+    let guard = operations(ALL_BUT_WRITE);
+    let change = "kafka-acls --add --allow-principal User:NAME --operation Write --topic orders";
+    let diagnosis = diagnose(&broker, "orders", &[]);
+    let text = "may see the topic, but not write to it";
+    diagnosis.assert_only_failure("right to write to orders", text, change);
+    drop(guard);
+    let guard = operations(1 << 4);
+    let granted = diagnose(&broker, "orders", &[]);
+    assert_eq!(granted.check("right to write to orders").text, "granted");
+    drop(guard);
+    let guard = edit::<MetadataRequest>(&broker, |r| {
+        for topic in &mut r.topics {
+            topic.error_code = ErrorCode::TOPIC_AUTHORIZATION_FAILED.0;
+            topic.partitions.clear();
+        }
+    });
+    let hidden = diagnose(&broker, "orders", &[]);
+    hidden.assert_only_failure("topic orders", "TOPIC_AUTHORIZATION_FAILED", "kafka-acls --add");
+    drop(guard);
+    let _guard = edit::<InitProducerIdRequest>(&broker, |r| {
+        r.error_code = ErrorCode::CLUSTER_AUTHORIZATION_FAILED.0;
+    });
+    let change = "grant IdempotentWrite on the cluster, or set enable.idempotence=false";
+    let diagnosis = diagnose(&broker, "orders", &[]);
+    diagnosis.assert_only_failure("idempotent producer", "CLUSTER_AUTHORIZATION_FAILED", change);
+    let without = diagnose(&broker, "orders", &["enable.idempotence=false"]);
+    assert_eq!(without.status, 0, "{}", without.stdout);
+}
+
+#[test]
+fn test_record_is_not_sent_after_a_failed_check_and_explains_its_error() {
+    let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
+    let servers = format!("127.0.0.1:1,{}", broker.bootstrap_servers());
+    let diagnosis = Diagnosis::json(&["-b", &servers, "-t", "orders", "--test-record"]);
+    diagnosis.assert_not_checked(&["test record"]);
+    assert_eq!(broker.records("orders").unwrap().len(), 0);
+    let topic = NewTopic::new("small", 1).config("max.message.bytes", "50");
+    broker.create_topic(topic).unwrap();
+    let servers = broker.bootstrap_servers();
+    let diagnosis = Diagnosis::json(&["-b", &servers, "-t", "small", "--test-record"]);
+    let check = diagnosis.check("test record");
+    assert_eq!((diagnosis.status, check.outcome.as_str()), (1, "failed"), "{}", diagnosis.stdout);
+    assert!(check.text.contains("MESSAGE_TOO_LARGE"), "{}", check.text);
+}
