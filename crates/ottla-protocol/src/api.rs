@@ -82,6 +82,7 @@ apis! {
     DESCRIBE_CONFIGS DescribeConfigs = 32, 1..=4, flexible 4;
     SASL_AUTHENTICATE SaslAuthenticate = 36, 0..=2, flexible 2;
     CREATE_PARTITIONS CreatePartitions = 37, 0..=3, flexible 2;
+    DESCRIBE_QUORUM DescribeQuorum = 55, 0..=1, flexible 0;
     DESCRIBE_CLUSTER DescribeCluster = 60, 0..=2, flexible 0;
     GET_TELEMETRY_SUBSCRIPTIONS GetTelemetrySubscriptions = 71, 0..=0, flexible 0;
     PUSH_TELEMETRY PushTelemetry = 72, 0..=0, flexible 0;

@@ -44,6 +44,7 @@ macro_rules! for_each_request {
             DescribeConfigsRequest,
             SaslAuthenticateRequest,
             CreatePartitionsRequest,
+            DescribeQuorumRequest,
             DescribeClusterRequest,
             GetTelemetrySubscriptionsRequest,
             PushTelemetryRequest

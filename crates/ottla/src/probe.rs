@@ -17,7 +17,7 @@ use crate::client::authenticator::{
     AuthenticationStep, Authenticator, ConnectionSecurity, ExchangeError,
 };
 use crate::collections::HashMap;
-use crate::config::{ProducerConfig, SecurityProtocol};
+use crate::config::ProducerConfig;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::Counters;
@@ -40,10 +40,10 @@ pub struct Probe {
     selector: Selector<RealIo>,
     authenticator: Authenticator,
     client_id: String,
-    protocol: SecurityProtocol,
     setup_timeout: Duration,
     request_timeout: Duration,
     correlation_id: i32,
+    longest_throttle: Duration,
     events: PollResult,
 }
 
@@ -88,10 +88,10 @@ impl Probe {
             authenticator: Authenticator::new(security, env.clone()),
             env,
             client_id: config.client.client_id.clone(),
-            protocol: config.security.protocol,
             setup_timeout: config.client.connect.setup_timeout.min(MAX_STEP_TIME),
             request_timeout: config.client.request_timeout.min(MAX_STEP_TIME),
             correlation_id: 0,
+            longest_throttle: Duration::ZERO,
             events: PollResult::default(),
         })
     }
@@ -348,9 +348,15 @@ impl Probe {
         format!("{reason}{hint}")
     }
 
-    /// Returns the protocol of the settings.
-    pub fn protocol(&self) -> SecurityProtocol {
-        self.protocol
+    /// Notes the throttle of a response, in milliseconds.
+    pub fn add_throttle(&mut self, ms: i32) {
+        let throttle = Duration::from_millis(u64::try_from(ms).unwrap_or_default());
+        self.longest_throttle = self.longest_throttle.max(throttle);
+    }
+
+    /// Returns the longest throttle of all responses; zero if no quota was exceeded.
+    pub fn longest_throttle(&self) -> Duration {
+        self.longest_throttle
     }
 
     /// Closes a connection.

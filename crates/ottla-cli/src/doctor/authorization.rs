@@ -90,6 +90,7 @@ fn check_idempotence(
         let response = probe
             .call(connection, &request, 4)
             .map_err(|e| Failed::from_error(e).or_change("set enable.idempotence=false"))?;
+        probe.add_throttle(response.throttle_time_ms);
         Ok((ErrorCode(response.error_code), ()))
     })?;
     match code {

@@ -79,7 +79,9 @@ pub(super) fn request_metadata(
         ..MetadataRequest::default()
     };
     // An older version than 4 would create the topic.
-    probe.call(connection, &request, 12).map_err(Failed::from_error)
+    let response = probe.call(connection, &request, 12).map_err(Failed::from_error)?;
+    probe.add_throttle(response.throttle_time_ms);
+    Ok(response)
 }
 
 fn describe_cluster(metadata: &MetadataResponse) -> Result<Passed, Failed> {

@@ -4,6 +4,7 @@
 //! for each failure what to change. A check whose precondition failed is not made.
 
 mod authorization;
+mod clock;
 mod cluster;
 mod network;
 mod report;
@@ -96,10 +97,13 @@ impl Doctor<'_> {
             return self.report.not_checked("authorization", REASON);
         };
         self.check_brokers(&metadata);
+        let mut configs = None;
         if self.args.topic.is_some() {
-            self.check_topic(&mut connection, &metadata);
+            configs = self.check_topic(&mut connection, &metadata);
         }
         self.check_authorization(&mut connection, &metadata);
+        self.check_clock(&mut connection, configs.as_ref());
+        self.check_quotas();
         if self.args.test_record {
             self.check_test_record();
         }

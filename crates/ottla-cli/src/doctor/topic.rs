@@ -34,11 +34,12 @@ const TOPIC_SETTINGS: [&str; 8] = [
 pub(super) type Configs = BTreeMap<String, String>;
 
 impl Doctor<'_> {
+    /// Checks the topic. Returns its settings, if they are known.
     pub(super) fn check_topic(
         &mut self,
         connection: &mut ProbeConnection,
         metadata: &MetadataResponse,
-    ) {
+    ) -> Option<Configs> {
         let name = self.args.topic.clone().unwrap_or_default();
         let (probe, report) = (&mut self.probe, &mut self.report);
         let topic = metadata.topics.iter().find(|t| t.name.as_deref() == Some(&name));
@@ -47,7 +48,8 @@ impl Doctor<'_> {
         });
         let Some(Some(topic)) = found else {
             report.not_checked(format!("partitions of {name}"), "the topic cannot be used");
-            return report.not_checked(format!("settings of {name}"), "the topic cannot be used");
+            report.not_checked(format!("settings of {name}"), "the topic cannot be used");
+            return None;
         };
         let configs = describe_configs(probe, connection, TOPIC_RESOURCE, &name, &TOPIC_SETTINGS);
         let (acks, known) = (self.config.sender().acks, configs.as_ref().ok());
@@ -60,8 +62,12 @@ impl Doctor<'_> {
                 report.check_last(format!("settings of {name}"), || {
                     Ok(check_settings(&configs, config))
                 });
+                Some(configs)
             }
-            Err(reason) => report.not_checked(format!("settings of {name}"), &reason),
+            Err(reason) => {
+                report.not_checked(format!("settings of {name}"), &reason);
+                None
+            }
         }
     }
 }

@@ -45,6 +45,10 @@ fn topics_and_rights_of_a_real_cluster_are_checked() {
     let orders = diagnose(&kafka.bootstrap, "orders", &[]);
     assert_eq!(orders.status, 0, "{}", orders.stdout);
     assert!(orders.check("versions").text.contains("metadata.version"), "{}", orders.stdout);
+    let clock = orders.check("clock");
+    assert_eq!(clock.outcome, "passed", "{}", clock.text);
+    assert!(clock.text.starts_with("this machine is ") && clock.notes.is_empty(), "{}", clock.text);
+    assert_eq!(orders.check("quotas").text, "no response was throttled");
     assert_eq!(orders.check("right to write to orders").text, "granted");
     // A broker counts at most the replicas that there are, so the record is taken.
     let notes = orders.check("partitions of orders").notes;

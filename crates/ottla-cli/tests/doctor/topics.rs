@@ -142,6 +142,18 @@ fn missing_rights_name_the_acl() {
 }
 
 #[test]
+fn quota_that_delays_the_client_is_shown() {
+    let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
+    let healthy = diagnose(&broker, "orders", &[]);
+    assert_eq!(healthy.check("quotas").text, "no response was throttled");
+    healthy.assert_not_checked(&["clock"]);
+    let _guard = edit::<InitProducerIdRequest>(&broker, |r| r.throttle_time_ms = 700);
+    let check = diagnose(&broker, "orders", &[]).check("quotas");
+    assert_eq!((check.outcome.as_str(), check.text.as_str()), ("passed", "throttled for 700 ms"));
+    assert!(check.notes.contains("a quota of this user or client id"), "{}", check.notes);
+}
+
+#[test]
 fn test_record_is_not_sent_after_a_failed_check_and_explains_its_error() {
     let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
     let servers = format!("127.0.0.1:1,{}", broker.bootstrap_servers());

@@ -37,6 +37,7 @@ mod txn_offset_commit;
 mod describe_configs;
 mod sasl_authenticate;
 mod create_partitions;
+mod describe_quorum;
 mod describe_cluster;
 mod telemetry;
 
@@ -49,6 +50,7 @@ pub use delete_topics::*;
 pub use describe_cluster::*;
 pub use describe_configs::*;
 pub use describe_groups::*;
+pub use describe_quorum::*;
 pub use end_txn::*;
 pub use fetch::*;
 pub use find_coordinator::*;

@@ -87,6 +87,7 @@ compare_messages! {
     DescribeConfigsRequest, DescribeConfigsResponse, up to 4;
     SaslAuthenticateRequest, SaslAuthenticateResponse, up to 2;
     CreatePartitionsRequest, CreatePartitionsResponse, up to 3;
+    DescribeQuorumRequest, DescribeQuorumResponse, up to 1;
     DescribeClusterRequest, DescribeClusterResponse, up to 2;
     GetTelemetrySubscriptionsRequest, GetTelemetrySubscriptionsResponse, up to 0;
     PushTelemetryRequest, PushTelemetryResponse, up to 0;
