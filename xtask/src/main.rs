@@ -103,7 +103,11 @@ fn write_docs() -> Result<(), String> {
     let mut tables =
         cargo_command(&["test", "-q", "-p", "ottla", "-p", "ottla-sim", "--lib", "in_docs"]);
     tables.env("OTTLA_WRITE_DOCS", "1");
-    run_step("docs/VERDICTS.md, docs/SIMULATION.md", tables)
+    run_step("docs/VERDICTS.md, docs/SIMULATION.md", tables)?;
+    let mut screens =
+        cargo_command(&["test", "-q", "-p", "ottla-cli", "--test", "doctor", "in_docs"]);
+    screens.env("OTTLA_WRITE_DOCS", "1");
+    run_step("docs/DOCTOR.md", screens)
 }
 
 fn write_public_api() -> Result<(), String> {

@@ -5,6 +5,7 @@
 mod kafka;
 mod network;
 mod topics;
+mod walk;
 
 use std::process::Command;
 

@@ -28,7 +28,7 @@ fn start_server(handle: impl Fn(TcpStream) + Clone + Send + 'static) -> String {
 }
 
 /// Starts a server that sends these bytes after the first request, and closes.
-fn start_fake_server(response: &'static [u8]) -> String {
+pub(crate) fn start_fake_server(response: &'static [u8]) -> String {
     start_server(move |mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(response);
@@ -41,7 +41,7 @@ fn start_silent_server() -> String {
 }
 
 /// Starts a TLS server with this certificate, in front of a broker.
-fn start_tls_server(identity: &Identity, broker: &str) -> String {
+pub(crate) fn start_tls_server(identity: &Identity, broker: &str) -> String {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(identity.chain.as_bytes())
         .collect::<Result<_, _>>()
         .unwrap();

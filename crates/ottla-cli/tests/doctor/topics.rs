@@ -11,7 +11,7 @@ use ottla_protocol::{ErrorCode, Request};
 use super::Diagnosis;
 
 /// Edits each response of an API while the guard lives.
-fn edit<R: Request>(
+pub(crate) fn edit<R: Request>(
     broker: &EmbeddedBroker,
     change: impl Fn(&mut R::Response) + Send + 'static,
 ) -> InterceptorGuard {
