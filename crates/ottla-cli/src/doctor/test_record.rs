@@ -20,6 +20,12 @@ impl Doctor<'_> {
             return self.report.not_checked("test record", "a check before it failed");
         }
         let config = self.config;
+        // Its first request would fence the application that uses the id now.
+        if config.get("transactional.id").is_some_and(|id| !id.is_empty()) {
+            let reason = "it would fence the producer that uses transactional.id; remove the \
+                          setting to send one";
+            return self.report.not_checked("test record", reason);
+        }
         self.report.check_last("test record", || {
             let start = Instant::now();
             let metadata = send(config, topic).map_err(|e| {
