@@ -2,8 +2,8 @@
 //! deliveries are pending: each of them ends, and all memory returns.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -168,6 +168,37 @@ fn sender_that_ends_by_itself_fails_everything() {
         Some((CLOSED, RecordStatus::NotPersisted)),
     ];
     assert_eq!(pending.finish(CLOSED), expected);
+}
+
+/// Sends a record and begins to close when it is woken.
+struct SendAndClose {
+    producer: ottla::Producer,
+    accepted: OnceLock<Delivery>,
+}
+
+impl Wake for SendAndClose {
+    fn wake(self: Arc<Self>) {
+        let record = Record::to("t").partition(1).value("accepted");
+        let _ = self.accepted.set(self.producer.try_send(record).unwrap());
+        let mut closing = Box::pin(self.producer.close_async(Duration::from_secs(10)));
+        let _ = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+/// The sender wakes the caller of a flush after it has handled the events of the round.
+#[test]
+fn closing_producer_sends_a_record_accepted_in_the_middle_of_a_round() {
+    let mut fixture = ProducerFixture::new(&[]);
+    fixture.send_and_wait(0, "connects");
+    let _sent = fixture.send(0, "flushed");
+    let producer = fixture.producer.clone();
+    let caller = Arc::new(SendAndClose { producer: producer.clone(), accepted: OnceLock::new() });
+    let mut flush = std::pin::pin!(producer.flush_async());
+    let waker = Waker::from(caller.clone());
+    assert!(flush.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    fixture.run_until_shutdown();
+    let accepted = caller.accepted.get().expect("the flush has woken its caller");
+    accepted.try_result().unwrap().unwrap();
 }
 
 /// A way to end a producer.

@@ -51,8 +51,7 @@ impl<I: Io> Sender<I> {
                     self.waiter_deadlines.insert(deadline, waiter);
                 }
                 Event::Flush(completion) => self.begin_flush(completion),
-                // The event only has to start a round: `maybe_shut_down` reads the lifecycle.
-                Event::Close => {}
+                Event::Close => self.is_close_handled = true,
             }
         }
         self.buffers.events = events;

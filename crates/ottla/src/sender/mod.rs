@@ -81,6 +81,8 @@ pub(crate) struct Sender<I: Io> {
     last_purge: Option<Purge>,
     split_outcomes: Arc<SplitOutcomes>,
     flushes: Flushes,
+    /// Whether the event of a close was handled, and with it every record accepted before.
+    is_close_handled: bool,
     waiter_deadlines: WaiterDeadlines,
     buffers: RoundBuffers,
     record_pieces: Vec<RecordPiece>,
@@ -114,6 +116,7 @@ impl<I: Io> Sender<I> {
             last_purge: None,
             split_outcomes: Arc::default(),
             flushes: Flushes::default(),
+            is_close_handled: false,
             waiter_deadlines: WaiterDeadlines::default(),
             buffers: RoundBuffers::default(),
             record_pieces: Vec::new(),

@@ -20,7 +20,11 @@ impl<I: Io> Sender<I> {
             }
             _ => return Tick::NEVER,
         };
-        if self.ready.is_empty() && self.in_flight_batches.is_empty() {
+        // The lifecycle may have changed in the middle of this round, after records that this round
+        // does not know. Their event comes before that of the close.
+        let is_complete =
+            self.is_close_handled && self.ready.is_empty() && self.in_flight_batches.is_empty();
+        if is_complete {
             self.shut_down(&Error::closed());
         } else if deadline <= now {
             self.shut_down(&Error::new(
