@@ -131,8 +131,10 @@ fn stop_acceptor(
     stop.store(true, Ordering::SeqCst);
     // `accept` has no timeout: a connection wakes the thread. Without a free descriptor there is no
     // connection, and the thread would not end here.
-    if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
-        stop.store(false, Ordering::SeqCst);
+    let connected = TcpStream::connect_timeout(&address, Duration::from_secs(1));
+    // This connection fails, too, if a client's has ended the thread just before. The thread has
+    // taken `stop` back then.
+    if connected.is_err() && stop.swap(false, Ordering::SeqCst) {
         return Err(thread);
     }
     let _ = thread.join();

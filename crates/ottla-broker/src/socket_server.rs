@@ -109,7 +109,8 @@ impl Shared {
     }
 }
 
-/// Accepts a node's connections until the first one after `stop` is set.
+/// Accepts a node's connections until the first one after `stop` is set. Takes `stop` back when it
+/// ends.
 pub(crate) fn run_acceptor(
     node: i32,
     listener: &TcpListener,
@@ -118,7 +119,7 @@ pub(crate) fn run_acceptor(
 ) {
     let mut accept_failed = false;
     for stream in listener.incoming() {
-        if stop.load(Ordering::SeqCst) {
+        if stop.swap(false, Ordering::SeqCst) {
             return;
         }
         let stream = match stream {
