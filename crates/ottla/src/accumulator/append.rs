@@ -24,6 +24,7 @@ use crate::record::PreparedRecord;
 use crate::sync::MutexGuard;
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
+use crate::wakeup::pending_posts::PendingJob;
 use ottla_protocol::record::RecordLayout;
 
 /// The result of [`RecordAccumulator::append`].
@@ -196,13 +197,13 @@ impl RecordAccumulator {
         let Some(buf) = state.spare_buffer.take() else {
             return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_size(record))));
         };
-        let full = queue.close_open(self.events());
+        let full = self.begin_closing(&mut queue);
         let open = self.open_batch(buf, target.partition, record, state);
         let layout = open.measure(&record.body, record.timestamp);
         queue.set_open(open);
         let delivery = self.append_to_open(target, queue, record, layout, options);
-        if let Some(full) = full {
-            self.close_batch(target.partition, full);
+        if let Some((full, job)) = full {
+            self.close_batch(target.partition, full, job);
         }
         Ok(Some(AppendResult::Appended(delivery)))
     }
@@ -307,7 +308,7 @@ impl RecordAccumulator {
     #[cold]
     fn after_append(&self, target: &AppendTarget<'_>, mut queue: MutexGuard<'_, PartitionQueue>) {
         let full = queue.open().is_some_and(OpenBatch::is_full);
-        let taken = if full { queue.close_open(self.events()) } else { None };
+        let taken = if full { self.begin_closing(&mut queue) } else { None };
         let switches = target.sticky_index.is_some() && self.should_leave_partition(&queue);
         if switches {
             queue.sticky_bytes = 0;
@@ -333,20 +334,26 @@ impl RecordAccumulator {
         if let (true, Some(index)) = (switches, target.sticky_index) {
             switch_partition(target.topic, index, self.env.random());
         }
-        if let Some(batch) = taken {
-            self.close_batch(target.partition, batch);
+        if let Some((batch, job)) = taken {
+            self.close_batch(target.partition, batch, job);
         }
+    }
+
+    /// Removes the open batch, and counts this thread as one that closes a batch.
+    fn begin_closing(&self, queue: &mut PartitionQueue) -> Option<(OpenBatch, PendingJob)> {
+        let open = queue.close_open()?;
+        Some((open, self.events().pending_posts.begin_job()))
     }
 
     /// Closes a batch without the partition's lock and notifies the sender. A worker thread
     /// compresses the batch. The caller does it if the worker pool takes no more jobs.
-    fn close_batch(&self, partition: &Arc<Partition>, batch: OpenBatch) {
+    fn close_batch(&self, partition: &Arc<Partition>, batch: OpenBatch, pending: PendingJob) {
         if self.settings.compression.is_none() {
             self.close_into_queue(batch);
             self.post_batch_closed(partition);
-            return self.events().pending_posts.end_job();
+            return drop(pending);
         }
-        let job = CloseJob::try_new(self.weak_self.upgrade(), batch);
+        let job = CloseJob::try_new(self.weak_self.upgrade(), batch, pending);
         let rejected = match (self.worker_pool.get(), job) {
             (Some(workers), Ok(job)) => workers.try_spawn(Box::new(move || job.run())),
             (None, Ok(job)) => {
@@ -400,9 +407,8 @@ impl RecordAccumulator {
 
 /// Closes a batch, on a worker thread or on the caller's.
 ///
-/// Dropping the job, whether it ran or not, ends the reservation of the batch's position, notifies
-/// the sender, and ends the job that [`PartitionQueue::close_open`] began. So neither the queue nor
-/// a flush is blocked by a job that panicked or did not run.
+/// Dropping the job, whether it ran or not, ends the reservation of the batch's position and
+/// notifies the sender. The queue is therefore never blocked by a job that panicked or did not run.
 pub(crate) struct CloseJob {
     accumulator: Arc<RecordAccumulator>,
     partition: Arc<Partition>,
@@ -410,6 +416,8 @@ pub(crate) struct CloseJob {
     batch_number: u64,
     /// When the batch reaches `delivery.timeout.ms`.
     expires_at: Tick,
+    /// Ends after the job has notified the sender.
+    _pending: PendingJob,
 }
 
 impl CloseJob {
@@ -417,11 +425,19 @@ impl CloseJob {
     pub(crate) fn try_new(
         accumulator: Option<Arc<RecordAccumulator>>,
         batch: OpenBatch,
+        pending: PendingJob,
     ) -> Result<CloseJob, Box<OpenBatch>> {
         let Some(accumulator) = accumulator else { return Err(Box::new(batch)) };
         let (partition, batch_number) = (batch.meta.partition.clone(), batch.meta.number);
         let expires_at = batch.meta.created.after(accumulator.settings.delivery_timeout);
-        Ok(CloseJob { accumulator, partition, batch: Some(batch), batch_number, expires_at })
+        Ok(CloseJob {
+            accumulator,
+            partition,
+            batch: Some(batch),
+            batch_number,
+            expires_at,
+            _pending: pending,
+        })
     }
 
     pub(crate) fn run(mut self) {
@@ -447,6 +463,5 @@ impl Drop for CloseJob {
         } else {
             self.accumulator.post_batch_closed(&self.partition);
         }
-        self.accumulator.events().pending_posts.end_job();
     }
 }

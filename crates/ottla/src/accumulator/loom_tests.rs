@@ -180,12 +180,12 @@ fn last_flush_waits_for_a_batch_that_is_being_closed() {
     check_model(|| {
         let queue = Arc::new(EventQueue::new(Arc::default()));
         let is_completed = Arc::new(AtomicBool::new(false));
-        queue.pending_posts.begin_job();
+        let job = queue.pending_posts.begin_job();
         let closer = {
-            let (queue, is_completed) = (queue.clone(), is_completed.clone());
+            let is_completed = is_completed.clone();
             thread::spawn(move || {
                 is_completed.store(true, Ordering::Relaxed);
-                queue.pending_posts.end_job();
+                drop(job);
             })
         };
         let sender = {

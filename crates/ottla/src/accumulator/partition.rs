@@ -11,7 +11,6 @@ use super::batch_size_estimator::BatchSizeEstimator;
 use crate::injected_bugs::inject_bug;
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::Tick;
-use crate::wakeup::event_queue::EventQueue;
 
 /// One partition of a topic. It exists as long as the producer, and is small until its first
 /// record.
@@ -232,10 +231,9 @@ impl PartitionQueue {
     }
 
     /// Removes the open batch so that it can be closed without the lock. A `Closing` entry keeps
-    /// its position. Begins a job, which the caller ends.
-    pub(crate) fn close_open(&mut self, events: &EventQueue) -> Option<OpenBatch> {
+    /// its position.
+    pub(crate) fn close_open(&mut self) -> Option<OpenBatch> {
         let open = self.take_open()?;
-        events.pending_posts.begin_job();
         let BatchMeta { number, created, .. } = open.meta;
         self.batches.push_back(QueuedBatch::Closing { number, created });
         Some(open)

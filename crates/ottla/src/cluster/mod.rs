@@ -277,7 +277,8 @@ impl Cluster {
         nodes: &[Node],
     ) -> ClusterChanges {
         let mut changes = ClusterChanges::default();
-        for hint in hints.iter().filter(|hint| hint.partition >= 0) {
+        for hint in hints {
+            // Then the partition is known, and its number not negative.
             if !self.is_newer_leader(hint, nodes) {
                 continue;
             }

@@ -288,9 +288,7 @@ fn take_head(
     if queue.batches.is_empty() && !cx.accumulator.settings.compression.is_none() {
         // A worker thread compresses the batch, so that the sender does not block. An entry in the
         // queue keeps its position, and nothing overtakes it.
-        return queue
-            .close_open(cx.accumulator.events())
-            .map_or(HeadAction::Skip, HeadAction::Close);
+        return queue.close_open().map_or(HeadAction::Skip, HeadAction::Close);
     }
     if len > remaining {
         return HeadAction::TooLarge;

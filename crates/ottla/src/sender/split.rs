@@ -19,7 +19,8 @@ impl<I: Io> Sender<I> {
     /// Starts the jobs that compress or split batches of a drain on worker threads.
     pub(super) fn start_jobs(&mut self, to_close: Vec<OpenBatch>, to_split: Vec<ClosedBatch>) {
         for open in to_close {
-            if let Ok(job) = CloseJob::try_new(Some(self.accumulator.clone()), open) {
+            let pending = self.accumulator.events().pending_posts.begin_job();
+            if let Ok(job) = CloseJob::try_new(Some(self.accumulator.clone()), open, pending) {
                 self.client.start_job(Job::Work(Box::new(move || job.run())));
             }
         }

@@ -25,6 +25,7 @@ use crate::delivery::batch_completions::BatchCompletions;
 use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
+use crate::wakeup::pending_posts::PendingJob;
 
 /// Returns the headers of a record as the encoder takes them. Their names were given as `str`.
 fn headers<'r>(r: &'r RecordView<'_>) -> impl Iterator<Item = (&'r str, Option<&'r [u8]>)> + Clone {
@@ -92,6 +93,8 @@ pub(crate) struct SplitJob {
     accumulator: Arc<RecordAccumulator>,
     outcomes: Arc<SplitOutcomes>,
     outcome: Option<SplitOutcome>,
+    /// Ends after the outcome is posted.
+    _pending: PendingJob,
 }
 
 impl SplitJob {
@@ -101,7 +104,7 @@ impl SplitJob {
         batch: &ClosedBatch,
         stamped: bool,
     ) -> SplitJob {
-        accumulator.events().pending_posts.begin_job();
+        let pending = accumulator.events().pending_posts.begin_job();
         let outcome = SplitOutcome {
             partition: batch.meta.partition.clone(),
             number: batch.meta.number,
@@ -109,7 +112,7 @@ impl SplitJob {
             parts: Vec::new(),
             error: None,
         };
-        SplitJob { accumulator, outcomes, outcome: Some(outcome) }
+        SplitJob { accumulator, outcomes, outcome: Some(outcome), _pending: pending }
     }
 
     /// Splits the batch with `split` and posts the outcome.
@@ -126,7 +129,6 @@ impl Drop for SplitJob {
                 self.outcomes.fail_all(&self.accumulator);
             }
         }
-        self.accumulator.events().pending_posts.end_job();
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) struct EventQueue {
     /// id modulo 64 is `n`.
     busy_nodes: AtomicU64,
     /// The posts that other threads will make.
-    pub(crate) pending_posts: PendingPosts,
+    pub(crate) pending_posts: Arc<PendingPosts>,
 }
 
 impl EventQueue {
@@ -79,7 +79,7 @@ impl EventQueue {
             sleep_deadline: AtomicU64::new(0),
             wakeup: OnceLock::new(),
             busy_nodes: AtomicU64::new(0),
-            pending_posts: PendingPosts::default(),
+            pending_posts: Arc::default(),
         }
     }
 

@@ -42,16 +42,11 @@ impl PendingPosts {
         self.end(ONE_ANNOUNCEMENT);
     }
 
-    /// Counts a thread that closes or splits a batch, and will post how that ended. Called under
-    /// the partition's lock for a batch that is closed.
-    pub(crate) fn begin_job(&self) {
+    /// Counts a thread that closes or splits a batch, and will post how that ended. A caller that
+    /// closes a batch begins under the partition's lock.
+    pub(crate) fn begin_job(self: &Arc<Self>) -> PendingJob {
         self.state.fetch_add(ONE_JOB, Ordering::Relaxed);
-    }
-
-    /// Ends what [`begin_job`](Self::begin_job) began. Called after the post, and after the batch
-    /// is completed if it could not be posted.
-    pub(crate) fn end_job(&self) {
-        self.end(ONE_JOB);
+        PendingJob(self.clone())
     }
 
     fn end(&self, one: u64) {
@@ -92,6 +87,18 @@ impl PendingPosts {
     }
 }
 
+/// A batch that is being closed or split. It is dropped after the post, and after the batch is
+/// completed if it could not be posted; also if the thread panics.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct PendingJob(Arc<PendingPosts>);
+
+impl Drop for PendingJob {
+    fn drop(&mut self) {
+        self.0.end(ONE_JOB);
+    }
+}
+
 #[cfg(all(test, not(ottla_loom)))]
 mod tests {
     use std::pin::Pin;
@@ -107,19 +114,20 @@ mod tests {
 
     #[test]
     fn flushes_wait_for_the_last_post_after_the_end_of_the_sender() {
-        let (pending, flush) = (PendingPosts::default(), Arc::<FlushCompletion>::default());
+        let pending = Arc::<PendingPosts>::default();
+        let flush = Arc::<FlushCompletion>::default();
         pending.begin_announcement();
-        pending.begin_job();
+        let job = pending.begin_job();
         assert!(pending.has_announcements());
         pending.add_flush(flush.clone());
-        pending.end_job();
+        drop(job);
         pending.end_announcement();
         assert!(!is_complete(&flush), "the sender still fails batches");
-        pending.begin_job();
+        let job = pending.begin_job();
         pending.sender_ended();
         assert!(!pending.has_announcements());
         assert!(!is_complete(&flush), "a batch is being closed");
-        pending.end_job();
+        drop(job);
         assert!(is_complete(&flush));
         let later = Arc::<FlushCompletion>::default();
         pending.add_flush(later.clone());

@@ -47,7 +47,7 @@ fn closed_batch_takes_no_more_records() {
         AccumulatorFixture::new(AccumulatorSettings { linger: 3000 * MS, ..settings() }, &[1]);
     fixture.append_to(0, b"a");
     let p = fixture.topic().partitions.get(0).unwrap().clone();
-    let open = p.queue.lock().close_open(fixture.accumulator.events()).unwrap();
+    let open = p.queue.lock().close_open().unwrap();
     let second = fixture.append_to(0, b"b");
     assert_eq!(open.meta.record_count, 1);
     assert_eq!(p.queue.lock().open().unwrap().meta.record_count, 1, "a new batch was opened");

@@ -106,7 +106,8 @@ fn sender_learns_of_a_batch_that_was_lost_while_it_was_closed() {
     let delivery = fixture.append_to(0, b"v");
     let open = fixture.drain_without_closing(1, usize::MAX).to_close.pop().unwrap();
     let number = open.meta.number;
-    let Ok(job) = CloseJob::try_new(Some(fixture.accumulator.clone()), open) else {
+    let pending = fixture.accumulator.events().pending_posts.begin_job();
+    let Ok(job) = CloseJob::try_new(Some(fixture.accumulator.clone()), open, pending) else {
         panic!("the accumulator exists")
     };
     // As a panic in `run` does.
