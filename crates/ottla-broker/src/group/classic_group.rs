@@ -168,8 +168,9 @@ impl ClassicGroup {
         }
         self.state = GroupState::CompletingRebalance;
         self.protocol = self.select_protocol();
-        let keeps_leader = self.leader.as_ref().is_some_and(|l| self.members.contains_key(l));
-        if !keeps_leader {
+        // A static leader that has not joined again stays a member, but sends no assignment.
+        let leader = self.leader.as_ref().and_then(|l| self.members.get(l));
+        if leader.is_none_or(|m| m.joining.is_none()) {
             // The member whose request arrived first.
             let first = self.members.iter().min_by_key(|(_, m)| m.joining.unwrap_or(u64::MAX));
             self.leader = first.map(|(id, _)| id.clone());

@@ -80,8 +80,11 @@ impl GroupFixture {
     }
 
     fn sync(&mut self, id: &str, generation: i32, assignments: &[(&str, &'static str)]) -> u64 {
+        self.sync_as(MemberRef { id, instance_id: None, generation }, assignments)
+    }
+
+    fn sync_as(&mut self, member: MemberRef<'_>, assignments: &[(&str, &'static str)]) -> u64 {
         self.last_request += 1;
-        let member = MemberRef { id, instance_id: None, generation };
         let assignments = assignments
             .iter()
             .map(|(id, a)| ((*id).to_owned(), Bytes::from_static(a.as_bytes())))
@@ -258,11 +261,8 @@ fn static_member_that_restarts_keeps_its_assignment_and_fences_its_old_id() {
     let request = g.request("", Some("i1"));
     let joined = g.join(request);
     let old = g.joined(joined).unwrap().member_id;
-    let request = g.last_request + 1;
     let member = MemberRef { id: &old, instance_id: Some("i1"), generation: 1 };
-    let assignments = [(old.clone(), Bytes::from_static(b"p0"))].into();
-    g.last_request = request;
-    g.group.sync(member, request, assignments, 0, &mut g.out);
+    g.sync_as(member, &[(&old, "p0")]);
     let request = g.request("", Some("i1"));
     let joined = g.join(request);
     let response = g.joined(joined).unwrap();
@@ -315,4 +315,25 @@ fn pending_member_expires_and_does_not_hold_up_the_rebalance() {
     assert_eq!(g.joined(joined).unwrap().generation_id, 1);
     let late = g.rejoin(&pending);
     assert_eq!(ErrorCode(g.joined(late).unwrap().error_code), ErrorCode::UNKNOWN_MEMBER_ID);
+}
+
+// KIP-345.
+#[test]
+fn static_leader_that_does_not_join_again_is_replaced() {
+    let mut g = GroupFixture::default();
+    let long_session = |r: JoinRequest| JoinRequest { session_timeout_ms: 10 * REBALANCE_MS, ..r };
+    let request = long_session(g.request("", Some("i1")));
+    let joined = g.join(request);
+    let old = g.joined(joined).unwrap().member_id;
+    let request = long_session(g.request("", Some("i2")));
+    let joined = g.join(request);
+    assert!(g.joined(joined).is_none(), "the leader may still join");
+    g.advance(REBALANCE_MS);
+    let response = g.joined(joined).unwrap();
+    assert_eq!((response.generation_id, response.members.len()), (2, 2), "i1 is still a member");
+    let new = response.member_id;
+    assert_eq!(response.leader, new);
+    let member = MemberRef { id: &new, instance_id: Some("i2"), generation: 2 };
+    let synced = g.sync_as(member, &[(&old, "p0"), (&new, "p1")]);
+    assert_eq!(g.synced(synced), Some(Ok("p1".into())));
 }
