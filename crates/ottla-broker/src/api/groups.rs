@@ -1,8 +1,5 @@
 //! The handlers of JoinGroup, SyncGroup, Heartbeat, LeaveGroup, DescribeGroups and ListGroups.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::*;
 
@@ -10,6 +7,7 @@ use crate::api::RequestContext;
 use crate::core::{Core, HandleResult};
 use crate::group::{
     ClassicGroup, CompletedRequests, DelayedGroupRequest, GroupState, JoinRequest, MemberRef,
+    SyncRequest,
 };
 
 /// The session timeouts that members may have (Kafka's `group.min.session.timeout.ms` and
@@ -92,19 +90,10 @@ pub(crate) fn handle_sync_group(
     ctx: &RequestContext<'_>,
     request: SyncGroupRequest,
 ) -> HandleResult {
-    let member = MemberRef {
-        id: &request.member_id,
-        instance_id: request.group_instance_id.as_deref(),
-        generation: request.generation_id,
-    };
-    let checked =
-        core.check_group_coordinator(&request.group_id, ctx.node, ctx.now).and_then(|()| {
-            let group = core.groups.by_id.get(&request.group_id);
-            let group = group.ok_or(ErrorCode::UNKNOWN_MEMBER_ID)?;
-            group.classic.check_member(member.id, member.instance_id)?;
-            let (class, name) = (&request.protocol_type, &request.protocol_name);
-            group.classic.check_protocol(class.as_deref(), name.as_deref())
-        });
+    let mut checked = core.check_group_coordinator(&request.group_id, ctx.node, ctx.now);
+    if checked.is_ok() && !core.groups.by_id.contains_key(&request.group_id) {
+        checked = Err(ErrorCode::UNKNOWN_MEMBER_ID);
+    }
     if let Err(code) = checked {
         let error_code = code.0;
         return ctx.send_response::<SyncGroupRequest>(&SyncGroupResponse {
@@ -113,11 +102,18 @@ pub(crate) fn handle_sync_group(
         });
     }
     let id = core.delay_group_request(delayed_request(ctx));
-    let assignments: BTreeMap<String, Bytes> =
-        request.assignments.into_iter().map(|a| (a.member_id, a.assignment)).collect();
+    let assignments = request.assignments.into_iter().map(|a| (a.member_id, a.assignment));
+    let instance_id = request.group_instance_id.as_deref();
+    let sync = SyncRequest {
+        request: id,
+        member: MemberRef::new(&request.member_id, instance_id, request.generation_id),
+        protocol_type: request.protocol_type.as_deref(),
+        protocol: request.protocol_name.as_deref(),
+        assignments: assignments.collect(),
+    };
     let mut completed = CompletedRequests::default();
     if let Some(group) = core.groups.by_id.get_mut(&request.group_id) {
-        group.classic.sync(member, id, assignments, ctx.now.mono_ms, &mut completed);
+        group.classic.sync(sync, ctx.now.mono_ms, &mut completed);
     }
     core.on_group_changed(&request.group_id, completed, ctx.now);
     finish(core, ctx, id)
@@ -128,11 +124,8 @@ pub(crate) fn handle_heartbeat(
     ctx: &RequestContext<'_>,
     request: &HeartbeatRequest,
 ) -> HeartbeatResponse {
-    let member = MemberRef {
-        id: &request.member_id,
-        instance_id: request.group_instance_id.as_deref(),
-        generation: request.generation_id,
-    };
+    let instance_id = request.group_instance_id.as_deref();
+    let member = MemberRef::new(&request.member_id, instance_id, request.generation_id);
     let result = core.check_group_coordinator(&request.group_id, ctx.node, ctx.now);
     let result = result.and_then(|()| {
         let group = core.groups.by_id.get_mut(&request.group_id);

@@ -16,6 +16,26 @@ pub(crate) struct MemberRef<'a> {
     pub(crate) generation: i32,
 }
 
+impl<'a> MemberRef<'a> {
+    /// Returns the member that the fields of a request name.
+    pub(crate) fn new(id: &'a str, instance_id: Option<&'a str>, generation: i32) -> MemberRef<'a> {
+        MemberRef { id, instance_id, generation }
+    }
+}
+
+/// What a member requests in SyncGroup.
+#[derive(Debug, Clone)]
+pub(crate) struct SyncRequest<'a> {
+    /// The id of the delayed request.
+    pub(crate) request: u64,
+    pub(crate) member: MemberRef<'a>,
+    /// The group's protocol type and assignor as the member knows them (KIP-559).
+    pub(crate) protocol_type: Option<&'a str>,
+    pub(crate) protocol: Option<&'a str>,
+    /// The leader's assignments, by member id.
+    pub(crate) assignments: BTreeMap<String, Bytes>,
+}
+
 impl ClassicGroup {
     /// Checks that a member belongs to the group.
     ///
@@ -51,39 +71,28 @@ impl ClassicGroup {
         }
     }
 
-    /// Checks what a member says of the group's protocol in SyncGroup (KIP-559).
-    pub(crate) fn check_protocol(
-        &self,
-        protocol_type: Option<&str>,
-        protocol: Option<&str>,
-    ) -> Result<(), ErrorCode> {
+    /// Checks a SyncGroup in Kafka's order: the protocol of an old generation says nothing.
+    fn check_sync(&self, r: &SyncRequest<'_>) -> Result<(), ErrorCode> {
+        self.check_generation(r.member)?;
         let differs =
             |named: Option<&str>, own: &Option<String>| named.is_some() && named != own.as_deref();
-        if differs(protocol_type, &self.protocol_type) || differs(protocol, &self.protocol) {
+        if differs(r.protocol_type, &self.protocol_type) || differs(r.protocol, &self.protocol) {
             return Err(ErrorCode::INCONSISTENT_GROUP_PROTOCOL);
         }
-        Ok(())
-    }
-
-    /// Handles SyncGroup. The response is in `out`, now or when the leader's assignment is there.
-    pub(crate) fn sync(
-        &mut self,
-        member: MemberRef<'_>,
-        request: u64,
-        assignments: BTreeMap<String, Bytes>,
-        now_ms: u64,
-        out: &mut CompletedRequests,
-    ) {
-        let state = match self.state {
+        match self.state {
             GroupState::Empty => Err(ErrorCode::UNKNOWN_MEMBER_ID),
             GroupState::PreparingRebalance => Err(ErrorCode::REBALANCE_IN_PROGRESS),
             GroupState::CompletingRebalance | GroupState::Stable => Ok(()),
-        };
-        let checked = self.check_generation(member).and(state);
-        if let Err(code) = checked {
-            out.push(request, sync_error(code));
+        }
+    }
+
+    /// Handles SyncGroup. The response is in `out`, now or when the leader's assignment is there.
+    pub(crate) fn sync(&mut self, r: SyncRequest<'_>, now_ms: u64, out: &mut CompletedRequests) {
+        if let Err(code) = self.check_sync(&r) {
+            out.push(r.request, sync_error(code));
             return;
         }
+        let SyncRequest { request, member, assignments, .. } = r;
         self.renew_session(member.id, now_ms);
         if self.state == GroupState::Stable {
             out.push(request, self.sync_response(member.id));

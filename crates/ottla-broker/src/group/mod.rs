@@ -20,5 +20,5 @@ pub(crate) use classic_group::{ClassicGroup, GroupState};
 pub(crate) use coordinator::GroupCoordinator;
 pub(crate) use delayed::{CompletedRequests, DelayedGroupRequest};
 pub(crate) use join::JoinRequest;
-pub(crate) use membership::MemberRef;
+pub(crate) use membership::{MemberRef, SyncRequest};
 pub(crate) use offsets::{CommittedOffset, GroupOffsets};

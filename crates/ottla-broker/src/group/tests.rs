@@ -80,16 +80,27 @@ impl GroupFixture {
     }
 
     fn sync(&mut self, id: &str, generation: i32, assignments: &[(&str, &'static str)]) -> u64 {
-        self.sync_as(MemberRef { id, instance_id: None, generation }, assignments)
+        self.sync_as(MemberRef::new(id, None, generation), assignments)
     }
 
     fn sync_as(&mut self, member: MemberRef<'_>, assignments: &[(&str, &'static str)]) -> u64 {
+        self.sync_with_protocol(member, (None, None), assignments)
+    }
+
+    fn sync_with_protocol(
+        &mut self,
+        member: MemberRef<'_>,
+        (protocol_type, protocol): (Option<&str>, Option<&str>),
+        assignments: &[(&str, &'static str)],
+    ) -> u64 {
         self.last_request += 1;
         let assignments = assignments
             .iter()
             .map(|(id, a)| ((*id).to_owned(), Bytes::from_static(a.as_bytes())))
             .collect();
-        self.group.sync(member, self.last_request, assignments, self.now_ms, &mut self.out);
+        let request = self.last_request;
+        let sync = SyncRequest { request, member, protocol_type, protocol, assignments };
+        self.group.sync(sync, self.now_ms, &mut self.out);
         self.responses.extend(self.out.take());
         self.last_request
     }
@@ -104,7 +115,7 @@ impl GroupFixture {
     }
 
     fn heartbeat(&mut self, id: &str, generation: i32) -> Result<(), ErrorCode> {
-        self.group.heartbeat(MemberRef { id, instance_id: None, generation }, self.now_ms)
+        self.group.heartbeat(MemberRef::new(id, None, generation), self.now_ms)
     }
 
     fn advance(&mut self, ms: u64) {
@@ -231,8 +242,23 @@ fn requests_of_other_members_and_generations_are_rejected() {
         let joined = g.join(request);
         assert_eq!(ErrorCode(g.joined(joined).unwrap().error_code), inconsistent);
     }
-    assert_eq!(g.group.check_protocol(Some("consumer"), Some("range")), Ok(()));
-    assert_eq!(g.group.check_protocol(None, Some("other")), Err(inconsistent));
+}
+
+// KIP-559.
+#[test]
+fn sync_of_an_old_generation_is_that_even_if_it_names_another_assignor() {
+    let (mut g, a, _) = GroupFixture::with_two_members();
+    let cases = [
+        (2, (Some("consumer"), Some("range")), Ok("p0".into())),
+        (2, (None, Some("other")), Err(ErrorCode::INCONSISTENT_GROUP_PROTOCOL)),
+        (2, (Some("connect"), None), Err(ErrorCode::INCONSISTENT_GROUP_PROTOCOL)),
+        (1, (Some("consumer"), Some("other")), Err(ErrorCode::ILLEGAL_GENERATION)),
+    ];
+    for (generation, protocol, expected) in cases {
+        let member = MemberRef::new(&a, None, generation);
+        let request = g.sync_with_protocol(member, protocol, &[]);
+        assert_eq!(g.synced(request), Some(expected));
+    }
 }
 
 #[test]
@@ -261,7 +287,7 @@ fn static_member_that_restarts_keeps_its_assignment_and_fences_its_old_id() {
     let request = g.request("", Some("i1"));
     let joined = g.join(request);
     let old = g.joined(joined).unwrap().member_id;
-    let member = MemberRef { id: &old, instance_id: Some("i1"), generation: 1 };
+    let member = MemberRef::new(&old, Some("i1"), 1);
     g.sync_as(member, &[(&old, "p0")]);
     let request = g.request("", Some("i1"));
     let joined = g.join(request);
@@ -333,7 +359,7 @@ fn static_leader_that_does_not_join_again_is_replaced() {
     assert_eq!((response.generation_id, response.members.len()), (2, 2), "i1 is still a member");
     let new = response.member_id;
     assert_eq!(response.leader, new);
-    let member = MemberRef { id: &new, instance_id: Some("i2"), generation: 2 };
+    let member = MemberRef::new(&new, Some("i2"), 2);
     let synced = g.sync_as(member, &[(&old, "p0"), (&new, "p1")]);
     assert_eq!(g.synced(synced), Some(Ok("p1".into())));
 }
