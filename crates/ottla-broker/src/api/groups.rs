@@ -13,8 +13,9 @@ use crate::group::{
 /// The session timeouts that members may have (Kafka's `group.min.session.timeout.ms` and
 /// `group.max.session.timeout.ms`).
 const SESSION_TIMEOUT_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
-/// How long a connection waits for a group before it looks again. The group ends the wait earlier.
-const MAX_WAIT_MS: u64 = 60 * 60 * 1000;
+/// The deadline of a request that waits for a group. The group always ends the wait earlier: its
+/// own deadlines come from timeouts of up to `i32::MAX` ms.
+const MAX_WAIT_MS: u64 = 1 << 32;
 /// The type of a group whose members compute the assignment.
 const CLASSIC_GROUP: &str = "classic";
 

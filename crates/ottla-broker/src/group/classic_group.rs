@@ -55,6 +55,8 @@ pub(crate) struct Member {
     pub(crate) joining: Option<u64>,
     /// The delayed SyncGroup request.
     pub(crate) syncing: Option<u64>,
+    /// Whether SyncGroup of the current generation is missing (Kafka's `pendingSyncMembers`).
+    pub(crate) is_pending_sync: bool,
 }
 
 impl Member {
@@ -81,6 +83,9 @@ pub(crate) struct ClassicGroup {
     pub(super) rebalance_deadline_ms: Option<u64>,
     /// When the first rebalance may end: more members may join until then.
     pub(super) initial_rebalance_until_ms: Option<u64>,
+    /// When the members that have not sent SyncGroup are removed. As in Kafka, the group may be
+    /// stable before: a follower is late then.
+    pub(super) sync_deadline_ms: Option<u64>,
 }
 
 impl ClassicGroup {
@@ -123,6 +128,7 @@ impl ClassicGroup {
                 out.push(id, sync_error(ErrorCode::REBALANCE_IN_PROGRESS));
             }
         }
+        self.sync_deadline_ms = None;
         if self.state == GroupState::PreparingRebalance {
             return;
         }
@@ -130,8 +136,12 @@ impl ClassicGroup {
         self.initial_rebalance_until_ms =
             is_first.then_some(now_ms.saturating_add(initial_delay_ms));
         self.state = GroupState::PreparingRebalance;
-        let timeout_ms = self.members.values().map(|m| m.rebalance_timeout_ms).max().unwrap_or(0);
-        self.rebalance_deadline_ms = Some(now_ms + timeout_ms);
+        self.rebalance_deadline_ms = Some(now_ms + self.rebalance_timeout_ms());
+    }
+
+    /// Returns the longest rebalance timeout of all members.
+    fn rebalance_timeout_ms(&self) -> u64 {
+        self.members.values().map(|m| m.rebalance_timeout_ms).max().unwrap_or(0)
     }
 
     /// Ends the rebalance if every member has joined, or its deadline has passed.
@@ -151,8 +161,7 @@ impl ClassicGroup {
         if !self.members.is_empty() && self.members.values().all(|m| m.joining.is_none()) {
             // Only static members are left, and none has joined: the rebalance goes into
             // another round.
-            let timeout_ms = self.members.values().map(|m| m.rebalance_timeout_ms).max();
-            self.rebalance_deadline_ms = Some(now_ms + timeout_ms.unwrap_or(0).max(1));
+            self.rebalance_deadline_ms = Some(now_ms + self.rebalance_timeout_ms().max(1));
             return;
         }
         self.complete_join(now_ms, out);
@@ -179,12 +188,13 @@ impl ClassicGroup {
         for id in ids {
             let response = self.join_response(&id, false);
             let Some(member) = self.members.get_mut(&id) else { continue };
-            member.assignment = Bytes::new();
+            (member.assignment, member.is_pending_sync) = (Bytes::new(), true);
             member.session_deadline_ms = now_ms + member.session_timeout_ms;
             if let Some(request) = member.joining.take() {
                 out.push(request, GroupResponse::Join(response));
             }
         }
+        self.sync_deadline_ms = Some(now_ms + self.rebalance_timeout_ms());
     }
 
     /// Returns the assignor with the most votes, among those that all members support.
@@ -275,7 +285,8 @@ impl ClassicGroup {
         }
     }
 
-    /// Removes the members whose session has timed out, and ends a rebalance that is due.
+    /// Removes the members whose session has timed out or whose SyncGroup is overdue, and ends a
+    /// rebalance that is due.
     pub(super) fn tick(&mut self, now_ms: u64, out: &mut CompletedRequests) {
         self.pending_members.retain(|_, deadline| *deadline > now_ms);
         let is_dead = |m: &Member| {
@@ -285,6 +296,13 @@ impl ClassicGroup {
             self.members.iter().filter(|(_, m)| is_dead(m)).map(|(id, _)| id.clone()).collect();
         for id in dead {
             self.remove_member(&id, now_ms, out);
+        }
+        if self.sync_deadline_ms.is_some_and(|at| at <= now_ms) {
+            let late = self.members.iter().filter(|(_, m)| m.is_pending_sync);
+            let late: Vec<String> = late.map(|(id, _)| id.clone()).collect();
+            for id in late {
+                self.remove_member(&id, now_ms, out);
+            }
         }
         self.try_complete_join(now_ms, out);
     }
@@ -297,7 +315,8 @@ impl ClassicGroup {
         // Until the initial delay has passed, an earlier deadline of the rebalance changes nothing.
         let rebalance = self.rebalance_deadline_ms.map(|at| at.max(initial.unwrap_or(0)));
         let pending = self.pending_members.values().copied();
-        sessions.chain(pending).chain(rebalance).chain(initial).min()
+        let sync = self.sync_deadline_ms;
+        sessions.chain(pending).chain(rebalance).chain(initial).chain(sync).min()
     }
 }
 

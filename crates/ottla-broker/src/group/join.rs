@@ -105,6 +105,7 @@ impl ClassicGroup {
             joining: Some(r.request),
             assignment: member.assignment.clone(),
             syncing: member.syncing,
+            is_pending_sync: member.is_pending_sync,
         };
         self.prepare_rebalance(r.initial_delay_ms, now_ms, out);
         self.try_complete_join(now_ms, out);

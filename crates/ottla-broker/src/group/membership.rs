@@ -94,6 +94,12 @@ impl ClassicGroup {
         }
         let SyncRequest { request, member, assignments, .. } = r;
         self.renew_session(member.id, now_ms);
+        if let Some(m) = self.members.get_mut(member.id) {
+            m.is_pending_sync = false;
+        }
+        if self.members.values().all(|m| !m.is_pending_sync) {
+            self.sync_deadline_ms = None;
+        }
         if self.state == GroupState::Stable {
             out.push(request, self.sync_response(member.id));
             return;

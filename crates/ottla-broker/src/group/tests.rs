@@ -363,3 +363,51 @@ fn static_leader_that_does_not_join_again_is_replaced() {
     let synced = g.sync_as(member, &[(&old, "p0"), (&new, "p1")]);
     assert_eq!(g.synced(synced), Some(Ok("p1".into())));
 }
+
+/// Brings two members into generation 3, in which neither has sent SyncGroup.
+fn before_sync() -> (GroupFixture, String, String) {
+    let (mut g, a, b) = GroupFixture::with_two_members();
+    let (joined_a, joined_b) = (g.rejoin(&a), g.rejoin(&b));
+    assert!(g.joined(joined_a).is_some() && g.joined(joined_b).is_some());
+    (g, a, b)
+}
+
+/// Lets the rebalance timeout pass while both members send heartbeats.
+fn advance_with_heartbeats(g: &mut GroupFixture, members: [&str; 2]) {
+    for _ in 0..5 {
+        assert_eq!(members.map(|id| g.heartbeat(id, 3)), [Ok(()); 2]);
+        g.advance(REBALANCE_MS / 5);
+    }
+}
+
+#[test]
+fn leader_that_does_not_send_sync_in_time_is_removed() {
+    let (mut g, a, b) = before_sync();
+    let waiting = g.sync(&b, 3, &[]);
+    advance_with_heartbeats(&mut g, [&a, &b]);
+    assert_eq!(g.synced(waiting), Some(Err(ErrorCode::REBALANCE_IN_PROGRESS)));
+    assert_eq!(g.heartbeat(&a, 3), Err(ErrorCode::UNKNOWN_MEMBER_ID));
+    let joined = g.rejoin(&b);
+    let response = g.joined(joined).unwrap();
+    assert_eq!((response.generation_id, response.leader), (4, b));
+}
+
+#[test]
+fn follower_that_does_not_send_sync_in_time_is_removed_from_a_stable_group() {
+    let (mut g, a, b) = before_sync();
+    g.sync(&a, 3, &[(&a, "p0"), (&b, "p1")]);
+    assert_eq!(g.group.state, GroupState::Stable);
+    advance_with_heartbeats(&mut g, [&a, &b]);
+    assert_eq!(g.heartbeat(&b, 3), Err(ErrorCode::UNKNOWN_MEMBER_ID));
+    assert_eq!(g.heartbeat(&a, 3), Err(ErrorCode::REBALANCE_IN_PROGRESS));
+}
+
+#[test]
+fn members_that_have_sent_sync_have_no_further_deadline_but_their_session() {
+    let (mut g, a, b) = before_sync();
+    g.sync(&a, 3, &[(&a, "p0"), (&b, "p1")]);
+    g.sync(&b, 3, &[]);
+    advance_with_heartbeats(&mut g, [&a, &b]);
+    assert_eq!([&a, &b].map(|id| g.heartbeat(id, 3)), [Ok(()); 2]);
+    assert_eq!(g.group.state, GroupState::Stable);
+}
