@@ -6,7 +6,7 @@ use ottla_protocol::messages::JoinGroupRequestProtocol;
 use crate::group::classic_group::{ClassicGroup, GroupState, Member, join_error};
 use crate::group::delayed::{CompletedRequests, GroupResponse};
 
-/// What a member requests in JoinGroup.
+/// The content of a JoinGroup request.
 #[derive(Debug, Clone)]
 pub(crate) struct JoinRequest {
     /// The id of the delayed request.
@@ -137,6 +137,10 @@ impl ClassicGroup {
         let protocol = self.protocol.clone().unwrap_or_default();
         let metadata = r.protocols.iter().find(|p| p.name == protocol).map(|p| &p.metadata);
         let is_unchanged = metadata == Some(&old.metadata(&protocol));
+        // The new process may have other settings.
+        old.client_id.clone_from(&r.client_id);
+        (old.session_timeout_ms, old.rebalance_timeout_ms) =
+            (r.session_timeout_ms, r.rebalance_timeout_ms);
         old.session_deadline_ms = now_ms + r.session_timeout_ms;
         self.members.insert(id.clone(), old);
         // Without `skip_assignment`, a leader that gets the members computes a new assignment,

@@ -23,7 +23,7 @@ impl<'a> MemberRef<'a> {
     }
 }
 
-/// What a member requests in SyncGroup.
+/// The content of a SyncGroup request.
 #[derive(Debug, Clone)]
 pub(crate) struct SyncRequest<'a> {
     /// The id of the delayed request.

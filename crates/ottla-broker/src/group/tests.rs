@@ -345,6 +345,32 @@ fn pending_member_expires_and_does_not_hold_up_the_rebalance() {
 
 // KIP-345.
 #[test]
+fn static_member_that_restarts_gets_its_new_settings() {
+    let mut g = GroupFixture::default();
+    let request = g.request("", Some("i1"));
+    let joined = g.join(request);
+    let old = g.joined(joined).unwrap().member_id;
+    g.sync_as(MemberRef::new(&old, Some("i1"), 1), &[]);
+    let request = JoinRequest {
+        client_id: "new".into(),
+        session_timeout_ms: 2 * SESSION_MS,
+        rebalance_timeout_ms: 2 * REBALANCE_MS,
+        ..g.request("", Some("i1"))
+    };
+    let joined = g.join(request);
+    let response = g.joined(joined).unwrap();
+    assert_eq!(response.generation_id, 1, "there is no rebalance");
+    let member = &g.group.members[&response.member_id];
+    assert_eq!((&*member.client_id, member.rebalance_timeout_ms), ("new", 2 * REBALANCE_MS));
+    assert_eq!(g.group.heartbeat(MemberRef::new(&response.member_id, None, 1), 0), Ok(()));
+    g.advance(2 * SESSION_MS - 1);
+    assert_eq!(g.heartbeat(&response.member_id, 1), Ok(()));
+    g.advance(2 * SESSION_MS);
+    assert!(g.group.members.is_empty());
+}
+
+// KIP-345.
+#[test]
 fn static_leader_that_does_not_join_again_is_replaced() {
     let mut g = GroupFixture::default();
     let long_session = |r: JoinRequest| JoinRequest { session_timeout_ms: 10 * REBALANCE_MS, ..r };
