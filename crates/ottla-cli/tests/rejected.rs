@@ -6,7 +6,7 @@ mod process;
 use std::path::Path;
 
 use ottla_broker::{EmbeddedBroker, NewTopic};
-use process::{assert_fails, run_ottla};
+use process::{assert_fails, run_ottla, run_ottla_with_stdin};
 
 /// A broker whose topic `small` takes only small batches.
 fn start_broker() -> (EmbeddedBroker, String) {
@@ -145,15 +145,39 @@ fn bytes_that_are_not_utf8_are_written_as_base64_and_the_file_is_appended_to() {
 }
 
 #[test]
-fn file_that_cannot_be_written_is_an_error_before_a_record_is_sent() {
-    let missing = ["produce", "--embedded", "-t", "t", "--on-error", "/no/such/file"];
-    assert_fails(&missing, b"a\n", 2, &["cannot write /no/such/file of --on-error: No such file"]);
+fn file_that_cannot_be_written_is_an_error_before_the_broker_starts() {
     let dir = tempfile::tempdir().unwrap();
-    let input = dir.path().join("in");
-    std::fs::write(&input, "a\n").unwrap();
-    let path = input.to_str().unwrap();
-    let args = ["produce", "--embedded", "-t", "t", "--on-error", path, path];
-    assert_fails(&args, b"", 2, &["of --on-error is an input"]);
+    let data_dir = dir.path().join("log");
+    let embedded = ["produce", "--embedded", "--data-dir", data_dir.to_str().unwrap(), "-t", "t"];
+    let missing = [&embedded[..], &["--on-error", "/no/such/file"]].concat();
+    assert_fails(&missing, b"a\n", 2, &["cannot write /no/such/file of --on-error: No such file"]);
+    assert!(!data_dir.exists());
+}
+
+/// The rejected records would be read again and again.
+#[test]
+fn file_that_is_an_input_under_any_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (input, hard_link, symlink) = (path("in"), path("hard"), path("soft"));
+    std::fs::write(&input, "{\n").unwrap();
+    std::fs::hard_link(&input, &hard_link).unwrap();
+    std::os::unix::fs::symlink(&input, &symlink).unwrap();
+    let args = ["produce", "--embedded", "-t", "t", "--format", "json", "--on-error"];
+    for file in [&input, &hard_link, &symlink] {
+        let named = [&args[..], &[file, &input]].concat();
+        assert_fails(&named, b"", 2, &[file, "of --on-error is an input"]);
+        let stdin = std::fs::File::open(&input).unwrap();
+        let from_stdin = run_ottla_with_stdin(&[&args[..], &[file]].concat(), stdin);
+        let stderr = String::from_utf8_lossy(&from_stdin.stderr);
+        assert_eq!(from_stdin.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("of --on-error is an input"), "{stderr}");
+    }
+    assert_eq!(std::fs::read(&input).unwrap(), b"{\n");
+    // Output to a device is not read from it.
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let out = run_ottla_with_stdin(&[&args[..], &["/dev/null"]].concat(), null);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 #[cfg(target_os = "linux")]

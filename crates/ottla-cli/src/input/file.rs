@@ -1,7 +1,8 @@
 //! The inputs of `ottla produce`: files, and standard input.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::CliError;
@@ -12,6 +13,19 @@ pub(crate) struct Input {
     path: PathBuf,
     /// Its length in bytes; `None` for pipes, devices and terminals.
     pub(crate) len: Option<u64>,
+    /// `None` for devices and terminals.
+    id: Option<FileId>,
+}
+
+/// What identifies a file, whatever its name: device and inode.
+type FileId = (u64, u64);
+
+/// Returns the identity of a file or pipe. A device has none: an output to the terminal or to
+/// `/dev/null` does not become input.
+fn file_id(metadata: &Metadata) -> Option<FileId> {
+    let file_type = metadata.file_type();
+    let keeps_output = file_type.is_file() || file_type.is_fifo();
+    keeps_output.then(|| (metadata.dev(), metadata.ino()))
 }
 
 impl Input {
@@ -20,7 +34,7 @@ impl Input {
     /// A file is closed again and opened when it is read, so the number of files is not limited by
     /// the number of open descriptors.
     pub(crate) fn check(path: &Path) -> Result<Input, CliError> {
-        let mut input = Input { path: path.to_owned(), len: None };
+        let mut input = Input { path: path.to_owned(), len: None, id: None };
         let metadata = if input.is_stdin() {
             open_stdin().and_then(|stdin| stdin.0.metadata())
         } else {
@@ -37,6 +51,7 @@ impl Input {
             return Err(cannot_read(&"it is a directory"));
         }
         input.len = metadata.is_file().then_some(metadata.len());
+        input.id = file_id(&metadata);
         Ok(input)
     }
 
@@ -44,10 +59,12 @@ impl Input {
         self.path == Path::new("-")
     }
 
-    /// Returns whether the path leads to this input.
+    /// Returns whether what is written to the path would be read from this input: the path names
+    /// the same file, also as a link or as standard input.
     pub(crate) fn is_file(&self, path: &Path) -> bool {
-        let canonical = |path: &Path| std::fs::canonicalize(path).ok();
-        canonical(&self.path).is_some_and(|input| canonical(path) == Some(input))
+        // A path that does not exist yet is no input.
+        let id = std::fs::metadata(path).ok().and_then(|metadata| file_id(&metadata));
+        id.is_some() && id == self.id
     }
 
     /// Returns whether a person types the input.

@@ -37,6 +37,9 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     let max_request_size = settings::number(&properties, "max.request.size", 1_048_576);
     let mut reader = RecordReader::new(&args, max_request_size as usize)?;
     limits::check_address_space(&properties)?;
+    let on_error = OnError::new(&args);
+    // Last, so that a wrong option leaves no empty file.
+    let rejected = open_rejected_file(&args, on_error, &inputs)?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
     if let Some(broker) = &broker {
         properties
@@ -48,8 +51,6 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
         report!("note: {notice}");
     }
     let temporary_log_dir = temporary_dir.as_ref().map(|t| t.path().to_owned());
-    let on_error = OnError::new(&args);
-    let rejected = open_rejected_file(&args, on_error, &inputs)?;
     let config = SessionConfig::new(&args, &properties, temporary_log_dir, on_error);
     let stats = DeliveryStats::new(args.json, on_error, rejected);
     let session = Session::start(config, properties, stats)?;

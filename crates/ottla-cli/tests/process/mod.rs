@@ -13,6 +13,14 @@ pub(crate) fn run_ottla(args: &[&str], input: &[u8]) -> Output {
     c.output().expect("the command runs")
 }
 
+/// Runs the command with a file as its standard input.
+pub(crate) fn run_ottla_with_stdin(args: &[&str], stdin: std::fs::File) -> Output {
+    // `assert_cmd` can only pipe bytes. `timeout` ends a command that does not end by itself.
+    let mut c = std::process::Command::new("timeout");
+    c.args(["-s", "KILL", "60"]).arg(assert_cmd::cargo::cargo_bin!("ottla")).args(args);
+    c.stdin(stdin).output().expect("the command runs")
+}
+
 /// Checks that the command fails with this status, and with these texts on standard error.
 pub(crate) fn assert_fails(args: &[&str], input: &[u8], status: i32, expected: &[&str]) {
     let out = run_ottla(args, input);
