@@ -189,3 +189,19 @@ fn full_disk_stops_the_reading_because_rejected_records_would_be_lost() {
         ["1 records acknowledged", "cannot write a rejected record to /dev/full: No space"];
     assert_fails(&args, input.as_bytes(), 1, &expected);
 }
+
+/// The reading has ended by then, so only the summary can say it.
+#[cfg(target_os = "linux")]
+#[test]
+fn record_that_cannot_be_written_during_the_close_is_not_reported_as_written() {
+    let (_broker, server) = start_broker();
+    let args = ["produce", "-b", &server, "-t", "small", "--on-error", "/dev/full"];
+    let refused = "r".repeat(5_000) + "\n";
+    let out = run_ottla(&args, refused.as_bytes());
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    let expected = "cannot write a rejected record to /dev/full: No space left on device \
+                    (os error 28); the file lacks some or all of 1 rejected records\n";
+    assert!(stderr.contains(expected), "{stderr}");
+    assert!(!stderr.contains("are in /dev/full"), "{stderr}");
+}

@@ -20,6 +20,9 @@ pub(super) struct RejectedFile {
     records: u64,
     /// The number of objects whose input could not be read as a record.
     unreadable: u64,
+    /// The first error of a write. Nothing is written after it, because a later object would stand
+    /// behind a part of an earlier one.
+    write_error: Option<String>,
 }
 
 /// A text of the input that was not sent.
@@ -37,7 +40,7 @@ impl RejectedFile {
             CliError::usage(format!("cannot write {} of --on-error: {e}", path.display()))
         })?;
         let (path, out) = (path.to_owned(), BufWriter::new(file));
-        Ok(RejectedFile { path, out, sources, records: 0, unreadable: 0 })
+        Ok(RejectedFile { path, out, sources, records: 0, unreadable: 0, write_error: None })
     }
 
     /// Writes a record that the producer or the broker has rejected.
@@ -83,20 +86,34 @@ impl RejectedFile {
         let source = self.sources.get(place.input).map_or("", String::as_str);
         push_text(&mut object, "source", &format!("{source}: line {}", place.number));
         object.extend(b"}\n");
-        self.out.write_all(&object).map_err(|e| self.cannot_write(&e))
+        self.write_checked(|out| out.write_all(&object))
     }
 
-    fn cannot_write(&self, e: &io::Error) -> String {
-        format!("cannot write a rejected record to {}: {e}", self.path.display())
+    /// Writes, unless an earlier write has failed. The error is kept for the summary.
+    fn write_checked(
+        &mut self,
+        write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> Result<(), String> {
+        if self.write_error.is_none()
+            && let Err(e) = write(&mut self.out)
+        {
+            let path = self.path.display();
+            self.write_error = Some(format!("cannot write a rejected record to {path}: {e}"));
+        }
+        self.write_error.clone().map_or(Ok(()), Err)
     }
 
     pub(super) fn flush(&mut self) -> Result<(), String> {
-        self.out.flush().map_err(|e| self.cannot_write(&e))
+        self.write_checked(BufWriter::flush)
     }
 
     /// Returns what the summary says about the file; empty if nothing was written.
     pub(super) fn summary(&self) -> String {
         let (path, records, unreadable) = (self.path.display(), self.records, self.unreadable);
+        if let Some(e) = &self.write_error {
+            let rejected = records + unreadable;
+            return format!("{e}; the file lacks some or all of {rejected} rejected records\n");
+        }
         let mut out = String::new();
         if records > 0 {
             out += &format!(
