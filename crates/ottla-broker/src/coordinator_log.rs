@@ -130,23 +130,28 @@ impl CoordinatorLog {
 
     /// Appends bytes. A full disk is logged once, not for every retry of a client.
     fn append_bytes(&mut self, bytes: &[u8], records: i64) -> Result<(), ErrorCode> {
-        let written =
-            self.file.seek(SeekFrom::Start(self.size)).and_then(|_| self.file.write_all(bytes));
+        let written = checked_end(self.end_offset, records).and_then(|end_offset| {
+            self.file.seek(SeekFrom::Start(self.size))?;
+            self.file.write_all(bytes)?;
+            Ok(end_offset)
+        });
         let had_failed = std::mem::replace(&mut self.append_failed, written.is_err());
-        if let Err(e) = written {
-            // The next start must not find a part of a batch in front of others.
-            let _ = self.file.set_len(self.size);
-            if !had_failed {
-                let file = self.path.display();
-                tracing::error!(
-                    "{file}: append failed: {e}; clients get COORDINATOR_NOT_AVAILABLE until it \
-                     works"
-                );
+        match written {
+            Ok(end_offset) => self.end_offset = end_offset,
+            Err(e) => {
+                // The next start must not find a part of a batch in front of others.
+                let _ = self.file.set_len(self.size);
+                if !had_failed {
+                    let file = self.path.display();
+                    tracing::error!(
+                        "{file}: append failed: {e}; clients get COORDINATOR_NOT_AVAILABLE until \
+                         it works"
+                    );
+                }
+                return Err(ErrorCode::COORDINATOR_NOT_AVAILABLE);
             }
-            return Err(ErrorCode::COORDINATOR_NOT_AVAILABLE);
         }
         self.size += bytes.len() as u64;
-        self.end_offset += records;
         Ok(())
     }
 
@@ -169,7 +174,7 @@ impl CoordinatorLog {
         let (mut bytes, mut end_offset) = (Vec::new(), self.end_offset);
         for batch in snapshot {
             bytes.extend(encode_batch(batch, end_offset, now_ms));
-            end_offset += batch.records.len() as i64;
+            end_offset = checked_end(end_offset, batch.records.len() as i64)?;
         }
         let old_paths = segment_paths(&self.dir)?;
         let path = segment_path(&self.dir, self.end_offset);
@@ -191,6 +196,15 @@ impl CoordinatorLog {
         self.size = bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Returns the offset after some records.
+///
+/// # Errors
+/// The records would pass the highest offset. A file that was changed may bring a log there.
+fn checked_end(offset: i64, records: i64) -> io::Result<i64> {
+    let too_high = || io::Error::other(format!("no offset follows {offset}"));
+    offset.checked_add(records).ok_or_else(too_high)
 }
 
 fn content_of(topic: &str) -> &'static str {
@@ -250,7 +264,8 @@ impl Segment {
                 if base < end_offset || last < 0 {
                     return Err(format!("offset {base} is out of order"));
                 }
-                Ok((batch, base + i64::from(last) + 1))
+                let end = checked_end(base, i64::from(last) + 1).map_err(|e| e.to_string())?;
+                Ok((batch, end))
             });
             match checked {
                 Ok((batch, end)) => {
@@ -377,5 +392,36 @@ mod tests {
         fs::write(&old_path, &old[..old.len() - 1]).unwrap();
         let e = CoordinatorLog::open(dir.path(), "topic", |_| Ok(())).unwrap_err();
         assert!(e.to_string().contains("is damaged"), "{e}");
+    }
+
+    /// Writes a segment of one batch whose offset is `below_max` below the highest one.
+    fn write_last_offsets(dir: &Path, below_max: i64) {
+        let base = i64::MAX - below_max;
+        fs::create_dir_all(dir.join("topic-0")).unwrap();
+        fs::write(segment_path(&dir.join("topic-0"), base), encode_batch(&batch("a"), base, 0))
+            .unwrap();
+    }
+
+    #[test]
+    fn offset_after_the_highest_one_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        write_last_offsets(dir.path(), 0);
+        let e = CoordinatorLog::open(dir.path(), "topic", |_| Ok(())).unwrap_err();
+        let expected = format!("the batch at byte 0: no offset follows {}", i64::MAX);
+        assert!(e.to_string().contains(&expected), "{e}");
+    }
+
+    #[test]
+    fn append_and_compaction_end_at_the_highest_offset() {
+        let dir = tempfile::tempdir().unwrap();
+        write_last_offsets(dir.path(), 2);
+        let mut log = CoordinatorLog::open(dir.path(), "topic", |_| Ok(())).unwrap();
+        log.append(&batch("b"), 0).unwrap();
+        let path = log.path.clone();
+        assert_eq!(log.append(&batch("c"), 0), Err(ErrorCode::COORDINATOR_NOT_AVAILABLE));
+        log.compact(&[batch("d")], 0);
+        assert_eq!(log.path, path, "the log is not compacted");
+        drop(log);
+        assert_eq!(read_keys(dir.path()), ["a", "b"]);
     }
 }

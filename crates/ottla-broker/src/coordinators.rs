@@ -163,7 +163,7 @@ impl CoordinatorPartition {
 
     fn move_to(&mut self, node: i32, loaded_at_ms: u64) {
         (self.node, self.loaded_at_ms) = (node, loaded_at_ms);
-        self.epoch += 1;
+        self.epoch = self.epoch.saturating_add(1);
     }
 }
 

@@ -276,13 +276,13 @@ impl Core {
         let mut coordinators = Coordinators::new(config.node_count);
         // An old epoch would fence the new coordinators.
         let max_epoch = topics.producer_states().filter_map(|s| s.max_coordinator_epoch()).max();
-        coordinators.set_epoch(max_epoch.map_or(0, |epoch| epoch + 1));
+        coordinators.set_epoch(max_epoch.map_or(0, |epoch| epoch.saturating_add(1)));
         let max_producer_id = topics.producer_states().filter_map(|s| s.max_producer_id()).max();
         let max_producer_id = max_producer_id.max(transactions.max_producer_id());
         let producer_ids = ProducerIds {
             // Ids must not repeat after a restart. The logs name the ids that have written; the
             // wall clock exceeds the ids that were issued but have not written yet.
-            next: max_producer_id.map_or(0, |id| id + 1).max(now.wall_ms),
+            next: max_producer_id.map_or(0, |id| id.saturating_add(1)).max(now.wall_ms),
             issued: 0,
             initial_epoch: 0,
             errors: Vec::new(),

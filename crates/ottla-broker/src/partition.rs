@@ -285,7 +285,7 @@ impl Partition {
     /// old leader, and delayed Produce requests fail with NOT_LEADER_OR_FOLLOWER.
     pub(crate) fn make_leader(&mut self, node: i32, now_ms: u64) {
         self.leader = node;
-        self.leader_epoch += 1;
+        self.leader_epoch = self.leader_epoch.saturating_add(1);
         if !self.isr.contains(&node) {
             // An unclean election: no other replica is in sync with the new leader's log.
             self.isr = vec![node];
@@ -340,7 +340,7 @@ impl Partition {
             self.elect_leader(is_alive, now_ms);
             if self.leader == -1 {
                 // The loss of the leader is a new epoch, too, so that clients refresh metadata.
-                self.leader_epoch += 1;
+                self.leader_epoch = self.leader_epoch.saturating_add(1);
             }
         }
         self.update_high_watermark();

@@ -251,7 +251,8 @@ impl TopicStore {
             // A restarted cluster elects a leader, and a leader's epoch must be new. A single node
             // keeps its epoch.
             let last_epoch = replicas.iter().map(Replica::latest_epoch).max().unwrap_or(-1);
-            let epoch = if replicas.len() > 1 { last_epoch + 1 } else { last_epoch.max(0) };
+            let next_epoch = last_epoch.saturating_add(1);
+            let epoch = if replicas.len() > 1 { next_epoch } else { last_epoch.max(0) };
             let epoch = epoch.max(self.initial_leader_epoch);
             let mut partition = Partition::new(partition_name, replicas, epoch);
             let now = ClockReading { mono_ms: 0, wall_ms: now_ms };

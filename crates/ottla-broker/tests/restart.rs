@@ -338,3 +338,83 @@ fn log_is_compacted_and_keeps_the_whole_state() {
     let again = b.init().unwrap();
     assert_eq!((again.id, again.epoch), (p.id, last.epoch + 1));
 }
+
+#[test]
+fn highest_numbers_that_a_client_can_send_do_not_stop_the_next_start() {
+    let (f, mut b) = RestartFixture::new(1, 2);
+    let p = b.init().unwrap();
+    let marker = WritableTxnMarker {
+        producer_id: p.id,
+        producer_epoch: p.epoch,
+        coordinator_epoch: i32::MAX,
+        topics: vec![WritableTxnMarkerTopic {
+            name: "t".into(),
+            partition_indexes: vec![0],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let request = WriteTxnMarkersRequest { markers: vec![marker], ..Default::default() };
+    assert_eq!(b.send(1, &request, 1).markers[0].topics[0].partitions[0].error_code, 0);
+    let highest = TestProducer { id: i64::MAX, epoch: 0 };
+    b.produce_batch(None, 1, record_batch(highest, 0, "a", 0), 9).unwrap();
+
+    let mut b = f.restart(b, 0);
+    let next = b.init().unwrap();
+    b.produce(next, 0, 0, "b", 12).unwrap();
+    b.end_v2(next, true).unwrap();
+    assert_eq!(b.fetch(0, READ_COMMITTED).values, ["b"]);
+    for id in ["x", "y"] {
+        let id = Some(id.to_owned());
+        b.init_request(&InitProducerIdRequest { transactional_id: id, ..init_request(1000) })
+            .unwrap();
+    }
+}
+
+/// Returns the directories of partition 0 of `t`, one for each node.
+fn partition_dirs(f: &RestartFixture) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    let mut open = vec![f.dir.path().to_owned()];
+    while let Some(dir) = open.pop() {
+        if dir.ends_with("t-0") {
+            dirs.push(dir);
+        } else {
+            let paths = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+            open.extend(paths.filter(|path| path.is_dir()));
+        }
+    }
+    assert_eq!(dirs.len(), f.nodes as usize, "{dirs:?}");
+    dirs
+}
+
+#[test]
+fn log_at_the_highest_offset_is_opened_and_takes_no_records() {
+    let (f, mut b) = RestartFixture::new(1, 2);
+    let p = TestProducer { id: 7, epoch: 0 };
+    b.produce_batch(None, 0, record_batch(p, 0, "a", 0), 9).unwrap();
+    drop(b);
+    let old = partition_dirs(&f)[0].join("00000000000000000000.log");
+    damage(&old, |bytes| bytes[..8].copy_from_slice(&i64::MAX.to_be_bytes()));
+    fs::rename(&old, old.with_file_name(format!("{:020}.log", i64::MAX))).unwrap();
+    let mut b = BrokerFixture::open_dir(f.dir.path(), 1, 2);
+    assert_eq!(b.latest_offset(0, READ_UNCOMMITTED), i64::MAX);
+    let produced = b.produce_batch(None, 0, record_batch(p, 0, "b", 0), 9);
+    assert_eq!(produced, Err(ErrorCode::KAFKA_STORAGE_ERROR));
+}
+
+#[test]
+fn highest_leader_epoch_in_a_file_does_not_stop_the_start() {
+    let (f, mut b) = RestartFixture::new(2, 2);
+    let p = TestProducer { id: 7, epoch: 0 };
+    b.produce_batch(None, 0, record_batch(p, 0, "a", 0), 9).unwrap();
+    drop(b);
+    for dir in partition_dirs(&f) {
+        damage(&dir.join("00000000000000000000.log"), |bytes| {
+            bytes[12..16].copy_from_slice(&i32::MAX.to_be_bytes());
+        });
+    }
+    let mut b = BrokerFixture::open_dir(f.dir.path(), 2, 2);
+    let (now, leader) = (b.now(), b.core.describe_partition("t", 0).unwrap().leader);
+    b.core.stop_node(leader, now);
+    assert_eq!(b.fetch(0, READ_UNCOMMITTED).values, ["a"]);
+}

@@ -170,7 +170,7 @@ impl ClassicGroup {
     /// Begins the next generation and responds to the JoinGroup requests.
     fn complete_join(&mut self, now_ms: u64, out: &mut CompletedRequests) {
         (self.rebalance_deadline_ms, self.initial_rebalance_until_ms) = (None, None);
-        self.generation += 1;
+        self.generation = next_generation(self.generation);
         if self.members.is_empty() {
             (self.state, self.protocol, self.leader) = (GroupState::Empty, None, None);
             return;
@@ -318,6 +318,14 @@ impl ClassicGroup {
         let sync = self.sync_deadline_ms;
         sessions.chain(pending).chain(rebalance).chain(initial).chain(sync).min()
     }
+}
+
+/// The highest generation of a group.
+pub(super) const MAX_GENERATION: i32 = i32::MAX - 1;
+
+/// Returns the generation that follows. After the highest one, generations count from 1 again.
+fn next_generation(generation: i32) -> i32 {
+    if generation >= MAX_GENERATION { 1 } else { generation + 1 }
 }
 
 pub(super) fn join_error(code: ErrorCode, member_id: &str) -> GroupResponse {

@@ -18,7 +18,7 @@ use ottla_protocol::{DecodeError, EncodeError, ErrorCode, Reader};
 use crate::coordinator_log::{CoordinatorBatch, CoordinatorLog, CoordinatorRecord};
 use crate::coordinators::OFFSETS_TOPIC;
 use crate::core::ClockReading;
-use crate::group::classic_group::{ClassicGroup, GroupState, Member};
+use crate::group::classic_group::{ClassicGroup, GroupState, MAX_GENERATION, Member};
 use crate::group::coordinator::{Group, GroupCoordinator};
 use crate::group::offsets::CommittedOffset;
 use crate::transaction::{ProducerIdAndEpoch, TopicPartition};
@@ -255,7 +255,7 @@ fn read_record(
             let key: GroupMetadataKey = decode_key(&mut r).map_err(to_text)?;
             let group = groups.entry(key.group).or_default();
             group.classic = match &value {
-                Some(value) => to_group(decode_value(value).map_err(to_text)?),
+                Some(value) => to_group(decode_value(value).map_err(to_text)?)?,
                 None => ClassicGroup::default(),
             };
             group.logged_metadata = value.map(|v| v.to_vec());
@@ -265,7 +265,10 @@ fn read_record(
     Ok(())
 }
 
-fn to_group(value: GroupMetadataValue) -> ClassicGroup {
+fn to_group(value: GroupMetadataValue) -> Result<ClassicGroup, String> {
+    if !(0..=MAX_GENERATION).contains(&value.generation) {
+        return Err(format!("the generation {} is out of range", value.generation));
+    }
     let protocol = value.protocol.clone();
     let members = value.members.into_iter().map(|m| {
         let name = protocol.clone().unwrap_or_default();
@@ -284,7 +287,7 @@ fn to_group(value: GroupMetadataValue) -> ClassicGroup {
         (m.member_id, member)
     });
     let members: BTreeMap<String, Member> = members.collect();
-    ClassicGroup {
+    Ok(ClassicGroup {
         state: if members.is_empty() { GroupState::Empty } else { GroupState::Stable },
         generation: value.generation,
         protocol_type: Some(value.protocol_type).filter(|t| !t.is_empty()),
@@ -292,5 +295,22 @@ fn to_group(value: GroupMetadataValue) -> ClassicGroup {
         leader: value.leader,
         members,
         ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generation_that_no_group_has_is_an_error() {
+        let value = |generation| GroupMetadataValue { generation, ..Default::default() };
+        for generation in [-1, i32::MIN, i32::MAX] {
+            let e = to_group(value(generation)).unwrap_err();
+            assert_eq!(e, format!("the generation {generation} is out of range"));
+        }
+        for generation in [0, MAX_GENERATION] {
+            assert_eq!(to_group(value(generation)).unwrap().generation, generation);
+        }
     }
 }

@@ -437,3 +437,15 @@ fn members_that_have_sent_sync_have_no_further_deadline_but_their_session() {
     assert_eq!([&a, &b].map(|id| g.heartbeat(id, 3)), [Ok(()); 2]);
     assert_eq!(g.group.state, GroupState::Stable);
 }
+
+#[test]
+fn generations_count_from_1_again_after_the_highest_one() {
+    let (mut g, a, b) = GroupFixture::with_two_members();
+    g.group.generation = i32::MAX - 2;
+    for expected in [i32::MAX - 1, 1] {
+        let (joined_a, joined_b) = (g.rejoin(&a), g.rejoin(&b));
+        assert_eq!(g.joined(joined_a).unwrap().generation_id, expected);
+        assert_eq!(g.joined(joined_b).unwrap().generation_id, expected);
+        g.sync(&a, expected, &[]);
+    }
+}

@@ -157,6 +157,11 @@ impl Log {
 
     fn try_append(&mut self, bytes: &[u8], header: &BatchHeaderView, epoch: i32) -> io::Result<()> {
         let base_offset = self.log_end_offset;
+        let record_count = i64::from(header.header.last_offset_delta) + 1;
+        // Only a file whose name was changed brings a log to the highest offset.
+        let end_offset = base_offset.checked_add(record_count);
+        let end_offset = end_offset
+            .ok_or_else(|| io::Error::other(format!("no offset follows {base_offset}")))?;
         let is_full = self
             .segments
             .last()
@@ -166,7 +171,6 @@ impl Log {
         {
             self.segments.push(next);
         }
-        let last_offset = base_offset + i64::from(header.header.last_offset_delta);
         if let Some(segment) = self.segments.last_mut() {
             let max_timestamp = header.header.max_timestamp;
             let (position, len) = (segment.size(), bytes.len() as u32);
@@ -174,7 +178,7 @@ impl Log {
                 bytes,
                 LogIndexEntry {
                     base_offset,
-                    last_offset,
+                    last_offset: end_offset - 1,
                     leader_epoch: epoch,
                     max_timestamp,
                     position,
@@ -182,7 +186,7 @@ impl Log {
                 },
             )?;
         }
-        self.log_end_offset = last_offset + 1;
+        self.log_end_offset = end_offset;
         Ok(())
     }
 

@@ -103,13 +103,12 @@ impl LogSegment {
         for batch in Batches::new(&bytes) {
             let Ok(batch) = batch else { break };
             let (base_offset, len) = (batch.header().base_offset, batch.bytes().len());
-            let is_valid = batch.verify().is_ok()
-                && base_offset == expected_offset
-                && batch.header().last_offset_delta >= 0;
-            if !is_valid {
-                break;
-            }
-            let last_offset = base_offset + i64::from(batch.header().last_offset_delta);
+            let last_offset_delta = batch.header().last_offset_delta;
+            let is_valid =
+                batch.verify().is_ok() && base_offset == expected_offset && last_offset_delta >= 0;
+            let end_offset = base_offset.checked_add(i64::from(last_offset_delta) + 1);
+            let Some(end_offset) = end_offset.filter(|_| is_valid) else { break };
+            let last_offset = end_offset - 1;
             self.entries.push(LogIndexEntry {
                 base_offset,
                 last_offset,
@@ -120,7 +119,7 @@ impl LogSegment {
             });
             on_batch(&batch, base_offset);
             position += len as u64;
-            expected_offset = last_offset + 1;
+            expected_offset = end_offset;
         }
         self.size = position;
         let removed_bytes = bytes.len() as u64 - position;

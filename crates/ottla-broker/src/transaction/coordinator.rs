@@ -95,7 +95,8 @@ impl Core {
     /// Returns a producer id that no producer has.
     pub(crate) fn issue_producer_id(&mut self) -> i64 {
         let id = self.producer_ids.next;
-        self.producer_ids.next += 1;
+        // A client may have written with the highest id, which it was not given.
+        self.producer_ids.next = id.saturating_add(1);
         self.producer_ids.issued += 1;
         id
     }
