@@ -19,9 +19,10 @@ const MAX_WAIT_MS: u64 = 1 << 32;
 /// The type of a group whose members compute the assignment.
 const CLASSIC_GROUP: &str = "classic";
 
-/// Returns the context's request as one that may wait.
-fn delayed_request(ctx: &RequestContext<'_>) -> DelayedGroupRequest {
+/// Returns the context's request as one that may wait for a group.
+fn delayed_request(ctx: &RequestContext<'_>, group: &str) -> DelayedGroupRequest {
     DelayedGroupRequest {
+        group: group.to_owned(),
         node: ctx.node,
         version: ctx.header.api_version,
         correlation_id: ctx.header.correlation_id,
@@ -61,8 +62,8 @@ pub(crate) fn handle_join_group(
     let client_id = ctx.header.client_id.clone().unwrap_or_default();
     let prefix = request.group_instance_id.as_ref().unwrap_or(&client_id);
     let new_member_id = format!("{prefix}-{}", core.random_uuid());
-    let session_timeout_ms = request.session_timeout_ms.max(0) as u64;
-    let id = core.delay_group_request(delayed_request(ctx));
+    let session_timeout_ms = request.session_timeout_ms as u64;
+    let id = core.delay_group_request(delayed_request(ctx, &request.group_id));
     let join = JoinRequest {
         request: id,
         member_id: request.member_id,
@@ -102,7 +103,7 @@ pub(crate) fn handle_sync_group(
             ..Default::default()
         });
     }
-    let id = core.delay_group_request(delayed_request(ctx));
+    let id = core.delay_group_request(delayed_request(ctx, &request.group_id));
     let assignments = request.assignments.into_iter().map(|a| (a.member_id, a.assignment));
     let instance_id = request.group_instance_id.as_deref();
     let sync = SyncRequest {

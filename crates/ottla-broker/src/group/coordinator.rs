@@ -8,8 +8,9 @@ use ottla_protocol::record::{ControlRecordType, EndTransactionMarker};
 use crate::coordinator_log::CoordinatorLog;
 use crate::coordinators::{CoordinatorType, coordinator_partition};
 use crate::core::{ClockReading, Core};
-use crate::group::classic_group::ClassicGroup;
+use crate::group::classic_group::{ClassicGroup, GroupState};
 use crate::group::delayed::{CompletedRequests, DelayedGroupRequest};
+use crate::group::log::NO_TIMESTAMP;
 use crate::group::offsets::{CommittedOffset, GroupOffsets};
 use crate::transaction::{ProducerIdAndEpoch, TopicPartition};
 
@@ -22,6 +23,15 @@ pub(crate) struct Group {
     pub(super) logged_metadata: Option<Vec<u8>>,
 }
 
+impl Group {
+    /// Returns whether the group has neither members nor offsets.
+    pub(super) fn is_dead(&self) -> bool {
+        self.classic.state == GroupState::Empty
+            && self.classic.pending_members.is_empty()
+            && self.offsets.is_empty()
+    }
+}
+
 /// All groups.
 #[derive(Debug, Default)]
 pub(crate) struct GroupCoordinator {
@@ -30,12 +40,46 @@ pub(crate) struct GroupCoordinator {
     pub(super) delayed: BTreeMap<u64, DelayedGroupRequest>,
     /// The log in the data directory; `None` if groups and offsets are in memory only.
     pub(super) log: Option<CoordinatorLog>,
+    /// When a member or a rebalance times out. It may be too early, because a heartbeat does not
+    /// change it: every request needs it, and must not visit every group.
+    next_deadline_ms: Option<u64>,
 }
 
 impl GroupCoordinator {
-    /// Returns when a member or a rebalance times out.
+    /// Returns when a member or a rebalance times out, or an earlier time.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.by_id.values().filter_map(|g| g.classic.next_deadline()).min()
+        self.next_deadline_ms
+    }
+
+    /// Takes the deadline of a group that has changed into account.
+    fn update_deadline(&mut self, id: &str) {
+        let changed = self.by_id.get(id).and_then(|g| g.classic.next_deadline());
+        self.next_deadline_ms = self.next_deadline_ms.into_iter().chain(changed).min();
+    }
+
+    /// Sets the deadline to the earliest one of all groups.
+    pub(super) fn recompute_deadline(&mut self) {
+        self.next_deadline_ms = self.by_id.values().filter_map(|g| g.classic.next_deadline()).min();
+    }
+
+    /// Keeps a group's new state, or removes the group if it is dead.
+    fn store_group(&mut self, id: &str, now: ClockReading) {
+        if !self.remove_if_dead(id, now.wall_ms) {
+            self.append_metadata(id, now);
+            self.update_deadline(id);
+        }
+    }
+
+    /// Removes a group that has neither members nor offsets, and returns whether it is removed.
+    ///
+    /// If the log cannot be written, the group stays: a restart must not bring back its members.
+    fn remove_if_dead(&mut self, id: &str, timestamp: i64) -> bool {
+        let is_dead = self.by_id.get(id).is_some_and(Group::is_dead);
+        let is_removed = is_dead && self.append_deleted_group(id, timestamp).is_ok();
+        if is_removed {
+            self.by_id.remove(id);
+        }
+        is_removed
     }
 
     /// Commits offsets, or keeps those of a producer's transaction until it ends.
@@ -73,16 +117,19 @@ impl GroupCoordinator {
         marker: EndTransactionMarker,
         now: ClockReading,
     ) -> Result<(), ErrorCode> {
-        let is_concerned = |(id, group): &(&String, &mut Group)| {
-            coordinator_partition(id) == partition && group.offsets.has_pending(producer.id)
-        };
-        if !self.by_id.iter_mut().any(|group| is_concerned(&group)) {
+        let has_pending = self.by_id.iter().filter(|(_, g)| g.offsets.has_pending(producer.id));
+        let ids = has_pending.map(|(id, _)| id).filter(|id| coordinator_partition(id) == partition);
+        let ids: Vec<String> = ids.cloned().collect();
+        if ids.is_empty() {
             return Ok(());
         }
         self.append_marker(producer, marker, now)?;
         let committed = marker.control_type == ControlRecordType::Commit;
-        for (_, group) in self.by_id.iter_mut().filter(is_concerned) {
-            group.offsets.end_transaction(producer.id, committed);
+        for id in ids {
+            if let Some(group) = self.by_id.get_mut(&id) {
+                group.offsets.end_transaction(producer.id, committed);
+            }
+            self.remove_if_dead(&id, now.wall_ms);
         }
         self.compact_log_if_due(now);
         Ok(())
@@ -99,6 +146,9 @@ impl GroupCoordinator {
         }
         for (id, partitions) in removed {
             self.append_deleted_offsets(&id, &partitions);
+            if !partitions.is_empty() {
+                self.remove_if_dead(&id, NO_TIMESTAMP);
+            }
         }
     }
 
@@ -111,11 +161,14 @@ impl GroupCoordinator {
 
     /// Removes a request whose connection is closed. Its member stays until its session times out.
     pub(crate) fn cancel(&mut self, id: u64) {
-        self.delayed.remove(&id);
-        for member in self.by_id.values_mut().flat_map(|g| g.classic.members.values_mut()) {
+        let Some(request) = self.delayed.remove(&id) else { return };
+        let Some(group) = self.by_id.get_mut(&request.group) else { return };
+        for member in group.classic.members.values_mut() {
             member.joining.take_if(|request| *request == id);
             member.syncing.take_if(|request| *request == id);
         }
+        // The session of the member has a deadline again.
+        self.update_deadline(&request.group);
     }
 
     pub(crate) fn has_request(&self, id: u64) -> bool {
@@ -149,11 +202,15 @@ impl Core {
                 group.classic.reload(now.mono_ms, &mut completed);
             }
         }
+        self.groups.recompute_deadline();
         self.complete_group_requests(completed);
     }
 
     /// Removes the members whose sessions have timed out, and ends the rebalances that are due.
     pub(crate) fn tick_groups(&mut self, now: ClockReading) {
+        if self.groups.next_deadline().is_none_or(|at| at > now.mono_ms) {
+            return;
+        }
         let mut completed = CompletedRequests::default();
         let mut ticked = Vec::new();
         for (id, group) in &mut self.groups.by_id {
@@ -162,7 +219,8 @@ impl Core {
                 ticked.push(id.clone());
             }
         }
-        ticked.iter().for_each(|id| self.groups.append_metadata(id, now));
+        ticked.iter().for_each(|id| self.groups.store_group(id, now));
+        self.groups.recompute_deadline();
         self.complete_group_requests(completed);
     }
 
@@ -173,7 +231,7 @@ impl Core {
         completed: CompletedRequests,
         now: ClockReading,
     ) {
-        self.groups.append_metadata(group, now);
+        self.groups.store_group(group, now);
         self.groups.compact_log_if_due(now);
         self.complete_group_requests(completed);
     }

@@ -20,6 +20,7 @@ pub(crate) enum GroupResponse {
 /// A request that waits, or whose response is there.
 #[derive(Debug)]
 pub(crate) struct DelayedGroupRequest {
+    pub(crate) group: String,
     pub(crate) node: i32,
     pub(crate) version: i16,
     pub(crate) correlation_id: i32,

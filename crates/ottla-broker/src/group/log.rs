@@ -41,7 +41,10 @@ impl GroupCoordinator {
         for member in groups.values_mut().flat_map(|g| g.classic.members.values_mut()) {
             member.session_deadline_ms = now.mono_ms + member.session_timeout_ms;
         }
+        // A record that deletes a group or an offset leaves an entry behind.
+        groups.retain(|_, g| !g.is_dead());
         self.log = Some(log);
+        self.recompute_deadline();
         Ok(())
     }
 
@@ -85,6 +88,22 @@ impl GroupCoordinator {
         log.append_encoded(marker.encode_batch(producer.id, producer.epoch, now.wall_ms))
     }
 
+    /// Writes to the log that a group is removed.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub(super) fn append_deleted_group(
+        &mut self,
+        id: &str,
+        timestamp: i64,
+    ) -> Result<(), ErrorCode> {
+        let is_logged = self.by_id.get(id).is_some_and(|g| g.logged_metadata.is_some());
+        let Some(log) = self.log.as_mut().filter(|_| is_logged) else { return Ok(()) };
+        let key = encode_group_key(id).map_err(|_| ErrorCode::INVALID_GROUP_ID)?;
+        let records = vec![CoordinatorRecord { key, value: None }];
+        log.append(&CoordinatorBatch { producer: None, records }, timestamp)
+    }
+
     /// Writes a group's members and generation to the log, if they have changed and the group is
     /// not within a rebalance.
     ///
@@ -97,9 +116,10 @@ impl GroupCoordinator {
             GroupState::Empty => group.classic.generation > 0,
             GroupState::PreparingRebalance | GroupState::CompletingRebalance => false,
         };
-        let Some(record) = encode_group(id, &group.classic).ok().filter(|_| is_written) else {
+        if !is_written {
             return;
-        };
+        }
+        let Ok(record) = encode_group(id, &group.classic) else { return };
         if record.value == group.logged_metadata {
             return;
         }
@@ -118,7 +138,7 @@ impl GroupCoordinator {
 }
 
 /// The timestamp of batches whose time is not known.
-const NO_TIMESTAMP: i64 = -1;
+pub(super) const NO_TIMESTAMP: i64 = -1;
 
 fn snapshot(groups: &BTreeMap<String, Group>, now: ClockReading) -> Vec<CoordinatorBatch> {
     let mut batches = Vec::new();

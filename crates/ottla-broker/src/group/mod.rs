@@ -15,6 +15,8 @@ mod offsets;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod coordinator_tests;
 
 pub(crate) use classic_group::{ClassicGroup, GroupState};
 pub(crate) use coordinator::GroupCoordinator;
