@@ -14,6 +14,7 @@ use ottla_protocol::{ApiKey, ErrorCode, Request};
 use zeroize::Zeroizing;
 
 use super::NetworkClient;
+use super::api_versions::INITIAL_API_VERSIONS_VERSION;
 use super::authenticator::{
     AuthenticationStep, ExchangeError, PrepareWork, decode_sasl_response, fatal_error,
     retriable_error,
@@ -21,7 +22,6 @@ use super::authenticator::{
 use super::disconnect::DisconnectKind;
 use super::in_flight_requests::{RequestKind, SaslStep};
 use super::node_connection::ConnectionState;
-use super::responses::INITIAL_API_VERSIONS_VERSION;
 use crate::network::io::{Io, Job, PrepareError};
 use crate::time::Tick;
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::NetworkClient;
+use super::api_versions::INITIAL_API_VERSIONS_VERSION;
 use super::disconnect::DisconnectKind;
 use super::node_connection::ConnectionState;
-use super::responses::INITIAL_API_VERSIONS_VERSION;
 use crate::network::io::{ChannelKey, Io, Job, JobResult};
 use crate::time::Tick;
 

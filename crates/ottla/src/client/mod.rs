@@ -18,6 +18,7 @@ mod authentication;
 mod bootstrap;
 mod connect;
 mod send;
+pub(crate) mod api_versions;
 mod responses;
 mod disconnect;
 mod throttle;

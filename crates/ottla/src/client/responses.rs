@@ -6,21 +6,17 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use ottla_protocol::ErrorCode;
 use ottla_protocol::header::{decode_correlation_id, decode_response};
-use ottla_protocol::messages::{
-    ApiVersionsRequest, ApiVersionsResponse, MetadataRequest, MetadataResponse,
-};
-use ottla_protocol::{ApiKey, ErrorCode};
+use ottla_protocol::messages::{MetadataRequest, MetadataResponse};
 
 use super::NetworkClient;
+use super::api_versions::{ApiVersionsResult, decode_api_versions};
 use super::disconnect::DisconnectKind;
 use super::in_flight_requests::{CompletedRequest, InFlightRequest, RequestKind};
 use super::node_connection::ConnectionState;
 use crate::network::io::{ChannelKey, Io};
 use crate::time::Tick;
-
-/// The ApiVersions version that the client tries first.
-pub(super) const INITIAL_API_VERSIONS_VERSION: i16 = 5;
 
 /// The first Metadata version with reliable leader epochs (CASES MD4).
 const FIRST_VERSION_WITH_RELIABLE_LEADER_EPOCHS: i16 = 9;
@@ -118,25 +114,18 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn handle_api_versions_response(&mut self, node: i32, version: i16, frame: &Bytes, now: Tick) {
-        // A broker that does not support the requested version responds at version 0 (KIP-511).
-        // The error code follows the correlation id.
-        let unsupported = frame.get(4..6) == Some(&ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes());
-        let response_version = if unsupported { 0 } else { version };
-        let response: ApiVersionsResponse =
-            match decode_response::<ApiVersionsRequest>(frame, response_version) {
-                Ok(response) => response,
-                Err(e) => {
-                    let reason = format!("cannot decode the ApiVersions response: {e}");
-                    let kind = DisconnectKind::Misconfigured;
-                    return self.fail_connection_with_kind(node, &reason, kind, now);
-                }
-            };
+        let response = match decode_api_versions(frame, version) {
+            Ok(ApiVersionsResult::Response(response)) => response,
+            Ok(ApiVersionsResult::TryVersion(next)) => {
+                return self.send_api_versions_request(node, next, now);
+            }
+            Err(e) => {
+                let reason = format!("cannot decode the ApiVersions response: {e}");
+                let kind = DisconnectKind::Misconfigured;
+                return self.fail_connection_with_kind(node, &reason, kind, now);
+            }
+        };
         let code = ErrorCode(response.error_code);
-        if unsupported && version > 0 {
-            let supported = response.api_keys.iter().find(|k| k.api_key == ApiKey::API_VERSIONS.0);
-            let next = supported.map_or(0, |k| k.max_version.clamp(0, version - 1));
-            return self.send_api_versions_request(node, next, now);
-        }
         if code == ErrorCode::REBOOTSTRAP_REQUIRED {
             // The address that the client knows now leads to another node or cluster.
             let reason = "REBOOTSTRAP_REQUIRED: the address belongs to another broker now";

@@ -114,7 +114,6 @@ impl<I: Io> Selector<I> {
         self.channels.get(&key).is_some_and(|c| c.is_open() && !c.is_sending())
     }
 
-    /// Returns whether the channel needs a writable event: it is connecting or has bytes to write.
     /// Returns whether TCP is connected; TLS may not be.
     pub(crate) fn is_connected(&self, key: ChannelKey) -> bool {
         self.channels.get(&key).is_some_and(KafkaChannel::is_connected)
@@ -125,6 +124,7 @@ impl<I: Io> Selector<I> {
         self.channels.get(&key)?.tls_details()
     }
 
+    /// Returns whether the channel needs a writable event: it is connecting or has bytes to write.
     #[cfg(test)]
     pub(super) fn has_pending_writes(&self, key: ChannelKey) -> bool {
         self.channels.get(&key).is_some_and(|c| !c.is_connected() || c.has_pending_writes())
