@@ -96,18 +96,31 @@ pub(crate) fn number(properties: &Properties, name: &str, default: u64) -> u64 {
     properties.get(name).and_then(|value| value.trim().parse().ok()).unwrap_or(default)
 }
 
+/// Returns the names and values of properties of the command line, configuration providers first:
+/// values may refer to them.
+pub(crate) fn property_pairs<'a>(
+    properties: impl Iterator<Item = &'a String>,
+) -> Result<Vec<(&'a str, &'a str)>, CliError> {
+    let mut pairs = properties.map(|text| split_property(text)).collect::<Result<Vec<_>, _>>()?;
+    pairs.sort_by_key(|(name, _)| !is_provider(name));
+    for (name, _) in &mut pairs {
+        // kcat marks topic settings with this prefix, which is also a part of some names.
+        let is_whole = name.starts_with("topic.metadata.") || *name == "topic.blacklist";
+        *name = name.strip_prefix("topic.").filter(|_| !is_whole).unwrap_or(*name);
+    }
+    Ok(pairs)
+}
+
+pub(crate) fn is_provider(name: &str) -> bool {
+    name.starts_with("config.providers")
+}
+
 /// Sets the properties of the command line.
 pub(crate) fn set_properties<'a>(
     p: &mut Properties,
     properties: impl Iterator<Item = &'a String>,
 ) -> Result<(), CliError> {
-    let mut pairs = properties.map(|text| split_property(text)).collect::<Result<Vec<_>, _>>()?;
-    // Values may refer to configuration providers that stand behind them.
-    pairs.sort_by_key(|(name, _)| !name.starts_with("config.providers"));
-    for (name, value) in pairs {
-        // kcat marks topic settings with this prefix, which is also a part of some names.
-        let is_whole = name.starts_with("topic.metadata.") || name == "topic.blacklist";
-        let name = name.strip_prefix("topic.").filter(|_| !is_whole).unwrap_or(name);
+    for (name, value) in property_pairs(properties)? {
         p.set_from(name, value, &Origin::CommandLine)
             .map_err(|e| CliError::usage(e.to_string()))?;
     }

@@ -9,7 +9,7 @@ use super::report::{Failed, Passed, Report};
 use crate::CliError;
 use crate::args::DoctorArgs;
 use crate::console::report;
-use crate::settings::{read_file, split_property};
+use crate::settings::{is_provider, property_pairs, read_file};
 
 /// Reads all settings and reports every wrong one. Returns the configuration if there is one.
 ///
@@ -75,12 +75,7 @@ fn read(args: &DoctorArgs, faults: &mut Vec<String>) -> Result<Properties, CliEr
             Err(e) => note(Err(e)),
         }
     }
-    let mut pairs = Vec::new();
-    for text in &args.command_property {
-        pairs.push(split_property(text)?);
-    }
-    pairs.sort_by_key(|(name, _)| !is_provider(name));
-    for (name, value) in pairs {
+    for (name, value) in property_pairs(args.command_property.iter())? {
         note(p.set_from(name, value, &Origin::CommandLine));
     }
     if let Some(servers) = &args.bootstrap_server {
@@ -104,10 +99,6 @@ fn entries(path: &Path) -> Result<Entries, CliError> {
         // The library's error names file and line.
         Err(_) => p.load(&content, &path.display().to_string()).map(|()| Vec::new()),
     })
-}
-
-fn is_provider(name: &str) -> bool {
-    name.starts_with("config.providers")
 }
 
 /// Returns the effective settings: names and values. Secrets are hidden.

@@ -154,6 +154,27 @@ fn all_wrong_settings_are_named_at_once() {
 }
 
 #[test]
+fn settings_are_those_that_produce_accepts() {
+    let broker = EmbeddedBroker::start().unwrap();
+    // kcat marks topic settings with a prefix. A value may refer to a provider behind it.
+    let settings = [
+        "-X",
+        "topic.acks=1",
+        "-X",
+        "client.id=${env:LC_ALL}",
+        "-X",
+        "config.providers=env",
+        "-X",
+        "config.providers.env.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider",
+    ];
+    let diagnosis =
+        Diagnosis::json(&[&["-b", &broker.bootstrap_servers()][..], &settings].concat());
+    assert_eq!(diagnosis.check("settings").outcome, "passed", "{}", diagnosis.stdout);
+    assert_eq!(diagnosis.value()["settings"]["acks"], "1");
+    assert_eq!(diagnosis.value()["settings"]["client.id"], "[hidden]", "it may be a secret");
+}
+
+#[test]
 fn settings_that_contradict_each_other_end_the_checks() {
     let contradiction = ["-X", "acks=1", "-X", "enable.idempotence=true"];
     let diagnosis = Diagnosis::json(&[&["-b", "127.0.0.1:1"][..], &contradiction].concat());
