@@ -1,6 +1,6 @@
 //! Tests Kafka's own consumers and transactional producer against the embedded broker.
 //!
-//! Without a JDK and Maven the tests print that they are skipped; with `CI=true` they fail.
+//! Without a JDK and Maven the tests report that they are skipped; with `CI=true` they fail.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;

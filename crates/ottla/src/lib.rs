@@ -138,6 +138,8 @@ pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, seriali
 pub mod tools {
     pub use crate::config::{configuration_markdown, parse_properties, read_to_limit};
     pub use crate::error::error_reference;
-    pub use crate::probe::{CertificateDetails, Probe, ProbeConnection, SaslDetails, TlsDetails};
+    pub use crate::probe::{
+        CertificateDetails, Probe, ProbeConnection, ProbeError, SaslDetails, TlsDetails,
+    };
     pub use crate::producer::validate_topic_name;
 }

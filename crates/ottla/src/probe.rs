@@ -2,17 +2,23 @@
 //!
 //! A [`Probe`] takes the same steps as the client, with the same parts (selector, TLS, SASL), but
 //! one at a time and blocking, so that its caller can time each one and say which one failed. It
-//! has no producer and no thread.
+//! has no producer and no sender thread.
+
+mod error;
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla_protocol::header::{decode_response, encode_request};
+use ottla_protocol::header::{decode_correlation_id, decode_response, encode_request};
 use ottla_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse, SaslAuthenticateRequest};
 use ottla_protocol::{ApiKey, ErrorCode, Request};
 
+use crate::client::api_versions::{
+    ApiVersionsResult, INITIAL_API_VERSIONS_VERSION, decode_api_versions,
+};
 use crate::client::authenticator::{
     AuthenticationStep, Authenticator, ConnectionSecurity, ExchangeError,
 };
@@ -22,17 +28,15 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::metrics::Counters;
 use crate::network::channel::DisconnectReason;
-use crate::network::io::PrepareError;
 use crate::network::io::real::{RealEnv, RealIo};
+use crate::network::io::{ChannelKey, Job, JobResult};
 use crate::network::selector::{PollResult, Selector};
 pub use crate::network::tls_details::{CertificateDetails, TlsDetails};
 use crate::time::Tick;
+pub use error::ProbeError;
 
 /// The longest time that a step may take. A person waits for the result.
 const MAX_STEP_TIME: Duration = Duration::from_secs(10);
-
-/// The ApiVersions version that the probe tries first.
-const API_VERSIONS_VERSION: i16 = 4;
 
 /// Connects to brokers step by step.
 pub struct Probe {
@@ -45,16 +49,22 @@ pub struct Probe {
     correlation_id: i32,
     longest_throttle: Duration,
     events: PollResult,
+    /// Why channels have ended, until the step that finds it out.
+    ended: HashMap<ChannelKey, DisconnectReason>,
 }
 
 /// A connection of a [`Probe`].
 #[derive(Debug)]
 pub struct ProbeConnection {
-    channel: u64,
+    channel: ChannelKey,
+    host: String,
+    address: SocketAddr,
     /// The lowest and highest version of each API; empty before [`Probe::api_versions`].
     versions: HashMap<ApiKey, (i16, i16)>,
-    /// Why the connection ended before the step that finds it out.
-    end_reason: Option<DisconnectReason>,
+    /// When the broker ends the SASL session (KIP-368).
+    session_end: Tick,
+    /// Why the probe has closed the connection.
+    closed: Option<String>,
 }
 
 /// A SASL exchange that has succeeded.
@@ -93,6 +103,7 @@ impl Probe {
             correlation_id: 0,
             longest_throttle: Duration::ZERO,
             events: PollResult::default(),
+            ended: HashMap::default(),
         })
     }
 
@@ -106,15 +117,6 @@ impl Probe {
         self.env.wall_clock_ms()
     }
 
-    /// Reads changed certificate files and fetches a token, as the client does before it connects.
-    ///
-    /// # Errors
-    /// No token could be fetched.
-    pub fn prepare(&self) -> Result<(), String> {
-        let work = self.authenticator.preparation(true);
-        work.map_or(Ok(()), |work| work()).map_err(|e| e.reason)
-    }
-
     /// Connects to an address; TLS comes next. `host` is the name that the certificate must have.
     ///
     /// # Errors
@@ -124,23 +126,35 @@ impl Probe {
         let now = self.env.now();
         let deadline = now.after(self.setup_timeout);
         let channel = self.selector.connect(address, tls, now).map_err(|e| e.to_string())?;
-        let mut connection =
-            ProbeConnection { channel, versions: HashMap::default(), end_reason: None };
         while !self.selector.is_connected(channel) {
             self.poll(deadline)
                 .map_err(|()| timeout("no connection", self.setup_timeout))
                 .inspect_err(|_| self.selector.close(channel, deadline))?;
-            match self.take_end(channel) {
-                Some(DisconnectReason::Io(e)) => return Err(e.to_string()),
+            if let Some(DisconnectReason::Io(e)) = self.ended.get(&channel) {
+                return Err(e.to_string());
+            }
+            if self.ended.contains_key(&channel) {
                 // TCP has connected; the next step reports what came after it.
-                Some(reason) => {
-                    connection.end_reason = Some(reason);
-                    break;
-                }
-                None => {}
+                break;
             }
         }
-        Ok(connection)
+        Ok(ProbeConnection {
+            channel,
+            host: host.to_owned(),
+            address,
+            versions: HashMap::default(),
+            session_end: Tick::NEVER,
+            closed: None,
+        })
+    }
+
+    /// Returns whether the connection can still be used: neither side has closed it, and its SASL
+    /// session has not expired.
+    pub fn is_open(&mut self, connection: &ProbeConnection) -> bool {
+        let now = self.env.now();
+        // A poll that does not wait, to see what has happened since the last one.
+        let _ = self.poll_for(Duration::ZERO);
+        now < connection.session_end && self.selector.can_send(connection.channel)
     }
 
     /// Finishes the TLS handshake. Returns `None` without TLS.
@@ -150,76 +164,103 @@ impl Probe {
     pub fn finish_tls(
         &mut self,
         connection: &mut ProbeConnection,
-    ) -> Result<Option<TlsDetails>, String> {
+    ) -> Result<Option<TlsDetails>, ProbeError> {
         if !self.authenticator.uses_tls() {
             return Ok(None);
         }
         let deadline = self.env.now().after(self.setup_timeout);
         loop {
-            if let Some(reason) = connection.end_reason.take() {
-                return Err(reason.to_string());
+            if let Some(reason) = self.ended.remove(&connection.channel) {
+                return Err((&reason).into());
             }
             if self.selector.can_send(connection.channel) {
                 return Ok(self.selector.tls_details(connection.channel));
             }
             self.poll(deadline).map_err(|()| {
                 let waited = timeout("no response to the TLS handshake", self.setup_timeout);
-                format!("{waited}; if this is a plaintext port, set security.protocol to match")
+                ProbeError::new(
+                    waited,
+                    "if this is a plaintext port, set security.protocol to match",
+                )
             })?;
-            connection.end_reason = self.take_end(connection.channel);
         }
     }
 
     /// Authenticates with SASL. Returns `None` without SASL.
     ///
     /// # Errors
-    /// The broker rejected the credentials or the mechanism, or the exchange failed.
+    /// There is no token, the broker rejected the credentials or the mechanism, or the exchange
+    /// failed.
     pub fn authenticate(
         &mut self,
         connection: &mut ProbeConnection,
-    ) -> Result<Option<SaslDetails>, String> {
+    ) -> Result<Option<SaslDetails>, ProbeError> {
         if !self.authenticator.uses_sasl() {
             return Ok(None);
         }
         let mechanism = self.authenticator.mechanism_name().to_owned();
+        let named = |e: ProbeError| ProbeError::new(format!("{mechanism}: {}", e.reason), e.advice);
+        self.fetch_token(connection.channel).map_err(named)?;
         let versions: ApiVersionsResponse =
             self.call_at(connection, &ApiVersionsRequest::default(), 0)?;
         connection.set_versions(&versions);
-        let exchanged = self.exchange(connection);
-        let session_lifetime = exchanged.map_err(|e| format!("{mechanism}: {}", e.error.reason))?;
+        let start = self.env.now();
+        let session_lifetime = self.exchange(connection).map_err(named)?;
+        if let Some(lifetime) = session_lifetime {
+            connection.session_end = start.after(lifetime);
+        }
         Ok(Some(SaslDetails { mechanism, session_lifetime }))
+    }
+
+    /// Fetches a token if the mechanism needs one and there is no valid one, as the client does
+    /// before it connects.
+    fn fetch_token(&mut self, key: ChannelKey) -> Result<(), ProbeError> {
+        let Some(work) = self.authenticator.preparation(false) else { return Ok(()) };
+        let deadline = self.env.now().after(MAX_STEP_TIME);
+        // A token endpoint that does not respond blocks its thread for a long time.
+        self.selector.start_job(Job::Prepare { key, work });
+        loop {
+            self.poll(deadline).map_err(|()| timeout("no token", MAX_STEP_TIME))?;
+            for result in self.events.job_results.drain(..) {
+                match result {
+                    JobResult::Prepared { key: of, result } if of == key => {
+                        return result.map_err(|e| e.reason.into());
+                    }
+                    // The late result of a connection that has been given up.
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Runs the exchange. Returns how long the session lasts, if it expires.
     fn exchange(
         &mut self,
         connection: &mut ProbeConnection,
-    ) -> Result<Option<Duration>, ExchangeError> {
-        let failed = |reason| ExchangeError::from(PrepareError { reason, fatal: true });
+    ) -> Result<Option<Duration>, ProbeError> {
         let version = |connection: &ProbeConnection, api: ApiKey, min, max| {
             connection.version(api, min, max).ok_or_else(|| {
-                failed(format!(
-                    "the broker does not support {}; if this port does not use SASL, set \
-                     security.protocol to match",
-                    api.name()
-                ))
+                ProbeError::new(
+                    format!("the broker does not support {}", api.name()),
+                    "if this port does not use SASL, set security.protocol to match",
+                )
             })
         };
         let handshake = version(connection, ApiKey::SASL_HANDSHAKE, 1, 1)?;
         let request = self.authenticator.handshake_request();
-        let frame = self.request(connection, &request, handshake).map_err(failed)?;
+        let frame = self.request(connection, &request, handshake)?;
         let (mut exchange, mut token) = self.authenticator.begin_exchange(&frame, handshake)?;
         let version = version(connection, ApiKey::SASL_AUTHENTICATE, 0, 2)?;
         loop {
             let auth_bytes = Bytes::from_owner(token);
             let request = SaslAuthenticateRequest { auth_bytes, ..Default::default() };
-            let frame = self.request(connection, &request, version).map_err(failed)?;
+            let frame = self.request(connection, &request, version)?;
             match self.authenticator.continue_exchange(&mut exchange, &frame, version)? {
                 AuthenticationStep::SendToken(next) => token = next,
                 AuthenticationStep::Compute(work) => {
-                    work()?;
+                    work().map_err(ExchangeError::from)?;
                     let computed = exchange.take_computed();
-                    token = computed.ok_or_else(|| failed("no token was computed".to_owned()))?;
+                    token = computed.ok_or_else(|| "no token was computed".to_owned())?;
                 }
                 AuthenticationStep::Complete { lifetime } => return Ok(lifetime),
             }
@@ -233,51 +274,55 @@ impl Probe {
     pub fn api_versions(
         &mut self,
         connection: &mut ProbeConnection,
-    ) -> Result<ApiVersionsResponse, String> {
+    ) -> Result<ApiVersionsResponse, ProbeError> {
         let request = ApiVersionsRequest {
             client_software_name: "ottla".to_owned(),
             client_software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: -1,
             ..Default::default()
         };
-        let mut version = API_VERSIONS_VERSION;
+        let mut version = INITIAL_API_VERSIONS_VERSION;
         let response = loop {
             let frame = self.request(connection, &request, version)?;
-            // A broker that does not support the version responds at version 0 (KIP-511).
-            let unsupported =
-                frame.get(4..6) == Some(&ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes());
-            let decoded_at = if unsupported { 0 } else { version };
-            let response: ApiVersionsResponse =
-                decode_response::<ApiVersionsRequest>(&frame, decoded_at)
-                    .map_err(|e| format!("cannot decode the response: {e}"))?;
-            if !unsupported || version == 0 {
-                break response;
+            match decode_api_versions(&frame, version)
+                .map_err(|e| format!("cannot decode the response: {e}"))?
+            {
+                ApiVersionsResult::Response(response) => break response,
+                ApiVersionsResult::TryVersion(next) => version = next,
             }
-            version = 0;
         };
         let code = ErrorCode(response.error_code);
         if !code.is_none() {
-            return Err(format!("{code}: {}", code.description()));
+            return Err(format!("{code}: {}", code.description()).into());
         }
+        self.add_throttle(response.throttle_time_ms);
         connection.set_versions(&response);
         Ok(response)
     }
 
-    /// Sends a request and waits for its response, at the highest version up to `max_version` that
-    /// the broker supports.
+    /// Sends a request and waits for its response, at the highest of these versions that the broker
+    /// supports.
     ///
     /// # Errors
-    /// The broker does not support the API, the connection ended, or there was no response in time.
+    /// The broker supports none of the versions, the connection ended, or there was no response in
+    /// time.
     pub fn call<R: Request>(
         &mut self,
         connection: &mut ProbeConnection,
         request: &R,
-        max_version: i16,
-    ) -> Result<R::Response, String> {
-        let api = R::KEY;
-        let min = api.api().map_or(0, |api| api.min_version);
-        let version = connection
-            .version(api, min, max_version)
-            .ok_or_else(|| format!("the broker does not support {}", api.name()))?;
+        versions: RangeInclusive<i16>,
+    ) -> Result<R::Response, ProbeError> {
+        let name = R::KEY.name();
+        let (min, max) = versions.into_inner();
+        let version = connection.version(R::KEY, min, max).ok_or_else(|| {
+            match connection.versions.get(&R::KEY) {
+                Some((lowest, highest)) => format!(
+                    "the broker supports {name} version {lowest} to {highest}, and this needs \
+                     {min} to {max}"
+                ),
+                None => format!("the broker does not support {name}"),
+            }
+        })?;
         self.call_at(connection, request, version)
     }
 
@@ -286,19 +331,22 @@ impl Probe {
         connection: &mut ProbeConnection,
         request: &R,
         version: i16,
-    ) -> Result<R::Response, String> {
+    ) -> Result<R::Response, ProbeError> {
         let frame = self.request(connection, request, version)?;
-        decode_response::<R>(&frame, version)
-            .map_err(|e| format!("cannot decode the response to {}: {e}", R::KEY.name()))
+        let decoded = decode_response::<R>(&frame, version);
+        Ok(decoded.map_err(|e| format!("cannot decode the response to {}: {e}", R::KEY.name()))?)
     }
 
     /// Sends a request and returns the frame of its response.
+    ///
+    /// Without a response in time the connection is closed, as the client does: the late response
+    /// would else be taken for the next request's.
     fn request<R: Request>(
         &mut self,
         connection: &mut ProbeConnection,
         request: &R,
         version: i16,
-    ) -> Result<Bytes, String> {
+    ) -> Result<Bytes, ProbeError> {
         let channel = connection.channel;
         self.correlation_id += 1;
         let id = self.correlation_id;
@@ -306,46 +354,59 @@ impl Probe {
         let frame = encode_request(request, version, id, Some(&self.client_id))
             .map(|frame| Bytes::from_owner(zeroize::Zeroizing::new(frame)))
             .map_err(|e| format!("cannot encode the request: {e}"))?;
+        if let Some(reason) = &connection.closed {
+            return Err(format!("the connection is closed: {reason}").into());
+        }
         let now = self.env.now();
-        if let Some(reason) = connection.end_reason.take() {
-            return Err(self.explain(R::KEY, &reason));
+        if self.selector.can_send(channel) {
+            self.selector.send(channel, vec![frame], now);
+        } else if !self.ended.contains_key(&channel) {
+            return Err("the connection has ended".to_owned().into());
         }
-        if !self.selector.can_send(channel) {
-            return Err("the connection has ended".to_owned());
-        }
-        self.selector.send(channel, vec![frame], now);
         let deadline = now.after(self.request_timeout);
         loop {
-            self.poll(deadline).map_err(|()| {
-                timeout(&format!("no response to {}", R::KEY.name()), self.request_timeout)
-            })?;
+            if let Some(reason) = self.ended.remove(&channel) {
+                let error = self.explain(R::KEY, connection, &reason);
+                connection.closed = Some(error.reason.clone());
+                return Err(error);
+            }
+            if self.poll(deadline).is_err() {
+                let text = format!("no response to {}", R::KEY.name());
+                let reason = timeout(&text, self.request_timeout);
+                self.close(connection);
+                connection.closed = Some(reason.clone());
+                return Err(reason.into());
+            }
             if let Some(frame) = self.take_frame(channel) {
-                let found = frame.get(..4).map(<[u8]>::to_vec);
-                if found != Some(id.to_be_bytes().to_vec()) {
-                    return Err("the response is not Kafka's; is this a Kafka broker?".to_owned());
+                if decode_correlation_id(&frame) != Ok(id) {
+                    let reason = "the response is not Kafka's";
+                    self.close(connection);
+                    connection.closed = Some(reason.to_owned());
+                    return Err(ProbeError::new(reason, "is this a Kafka broker?"));
                 }
                 return Ok(frame);
-            }
-            if let Some(reason) = self.take_end(channel) {
-                return Err(self.explain(R::KEY, &reason));
             }
         }
     }
 
     /// Returns why a request got no response, with the setting that is probably wrong.
-    fn explain(&self, api: ApiKey, reason: &DisconnectReason) -> String {
-        let is_first = api == ApiKey::API_VERSIONS;
-        let hint = match reason {
+    fn explain(
+        &self,
+        api: ApiKey,
+        connection: &ProbeConnection,
+        reason: &DisconnectReason,
+    ) -> ProbeError {
+        let is_first = api == ApiKey::API_VERSIONS && connection.versions.is_empty();
+        let advice = match reason {
             DisconnectReason::Eof if is_first && !self.authenticator.uses_tls() => {
-                " instead of responding; if this is a TLS port, set security.protocol to match"
+                "if this is a TLS port, set security.protocol to match"
             }
             DisconnectReason::Eof if !self.authenticator.uses_sasl() => {
-                " instead of responding; if it requires SASL, set security.protocol and \
-                 sasl.mechanism"
+                "if it requires SASL, set security.protocol and sasl.mechanism"
             }
-            _ => "",
+            _ => return reason.into(),
         };
-        format!("{reason}{hint}")
+        ProbeError::new(format!("{reason} instead of responding"), advice)
     }
 
     /// Notes the throttle of a response, in milliseconds.
@@ -370,30 +431,40 @@ impl Probe {
     /// The deadline has passed, or the operating system's poll failed.
     fn poll(&mut self, deadline: Tick) -> Result<(), ()> {
         let now = self.env.now();
-        if now >= deadline {
-            return Err(());
-        }
+        if now >= deadline { Err(()) } else { self.poll_for(deadline.since(now)) }
+    }
+
+    /// Waits for events for this time at most.
+    ///
+    /// # Errors
+    /// The operating system's poll failed.
+    fn poll_for(&mut self, timeout: Duration) -> Result<(), ()> {
         let env = self.env.clone();
         self.events.connected.clear();
         self.events.completed_sends.clear();
-        self.selector
-            .poll(Some(deadline.since(now)), || env.now(), &mut self.events)
-            .map_err(|_| ())
+        let polled = self.selector.poll(Some(timeout), || env.now(), &mut self.events);
+        self.ended.extend(self.events.disconnected.drain(..));
+        polled.map_err(|_| ())
     }
 
-    /// Returns why the channel has ended, if it has. Drops what is known of other channels.
-    fn take_end(&mut self, channel: u64) -> Option<DisconnectReason> {
-        let ends = std::mem::take(&mut self.events.disconnected);
-        ends.into_iter().find(|(key, _)| *key == channel).map(|(_, reason)| reason)
-    }
-
-    fn take_frame(&mut self, channel: u64) -> Option<Bytes> {
+    /// Takes the response on this channel. No request is in flight on any other.
+    fn take_frame(&mut self, channel: ChannelKey) -> Option<Bytes> {
         let frames = std::mem::take(&mut self.events.completed_receives);
         frames.into_iter().find(|(key, _)| *key == channel).map(|(_, frame)| frame)
     }
 }
 
 impl ProbeConnection {
+    /// Returns the host that the connection was made to.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Returns the address of the broker.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn set_versions(&mut self, response: &ApiVersionsResponse) {
         let range = |k: &ottla_protocol::messages::ApiVersion| {
             (ApiKey(k.api_key), (k.min_version, k.max_version))

@@ -7,7 +7,7 @@ use ottla::tools::{Probe, ProbeConnection};
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::{FindCoordinatorRequest, InitProducerIdRequest, MetadataResponse};
 
-use super::network::code_text;
+use super::network::{self, code_text};
 use super::report::{Failed, Passed};
 use super::{Doctor, is_broker};
 
@@ -86,10 +86,11 @@ fn check_idempotence(
         transaction_timeout_ms: i32::MAX,
         ..InitProducerIdRequest::default()
     };
+    network::reopen(probe, connection)?;
     let (code, ()) = repeat_while_retriable(|| {
         let response = probe
-            .call(connection, &request, 4)
-            .map_err(|e| Failed::from_error(e).or_change("set enable.idempotence=false"))?;
+            .call(connection, &request, 0..=4)
+            .map_err(|e| Failed::from(e).or_change("set enable.idempotence=false"))?;
         probe.add_throttle(response.throttle_time_ms);
         Ok((ErrorCode(response.error_code), ()))
     })?;
@@ -120,8 +121,10 @@ fn check_transactional_id(
         coordinator_keys: vec![id.to_owned()],
         ..FindCoordinatorRequest::default()
     };
+    network::reopen(probe, connection)?;
     let (code, node) = repeat_while_retriable(|| {
-        let response = probe.call(connection, &request, 4).map_err(Failed::from_error)?;
+        let response = probe.call(connection, &request, 1..=4)?;
+        probe.add_throttle(response.throttle_time_ms);
         Ok(match response.coordinators.first() {
             Some(c) => (ErrorCode(c.error_code), c.node_id),
             None => (ErrorCode(response.error_code), response.node_id),

@@ -9,6 +9,7 @@ use ottla_protocol::messages::{
 };
 
 use super::Doctor;
+use super::network;
 use super::report::{Failed, Passed};
 use super::topic::Configs;
 
@@ -43,7 +44,9 @@ impl Doctor<'_> {
     pub(super) fn check_quotas(&mut self) {
         let throttle = self.probe.longest_throttle();
         self.report.check_last("quotas", || {
-            let mut passed = Passed::new("no response was throttled");
+            let mut passed = Passed::new(
+                "no throttling seen (a quota of bytes shows only when records are sent)",
+            );
             if throttle > Duration::ZERO {
                 passed.text = format!("throttled for {} ms", throttle.as_millis());
                 passed.notes.push(
@@ -69,8 +72,9 @@ fn clock_difference(
         ..DescribeQuorumTopic::default()
     };
     let request = DescribeQuorumRequest { topics: vec![topic], ..DescribeQuorumRequest::default() };
+    network::reopen(probe, connection).map_err(|e| e.text)?;
     let (sent, started) = (probe.wall_clock_ms(), probe.now());
-    let response = probe.call(connection, &request, 1)?;
+    let response = probe.call(connection, &request, 0..=1).map_err(|e| e.to_string())?;
     let elapsed = probe.now().saturating_sub(started);
     let code = ErrorCode(response.error_code);
     if code == ErrorCode::CLUSTER_AUTHORIZATION_FAILED {
@@ -104,8 +108,13 @@ fn compare_clocks(
         0.. => ["message.timestamp.after.max.ms", "message.timestamp.difference.max.ms"],
         _ => ["message.timestamp.before.max.ms", "message.timestamp.difference.max.ms"],
     };
+    // With LogAppendTime brokers replace the timestamps and check none.
+    let is_checked = |configs: &&Configs| {
+        configs.get("message.timestamp.type").is_none_or(|value| value != "LogAppendTime")
+    };
+    let checked = configs.filter(is_checked);
     let limit = names.iter().find_map(|name| {
-        let limit = configs?.get(*name)?.parse::<i64>().ok()?;
+        let limit = checked?.get(*name)?.parse::<i64>().ok()?;
         Some((*name, limit))
     });
     if let Some((name, limit)) = limit.filter(|(_, limit)| ms.abs() > *limit) {
@@ -117,7 +126,7 @@ fn compare_clocks(
     let mut passed = Passed::new(text);
     if ms.abs() > MAX_DIFFERENCE_MS.saturating_add(uncertainty_ms) {
         passed.notes.push(
-            "timestamps of records are wrong by this; tokens and certificates may count as \
+            "this producer's timestamps are wrong by this; tokens and certificates may count as \
              expired"
                 .to_owned(),
         );
@@ -133,11 +142,19 @@ mod tests {
     fn clock_beyond_the_limit_of_the_topic_fails() {
         let difference = |ms| ClockDifference { ms, uncertainty_ms: 1 };
         let after = ("message.timestamp.after.max.ms".to_owned(), "3600000".to_owned());
-        let configs = Configs::from([after]);
+        let mut configs = Configs::from([after]);
         let failed = compare_clocks(&difference(3_600_001), Some(&configs)).unwrap_err();
         assert!(failed.text.contains("INVALID_TIMESTAMP"), "{}", failed.text);
         let late = compare_clocks(&difference(-3_600_001), Some(&configs)).unwrap();
         assert!(late.text.contains("behind") && late.notes.len() == 1, "{late:?}");
+        let set_type = |configs: &mut Configs, value: &str| {
+            configs.insert("message.timestamp.type".to_owned(), value.to_owned());
+        };
+        set_type(&mut configs, "CreateTime");
+        assert!(compare_clocks(&difference(3_600_001), Some(&configs)).is_err());
+        set_type(&mut configs, "LogAppendTime");
+        let replaced = compare_clocks(&difference(3_600_001), Some(&configs)).unwrap();
+        assert!(replaced.text.contains("ahead") && replaced.notes.len() == 1, "{replaced:?}");
         let exact = compare_clocks(&difference(3), None).unwrap();
         assert_eq!(exact.text, "this machine is 3 ms ahead of the controller (measured to 1 ms)");
         assert!(exact.notes.is_empty());

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<u8, CliError> {
         }
         None => {
             report.not_checked("bootstrap servers", "the settings are not usable");
-            skip_from_cluster(args, &mut report);
+            skip_from_cluster(args, &mut report, NEEDS_SERVER);
         }
     }
     let (passed, written) = report.finish(&effective);
@@ -63,7 +63,7 @@ fn check_all(args: &DoctorArgs, config: &ProducerConfig, mut report: Report) -> 
     };
     let Some(probe) = probe else {
         report.not_checked("bootstrap servers", "the certificates or keys are not usable");
-        skip_from_cluster(args, &mut report);
+        skip_from_cluster(args, &mut report, NEEDS_SERVER);
         return report;
     };
     let mut doctor = Doctor { args, config, probe, report };
@@ -71,30 +71,33 @@ fn check_all(args: &DoctorArgs, config: &ProducerConfig, mut report: Report) -> 
     doctor.report
 }
 
-/// Marks what depends on a connection as not checked.
-fn skip_from_cluster(args: &DoctorArgs, report: &mut Report) {
-    const REASON: &str = "it needs a bootstrap server that works";
-    report.not_checked("cluster", REASON);
+/// The reason of what is not checked without a connection.
+const NEEDS_SERVER: &str = "it needs a bootstrap server that works";
+
+/// Marks the cluster and all that depends on it as not checked.
+fn skip_from_cluster(args: &DoctorArgs, report: &mut Report, reason: &str) {
+    report.not_checked("cluster", reason);
+    skip_after_cluster(args, report, reason);
+}
+
+/// Marks what depends on the metadata as not checked.
+fn skip_after_cluster(args: &DoctorArgs, report: &mut Report, reason: &str) {
     if let Some(topic) = &args.topic {
-        report.not_checked(format!("topic {topic}"), REASON);
+        report.not_checked(format!("topic {topic}"), reason);
     }
-    report.not_checked("authorization", REASON);
+    report.not_checked("authorization", reason);
     if args.test_record {
-        report.not_checked("test record", REASON);
+        report.not_checked("test record", reason);
     }
 }
 
 impl Doctor<'_> {
     fn check_cluster(&mut self) {
         let Some(mut connection) = self.check_bootstrap_servers() else {
-            return skip_from_cluster(self.args, &mut self.report);
+            return skip_from_cluster(self.args, &mut self.report, NEEDS_SERVER);
         };
         let Some(metadata) = self.check_metadata(&mut connection) else {
-            const REASON: &str = "it needs metadata";
-            if let Some(topic) = &self.args.topic {
-                self.report.not_checked(format!("topic {topic}"), REASON);
-            }
-            return self.report.not_checked("authorization", REASON);
+            return skip_after_cluster(self.args, &mut self.report, "it needs metadata");
         };
         self.check_brokers(&metadata);
         let mut configs = None;

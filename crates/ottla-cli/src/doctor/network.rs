@@ -81,14 +81,42 @@ pub(super) fn connect(
     Ok((connection, Passed { text: connected.join(", "), notes }))
 }
 
+/// Takes the steps after TCP.
+pub(super) fn set_up(probe: &mut Probe, connection: &mut ProbeConnection) -> Result<(), Failed> {
+    finish_tls(probe, connection)?;
+    authenticate(probe, connection)?;
+    versions(probe, connection)?;
+    Ok(())
+}
+
+/// Connects again, to the same address, if the connection has ended while other brokers were
+/// checked, or after a request that got no response in time.
+pub(super) fn reopen(probe: &mut Probe, connection: &mut ProbeConnection) -> Result<(), Failed> {
+    if probe.is_open(connection) {
+        return Ok(());
+    }
+    probe.close(connection);
+    let host = connection.host().to_owned();
+    let (mut new, _) = connect(probe, &host, &[connection.address()])?;
+    let result = set_up(probe, &mut new);
+    if result.is_err() {
+        probe.close(&new);
+    }
+    *connection = new;
+    result.map_err(|mut e| {
+        e.text = format!("the connection has ended, and the next one fails: {}", e.text);
+        e
+    })
+}
+
 /// Finishes the TLS handshake.
 pub(super) fn finish_tls(
     probe: &mut Probe,
     connection: &mut ProbeConnection,
 ) -> Result<((), Passed), Failed> {
-    let details = probe.finish_tls(connection).map_err(|e| {
-        Failed::from_error(e).or_change("check security.protocol and the ssl.* settings")
-    })?;
+    let details = probe
+        .finish_tls(connection)
+        .map_err(|e| Failed::from(e).or_change("check security.protocol and the ssl.* settings"))?;
     let details = details.unwrap_or_default();
     let mut passed = Passed::new(format!("{}, {}", details.protocol, details.cipher_suite));
     for (i, c) in details.certificates.iter().enumerate() {
@@ -116,8 +144,10 @@ pub(super) fn authenticate(
     connection: &mut ProbeConnection,
 ) -> Result<((), Passed), Failed> {
     let details = probe.authenticate(connection).map_err(|e| {
-        Failed::from_error(e)
-            .or_change("check sasl.mechanism and the user and password in sasl.jaas.config")
+        Failed::from(e).or_change(
+            "check sasl.mechanism, and the user and password or the source of tokens \
+             (sasl.jaas.config, sasl.oauthbearer.*)",
+        )
     })?;
     let text = details.map_or_else(String::new, |d| match d.session_lifetime {
         Some(lifetime) => format!("{}, the session lasts {} s", d.mechanism, lifetime.as_secs()),
@@ -131,7 +161,7 @@ pub(super) fn versions(
     probe: &mut Probe,
     connection: &mut ProbeConnection,
 ) -> Result<(ApiVersionsResponse, Passed), Failed> {
-    let response = probe.api_versions(connection).map_err(Failed::from_error)?;
+    let response = probe.api_versions(connection)?;
     let Some(produce) = connection.version(ApiKey::PRODUCE, 3, 13) else {
         let has_produce = response.api_keys.iter().any(|k| k.api_key == ApiKey::PRODUCE.0);
         let text = if has_produce {

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use ottla::tools::ProbeError;
 use serde_json::json;
 
 use crate::console::print_line;
@@ -41,7 +42,8 @@ impl Failed {
         Failed { text: text.into(), change: change.into(), notes: Vec::new() }
     }
 
-    /// Splits an error of the library: its last part says what to do.
+    /// Splits an error about the settings: its last part says what to do. An error that may contain
+    /// texts of a broker must not be split.
     pub(super) fn from_error(text: impl Into<String>) -> Failed {
         let text = text.into();
         match text.split_once("; ") {
@@ -56,6 +58,12 @@ impl Failed {
             change.clone_into(&mut self.change);
         }
         self
+    }
+}
+
+impl From<ProbeError> for Failed {
+    fn from(e: ProbeError) -> Failed {
+        Failed::new(e.reason, e.advice)
     }
 }
 

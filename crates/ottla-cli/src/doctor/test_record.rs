@@ -30,7 +30,8 @@ impl Doctor<'_> {
             let start = Instant::now();
             let metadata = send(config, topic).map_err(|e| {
                 let reference = ottla::tools::error_reference(&e);
-                Failed::from_error(error_text(&e)).or_change(&format!("see {reference}"))
+                // The text may contain one of the broker, so no part of it is taken for advice.
+                Failed::new(error_text(&e), format!("see {reference}"))
             })?;
             let offset =
                 metadata.offset().map_or_else(|| "unknown".to_owned(), |offset| offset.to_string());

@@ -10,7 +10,7 @@ use ottla_protocol::messages::{
     MetadataResponseTopic,
 };
 
-use super::network::code_text;
+use super::network::{self, code_text};
 use super::report::{Failed, Passed};
 use super::{Doctor, counted, is_broker};
 
@@ -134,7 +134,9 @@ fn describe_configs(
     };
     let request =
         DescribeConfigsRequest { resources: vec![resource], ..DescribeConfigsRequest::default() };
-    let response = probe.call(connection, &request, 4)?;
+    network::reopen(probe, connection).map_err(|e| e.text)?;
+    let response = probe.call(connection, &request, 1..=4).map_err(|e| e.to_string())?;
+    probe.add_throttle(response.throttle_time_ms);
     let result = response.results.into_iter().next().ok_or("the response has no result")?;
     match ErrorCode(result.error_code) {
         ErrorCode::NONE => {}
@@ -172,7 +174,8 @@ fn check_partitions(
             format!("start the brokers of their replicas: {}", nodes.join(", ")),
         ));
     }
-    // Brokers count at most the number of replicas.
+    // Brokers count at most the number of replicas since Kafka 3.7 (KAFKA-15583). Which Kafka this
+    // is, the protocol does not say.
     let min_of = |p: &MetadataResponsePartition| min_isr.unwrap_or(0).min(p.replica_nodes.len());
     let too_few = select(&|p| p.isr_nodes.len() < min_of(p));
     let min = min_isr.unwrap_or_default();
@@ -194,14 +197,16 @@ fn check_partitions(
     }
     let mut passed = Passed::new("all have a leader");
     if let Some(min) = min_isr {
-        if too_few.is_empty() {
+        let above = select(&|p| p.replica_nodes.len() < min);
+        if too_few.is_empty() && above.is_empty() {
             passed.text += &format!(", min.insync.replicas {min} is met");
         }
-        let above = select(&|p| p.replica_nodes.len() < min);
         if let Some(p) = above.first() {
             passed.notes.push(format!(
-                "min.insync.replicas ({min}) is above the number of replicas ({}): brokers count \
-                 only these, so acknowledged records are on fewer disks than intended",
+                "min.insync.replicas ({min}) is above the number of replicas ({}): brokers before \
+                 Kafka 3.7 refuse each record with acks=all (NOT_ENOUGH_REPLICAS); newer ones \
+                 count only these replicas, so acknowledged records are on fewer disks than \
+                 intended",
                 p.replica_nodes.len()
             ));
         }

@@ -1,6 +1,6 @@
 //! The same faults on the real Kafka 4.3.1.
 //!
-//! Without a JDK and Maven the tests print that they are skipped; with `CI=true` they fail.
+//! Without a JDK and Maven the tests report that they are skipped; with `CI=true` they fail.
 
 use ottla_testkit::{Jars, Kafka, Listener, SecureKafka};
 
@@ -48,7 +48,7 @@ fn topics_and_rights_of_a_real_cluster_are_checked() {
     let clock = orders.check("clock");
     assert_eq!(clock.outcome, "passed", "{}", clock.text);
     assert!(clock.text.starts_with("this machine is ") && clock.notes.is_empty(), "{}", clock.text);
-    assert_eq!(orders.check("quotas").text, "no response was throttled");
+    assert!(orders.check("quotas").text.starts_with("no throttling seen"), "{}", orders.stdout);
     assert_eq!(orders.check("right to write to orders").text, "granted");
     // A broker counts at most the replicas that there are, so the record is taken.
     let notes = orders.check("partitions of orders").notes;

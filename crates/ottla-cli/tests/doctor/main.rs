@@ -2,6 +2,7 @@
 //! the check that it belongs to, and the checks that depend on it are not made.
 #![allow(missing_docs, clippy::disallowed_methods)]
 
+mod connections;
 mod kafka;
 mod network;
 mod topics;

@@ -5,7 +5,9 @@ use ottla_broker::{
     EmbeddedBroker, InterceptedResponse, InterceptorGuard, NewTopic, ResponseAction,
 };
 use ottla_protocol::header::{decode_response, encode_response};
-use ottla_protocol::messages::{InitProducerIdRequest, MetadataRequest};
+use ottla_protocol::messages::{
+    ApiVersionsRequest, DescribeConfigsRequest, InitProducerIdRequest, MetadataRequest,
+};
 use ottla_protocol::{ErrorCode, Request};
 
 use super::Diagnosis;
@@ -20,9 +22,11 @@ pub(crate) fn edit<R: Request>(
             return ResponseAction::Send(frame);
         }
         let body = Bytes::copy_from_slice(&frame[4..]);
-        let mut response = decode_response::<R>(&body, call.version).unwrap();
+        // The response to an ApiVersions request of an unknown version has version 0 (KIP-511).
+        let is_refusal = body[4..6] == ErrorCode::UNSUPPORTED_VERSION.0.to_be_bytes();
+        let (version, id) = (if is_refusal { 0 } else { call.version }, call.correlation_id);
+        let mut response = decode_response::<R>(&body, version).unwrap();
         change(&mut response);
-        let (version, id) = (call.version, call.correlation_id);
         ResponseAction::Send(encode_response(R::KEY, version, id, &response).unwrap())
     })
 }
@@ -101,6 +105,8 @@ fn settings_of_the_topic_are_compared_with_the_producers() {
     }
     let notes = diagnosis.check("partitions of orders").notes;
     assert!(notes.contains("(2) is above the number of replicas (1)"), "{notes}");
+    assert!(notes.contains("brokers before Kafka 3.7 refuse each record"), "{notes}");
+    assert!(!diagnosis.check("partitions of orders").text.contains("is met"));
 }
 
 #[test]
@@ -145,12 +151,19 @@ fn missing_rights_name_the_acl() {
 fn quota_that_delays_the_client_is_shown() {
     let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
     let healthy = diagnose(&broker, "orders", &[]);
-    assert_eq!(healthy.check("quotas").text, "no response was throttled");
+    let text = healthy.check("quotas").text;
+    assert_eq!(text, "no throttling seen (a quota of bytes shows only when records are sent)");
     healthy.assert_not_checked(&["clock"]);
     let _guard = edit::<InitProducerIdRequest>(&broker, |r| r.throttle_time_ms = 700);
     let check = diagnose(&broker, "orders", &[]).check("quotas");
     assert_eq!((check.outcome.as_str(), check.text.as_str()), ("passed", "throttled for 700 ms"));
     assert!(check.notes.contains("a quota of this user or client id"), "{}", check.notes);
+    // The longest throttle of all responses counts.
+    let _guards = (
+        edit::<ApiVersionsRequest>(&broker, |r| r.throttle_time_ms = 800),
+        edit::<DescribeConfigsRequest>(&broker, |r| r.throttle_time_ms = 900),
+    );
+    assert_eq!(diagnose(&broker, "orders", &[]).check("quotas").text, "throttled for 900 ms");
 }
 
 #[test]

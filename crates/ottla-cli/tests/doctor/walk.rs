@@ -12,11 +12,12 @@ use super::run_doctor;
 use super::topics::edit;
 
 const INTRODUCTION: &str = "\
-# A colleague's cluster does not take my records
+# Why a cluster does not take my records
 
 `ottla doctor` checks one thing after the other, in the order in which a producer depends on them:
 settings, name, connection, TLS, login, versions, cluster, brokers, topic, rights, clock, quotas.
-The first line with a ✗ is the cause. Below it stands what to change; what depends on it is not
+The first line with a ✗ is the cause, unless it is `settings`: a misspelt setting has no effect, and
+the checks go on with the others. Below the line stands what to change; what depends on it is not
 checked. Nothing is changed and no record is sent, unless you add `--test-record`.
 
 ```console

@@ -142,11 +142,12 @@ impl<I: Io> NetworkClient<I> {
             SaslStep::Handshake(version) => self.begin_exchange(node, version, frame, now),
             SaslStep::Authenticate(version) => self.continue_exchange(node, version, frame, now),
         };
-        if let Err(ExchangeError { error: PrepareError { reason, fatal }, code }) = result {
+        if let Err(e) = result {
             if let Some(connection) = self.connections.get_mut(node) {
-                connection.authentication.refusal = code;
+                connection.authentication.refusal = e.code;
             }
-            let reason = format!("{}: {reason}", self.authenticator.mechanism_name());
+            let reason = format!("{}: {e}", self.authenticator.mechanism_name());
+            let fatal = e.error.fatal;
             self.fail_authentication(node, &PrepareError { reason, fatal }, now);
         }
     }

@@ -77,18 +77,28 @@ pub(crate) struct ExchangeError {
     pub(crate) error: PrepareError,
     /// The code of the broker's refusal.
     pub(crate) code: Option<ErrorCode>,
+    /// What to change; empty if the reason says it or nothing is known. It stands alone because a
+    /// reason may contain texts of the broker.
+    pub(crate) advice: &'static str,
 }
 
 impl From<PrepareError> for ExchangeError {
     fn from(error: PrepareError) -> ExchangeError {
-        ExchangeError { error, code: None }
+        ExchangeError { error, code: None, advice: "" }
+    }
+}
+
+impl std::fmt::Display for ExchangeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.error.reason)?;
+        if self.advice.is_empty() { Ok(()) } else { write!(f, "; {}", self.advice) }
     }
 }
 
 impl ExchangeError {
     /// Creates the error of a broker's refusal. The reason has to name the code.
     fn refused(code: ErrorCode, reason: String) -> ExchangeError {
-        ExchangeError { error: fatal_error(reason), code: Some(code) }
+        ExchangeError { error: fatal_error(reason), code: Some(code), advice: "" }
     }
 }
 
@@ -169,9 +179,12 @@ impl Authenticator {
                     names if names.is_empty() => "no mechanism".to_owned(),
                     names => names,
                 };
-                let reason =
-                    format!("{code}: the broker supports {supported}; set sasl.mechanism to match");
-                return Err(ExchangeError::refused(code, reason));
+                let refused = ExchangeError::refused(
+                    code,
+                    format!("{code}: the broker supports {supported}"),
+                );
+                let advice = "set sasl.mechanism to match";
+                return Err(ExchangeError { advice, ..refused });
             }
             code => {
                 let reason = format!("SaslHandshake failed: {code}: {}", code.description());
@@ -284,7 +297,8 @@ mod tests {
         assert_eq!(&token[..], b"\0u\0p");
         let unsupported = handshake_response(ErrorCode::UNSUPPORTED_SASL_MECHANISM);
         let error = authenticator.begin_exchange(&unsupported, 1).err().unwrap();
-        assert!(error.error.fatal && error.error.reason.contains("the broker supports OTHER"));
+        let text = error.to_string();
+        assert!(error.error.fatal && text.contains("the broker supports OTHER; set"), "{text}");
         let error = authenticator.begin_exchange(&Bytes::new(), 1).err().unwrap();
         assert!(!error.error.fatal, "a response that cannot be decoded may be a bad connection");
     }
