@@ -391,6 +391,11 @@ impl Core {
         Some(TopicDescription { id: topic.id, partitions: topic.partitions.len() as i32 })
     }
 
+    /// Returns a topic's number of partitions; 0 if it does not exist.
+    pub(crate) fn partition_count(&self, topic: &str) -> usize {
+        self.topics.by_name.get(topic).map_or(0, |t| t.partitions.len())
+    }
+
     /// Returns every batch in a partition's log; nothing if there is no such partition.
     ///
     /// The log is the leader's. Without a leader, it is that of the first replica in the ISR.

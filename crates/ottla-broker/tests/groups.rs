@@ -205,3 +205,30 @@ fn groups_are_listed_and_described() {
     assert_eq!(ErrorCode(described[1].error_code), ErrorCode::GROUP_ID_NOT_FOUND);
     assert_eq!(b.send(1, &request, 5).groups[1].group_state, "Dead");
 }
+
+#[test]
+fn last_offset_counts_if_a_request_names_a_partition_twice() {
+    let mut b = BrokerFixture::new(1, 2);
+    let offset = |partition_index, committed_offset| OffsetCommitRequestPartition {
+        partition_index,
+        committed_offset,
+        ..Default::default()
+    };
+    let topic = OffsetCommitRequestTopic {
+        name: "t".into(),
+        partitions: vec![offset(0, 5), offset(9, 6), offset(0, 7)],
+        ..Default::default()
+    };
+    let request = OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let partitions = b.send(1, &request, 8).topics[0].partitions.clone();
+    let codes = partitions.iter().map(|p| (p.partition_index, ErrorCode(p.error_code)));
+    let unknown = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION;
+    let expected = [(0, ErrorCode::NONE), (9, unknown), (0, ErrorCode::NONE)];
+    assert_eq!(codes.collect::<Vec<_>>(), expected);
+    assert_eq!(fetch(&mut b, false), Ok(7));
+}

@@ -1,5 +1,7 @@
 //! The handlers of OffsetCommit, OffsetFetch and TxnOffsetCommit.
 
+use std::collections::BTreeMap;
+
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::*;
 
@@ -16,58 +18,63 @@ const ABORTABLE_VERSION: i16 = 4;
 /// The first version of TxnOffsetCommit that adds the group to the transaction.
 const ADD_GROUP_VERSION: i16 = 5;
 
-/// An offset to commit, with the result for its partition.
-struct OffsetToCommit {
-    partition: TopicPartition,
-    offset: CommittedOffset,
-    result: Result<(), ErrorCode>,
+/// The results of a topic's partitions.
+struct TopicResults {
+    name: String,
+    partitions: Vec<(i32, Result<(), ErrorCode>)>,
 }
 
-impl OffsetToCommit {
-    fn new(
-        core: &Core,
-        topic: &str,
-        partition: i32,
-        offset: CommittedOffset,
-        checked: Result<(), ErrorCode>,
-    ) -> OffsetToCommit {
-        let index = usize::try_from(partition).ok();
-        let topic_state = core.topics.by_name.get(topic).zip(index);
-        let exists = topic_state.is_some_and(|(t, i)| i < t.partitions.len());
-        let result = checked.and_then(|()| {
-            if !exists {
-                return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
-            }
-            if offset.metadata.len() > METADATA_MAX_BYTES {
-                return Err(ErrorCode::OFFSET_METADATA_TOO_LARGE);
-            }
-            Ok(())
-        });
-        let partition = TopicPartition { topic: topic.to_owned(), partition };
-        OffsetToCommit { partition, offset, result }
-    }
-
-    fn error_code(&self) -> i16 {
-        self.result.err().unwrap_or(ErrorCode::NONE).0
-    }
-}
-
-/// Commits the offsets that may be, or adds them to a producer's transaction.
+/// Commits the offsets that are accepted, or adds them to a producer's transaction.
 ///
-/// If they cannot be written, each gets the error.
-fn commit_accepted(
+/// `checked` is the result of the checks that concern the whole request.
+fn commit_offsets(
     core: &mut Core,
     group: &str,
     producer: Option<ProducerIdAndEpoch>,
-    topics: &mut [(String, Vec<OffsetToCommit>)],
+    checked: Result<(), ErrorCode>,
+    topics: impl Iterator<Item = (String, impl Iterator<Item = (i32, CommittedOffset)>)>,
     now: ClockReading,
-) {
-    let all = topics.iter_mut().flat_map(|(_, offsets)| offsets);
-    let mut accepted: Vec<&mut OffsetToCommit> = all.filter(|o| o.result.is_ok()).collect();
-    let offsets = accepted.iter().map(|o| (o.partition.clone(), o.offset.clone())).collect();
-    if let Err(code) = core.groups.commit_offsets(group, producer, offsets, now) {
-        accepted.iter_mut().for_each(|o| o.result = Err(code));
+) -> Vec<TopicResults> {
+    // A name is copied only for a partition that exists: with a long name, a request of a few
+    // megabytes would take gigabytes otherwise.
+    let mut accepted = BTreeMap::new();
+    let results = topics.map(|(name, offsets)| {
+        let partition_count = core.partition_count(&name);
+        let check = |(partition, offset): (i32, CommittedOffset)| {
+            let result = checked.and_then(|()| check_offset(partition, &offset, partition_count));
+            if result.is_ok() {
+                accepted.insert(TopicPartition { topic: name.clone(), partition }, offset);
+            }
+            (partition, result)
+        };
+        let partitions = offsets.map(check).collect();
+        TopicResults { name, partitions }
+    });
+    let mut results: Vec<TopicResults> = results.collect();
+    let accepted = accepted.into_iter().collect();
+    if let Err(code) = core.groups.commit_offsets(group, producer, accepted, now) {
+        let all = results.iter_mut().flat_map(|t| &mut t.partitions);
+        all.filter(|(_, result)| result.is_ok()).for_each(|(_, result)| *result = Err(code));
     }
+    results
+}
+
+fn check_offset(
+    partition: i32,
+    offset: &CommittedOffset,
+    partition_count: usize,
+) -> Result<(), ErrorCode> {
+    if usize::try_from(partition).is_ok_and(|index| index < partition_count) {
+        if offset.metadata.len() > METADATA_MAX_BYTES {
+            return Err(ErrorCode::OFFSET_METADATA_TOO_LARGE);
+        }
+        return Ok(());
+    }
+    Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)
+}
+
+fn to_error_code(result: Result<(), ErrorCode>) -> i16 {
+    result.err().unwrap_or(ErrorCode::NONE).0
 }
 
 pub(crate) fn handle_offset_commit(
@@ -75,11 +82,8 @@ pub(crate) fn handle_offset_commit(
     ctx: &RequestContext<'_>,
     request: OffsetCommitRequest,
 ) -> OffsetCommitResponse {
-    let member = MemberRef {
-        id: &request.member_id,
-        instance_id: request.group_instance_id.as_deref(),
-        generation: request.generation_id,
-    };
+    let instance_id = request.group_instance_id.as_deref();
+    let member = MemberRef::new(&request.member_id, instance_id, request.generation_id);
     let checked = core.check_group_coordinator(&request.group_id, ctx.node, ctx.now);
     let checked = checked.and_then(|()| {
         if let Some(group) = core.groups.by_id.get_mut(&request.group_id) {
@@ -91,26 +95,20 @@ pub(crate) fn handle_offset_commit(
     });
     let topics = request.topics.into_iter().map(|t| {
         let offsets = t.partitions.into_iter().map(|p| {
-            let offset = CommittedOffset {
-                offset: p.committed_offset,
-                leader_epoch: p.committed_leader_epoch,
-                metadata: p.committed_metadata.unwrap_or_default(),
-            };
-            OffsetToCommit::new(core, &t.name, p.partition_index, offset, checked)
+            let (offset, leader_epoch) = (p.committed_offset, p.committed_leader_epoch);
+            let metadata = p.committed_metadata.unwrap_or_default();
+            (p.partition_index, CommittedOffset { offset, leader_epoch, metadata })
         });
-        let offsets = offsets.collect();
         (t.name, offsets)
     });
-    let mut topics: Vec<(String, Vec<OffsetToCommit>)> = topics.collect();
-    commit_accepted(core, &request.group_id, None, &mut topics, ctx.now);
-    let topics = topics.into_iter().map(|(name, offsets)| {
-        let partitions = offsets.iter().map(|o| OffsetCommitResponsePartition {
-            partition_index: o.partition.partition,
-            error_code: o.error_code(),
-            ..Default::default()
+    let results = commit_offsets(core, &request.group_id, None, checked, topics, ctx.now);
+    let topics = results.into_iter().map(|t| {
+        let partitions = t.partitions.into_iter().map(|(partition_index, result)| {
+            let error_code = to_error_code(result);
+            OffsetCommitResponsePartition { partition_index, error_code, ..Default::default() }
         });
         let partitions = partitions.collect();
-        OffsetCommitResponseTopic { name, partitions, ..Default::default() }
+        OffsetCommitResponseTopic { name: t.name, partitions, ..Default::default() }
     });
     OffsetCommitResponse { topics: topics.collect(), ..Default::default() }
 }
@@ -124,26 +122,21 @@ pub(crate) fn handle_txn_offset_commit(
     let checked = check_txn_offset_commit(core, ctx, &request, producer);
     let topics = request.topics.into_iter().map(|t| {
         let offsets = t.partitions.into_iter().map(|p| {
-            let offset = CommittedOffset {
-                offset: p.committed_offset,
-                leader_epoch: p.committed_leader_epoch,
-                metadata: p.committed_metadata.unwrap_or_default(),
-            };
-            OffsetToCommit::new(core, &t.name, p.partition_index, offset, checked)
+            let (offset, leader_epoch) = (p.committed_offset, p.committed_leader_epoch);
+            let metadata = p.committed_metadata.unwrap_or_default();
+            (p.partition_index, CommittedOffset { offset, leader_epoch, metadata })
         });
-        let offsets = offsets.collect();
         (t.name, offsets)
     });
-    let mut topics: Vec<(String, Vec<OffsetToCommit>)> = topics.collect();
-    commit_accepted(core, &request.group_id, Some(producer), &mut topics, ctx.now);
-    let topics = topics.into_iter().map(|(name, offsets)| {
-        let partitions = offsets.iter().map(|o| TxnOffsetCommitResponsePartition {
-            partition_index: o.partition.partition,
-            error_code: o.error_code(),
-            ..Default::default()
+    let group = &request.group_id;
+    let results = commit_offsets(core, group, Some(producer), checked, topics, ctx.now);
+    let topics = results.into_iter().map(|t| {
+        let partitions = t.partitions.into_iter().map(|(partition_index, result)| {
+            let error_code = to_error_code(result);
+            TxnOffsetCommitResponsePartition { partition_index, error_code, ..Default::default() }
         });
         let partitions = partitions.collect();
-        TxnOffsetCommitResponseTopic { name, partitions, ..Default::default() }
+        TxnOffsetCommitResponseTopic { name: t.name, partitions, ..Default::default() }
     });
     TxnOffsetCommitResponse { topics: topics.collect(), ..Default::default() }
 }
@@ -156,11 +149,8 @@ fn check_txn_offset_commit(
     producer: ProducerIdAndEpoch,
 ) -> Result<(), ErrorCode> {
     core.check_group_coordinator(&request.group_id, ctx.node, ctx.now)?;
-    let member = MemberRef {
-        id: &request.member_id,
-        instance_id: request.group_instance_id.as_deref(),
-        generation: request.generation_id,
-    };
+    let instance_id = request.group_instance_id.as_deref();
+    let member = MemberRef::new(&request.member_id, instance_id, request.generation_id);
     match core.groups.by_id.get_mut(&request.group_id) {
         Some(group) => {
             group.classic.check_commit(member, true, ctx.now.mono_ms)?;
@@ -204,18 +194,14 @@ pub(crate) fn handle_offset_fetch(
 ) -> OffsetFetchResponse {
     if ctx.header.api_version >= 8 {
         let groups = request.groups.into_iter().map(|g| {
-            let requested = g.topics.map(|topics| {
-                let partitions = topics.into_iter().map(|t| (t.name, t.partition_indexes));
-                partitions.collect()
-            });
+            let names = |t: OffsetFetchRequestTopics| (t.name, t.partition_indexes);
+            let requested = g.topics.map(|topics| topics.into_iter().map(names).collect());
             fetch_group_offsets(core, ctx, g.group_id, requested, request.require_stable)
         });
         return OffsetFetchResponse { groups: groups.collect(), ..Default::default() };
     }
-    let requested = request.topics.map(|topics| {
-        let partitions = topics.into_iter().map(|t| (t.name, t.partition_indexes));
-        partitions.collect()
-    });
+    let names = |t: OffsetFetchRequestTopic| (t.name, t.partition_indexes);
+    let requested = request.topics.map(|topics| topics.into_iter().map(names).collect());
     let fetched =
         fetch_group_offsets(core, ctx, request.group_id, requested, request.require_stable);
     let topics = fetched.topics.into_iter().map(|t| {
@@ -255,8 +241,9 @@ fn fetch_group_offsets(
     let requested = requested.unwrap_or_else(|| by_topic(offsets.partitions()));
     let checked = core.check_group_coordinator(&group_id, ctx.node, ctx.now);
     let topics = requested.into_iter().map(|(topic, partitions)| {
+        let mut partition = TopicPartition { topic, partition: 0 };
         let partitions = partitions.into_iter().map(|number| {
-            let partition = TopicPartition { topic: topic.clone(), partition: number };
+            partition.partition = number;
             let is_unstable = require_stable && offsets.is_unstable(&partition);
             let found = offsets.get(&partition).filter(|_| checked.is_ok() && !is_unstable);
             OffsetFetchResponsePartitions {
@@ -269,7 +256,7 @@ fn fetch_group_offsets(
             }
         });
         let partitions = partitions.collect();
-        OffsetFetchResponseTopics { name: topic, partitions, ..Default::default() }
+        OffsetFetchResponseTopics { name: partition.topic, partitions, ..Default::default() }
     });
     OffsetFetchResponseGroup {
         topics: topics.collect(),

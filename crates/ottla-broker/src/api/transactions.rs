@@ -102,30 +102,32 @@ fn add_partitions(
     txn: &AddPartitionsToTxnTransaction,
 ) -> Vec<AddPartitionsToTxnTopicResult> {
     let version = ctx.header.api_version;
-    let requested = txn.topics.iter().flat_map(|t| {
-        let to_partition = |p: &i32| TopicPartition { topic: t.name.clone(), partition: *p };
-        t.partitions.iter().map(to_partition)
-    });
-    let partitions: BTreeSet<TopicPartition> = requested.collect();
     let producer = ProducerIdAndEpoch { id: txn.producer_id, epoch: txn.producer_epoch };
-    let exists = |p: &TopicPartition| {
-        let topic = core.topics.by_name.get(&p.topic);
-        let index = usize::try_from(p.partition).ok();
-        topic.zip(index).is_some_and(|(t, i)| i < t.partitions.len())
-    };
-    let unknown: BTreeSet<TopicPartition> =
-        partitions.iter().filter(|p| !exists(p)).cloned().collect();
+    let partition_counts: Vec<usize> =
+        txn.topics.iter().map(|t| core.partition_count(&t.name)).collect();
+    let exists = |partition: i32, count: usize| usize::try_from(partition).is_ok_and(|i| i < count);
+    let mut topics = txn.topics.iter().zip(&partition_counts);
+    let all_exist = topics.all(|(t, count)| t.partitions.iter().all(|p| exists(*p, *count)));
     let id = &txn.transactional_id;
-    let added = if unknown.is_empty() && !txn.verify_only {
+    let added = if all_exist && !txn.verify_only {
+        // A name is copied only for a partition that exists, and each partition is inserted by
+        // itself: a request that repeats one must not take a multiple of its own size.
+        let mut partitions = BTreeSet::new();
+        for t in &txn.topics {
+            for partition in &t.partitions {
+                let topic = t.name.clone();
+                partitions.insert(TopicPartition { topic, partition: *partition });
+            }
+        }
         core.add_partitions_to_txn(ctx.node, id, producer, &partitions, 0, ctx.now)
     } else {
         Err(ErrorCode::OPERATION_NOT_ATTEMPTED)
     };
-    let result_of = |partition: &TopicPartition| -> Result<(), ErrorCode> {
-        if unknown.contains(partition) {
+    let result_of = |partition: &TopicPartition, count: usize| -> Result<(), ErrorCode> {
+        if !exists(partition.partition, count) {
             return Err(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION);
         }
-        if !unknown.is_empty() || !txn.verify_only {
+        if !all_exist || !txn.verify_only {
             return added;
         }
         match core.verify_partition_in_txn(ctx.node, id, producer, partition, ctx.now) {
@@ -135,17 +137,18 @@ fn add_partitions(
             result => result,
         }
     };
-    let results = txn.topics.iter().map(|t| {
+    let results = txn.topics.iter().zip(&partition_counts).map(|(t, count)| {
+        let mut partition = TopicPartition { topic: t.name.clone(), partition: 0 };
         let results = t.partitions.iter().map(|p| {
-            let partition = TopicPartition { topic: t.name.clone(), partition: *p };
+            partition.partition = *p;
             AddPartitionsToTxnPartitionResult {
                 partition_index: *p,
-                error_code: to_error_code(&result_of(&partition), version, 2),
+                error_code: to_error_code(&result_of(&partition, *count), version, 2),
                 ..Default::default()
             }
         });
         let results = results.collect();
-        AddPartitionsToTxnTopicResult { name: t.name.clone(), results, ..Default::default() }
+        AddPartitionsToTxnTopicResult { name: partition.topic, results, ..Default::default() }
     });
     results.collect()
 }
@@ -204,8 +207,9 @@ pub(crate) fn handle_write_txn_markers(
             transaction_version: marker.transaction_version.into(),
         };
         let topics = marker.topics.into_iter().map(|t| {
+            let mut target = TopicPartition { topic: t.name, partition: 0 };
             let partitions = t.partition_indexes.into_iter().map(|partition| {
-                let target = TopicPartition { topic: t.name.clone(), partition };
+                target.partition = partition;
                 let written = core.append_marker(ctx.node, &target, request, ctx.now);
                 WritableTxnMarkerPartitionResult {
                     partition_index: partition,
@@ -214,7 +218,7 @@ pub(crate) fn handle_write_txn_markers(
                 }
             });
             let partitions = partitions.collect();
-            WritableTxnMarkerTopicResult { name: t.name, partitions, ..Default::default() }
+            WritableTxnMarkerTopicResult { name: target.topic, partitions, ..Default::default() }
         });
         WritableTxnMarkerResult {
             producer_id: marker.producer_id,
