@@ -162,10 +162,11 @@ impl CoordinatorLog {
 
     /// Replaces the log by a snapshot of the whole state.
     ///
-    /// If that fails, the log stays as it is and grows on.
+    /// If that fails, the log stays as it is and grows on, or the old segments stay: the next
+    /// compaction removes them.
     pub(crate) fn compact(&mut self, snapshot: &[CoordinatorBatch], now_ms: i64) {
         if let Err(e) = self.try_compact(snapshot, now_ms) {
-            tracing::warn!("{}: not compacted: {e}", self.path.display());
+            tracing::warn!("{}: compaction failed: {e}; trying again later", self.path.display());
         }
         self.compact_at = MIN_COMPACT_BYTES.max(self.size * COMPACT_FACTOR);
     }
@@ -178,24 +179,46 @@ impl CoordinatorLog {
         }
         let old_paths = segment_paths(&self.dir)?;
         let path = segment_path(&self.dir, self.end_offset);
-        let temporary = path.with_extension("half");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)?;
-        // The old segments are removed: the new one must be on the disk before.
-        file.write_all(&bytes).and_then(|()| file.sync_data())?;
-        fs::rename(&temporary, &path)?;
-        for old in old_paths.iter().filter(|old| **old != path) {
-            // Read once more at the next start, an old segment changes nothing.
-            let _ = fs::remove_file(old);
-        }
+        // The old segment gets a successor: after a power failure, a start would not accept a part
+        // of a batch at its end any more.
+        self.file.sync_data()?;
+        let file = write_segment(&path, &bytes)?;
+        // From here on the old segments take no appends: the next start reads them first.
         (self.path, self.file, self.end_offset) = (path, file, end_offset);
         self.size = bytes.len() as u64;
+        // The new segment and its name must be on the disk before the old segments are removed.
+        sync_dir(&self.dir)?;
+        for old in old_paths.iter().filter(|old| **old != self.path) {
+            // From the oldest one on, up to the first error: read with all its successors, an old
+            // segment changes nothing, but without them it brings deleted keys back.
+            fs::remove_file(old)?;
+        }
         Ok(())
     }
+}
+
+/// Writes a segment under another name and renames it, so that a stop leaves all of it or nothing.
+fn write_segment(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let temporary = path.with_extension("half");
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(true).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        fs::rename(&temporary, path)?;
+        Ok(file)
+    };
+    let written: io::Result<File> = write();
+    written.inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })
+}
+
+/// Waits until the names in a directory are on the disk.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    // On Windows a directory cannot be opened like a file.
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
 /// Returns the offset after some records.
@@ -392,6 +415,42 @@ mod tests {
         fs::write(&old_path, &old[..old.len() - 1]).unwrap();
         let e = CoordinatorLog::open(dir.path(), "topic", |_| Ok(())).unwrap_err();
         assert!(e.to_string().contains("is damaged"), "{e}");
+    }
+
+    #[test]
+    fn old_segment_is_kept_if_an_older_one_cannot_be_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = CoordinatorLog::open(dir.path(), "topic", |_| Ok(())).unwrap();
+        log.append(&batch("a"), 0).unwrap();
+        let oldest = log.path.clone();
+        log.compact(&[batch("b")], 0);
+        let old = log.path.clone();
+        // A directory of this name cannot be removed as a file.
+        fs::create_dir(&oldest).unwrap();
+        log.compact(&[batch("c")], 0);
+        assert!(log.path != old && log.path.exists() && old.exists());
+        log.append(&batch("d"), 0).unwrap();
+        fs::remove_dir(&oldest).unwrap();
+        drop(log);
+        assert_eq!(read_keys(dir.path()), ["b", "c", "d"]);
+    }
+
+    #[test]
+    fn failed_compaction_leaves_the_log_and_no_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = CoordinatorLog::open(dir.path(), "topic", |_| Ok(())).unwrap();
+        log.append(&batch("a"), 0).unwrap();
+        let (path, blocked) = (log.path.clone(), segment_path(&log.dir, log.end_offset));
+        // A file cannot be renamed to a directory.
+        fs::create_dir(&blocked).unwrap();
+        log.compact(&[batch("b")], 0);
+        assert_eq!(log.path, path);
+        fs::remove_dir(&blocked).unwrap();
+        log.append(&batch("c"), 0).unwrap();
+        let names = fs::read_dir(&log.dir).unwrap().map(|e| e.unwrap().path());
+        assert_eq!(names.collect::<Vec<_>>(), [path]);
+        drop(log);
+        assert_eq!(read_keys(dir.path()), ["a", "c"]);
     }
 
     /// Writes a segment of one batch whose offset is `below_max` below the highest one.
