@@ -3,41 +3,16 @@
 //! The broker runs in another process. All threads of this one belong to the test or the producer.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod process;
+
 use std::alloc::System;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 
 use ottla::{BatchReport, Producer};
+use process::broker::BrokerProcess;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
-/// A broker in another process. Dropping it ends the process.
-struct BrokerProcess {
-    child: Child,
-    address: String,
-}
-
-impl BrokerProcess {
-    fn start() -> BrokerProcess {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ottla"))
-            .args(["broker", "--listen", "127.0.0.1:0", "--topic", "t:12"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        BrokerProcess { child, address: line.trim().to_owned() }
-    }
-}
-
-impl Drop for BrokerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// Whether the caller keeps a `Delivery` for each record, or a handler gets each batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +23,11 @@ enum Notification {
 
 /// Returns the allocations for each record of 100 bytes, after a warm-up.
 fn measure_allocations(notification: Notification) -> f64 {
-    let broker = BrokerProcess::start();
+    let broker = BrokerProcess::start(&["--topic", "t:12"]);
     // One request at a time. A request then carries several batches, independent of how the system
     // schedules the threads.
     let mut builder =
-        Producer::builder().bootstrap_servers(&broker.address).batch_size(16_384).max_in_flight(1);
+        Producer::builder().bootstrap_servers(&broker.server).batch_size(16_384).max_in_flight(1);
     if notification == Notification::DeliveryHandler {
         builder = builder.delivery_handler(|r: &BatchReport<'_>| assert!(r.result.is_ok()));
     }

@@ -1,57 +1,53 @@
 //! `ottla broker --data-dir` ends by SIGKILL and starts again: transactions and groups continue.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod process;
+
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ottla::{Producer, Record};
-use ottla_protocol::Request;
 use ottla_protocol::header::{decode_response, encode_request};
 use ottla_protocol::messages::*;
 use ottla_protocol::record::{BatchHeader, RecordBody, attributes};
+use ottla_protocol::{ErrorCode, Request};
 use ottla_testkit::{Jars, target_dir};
+use process::broker::{BrokerProcess, DEADLINE};
+use process::run_ottla;
+use tempfile::TempDir;
 
 /// A broker process, and the directory that outlives it.
-struct BrokerProcess {
-    child: Child,
-    server: String,
-    dir: PathBuf,
+struct DurableBroker {
+    process: BrokerProcess,
+    dir: TempDir,
 }
 
-impl BrokerProcess {
-    fn start(name: &str) -> BrokerProcess {
-        BrokerProcess::start_in(target_dir().join(format!("{name}-{}", std::process::id())))
+impl DurableBroker {
+    fn start() -> DurableBroker {
+        DurableBroker::start_in(tempfile::tempdir_in(target_dir()).unwrap())
     }
 
-    fn start_in(dir: PathBuf) -> BrokerProcess {
-        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
-            .args(["broker", "--listen", "127.0.0.1:0", "--topic", "t:2", "--data-dir"])
-            .arg(&dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        BrokerProcess { child, server: line.trim().to_owned(), dir }
+    fn start_in(dir: TempDir) -> DurableBroker {
+        let path = dir.path().to_str().unwrap();
+        let process = BrokerProcess::start(&["--topic", "t:2", "--data-dir", path]);
+        DurableBroker { process, dir }
     }
 
-    fn kill_and_restart(mut self) -> BrokerProcess {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        BrokerProcess::start_in(self.dir)
+    /// Ends the process and returns the directory.
+    fn kill(self) -> TempDir {
+        self.dir
     }
 
-    fn stop(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        std::fs::remove_dir_all(&self.dir).unwrap();
+    fn kill_and_restart(self) -> DurableBroker {
+        DurableBroker::start_in(self.kill())
     }
 
     fn send<R: Request>(&self, request: &R, version: i16) -> R::Response {
-        let mut stream = TcpStream::connect(&self.server).unwrap();
+        let address = self.process.server.parse().unwrap();
+        let mut stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.write_all(&encode_request(request, version, 1, Some("c")).unwrap()).unwrap();
         let mut size = [0; 4];
         stream.read_exact(&mut size).unwrap();
@@ -92,7 +88,7 @@ fn transactional_batch(producer_id: i64, producer_epoch: i16) -> Bytes {
 }
 
 /// Begins a transaction of `tx` with a record in partition 0.
-fn begin_transaction(broker: &BrokerProcess) -> InitProducerIdResponse {
+fn begin_transaction(broker: &DurableBroker) -> InitProducerIdResponse {
     let init = InitProducerIdRequest {
         transactional_id: Some("tx".into()),
         transaction_timeout_ms: 2000,
@@ -119,7 +115,7 @@ fn begin_transaction(broker: &BrokerProcess) -> InitProducerIdResponse {
 
 #[test]
 fn transaction_of_a_killed_broker_times_out_and_offsets_are_still_there() {
-    let broker = BrokerProcess::start("killed-transaction");
+    let broker = DurableBroker::start();
     let producer = begin_transaction(&broker);
     let offset = OffsetCommitRequestPartition { committed_offset: 7, ..Default::default() };
     let topic = OffsetCommitRequestTopic {
@@ -141,8 +137,10 @@ fn transaction_of_a_killed_broker_times_out_and_offsets_are_still_there() {
     let fetched = broker.send(&fetch, 8).groups[0].clone();
     assert_eq!(fetched.topics[0].partitions[0].committed_offset, 7);
     // The new process aborts the transaction when it times out: then the marker has offset 1.
+    let started_at = Instant::now();
     while broker.last_stable_offset() < 2 {
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(started_at.elapsed() < DEADLINE, "the transaction did not time out");
+        std::thread::sleep(Duration::from_millis(50));
     }
     let end = EndTxnRequest {
         transactional_id: "tx".into(),
@@ -151,31 +149,24 @@ fn transaction_of_a_killed_broker_times_out_and_offsets_are_still_there() {
         committed: true,
         ..Default::default()
     };
-    assert_ne!(broker.send(&end, 5).error_code, 0, "the producer is fenced");
-    broker.stop();
+    assert_eq!(ErrorCode(broker.send(&end, 5).error_code), ErrorCode::PRODUCER_FENCED);
 }
 
 #[test]
 fn damaged_state_is_an_error_of_the_command() {
-    let broker = BrokerProcess::start("damaged");
+    let broker = DurableBroker::start();
     begin_transaction(&broker);
-    let BrokerProcess { mut child, dir, .. } = broker;
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let path = dir.join("__transaction_state-0/00000000000000000000.log");
+    let dir = broker.kill();
+    let path = dir.path().join("__transaction_state-0/00000000000000000000.log");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[70] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let out = Command::new(assert_cmd::cargo::cargo_bin!("ottla"))
-        .args(["broker", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(&dir)
-        .output()
-        .unwrap();
+    let data_dir = dir.path().to_str().unwrap();
+    let out = run_ottla(&["broker", "--listen", "127.0.0.1:0", "--data-dir", data_dir], b"");
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success(), "{stderr}");
     assert!(stderr.contains(&format!("{} is damaged", path.display())), "{stderr}");
     assert!(stderr.contains("restore the file, or move the directory away"), "{stderr}");
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 fn send_values(server: &str, prefix: &str, count: usize) {
@@ -195,17 +186,17 @@ fn read_as_group(jars: &Jars, server: &str) -> Vec<String> {
 #[test]
 fn java_consumer_resumes_after_the_kill_and_kafka_decodes_the_state() {
     let Some(jars) = Jars::find_or_fetch() else { return };
-    let broker = BrokerProcess::start("killed-group");
-    send_values(&broker.server, "a", 20);
-    assert_eq!(read_as_group(&jars, &broker.server).len(), 20);
-    send_values(&broker.server, "b", 5);
+    let broker = DurableBroker::start();
+    send_values(&broker.process.server, "a", 20);
+    assert_eq!(read_as_group(&jars, &broker.process.server).len(), 20);
+    send_values(&broker.process.server, "b", 5);
     let broker = broker.kill_and_restart();
-    let second = read_as_group(&jars, &broker.server);
+    let second = read_as_group(&jars, &broker.process.server);
     assert!(second.len() == 5 && second.iter().all(|v| v.starts_with('b')), "{second:?}");
     begin_transaction(&broker);
 
     let dump = |topic: &str, decoder: &str| {
-        let path = broker.dir.join(format!("{topic}-0/00000000000000000000.log"));
+        let path = broker.dir.path().join(format!("{topic}-0/00000000000000000000.log"));
         let path = path.display().to_string();
         let args = ["--deep-iteration", decoder, "--files", &path];
         jars.run_tool("org.apache.kafka.tools.DumpLogSegments", &args)
@@ -218,5 +209,4 @@ fn java_consumer_resumes_after_the_kill_and_kafka_decodes_the_state() {
     for expected in [r#""transactionalId":"tx""#, r#""transactionStatus":1"#, r#""topic":"t""#] {
         assert!(transactions.contains(expected), "{expected}: {transactions}");
     }
-    broker.stop();
 }

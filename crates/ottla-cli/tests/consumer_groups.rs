@@ -3,13 +3,19 @@
 //! Without a JDK and Maven the tests report that they are skipped; with `CI=true` they fail.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod process;
+
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 use ottla::{Producer, Record};
 use ottla_broker::EmbeddedBroker;
 use ottla_testkit::Jars;
+use process::broker::ChildGuard;
+use process::send_signal;
 
 const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
 
@@ -63,23 +69,55 @@ fn java_consumer_reads_all_partitions_and_resumes_from_its_offsets() {
     assert_eq!(lags, ["0", "0", "0"], "{described}");
 }
 
+/// A console consumer in the group `g`, and its output line by line.
+struct GroupConsumer {
+    process: ChildGuard,
+    lines: Receiver<String>,
+}
+
+/// How long the test waits for a record. A consumer that starts on a slow machine takes long.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+impl GroupConsumer {
+    fn start(jars: &Jars, server: &str) -> GroupConsumer {
+        let idle_ms = IDLE_LIMIT.as_millis().to_string();
+        let mut command = jars.tool_command(CONSOLE_CONSUMER, &consumer_args(server, &idle_ms));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = ChildGuard(child);
+        let stdout = BufReader::new(process.0.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        GroupConsumer { process, lines }
+    }
+}
+
+/// Reads until the consumers have `count` values together, and lets both leave the group.
+fn read_shared(consumers: [GroupConsumer; 2], count: usize) -> [Vec<String>; 2] {
+    let (mut values, started_at) = ([Vec::new(), Vec::new()], Instant::now());
+    while values.iter().map(Vec::len).sum::<usize>() < count {
+        assert!(started_at.elapsed() < IDLE_LIMIT, "the consumers got {values:?} only");
+        for (consumer, values) in consumers.iter().zip(&mut values) {
+            values.extend(consumer.lines.recv_timeout(Duration::from_millis(50)));
+            values.extend(consumer.lines.try_iter());
+        }
+    }
+    // A consumer that gets SIGTERM commits its offsets and leaves the group.
+    consumers.iter().for_each(|c| send_signal(&c.process.0, "-TERM"));
+    for (mut consumer, values) in consumers.into_iter().zip(&mut values) {
+        values.extend(consumer.lines.iter());
+        consumer.process.0.wait().unwrap();
+    }
+    values
+}
+
 #[test]
 fn java_consumers_of_a_group_share_the_partitions_and_take_over() {
     let Some(jars) = Jars::find_or_fetch() else { return };
     let broker = EmbeddedBroker::builder().topic("t", 4).start().unwrap();
     let server = broker.bootstrap_servers();
-    let args = consumer_args(&server, "15000");
-    let start = || -> Child {
-        let mut command = jars.tool_command(CONSOLE_CONSUMER, &args);
-        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
-    };
-    let read = |mut consumer: Child| {
-        let mut output = String::new();
-        consumer.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-        consumer.wait().unwrap();
-        output.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let consumers = [start(), start()];
+    let consumers = [(); 2].map(|()| GroupConsumer::start(&jars, &server));
     // Both are in the group when each has two of the four partitions.
     let has_two_members = || {
         let members = describe_group(&jars, &server, &["--members"]);
@@ -87,7 +125,7 @@ fn java_consumers_of_a_group_share_the_partitions_and_take_over() {
     };
     assert!((0..10).any(|_| has_two_members()), "the second consumer did not join in time");
     send_values(&broker, "shared", 100);
-    let [first, second] = consumers.map(read);
+    let [first, second] = read_shared(consumers, 100);
     assert!(!first.is_empty() && !second.is_empty(), "one consumer got everything");
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for value in first.iter().chain(&second) {

@@ -2,6 +2,8 @@
 // Each test binary compiles this file and uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod broker;
+
 use std::process::Output;
 use std::time::Duration;
 
