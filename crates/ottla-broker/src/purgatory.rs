@@ -1,8 +1,9 @@
-//! The purgatory: Produce requests with `acks=all` that wait until the ISR has their batches.
+//! Delayed requests: their completion, and the Produce requests that wait for replicas.
 //!
-//! The Produce handler puts them here. The socket server and the simulation call
-//! [`Core::try_complete`] when replicas advance. A request completes when the high
-//! watermark passes all its batches, when a leader has changed, or at its deadline.
+//! The socket server and the simulation call [`Core::try_complete`] after other requests and ticks.
+//! A Produce with `acks=all` completes when the high watermark passes all its batches, when a leader
+//! has changed, or at its deadline. [`crate::group`] keeps and completes the JoinGroup and SyncGroup
+//! requests that wait for other members.
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::Uuid;

@@ -7,10 +7,12 @@ use bytes::Bytes;
 
 use crate::api::{APIS, ApiKey, Request};
 use crate::compression::{Codec, decompress};
+use crate::coordinator_records::*;
+use crate::error::EncodeError;
 use crate::header::{RequestHeader, decode_request, decode_response};
 use crate::messages::*;
 use crate::record::Batches;
-use crate::wire::{Reader, TestRng, Wire};
+use crate::wire::{Reader, TestRng, Version, Wire};
 
 /// Calls the macro `$callback` with the types of all requests.
 #[macro_export]
@@ -89,6 +91,24 @@ pub fn read_batches(bytes: &[u8]) {
     }
 }
 
+/// Decodes `bytes` as the key of a coordinator's record, and as each kind of value.
+pub fn read_coordinator_record(bytes: &Bytes) {
+    let mut r = Reader::new(bytes);
+    match decode_key_type(&mut r) {
+        Ok(key_type::TRANSACTION_LOG) => {
+            let _ = decode_key::<TransactionLogKey>(&mut r);
+            // The type of offsets before Kafka 0.9 has the same number, in another topic.
+            let _ = decode_key::<OffsetCommitKey>(&mut Reader::new(&bytes.slice(2..)));
+        }
+        Ok(key_type::OFFSET_COMMIT) => drop(decode_key::<OffsetCommitKey>(&mut r)),
+        Ok(key_type::GROUP_METADATA) => drop(decode_key::<GroupMetadataKey>(&mut r)),
+        Ok(_) | Err(_) => {}
+    }
+    let _ = decode_value::<TransactionLogValue>(bytes);
+    let _ = decode_value::<OffsetCommitValue>(bytes);
+    let _ = decode_value::<GroupMetadataValue>(bytes);
+}
+
 /// Decompresses `bytes` with each codec.
 pub fn decompress_all(bytes: &[u8]) {
     for codec in Codec::ALL {
@@ -106,6 +126,7 @@ pub fn read_any(input: &[u8]) {
         0 => read_batches(rest),
         1 => decompress_all(rest),
         2 => read_request(&frame),
+        3 => read_coordinator_record(&frame),
         n => {
             let api = APIS[usize::from(n) % APIS.len()];
             let versions = (api.max_version - api.min_version + 1) as u8;
@@ -140,6 +161,25 @@ pub fn generate_message(g: &mut TestRng) -> GeneratedMessage {
     }
     let (request, response) = for_each_request!(dispatch);
     GeneratedMessage { api: api.key, version, request, response }
+}
+
+/// Generates keys and values of coordinators' records, with random content.
+pub fn generate_coordinator_records(g: &mut TestRng) -> Vec<Vec<u8>> {
+    const KEY: Version = Version { number: 0, flexible: false };
+    let generated = [
+        encode_key(key_type::TRANSACTION_LOG, &TransactionLogKey::arbitrary(g, KEY)),
+        encode_key(key_type::OFFSET_COMMIT, &OffsetCommitKey::arbitrary(g, KEY)),
+        encode_key(key_type::GROUP_METADATA, &GroupMetadataKey::arbitrary(g, KEY)),
+        generate_value::<TransactionLogValue>(g),
+        generate_value::<OffsetCommitValue>(g),
+        generate_value::<GroupMetadataValue>(g),
+    ];
+    generated.into_iter().flatten().collect()
+}
+
+fn generate_value<T: CoordinatorValue>(g: &mut TestRng) -> Result<Vec<u8>, EncodeError> {
+    let number = T::WRITTEN_VERSION;
+    encode_value(&T::arbitrary(g, Version { number, flexible: number >= T::FIRST_FLEXIBLE }))
 }
 
 fn generate_frames<R: Request>(g: &mut TestRng, version: i16) -> (Vec<u8>, Vec<u8>) {

@@ -35,6 +35,13 @@ fn huge_number_at_any_offset_does_not_panic() {
             bad[at - 4..at].copy_from_slice(&i32::MAX.to_be_bytes());
             fuzz::read_response(message.api, message.version, &Bytes::from(bad));
         }
+        for record in fuzz::generate_coordinator_records(&mut g) {
+            for at in 4..=record.len() {
+                let mut bad = record.clone();
+                bad[at - 4..at].copy_from_slice(&i32::MAX.to_be_bytes());
+                fuzz::read_coordinator_record(&Bytes::from(bad));
+            }
+        }
     }
 }
 
@@ -75,26 +82,34 @@ fn unknown_version_is_unsupported() {
     assert_eq!(e.kind, DecodeErrorKind::UnsupportedVersion(99));
 }
 
+/// Overwrites, removes and appends bytes, up to five times.
+fn mutate(bytes: &[u8], g: &mut TestRng) -> Bytes {
+    let mut bad = bytes.to_vec();
+    for _ in 0..=g.next_below(4) {
+        match g.next_below(3) {
+            0 if !bad.is_empty() => {
+                let at = g.next_below(bad.len() as u64) as usize;
+                bad[at] = g.next_u64() as u8;
+            }
+            1 => bad.truncate(g.next_below(bad.len() as u64 + 1) as usize),
+            _ => bad.extend(g.next_bytes()),
+        }
+    }
+    bad.into()
+}
+
 #[test]
 fn decoders_do_not_panic_on_mutated_messages() {
     let mut g = TestRng::new(11);
     for _ in 0..3000 {
         let message = fuzz::generate_message(&mut g);
         for frame in [&message.request, &message.response] {
-            let mut bad = frame[4..].to_vec();
-            for _ in 0..=g.next_below(4) {
-                match g.next_below(3) {
-                    0 if !bad.is_empty() => {
-                        let at = g.next_below(bad.len() as u64) as usize;
-                        bad[at] = g.next_u64() as u8;
-                    }
-                    1 => bad.truncate(g.next_below(bad.len() as u64 + 1) as usize),
-                    _ => bad.extend(g.next_bytes()),
-                }
-            }
-            let bad = Bytes::from(bad);
+            let bad = mutate(&frame[4..], &mut g);
             fuzz::read_request(&bad);
             fuzz::read_response(message.api, message.version, &bad);
+        }
+        for record in fuzz::generate_coordinator_records(&mut g) {
+            fuzz::read_coordinator_record(&mutate(&record, &mut g));
         }
     }
     for _ in 0..20_000 {
