@@ -80,6 +80,51 @@ fn first_rejected_record_stops_the_reading() {
     assert_eq!(running.child.wait().unwrap().code(), Some(1));
 }
 
+/// Returns a line of a record that names its topic and partition.
+fn line_of_partition(topic: &str, partition: u32, value: u32) -> String {
+    format!("{{\"topic\":\"{topic}\",\"partition\":{partition},\"value\":{value}}}\n")
+}
+
+#[test]
+fn record_of_a_missing_partition_does_not_fail_the_other_records_of_its_topic() {
+    let (broker, server) = start_broker();
+    // The record without a partition shows that the topic itself has not failed.
+    let input = line_of_partition("copy", 0, 1)
+        + &line_of_partition("copy", 7, 2)
+        + &line_of_partition("copy", 0, 3)
+        + &line_of_partition("copy", 7, 4)
+        + "{\"topic\":\"copy\",\"value\":5}\n";
+    let args = ["produce", "-b", &server, "--format", "json", "--max-block-ms", "2000"];
+    let missing = "  2 × topic copy has no partition 7, only 0 to 0";
+    for more in
+        [&[][..], &["-t", "copy"], &["--on-error", "skip"], &["-t", "copy", "--on-error", "skip"]]
+    {
+        let args = [&args[..], more].concat();
+        let expected = ["3 records acknowledged", "2 failed", missing];
+        assert_fails(&args, input.as_bytes(), 1, &expected);
+    }
+    let sent = values(&broker, "copy");
+    assert_eq!(sent, [b"1", b"3", b"5"].repeat(4));
+    // The partition of -p is that of every record.
+    let all = [&args[..], &["-t", "copy", "-p", "7"]].concat();
+    assert_fails(&all, input.as_bytes(), 1, &["0 records", "reading stopped at line 1"]);
+}
+
+/// Each record would wait for `max.block.ms`, so the test would not end.
+#[test]
+fn missing_topic_fails_once_for_all_partitions_that_its_records_name() {
+    let broker = EmbeddedBroker::builder().auto_create_topics(false).topic("copy", 1);
+    let broker = broker.start().unwrap();
+    let server = broker.bootstrap_servers();
+    let lines = (0..100).map(|i| line_of_partition("missing", i, i));
+    let input = lines.collect::<String>() + &line_of_partition("copy", 0, 1);
+    let args = ["produce", "-b", &server, "--format", "json", "--max-block-ms", "2000"];
+    let expected =
+        ["1 records acknowledged", "100 failed", "  100 × no metadata for topic missing"];
+    assert_fails(&args, input.as_bytes(), 1, &expected);
+    assert_eq!(values(&broker, "copy"), [b"1"]);
+}
+
 #[test]
 fn rejected_records_are_written_to_a_file_and_can_be_sent_again() {
     let (broker, server) = start_broker();

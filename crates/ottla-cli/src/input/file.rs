@@ -17,7 +17,7 @@ pub(crate) struct Input {
     id: Option<FileId>,
 }
 
-/// What identifies a file, whatever its name: device and inode.
+/// Device and inode. They identify a file under any of its names.
 type FileId = (u64, u64);
 
 /// Returns the identity of a file or pipe. A device has none: an output to the terminal or to

@@ -19,13 +19,30 @@ use crate::{CliError, error_text};
 pub(super) struct SendLoop<'a> {
     session: &'a Session,
     reader: &'a mut RecordReader,
-    /// The topics to which nothing can be sent, with the error of their first record. Further
-    /// records would each wait for `max.block.ms`.
-    failed_topics: HashMap<String, ottla::Error>,
+    /// The topics to which nothing can be sent. Further records would each wait for
+    /// `max.block.ms`.
+    failed_topics: HashMap<String, FailedPartitions>,
     /// The index of the current input.
     input: usize,
     /// The name of the current input.
     input_name: String,
+}
+
+/// The error of the first record that named this partition of a topic. The key `None` stands for
+/// the whole topic.
+type FailedPartitions = HashMap<Option<i32>, ottla::Error>;
+
+/// Which further records would fail with the error of a record that the producer did not accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ErrorScope {
+    /// No other record, or only records that fail at once.
+    Record,
+    /// Those that name the same partition of the topic.
+    Partition,
+    /// Those of the topic.
+    Topic,
+    /// All of them.
+    Load,
 }
 
 impl Session {
@@ -171,24 +188,20 @@ impl SendLoop<'_> {
                 format!("line {number}: no topic: expected the field topic, or the option --topic");
             return self.reject(None, &reason, text, OnError::Unset);
         };
-        let sent = match self.failed_topics.get(topic) {
-            None => self.send(topic, &record),
-            Some(e) => {
-                self.session.stats.record_of_failed_topic(topic, (&record, self.place()), e);
-                Err(e.clone())
-            }
-        };
-        let Err(e) = sent else { return Ok(()) };
-        let is_known = self.failed_topics.contains_key(topic);
-        let names_topic = self.session.config.topic.is_none();
-        let is_of_topic = is_known || names_topic && self.concerns_one_topic(&e);
-        let ends_reading = self.session.config.on_error == OnError::Stop
-            || !is_of_topic && !concerns_one_record(&e);
-        if ends_reading {
+        let partition = record.partition.filter(|_| self.session.config.partition.is_none());
+        let failed = self.failed_topics.get(topic);
+        if let Some(e) = failed.and_then(|f| f.get(&None).or_else(|| f.get(&partition))) {
+            self.session.stats.record_of_failed_topic(topic, (&record, self.place()), e);
+            return self.check_results();
+        }
+        let Err(e) = self.send(topic, &record) else { return Ok(()) };
+        let scope = self.error_scope(&e, topic, partition);
+        if self.session.config.on_error == OnError::Stop || scope == ErrorScope::Load {
             return Err(self.stopped(&error_text(&e)));
         }
-        if is_of_topic && !is_known {
-            self.failed_topics.insert(topic.to_owned(), e);
+        if matches!(scope, ErrorScope::Partition | ErrorScope::Topic) {
+            let partition = partition.filter(|_| scope == ErrorScope::Partition);
+            self.failed_topics.entry(topic.to_owned()).or_default().insert(partition, e);
         }
         self.check_results()
     }
@@ -219,20 +232,29 @@ impl SendLoop<'_> {
         sent
     }
 
-    /// Returns whether the error concerns the records of one topic, and other topics may work.
-    fn concerns_one_topic(&self, e: &ottla::Error) -> bool {
+    /// Returns which records the error concerns. `partition` is the one that the record names.
+    fn error_scope(&self, e: &ottla::Error, topic: &str, partition: Option<i32>) -> ErrorScope {
+        use ErrorKind as K;
+        let names_topic = self.session.config.topic.is_none();
         match e.kind() {
-            ErrorKind::InvalidTopic | ErrorKind::Authorization => true,
-            ErrorKind::MetadataTimeout => !self.session.producer.health().connected.is_empty(),
-            _ => false,
+            K::RecordTooLarge | K::InvalidRecord | K::Serialization | K::BufferExhausted => {
+                ErrorScope::Record
+            }
+            // The producer refuses such a name without a request. Kept names would take memory.
+            K::InvalidTopic if ottla::tools::validate_topic_name(topic).is_err() => {
+                ErrorScope::Record
+            }
+            K::MetadataTimeout if self.session.producer.health().connected.is_empty() => {
+                ErrorScope::Load
+            }
+            // No broker reported an error of the topic, so only the partition is missing.
+            K::MetadataTimeout if partition.is_some() && e.last_broker_error().is_none() => {
+                ErrorScope::Partition
+            }
+            K::InvalidTopic | K::Authorization | K::MetadataTimeout if names_topic => {
+                ErrorScope::Topic
+            }
+            _ => ErrorScope::Load,
         }
     }
-}
-
-/// Returns whether the error concerns one record. Any other error concerns the topic or the
-/// cluster, so every further record would fail as well.
-fn concerns_one_record(e: &ottla::Error) -> bool {
-    use ErrorKind as K;
-    let kinds = [K::RecordTooLarge, K::InvalidRecord, K::Serialization, K::BufferExhausted];
-    kinds.contains(&e.kind())
 }
