@@ -168,6 +168,52 @@ fn rejected_records_are_written_to_a_file_and_can_be_sent_again() {
 }
 
 #[test]
+fn row_with_an_open_quote_ends_the_reading_or_is_written_with_topic_and_text() {
+    let (broker, server) = start_broker();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (open, good, file) = (path("open.csv"), path("good.csv"), path("bad.json"));
+    std::fs::write(&open, "id\n1\n\"2\n3\n").unwrap();
+    std::fs::write(&good, "id\n4\n").unwrap();
+    let args = ["produce", "-b", &server, "-t", "copy", "--format", "csv", "--csv-value", "line"];
+    let reason = format!("{open}: line 3: the input ends inside a quoted field");
+    let stopped = format!("{reason}; reading stopped at this record");
+    let inputs = [&args[..], &[&open, &good]].concat();
+    assert_fails(&inputs, b"", 1, &["1 records acknowledged", &stopped]);
+    let with_file = [&inputs[..], &["--on-error", &file]].concat();
+    assert_fails(&with_file, b"", 1, &["2 records acknowledged", "1 failed"]);
+    assert_eq!(values(&broker, "copy"), [b"1", b"1", b"4"]);
+    let source = format!("{open}: line 3");
+    let expected = serde_json::json!({
+        "topic": "copy", "input": "\"2\n3", "error": reason, "source": source,
+    });
+    assert_eq!(objects(Path::new(&file)), [expected]);
+}
+
+/// Unlike a text that is no record, such a record does not end the reading.
+#[test]
+fn record_that_is_too_long_only_counts_as_failed_in_each_format() {
+    let (broker, server) = start_broker();
+    let limit = ["produce", "-b", &server, "-t", "copy", "-p", "0", "-X", "max.request.size=200"];
+    let shared_name =
+        b"{\"value\":1,\"headers\":{\"name\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,\
+        17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38,39,40,41,42]}}\n";
+    let long_text = vec![b'x'; 70_000];
+    for (format, too_long, last) in [
+        ("lines", [&long_text[..], b"\n"].concat(), &b"1\n"[..]),
+        ("json", shared_name.to_vec(), b"{\"value\":1}\n"),
+        ("json", [b"{\"value\":\"", &long_text[..], b"\"}\n"].concat(), b"{\"value\":1}\n"),
+        ("csv", [b"id\n", &long_text[..], b"\n"].concat(), b"1\n"),
+        ("raw", [b"\0\x01\0\0", &vec![b'x'; 1 << 16][..]].concat(), b"\0\0\0\x011"),
+    ] {
+        let args = [&limit[..], &["--format", format]].concat();
+        let expected = ["1 records acknowledged", "1 failed", "max.request.size"];
+        assert_fails(&args, &[&too_long, last].concat(), 1, &expected);
+    }
+    assert_eq!(values(&broker, "copy").len(), 5);
+}
+
+#[test]
 fn bytes_that_are_not_utf8_are_written_as_base64_and_the_file_is_appended_to() {
     let (broker, server) = start_broker();
     let dir = tempfile::tempdir().unwrap();

@@ -45,6 +45,10 @@ fn is_line_end(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
 
+fn count_newlines(text: &[u8]) -> u64 {
+    text.iter().filter(|b| **b == b'\n').count() as u64
+}
+
 /// The result of [`CsvReader::read_row`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextRow {
@@ -52,8 +56,8 @@ pub(super) enum NextRow {
     Row,
     /// The row has more bytes than the limit. It was skipped.
     TooLong,
-    /// The input ended inside a quoted field.
-    OpenQuote,
+    /// The input ended inside a quoted field. The row may be too long besides.
+    OpenQuote { is_too_long: bool },
     /// The input has ended.
     Eof,
 }
@@ -69,11 +73,9 @@ impl Row {
         &self.fields[start..self.ends[i]]
     }
 
-    /// Returns the row's text without the line ends around it.
+    /// Returns the row's text without its line end.
     fn line(&self) -> &[u8] {
-        let start = self.text.iter().position(|b| !is_line_end(*b)).unwrap_or(self.text.len());
-        let text = &self.text[start..];
-        let text = text.strip_suffix(b"\n").unwrap_or(text);
+        let text = self.text.strip_suffix(b"\n").unwrap_or(&self.text);
         text.strip_suffix(b"\r").unwrap_or(text)
     }
 }
@@ -147,15 +149,17 @@ impl CsvReader {
             // instead shows whether the field is open.
             let (result, consumed) = self.parse_bytes(if is_eof { b"\n" } else { bytes });
             if !is_eof {
-                let text = &bytes[..consumed];
+                let mut text = &bytes[..consumed];
+                self.line_ends += count_newlines(text);
                 if !is_started {
-                    // Empty lines before the row belong to its text.
-                    let blank = text.iter().take_while(|b| is_line_end(**b));
-                    self.row.number += blank.filter(|b| **b == b'\n').count() as u64;
-                    is_started = text.iter().any(|b| !is_line_end(*b));
+                    // The parser skips empty lines before the row.
+                    let row_start = text.iter().position(|b| !is_line_end(*b));
+                    is_started = row_start.is_some();
+                    let (blank, rest) = text.split_at(row_start.unwrap_or(consumed));
+                    self.row.number += count_newlines(blank);
+                    text = rest;
                 }
-                self.line_ends += text.iter().filter(|b| **b == b'\n').count() as u64;
-                if is_too_long || self.row.text.len() + consumed > limit {
+                if is_too_long || self.row.text.len() + text.len() > limit {
                     is_too_long = true;
                     self.row.clear();
                 } else {
@@ -167,13 +171,9 @@ impl CsvReader {
                 ReadRecordResult::Record => {
                     return Ok(if is_too_long { NextRow::TooLong } else { NextRow::Row });
                 }
-                _ if is_eof && (is_too_long || self.row.line().is_empty()) => {
-                    return Ok(if is_too_long { NextRow::TooLong } else { NextRow::Eof });
-                }
-                _ if is_eof && matches!(result, ReadRecordResult::InputEmpty) => {
-                    return Ok(NextRow::OpenQuote);
-                }
-                _ => {}
+                _ if !is_eof => {}
+                _ if is_started => return Ok(NextRow::OpenQuote { is_too_long }),
+                _ => return Ok(NextRow::Eof),
             }
         }
     }

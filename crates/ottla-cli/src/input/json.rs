@@ -13,8 +13,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::InputRecord;
-use super::json_bytes;
+use super::{InputError, InputRecord, json_bytes, json_headers};
 
 /// Base64 with or without padding.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -163,28 +162,28 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
     }
 }
 
-/// Parses line `number`. The result borrows from the line what it can.
-pub(super) fn parse(line: &[u8], number: u64) -> Result<InputRecord<'_>, String> {
-    let parsed = match std::str::from_utf8(line) {
-        Ok(text) => serde_json::from_str::<RawFields<'_>>(text)
-            .map_err(|e| syntax_error(&e))
-            .and_then(|fields| {
-                let mut record = parse_fields(&fields)?;
-                let value = fields.one_of(Field::Value, Field::Payload)?;
-                let value = fields.one_of_given(value, Field::ValueBase64)?;
-                record.value = value.map(parse_bytes).transpose()?;
-                let key = fields.one_of(Field::Key, Field::KeyBase64)?;
-                record.key = key.map(parse_bytes).transpose()?;
-                check_value_is_given(&fields, record.value.is_some())?;
-                Ok(record)
-            }),
+/// Parses a line. The result borrows from the line what it can, and `max_record_bytes` limits what
+/// it copies.
+pub(super) fn parse(line: &[u8], max_record_bytes: usize) -> Result<InputRecord<'_>, InputError> {
+    let Ok(text) = std::str::from_utf8(line) else {
         // kcat writes the bytes of keys, values and headers as they are.
-        Err(_) => json_bytes::parse(line),
+        return Ok(json_bytes::parse(line)?);
     };
-    parsed.map_err(|reason| format!("line {number}, {reason}"))
+    let fields: RawFields<'_> = serde_json::from_str(text).map_err(|e| syntax_error(&e))?;
+    let mut record = parse_fields(&fields)?;
+    if let Some((_, raw)) = fields.non_null(Field::Headers) {
+        record.headers = json_headers::parse(raw, max_record_bytes)?;
+    }
+    let value = fields.one_of(Field::Value, Field::Payload)?;
+    let value = fields.one_of_given(value, Field::ValueBase64)?;
+    record.value = value.map(parse_bytes).transpose()?;
+    let key = fields.one_of(Field::Key, Field::KeyBase64)?;
+    record.key = key.map(parse_bytes).transpose()?;
+    check_value_is_given(&fields, record.value.is_some())?;
+    Ok(record)
 }
 
-/// Parses all fields but key and value.
+/// Parses all fields but key, value and headers.
 pub(super) fn parse_fields<'a>(fields: &RawFields<'a>) -> Result<InputRecord<'a>, String> {
     for (field, reason) in [
         (Field::Input, "the object has input that could not be read as a record; correct it first"),
@@ -211,9 +210,6 @@ pub(super) fn parse_fields<'a>(fields: &RawFields<'a>) -> Result<InputRecord<'a>
         // kcat writes some timestamp for a record that has none.
         let is_known = fields.get(Field::Tstype) != Some("\"unknown\"");
         record.timestamp = is_known.then_some(timestamp);
-    }
-    if let Some(raw) = fields.get(Field::Headers).filter(|raw| *raw != "null") {
-        record.headers = super::json_headers::parse(raw)?;
     }
     Ok(record)
 }
@@ -277,7 +273,7 @@ pub(super) fn syntax_error(e: &serde_json::Error) -> String {
 }
 
 /// Returns the start of a text, for a message.
-fn excerpt(text: &str) -> Cow<'_, str> {
+pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
     const MAX_CHARS: usize = 60;
     match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),

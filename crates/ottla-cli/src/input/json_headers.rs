@@ -17,7 +17,8 @@ use ottla::Header;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::{into_bytes, misfit, parse_base64, parse_text, syntax_error};
+use super::InputError;
+use super::json::{excerpt, into_bytes, misfit, parse_base64, parse_text, syntax_error};
 
 /// The members of an object, in their order, with repeated names.
 struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -69,17 +70,29 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-/// Parses the field. The error names the header.
-pub(super) fn parse(raw: &str) -> Result<Vec<Header<'_>>, String> {
+/// Headers, and the bytes of those that share a name in the line.
+///
+/// Each of them has the name. So they may be much larger than the line.
+struct SharedNames<'a> {
+    headers: Vec<Header<'a>>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+/// Parses the field. The error names the header. Headers that share a name in the line have at most
+/// `max_bytes`.
+pub(super) fn parse(raw: &str, max_bytes: usize) -> Result<Vec<Header<'_>>, InputError> {
     let mut headers = Vec::new();
     match raw.as_bytes().first() {
         Some(b'{') => {
+            let mut shared = SharedNames { headers, bytes: 0, max_bytes };
             for (name, value) in parse_members("headers", raw)?.0 {
-                push_values(&mut headers, name, value.get())?;
+                shared.push_values(name, value.get())?;
             }
+            headers = shared.headers;
         }
         Some(b'[') => parse_array(raw, &mut headers)?,
-        _ => return Err(misfit("headers", "an object, an array or null", raw)),
+        _ => return Err(misfit("headers", "an object, an array or null", raw).into()),
     }
     Ok(headers)
 }
@@ -92,21 +105,29 @@ fn parse_elements<'a>(field: &str, raw: &'a str) -> Result<Vec<&'a RawValue>, St
     serde_json::from_str(raw).map_err(|e| format!("field {field}, {}", syntax_error(&e)))
 }
 
-/// Adds the header, or one header for each element of an array.
-fn push_values<'a>(
-    headers: &mut Vec<Header<'a>>,
-    name: Cow<'a, str>,
-    raw: &'a str,
-) -> Result<(), String> {
-    let field = format!("headers.{name}");
-    if !raw.starts_with('[') {
-        headers.push(new_header(name, parse_value(&field, raw)?));
-        return Ok(());
+impl<'a> SharedNames<'a> {
+    /// Adds the header, or one header for each element of an array.
+    fn push_values(&mut self, name: Cow<'a, str>, raw: &'a str) -> Result<(), InputError> {
+        let field = format!("headers.{}", excerpt(&name));
+        if !raw.starts_with('[') {
+            self.headers.push(new_header(name, parse_value(&field, raw)?));
+            return Ok(());
+        }
+        for value in parse_elements(&field, raw)? {
+            let value = parse_value(&field, value.get())?;
+            self.bytes += name.len() + value.as_deref().map_or(0, <[u8]>::len);
+            if self.bytes > self.max_bytes {
+                let max = self.max_bytes;
+                let reason = format!(
+                    "field {field}: the headers with several values are larger than \
+                     max.request.size ({max})"
+                );
+                return Err(InputError::TooLong(reason));
+            }
+            self.headers.push(new_header(name.clone(), value));
+        }
+        Ok(())
     }
-    for value in parse_elements(&field, raw)? {
-        headers.push(new_header(name.clone(), parse_value(&field, value.get())?));
-    }
-    Ok(())
 }
 
 fn parse_array<'a>(raw: &'a str, headers: &mut Vec<Header<'a>>) -> Result<(), String> {
@@ -125,6 +146,7 @@ fn parse_array<'a>(raw: &'a str, headers: &mut Vec<Header<'a>>) -> Result<(), St
             _ => {
                 let name = parse_name(&field, element)?;
                 let Some((i, value)) = elements.next() else {
+                    let name = excerpt(&name);
                     return Err(format!("field {field}: the name {name} has no value after it"));
                 };
                 new_header(name, parse_value(&format!("headers[{i}]"), value)?)

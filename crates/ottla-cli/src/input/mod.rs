@@ -46,10 +46,41 @@ pub(crate) struct InputRecord<'a> {
 pub(crate) enum NextRecord {
     /// A record can be parsed.
     Record,
-    /// The text cannot be a record. The reason says why.
-    Invalid(String),
+    /// The next text cannot be a record.
+    Error(InputError),
     /// The input has ended.
     Eof,
+}
+
+/// Why a text of the input cannot be sent. The reason names its line, or the number of its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum InputError {
+    /// Its record would be larger than `max.request.size`.
+    TooLong(String),
+    /// It is no record.
+    Invalid(String),
+}
+
+impl From<String> for InputError {
+    fn from(reason: String) -> InputError {
+        InputError::Invalid(reason)
+    }
+}
+
+impl InputError {
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            InputError::TooLong(reason) | InputError::Invalid(reason) => reason,
+        }
+    }
+
+    fn with_line(self, number: u64) -> InputError {
+        let with_line = |reason| format!("line {number}, {reason}");
+        match self {
+            InputError::TooLong(reason) => InputError::TooLong(with_line(reason)),
+            InputError::Invalid(reason) => InputError::Invalid(with_line(reason)),
+        }
+    }
 }
 
 enum Format {
@@ -140,12 +171,13 @@ impl RecordReader {
     /// Reads the text of the next record.
     pub(crate) fn read(&mut self, input: &mut dyn BufRead) -> io::Result<NextRecord> {
         let limit = self.max_text_bytes();
-        let too_long = |number: u64| {
-            NextRecord::Invalid(if limit == self.max_request_size {
-                format!("line {number} is longer than max.request.size ({limit})")
-            } else {
-                format!("line {number} is longer than {limit} bytes, which max.request.size allows")
-            })
+        let longer = if limit == self.max_request_size {
+            format!("longer than max.request.size ({limit})")
+        } else {
+            format!("longer than {limit} bytes, which max.request.size allows")
+        };
+        let too_long = |unit: &str, number: u64| {
+            NextRecord::Error(InputError::TooLong(format!("{unit} {number} is {longer}")))
         };
         match &mut self.format {
             Format::Csv(csv) => {
@@ -153,11 +185,15 @@ impl RecordReader {
                 self.number = csv.line_number();
                 Ok(match next {
                     NextRow::Row => NextRecord::Record,
-                    NextRow::TooLong => too_long(self.number),
-                    NextRow::OpenQuote => NextRecord::Invalid(format!(
-                        "line {}: the input ends inside a quoted field",
-                        self.number
-                    )),
+                    NextRow::TooLong => too_long("line", self.number),
+                    NextRow::OpenQuote { is_too_long } => {
+                        let mut reason =
+                            format!("line {}: the input ends inside a quoted field", self.number);
+                        if is_too_long {
+                            reason += &format!(", and the row is {longer}");
+                        }
+                        NextRecord::Error(InputError::Invalid(reason))
+                    }
                     NextRow::Eof => NextRecord::Eof,
                 })
             }
@@ -169,10 +205,7 @@ impl RecordReader {
                 self.is_null = next == NextValue::Null;
                 Ok(match next {
                     NextValue::Value | NextValue::Null => NextRecord::Record,
-                    NextValue::TooLong => NextRecord::Invalid(format!(
-                        "value {} is longer than max.request.size ({limit})",
-                        self.number
-                    )),
+                    NextValue::TooLong => too_long("value", self.number),
                     NextValue::Eof => NextRecord::Eof,
                 })
             }
@@ -191,7 +224,7 @@ impl RecordReader {
                             continue;
                         }
                         NextLine::Line => NextRecord::Record,
-                        NextLine::TooLong => too_long(self.number),
+                        NextLine::TooLong => too_long("line", self.number),
                         NextLine::Eof => NextRecord::Eof,
                     });
                 }
@@ -213,12 +246,13 @@ impl RecordReader {
     }
 
     /// Parses the current record. The reason of an error names line and field.
-    pub(crate) fn parse(&self) -> Result<InputRecord<'_>, String> {
+    pub(crate) fn parse(&self) -> Result<InputRecord<'_>, InputError> {
         let mut record = match &self.format {
-            Format::Lines(lines) => return lines.parse(&self.buffer, self.number),
+            Format::Lines(lines) => return Ok(lines.parse(&self.buffer, self.number)?),
             Format::Json => {
                 let is_first = self.number == 1;
-                json::parse(without_byte_order_mark(&self.buffer, is_first), self.number)?
+                let line = without_byte_order_mark(&self.buffer, is_first);
+                json::parse(line, self.max_request_size).map_err(|e| e.with_line(self.number))?
             }
             Format::Csv(csv) => csv.parse(self.number)?,
             Format::Raw(_) => InputRecord {

@@ -34,6 +34,14 @@ fn owned(record: InputRecord<'_>) -> Owned {
     )
 }
 
+/// Returns the reason, behind a word if the record is too long.
+fn into_reason(e: InputError) -> String {
+    match e {
+        InputError::TooLong(reason) => format!("too long: {reason}"),
+        InputError::Invalid(reason) => reason,
+    }
+}
+
 /// Reads all records with a buffer of this size. The last entry may be the error of the reading.
 fn read_all(
     args: &ProduceArgs,
@@ -49,8 +57,8 @@ fn read_all(
     }
     loop {
         match reader.read(&mut stream) {
-            Ok(NextRecord::Record) => out.push(reader.parse().map(owned)),
-            Ok(NextRecord::Invalid(reason)) => out.push(Err(reason)),
+            Ok(NextRecord::Record) => out.push(reader.parse().map(owned).map_err(into_reason)),
+            Ok(NextRecord::Error(e)) => out.push(Err(into_reason(e))),
             Ok(NextRecord::Eof) => return out,
             Err(e) => {
                 out.push(Err(e.to_string()));
@@ -61,8 +69,8 @@ fn read_all(
 }
 
 /// Parses one line of JSON.
-fn parse_json(line: &[u8]) -> Result<InputRecord<'_>, String> {
-    json::parse(line, 1)
+fn parse_json(line: &[u8]) -> Result<InputRecord<'_>, InputError> {
+    json::parse(line, MAX_REQUEST_SIZE)
 }
 
 fn some(text: &str) -> Option<Cow<'_, [u8]>> {
@@ -82,7 +90,7 @@ fn json_values_are_text_json_null_or_base64() {
         (r#""key":null,"key_base64":"YQ==","value":"v""#, some("a"), some("v")),
     ] {
         let line = format!("{{{fields}}}");
-        let record = parse_json(line.as_bytes()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let record = parse_json(line.as_bytes()).unwrap_or_else(|e| panic!("{line}: {e:?}"));
         assert_eq!((record.key, record.value), (key, value), "{line}");
     }
 }
@@ -173,9 +181,29 @@ fn error_of_a_json_line_names_line_field_and_what_was_expected() {
         (r#"{"input":"x","error":"e"}"#, "field input: the object has input that could not be"),
         (r#"{"payload":null,"payload_error":"e"}"#, "field payload_error: kcat could not decode"),
     ] {
-        let e = json::parse(line.as_bytes(), 7).unwrap_err();
+        let e = parse_json(line.as_bytes()).unwrap_err().with_line(7);
+        let InputError::Invalid(e) = e else { panic!("{line}: {e:?}") };
         assert!(e.starts_with("line 7, ") && e.contains(expected), "{line}: {e}");
     }
+}
+
+/// Each header copies a name with an escape, so a line of some megabytes would take terabytes.
+#[test]
+fn headers_that_share_a_name_are_limited_to_the_size_of_a_record() {
+    let parse = |headers: &str, limit: usize| {
+        let line = format!(r#"{{"value":1,"headers":{headers}}}"#);
+        let parsed = json::parse(line.as_bytes(), limit).map(|record| record.headers.len());
+        parsed.map_err(into_reason)
+    };
+    let shared = r#"{"\u0061b":["1",null,22],"c":[3,4]}"#;
+    // Three times "ab", two times "c", and five digits.
+    assert_eq!(parse(shared, 13), Ok(5));
+    let reason = "the headers with several values are larger than max.request.size";
+    assert_eq!(parse(shared, 12), Err(format!("too long: field headers.c: {reason} (12)")));
+    assert_eq!(parse(shared, 8), Err(format!("too long: field headers.ab: {reason} (8)")));
+    // The producer refuses these as records that are too large, which the rejected file keeps.
+    assert_eq!(parse(r#"{"ab":"1","b":"2"}"#, 0), Ok(2));
+    assert_eq!(parse(r#"[["ab","1"],["b","2"]]"#, 0), Ok(2));
 }
 
 #[test]
@@ -255,8 +283,16 @@ fn error_of_a_csv_row_names_its_line_and_a_bad_header_line_ends_the_input() {
     assert_eq!(errors(b"a,b\n1,\xff\n"), ["line 2, field b: expected UTF-8, which JSON needs"]);
     assert_eq!(errors(b"a\n\n\n\"1\n2"), ["line 4: the input ends inside a quoted field"]);
     let long = [b"a\n", &vec![b'x'; 70_000][..], b"\ny\n"].concat();
-    assert!(errors(&long)[0].contains("line 2 is longer than"), "{:?}", errors(&long));
+    let longer = "longer than 65736 bytes, which max.request.size allows";
+    assert_eq!(errors(&long), [format!("too long: line 2 is {longer}")]);
     assert_eq!(read_all(&with_input(csv()), 100, 3, &long).len(), 2);
+    let open = [b"a\n\"", &vec![b'x'; 70_000][..], b"\ny\n"].concat();
+    let reason = "line 2: the input ends inside a quoted field, and the row is";
+    assert_eq!(errors(&open), [format!("{reason} {longer}")]);
+    // Empty lines belong to no row.
+    let blank = [b"a\n", &vec![b'\n'; 70_000][..], b"y\n", &vec![b'\n'; 70_000][..]].concat();
+    let records = read_all(&with_input(csv()), 100, 3, &blank);
+    assert!(records.len() == 1 && records[0].is_ok(), "{records:?}");
     assert_eq!(errors(b"a,a\n"), ["its header line has the column \"a\" twice"]);
     assert_eq!(errors(b""), [""; 0]);
     let keyed = with_input(InputArgs { key_column: Some("id".into()), ..csv() });
@@ -294,7 +330,7 @@ fn raw_values_stand_behind_their_lengths_or_have_one_size() {
     }
     let too_long = [&b"\0\0\x01\0"[..], &[0; 256], b"\0\0\0\x01z"].concat();
     let read = values(raw(), &too_long);
-    assert_eq!(read[0], Err("value 1 is longer than max.request.size (200)".into()));
+    assert_eq!(read[0], Err("too long: value 1 is longer than max.request.size (200)".into()));
     assert_eq!(read[1], Ok(Some(b"z".to_vec())));
 }
 

@@ -97,7 +97,7 @@ mod tests {
             let args = ProduceArgs { input, ..ProduceArgs::default() };
             let mut reader = RecordReader::new(&args, 1 << 20).ok().unwrap();
             reader.read(&mut &line[..]).unwrap();
-            let mut read = reader.parse().map_err(TestCaseError::fail)?;
+            let mut read = reader.parse().map_err(|e| TestCaseError::fail(e.reason().to_owned()))?;
             let topic = read.topic.take();
             prop_assert_eq!(topic.as_deref(), Some("t"));
             prop_assert_eq!(read, record);

@@ -12,7 +12,7 @@ use super::pending_records::Place;
 use super::rejected_file::Unsent;
 use super::session::{Session, park_forever};
 use crate::console;
-use crate::input::{Input, InputRecord, NextRecord, RecordReader};
+use crate::input::{Input, InputError, InputRecord, NextRecord, RecordReader};
 use crate::{CliError, error_text};
 
 /// Sends the records of all inputs, in their order.
@@ -114,8 +114,11 @@ impl SendLoop<'_> {
                 return Ok(true);
             }
             session.records_read.fetch_add(1, Ordering::Relaxed);
-            if let NextRecord::Invalid(reason) = next {
-                self.reject(None, &reason, None, OnError::Stop)?;
+            if let NextRecord::Error(e) = next {
+                // The reader does not keep the text of what is too long.
+                let text = matches!(e, InputError::Invalid(_)).then(|| self.reader.text());
+                let text = text.filter(|text| !text.is_empty());
+                self.reject(session.config.topic.as_deref(), &e, text)?;
                 continue;
             }
             session.is_sending.store(true, Ordering::SeqCst);
@@ -138,19 +141,22 @@ impl SendLoop<'_> {
         Ok(next)
     }
 
-    /// Counts a text that is no record. An error ends the reading.
+    /// Counts a text that cannot be sent. An error ends the reading.
     fn reject(
         &self,
         topic: Option<&str>,
-        reason: &str,
+        e: &InputError,
         text: Option<&[u8]>,
-        stops_at: OnError,
     ) -> Result<(), CliError> {
-        let reason = format!("{}: {reason}", self.input_name);
+        let reason = format!("{}: {}", self.input_name, e.reason());
         let stats = &self.session.stats;
         stats.record_unsent(&Unsent { topic, reason: &reason, text, place: self.place() });
-        let on_error = self.session.config.on_error;
-        if on_error == OnError::Stop || on_error == stops_at {
+        let ends_reading = match self.session.config.on_error {
+            OnError::Stop => true,
+            OnError::Unset => matches!(e, InputError::Invalid(_)),
+            OnError::Skip | OnError::File => false,
+        };
+        if ends_reading {
             return Err(CliError::failed(format!("{reason}; reading stopped at this record")));
         }
         self.check_results()
@@ -180,13 +186,13 @@ impl SendLoop<'_> {
         let topic = self.session.config.topic.as_deref();
         let record = match self.reader.parse() {
             Ok(record) => record,
-            Err(reason) => return self.reject(topic, &reason, text, OnError::Unset),
+            Err(e) => return self.reject(topic, &e, text),
         };
         let Some(topic) = topic.or(record.topic.as_deref()) else {
             let number = self.reader.number();
             let reason =
                 format!("line {number}: no topic: expected the field topic, or the option --topic");
-            return self.reject(None, &reason, text, OnError::Unset);
+            return self.reject(None, &InputError::Invalid(reason), text);
         };
         let partition = record.partition.filter(|_| self.session.config.partition.is_none());
         let failed = self.failed_topics.get(topic);
