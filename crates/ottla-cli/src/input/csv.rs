@@ -4,6 +4,7 @@
 //! to a row, so the row's own text can be the value.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::io::{self, BufRead};
 
 use csv_core::ReadRecordResult;
@@ -117,9 +118,8 @@ impl CsvReader {
             // Excel writes a byte order mark.
             *first = first.trim_start_matches('\u{feff}').to_owned();
         }
-        let repeated =
-            self.columns.iter().enumerate().find(|(i, name)| self.columns[..*i].contains(name));
-        if let Some((_, name)) = repeated {
+        let mut names = HashSet::with_capacity(self.columns.len());
+        if let Some(name) = self.columns.iter().find(|name| !names.insert(name.as_str())) {
             return Err(invalid(format!("its header line has the column {name:?} twice")));
         }
         if let Some(key) = &self.key_column {
