@@ -77,7 +77,12 @@ pub(crate) fn error_text(e: &ottla::Error) -> String {
 
 /// Returns an error's text and where the documentation explains it.
 pub(crate) fn error_with_reference(e: &ottla::Error) -> String {
-    format!("{}; see {}", error_text(e), ottla::tools::error_reference(e))
+    with_reference(&error_text(e), e)
+}
+
+/// Adds to the text of an error where the documentation explains it.
+pub(crate) fn with_reference(text: &str, e: &ottla::Error) -> String {
+    format!("{text}; see {}", ottla::tools::error_reference(e))
 }
 
 fn main() -> ExitCode {

@@ -190,6 +190,36 @@ fn row_with_an_open_quote_ends_the_reading_or_is_written_with_topic_and_text() {
     assert_eq!(objects(Path::new(&file)), [expected]);
 }
 
+/// The reasons are counted, so they stay in memory.
+#[test]
+fn reason_of_a_failure_has_a_bounded_length() {
+    let (_broker, server) = start_broker();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.json");
+    let long = "\u{e9}".repeat(300_000);
+    let lines = [
+        format!("{{\"topic\":\"{long}\",\"value\":1}}"),
+        format!("{{\"headers\":{{\"{long}\":\"\\ud800\"}},\"value\":1}}"),
+        format!("{{\"value\":2,\"partition\":\"{long}\"}}"),
+        format!("[\"{long}\"]"),
+        format!("\"{long}\""),
+    ];
+    let input = lines.join("\n");
+    let path = file.to_str().unwrap();
+    let args = ["produce", "-b", &server, "--format", "json", "--json", "--on-error", path];
+    let out = run_ottla(&args, input.as_bytes());
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert!(stderr.contains("5 failed") && stderr.contains("is longer than 249"), "{stderr}");
+    assert!(stderr.len() < 20_000, "{} bytes", stderr.len());
+    let stdout = String::from_utf8(out.stdout).unwrap();
+    let printed = stdout.lines().map(|line| serde_json::from_str(line).unwrap());
+    let all: Vec<serde_json::Value> = objects(&file).into_iter().chain(printed).collect();
+    assert_eq!(all.len(), 10);
+    for object in all {
+        assert!(object["error"].as_str().unwrap().len() < 5_000);
+    }
+}
+
 /// Unlike a text that is no record, such a record does not end the reading.
 #[test]
 fn record_that_is_too_long_only_counts_as_failed_in_each_format() {

@@ -272,10 +272,15 @@ pub(super) fn syntax_error(e: &serde_json::Error) -> String {
     format!("column {column}: {reason}")
 }
 
-/// Returns the start of a text, for a message.
+/// Returns the start of a name or a value, for a message.
 pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
     const MAX_CHARS: usize = 60;
-    match text.char_indices().nth(MAX_CHARS) {
+    start_of(text, MAX_CHARS)
+}
+
+/// Returns the start of a text. An ellipsis stands for the rest.
+pub(crate) fn start_of(text: &str, max_chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(max_chars) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),
     }

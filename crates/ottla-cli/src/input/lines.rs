@@ -221,7 +221,7 @@ impl LineFormat {
     ) -> Result<InputRecord<'a>, String> {
         let mut headers: Vec<Header<'_>> =
             self.headers.iter().map(|(n, v)| Header::maybe(n.as_str(), v.as_deref())).collect();
-        let excerpt = || String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+        let excerpt = || excerpt(line);
         let mut rest = line;
         if self.parse_headers {
             match split_bytes_once(rest, &self.headers_delimiter) {
@@ -285,7 +285,7 @@ impl LineFormat {
                 Some((name, value)) => (name, self.non_null(value)),
                 None if self.ignore_error => (pair, None),
                 None => {
-                    let pair = String::from_utf8_lossy(pair);
+                    let pair = excerpt(pair);
                     return Err(format!(
                         "No header key separator found in pair '{pair}' on line number {number}"
                     ));
@@ -302,6 +302,11 @@ impl LineFormat {
         }
         Ok(())
     }
+}
+
+/// Returns the start of a line or of a part of it, for a message.
+fn excerpt(text: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&text[..text.len().min(200)])
 }
 
 fn split_bytes_once<'a>(text: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])> {

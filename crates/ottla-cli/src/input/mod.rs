@@ -24,7 +24,7 @@ use crate::CliError;
 use crate::args::{InputFormat, LengthPrefix, ProduceArgs};
 use csv::{CsvReader, NextRow};
 pub(crate) use file::Input;
-pub(crate) use json::BASE64;
+pub(crate) use json::{BASE64, start_of};
 use lines::LineFormat;
 use raw::{NextValue, RawFraming, read_next_value};
 use read_line::{NextLine, read_next_line};

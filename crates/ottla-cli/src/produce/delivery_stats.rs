@@ -11,14 +11,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use hdrhistogram::Histogram;
 use ottla::{BatchReport, Error, RecordStatus};
 
-use super::OnError;
 use super::pending_records::{PendingRecord, PendingRecords, Place};
 use super::record_json::{self, push_bytes, push_text, push_value};
 use super::rejected_file::{RejectedFile, Unsent};
+use super::{OnError, bounded_reason};
 use crate::clock::{TokenClock, wall_clock_us};
 use crate::console::{Blocking, report};
 use crate::input::InputRecord;
-use crate::{error_text, error_with_reference};
+use crate::{error_text, with_reference};
 
 /// Failure reasons that are counted separately. Further reasons share one count.
 const MAX_REASONS: usize = 20;
@@ -303,8 +303,9 @@ impl DeliveryCounters {
         let is_possibly_persisted = e.record_status() == RecordStatus::PossiblyPersisted;
         self.possibly_persisted += u64::from(is_possibly_persisted);
         let text = error_text(e);
+        let text = bounded_reason(&text);
         if let Some(rejected) = &mut self.rejected {
-            let written = rejected.write_record(topic, record, e);
+            let written = rejected.write_record(topic, record, (e, &text));
             self.stop_if_failed(written);
         }
         if self.json.is_some() {
@@ -316,7 +317,7 @@ impl DeliveryCounters {
             push_value(&mut object, "possibly_persisted", Some(is_possibly_persisted));
             self.print_json(end_object(object, record.timestamp, record));
         }
-        self.count_failure(without_timings(error_with_reference(e)));
+        self.count_failure(without_timings(with_reference(&text, e)));
     }
 
     /// Prints one object.

@@ -10,6 +10,7 @@ mod pending_records;
 mod record_json;
 mod rejected_file;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 
@@ -18,7 +19,7 @@ use ottla_broker::EmbeddedBroker;
 
 use crate::args::ProduceArgs;
 use crate::console::report;
-use crate::input::{Input, RecordReader};
+use crate::input::{Input, RecordReader, start_of};
 use crate::{CliError, limits, settings};
 use delivery_stats::DeliveryStats;
 use rejected_file::RejectedFile;
@@ -84,6 +85,12 @@ impl OnError {
             Some(_) => OnError::File,
         }
     }
+}
+
+/// Returns the reason of a failure, which may contain a text of the input, at a bounded length.
+fn bounded_reason(reason: &str) -> Cow<'_, str> {
+    const MAX_CHARS: usize = 2_000;
+    start_of(reason, MAX_CHARS)
 }
 
 fn open_rejected_file(

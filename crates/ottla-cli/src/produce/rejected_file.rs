@@ -8,7 +8,7 @@ use ottla::Error;
 
 use super::pending_records::{PendingRecord, Place};
 use super::record_json::{push_bytes, push_text, push_value};
-use crate::{CliError, error_text};
+use crate::CliError;
 
 /// Appends objects to the file. It never removes what an earlier run has written.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl RejectedFile {
         &mut self,
         topic: &str,
         record: &PendingRecord,
-        e: &Error,
+        (e, reason): (&Error, &str),
     ) -> Result<(), String> {
         let mut object = b"{".to_vec();
         push_text(&mut object, "topic", topic);
@@ -64,7 +64,7 @@ impl RejectedFile {
         let is_possibly_persisted = e.record_status() == ottla::RecordStatus::PossiblyPersisted;
         push_value(&mut object, "possibly_persisted", Some(is_possibly_persisted));
         self.records += 1;
-        self.write(object, &error_text(e), record.place)
+        self.write(object, reason, record.place)
     }
 
     /// Writes a text of the input that is no record. It has to be corrected before it is sent.

@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use indicatif::{ProgressDrawTarget, ProgressStyle};
 use ottla::{ErrorKind, Record};
 
-use super::OnError;
 use super::pending_records::Place;
 use super::rejected_file::Unsent;
 use super::session::{Session, park_forever};
+use super::{OnError, bounded_reason};
 use crate::console;
 use crate::input::{Input, InputError, InputRecord, NextRecord, RecordReader};
 use crate::{CliError, error_text};
@@ -148,7 +148,8 @@ impl SendLoop<'_> {
         e: &InputError,
         text: Option<&[u8]>,
     ) -> Result<(), CliError> {
-        let reason = format!("{}: {}", self.input_name, e.reason());
+        let reason = bounded_reason(e.reason());
+        let reason = format!("{}: {reason}", self.input_name);
         let stats = &self.session.stats;
         stats.record_unsent(&Unsent { topic, reason: &reason, text, place: self.place() });
         let ends_reading = match self.session.config.on_error {
@@ -172,6 +173,7 @@ impl SendLoop<'_> {
 
     fn stopped(&self, reason: &str) -> CliError {
         let (name, number) = (&self.input_name, self.reader.number());
+        let reason = bounded_reason(reason);
         CliError::failed(format!("{reason}; reading stopped at line {number} of {name}"))
     }
 

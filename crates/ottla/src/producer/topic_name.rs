@@ -14,7 +14,11 @@ const MAX_TOPIC_NAME_LEN: usize = 249;
 /// [`ErrorKind::InvalidTopic`]; the message says which part of the rule the name breaks.
 pub fn validate_topic_name(name: &str) -> Result<(), Error> {
     let invalid = |reason: &str| {
-        Err(Error::new(ErrorKind::InvalidTopic, format!("the topic name {name:?} {reason}")))
+        // The start of a name shows what it is. All of it may be megabytes.
+        let start: String = name.chars().take(MAX_TOPIC_NAME_LEN).collect();
+        let rest = if start.len() < name.len() { "…" } else { "" };
+        let message = format!("the topic name {start:?}{rest} {reason}");
+        Err(Error::new(ErrorKind::InvalidTopic, message))
     };
     if name.is_empty() {
         return invalid("is empty");
