@@ -220,6 +220,21 @@ fn reason_of_a_failure_has_a_bounded_length() {
     }
 }
 
+#[test]
+fn place_in_a_raw_input_is_the_number_of_the_value() {
+    let (_broker, server) = start_broker();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.json");
+    let input = [&b"\0\0\0\x01\n"[..], b"\0\0\x13\x88", &[b'r'; 5_000]].concat();
+    let args = ["produce", "-b", &server, "-t", "small", "--format", "raw", "--on-error"];
+    let with_file = [&args[..], &[file.to_str().unwrap()]].concat();
+    assert_fails(&with_file, &input, 1, &["1 records acknowledged", "1 failed"]);
+    assert_eq!(objects(&file)[0]["source"], "standard input: value 2");
+    let limit = ["stop", "-X", "max.request.size=5000"];
+    let expected = ["reading stopped at value 2 of standard input"];
+    assert_fails(&[&args[..], &limit].concat(), &input, 1, &expected);
+}
+
 /// Unlike a text that is no record, such a record does not end the reading.
 #[test]
 fn record_that_is_too_long_only_counts_as_failed_in_each_format() {

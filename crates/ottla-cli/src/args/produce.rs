@@ -40,9 +40,9 @@ With --format csv the first line of each file names the columns.
 Without --on-error a text that is no record ends the reading, and a record that is rejected alone, \
 such as one that is too large, only counts as failed. An error that every record would meet, such \
 as a wrong password, always ends the reading. A line of the FILE of --on-error FILE is an object \
-that --format json reads, with the fields error, source (file and line) and possibly_persisted: if \
-that is true, sending the record again may store it twice. A text that is no record stands in the \
-field input; correct it before you send it again.
+that --format json reads, with the fields error, source (file and line, or the number of \
+a raw value) and possibly_persisted: if that is true, sending the record again may store it twice. \
+A text that is no record stands in the field input; correct it before you send it again.
 
 SIGINT, SIGTERM, SIGQUIT and SIGHUP (unless it is ignored, as under nohup) end the reading: the \
 records read so far are sent, and the summary is printed. A second signal ends the command at once.

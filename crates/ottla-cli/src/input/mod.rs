@@ -240,6 +240,11 @@ impl RecordReader {
         }
     }
 
+    /// Returns what [`number`](RecordReader::number) counts.
+    pub(crate) fn unit(&self) -> &'static str {
+        if matches!(self.format, Format::Raw(_)) { "value" } else { "line" }
+    }
+
     /// Returns the current record's line in its input, or its number in a raw input.
     pub(crate) fn number(&self) -> u64 {
         self.number

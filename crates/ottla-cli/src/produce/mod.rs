@@ -40,7 +40,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     limits::check_address_space(&properties)?;
     let on_error = OnError::new(&args);
     // Last, so that a wrong option leaves no empty file.
-    let rejected = open_rejected_file(&args, on_error, &inputs)?;
+    let rejected = open_rejected_file(&args, on_error, &inputs, reader.unit())?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
     if let Some(broker) = &broker {
         properties
@@ -97,6 +97,7 @@ fn open_rejected_file(
     args: &ProduceArgs,
     on_error: OnError,
     inputs: &[Input],
+    unit: &'static str,
 ) -> Result<Option<RejectedFile>, CliError> {
     let path = args.load.on_error.as_deref().filter(|_| on_error == OnError::File);
     let Some(path) = path else { return Ok(None) };
@@ -106,7 +107,7 @@ fn open_rejected_file(
             "{path} of --on-error is an input; name another file"
         )));
     }
-    RejectedFile::open(path, inputs.iter().map(Input::name).collect()).map(Some)
+    RejectedFile::open(path, inputs.iter().map(Input::name).collect(), unit).map(Some)
 }
 
 /// Starts the broker of `--embedded`. Without `--data-dir` its log is in a temporary directory.

@@ -17,6 +17,8 @@ pub(super) struct RejectedFile {
     out: BufWriter<File>,
     /// The names of the inputs.
     sources: Vec<String>,
+    /// What the numbers of the places count: lines or values.
+    unit: &'static str,
     records: u64,
     /// The number of objects whose input could not be read as a record.
     unreadable: u64,
@@ -35,12 +37,16 @@ pub(super) struct Unsent<'a> {
 }
 
 impl RejectedFile {
-    pub(super) fn open(path: &Path, sources: Vec<String>) -> Result<RejectedFile, CliError> {
+    pub(super) fn open(
+        path: &Path,
+        sources: Vec<String>,
+        unit: &'static str,
+    ) -> Result<RejectedFile, CliError> {
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(|e| {
             CliError::usage(format!("cannot write {} of --on-error: {e}", path.display()))
         })?;
         let (path, out) = (path.to_owned(), BufWriter::new(file));
-        Ok(RejectedFile { path, out, sources, records: 0, unreadable: 0, write_error: None })
+        Ok(RejectedFile { path, out, sources, unit, records: 0, unreadable: 0, write_error: None })
     }
 
     /// Writes a record that the producer or the broker has rejected.
@@ -84,7 +90,7 @@ impl RejectedFile {
         push_text(&mut object, "error", reason);
         object.push(b',');
         let source = self.sources.get(place.input).map_or("", String::as_str);
-        push_text(&mut object, "source", &format!("{source}: line {}", place.number));
+        push_text(&mut object, "source", &format!("{source}: {} {}", self.unit, place.number));
         object.extend(b"}\n");
         self.write_checked(|out| out.write_all(&object))
     }

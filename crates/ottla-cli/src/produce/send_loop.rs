@@ -172,9 +172,9 @@ impl SendLoop<'_> {
     }
 
     fn stopped(&self, reason: &str) -> CliError {
-        let (name, number) = (&self.input_name, self.reader.number());
+        let (name, unit, number) = (&self.input_name, self.reader.unit(), self.reader.number());
         let reason = bounded_reason(reason);
-        CliError::failed(format!("{reason}; reading stopped at line {number} of {name}"))
+        CliError::failed(format!("{reason}; reading stopped at {unit} {number} of {name}"))
     }
 
     fn place(&self) -> Place {
