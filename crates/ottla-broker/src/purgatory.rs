@@ -1,9 +1,9 @@
 //! Delayed requests: their completion, and the Produce requests that wait for replicas.
 //!
-//! The socket server and the simulation call [`Core::try_complete`] after other requests and ticks.
-//! A Produce with `acks=all` completes when the high watermark passes all its batches, when a leader
-//! has changed, or at its deadline. [`crate::group`] keeps and completes the JoinGroup and SyncGroup
-//! requests that wait for other members.
+//! The socket server and the simulation call [`Core::try_complete`] after other requests and
+//! ticks. A Produce with `acks=all` completes when the high watermark passes all its batches, when
+//! a leader has changed, or at its deadline. [`crate::group`] keeps and completes the JoinGroup and
+//! SyncGroup requests that wait for other members.
 
 use ottla_protocol::ErrorCode;
 use ottla_protocol::Uuid;

@@ -1,9 +1,8 @@
 //! Dispatches requests to a handler for each API, as Kafka's `KafkaApis` does.
 //!
 //! The socket server and the simulation call [`Core::handle_at_node`]. The handlers are in
-//! `produce`, `fetch` and `offsets` (records), `transactions` (also producer ids), `groups` (members
-//! of consumer groups), `group_offsets` (their offsets), `discovery` (metadata and coordinators) and
-//! `admin` (topics).
+//! `produce`, `fetch` and `offsets` (records), `transactions` (also producer ids), `groups` (their
+//! members), `group_offsets`, `discovery` (metadata and coordinators) and `admin` (topics).
 
 mod admin;
 mod discovery;

@@ -159,8 +159,8 @@ impl GroupCoordinator {
         ids.into_iter().for_each(|id| self.cancel(id));
     }
 
-    /// Removes a request whose connection is closed. The member that sent it stays in the group until
-    /// its session times out.
+    /// Removes a request whose connection is closed. The member that sent it stays in the group
+    /// until its session times out.
     pub(crate) fn cancel(&mut self, id: u64) {
         let Some(request) = self.delayed.remove(&id) else { return };
         let Some(group) = self.by_id.get_mut(&request.group) else { return };
