@@ -7,48 +7,67 @@
 
 use std::collections::BTreeSet;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ottla::{Producer, Record, Totals};
+use ottla::{MetricValue, Producer, Record, Totals};
 use ottla_testkit::{Jars, KafkaCluster, print_line};
 
-const RECORDS: u64 = 24_000;
-const VALUE_LEN: usize = 250;
-/// `producer_byte_rate`: each node grants this many bytes a second to a client id.
-const QUOTA: u64 = 100_000;
 const NODES: u64 = 3;
-/// Kafka measures a rate over 10 s (`quota.window.num`). So a client that was idle may first send
-/// as much as that at once.
-const BURST_SECONDS: u64 = 10;
+const RECORDS: u64 = 18_000;
+const VALUE_LEN: usize = 250;
+const PARTITIONS: u64 = 2 * NODES;
+/// `producer_byte_rate`: each node grants this many bytes a second to a client id. Kafka measures
+/// a rate over 10 s, so each node takes the first 500 KB at once. It pauses for 8 s after each of
+/// the three or four full requests that follow.
+const QUOTA: u64 = 50_000;
+const REQUEST_BYTES: u64 = 400_000;
+/// Below the pauses, and above the time that a busy machine takes for a request.
+const REQUEST_TIMEOUT_MS: u64 = 4000;
 
 /// A producer's result.
 struct QuotaRun {
     client_id: &'static str,
-    elapsed: Duration,
     totals: Totals,
+    /// The longest pause that a broker asked for.
+    longest_pause_ms: f64,
 }
 
-/// Sends all records at once, with batches that exceed the quota of two seconds.
+/// Writes one record to each partition, as a client without a quota. The first request to a node
+/// that has just started takes long.
+fn warm_up(bootstrap: &str, topic: &str) {
+    let producer = Producer::builder().bootstrap_servers(bootstrap).build().unwrap();
+    let sent: Vec<_> = (0..PARTITIONS as i32)
+        .map(|p| producer.send(Record::to(topic).partition(p).value("warm-up")).unwrap())
+        .collect();
+    sent.into_iter().for_each(|delivery| drop(delivery.wait().unwrap()));
+    producer.close(Duration::from_secs(10)).unwrap();
+}
+
+/// Sends all records at once, with requests that exceed the quota of eight seconds.
 fn send_records(bootstrap: &str, client_id: &'static str, idempotence: bool) -> QuotaRun {
     let producer = Producer::builder()
         .bootstrap_servers(bootstrap)
         .client_id(client_id)
         .idempotence(idempotence)
-        .set("request.timeout.ms", "1500")
-        .set("batch.size", "200000")
-        .set("max.request.size", "400000")
+        .set("request.timeout.ms", REQUEST_TIMEOUT_MS.to_string())
+        .set("batch.size", (REQUEST_BYTES / 2).to_string())
+        .set("max.request.size", REQUEST_BYTES.to_string())
+        // The maximum is that of the whole run.
+        .set("metrics.sample.window.ms", "3600000")
         .build()
         .unwrap();
-    let start = Instant::now();
     for n in 0..RECORDS {
-        let partition = (n % (2 * NODES)) as i32;
+        let partition = (n % PARTITIONS) as i32;
         let value = format!("{n:0VALUE_LEN$}");
         producer.send(Record::to(client_id).partition(partition).value(&value)).unwrap();
     }
     producer.flush().unwrap();
-    let (elapsed, totals) = (start.elapsed(), producer.totals());
+    let totals = producer.totals();
+    let metrics = producer.metrics();
+    let pause = metrics.iter().find(|m| m.name == "produce-throttle-time-max").unwrap();
+    let MetricValue::Number(longest_pause_ms) = pause.value else { panic!("{pause:?}") };
     producer.close(Duration::from_secs(10)).unwrap();
-    QuotaRun { client_id, elapsed, totals }
+    QuotaRun { client_id, totals, longest_pause_ms }
 }
 
 /// A pause that counted as time of a request would end the connection. Without idempotence, what
@@ -62,8 +81,9 @@ fn quota_below_the_request_timeout_costs_no_connection_and_no_duplicate() {
     let cluster = KafkaCluster::start(&jars.with_version("4.4.0"), "");
     let producers = [("quota-idempotent", true), ("quota-plain", false)];
     for (client_id, _) in producers {
-        cluster.create_topic(client_id, 2 * NODES as u32, &[]);
+        cluster.create_topic(client_id, PARTITIONS as u32, &[]);
         cluster.set_producer_quota(client_id, QUOTA);
+        warm_up(&cluster.bootstrap, client_id);
     }
     let runs = thread::scope(|scope| {
         let runs = producers.map(|(client_id, idempotence)| {
@@ -72,22 +92,19 @@ fn quota_below_the_request_timeout_costs_no_connection_and_no_duplicate() {
         });
         runs.map(|run| run.join().unwrap())
     });
-    for QuotaRun { client_id, elapsed, totals } in runs {
-        let (rate, seconds) = (totals.byte_total as f64, elapsed.as_secs_f64());
-        let quota_seconds = totals.byte_total / (QUOTA * NODES);
-        print_line(&format!(
-            "{client_id}: {:.0} KB/s in {seconds:.1} s, {totals:?}",
-            rate / seconds / 1000.0
-        ));
+    for QuotaRun { client_id, totals, longest_pause_ms } in runs {
+        print_line(&format!("{client_id}: longest pause {longest_pause_ms} ms, {totals:?}"));
+        // A quota that sets in late or pauses that are short would show nothing.
+        let is_long = longest_pause_ms > 1.5 * REQUEST_TIMEOUT_MS as f64;
+        assert!(is_long, "{client_id}: the longest pause is {longest_pause_ms} ms");
         assert_eq!(totals.record_error_total, 0, "{client_id}");
         assert_eq!(totals.record_retry_total, 0, "{client_id}: a request was sent twice");
         // One for the bootstrap server and one for each node: no connection was replaced.
         assert!(totals.connection_creation_total <= 1 + NODES, "{client_id}: a connection is lost");
-        // The last request's pause is no part of the run: 4 s at most.
-        assert!(elapsed.as_secs() + 4 + BURST_SECONDS >= quota_seconds, "{client_id}: no quota");
-        assert!(elapsed.as_secs() <= 2 * quota_seconds, "{client_id}: far below the quota");
         let log = cluster.read_topic(client_id);
         let values: BTreeSet<_> = log.iter().map(|r| &r.value).collect();
-        assert_eq!((log.len() as u64, values.len() as u64), (RECORDS, RECORDS), "{client_id}");
+        // Each record once, and the one of the warm-up in each partition.
+        let expected = (RECORDS + PARTITIONS, RECORDS + 1);
+        assert_eq!((log.len() as u64, values.len() as u64), expected, "{client_id}");
     }
 }
