@@ -28,7 +28,7 @@ const REQUEST_TIMEOUT_MS: u64 = 4000;
 struct QuotaRun {
     client_id: &'static str,
     totals: Totals,
-    /// The longest pause that a broker asked for.
+    /// The longest pause that a broker requested.
     longest_pause_ms: f64,
 }
 
