@@ -56,6 +56,8 @@ mod metadata_tests;
 #[cfg(test)]
 mod reporting_tests;
 #[cfg(test)]
+mod event_tests;
+#[cfg(test)]
 mod lifecycle_tests;
 #[cfg(test)]
 mod seed_tests;

@@ -1,16 +1,13 @@
-//! Metadata, leaders and tracing events, tested with the whole producer against the broker's core.
+//! Metadata and leaders, tested with the whole producer against the broker's core.
 //!
 //! Virtual time moves step by step. CASES name the behaviours in docs/CASES.md.
 #![allow(clippy::disallowed_types)]
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ottla_broker::ProduceFault::FailBeforeAppend;
 use ottla_protocol::ErrorCode;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 use crate::producer_fixture::ProducerFixture;
 use crate::sim_cluster::broker_now;
@@ -189,99 +186,4 @@ impl std::task::Wake for WakeFlag {
     fn wake(self: Arc<WakeFlag>) {
         self.0.store(true, std::sync::atomic::Ordering::Relaxed);
     }
-}
-
-/// A subscriber that records the name of each event and of its fields.
-#[derive(Clone, Default)]
-struct EventRecorder(Arc<Mutex<Vec<String>>>);
-
-/// Collects the names of an event's fields.
-struct FieldNames(Vec<&'static str>);
-
-impl Visit for FieldNames {
-    fn record_debug(&mut self, field: &Field, _: &dyn std::fmt::Debug) {
-        self.0.push(field.name());
-    }
-}
-
-impl Subscriber for EventRecorder {
-    fn enabled(&self, m: &Metadata<'_>) -> bool {
-        m.target().starts_with("ottla") && !m.target().starts_with("ottla_")
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let name = event.metadata().name();
-        if name.starts_with("ottla.") {
-            let mut fields = FieldNames(Vec::new());
-            event.record(&mut fields);
-            fields.0.retain(|f| *f != "message");
-            self.0.lock().unwrap().push(format!("{name} {}", fields.0.join(" ")));
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
-#[test]
-fn events_match_docs_and_are_rate_limited() {
-    let page = include_str!("../../../docs/EVENTS.md");
-    // With a single subscriber, tracing asks only the current thread whether a new event is
-    // enabled. Then a parallel test that reaches an event first would disable it for this thread.
-    let _second_subscriber = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
-    let recorder = EventRecorder::default();
-    tracing::subscriber::with_default(recorder.clone(), || {
-        let mut fixture = ProducerFixture::with_nodes(
-            2,
-            &[("delivery.timeout.ms", "3000"), ("request.timeout.ms", "1000")],
-        );
-        fixture.send_and_wait(0, "a");
-        let leader = fixture.leader();
-        fixture.move_leader(3 - leader);
-        fixture.send_and_wait(0, "b");
-        fixture.cluster.core.set_produce_throttle(3 - leader, 10);
-        fixture.send_and_wait(0, "c");
-        fixture.drop_connections();
-        fixture.send_and_wait(0, "d");
-        fixture.push_batch_faults(&[Some(FailBeforeAppend(ErrorCode::NOT_ENOUGH_REPLICAS)); 100]);
-        let expired = fixture.send(0, "e");
-        assert!(fixture.wait_for(&expired).is_err());
-        fixture.cluster.core.clear_fault_injector();
-        fixture.run_for_ms(1000);
-        fixture.send_and_wait(0, "f");
-    });
-    let events = recorder.0.lock().unwrap();
-    for name in [
-        "ottla.connected",
-        "ottla.disconnected",
-        "ottla.metadata",
-        "ottla.leader_changed",
-        "ottla.throttled",
-        "ottla.producer_id",
-        "ottla.epoch_bumped",
-        "ottla.batch_expired",
-    ] {
-        let row = page
-            .lines()
-            .find(|l| l.starts_with(&format!("| `{name}`")))
-            .unwrap_or_else(|| panic!("{name} is not documented"));
-        let event = events.iter().find(|e| e.starts_with(&format!("{name} ")));
-        let event = event.unwrap_or_else(|| panic!("no event {name}: {events:#?}"));
-        for field in event.split(' ').skip(1).filter(|f| *f != "suppressed") {
-            assert!(row.contains(&format!("`{field}`")), "{name}: {field} is not documented");
-        }
-    }
-    let bumps = events.iter().filter(|e| e.contains(" epoch") && e.contains("partitions")).count();
-    assert_eq!(bumps, 1, "one bump is one event: {events:#?}");
-    let disconnects = events.iter().filter(|e| e.starts_with("ottla.disconnected ")).count();
-    assert!(disconnects <= 20, "at most one a second for each broker: {disconnects}");
 }

@@ -1,8 +1,11 @@
 //! Limits log events to one per second, kind and node.
 //!
-//! The sender and the client ask the limiter before they emit a `tracing` event. The events, with
-//! stable names and fields, are listed in `docs/EVENTS.md`.
+//! Every event that a batch, a record, a response or a connection attempt can cause is limited, so
+//! that one fault does not fill the log. The client has a limiter for the events of nodes, and
+//! [`CallerContext`](crate::wakeup::caller_context::CallerContext) one for those that any thread
+//! logs. The events, with stable names and fields, are listed in `docs/EVENTS.md`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::collections::HashMap;
@@ -19,7 +22,18 @@ pub(crate) enum LogEvent {
     EpochBumped,
     BatchSplit,
     BatchExpired,
+    BatchFailed,
+    CompressionFailed,
+    UnrequestedPartitions,
+    NotResolved,
+    Metadata,
+    TwoClusters,
+    CallbackPanicked,
+    InterceptorFailed,
 }
+
+/// The node of events that belong to no node.
+pub(crate) const NO_NODE: i32 = -1;
 
 /// The shortest time between two events of the same kind and node.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,9 +79,32 @@ impl LogLimiter {
     }
 }
 
+/// Counts an event where no clock is at hand, and limits how often it is logged.
+#[derive(Debug)]
+pub(crate) struct EventCount(AtomicU64);
+
+impl EventCount {
+    pub(crate) const fn new() -> EventCount {
+        EventCount(AtomicU64::new(0))
+    }
+
+    /// Counts one event. Returns the count if the event is to be logged: for 1, 2, 4, 8 and so on.
+    pub(crate) fn check(&self) -> Option<u64> {
+        let count = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        count.is_power_of_two().then_some(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counted_event_is_logged_at_powers_of_two() {
+        let count = EventCount::new();
+        let logged: Vec<u64> = (0..100).filter_map(|_| count.check()).collect();
+        assert_eq!(logged, [1, 2, 4, 8, 16, 32, 64]);
+    }
 
     #[test]
     fn at_most_one_event_per_second_kind_and_node_is_logged() {

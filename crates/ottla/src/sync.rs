@@ -14,6 +14,8 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
+use crate::log_limiter::EventCount;
+
 #[cfg(ottla_loom)]
 pub(crate) use loom::sync::atomic;
 #[cfg(not(ottla_loom))]
@@ -100,14 +102,20 @@ pub(crate) fn assert_unlocked() {
     HELD_LOCKS.with(|held| debug_assert_eq!(held.get(), 0, "foreign code runs under a lock"));
 }
 
+/// The wakers of this process that have panicked.
+static WAKER_PANICS: EventCount = EventCount::new();
+
 /// Wakes all of these wakers. A waker is foreign code: if one panics, the others are still woken.
 pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
     assert_unlocked();
     for waker in wakers {
-        if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| waker.wake())).is_err()
+            && let Some(panics) = WAKER_PANICS.check()
+        {
             tracing::error!(
                 name: "ottla.waker_panicked",
                 target: "ottla::producer",
+                panics,
                 "a waker panicked"
             );
         }

@@ -25,7 +25,9 @@ use crate::delivery::batch_completions::BatchCompletions;
 use crate::delivery::result::Outcome;
 use crate::error::{Error, RecordStatus};
 use crate::injected_bugs::inject_bug;
+use crate::log_limiter::LogEvent;
 use crate::time::Tick;
+use crate::wakeup::caller_context::CallerContext;
 
 /// The properties that a batch keeps in all its states.
 #[derive(Debug, Clone)]
@@ -195,18 +197,20 @@ impl OpenBatch {
         self.completions.count_as_closed();
         let charge = (heap_bytes > 0).then(|| self.buf.pool().charge_bytes(heap_bytes));
         let (full, last) = (std::mem::take(&mut self.chain), self.buf);
-        let records = match encoder.and_then(|e| Some((e.compress(&full, &last)?, e))) {
-            Some((compressed_len, e)) => {
-                estimator.update_ratio(uncompressed_len, compressed_len);
-                if compressed_len < uncompressed_len {
-                    attributes = e.compressor.codec() as i16;
-                    PooledBuf::with_contents(full, last, &[&e.output])
-                } else {
-                    PooledBuf::joined(full, last)
+        let caller_context = self.completions.caller_context();
+        let records =
+            match encoder.and_then(|e| Some((e.compress(&full, &last, caller_context)?, e))) {
+                Some((compressed_len, e)) => {
+                    estimator.update_ratio(uncompressed_len, compressed_len);
+                    if compressed_len < uncompressed_len {
+                        attributes = e.compressor.codec() as i16;
+                        PooledBuf::with_contents(full, last, &[&e.output])
+                    } else {
+                        PooledBuf::joined(full, last)
+                    }
                 }
-            }
-            None => PooledBuf::joined(full, last),
-        };
+                None => PooledBuf::joined(full, last),
+            };
         ClosedBatch {
             records: inject_bug!(BufferReused, Bytes::from_owner(records)),
             attributes,
@@ -249,7 +253,12 @@ impl BatchEncoder {
 
     /// Compresses the buffers into `output`. Returns the length of the output, or `None` if the
     /// records stay uncompressed.
-    fn compress(&mut self, full: &[PooledBuf], last: &PooledBuf) -> Option<usize> {
+    fn compress(
+        &mut self,
+        full: &[PooledBuf],
+        last: &PooledBuf,
+        caller_context: &CallerContext,
+    ) -> Option<usize> {
         if self.compressor.codec() == Codec::None {
             return None;
         }
@@ -265,26 +274,14 @@ impl BatchEncoder {
         };
         let (compressor, output) = (&mut self.compressor, &mut self.output);
         let result = catch_unwind(AssertUnwindSafe(|| compressor.compress(input, output)));
-        match result {
-            Ok(Ok(())) => Some(self.output.len()),
-            Err(_) => {
-                self.poisoned = true;
-                tracing::error!(
-                    name: "ottla.compression_failed",
-                    target: "ottla::delivery",
-                    "compression failed: the codec panicked; the batch is sent uncompressed"
-                );
-                None
-            }
-            Ok(Err(e)) => {
-                tracing::warn!(
-                    name: "ottla.compression_failed",
-                    target: "ottla::delivery",
-                    "compression failed: {e}; the batch is sent uncompressed"
-                );
-                None
-            }
+        if matches!(result, Ok(Ok(()))) {
+            return Some(self.output.len());
         }
+        self.poisoned = result.is_err();
+        if let Some(suppressed) = caller_context.check_log_event(LogEvent::CompressionFailed) {
+            log_failed_compression(result, suppressed);
+        }
+        None
     }
 
     /// Frees the capacity that only a large batch needed.
@@ -293,6 +290,25 @@ impl BatchEncoder {
         self.output.shrink_to(MAX_RETAINED_CAPACITY);
         self.contiguous_input.clear();
         self.contiguous_input.shrink_to(MAX_RETAINED_CAPACITY);
+    }
+}
+
+/// Logs why the codec returned an error. An outer error means that it panicked.
+fn log_failed_compression(result: std::thread::Result<std::io::Result<()>>, suppressed: u64) {
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(e)) => tracing::warn!(
+            name: "ottla.compression_failed",
+            target: "ottla::delivery",
+            suppressed,
+            "compression failed: {e}; the batch is sent uncompressed"
+        ),
+        Err(_) => tracing::error!(
+            name: "ottla.compression_failed",
+            target: "ottla::delivery",
+            suppressed,
+            "compression failed: the codec panicked; the batch is sent uncompressed"
+        ),
     }
 }
 

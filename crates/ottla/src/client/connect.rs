@@ -103,12 +103,7 @@ impl<I: Io> NetworkClient<I> {
                 let cause = other.map_or_else(|e| e.to_string(), |_| "it has no address".into());
                 let reason =
                     format!("the host name {} cannot be resolved: {cause}", connection.host);
-                tracing::warn!(
-                    name: "ottla.not_resolved",
-                    target: "ottla::connection",
-                    broker = node,
-                    "{reason}"
-                );
+                self.observer.not_resolved(node, &reason, now);
                 self.fail_connect(node, &reason, random, now);
             }
         }

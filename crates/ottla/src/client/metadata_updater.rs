@@ -186,7 +186,6 @@ impl MetadataUpdater {
             self.fail_update(now, random);
             return false;
         }
-        self.check_cluster_id(response);
         let request = self.in_progress.take();
         let is_partial = request.as_ref().is_some_and(|request| request.is_partial);
         let mut topic_errors = Vec::new();
@@ -229,18 +228,13 @@ impl MetadataUpdater {
         true
     }
 
-    fn check_cluster_id(&self, response: &MetadataResponse) {
-        if let (Some(known), Some(received)) = (&self.cluster.id, &response.cluster_id)
-            && **known != **received
-        {
-            tracing::warn!(
-                name: "ottla.two_clusters",
-                target: "ottla::metadata",
-                known = &**known,
-                received,
-                "metadata came from two clusters; bootstrap.servers must name one cluster's brokers"
-            );
-        }
+    /// Returns the known cluster id and that of the response if they differ.
+    pub(crate) fn other_cluster<'a>(
+        &'a self,
+        response: &'a MetadataResponse,
+    ) -> Option<(&'a str, &'a str)> {
+        let (known, received) = (self.cluster.id.as_deref()?, response.cluster_id.as_deref()?);
+        (known != received).then_some((known, received))
     }
 
     /// Applies the new leaders of a produce response (KIP-951). Returns whether the snapshot

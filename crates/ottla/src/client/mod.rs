@@ -287,6 +287,7 @@ impl<I: Io> NetworkClient<I> {
                     tracing::error!(
                         name: "ottla.internal_error",
                         target: "ottla::producer",
+                        count = 1_u64,
                         "cannot encode a metadata request: {e}"
                     );
                     self.metadata.fail_update(now, self.env.random());

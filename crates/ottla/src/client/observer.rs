@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ottla_protocol::messages::MetadataResponse;
+
 use super::disconnect::ClosedBy;
 use super::health::SharedHealth;
 use super::in_flight_requests::{InFlightRequest, RequestKind};
 use super::node_connection::NodeConnection;
 use crate::cluster::LeaderChange;
-use crate::log_limiter::{LogEvent, LogLimiter};
+use crate::log_limiter::{LogEvent, LogLimiter, NO_NODE};
 use crate::metrics::{Counters, NodeSensor, Sensor};
 use crate::time::Tick;
 
@@ -177,6 +179,49 @@ impl Observer {
             );
         }
         self.health.failed(&connection.name(), lost.reason);
+    }
+
+    /// Reports a node whose host name has no address.
+    pub(super) fn not_resolved(&mut self, node: i32, reason: &str, now: Tick) {
+        if let Some(suppressed) = self.log_events.check(LogEvent::NotResolved, node, now) {
+            tracing::warn!(
+                name: "ottla.not_resolved",
+                target: "ottla::connection",
+                broker = node,
+                suppressed,
+                "{reason}"
+            );
+        }
+    }
+
+    /// Reports a metadata response that names another cluster than the ones before.
+    pub(super) fn two_clusters(&mut self, known: &str, received: &str, now: Tick) {
+        if let Some(suppressed) = self.log_events.check(LogEvent::TwoClusters, NO_NODE, now) {
+            tracing::warn!(
+                name: "ottla.two_clusters",
+                target: "ottla::metadata",
+                known,
+                received,
+                suppressed,
+                "metadata came from two clusters; bootstrap.servers must name one cluster's brokers"
+            );
+        }
+    }
+
+    /// Reports a metadata response.
+    pub(super) fn metadata_received(&mut self, node: i32, response: &MetadataResponse, now: Tick) {
+        if let Some(suppressed) = self.log_events.check(LogEvent::Metadata, node, now) {
+            tracing::info!(
+                name: "ottla.metadata",
+                target: "ottla::metadata",
+                broker = node,
+                brokers = response.brokers.len(),
+                topics = response.topics.len(),
+                errors = response.topics.iter().filter(|t| t.error_code != 0).count(),
+                suppressed,
+                "metadata"
+            );
+        }
     }
 
     /// Records an authentication that failed.

@@ -189,6 +189,9 @@ impl<I: Io> NetworkClient<I> {
             partitions.for_each(|p| p.leader_epoch = -1);
         }
         self.throttle(node, response.throttle_time_ms, version >= 6, now);
+        if let Some((known, received)) = self.metadata.other_cluster(&response) {
+            self.observer.two_clusters(known, received, now);
+        }
         if !self.metadata.update(&response, now, random) {
             // The connection ends as well, so that the next request goes to another broker.
             let reason = "the Metadata response names no broker with a valid id and address";
@@ -196,15 +199,7 @@ impl<I: Io> NetworkClient<I> {
         }
         self.observer.counters.last_metadata_tick.store(now.0, Ordering::Relaxed);
         self.metadata.pending.responder = self.broker_name(node);
-        tracing::info!(
-            name: "ottla.metadata",
-            target: "ottla::metadata",
-            broker = node,
-            brokers = response.brokers.len(),
-            topics = response.topics.len(),
-            errors = response.topics.iter().filter(|t| t.error_code != 0).count(),
-            "metadata"
-        );
+        self.observer.metadata_received(node, &response, now);
         self.report_leader_changes(now);
         self.update_nodes(now);
     }

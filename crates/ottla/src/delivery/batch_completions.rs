@@ -14,9 +14,11 @@ use super::result::{
     RecordMetadata, RecordWaker, SplitResult, SplitResults, find_part,
 };
 use crate::error::{Error, ErrorKind, RecordStatus};
+use crate::log_limiter::LogEvent;
 use crate::metrics::{Counters, Sensor, TopicSensor, add};
 use crate::record::{PreparedRecord, SerializedSizes};
 use crate::sync::{Mutex, assert_unlocked, wake_all};
+use crate::wakeup::caller_context::CallerContext;
 
 /// A record's callback.
 pub(crate) type Callback = Box<dyn FnOnce(CompletedRecord) + Send>;
@@ -289,6 +291,10 @@ impl BatchCompletions {
         }
     }
 
+    pub(crate) fn caller_context(&self) -> &CallerContext {
+        &self.result.batch.caller_context
+    }
+
     /// Returns the bytes of tokens and callbacks, which count for `buffer.memory`.
     pub(crate) fn heap_bytes(&self) -> usize {
         let boxes: usize = self.callbacks.iter().map(|c| size_of_val(&*c.callback)).sum();
@@ -408,13 +414,17 @@ impl BatchCompletions {
         let topic_failures = &[(TopicSensor::RecordError, failed)];
         counters.sensors.record_topic(&batch.topic, topic_failures, now);
         let has_listeners = !self.callbacks.is_empty() || self.listeners.handler.is_some();
-        if !has_listeners && !has_waiters {
+        if !has_listeners
+            && !has_waiters
+            && let Some(suppressed) = batch.caller_context.check_log_event(LogEvent::BatchFailed)
+        {
             tracing::warn!(
                 name: "ottla.batch_failed",
                 target: "ottla::delivery",
                 topic = &*batch.topic,
                 partition = batch.partition,
                 records = self.record_count,
+                suppressed,
                 "batch failed, and no callback, handler or waiting delivery receives the error: {e}"
             );
         }

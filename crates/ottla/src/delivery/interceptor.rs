@@ -6,8 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::result::RecordMetadata;
 use crate::error::Error;
+use crate::log_limiter::LogEvent;
 use crate::metrics::{Counters, add};
 use crate::record::{BoxError, Header, Record};
+use crate::wakeup::caller_context::CallerContext;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A record that an [`Interceptor`] may change.
@@ -118,7 +120,8 @@ impl Interceptors {
         }
         for interceptor in &self.all {
             if catch_unwind(AssertUnwindSafe(|| interceptor.close())).is_err() {
-                count_failure(counters, "close", "panicked");
+                // At most once for each interceptor, so it needs no limit.
+                report_failure(counters, Some(0), "close", "panicked");
             }
         }
     }
@@ -128,7 +131,12 @@ impl Interceptors {
         &self,
         record: &Record<'a>,
         counters: &Counters,
+        caller_context: &CallerContext,
     ) -> MutableRecord<'a> {
+        let failed = |reason: &str| {
+            let suppressed = caller_context.check_log_event(LogEvent::InterceptorFailed);
+            report_failure(counters, suppressed, "on_send", reason);
+        };
         let mut current = MutableRecord {
             topic: record.topic.into(),
             partition: record.partition,
@@ -142,8 +150,8 @@ impl Interceptors {
             let mut copy = current.clone();
             match catch_unwind(AssertUnwindSafe(|| interceptor.on_send(&mut copy))) {
                 Ok(Ok(())) => current = copy,
-                Ok(Err(e)) => count_failure(counters, "on_send", &e.to_string()),
-                Err(_) => count_failure(counters, "on_send", "panicked"),
+                Ok(Err(e)) => failed(&e.to_string()),
+                Err(_) => failed("panicked"),
             }
         }
         current
@@ -154,23 +162,29 @@ impl Interceptors {
         &self,
         acknowledgement: &Acknowledgement<'_>,
         counters: &Counters,
+        caller_context: &CallerContext,
     ) {
         for interceptor in &self.all {
             let call = || interceptor.on_acknowledgement(acknowledgement);
             if catch_unwind(AssertUnwindSafe(call)).is_err() {
-                count_failure(counters, "on_acknowledgement", "panicked");
+                let suppressed = caller_context.check_log_event(LogEvent::InterceptorFailed);
+                report_failure(counters, suppressed, "on_acknowledgement", "panicked");
             }
         }
     }
 }
 
-fn count_failure(counters: &Counters, call: &str, reason: &str) {
+/// Counts a failure. Logs it unless the log's limit has suppressed it.
+fn report_failure(counters: &Counters, suppressed: Option<u64>, call: &str, reason: &str) {
     add(&counters.interceptor_error_total, 1);
-    tracing::warn!(
-        name: "ottla.interceptor_failed",
-        target: "ottla::producer",
-        "an interceptor failed and was skipped: {call}: {reason}"
-    );
+    if let Some(suppressed) = suppressed {
+        tracing::warn!(
+            name: "ottla.interceptor_failed",
+            target: "ottla::producer",
+            suppressed,
+            "an interceptor failed and was skipped: {call}: {reason}"
+        );
+    }
 }
 
 /// Returns a header that borrows from another one.

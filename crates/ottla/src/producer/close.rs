@@ -168,18 +168,30 @@ impl Drop for ProducerInner {
             self.begin_close(if is_panicking { Duration::ZERO } else { timeout });
             return;
         }
-        let used = self.accumulator.pool.total_memory() - self.accumulator.pool.available_memory();
-        if used > 0 {
+        // Not the memory in use: it is returned a little after the last record has its result, and
+        // much later if a batch expired while its request waits for a response.
+        let records = self.accumulator.outstanding_records();
+        if records > 0 {
             tracing::warn!(
                 name: "ottla.dropped",
                 target: "ottla::producer",
                 client = self.config.client.client_id,
-                bytes = used,
+                records,
                 "producer dropped with unacknowledged records; waiting at most {} ms for them; \
                  call close to choose the timeout",
                 timeout.as_millis()
             );
         }
-        let _ = self.close(timeout);
+        let Ok(report) = self.close(timeout) else { return };
+        if report.undelivered > 0 {
+            tracing::warn!(
+                name: "ottla.dropped_undelivered",
+                target: "ottla::producer",
+                client = self.config.client.client_id,
+                records = report.undelivered,
+                possibly_persisted = report.possibly_persisted,
+                "the dropped producer left records that were not acknowledged"
+            );
+        }
     }
 }

@@ -132,7 +132,8 @@ impl ProducerInner {
         let result = if interceptors.is_empty() {
             self.append_async(topic, &record, &mut options).await
         } else {
-            let intercepted = interceptors.on_send(&record, &self.counters);
+            let intercepted =
+                interceptors.on_send(&record, &self.counters, &self.accumulator.caller_context);
             let record = intercepted.as_record(record.token);
             self.notify_interceptors_of(&record, &mut options);
             self.append_async(topic, &record, &mut options).await
@@ -340,12 +341,17 @@ impl ProducerInner {
             result: &Err(e.clone()),
         };
         let interceptors = &self.accumulator.listeners.interceptors;
-        interceptors.on_acknowledgement(&acknowledgement, &self.counters);
+        interceptors.on_acknowledgement(
+            &acknowledgement,
+            &self.counters,
+            &self.accumulator.caller_context,
+        );
     }
 
     /// Lets the interceptors see the result of a record, before the record's own callback.
     fn notify_interceptors_of(&self, record: &Record<'_>, options: &mut DeliveryOptions) {
         let (listeners, counters) = (self.accumulator.listeners.clone(), self.counters.clone());
+        let caller_context = self.accumulator.caller_context.clone();
         let record = OwnedRecord::without_payload(record);
         let callback = options.callback.take();
         options.callback = Some(Box::new(move |completed: CompletedRecord| {
@@ -356,7 +362,8 @@ impl ProducerInner {
                 headers: record.headers,
                 result: &completed.result,
             };
-            listeners.interceptors.on_acknowledgement(&acknowledgement, &counters);
+            let interceptors = &listeners.interceptors;
+            interceptors.on_acknowledgement(&acknowledgement, &counters, &caller_context);
             if let Some(callback) = callback {
                 callback(completed);
             }
@@ -390,7 +397,8 @@ impl ProducerInner {
         if interceptors.is_empty() {
             return f(record, options);
         }
-        let intercepted = interceptors.on_send(&record, &self.counters);
+        let intercepted =
+            interceptors.on_send(&record, &self.counters, &self.accumulator.caller_context);
         let record = intercepted.as_record(record.token);
         self.notify_interceptors_of(&record, options);
         f(record, options)

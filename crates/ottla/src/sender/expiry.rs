@@ -5,7 +5,7 @@ use super::Sender;
 use crate::accumulator::batch::ClosedBatch;
 use crate::error::Error;
 use crate::injected_bugs::inject_bug;
-use crate::log_limiter::{LogEvent, LogLimiter};
+use crate::log_limiter::{LogEvent, LogLimiter, NO_NODE};
 use crate::network::io::Io;
 use crate::sender::ready::DrainContext;
 use crate::time::Tick;
@@ -38,7 +38,7 @@ impl<I: Io> Sender<I> {
 }
 
 fn log_expired_batch(limiter: &mut LogLimiter, batch: &ClosedBatch, error: &Error, now: Tick) {
-    let Some(suppressed) = limiter.check(LogEvent::BatchExpired, -1, now) else { return };
+    let Some(suppressed) = limiter.check(LogEvent::BatchExpired, NO_NODE, now) else { return };
     let p = &batch.meta.partition;
     tracing::warn!(
         name: "ottla.batch_expired",

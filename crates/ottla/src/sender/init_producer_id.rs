@@ -8,7 +8,7 @@ use super::Sender;
 use super::producer_state::{ProducerIdAndEpoch, ProducerIdState};
 use crate::client::in_flight_requests::{CompletedRequest, RequestKind};
 use crate::error::Error;
-use crate::log_limiter::LogEvent;
+use crate::log_limiter::{LogEvent, NO_NODE};
 use crate::network::io::Io;
 use crate::time::Tick;
 
@@ -104,7 +104,9 @@ impl<I: Io> Sender<I> {
 
     fn handle_assigned_id(&mut self, assigned: ProducerIdAndEpoch, now: Tick) {
         let ProducerIdAndEpoch { producer_id: id, epoch } = assigned;
-        if let Some(suppressed) = self.client.log_events().check(LogEvent::EpochBumped, -1, now) {
+        if let Some(suppressed) =
+            self.client.log_events().check(LogEvent::EpochBumped, NO_NODE, now)
+        {
             tracing::info!(
                 name: "ottla.producer_id",
                 target: "ottla::delivery",

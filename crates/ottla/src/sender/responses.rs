@@ -22,6 +22,7 @@ use crate::cluster::{Leader, LeaderHint};
 use crate::delivery::result::{Outcome, RecordError};
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::injected_bugs::inject_bug;
+use crate::log_limiter::LogEvent;
 use crate::metrics::{Sensor, TopicSensor, add};
 use crate::network::io::Io;
 use crate::time::{Tick, backoff};
@@ -188,12 +189,16 @@ impl<I: Io> Sender<I> {
             }
             self.apply_verdict(batch, batch_response, node, now);
         }
-        if unrequested > 0 {
+        if unrequested > 0
+            && let Some(suppressed) =
+                self.client.log_events().check(LogEvent::UnrequestedPartitions, node, now)
+        {
             tracing::warn!(
                 name: "ottla.unrequested_partitions",
                 target: "ottla::delivery",
                 broker = node,
                 unrequested,
+                suppressed,
                 "the Produce response contains partitions that were not requested"
             );
         }

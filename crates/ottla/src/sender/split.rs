@@ -9,7 +9,7 @@ use crate::accumulator::append::CloseJob;
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
 use crate::error::{Error, ErrorKind};
-use crate::log_limiter::LogEvent;
+use crate::log_limiter::{LogEvent, NO_NODE};
 use crate::metrics::{Sensor, add};
 use crate::network::io::{Io, Job};
 use crate::sender::split_job::{SplitJob, SplitOutcome};
@@ -71,7 +71,7 @@ impl<I: Io> Sender<I> {
             self.producer_state.mark_unresolved_at(p.id);
         }
         if let Some(suppressed) =
-            self.client.log_events().check(LogEvent::BatchSplit, -1, self.env.now())
+            self.client.log_events().check(LogEvent::BatchSplit, NO_NODE, self.env.now())
         {
             tracing::info!(
                 name: "ottla.batch_split",

@@ -12,6 +12,7 @@ use super::event_queue::EventQueue;
 use super::lifecycle::LifecycleCell;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
+use crate::log_limiter::{LogEvent, LogLimiter, NO_NODE};
 use crate::metrics::{Counters, add};
 use crate::sync::{Mutex, assert_unlocked};
 use crate::time::Tick;
@@ -29,6 +30,8 @@ pub(crate) struct CallerContext {
     pub(crate) lifecycle: Arc<LifecycleCell>,
     /// Whether waiting for a record ends its batch's linger (`linger.awaited`).
     pub(crate) linger_awaited: bool,
+    /// Limits the events that any thread may log.
+    log_events: Mutex<LogLimiter>,
 }
 
 impl fmt::Debug for CallerContext {
@@ -47,7 +50,14 @@ impl CallerContext {
             events: EventQueue::new(lifecycle.clone()),
             lifecycle,
             linger_awaited,
+            log_events: Mutex::default(),
         })
+    }
+
+    /// Returns whether to log an event now, as [`LogLimiter::check`] does.
+    pub(crate) fn check_log_event(&self, event: LogEvent) -> Option<u64> {
+        let now = self.env.now();
+        self.log_events.lock().check(event, NO_NODE, now)
     }
 
     /// Makes the current thread the sender's thread.
@@ -94,11 +104,14 @@ impl CallerContext {
         drop(threads);
         if result.is_err() {
             add(&counters.callback_panic_total, 1);
-            tracing::error!(
-                name: "ottla.callback_panicked",
-                target: "ottla::producer",
-                "a delivery callback panicked; the producer continues"
-            );
+            if let Some(suppressed) = self.check_log_event(LogEvent::CallbackPanicked) {
+                tracing::error!(
+                    name: "ottla.callback_panicked",
+                    target: "ottla::producer",
+                    suppressed,
+                    "a delivery callback panicked; the producer continues"
+                );
+            }
         }
     }
 

@@ -24,6 +24,7 @@ use socket2::SockRef;
 use super::{ChannelKey, Io, Job, JobResult, PrepareError, Readiness, Stream};
 use crate::config::NetworkSettings;
 use crate::env::{Env, Wakeup, WorkerPool};
+use crate::log_limiter::EventCount;
 use crate::time::Tick;
 
 /// The system's clocks and randomness.
@@ -97,14 +98,26 @@ pub(crate) struct RealIo {
     settings: NetworkSettings,
 }
 
-struct RealWakeup(Arc<mio::Waker>);
+struct RealWakeup {
+    waker: Arc<mio::Waker>,
+    failures: EventCount,
+}
+
+impl RealWakeup {
+    fn new(waker: Arc<mio::Waker>) -> RealWakeup {
+        RealWakeup { waker, failures: EventCount::new() }
+    }
+}
 
 impl Wakeup for RealWakeup {
     fn wake(&self) {
-        if let Err(e) = self.0.wake() {
+        if let Err(e) = self.waker.wake()
+            && let Some(count) = self.failures.check()
+        {
             tracing::error!(
                 name: "ottla.internal_error",
                 target: "ottla::producer",
+                count,
                 "cannot wake the sender thread: {e}"
             );
         }
@@ -133,7 +146,7 @@ impl RealIo {
         let task = move || {
             // The send fails if the producer has ended: no one needs the result.
             let _ = sender.send(job());
-            RealWakeup(waker).wake();
+            RealWakeup::new(waker).wake();
         };
         self.worker_threads.submit(kind, Box::new(task));
     }
@@ -245,7 +258,7 @@ impl Io for RealIo {
     }
 
     fn wakeup(&self) -> Arc<dyn Wakeup> {
-        Arc::new(RealWakeup(self.waker.clone()))
+        Arc::new(RealWakeup::new(self.waker.clone()))
     }
 
     fn worker_pool(&self) -> Arc<dyn WorkerPool> {
