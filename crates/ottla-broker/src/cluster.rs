@@ -120,9 +120,34 @@ impl Core {
 
     /// Sets a function that returns the delay of each follower fetch in milliseconds.
     ///
-    /// Its argument is the follower's node id. `None`, the default, replicates without delay.
-    pub fn set_fetch_delay(&mut self, delay: Option<impl FnMut(i32) -> u64 + Send + 'static>) {
-        self.nodes.fetch_delay = delay.map(|d| Box::new(d) as FetchDelayFn);
+    /// Its argument is the follower's node id. Without such a function, the default, followers
+    /// replicate at once, and a record is acknowledged as soon as it arrives. A test of failover
+    /// needs a delay, or [`set_replication_paused`](Self::set_replication_paused): only then are
+    /// there records that the leader has and its followers have not.
+    ///
+    /// ```
+    /// use ottla_broker::{EmbeddedBroker, NewTopic};
+    ///
+    /// let orders =
+    ///     NewTopic::new("orders", 1).replication_factor(3).config("min.insync.replicas", "2");
+    /// let broker = EmbeddedBroker::builder().node_count(3).new_topic(orders).start()?;
+    /// // With `acks=all`, each record waits 30 ms for its followers.
+    /// broker.with_core(|core, _| core.set_fetch_delay(|_follower| 30));
+    /// // Here the program under test begins to send. Then the leader dies with records in flight:
+    /// let leader = broker.leader("orders", 0).expect("all nodes run");
+    /// broker.stop_node(leader);
+    /// broker.start_node(leader)?; // It comes back as a follower.
+    /// assert_ne!(broker.leader("orders", 0), Some(leader));
+    /// broker.with_core(|core, _| core.clear_fetch_delay());
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn set_fetch_delay(&mut self, delay: impl FnMut(i32) -> u64 + Send + 'static) {
+        self.nodes.fetch_delay = Some(Box::new(delay));
+    }
+
+    /// Lets followers replicate without delay again. A fetch that waits keeps its delay.
+    pub fn clear_fetch_delay(&mut self) {
+        self.nodes.fetch_delay = None;
     }
 
     /// Sets how long a follower may be behind before it leaves the ISR (Kafka's
@@ -138,7 +163,8 @@ impl Core {
 
     /// Stops a node. The caller closes the node's connections.
     ///
-    /// Replicas in the ISR take over the partitions that the node leads.
+    /// Replicas in the ISR take over the partitions that the node leads, with the log that they
+    /// have.
     pub fn stop_node(&mut self, node: i32, now: ClockReading) {
         if !self.nodes.is_up(node) {
             return;
@@ -182,6 +208,11 @@ impl Core {
     }
 
     /// Pauses or resumes the fetches of a node's follower replicas.
+    ///
+    /// While the followers of a partition pause, no record with `acks=all` is acknowledged. If the
+    /// leader then stops, the records since the pause are lost from the log, and a producer with
+    /// retries sends them to the new leader. A follower leaves the ISR after
+    /// [`set_replica_lag_time_max`](Self::set_replica_lag_time_max).
     pub fn set_replication_paused(&mut self, node: i32, paused: bool, now: ClockReading) {
         if paused {
             self.nodes.replication_paused.insert(node);

@@ -201,7 +201,9 @@ impl EmbeddedBroker {
 
     /// Calls `f` with the core and the time, to read or change topics, faults, nodes and logs.
     ///
-    /// Connections wait while `f` runs.
+    /// Connections wait while `f` runs. If `f` sleeps, the whole broker hangs: it handles no
+    /// request and sends no response, but accepts connections. Run `f` on a thread of its own then.
+    /// To withhold single responses, use [`intercept_responses`](Self::intercept_responses).
     ///
     /// ```
     /// use ottla_broker::{EmbeddedBroker, ErrorCode, ProduceFault};
@@ -215,6 +217,8 @@ impl EmbeddedBroker {
     ///             .then_some(ProduceFault::FailBeforeAppend(ErrorCode::KAFKA_STORAGE_ERROR))
     ///     });
     /// });
+    /// // The broker hangs for a tenth of a second.
+    /// broker.with_core(|_core, _now| std::thread::sleep(std::time::Duration::from_millis(100)));
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn with_core<T>(&self, f: impl FnOnce(&mut Core, ClockReading) -> T) -> T {
@@ -245,6 +249,13 @@ impl EmbeddedBroker {
     ///     ResponseAction::Send(frame)
     /// });
     /// drop(guard); // From here on, responses are sent unchanged.
+    ///
+    /// // A silent broker: node 1 takes every request, handles it, and never responds.
+    /// let guard = broker.intercept_responses(|response, frame| match response.node {
+    ///     1 => ResponseAction::Stall,
+    ///     _ => ResponseAction::Send(frame),
+    /// });
+    /// drop(guard); // What was withheld is never sent; later responses are.
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn intercept_responses<F>(&self, interceptor: F) -> InterceptorGuard
@@ -263,6 +274,13 @@ impl EmbeddedBroker {
     ///
     /// The node refuses connections until [`start_node`](Self::start_node), and its port stays
     /// reserved. An id that no node has is ignored.
+    ///
+    /// As in Kafka, a replica in the ISR becomes the leader with the log that it has. Records that
+    /// only the stopped node has are not in the new leader's log. With `acks=all` they were not
+    /// acknowledged, so a producer sends them again; with `acks=1` they are lost. By default
+    /// followers have every record at once: [`Core::set_fetch_delay`] and
+    /// [`Core::set_replication_paused`] let them fall behind. If no replica in the ISR runs, the
+    /// partition has no leader until one starts.
     ///
     /// ```
     /// use ottla_broker::EmbeddedBroker;
@@ -283,6 +301,9 @@ impl EmbeddedBroker {
     }
 
     /// Starts a stopped node again, with the log that it had. It does nothing for a node that runs.
+    ///
+    /// It comes back as a follower where another node leads. It then drops the records that the
+    /// leader does not have, copies those that it lacks, and joins the ISR when it has them all.
     ///
     /// # Errors
     /// The node cannot listen on its port again, or there is no such node.

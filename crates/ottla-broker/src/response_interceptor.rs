@@ -50,7 +50,11 @@ pub enum ResponseAction {
     },
     /// Sends these bytes and closes the connection.
     SendAndClose(Vec<u8>),
-    /// Sends nothing, now or later, and keeps the connection open.
+    /// Sends nothing, now or later, and keeps the connection open: the broker seems to hang.
+    ///
+    /// The core has handled the request: a batch is appended. If a later response of the same
+    /// connection is sent, its correlation id is not the one that the client waits for, and most
+    /// clients then close the connection.
     Stall,
 }
 

@@ -86,13 +86,15 @@ impl MarkerQueue {
 impl Core {
     /// Sets a function that returns the delay of each transaction marker in milliseconds.
     ///
-    /// Its arguments are the topic's name and the partition. `None`, the default, writes markers
-    /// before the response to EndTxn.
-    pub fn set_txn_marker_delay(
-        &mut self,
-        delay: Option<impl FnMut(&str, i32) -> u64 + Send + 'static>,
-    ) {
-        self.transactions.markers.delay = delay.map(|d| Box::new(d) as MarkerDelayFn);
+    /// Its arguments are the topic's name and the partition. Without such a function, the default,
+    /// markers are written before the response to EndTxn.
+    pub fn set_txn_marker_delay(&mut self, delay: impl FnMut(&str, i32) -> u64 + Send + 'static) {
+        self.transactions.markers.delay = Some(Box::new(delay));
+    }
+
+    /// Lets markers be written without delay again.
+    pub fn clear_txn_marker_delay(&mut self) {
+        self.transactions.markers.delay = None;
     }
 
     /// Schedules a marker for each partition of a transaction that is about to end.

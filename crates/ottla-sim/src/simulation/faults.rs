@@ -192,7 +192,7 @@ impl Simulation<'_> {
         self.machine.set_faults(Faults::NONE);
         self.cluster.clear_faults();
         self.machine.jump_wall_clock(-std::mem::take(&mut self.wall_clock_offset_ms));
-        self.cluster.core.set_fetch_delay(None::<fn(i32) -> u64>);
+        self.cluster.core.clear_fetch_delay();
         self.machine.set_host("kafka", vec![node_address(1)]);
         for node in 1..=self.scenario.nodes as i32 {
             self.cluster.core.set_produce_throttle(node, 0);
