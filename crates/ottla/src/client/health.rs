@@ -2,10 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::in_flight_requests::OldestRequest;
 use crate::sync::Mutex;
+use crate::time::Tick;
 
 /// A snapshot of a producer's connections.
+///
+/// A broker that hangs, or whose host is gone without closing its connections, stays `connected`
+/// until its oldest request is `request.timeout.ms` old (30 s by default): until then its silence
+/// could be a slow response, and no event reports it. `oldest_request` shows it at once.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ottla::Error> {
@@ -14,6 +21,11 @@ use crate::sync::Mutex;
 /// println!("connected: {:?}", health.connected);
 /// for (broker, reason) in &health.failing {
 ///     eprintln!("{broker}: {reason}");
+/// }
+/// for (broker, age) in &health.oldest_request {
+///     if age.as_secs() >= 3 {
+///         eprintln!("{broker} has not responded for {age:?}");
+///     }
 /// }
 /// # Ok(()) }
 /// ```
@@ -26,17 +38,24 @@ pub struct Health {
     pub failing: BTreeMap<String, String>,
     /// The names of the connected brokers that throttle the client, each with a description.
     pub throttled: BTreeMap<String, String>,
+    /// The names of the connected brokers that have a request without a response, each with the age
+    /// of the oldest such request. Milliseconds are usual with `acks=all`; a throttled broker, or
+    /// one that waits for its replicas, takes longer.
+    pub oldest_request: BTreeMap<String, Duration>,
 }
 
 /// The health that the sender thread writes and application threads read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SharedHealth {
     health: Arc<Mutex<Health>>,
+    /// The oldest request of each connected broker, by name.
+    oldest_requests: Arc<Mutex<BTreeMap<String, OldestRequest>>>,
     last_failure: Arc<Mutex<Option<String>>>,
 }
 
 impl SharedHealth {
-    pub(crate) fn connected(&self, name: &str) {
+    pub(crate) fn connected(&self, name: &str, oldest: OldestRequest) {
+        self.oldest_requests.lock().insert(name.to_owned(), oldest);
         let mut h = self.health.lock();
         h.failing.remove(name);
         h.connected.push(name.to_owned());
@@ -44,6 +63,7 @@ impl SharedHealth {
 
     pub(crate) fn failed(&self, name: &str, reason: &str) {
         *self.last_failure.lock() = Some(format!("{name}: {reason}"));
+        self.oldest_requests.lock().remove(name);
         let mut h = self.health.lock();
         h.connected.retain(|c| c != name);
         h.throttled.remove(name);
@@ -51,6 +71,7 @@ impl SharedHealth {
     }
 
     pub(crate) fn closed(&self, name: &str) {
+        self.oldest_requests.lock().remove(name);
         let mut h = self.health.lock();
         h.connected.retain(|c| c != name);
         h.throttled.remove(name);
@@ -67,8 +88,10 @@ impl SharedHealth {
         self.health.lock().throttled.remove(name);
     }
 
-    pub(crate) fn get(&self) -> Health {
-        self.health.lock().clone()
+    pub(crate) fn get(&self, now: Tick) -> Health {
+        let oldest = self.oldest_requests.lock().clone();
+        let ages = oldest.into_iter().filter_map(|(name, oldest)| Some((name, oldest.age(now)?)));
+        Health { oldest_request: ages.collect(), ..self.health.lock().clone() }
     }
 
     /// Returns the last failure, also if the broker has connected since.
@@ -105,7 +128,7 @@ mod tests {
         health.failed("a:1", "connection refused");
         let summary = health.unavailable_summary().unwrap();
         assert_eq!(summary, "no broker can be reached (a:1: connection refused)");
-        health.connected("b:1");
+        health.connected("b:1", OldestRequest::default());
         assert_eq!(health.unavailable_summary(), None);
         health.throttled("b:1", 500);
         let summary = health.unavailable_summary().unwrap();

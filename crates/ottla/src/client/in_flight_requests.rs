@@ -1,6 +1,8 @@
 //! The requests on one connection that have no response yet, oldest first.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,15 +72,48 @@ pub(crate) struct Disconnected {
 
 /// The requests in flight to one node, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct InFlightRequests(VecDeque<InFlightRequest>);
+pub(crate) struct InFlightRequests {
+    requests: VecDeque<InFlightRequest>,
+    oldest: OldestRequest,
+}
+
+/// When the oldest request to a node was sent. Application threads read it for
+/// [`Health`](super::Health).
+#[derive(Debug, Clone)]
+pub(crate) struct OldestRequest(Arc<AtomicU64>);
+
+impl Default for OldestRequest {
+    fn default() -> OldestRequest {
+        OldestRequest(Arc::new(AtomicU64::new(Tick::NEVER.0)))
+    }
+}
+
+impl OldestRequest {
+    /// Returns the age of the request; `None` if no request is in flight.
+    pub(crate) fn age(&self, now: Tick) -> Option<Duration> {
+        let sent_at = Tick(self.0.load(Ordering::Relaxed));
+        (sent_at != Tick::NEVER).then(|| now.since(sent_at))
+    }
+}
 
 impl InFlightRequests {
     pub(crate) fn add(&mut self, request: InFlightRequest) {
-        self.0.push_back(request);
+        self.requests.push_back(request);
+        self.update_oldest();
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.requests.len()
+    }
+
+    /// Returns what [`Health`](super::Health) reads.
+    pub(crate) fn oldest(&self) -> OldestRequest {
+        self.oldest.clone()
+    }
+
+    fn update_oldest(&self) {
+        let sent_at = self.requests.front().map_or(Tick::NEVER, |r| r.sent_at);
+        self.oldest.0.store(sent_at.0, Ordering::Relaxed);
     }
 
     /// Marks the oldest unsent request as fully sent. Removes and returns it if it expects no
@@ -86,9 +121,14 @@ impl InFlightRequests {
     ///
     /// The socket takes requests one after the other, so a completed send is always the oldest.
     pub(crate) fn complete_send(&mut self) -> Option<InFlightRequest> {
-        let i = self.0.iter().position(|r| !r.fully_sent)?;
-        self.0[i].fully_sent = true;
-        if self.0[i].expects_response { None } else { self.0.remove(i) }
+        let i = self.requests.iter().position(|r| !r.fully_sent)?;
+        self.requests[i].fully_sent = true;
+        if self.requests[i].expects_response {
+            return None;
+        }
+        let request = self.requests.remove(i);
+        self.update_oldest();
+        request
     }
 
     /// Removes and returns the oldest request.
@@ -100,10 +140,12 @@ impl InFlightRequests {
         &mut self,
         correlation_id: i32,
     ) -> Result<InFlightRequest, Option<i32>> {
-        match self.0.front() {
+        match self.requests.front() {
             Some(oldest) if oldest.correlation_id == correlation_id => {
-                let position = inject_bug!(NewestRequestCompleted, 0, self.0.len());
-                self.0.remove(position).ok_or(None)
+                let position = inject_bug!(NewestRequestCompleted, 0, self.requests.len());
+                let request = self.requests.remove(position);
+                self.update_oldest();
+                request.ok_or(None)
             }
             oldest => Err(oldest.map(|o| o.correlation_id)),
         }
@@ -113,25 +155,30 @@ impl InFlightRequests {
     ///
     /// True for an unknown request: it has completed, and its result is on the way to the sender.
     pub(crate) fn is_fully_sent(&self, correlation_id: i32) -> bool {
-        self.0.iter().find(|r| r.correlation_id == correlation_id).is_none_or(|r| r.fully_sent)
+        self.requests
+            .iter()
+            .find(|r| r.correlation_id == correlation_id)
+            .is_none_or(|r| r.fully_sent)
     }
 
     /// Returns when the oldest request times out.
     pub(crate) fn next_timeout(&self, request_timeout: Duration) -> Option<Tick> {
-        self.0.front().map(|r| r.sent_at.after(request_timeout.saturating_add(r.throttled)))
+        self.requests.front().map(|r| r.sent_at.after(request_timeout.saturating_add(r.throttled)))
     }
 
     /// Gives every request more time, because the broker reads none of them during a throttle
     /// (KIP-219).
     pub(crate) fn add_throttle_time(&mut self, time: Duration) {
-        for request in &mut self.0 {
+        for request in &mut self.requests {
             request.throttled = request.throttled.saturating_add(time);
         }
     }
 
     /// Removes and returns all requests, oldest first.
     pub(crate) fn clear_all(&mut self) -> Vec<InFlightRequest> {
-        self.0.drain(..).collect()
+        let requests = self.requests.drain(..).collect();
+        self.update_oldest();
+        requests
     }
 }
 
@@ -181,6 +228,22 @@ mod tests {
         assert_eq!(requests.complete_send().map(|r| r.correlation_id), Some(2));
         assert!(requests.complete_send().is_none() && requests.len() == 1);
         assert!(requests.is_fully_sent(2), "a completed request counts as fully sent");
+    }
+
+    #[test]
+    fn age_is_that_of_the_oldest_request() {
+        let mut requests = InFlightRequests::default();
+        let oldest = requests.oldest();
+        assert_eq!(oldest.age(Tick(9)), None);
+        (1..=3).for_each(|id| requests.add(request(id, true)));
+        assert_eq!(oldest.age(Tick(9)), Some(Duration::from_nanos(8)));
+        requests.complete_next(1).unwrap();
+        assert_eq!(oldest.age(Tick(9)), Some(Duration::from_nanos(7)));
+        requests.clear_all();
+        assert_eq!(oldest.age(Tick(9)), None);
+        requests.add(request(4, false));
+        assert!(requests.complete_send().is_some());
+        assert_eq!(oldest.age(Tick(9)), None);
     }
 
     // CASES: SN43.

@@ -118,7 +118,7 @@ impl Observer {
 
     /// Reports a connection that is ready for requests.
     pub(super) fn connected(&mut self, connection: &NodeConnection, now: Tick) {
-        self.health.connected(&connection.name());
+        self.health.connected(&connection.name(), connection.in_flight.oldest());
         if connection.throttle.is_active(now) {
             // The throttle began on an earlier connection.
             let ms = connection.throttle.until.since(now).as_millis() as u64;
@@ -388,12 +388,15 @@ mod tests {
         }
         assert_eq!(observer.next_throttle_end(), Tick(10));
         observer.expire_throttles(connections.iter(), Tick(9));
-        assert_eq!(health.get().throttled.len(), 2);
+        assert_eq!(health.get(Tick(0)).throttled.len(), 2);
         observer.expire_throttles(connections.iter(), Tick(10));
-        assert_eq!((health.get().throttled.len(), observer.next_throttle_end()), (1, Tick(20)));
+        assert_eq!(
+            (health.get(Tick(0)).throttled.len(), observer.next_throttle_end()),
+            (1, Tick(20))
+        );
         observer.expire_throttles(connections.iter(), Tick(20));
         assert_eq!(observer.next_throttle_end(), Tick::NEVER);
-        assert!(health.get().throttled.is_empty());
+        assert!(health.get(Tick(0)).throttled.is_empty());
     }
 
     #[test]
@@ -401,7 +404,7 @@ mod tests {
         let health = SharedHealth::default();
         let mut observer = Observer::new(health.clone(), Arc::default(), Tick(0));
         observer.throttled(&throttled(1, 10), MIN_REPORTED_THROTTLE_MS - 1, Tick(0));
-        assert!(health.get().throttled.is_empty());
+        assert!(health.get(Tick(0)).throttled.is_empty());
         assert_eq!(observer.next_throttle_end(), Tick::NEVER);
     }
 }

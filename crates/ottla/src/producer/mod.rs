@@ -247,9 +247,10 @@ impl Producer {
         self.inner.metrics()
     }
 
-    /// Returns which brokers are connected, and which are not and for what reason.
+    /// Returns which brokers are connected, which are not and for what reason, and how long each
+    /// connected broker has not responded.
     pub fn health(&self) -> Health {
-        self.inner.health.get()
+        self.inner.health.get(self.inner.accumulator.env.now())
     }
 
     /// Closes the producer: rejects new records, sends the accepted ones, and blocks until each is

@@ -106,7 +106,9 @@ fn without_a_ready_node_the_one_tried_longest_ago_is_the_least_loaded() {
         let node = f.client.least_loaded_node(now).unwrap();
         tried.push(node);
         f.client.ready(node, now);
-        f.run_until(&mut |_| None, |f| f.client.observer.health.get().failing.len() >= tried.len());
+        f.run_until(&mut |_| None, |f| {
+            f.client.observer.health.get(Tick(0)).failing.len() >= tried.len()
+        });
     }
     tried.sort_unstable();
     assert_eq!(tried, [-3, -2, -1], "each node once");
@@ -195,13 +197,32 @@ fn health_shows_a_throttle_until_it_ends() {
     );
     f.run_for(ms(2500), &mut healthy_broker(&[1]));
     assert_eq!(
-        f.client.observer.health.get().throttled.len(),
+        f.client.observer.health.get(Tick(0)).throttled.len(),
         1,
         "the second throttle extends the first"
     );
     f.run_for(ms(1000), &mut healthy_broker(&[1]));
-    assert!(f.client.observer.health.get().throttled.is_empty());
+    assert!(f.client.observer.health.get(Tick(0)).throttled.is_empty());
     assert!(f.client.observer.health.unavailable_summary().is_none());
+}
+
+/// A silent broker stays connected until the request times out; its age shows the silence before.
+#[test]
+fn health_shows_how_long_a_broker_is_silent() {
+    let mut f = ready_fixture(&[1]);
+    assert!(f.client.observer.health.get(f.now()).oldest_request.is_empty());
+    f.send_init_producer_id(1);
+    f.run_for(ms(400), &mut |_| None);
+    f.send_init_producer_id(1);
+    f.run_for(ms(500), &mut |_| None);
+    let health = f.client.observer.health.get(f.now());
+    let name = "broker 1 at 127.0.0.1:9092";
+    assert_eq!(health.oldest_request, BTreeMap::from([(name.to_owned(), ms(900))]));
+    assert!(health.connected.iter().any(|broker| broker == name), "{health:?}");
+    // At 1000 ms the request times out, and its connection ends.
+    f.run_until(&mut |_| None, |f| !f.completed.is_empty());
+    let health = f.client.observer.health.get(f.now());
+    assert!(health.oldest_request.is_empty() && health.failing.contains_key(name), "{health:?}");
 }
 
 /// Brokers close the connection of a client whose name or version they consider invalid (KIP-511).
@@ -242,8 +263,8 @@ fn reconnect_keeps_the_throttle() {
         let now = f.now();
         assert!(!f.client.ready(1, now));
     }
-    assert_eq!(f.client.observer.health.get().connected.len(), 1, "it has connected again");
-    assert!(f.client.observer.health.get().throttled.len() == 1, "and shows the pause");
+    assert_eq!(f.client.observer.health.get(Tick(0)).connected.len(), 1, "it has connected again");
+    assert!(f.client.observer.health.get(Tick(0)).throttled.len() == 1, "and shows the pause");
     assert_eq!(f.client.earliest_ready_at(1, f.now()), Some(start.after(ms(3000))));
     assert!(f.client.is_ready(1, start.after(ms(3000))));
 }

@@ -132,8 +132,8 @@ fn failed_reauthentication_closes_the_connection_with_the_brokers_message() {
         })),
         _ => sasl_broker(10_000)(r),
     };
-    f.run_until(&mut reject, |f| !f.client.observer.health.get().failing.is_empty());
-    let text = format!("{:?}", f.client.observer.health.get());
+    f.run_until(&mut reject, |f| !f.client.observer.health.get(Tick(0)).failing.is_empty());
+    let text = format!("{:?}", f.client.observer.health.get(Tick(0)));
     assert!(text.contains("PLAIN") && text.contains("bob has left"), "{text}");
     assert!(!text.contains("hunter2"));
 }
@@ -202,10 +202,10 @@ fn rejected_mechanism_affects_one_broker_only_and_backs_off() {
     let now = f.now();
     f.client.ready(2, now);
     f.run_until(&mut handler, |f| {
-        !f.client.observer.health.get().failing.is_empty() && !f.completed.is_empty()
+        !f.client.observer.health.get(Tick(0)).failing.is_empty() && !f.completed.is_empty()
     });
     assert!(f.completed.iter().all(|c| c.result.is_ok()), "broker 1 still responds");
-    let reason = f.client.observer.health.get().failing.into_values().next().unwrap();
+    let reason = f.client.observer.health.get(Tick(0)).failing.into_values().next().unwrap();
     assert!(reason.contains("supports SCRAM-SHA-512"), "{reason}");
     let update = f.client.take_metadata_update();
     assert!(update.authentication_error.is_none(), "broker 1 accepts the client");
@@ -239,8 +239,8 @@ fn scram_exchange_continues_with_the_result_of_a_worker() {
         let auth_bytes = Bytes::from(response);
         Some(r.encode_response(&SaslAuthenticateResponse { auth_bytes, ..Default::default() }))
     };
-    f.run_until(&mut handler, |f| !f.client.observer.health.get().failing.is_empty());
+    f.run_until(&mut handler, |f| !f.client.observer.health.get(Tick(0)).failing.is_empty());
     assert!(messages[1].starts_with("c=biws,r=") && messages[1].contains(",p="), "{messages:?}");
-    let text = format!("{:?}", f.client.observer.health.get());
+    let text = format!("{:?}", f.client.observer.health.get(Tick(0)));
     assert!(text.contains("signature is wrong"), "the broker's proof is checked: {text}");
 }

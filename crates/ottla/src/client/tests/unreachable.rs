@@ -18,7 +18,7 @@ fn connection_setup_times_out_before_and_after_tcp_connects() {
         let mut f = ClientFixture::new(settings, security);
         f.machine.set_link(broker_address(1), link);
         let start = f.now();
-        f.run_until(&mut |_| None, |f| !f.client.observer.health.get().failing.is_empty());
+        f.run_until(&mut |_| None, |f| !f.client.observer.health.get(Tick(0)).failing.is_empty());
         let elapsed = f.now().since(start);
         assert!(elapsed >= ms(4000) && elapsed <= ms(6001), "5 s ± 20 %: {elapsed:?}");
         f.machine.set_link(broker_address(1), Link::default());
