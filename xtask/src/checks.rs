@@ -6,14 +6,21 @@ use std::time::Instant;
 
 use ottla_testkit::{Jars, SKIPPED_TESTS_FILE, is_ci};
 
-use super::public_api::{self, Check};
+use super::public_api;
 use super::test_counts::TestCounts;
-use super::{cargo_command, run_step, workspace_root};
+use super::{cargo_command, instruction_budget, run_step, workspace_root};
 
 /// Every feature of the library but `tls-aws-lc-rs`, whose C library takes longer to build than
 /// all the rest.
 const ALL_FEATURES: &str =
     "ottla/lz4-hc,ottla/zstd-c,ottla/tls-graviola,ottla/tls-ring,ottla/oidc,ottla/unstable-sim";
+
+/// The outcome of a check that did not fail.
+pub(super) enum Check {
+    Passed,
+    /// The check cannot run on this machine. The text says why.
+    Skipped(String),
+}
 
 /// Runs every check. Prints the skipped tests, and the counts of all tests as the last line.
 pub(super) fn run_all() -> Result<(), String> {
@@ -41,14 +48,15 @@ fn run_steps(counts: &mut TestCounts) -> Result<(), String> {
     }
     check_no_c_compiler()?;
     check_lowest_rust(counts)?;
-    check_public_api(counts)?;
+    run_check("public API", counts, public_api::check)?;
     for (name, command) in test_runs() {
         if let Err(e) = run_tests(name, command, counts, std::io::stdout()) {
             counts.failed = counts.failed.max(1);
             return Err(e);
         }
     }
-    Ok(())
+    // Last, because it builds the release profile.
+    run_check("instructions", counts, instruction_budget::check)
 }
 
 /// Returns the checks that run no test: format, lints, feature combinations, documents.
@@ -145,21 +153,23 @@ fn check_lowest_rust(counts: &mut TestCounts) -> Result<(), String> {
     Ok(())
 }
 
-/// Compares the library's public items with the checked-in list, as one test.
-fn check_public_api(counts: &mut TestCounts) -> Result<(), String> {
+/// Runs a check that counts as one test.
+fn run_check(
+    name: &str,
+    counts: &mut TestCounts,
+    check: impl FnOnce() -> Result<Check, String>,
+) -> Result<(), String> {
     let start = Instant::now();
-    eprintln!("\n==== public API");
-    match public_api::check() {
+    eprintln!("\n==== {name}");
+    match check() {
         Ok(Check::Passed) => counts.passed += 1,
-        Ok(Check::Skipped(reason)) => {
-            counts.skip_check("public API", reason);
-        }
+        Ok(Check::Skipped(reason)) => counts.skip_check(name, reason),
         Err(e) => {
             counts.failed += 1;
             return Err(e);
         }
     }
-    eprintln!("==== public API: {:.0} s", start.elapsed().as_secs_f64());
+    eprintln!("==== {name}: {:.0} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 

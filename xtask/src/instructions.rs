@@ -1,7 +1,7 @@
 //! `cargo xtask instructions` counts the instructions of a record and of a batch under callgrind.
 //!
 //! Unlike a time, an instruction count repeats exactly. The workloads are those of
-//! `ottla-sim --workload`.
+//! `ottla-sim --workload`. `instruction_budget.rs` compares the counts with the checked-in ones.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -105,18 +105,33 @@ const MEASUREMENTS: &[Measurement] = &[
     first_send("— of 10,000", 5000),
 ];
 
-/// Builds the workloads and prints the table in Markdown.
-pub(super) fn print_table() -> Result<(), String> {
+/// A row's name and its instructions.
+pub(super) type Row = (String, i64);
+
+/// Builds the workloads and counts the instructions of each row.
+pub(super) fn measure() -> Result<Vec<Row>, String> {
     run_step("build", cargo_command(&["build", "--release", "-p", "ottla-sim"]))?;
     let program = workspace_root().join("target/release/ottla-sim");
-    println!("| what | instructions |\n|---|---:|");
-    for m in MEASUREMENTS {
-        let short = count_instructions(&program, m, m.rounds)?;
-        let long = count_instructions(&program, m, 2 * m.rounds)?;
-        let per_unit = (long - short) as f64 / m.rounds as f64 * m.rounds_per_unit;
-        println!("| {} | {per_unit:.0} |", m.name);
-    }
-    Ok(())
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // A count does not depend on what else runs, so every core counts.
+    let counts = std::thread::scope(|scope| {
+        let count_some = |thread| {
+            let mine = MEASUREMENTS.iter().enumerate().skip(thread).step_by(threads);
+            mine.map(|(row, m)| Ok((row, count_row(&program, m)?))).collect::<Result<Vec<_>, _>>()
+        };
+        let started: Vec<_> =
+            (0..threads).map(|thread| scope.spawn(move || count_some(thread))).collect();
+        started.into_iter().map(|t| t.join().expect("no count panics")).collect::<Vec<_>>()
+    });
+    let mut counts = counts.into_iter().collect::<Result<Vec<_>, String>>()?.concat();
+    counts.sort_unstable();
+    Ok(counts.into_iter().map(|(row, count)| (MEASUREMENTS[row].name.to_owned(), count)).collect())
+}
+
+fn count_row(program: &Path, m: &Measurement) -> Result<i64, String> {
+    let short = count_instructions(program, m, m.rounds)?;
+    let long = count_instructions(program, m, 2 * m.rounds)?;
+    Ok(((long - short) as f64 / m.rounds as f64 * m.rounds_per_unit).round() as i64)
 }
 
 fn count_instructions(program: &Path, m: &Measurement, rounds: u64) -> Result<i64, String> {

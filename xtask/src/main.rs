@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod checks;
+mod instruction_budget;
 mod instructions;
 mod public_api;
 mod test_counts;
@@ -24,7 +25,9 @@ cargo xtask sim [--trace|--shrink] SCENARIO
                           simulate one scenario: a seed, or the text that a failure prints
 cargo xtask loom          check the event queue, the pool, flush and waits for a topic in every
                           interleaving of threads with at most three preemptions
-cargo xtask instructions  count the instructions of a record and a batch (callgrind)
+cargo xtask instructions [--write]
+                          count the instructions of a record and a batch (callgrind), and compare
+                          them with docs/PERFORMANCE.md, or write them there
 cargo xtask docs          write the pages that come from tables in code
 cargo xtask public-api    write the list of the library's public items";
 
@@ -50,7 +53,11 @@ fn main() -> ExitCode {
         Some("docs") => write_docs(),
         Some("public-api") => write_public_api(),
         Some("loom") => run_step("loom", checks::loom_command()),
-        Some("instructions") => instructions::print_table(),
+        Some("instructions") => match args.get(1).map(String::as_str) {
+            None => instruction_budget::print_and_check(),
+            Some("--write") => instruction_budget::write(),
+            Some(_) => Err(USAGE.to_owned()),
+        },
         _ => Err(USAGE.to_owned()),
     };
     match result {

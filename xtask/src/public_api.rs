@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use super::checks::Check;
 use super::{cargo_command, workspace_root};
 
 const LIST: &str = "crates/ottla/public-api.txt";
@@ -17,14 +18,8 @@ const HEADER: &str = "# Written by `cargo xtask public-api` from rustdoc JSON of
 /// Set for the process that cargo runs as rustdoc.
 const AS_RUSTDOC: &str = "OTTLA_XTASK_AS_RUSTDOC";
 
-/// The outcome of a check that did not fail.
-pub(super) enum Check {
-    Passed,
-    /// The toolchain writes JSON of another format than the list's, so the two cannot be compared.
-    Skipped(String),
-}
-
-/// Compares the public items with the checked-in list.
+/// Compares the public items with the checked-in list. Skips that if the toolchain writes JSON of
+/// another format than the list's.
 pub(super) fn check() -> Result<Check, String> {
     let path = workspace_root().join(LIST);
     let list = std::fs::read_to_string(&path)
