@@ -400,7 +400,7 @@ impl ProducerBuilder {
             sender_thread: Mutex::new(None),
             spawn_thread: OnceLock::new(),
             started_ms: env.wall_clock_ms(),
-            pid: std::process::id(),
+            fork_guard: forkguard::new(),
         };
         Ok((Arc::new(inner), sender))
     }

@@ -152,7 +152,7 @@ impl ProducerInner {
 
 impl Drop for ProducerInner {
     fn drop(&mut self) {
-        if std::process::id() != self.pid {
+        if self.is_forked() {
             // The thread runs in the parent process only: a join in this process would never
             // return.
             std::mem::forget(self.sender_thread.lock().take());

@@ -84,7 +84,8 @@ impl ProducerInner {
         record: &Record<'_>,
         options: &mut DeliveryOptions,
     ) -> Option<Appended> {
-        if !self.can_use_fast_path || !self.accumulator.can_try_append() {
+        let can_try = self.can_use_fast_path && self.accumulator.can_try_append();
+        if !can_try || self.is_forked() {
             return None;
         }
         let prepared = PreparedRecord::new(record, || self.accumulator.env.wall_clock_ms())?;
@@ -304,9 +305,6 @@ impl ProducerInner {
                     return Ok(SendStep::Appended(Appended { delivery }));
                 }
                 AppendResult::NeedsNewBatch(size) => {
-                    // A forked child must not send. Its process id is checked here, once per batch:
-                    // a check per record would cost a system call each.
-                    self.check_fork()?;
                     match self.accumulator.pool.try_allocate(size)? {
                         Some(buffer) => state.spare_buffer = Some(buffer),
                         None => return Ok(SendStep::NeedsMemory { size }),
@@ -407,6 +405,8 @@ impl ProducerInner {
     /// Computes the record's sizes and checks its limits: the first step of `send`.
     #[inline]
     fn prepare_record<'a>(&self, record: &Record<'a>) -> Result<PreparedRecord<'a>, Error> {
+        // A forked child has no thread that would send the record.
+        self.check_fork()?;
         match PreparedRecord::new(record, || self.accumulator.env.wall_clock_ms()) {
             Some(p) if p.batch_len_upper_bound <= self.max_record_size && p.timestamp >= 0 => Ok(p),
             other => {

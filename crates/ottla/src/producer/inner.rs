@@ -34,14 +34,22 @@ pub(crate) struct ProducerInner {
     pub(crate) spawn_thread: OnceLock<SpawnThread>,
     /// The time when the producer was built, in milliseconds since the Unix epoch.
     pub(crate) started_ms: i64,
-    /// The process that built the producer. A forked child has a different id.
-    pub(crate) pid: u32,
+    /// Detects a fork since the producer was built.
+    pub(crate) fork_guard: forkguard::Guard,
 }
 
 impl ProducerInner {
+    /// Returns whether this is a forked child process.
+    ///
+    /// `pthread_atfork` counts forks, so this reads one number. `getpid` would be a system call.
+    #[inline]
+    pub(super) fn is_forked(&self) -> bool {
+        self.fork_guard.clone().detected_fork()
+    }
+
     /// Fails in a forked child process, which has a copy of the memory and none of the threads.
     pub(super) fn check_fork(&self) -> Result<(), Error> {
-        if std::process::id() == self.pid {
+        if !self.is_forked() {
             return Ok(());
         }
         Err(Error::new(
