@@ -101,6 +101,10 @@ pub struct UnavailableCodec {
 pub struct Compressor {
     codec: Codec,
     level: i32,
+    #[cfg(feature = "lz4")]
+    lz4: Option<lz4::Encoder>,
+    #[cfg(feature = "snappy")]
+    snappy: Option<snappy::Encoder>,
     #[cfg(feature = "zstd")]
     zstd: Option<zstd::Encoder>,
 }
@@ -121,6 +125,10 @@ impl Compressor {
         Ok(Compressor {
             codec,
             level,
+            #[cfg(feature = "lz4")]
+            lz4: None,
+            #[cfg(feature = "snappy")]
+            snappy: None,
             #[cfg(feature = "zstd")]
             zstd: None,
         })
@@ -144,9 +152,14 @@ impl Compressor {
             #[cfg(feature = "gzip")]
             Codec::Gzip => gzip::compress(input, self.level, out),
             #[cfg(feature = "snappy")]
-            Codec::Snappy => snappy::compress(input, out),
+            Codec::Snappy => {
+                self.snappy.get_or_insert_with(snappy::Encoder::new).compress(input, out)
+            }
             #[cfg(feature = "lz4")]
-            Codec::Lz4 => lz4::compress(input, self.level, out),
+            Codec::Lz4 => {
+                let level = self.level;
+                self.lz4.get_or_insert_with(|| lz4::Encoder::new(level)).compress(input, out)
+            }
             #[cfg(feature = "zstd")]
             Codec::Zstd => {
                 let level = self.level;

@@ -4,25 +4,39 @@
 
 use std::io;
 
-use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
+use snap::raw::{Decoder, decompress_len, max_compress_len};
 
 const MAGIC: &[u8; 8] = &[0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
 const HEADER_LEN: usize = 16;
 const BLOCK_LEN: usize = 32 * 1024;
 
-pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&1i32.to_be_bytes());
-    out.extend_from_slice(&1i32.to_be_bytes());
-    let mut encoder = Encoder::new();
-    for block in input.chunks(BLOCK_LEN) {
-        let start = out.len();
-        out.resize(start + 4 + max_compress_len(block.len()), 0);
-        let n = encoder.compress(block, &mut out[start + 4..]).map_err(io::Error::other)?;
-        out[start..start + 4].copy_from_slice(&(n as i32).to_be_bytes());
-        out.truncate(start + 4 + n);
+/// The compressor's hash table and output, which are reused.
+pub(super) struct Encoder {
+    snappy: snap::raw::Encoder,
+    /// A compressed block; as long as the largest one was.
+    block: Vec<u8>,
+}
+
+impl Encoder {
+    pub(super) fn new() -> Encoder {
+        Encoder { snappy: snap::raw::Encoder::new(), block: Vec::new() }
     }
-    Ok(())
+
+    pub(super) fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&1i32.to_be_bytes());
+        out.extend_from_slice(&1i32.to_be_bytes());
+        for input in input.chunks(BLOCK_LEN) {
+            let max_len = max_compress_len(input.len());
+            if self.block.len() < max_len {
+                self.block.resize(max_len, 0);
+            }
+            let n = self.snappy.compress(input, &mut self.block).map_err(io::Error::other)?;
+            out.extend_from_slice(&(n as i32).to_be_bytes());
+            out.extend_from_slice(&self.block[..n]);
+        }
+        Ok(())
+    }
 }
 
 pub(super) fn decompress(input: &[u8], limit: usize) -> io::Result<Vec<u8>> {

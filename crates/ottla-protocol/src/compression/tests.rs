@@ -126,6 +126,30 @@ fn lz4_writes_the_frame_of_java_and_reads_other_frames() {
     }
 }
 
+/// The encoder keeps its hash table, so what it compressed before must not change its output.
+#[cfg(feature = "lz4")]
+#[test]
+fn reused_lz4_encoder_writes_what_the_library_writes() {
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+    use std::io::Write;
+    let mut g = TestRng::new(5);
+    let mut compressor = Compressor::new(Codec::Lz4, 9).unwrap();
+    for n in [200_000, 10, 65_536, 0, 30_000, 131_073] {
+        let random: Vec<u8> = (0..n).map(|_| g.next_u64() as u8).collect();
+        for input in [random_text(&mut g, n), random] {
+            let mut out = Vec::new();
+            compressor.compress(&input, &mut out).unwrap();
+            let info = FrameInfo::new().block_mode(BlockMode::Independent);
+            let info = info.block_size(BlockSize::Max64KB);
+            let mut library = FrameEncoder::with_frame_info(info, Vec::new());
+            library.write_all(&input).unwrap();
+            let theirs = library.finish().unwrap().len();
+            assert!(out.len() * 100 <= theirs * 101, "{n} bytes: {} and {theirs}", out.len());
+            assert_eq!(decompress(Codec::Lz4, &out, n), Ok(input), "{n} bytes");
+        }
+    }
+}
+
 // CASES: B2.
 #[cfg(all(feature = "gzip", feature = "zstd"))]
 #[test]
