@@ -332,8 +332,11 @@ impl EmbeddedBroker {
         (description.leader != -1).then_some(description.leader)
     }
 
-    /// Returns the records that a consumer of the topic can read, by partition and offset; nothing
-    /// if there is no such topic.
+    /// Returns the replicated records of a topic, by partition and offset; nothing if there is no
+    /// such topic.
+    ///
+    /// Records of open and aborted transactions are among them, as for a consumer with
+    /// `isolation.level=read_uncommitted`: see [`ConsumerRecord::is_committed`].
     ///
     /// ```
     /// use ottla_broker::EmbeddedBroker;
@@ -365,20 +368,55 @@ impl EmbeddedBroker {
         count: usize,
         timeout: Duration,
     ) -> io::Result<Vec<ConsumerRecord>> {
+        self.wait_for(topic, count, timeout, "records", |_| true)
+    }
+
+    /// Waits until the topic has at least `count` committed records, and returns these only.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    ///
+    /// let broker = ottla_broker::EmbeddedBroker::start()?;
+    /// // Here the program under test commits a transaction.
+    /// let records = broker.wait_for_committed_records("orders", 2, Duration::from_secs(10))?;
+    /// assert!(records.iter().all(|r| r.is_committed()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`wait_for_records`](Self::wait_for_records).
+    pub fn wait_for_committed_records(
+        &self,
+        topic: &str,
+        count: usize,
+        timeout: Duration,
+    ) -> io::Result<Vec<ConsumerRecord>> {
+        self.wait_for(topic, count, timeout, "committed records", ConsumerRecord::is_committed)
+    }
+
+    fn wait_for(
+        &self,
+        topic: &str,
+        count: usize,
+        timeout: Duration,
+        what: &str,
+        is_counted: impl Fn(&ConsumerRecord) -> bool,
+    ) -> io::Result<Vec<ConsumerRecord>> {
         let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
         let mut core = self.shared.core.lock();
         loop {
             let may_be_enough = core.offset_count(topic) >= count;
             let has_expired = Instant::now() >= deadline;
             if may_be_enough || has_expired {
-                let records = core.records(topic)?;
+                let mut records = core.records(topic)?;
+                records.retain(&is_counted);
                 if records.len() >= count {
                     return Ok(records);
                 }
                 if has_expired {
                     let arrived = records.len();
                     let text =
-                        format!("{arrived} of {count} records of {topic} came in {timeout:?}");
+                        format!("{arrived} of {count} {what} of {topic} came in {timeout:?}");
                     return Err(io::Error::new(io::ErrorKind::TimedOut, text));
                 }
             }

@@ -52,7 +52,7 @@ pub use bytes::Bytes;
 pub use ottla_protocol::{ApiKey, ErrorCode, Uuid};
 
 pub use crate::cluster::{MoveLeaderOptions, PartitionDescription};
-pub use crate::consumer_record::ConsumerRecord;
+pub use crate::consumer_record::{ConsumerRecord, TransactionStatus};
 pub use crate::coordinators::CoordinatorType;
 pub use crate::core::{
     ApiError, AppendedBatch, BrokerConfig, ClockReading, Core, HandleResult, LocalAddress,

@@ -71,3 +71,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/MIGRATING.md")]
 struct Migrating;
+
+/// Compiles and runs the programs of the page about the embedded broker.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/EMBEDDED_BROKER.md")]
+struct EmbeddedBrokerPage;
