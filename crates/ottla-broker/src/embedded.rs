@@ -242,8 +242,9 @@ impl EmbeddedBroker {
     ///
     /// let broker = EmbeddedBroker::start()?;
     /// // The first Produce response is lost: its connection closes, though the batch is appended.
-    /// let guard = broker.intercept_responses(|response, frame| {
-    ///     if response.api == ApiKey::PRODUCE && response.call_index == 0 {
+    /// let mut is_lost = false;
+    /// let guard = broker.intercept_responses(move |response, frame| {
+    ///     if response.api == ApiKey::PRODUCE && !std::mem::replace(&mut is_lost, true) {
     ///         return ResponseAction::SendAndClose(Vec::new());
     ///     }
     ///     ResponseAction::Send(frame)

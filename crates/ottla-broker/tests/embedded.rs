@@ -1,11 +1,22 @@
 //! Tests of the embedded broker through its public items, over TCP.
 #![allow(missing_docs, clippy::disallowed_methods)]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
+use std::time::Duration;
 
-use ottla_broker::{EmbeddedBroker, ErrorCode, MoveLeaderOptions, NewTopic};
+use bytes::Bytes;
+use ottla_broker::{
+    ConsumerRecord, EmbeddedBroker, ErrorCode, HandleResult, LocalAddress, MoveLeaderOptions,
+    NewTopic, TransactionStatus,
+};
+use ottla_protocol::Request;
+use ottla_protocol::header::{decode_response, encode_request};
+use ottla_protocol::record::attributes;
+use support::*;
 
 fn connect(broker: &EmbeddedBroker, node: usize) -> std::io::Result<TcpStream> {
     TcpStream::connect(broker.bootstrap_servers().split(',').nth(node - 1).unwrap())
@@ -86,4 +97,57 @@ fn topics_have_their_own_replication_and_settings() {
     assert_eq!(refused(NewTopic::new("one", 1)).code, ErrorCode::TOPIC_ALREADY_EXISTS);
     let e = EmbeddedBroker::builder().new_topic(NewTopic::new("bad", 0)).start().unwrap_err();
     assert!(e.to_string().contains("topic bad was not created: INVALID_PARTITIONS"), "{e}");
+}
+
+/// Handles a request as node 1 does.
+fn send<R: Request>(broker: &EmbeddedBroker, request: &R, version: i16) -> R::Response {
+    let frame = Bytes::from(encode_request(request, version, 7, Some("c")).unwrap()).slice(4..);
+    let local = LocalAddress { host: "h".into(), port: 9092 };
+    let handle = |core: &mut ottla_broker::Core, now: ottla_broker::ClockReading| {
+        core.handle_at_node(1, &frame, &local, now.mono_ms, now)
+    };
+    match broker.with_core(handle) {
+        HandleResult::SendResponse(out) => {
+            decode_response::<R>(&Bytes::from(out).slice(4..), version).unwrap()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sends one record in a transaction and ends it; returns the producer of the next transaction.
+fn run_transaction(
+    broker: &EmbeddedBroker,
+    p: TestProducer,
+    value: &str,
+    is_committed: bool,
+) -> TestProducer {
+    let records = record_batch(p, 0, value, attributes::TRANSACTIONAL_FLAG_MASK);
+    let produced = send(broker, &produce_request(Some("tx"), 0, records), 12);
+    assert_eq!(produced.responses[0].partition_responses[0].error_code, 0);
+    let ended = send(broker, &end_request(p, is_committed), 5);
+    assert_eq!(ended.error_code, 0);
+    TestProducer { id: ended.producer_id, epoch: ended.producer_epoch }
+}
+
+#[test]
+fn wait_for_committed_records_leaves_out_aborted_and_waits_for_the_commit() {
+    let broker = EmbeddedBroker::builder().topic("t", 1).start().unwrap();
+    let init = send(&broker, &init_request(60_000), 5);
+    let p = TestProducer { id: init.producer_id, epoch: init.producer_epoch };
+    let p = run_transaction(&broker, p, "aborted", false);
+    let p = run_transaction(&broker, p, "first", true);
+    assert_eq!(broker.wait_for_records("t", 2, Duration::ZERO).unwrap().len(), 2);
+    let e = broker.wait_for_committed_records("t", 2, Duration::ZERO).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::TimedOut);
+    assert_eq!(e.to_string(), "1 of 2 committed records of t came in 0ns");
+    let committed = std::thread::scope(|scope| {
+        let wait = || broker.wait_for_committed_records("t", 2, Duration::from_secs(60)).unwrap();
+        let waiting = scope.spawn(wait);
+        run_transaction(&broker, p, "second", true);
+        waiting.join().unwrap()
+    });
+    let read = |r: &ConsumerRecord| (r.value.clone().unwrap(), r.transaction);
+    let read: Vec<_> = committed.iter().map(read).collect();
+    let committed = TransactionStatus::Committed;
+    assert_eq!(read, [("first".into(), committed), ("second".into(), committed)]);
 }

@@ -22,34 +22,28 @@ const ABORT: bool = false;
 
 #[test]
 fn records_are_read_back_with_the_status_of_their_transaction() {
-    let mut b = BrokerFixture::new(1, 2);
+    let mut b = BrokerFixture::new(1, V2);
     let statuses = |b: &BrokerFixture| {
         let records = b.core.records("t").unwrap();
         let status = |r: &ConsumerRecord| (r.offset, r.transaction, r.is_committed());
         records.iter().map(status).collect::<Vec<_>>()
     };
-    let p = b.init().unwrap();
-    b.produce(p, 0, 0, "a", 12).unwrap();
-    let plain = record_batch(TestProducer { id: -1, epoch: -1 }, -1, "b", 0);
-    b.produce_batch(None, 0, plain, 12).unwrap();
-    b.produce(p, 0, 1, "c", 12).unwrap();
-    let (open, none) = ((TransactionStatus::Open, false), (TransactionStatus::None, true));
-    assert_eq!(statuses(&b), [(0, open.0, open.1), (1, none.0, none.1), (2, open.0, open.1)]);
-    let p = b.end_v2(p, true).unwrap();
-    b.produce(p, 0, 0, "d", 12).unwrap();
-    let p = b.end_v2(p, false).unwrap();
-    b.produce(p, 0, 0, "e", 12).unwrap();
+    let (open, none) = (TransactionStatus::Open, TransactionStatus::None);
     let (committed, aborted) = (TransactionStatus::Committed, TransactionStatus::Aborted);
-    assert_eq!(
-        statuses(&b),
-        [
-            (0, committed, true),
-            (1, none.0, true),
-            (2, committed, true),
-            (4, aborted, false),
-            (6, open.0, false),
-        ]
-    );
+    let p = b.init().unwrap();
+    b.produce(p, 0, 0, "a", PRODUCE_V2).unwrap();
+    let plain = record_batch(TestProducer { id: -1, epoch: -1 }, -1, "b", 0);
+    b.produce_batch(None, 0, plain, PRODUCE_V2).unwrap();
+    b.produce(p, 0, 1, "c", PRODUCE_V2).unwrap();
+    assert_eq!(statuses(&b), [(0, open, false), (1, none, true), (2, open, false)]);
+
+    let p = b.end_v2(p, COMMIT).unwrap();
+    b.produce(p, 0, 0, "d", PRODUCE_V2).unwrap();
+    let p = b.end_v2(p, ABORT).unwrap();
+    b.produce(p, 0, 0, "e", PRODUCE_V2).unwrap();
+    let first = [(0, committed, true), (1, none, true), (2, committed, true)];
+    assert_eq!(statuses(&b)[..3], first);
+    assert_eq!(statuses(&b)[3..], [(4, aborted, false), (6, open, false)], "3 and 5 are markers");
 }
 
 #[test]

@@ -176,17 +176,7 @@ impl BrokerFixture {
         version: i16,
     ) -> Result<i64, ErrorCode> {
         let leader = self.core.describe_partition("t", partition).unwrap().leader;
-        let data =
-            PartitionProduceData { index: partition, records: Some(records), ..Default::default() };
-        let topic =
-            TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
-        let request = ProduceRequest {
-            transactional_id: transactional_id.map(str::to_owned),
-            acks: 1,
-            timeout_ms: 1000,
-            topic_data: vec![topic],
-            ..Default::default()
-        };
+        let request = produce_request(transactional_id, partition, records);
         let r = self.send(leader, &request, version);
         let r = &r.responses[0].partition_responses[0];
         to_result(r.error_code).map(|()| r.base_offset)
@@ -266,6 +256,24 @@ pub(crate) fn dir_config(dir: &Path, nodes: i32, transaction_version: i16) -> Br
 
 pub(crate) fn to_result(code: i16) -> Result<(), ErrorCode> {
     if code == 0 { Ok(()) } else { Err(ErrorCode(code)) }
+}
+
+pub(crate) fn produce_request(
+    transactional_id: Option<&str>,
+    partition: i32,
+    records: Bytes,
+) -> ProduceRequest {
+    let data =
+        PartitionProduceData { index: partition, records: Some(records), ..Default::default() };
+    let topic =
+        TopicProduceData { name: "t".into(), partition_data: vec![data], ..Default::default() };
+    ProduceRequest {
+        transactional_id: transactional_id.map(str::to_owned),
+        acks: 1,
+        timeout_ms: 1000,
+        topic_data: vec![topic],
+        ..Default::default()
+    }
 }
 
 pub(crate) fn init_request(timeout_ms: i32) -> InitProducerIdRequest {
