@@ -52,6 +52,12 @@
 //! handler, if there is one, and the interceptors receive every result besides. A record that the
 //! call does not accept fails with the call's error, and its callback receives the error, too.
 //!
+//! # Transactions
+//!
+//! A producer with a [`transactional.id`](ProducerBuilder::transactional_id) sends records in
+//! transactions: consumers with `isolation.level=read_committed` see all records of a
+//! [`Transaction`] or none. [`Producer::init_transactions`] has an example.
+//!
 //! # Errors
 //!
 //! Every call and every record fails with an [`Error`]. It says what failed, whether a retry may
@@ -100,6 +106,7 @@ mod log_limiter;
 mod metrics;
 mod config;
 mod record;
+mod consumer_offsets;
 mod wakeup;
 mod delivery;
 mod cluster;
@@ -118,8 +125,9 @@ pub use config::{
     AccumulatorSettings, Acks, BootstrapServers, ClientSettings, Compression, ConnectSettings,
     GzipLevel, Lz4Level, MetadataSettings, MetricConfig, NetworkSettings, Origin,
     PartitioningStrategy, ProducerConfig, Properties, SaslMechanism, SecurityProtocol,
-    SecuritySettings, SenderSettings, ZstdLevel,
+    SecuritySettings, SenderSettings, TransactionSettings, ZstdLevel,
 };
+pub use consumer_offsets::{ConsumerGroupMetadata, OffsetAndMetadata};
 pub use delivery::batch_completions::{BatchReport, RecordReport};
 pub use delivery::interceptor::{Acknowledgement, Interceptor, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};
@@ -128,7 +136,7 @@ pub use metrics::{Metric, MetricValue, Totals};
 pub use ottla_protocol::ErrorCode;
 pub use producer::{
     CloseReport, PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope,
-    Topic, TypedProducer, TypedRecord, TypedTopic,
+    Topic, Transaction, TypedProducer, TypedRecord, TypedTopic,
 };
 pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, serializer};
 

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use syn::visit::Visit;
 
 /// Modules that every module may use.
-const SHARED_MODULES: [&str; 9] = [
+const SHARED_MODULES: [&str; 10] = [
     "time",
     "env",
     "sync",
     "collections",
     "error",
     "log_limiter",
+    "consumer_offsets",
     "metrics",
     "config",
     "injected_bugs",

@@ -98,7 +98,7 @@ impl RecordAccumulator {
         };
         let open = queue.open_mut()?;
         let layout = open.measure(&record.body, record.timestamp);
-        if open.capacity_for(&layout) != Capacity::Fits || !self.lifecycle().is_running() {
+        if open.capacity_for(&layout) != Capacity::Fits || !self.lifecycle().accepts_records() {
             return None;
         }
         Some(self.append_to_open(&target, queue, record, layout, options))
@@ -163,7 +163,9 @@ impl RecordAccumulator {
         let Some(mut queue) = self.lock_partition(target, &mut state.has_met_contention) else {
             return Ok(None);
         };
-        if !self.lifecycle().is_running() {
+        if !self.lifecycle().accepts_records() {
+            // The error is behind a lock, and no thread holds two.
+            drop(queue);
             return Err(self.lifecycle().error_for_new_call());
         }
         if let Some(open) = queue.open_mut() {

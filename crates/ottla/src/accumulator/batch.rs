@@ -449,10 +449,11 @@ impl ClosedBatch {
     /// Writes the batch's header with this producer id, epoch and sequence.
     pub(crate) fn stamp(self, stamp: Stamp) -> StampedBatch {
         let m = &self.meta;
+        let transactional = if stamp.is_transactional { TRANSACTIONAL_BIT } else { 0 };
         let header = BatchHeader {
             base_offset: 0,
             partition_leader_epoch: -1,
-            attributes: self.attributes,
+            attributes: self.attributes | transactional,
             last_offset_delta: m.record_count - 1,
             base_timestamp: m.base_timestamp,
             max_timestamp: m.max_timestamp,
@@ -466,6 +467,9 @@ impl ClosedBatch {
     }
 }
 
+/// The bit of a batch's attributes that marks it as part of a transaction (KIP-98).
+const TRANSACTIONAL_BIT: i16 = 0x10;
+
 /// The producer id, epoch and sequence of a batch; all −1 without idempotence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -475,11 +479,18 @@ pub(crate) struct Stamp {
     /// The topic's id when the batch was stamped. A topic of the same name with a new id has a
     /// new log, so a batch that may be in the first is not sent to the second.
     pub(crate) topic_id: Uuid,
+    /// Whether the batch is part of a transaction.
+    pub(crate) is_transactional: bool,
 }
 
 impl Stamp {
-    pub(crate) const NONE: Stamp =
-        Stamp { producer_id: -1, epoch: -1, sequence: -1, topic_id: Uuid::ZERO };
+    pub(crate) const NONE: Stamp = Stamp {
+        producer_id: -1,
+        epoch: -1,
+        sequence: -1,
+        topic_id: Uuid::ZERO,
+        is_transactional: false,
+    };
 }
 
 /// Returns the sequence `n` records after `sequence`. Sequences wrap from 2147483647 to 0.

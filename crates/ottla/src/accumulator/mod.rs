@@ -152,6 +152,7 @@ impl RecordAccumulator {
             }
             Event::Waiter { waiter, .. } => waiter.wake(),
             Event::Flush(flush) => self.events().pending_posts.add_flush(flush),
+            Event::Transaction(call) => call.fail(&self.lifecycle().error_for_waiting_call()),
             Event::MemoryWanted
             | Event::TopicWanted(_)
             | Event::Close

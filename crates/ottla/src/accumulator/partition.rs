@@ -288,18 +288,22 @@ impl PartitionQueue {
 
     /// Removes all batches except those that another thread processes.
     pub(crate) fn take_all(&mut self) -> (Vec<QueuedBatch>, Option<OpenBatch>) {
-        self.take_where(|_| true)
+        self.take_where(|_, _| true)
     }
 
-    /// Removes the batches whose number `matches`, except those that another thread processes.
+    /// Removes the batches for which `matches` returns true, except those that another thread
+    /// processes. It is called with a batch's number, and whether the batch was sent before.
     pub(crate) fn take_where(
         &mut self,
-        matches: impl Fn(u64) -> bool,
+        matches: impl Fn(u64, bool) -> bool,
     ) -> (Vec<QueuedBatch>, Option<OpenBatch>) {
-        let keep = |b: &QueuedBatch| b.is_being_processed() || !matches(b.number());
+        let keep = |b: &QueuedBatch| {
+            let is_retry = matches!(b, QueuedBatch::Retry { .. });
+            b.is_being_processed() || !matches(b.number(), is_retry)
+        };
         let (kept, taken): (Vec<_>, Vec<_>) = self.batches.drain(..).partition(keep);
         self.batches.extend(kept);
-        let take_open = self.open().is_some_and(|b| matches(b.meta.number));
+        let take_open = self.open().is_some_and(|b| matches(b.meta.number, false));
         (taken, if take_open { self.take_open() } else { None })
     }
 

@@ -5,6 +5,8 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::node_connection::{ConnectionState, NodeConnection};
+use ottla_protocol::messages::ApiVersionsResponse;
+
 use crate::collections::HashMap;
 use crate::config::ConnectSettings;
 use crate::network::io::ChannelKey;
@@ -17,6 +19,29 @@ pub(super) struct ConnectionStates {
     node_by_channel: HashMap<ChannelKey, i32>,
     /// The connection number of the node added last.
     last_connection_number: u32,
+    pub(super) finalized: FinalizedFeatures,
+}
+
+/// The features that the cluster has finalized (KIP-584), by the newest response of any broker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FinalizedFeatures {
+    /// The epoch of the features; brokers may learn of a new one at different times.
+    epoch: i64,
+    /// The level of `transaction.version`, 0 if it is not finalized.
+    pub(super) transaction_version: i16,
+}
+
+impl FinalizedFeatures {
+    /// Takes over the features of a response, unless newer ones are known.
+    pub(super) fn update(&mut self, response: &ApiVersionsResponse) {
+        let epoch = response.finalized_features_epoch;
+        if epoch < self.epoch {
+            return;
+        }
+        let feature = response.finalized_features.iter().find(|f| f.name == "transaction.version");
+        self.epoch = epoch;
+        self.transaction_version = feature.map_or(0, |f| f.max_version_level);
+    }
 }
 
 impl ConnectionStates {
@@ -26,6 +51,7 @@ impl ConnectionStates {
             connections: BTreeMap::new(),
             node_by_channel: HashMap::default(),
             last_connection_number: 0,
+            finalized: FinalizedFeatures { epoch: -1, transaction_version: 0 },
         }
     }
 

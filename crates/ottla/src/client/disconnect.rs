@@ -188,7 +188,7 @@ impl<I: Io> NetworkClient<I> {
             match request.kind {
                 RequestKind::ApiVersions(_) | RequestKind::Sasl(_) => {}
                 RequestKind::Metadata => self.metadata.fail_update(now, random),
-                RequestKind::Produce | RequestKind::InitProducerId => {
+                RequestKind::Produce | RequestKind::InitProducerId | RequestKind::Transaction => {
                     self.completed_requests.push(CompletedRequest {
                         node,
                         request,

@@ -22,6 +22,8 @@ pub(crate) enum RequestKind {
     Sasl(SaslStep),
     /// InitProducerId, handled by the sender.
     InitProducerId,
+    /// A request of the transaction manager, handled by the sender.
+    Transaction,
     /// Produce, handled by the sender, which finds the batches by correlation id.
     Produce,
 }

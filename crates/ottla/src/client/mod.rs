@@ -213,6 +213,23 @@ impl<I: Io> NetworkClient<I> {
         false
     }
 
+    /// Returns whether the last attempt to connect to `node` has failed, or the node is not known.
+    pub(crate) fn is_backing_off(&self, node: i32, now: Tick) -> bool {
+        self.connections.get(node).is_none_or(|connection| {
+            matches!(connection.state, ConnectionState::Disconnected { retry_at } if retry_at > now)
+        })
+    }
+
+    /// Adds a node that a broker has named, if it is not known.
+    pub(crate) fn add_node(&mut self, node: &Node) {
+        self.connections.add(node.id, &node.host, node.port);
+    }
+
+    /// Returns whether the cluster has finalized version 2 of transactions (KIP-890).
+    pub(crate) fn is_transaction_version_2(&self) -> bool {
+        self.connections.finalized.transaction_version >= 2
+    }
+
     /// Returns when `node` may become ready by time alone; `None` if it waits for an event.
     pub(crate) fn earliest_ready_at(&self, node: i32, now: Tick) -> Option<Tick> {
         self.connections.earliest_ready_at(node, now, |channel| self.selector.can_send(channel))

@@ -106,7 +106,7 @@ impl<I: Io> NetworkClient<I> {
             }
             RequestKind::Metadata => self.handle_metadata_response(node, &request, &frame, now),
             RequestKind::Sasl(step) => self.handle_sasl_response(node, step, &frame, now),
-            RequestKind::Produce | RequestKind::InitProducerId => {
+            RequestKind::Produce | RequestKind::InitProducerId | RequestKind::Transaction => {
                 let result = Ok(frame);
                 self.completed_requests.push(CompletedRequest { node, request, result });
             }
@@ -135,6 +135,7 @@ impl<I: Io> NetworkClient<I> {
         if !code.is_none() {
             return self.fail_connection(node, &format!("ApiVersions failed: {code}"), now);
         }
+        self.connections.finalized.update(&response);
         let Some(connection) = self.connections.get_mut(node) else {
             return;
         };

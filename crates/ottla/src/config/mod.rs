@@ -20,6 +20,7 @@ pub(crate) mod security;
 mod accumulator_settings;
 mod sender_settings;
 mod client_settings;
+mod transaction_settings;
 mod timeouts;
 mod producer_config;
 mod bootstrap_servers;
@@ -55,6 +56,7 @@ use secret::Secret;
 pub use security::SecuritySettings;
 pub use sender_settings::SenderSettings;
 use setting::{Setting, Support, Type, find_setting, nearest_name};
+pub use transaction_settings::TransactionSettings;
 
 /// The source of a value. A setting of another Kafka client, such as `group.id`, is an error from
 /// the builder and the command line. From a file or the environment it is a warning, because

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::choices::Acks;
 use super::timeouts::Timeouts;
+use super::transaction_settings::TransactionSettings;
 use super::{BackoffRange, Properties};
 use crate::error::Error;
 
@@ -12,7 +13,7 @@ use crate::error::Error;
 const MAX_IN_FLIGHT_IDEMPOTENT: i64 = 5;
 
 /// The settings that decide how batches are sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SenderSettings {
     /// Which replicas must have a record before the broker acknowledges it (`acks`).
@@ -40,6 +41,8 @@ pub struct SenderSettings {
     /// How long a MESSAGE_TOO_LARGE error limits the batches of its topic
     /// (`metadata.max.age.ms`).
     pub metadata_max_age: Duration,
+    /// The settings of a transactional producer; `None` without `transactional.id`.
+    pub transactions: Option<TransactionSettings>,
 }
 
 impl SenderSettings {
@@ -57,6 +60,7 @@ impl SenderSettings {
             request_timeout: Timeouts::new(p)?.request,
             delivery_timeout: Timeouts::new(p)?.delivery,
             metadata_max_age: p.get_duration_ms("metadata.max.age.ms"),
+            transactions: TransactionSettings::new(p),
         })
     }
 }
@@ -66,9 +70,14 @@ impl SenderSettings {
 /// As Kafka does: a conflicting `acks` or `retries` turns idempotence off, unless
 /// `enable.idempotence=true` was set; then it is an error. Too many requests in flight are an error
 /// unless `enable.idempotence=false` was set, also where `acks` or `retries` turn it off
-/// (CASES PC1).
+/// (CASES PC1). A transactional producer is always idempotent.
 fn is_idempotent(p: &Properties, acks: Acks) -> Result<bool, Error> {
+    let is_transactional = p.value("transactional.id").is_some();
     if !p.get_bool("enable.idempotence") {
+        if is_transactional {
+            let message = "transactional.id needs enable.idempotence=true";
+            return Err(Error::config(message));
+        }
         return Ok(false);
     }
     let is_explicit = p.value("enable.idempotence").is_some();
@@ -77,6 +86,9 @@ fn is_idempotent(p: &Properties, acks: Acks) -> Result<bool, Error> {
         (p.get_i64("retries") == 0, "retries=0; set retries to at least 1".to_owned()),
     ];
     let conflict = conflicts.into_iter().find(|(is_conflict, _)| *is_conflict);
+    if let (true, Some((_, conflict))) = (is_transactional, &conflict) {
+        return Err(Error::config(format!("transactional.id conflicts with {conflict}")));
+    }
     if let (true, Some((_, conflict))) = (is_explicit, &conflict) {
         return Err(Error::config(format!("enable.idempotence=true conflicts with {conflict}")));
     }

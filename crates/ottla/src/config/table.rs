@@ -14,7 +14,6 @@ use super::setting::{INT_MAX, Setting};
 const JAVA_CLASS: &str = "A Java class; this client cannot run it.";
 const JAVA_RUNTIME: &str = "A part of the Java runtime; this client does not use it.";
 const NO_KERBEROS: &str = "This client does not support Kerberos.";
-const NO_TRANSACTIONS: &str = "This client does not support transactions.";
 const NO_ASSERTIONS: &str = "This client does not support assertions (RFC 7523); \
     use client credentials or a token provider.";
 const BROKER_VALIDATES: &str = "The broker validates tokens, not the client.";
@@ -156,8 +155,12 @@ settings! {
          or SASL over TLS. Case does not matter. TLS needs a build with one of the features \
          `tls-graviola`, `tls-ring` and `tls-aws-lc-rs`.";
 
-    Unsupported "transactional.id", Text, None, NO_TRANSACTIONS;
-    Unsupported "transaction.two.phase.commit.enable", Bool, Some("false"), NO_TRANSACTIONS;
+    Supported "transactional.id", Text, None,
+        "Makes the producer transactional (KIP-98). The cluster keeps the transactions of each id: \
+         a new producer with the same id ends those of the one before it, and fences it. It must \
+         stay the same over restarts, and no two running producers may share it.";
+    Unsupported "transaction.two.phase.commit.enable", Bool, Some("false"),
+        "This client does not take part in two-phase commits (KIP-939).";
     Supported "partitioner.availability.timeout.ms", Long(0), Some("0"),
         "Milliseconds after which records without a key avoid the partitions of a broker that \
          takes no batches. 0 never avoids a broker. Needs \
@@ -207,7 +210,9 @@ settings! {
     Supported "metrics.sample.window.ms", Long(0), Some("30000"),
         "Length of a sample window in milliseconds.";
     Ignored "security.providers", Text, None, JAVA_CLASS;
-    Ignored "transaction.timeout.ms", Int(0, INT_MAX), Some("60000"), NO_TRANSACTIONS;
+    Supported "transaction.timeout.ms", Int(0, INT_MAX), Some("60000"),
+        "Milliseconds after which the cluster aborts a transaction that was neither committed nor \
+         aborted. The brokers reject a value above their `transaction.max.timeout.ms`.";
 
     Supported "ssl.protocol", Text, Some("TLSv1.3"),
         "The highest TLS version: `TLSv1.3` (allows each version in `ssl.enabled.protocols`) or \

@@ -89,7 +89,7 @@ fn error_of_an_invalid_value_names_the_setting() {
         ("send.buffer.bytes", "-2"),
         ("linger.ms", "soon"),
         ("enable.idempotence", "yes"),
-        ("transactional.id", "tx"),
+        ("transaction.two.phase.commit.enable", "true"),
         ("transactional.id", ""),
         ("client.dns.lookup", "resolve_canonical_bootstrap_servers_only"),
         ("bootstrap.servers", "a:1 b:2"),
@@ -438,5 +438,18 @@ fn settings_of_cloud_providers_are_accepted() {
         assert_eq!(sasl.mechanism_name(), mechanism, "{text}");
         assert_eq!(sasl.extensions.len(), if mechanism == "OAUTHBEARER" { 2 } else { 0 });
         assert!(!format!("{c:?}{:?}", p.notices()).contains("hunter2"), "{text}");
+    }
+}
+
+// CASES: PC1, PC2.
+#[test]
+fn transactional_id_requires_an_idempotent_producer() {
+    let c = producer_config(&[("transactional.id", "t-1"), ("acks", "-1")]).unwrap();
+    let settings = c.sender().transactions.clone().unwrap();
+    assert_eq!((&*settings.transactional_id, settings.timeout.as_secs()), ("t-1", 60));
+    assert!(c.sender().idempotent && producer_config(&[]).unwrap().sender().transactions.is_none());
+    for (name, value) in [("enable.idempotence", "false"), ("acks", "1"), ("retries", "0")] {
+        let e = config_error(&[("transactional.id", "t-1"), (name, value)]);
+        assert!(e.contains("transactional.id") && e.contains(name), "{e}");
     }
 }

@@ -413,7 +413,11 @@ impl BatchCompletions {
         counters.sensors.record(&[(Sensor::RecordError, failed)], now);
         let topic_failures = &[(TopicSensor::RecordError, failed)];
         counters.sensors.record_topic(&batch.topic, topic_failures, now);
-        let has_listeners = !self.callbacks.is_empty() || self.listeners.handler.is_some();
+        // The application has aborted the transaction, or its next call says why it failed.
+        let is_expected =
+            matches!(e.kind(), ErrorKind::TransactionAborted | ErrorKind::TransactionFailed);
+        let has_listeners =
+            is_expected || !self.callbacks.is_empty() || self.listeners.handler.is_some();
         if !has_listeners
             && !has_waiters
             && let Some(suppressed) = batch.caller_context.check_log_event(LogEvent::BatchFailed)

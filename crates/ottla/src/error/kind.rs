@@ -100,6 +100,22 @@ error_kinds! {
     /// The broker rejected the client's password, token or certificate, or the client rejected the
     /// broker's certificate.
     Authentication = "authentication",
+    /// The call is not allowed in the transaction's present state: a record was sent, or a
+    /// transaction begun, where the five calls of a transactional producer do not allow it.
+    InvalidTransactionState = "invalid_transaction_state",
+    /// An earlier error has failed the transaction: [`Error::requires_abort`] is true. The error
+    /// that failed it is this error's `source`.
+    ///
+    /// [`Error::requires_abort`]: crate::Error::requires_abort
+    TransactionFailed = "transaction_failed",
+    /// The transaction was aborted before the record was sent.
+    TransactionAborted = "transaction_aborted",
+    /// A transactional call did not end within `max.block.ms`. It continues in the background; the
+    /// same call can be made again and then waits for it.
+    TransactionTimeout = "transaction_timeout",
+    /// Another producer with the same transactional id has taken over (`PRODUCER_FENCED`,
+    /// `INVALID_PRODUCER_EPOCH`). This producer can do nothing more.
+    Fenced = "fenced",
     /// The producer is closed, or was closed while the call or the record waited.
     Closed = "closed",
     /// The application made a blocking call inside a callback. There it could wait without end: the
@@ -117,10 +133,12 @@ impl ErrorKind {
         match code {
             ErrorCode::TOPIC_AUTHORIZATION_FAILED
             | ErrorCode::CLUSTER_AUTHORIZATION_FAILED
+            | ErrorCode::GROUP_AUTHORIZATION_FAILED
             | ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED => ErrorKind::Authorization,
             ErrorCode::SASL_AUTHENTICATION_FAILED | ErrorCode::UNSUPPORTED_SASL_MECHANISM => {
                 ErrorKind::Authentication
             }
+            ErrorCode::PRODUCER_FENCED => ErrorKind::Fenced,
             ErrorCode::INVALID_TOPIC_EXCEPTION => ErrorKind::InvalidTopic,
             ErrorCode::INVALID_RECORD | ErrorCode::INVALID_TIMESTAMP => ErrorKind::InvalidRecord,
             ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE => {
@@ -141,6 +159,7 @@ impl ErrorKind {
                 | ErrorKind::DeliveryTimeout
                 | ErrorKind::Network
                 | ErrorKind::BatchRejected
+                | ErrorKind::TransactionTimeout
         )
     }
 }

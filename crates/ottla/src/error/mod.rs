@@ -25,6 +25,7 @@ struct Inner {
     status: RecordStatus,
     retriable: bool,
     fatal: bool,
+    requires_abort: bool,
     message: String,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     /// Why the last attempt before this error failed.
@@ -76,7 +77,11 @@ impl Error {
             code: None,
             status: RecordStatus::NotPersisted,
             retriable: kind.is_retriable(),
-            fatal: matches!(kind, ErrorKind::Closed | ErrorKind::Internal | ErrorKind::Forked),
+            fatal: matches!(
+                kind,
+                ErrorKind::Closed | ErrorKind::Internal | ErrorKind::Forked | ErrorKind::Fenced
+            ),
+            requires_abort: kind == ErrorKind::TransactionFailed,
             message: message.into(),
             source: None,
             last_broker_error: None,
@@ -145,6 +150,24 @@ impl Error {
     pub(crate) fn into_fatal(mut self) -> Error {
         self.edit(|i| i.fatal = true);
         self
+    }
+
+    /// Changes the kind, and keeps what else is known.
+    #[must_use]
+    pub(crate) fn into_kind(mut self, kind: ErrorKind) -> Error {
+        self.edit(|i| i.kind = kind);
+        self
+    }
+
+    /// Creates the error of calls in a transaction that `cause` has failed.
+    pub(crate) fn transaction_failed(cause: &Error) -> Error {
+        let message = "the transaction has failed and can only be aborted";
+        let mut error = Error::new(ErrorKind::TransactionFailed, message);
+        error.edit(|i| {
+            i.code = cause.0.code;
+            i.source = Some(Arc::new(cause.clone()));
+        });
+        error
     }
 
     /// Adds the cause. `Display` must not contain its text, or programs that print the whole chain
@@ -221,6 +244,15 @@ impl Error {
     /// Returns whether this producer can send no more records. Create a new one.
     pub fn is_fatal(&self) -> bool {
         self.0.fatal
+    }
+
+    /// Returns whether the transaction has failed, so that only
+    /// [`Transaction::abort`](crate::Transaction::abort) can end it (KIP-1050). The producer can
+    /// begin another transaction after that.
+    ///
+    /// The error's `source` is the error that failed the transaction.
+    pub fn requires_abort(&self) -> bool {
+        self.0.requires_abort
     }
 
     /// Returns the code with which a broker rejected the request, for every kind of refusal. A

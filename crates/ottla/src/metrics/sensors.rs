@@ -189,6 +189,33 @@ sensors! {
         Flush => [
             ("flush-time-ns-total", Total, "Time that callers waited in flush, in ns"),
         ],
+        TxnInit => [
+            (
+                "txn-init-time-ns-total",
+                Total,
+                "Time that callers waited in init_transactions, in ns"
+            ),
+        ],
+        TxnBegin => [
+            (
+                "txn-begin-time-ns-total",
+                Total,
+                "Time that callers waited in begin_transaction, in ns"
+            ),
+        ],
+        TxnSendOffsets => [
+            (
+                "txn-send-offsets-time-ns-total",
+                Total,
+                "Time that callers waited in send_offsets, in ns"
+            ),
+        ],
+        TxnCommit => [
+            ("txn-commit-time-ns-total", Total, "Time that callers waited in commit, in ns"),
+        ],
+        TxnAbort => [
+            ("txn-abort-time-ns-total", Total, "Time that callers waited in abort, in ns"),
+        ],
         ConnectionCreation => [
             ("connection-creation-rate", Rate, "Connections opened per second"),
             ("connection-creation-total", Total, "Connections opened"),

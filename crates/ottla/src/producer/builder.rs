@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Producer;
 use super::inner::ProducerInner;
 use super::partitioner::Partitioner;
+use super::transaction::PendingCalls;
 use crate::accumulator::RecordAccumulator;
 use crate::client::sasl::token::{OAuthBearerToken, TokenError, TokenProvider};
 use crate::client::{ConnectionSecurity, NetworkClient, SharedHealth};
@@ -175,6 +176,13 @@ impl ProducerBuilder {
         /// (`enable.idempotence`, KIP-98). The default is true. Requires [`Acks::All`], `retries`
         /// above 0, and at most 5 requests in flight.
         idempotence(bool) "enable.idempotence" v => v.to_string();
+        /// Makes the producer transactional (`transactional.id`, KIP-98): call
+        /// [`init_transactions`](Producer::init_transactions) first. The id must stay the same over
+        /// restarts, and no two running producers may share it.
+        transactional_id(impl AsRef<str>) "transactional.id" v => v;
+        /// Sets the time after which the cluster aborts a transaction that was neither committed
+        /// nor aborted (`transaction.timeout.ms`), in whole milliseconds. The default is 60 s.
+        transaction_timeout(Duration) "transaction.timeout.ms" v => format_millis(v);
         /// Sets the number of retries of a batch (`retries`). The default is 2147483647.
         /// [`delivery_timeout`](Self::delivery_timeout) is the better limit.
         retries(u32) "retries" v => v.to_string();
@@ -381,7 +389,7 @@ impl ProducerBuilder {
             counters.clone(),
         );
         let sender = Sender::new(
-            config.sender,
+            config.sender.clone(),
             accumulator.clone(),
             client,
             health.clone(),
@@ -398,6 +406,7 @@ impl ProducerBuilder {
             can_use_fast_path: self.partitioner.is_none() && !has_interceptors,
             partitioner: self.partitioner,
             sender_thread: Mutex::new(None),
+            pending_calls: PendingCalls::default(),
             spawn_thread: OnceLock::new(),
             started_ms: env.wall_clock_ms(),
             fork_guard: forkguard::new(),
@@ -408,6 +417,11 @@ impl ProducerBuilder {
     /// Returns the checked configuration of the producer to build, which has a client id.
     pub(crate) fn config_with_client_id(&self) -> Result<ProducerConfig, Error> {
         let mut config = self.build_config()?;
+        if let (true, Some(transactions)) =
+            (config.client.client_id.is_empty(), &config.sender.transactions)
+        {
+            config.client.client_id = format!("producer-{}", transactions.transactional_id);
+        }
         if config.client.client_id.is_empty() {
             let number = CLIENT_ID_SEQUENCE.fetch_add(1, Ordering::Relaxed) + 1;
             config.client.client_id = format!("producer-{number}");

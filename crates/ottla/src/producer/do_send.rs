@@ -323,15 +323,17 @@ impl ProducerInner {
     #[cold]
     fn check_unknown_topic(&self, record: &Record<'_>) -> Result<SendStep, Error> {
         let lifecycle = self.accumulator.lifecycle();
-        if !lifecycle.is_running() {
+        if !lifecycle.accepts_records() {
             return Err(lifecycle.error_for_new_call());
         }
         validate_topic_name(record.topic)?;
         Ok(SendStep::NeedsTopic)
     }
 
-    /// Passes the error of a record that was not accepted to the interceptors.
+    /// Passes the error of a record that was not accepted to the interceptors. It fails the open
+    /// transaction.
     pub(super) fn notify_interceptors(&self, record: &Record<'_>, e: &Error) {
+        self.fail_transaction(e);
         let acknowledgement = Acknowledgement {
             topic: record.topic,
             partition: record.partition,
@@ -376,9 +378,9 @@ impl ProducerInner {
         options: DeliveryOptions,
         result: Result<Appended, Error>,
     ) -> Result<Appended, Error> {
-        if let Err(e) = &result
-            && let Some(callback) = options.callback
-        {
+        let Err(e) = &result else { return result };
+        self.fail_transaction(e);
+        if let Some(callback) = options.callback {
             callback(CompletedRecord { partition: record.partition, result: Err(e.clone()) });
         }
         result

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
+use super::transaction::PendingCalls;
 use crate::accumulator::RecordAccumulator;
 use crate::client::SharedHealth;
 use crate::config::ProducerConfig;
@@ -30,6 +31,7 @@ pub(crate) struct ProducerInner {
     pub(crate) can_use_fast_path: bool,
     /// The sender's thread; `None` once a close has joined it, and in a simulation.
     pub(crate) sender_thread: Mutex<Option<JoinHandle<()>>>,
+    pub(super) pending_calls: PendingCalls,
     /// Starts a thread; empty in a simulation.
     pub(crate) spawn_thread: OnceLock<SpawnThread>,
     /// The time when the producer was built, in milliseconds since the Unix epoch.

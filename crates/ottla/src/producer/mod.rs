@@ -14,6 +14,7 @@ mod topic_wait;
 mod memory_wait;
 mod topic;
 mod topic_name;
+mod transaction;
 mod typed;
 
 pub use builder::ProducerBuilder;
@@ -22,6 +23,7 @@ pub(crate) use inner::ProducerInner;
 pub use partitioner::{Partitioner, Partitions};
 pub use topic::Topic;
 pub use topic_name::validate_topic_name;
+pub use transaction::Transaction;
 pub use typed::{TypedProducer, TypedRecord, TypedTopic};
 
 use std::fmt;

@@ -165,18 +165,23 @@ impl ReadyTracker {
 
     /// Removes and returns all batches of the partitions for which `which` returns true.
     pub(crate) fn remove(&mut self, which: impl Fn(&Partition) -> bool) -> Vec<RemovedBatch> {
-        self.remove_where(which, |_| true)
+        self.remove_where(which, |_, _| true)
     }
 
     /// Removes and returns the batches up to this number.
     pub(crate) fn remove_up_to(&mut self, batch_number: u64) -> Vec<RemovedBatch> {
-        self.remove_where(|_| true, |n| n <= batch_number)
+        self.remove_where(|_| true, |number, _| number <= batch_number)
+    }
+
+    /// Removes and returns the batches that were never sent.
+    pub(crate) fn remove_unsent(&mut self) -> Vec<RemovedBatch> {
+        self.remove_where(|_| true, |_, is_retry| !is_retry)
     }
 
     fn remove_where(
         &mut self,
         is_partition: impl Fn(&Partition) -> bool,
-        is_number: impl Fn(u64) -> bool,
+        is_batch: impl Fn(u64, bool) -> bool,
     ) -> Vec<RemovedBatch> {
         let mut removed = Vec::new();
         let chosen = self.partitions.values().filter(|e| is_partition(&e.partition));
@@ -187,7 +192,7 @@ impl ReadyTracker {
             let Some(p) = self.get(partition_id).cloned() else { continue };
             // A batch that a thread closes or splits stays. The sender handles it when the thread
             // has posted its event.
-            let (batches, open) = p.lock_for_sender().take_where(&is_number);
+            let (batches, open) = p.lock_for_sender().take_where(&is_batch);
             self.mark_dirty(partition_id);
             removed.extend(batches.into_iter().filter_map(RemovedBatch::from_queued));
             removed.extend(open.map(|b| RemovedBatch::Unsent(b.abort())));

@@ -22,6 +22,9 @@ impl<I: Io> Sender<I> {
         // A new epoch concerns every partition. And a partition that turns out to have lost
         // nothing may drain again, without a new epoch.
         self.ready.mark_all_dirty();
+        if self.producer_state.is_transactional() {
+            return self.lose_transaction_sequences();
+        }
         let restarted = self.producer_state.bump_epoch(now);
         if !restarted.is_empty() {
             self.log_epoch_bump(restarted.len(), now);

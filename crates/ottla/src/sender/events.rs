@@ -51,6 +51,7 @@ impl<I: Io> Sender<I> {
                     self.waiter_deadlines.insert(deadline, waiter);
                 }
                 Event::Flush(completion) => self.begin_flush(completion),
+                Event::Transaction(call) => self.handle_transaction_call(*call),
                 Event::Close => self.is_close_handled = true,
             }
         }

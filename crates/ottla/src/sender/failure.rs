@@ -12,6 +12,8 @@ impl<I: Io> Sender<I> {
     /// Fails the records of a batch. The error contains their status, location and timings.
     pub(super) fn fail_records(&mut self, mut batch: ClosedBatch, error: &Error) {
         let error = self.batch_errors(self.env.now()).with_batch_context(error, &batch);
+        // First: a callback may commit the transaction.
+        self.fail_transaction(&error);
         batch.complete(Outcome::Failed(error));
         self.flushes.batch_completed(batch.meta.number);
     }
@@ -54,6 +56,7 @@ impl<I: Io> Sender<I> {
             .into_iter()
             .map(|r| RecordError { error: errors.with_batch_context(&r.error, &closed), ..r })
             .collect();
+        self.fail_transaction(&batch_error);
         let number = closed.meta.number;
         closed.complete(Outcome::PerRecord { batch_error, record_errors });
         self.flushes.batch_completed(number);
@@ -93,6 +96,7 @@ impl<I: Io> Sender<I> {
                     batch.status = RecordStatus::PossiblyPersisted;
                     let error = error_for(self, batch);
                     let error = self.batch_errors(now).with_batch_context(&error, batch);
+                    self.fail_transaction(&error);
                     batch.complete(Outcome::Failed(error));
                     self.flushes.batch_completed(batch.meta.number);
                 }

@@ -102,7 +102,11 @@ impl<I: Io> Sender<I> {
         }
     }
 
-    fn handle_assigned_id(&mut self, assigned: ProducerIdAndEpoch, now: Tick) {
+    pub(in crate::sender) fn handle_assigned_id(
+        &mut self,
+        assigned: ProducerIdAndEpoch,
+        now: Tick,
+    ) {
         let ProducerIdAndEpoch { producer_id: id, epoch } = assigned;
         if let Some(suppressed) =
             self.client.log_events().check(LogEvent::EpochBumped, NO_NODE, now)

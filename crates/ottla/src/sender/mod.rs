@@ -20,6 +20,7 @@ mod split;
 pub(crate) mod split_job;
 mod init_producer_id;
 mod epoch;
+pub(crate) mod transactions;
 mod expiry;
 mod failure;
 mod batch_errors;
@@ -58,6 +59,7 @@ use producer_state::ProducerState;
 use purge::Purge;
 use split_job::SplitOutcomes;
 use stall_report::StallReport;
+use transactions::TransactionManager;
 use waiter_deadlines::WaiterDeadlines;
 
 /// Lists that keep their allocation from round to round. They are empty between rounds.
@@ -101,9 +103,15 @@ impl<I: Io> Sender<I> {
     ) -> Sender<I> {
         accumulator.events().set_wakeup(client.wakeup());
         let _ = accumulator.worker_pool.set(client.worker_pool());
+        let mut producer_state =
+            ProducerState::new(settings.idempotent, settings.max_in_flight == 1);
+        if let Some(transactions) = settings.transactions.clone() {
+            let lifecycle = accumulator.caller_context.lifecycle.clone();
+            producer_state.set_transactional(TransactionManager::new(transactions, lifecycle));
+        }
         Sender {
             env: accumulator.env.clone(),
-            producer_state: ProducerState::new(settings.idempotent, settings.max_in_flight == 1),
+            producer_state,
             batch_size_discovery: BatchSizeDiscovery::new(
                 settings.metadata_max_age,
                 accumulator.settings.batch_size,
@@ -166,6 +174,8 @@ impl<I: Io> Sender<I> {
         wake_at(self.fail_expired_batches(cx));
         // How long step 8 may wait.
         wake_at(self.next_round_at(cx));
+        // Last: EndTxn waits until no batch of the transaction is left.
+        wake_at(self.run_transactions(now));
 
         self.flushes.complete_finished();
         wake_at(self.stall_report.report(now));
@@ -293,7 +303,14 @@ impl<I: Io> Sender<I> {
     fn send_pressure(&self) -> SendPressure {
         SendPressure {
             exhausted: self.accumulator.pool.is_exhausted(),
-            closing: matches!(self.accumulator.lifecycle().get(), Lifecycle::Closing { .. }),
+            no_record_follows: matches!(
+                self.accumulator.lifecycle().get(),
+                Lifecycle::Closing { .. }
+            ) || self
+                .producer_state
+                .transactions
+                .as_ref()
+                .is_some_and(|t| t.is_committing()),
             flush_up_to: self.flushes.up_to(),
         }
     }

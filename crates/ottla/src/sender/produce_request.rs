@@ -40,6 +40,7 @@ pub(crate) fn encode_frame(
     correlation_id: i32,
     client_id: &str,
     settings: RequestSettings,
+    transactional_id: Option<&str>,
     batches: &[StampedBatch],
     pieces: &mut Vec<RecordPiece>,
 ) -> Vec<Bytes> {
@@ -54,8 +55,8 @@ pub(crate) fn encode_frame(
         Some(client_id),
         &mut w,
     );
-    // No transactional id.
-    w.length(None, flexible, true);
+    w.length(transactional_id.map(str::len), flexible, true);
+    w.raw(transactional_id.unwrap_or_default().as_bytes());
     w.i16(settings.acks);
     w.i32(settings.timeout_ms);
     let topics =

@@ -23,6 +23,7 @@ use crate::accumulator::batch::{ClosedBatch, Stamp, StampedBatch, increment_sequ
 use crate::accumulator::partition::Partition;
 use crate::collections::HashMap;
 use crate::injected_bugs::inject_bug;
+use crate::sender::transactions::TransactionManager;
 use crate::time::Tick;
 
 /// The number of batches that a broker remembers for each producer and partition.
@@ -40,7 +41,7 @@ pub(crate) struct ProducerIdAndEpoch {
 
 impl ProducerIdAndEpoch {
     /// Differs from every assigned id and epoch.
-    const NONE: ProducerIdAndEpoch = ProducerIdAndEpoch { producer_id: -1, epoch: -1 };
+    pub(crate) const NONE: ProducerIdAndEpoch = ProducerIdAndEpoch { producer_id: -1, epoch: -1 };
 }
 
 /// The state of the producer id.
@@ -55,6 +56,8 @@ pub(crate) enum ProducerIdState {
     },
     /// An InitProducerId request is in flight.
     Requested,
+    /// The producer is transactional, and no coordinator has assigned an id yet.
+    Unassigned,
     /// A broker has assigned this id. Epoch bumps change its epoch locally.
     Assigned(ProducerIdAndEpoch),
 }
@@ -118,6 +121,9 @@ pub(crate) struct ProducerState {
     /// Whether the next restart needs a new producer id, not only a new epoch.
     needs_new_producer_id: bool,
     has_had_producer_id: bool,
+    is_transactional: bool,
+    /// Taken while the sender runs it.
+    pub(crate) transactions: Option<Box<TransactionManager>>,
 }
 
 impl ProducerState {
@@ -133,6 +139,32 @@ impl ProducerState {
             unresolved_partition_ids: BTreeSet::new(),
             needs_new_producer_id: false,
             has_had_producer_id: false,
+            is_transactional: false,
+            transactions: None,
+        }
+    }
+
+    /// Makes the producer transactional.
+    pub(super) fn set_transactional(&mut self, manager: TransactionManager) {
+        self.producer_id = ProducerIdState::Unassigned;
+        self.is_transactional = true;
+        self.transactions = Some(Box::new(manager));
+    }
+
+    pub(super) fn is_transactional(&self) -> bool {
+        self.is_transactional
+    }
+
+    /// Returns whether a partition with a batch has to be added to the transaction.
+    pub(super) fn must_add_partition(&self, partition_id: u32) -> bool {
+        self.transactions.as_ref().is_some_and(|t| t.must_add_partition(partition_id))
+    }
+
+    /// Returns the id that a broker has assigned.
+    pub(super) fn producer_id_and_epoch(&self) -> Option<ProducerIdAndEpoch> {
+        match self.producer_id {
+            ProducerIdState::Assigned(assigned) => Some(assigned),
+            _ => None,
         }
     }
 
@@ -176,7 +208,15 @@ impl ProducerState {
     /// Returns whether a batch can be sent now; `retry` if it has been sent before.
     pub(crate) fn can_drain(&self, partition: &Partition, retry: bool) -> bool {
         let sequences = self.partitions.get(&partition.id);
-        if sequences.is_some_and(|s| s.unresolved.is_some()) {
+        // EndTxn needs the responses to all retries of its transaction, also after a sequence is
+        // lost.
+        let is_blocked = !(self.is_transactional && retry);
+        if is_blocked && sequences.is_some_and(|s| s.unresolved.is_some()) {
+            return false;
+        }
+        if self.is_transactional
+            && !self.transactions.as_ref().is_some_and(|t| t.can_drain(partition.id, retry))
+        {
             return false;
         }
         let in_flight = sequences.map_or(0, |s| s.in_flight_batches);
@@ -218,10 +258,7 @@ impl ProducerState {
     ///
     /// `topic_id` is the id that the metadata of this round has; zero if it is unknown.
     pub(crate) fn stamp(&mut self, batch: ClosedBatch, topic_id: Uuid) -> StampedBatch {
-        let assigned = match self.producer_id {
-            ProducerIdState::Assigned(assigned) => Some(assigned),
-            _ => None,
-        };
+        let (assigned, is_transactional) = (self.producer_id_and_epoch(), self.is_transactional);
         let partition = self.get_or_create(batch.meta.partition.id);
         // Zero does not replace a known id: metadata from an older broker has none.
         if !topic_id.is_zero() {
@@ -240,7 +277,7 @@ impl ProducerState {
         partition.next_sequence = inject_bug!(DuplicateSequence, next_sequence, sequence);
         partition.next_sequence = inject_bug!(SequenceSkipped, partition.next_sequence);
         let ProducerIdAndEpoch { producer_id, epoch } = assigned;
-        batch.stamp(Stamp { producer_id, epoch, sequence, topic_id })
+        batch.stamp(Stamp { producer_id, epoch, sequence, topic_id, is_transactional })
     }
 
     /// Counts a batch that is sent to `node`.
@@ -319,7 +356,12 @@ impl ProducerState {
 
     /// Returns whether the producer is idempotent and has no id yet.
     pub(crate) fn needs_producer_id(&self) -> bool {
-        matches!(self.producer_id, ProducerIdState::Needed { .. } | ProducerIdState::Requested)
+        matches!(
+            self.producer_id,
+            ProducerIdState::Needed { .. }
+                | ProducerIdState::Requested
+                | ProducerIdState::Unassigned
+        )
     }
 
     /// Stores the producer id that a broker has assigned.
@@ -327,6 +369,23 @@ impl ProducerState {
         self.producer_id = ProducerIdState::Assigned(assigned);
         self.needs_new_producer_id = false;
         self.has_had_producer_id = true;
+        if self.is_transactional {
+            // Under a new epoch, every partition begins at sequence 0.
+            self.unresolved_partition_ids.clear();
+            self.partitions.values_mut().for_each(|p| p.unresolved = None);
+        }
+    }
+
+    /// Returns whether partitions have lost a sequence, and forgets which: a transactional producer
+    /// gets its next epoch from the coordinator.
+    pub(super) fn take_lost_sequences(&mut self) -> bool {
+        !std::mem::take(&mut self.unresolved_partition_ids).is_empty()
+    }
+
+    /// Returns whether the partition of a batch has lost a sequence.
+    pub(super) fn is_unresolved(&self, batch: &StampedBatch) -> bool {
+        let partition = self.partitions.get(&batch.closed.meta.partition.id);
+        partition.is_some_and(|p| p.unresolved.is_some())
     }
 
     /// Returns whether a producer id was ever assigned.

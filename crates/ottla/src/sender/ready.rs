@@ -39,6 +39,8 @@ pub(crate) struct ReadyTracker {
     pub(crate) load_stats: LoadStats,
     /// The conditions that made lingering batches ready in the last round.
     pressure: SendPressure,
+    /// Partitions with batches that have to be added to the transaction.
+    unjoined_partition_ids: Vec<u32>,
 }
 
 /// A partition that holds batches.
@@ -61,8 +63,8 @@ pub(super) struct TrackedPartition {
 pub(crate) struct SendPressure {
     /// Callers lack memory.
     pub(crate) exhausted: bool,
-    /// The producer closes: no record follows.
-    pub(crate) closing: bool,
+    /// The producer closes or commits its transaction: no record follows.
+    pub(crate) no_record_follows: bool,
     /// Batches up to this number are being flushed.
     pub(crate) flush_up_to: u64,
 }
@@ -167,6 +169,11 @@ impl ReadyTracker {
         Some(self.partitions.get(&id)?.partition.clone())
     }
 
+    /// Takes the partitions with batches that have to be added to the transaction.
+    pub(crate) fn take_unjoined(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.unjoined_partition_ids)
+    }
+
     /// Returns when the next timer or delivery timeout expires.
     pub(crate) fn next_deadline(&self) -> Tick {
         self.timers.next_deadline().min(self.expiries.next_deadline())
@@ -225,6 +232,9 @@ impl ReadyTracker {
         };
         if queue_changed && cx.accumulator.settings.adaptive_partitioning {
             self.load_stats.queue_changed(&p.topic);
+        }
+        if !is_empty && producer_state.must_add_partition(partition_id) {
+            self.unjoined_partition_ids.push(partition_id);
         }
         let (state, timer) = partition_state(&p, &head, cx, producer_state);
         let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
@@ -370,7 +380,7 @@ pub(super) fn head(
             let due = open.meta.created.after(cx.accumulator.settings.linger);
             let number = open.meta.number;
             let must_send = pressure.exhausted
-                || pressure.closing
+                || pressure.no_record_follows
                 || number <= pressure.flush_up_to
                 || (number <= entry.last_awaited && producer_state.is_idle(&entry.partition));
             if due <= now || must_send {

@@ -27,6 +27,10 @@ use crate::metrics::{Sensor, TopicSensor, add};
 use crate::network::io::Io;
 use crate::time::{Tick, backoff};
 
+/// The longest backoff after CONCURRENT_TRANSACTIONS for the first request of a transaction: the
+/// coordinator completes the last one, which takes a few milliseconds (CASES TM4).
+pub(super) const CONCURRENT_TRANSACTIONS_BACKOFF: Duration = Duration::from_millis(20);
+
 /// The result of one attempt of a batch.
 pub(super) struct AttemptResult {
     pub(super) code: ErrorCode,
@@ -130,6 +134,7 @@ impl<I: Io> Sender<I> {
         match completed.request.kind {
             RequestKind::Produce => self.handle_produce_response(completed, now),
             RequestKind::InitProducerId => self.handle_init_producer_id_response(completed, now),
+            RequestKind::Transaction => self.handle_transaction_response(completed, now),
             RequestKind::ApiVersions(_) | RequestKind::Metadata | RequestKind::Sasl(_) => {}
         }
     }
@@ -267,6 +272,8 @@ impl<I: Io> Sender<I> {
         Facts {
             code: response.code,
             idempotent: self.producer_state.is_idempotent(),
+            transactional: self.producer_state.is_transactional(),
+            unresolved: self.producer_state.is_unresolved(batch),
             attempts: closed.attempts,
             retries: self.settings.retries,
             // A batch that expired in flight is completed, since its records have failed. It is
@@ -321,7 +328,7 @@ impl<I: Io> Sender<I> {
                 }
                 self.report_stalled_batch(&batch, response.code, now);
                 self.producer_state.remove_in_flight_batch(partition_id);
-                self.reenqueue_batch(batch, now);
+                self.reenqueue_batch(batch, response.code, now);
             }
             // The batch stays in flight for `producer_state` until its parts are back.
             Verdict::Split => self.start_split(batch, now),
@@ -336,7 +343,7 @@ impl<I: Io> Sender<I> {
                 // a new one or fails it, once the partition has nothing in flight.
                 self.producer_state.mark_unresolved(&batch);
                 self.producer_state.remove_in_flight_batch(partition_id);
-                self.reenqueue_batch(batch, now);
+                self.reenqueue_batch(batch, response.code, now);
             }
             Verdict::Fail => {
                 if response.code.is_invalid_metadata() {
@@ -384,7 +391,7 @@ impl<I: Io> Sender<I> {
     ///
     /// The backoff grows with each attempt and has a jitter of 20 % (KIP-580). A newer leader epoch
     /// ends it early (KAFKA-15415): `ready.rs` compares the epochs.
-    fn reenqueue_batch(&mut self, mut batch: StampedBatch, now: Tick) {
+    fn reenqueue_batch(&mut self, mut batch: StampedBatch, code: ErrorCode, now: Tick) {
         let count = batch.closed.meta.record_count;
         add(&self.counters.record_retry_total, count as u64);
         let (sensors, topic) = (&self.counters.sensors, &batch.closed.meta.partition.topic);
@@ -399,6 +406,8 @@ impl<I: Io> Sender<I> {
             self.env.random(),
         );
         let delay = inject_bug!(NoRetryBackoff, delay);
+        let is_first = attempts == 1 && code == ErrorCode::CONCURRENT_TRANSACTIONS;
+        let delay = if is_first { delay.min(CONCURRENT_TRANSACTIONS_BACKOFF) } else { delay };
         let not_before = now.after(delay);
         tracing::debug!(
             topic = &*partition.topic,

@@ -42,6 +42,8 @@ impl<I: Io> Sender<I> {
         };
         let is_zstd = self.accumulator.settings.compression.codec() == Codec::Zstd;
         let min_version = if is_zstd { MIN_VERSION_WITH_ZSTD } else { MIN_VERSION };
+        let (min_version, max_version) =
+            self.transaction_produce_versions(min_version, max_version);
         let Some(version) =
             self.client.latest_usable_version(node, ApiKey::PRODUCE, min_version, max_version)
         else {
@@ -63,6 +65,7 @@ impl<I: Io> Sender<I> {
             correlation_id,
             self.client.client_id(),
             settings,
+            self.settings.transactions.as_ref().map(|t| &*t.transactional_id),
             &batches,
             &mut self.record_pieces,
         );
@@ -75,6 +78,9 @@ impl<I: Io> Sender<I> {
             frame,
         };
         self.client.send(node, request, now);
+        if let Some(transactions) = &mut self.producer_state.transactions {
+            transactions.on_produce();
+        }
         self.in_flight_batches.insert(correlation_id, node, batches);
     }
 

@@ -20,11 +20,15 @@ impl<I: Io> Sender<I> {
             }
             _ => return Tick::NEVER,
         };
-        // The lifecycle may have changed in the middle of this round, after records that this round
-        // does not know. Their event comes before that of the close.
+        // The lifecycle may have changed in the middle of this round, after records and calls that
+        // this round does not know. Their events come before that of the close.
+        if self.is_close_handled && self.abandon_transaction() {
+            return now;
+        }
+        let is_idle = self.producer_state.transactions.as_ref().is_none_or(|t| t.is_idle());
         let is_complete =
             self.is_close_handled && self.ready.is_empty() && self.in_flight_batches.is_empty();
-        if is_complete {
+        if is_complete && is_idle {
             self.shut_down(&Error::closed());
         } else if deadline <= now {
             self.shut_down(&Error::new(
@@ -77,6 +81,11 @@ impl<I: Io> Sender<I> {
     fn transition(&mut self, to: &Lifecycle, error: &Error) -> bool {
         if !self.accumulator.transition(to) {
             return false;
+        }
+        if let Some(transactions) = &mut self.producer_state.transactions
+            && matches!(to, Lifecycle::Failed(_) | Lifecycle::Closed)
+        {
+            transactions.fail_all(error);
         }
         match to {
             Lifecycle::Running | Lifecycle::Closing { .. } => {}

@@ -40,6 +40,10 @@ pub(crate) struct Facts {
     pub(crate) code: ErrorCode,
     /// Whether batches carry sequences.
     pub(crate) idempotent: bool,
+    /// Whether batches are part of transactions.
+    pub(crate) transactional: bool,
+    /// Whether the partition has lost a sequence.
+    pub(crate) unresolved: bool,
     /// The number of requests that carried the batch, this one included.
     pub(crate) attempts: u32,
     /// The setting `retries`.
@@ -67,8 +71,10 @@ impl Facts {
         !self.expired && self.attempts <= self.retries
     }
 
+    /// Whether the batch may be sent again, and its partition may get a new epoch. The sequences of
+    /// a transaction end with an abort.
     fn can_retry_idempotent(&self) -> bool {
-        self.idempotent && self.can_retry()
+        self.idempotent && !self.transactional && self.can_retry()
     }
 }
 
@@ -139,6 +145,24 @@ const RULES: &[Rule] = &[
         applies: |f| f.idempotent,
         verdict: Verdict::FailProducer,
         reason: "The cluster will accept no batch from this producer.",
+    },
+    // Transactions come before the rules of the idempotent producer: a failed batch fails its
+    // transaction, and the abort gives the next one a new epoch. So no batch is resequenced, and
+    // nothing has to be proven about the log (CASES F1.8, F2.10, F2.11).
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_ID_MAPPING]),
+        condition: "transactional",
+        applies: |f| f.transactional,
+        verdict: Verdict::FailProducer,
+        reason: "Another producer with the same transactional id has a new producer id.",
+    },
+    Rule {
+        codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
+        condition: "transactional, retry allowed, no sequence of the partition is lost, \
+                    batch does not follow the last acknowledged one",
+        applies: |f| f.transactional && f.can_retry() && !f.unresolved && !f.follows_last_acked,
+        verdict: RETRY,
+        reason: "An earlier batch is not in the log yet. The client sends that one first.",
     },
     // The gap that the leader sees cannot be an earlier batch of the client: these are all
     // acknowledged. So the leader has lost state (KIP-360). It is no proof that the log lacks a
@@ -217,7 +241,7 @@ const RULES: &[Rule] = &[
     Rule {
         codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
         condition: "idempotent, not expired, first batch of its epoch",
-        applies: |f| f.idempotent && !f.expired && f.first_of_epoch,
+        applies: |f| f.idempotent && !f.transactional && !f.expired && f.first_of_epoch,
         verdict: NEW_PRODUCER_ID,
         reason: "The broker accepts only a producer id that it knows, and it knows only those that \
                  it has assigned lately.",
@@ -227,7 +251,7 @@ const RULES: &[Rule] = &[
     Rule {
         codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
         condition: "idempotent, not expired",
-        applies: |f| f.idempotent && !f.expired,
+        applies: |f| f.idempotent && !f.transactional && !f.expired,
         verdict: NEW_EPOCH,
         reason: "The broker has forgotten the producer. \
                  That does not prove that its log lacks the batch.",
@@ -235,7 +259,7 @@ const RULES: &[Rule] = &[
     Rule {
         codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_ID_MAPPING]),
         condition: "idempotent, not expired",
-        applies: |f| f.idempotent && !f.expired,
+        applies: |f| f.idempotent && !f.transactional && !f.expired,
         verdict: NEW_PRODUCER_ID,
         reason: "The broker does not know the producer id.",
     },

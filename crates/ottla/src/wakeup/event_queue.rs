@@ -19,6 +19,7 @@ use crate::env::Wakeup;
 use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::pending_posts::PendingPosts;
+use crate::wakeup::transaction_call::TransactionCall;
 use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
 
 /// An event for the sender. It names a partition by its id: the events know nothing of batches.
@@ -45,6 +46,8 @@ pub(crate) enum Event {
     Waiter { deadline: Tick, waiter: Arc<DeadlineWaiter> },
     /// The application flushes all batches that exist now.
     Flush(Arc<FlushCompletion>),
+    /// The application makes a transactional call.
+    Transaction(Box<TransactionCall>),
     /// The application closes the producer. The lifecycle has the deadline.
     Close,
 }
@@ -52,7 +55,12 @@ pub(crate) enum Event {
 impl Event {
     /// Returns whether the event concerns every partition that has a batch.
     pub(crate) fn is_for_all_partitions(&self) -> bool {
-        matches!(self, Event::Flush(_) | Event::Close | Event::Purge { .. })
+        match self {
+            Event::Flush(_) | Event::Close | Event::Purge { .. } => true,
+            // The begin and the end of a transaction separate the records before and after it.
+            Event::Transaction(call) => !matches!(**call, TransactionCall::SendFailed(_)),
+            _ => false,
+        }
     }
 }
 

@@ -9,10 +9,14 @@
 //! [`RecordAccumulator::transition`](crate::accumulator::RecordAccumulator::transition) is the only
 //! caller of [`LifecycleCell::transition`]. Appends, the buffer pool and the event queue read the
 //! cell. None of them has a flag of its own that means "closed".
+//!
+//! A transactional producer that runs accepts records only in a transaction. The cell holds this,
+//! too: an append then reads one byte, whether the producer is transactional or not.
 
 use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind};
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use crate::time::Tick;
 
@@ -34,6 +38,10 @@ const RUNNING: u8 = 0;
 const CLOSING: u8 = 1;
 const FAILED: u8 = 2;
 const CLOSED: u8 = 3;
+/// The bits of the phase in [`LifecycleCell::phase`].
+const PHASE_MASK: u8 = 0x7f;
+/// The bit that is set while a transactional producer accepts no record.
+const NO_TRANSACTION: u8 = 0x80;
 
 impl Lifecycle {
     fn phase(&self) -> u8 {
@@ -49,7 +57,10 @@ impl Lifecycle {
 /// Holds the lifecycle. It is read without a lock, also by code that holds one.
 #[derive(Debug)]
 pub(crate) struct LifecycleCell {
+    /// The phase, and [`NO_TRANSACTION`].
     phase: AtomicU8,
+    /// Why a running transactional producer accepts no record. Set before the bit is.
+    refusal: Mutex<Option<Error>>,
     /// The earliest deadline of all calls of `close`; [`Tick::NEVER`] if there was none.
     close_deadline: AtomicU64,
     /// Why the producer failed. Set before the phase is, and kept in [`Lifecycle::Closed`].
@@ -60,6 +71,7 @@ impl Default for LifecycleCell {
     fn default() -> LifecycleCell {
         LifecycleCell {
             phase: AtomicU8::new(RUNNING),
+            refusal: Mutex::default(),
             close_deadline: AtomicU64::new(Tick::NEVER.0),
             fatal_error: OnceLock::new(),
         }
@@ -68,7 +80,7 @@ impl Default for LifecycleCell {
 
 impl LifecycleCell {
     pub(crate) fn get(&self) -> Lifecycle {
-        match self.phase.load(Ordering::Acquire) {
+        match self.phase() {
             RUNNING => Lifecycle::Running,
             CLOSING => Lifecycle::Closing { deadline: self.close_deadline() },
             FAILED => Lifecycle::Failed(self.error_for_new_call()),
@@ -76,22 +88,44 @@ impl LifecycleCell {
         }
     }
 
-    /// Returns whether the producer accepts records.
+    fn phase(&self) -> u8 {
+        self.phase.load(Ordering::Acquire) & PHASE_MASK
+    }
+
+    /// Returns whether the producer accepts records: it runs, and a transactional producer has an
+    /// open transaction.
     ///
     /// An append asks under its partition's lock. The sender takes that lock after a transition,
     /// and so finds every record that was accepted before.
     #[inline]
-    pub(crate) fn is_running(&self) -> bool {
+    pub(crate) fn accepts_records(&self) -> bool {
         self.phase.load(Ordering::Relaxed) == RUNNING
+    }
+
+    /// Returns whether the producer runs: it is neither closing nor has failed.
+    pub(crate) fn is_running(&self) -> bool {
+        self.phase() == RUNNING
+    }
+
+    /// Makes a transactional producer refuse records with this error, until it
+    /// [opens](Self::open_transaction) a transaction.
+    pub(crate) fn close_transaction(&self, refusal: Error) {
+        *self.refusal.lock() = Some(refusal);
+        self.phase.fetch_or(NO_TRANSACTION, Ordering::AcqRel);
+    }
+
+    /// Makes a transactional producer accept records.
+    pub(crate) fn open_transaction(&self) {
+        self.phase.fetch_and(PHASE_MASK, Ordering::AcqRel);
     }
 
     /// Returns whether the sender has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == CLOSED
+        self.phase() == CLOSED
     }
 
     pub(crate) fn is_failed(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == FAILED
+        self.phase() == FAILED
     }
 
     /// Returns whether the application has called `close`, also if the producer has failed.
@@ -119,10 +153,10 @@ impl LifecycleCell {
             Lifecycle::Running | Lifecycle::Closed => {}
         }
         let to = to.phase();
-        let may_change = |from: u8| match (from, to) {
+        let may_change = |from: u8| match (from & PHASE_MASK, to) {
             (RUNNING, CLOSING | FAILED | CLOSED)
             | (CLOSING, FAILED | CLOSED)
-            | (FAILED, CLOSED) => Some(to),
+            | (FAILED, CLOSED) => Some(from & NO_TRANSACTION | to),
             _ => None,
         };
         self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, may_change).is_ok()
@@ -139,7 +173,8 @@ impl LifecycleCell {
 
     /// Returns the error of a call that begins after the producer stopped to accept records.
     pub(crate) fn error_for_new_call(&self) -> Error {
-        self.fatal_error.get().cloned().unwrap_or_else(Error::closed)
+        let refusal = || if self.is_running() { self.refusal.lock().clone() } else { None };
+        self.fatal_error.get().cloned().or_else(refusal).unwrap_or_else(Error::closed)
     }
 }
 
@@ -169,7 +204,22 @@ mod tests {
                 let expected = if changed { to.phase() } else { from.phase() };
                 assert_eq!(cell.get().phase(), expected);
                 assert_eq!(cell.is_running(), expected == RUNNING);
+                assert_eq!(cell.accepts_records(), expected == RUNNING);
             }
+        }
+    }
+
+    #[test]
+    fn transactional_producer_accepts_records_only_in_a_transaction() {
+        for state in states() {
+            let cell = LifecycleCell::default();
+            cell.close_transaction(Error::new(ErrorKind::InvalidTransactionState, "none is open"));
+            assert!(cell.is_running() && !cell.accepts_records());
+            assert_eq!(cell.error_for_new_call().kind(), ErrorKind::InvalidTransactionState);
+            cell.transition(&state);
+            assert_eq!(cell.get().phase(), state.phase(), "the bit does not change the phase");
+            cell.open_transaction();
+            assert_eq!(cell.accepts_records(), matches!(state, Lifecycle::Running));
         }
     }
 

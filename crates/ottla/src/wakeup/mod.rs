@@ -1,8 +1,9 @@
 //! How callers and the sender wake each other: the producer's lifecycle, the event queue to the
-//! sender, waiters with deadlines, and `block_on`.
+//! sender, transactional calls, waiters with deadlines, and `block_on`.
 
 pub(crate) mod lifecycle;
 pub(crate) mod event_queue;
 pub(crate) mod pending_posts;
 pub(crate) mod waiters;
 pub(crate) mod caller_context;
+pub(crate) mod transaction_call;

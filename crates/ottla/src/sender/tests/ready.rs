@@ -97,7 +97,7 @@ fn muted_partition_is_neither_ready_nor_drained() {
 fn send_pressure_makes_lingering_batches_ready() {
     for pressure in [
         SendPressure { exhausted: true, ..SendPressure::default() },
-        SendPressure { closing: true, ..SendPressure::default() },
+        SendPressure { no_record_follows: true, ..SendPressure::default() },
         SendPressure { flush_up_to: 2, ..SendPressure::default() },
     ] {
         let mut fixture = AccumulatorFixture::new(

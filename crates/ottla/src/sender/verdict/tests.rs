@@ -6,6 +6,8 @@ fn facts_for_code(code: ErrorCode) -> Facts {
     Facts {
         code,
         idempotent: true,
+        transactional: false,
+        unresolved: false,
         attempts: 1,
         retries: 3,
         expired: false,
@@ -36,6 +38,8 @@ fn rule_examples() -> Vec<Facts> {
         facts_for_code(E::NONE),
         facts_for_code(E::DUPLICATE_SEQUENCE_NUMBER),
         facts_for_code(E::PRODUCER_FENCED),
+        Facts { transactional: true, ..facts_for_code(E::INVALID_PRODUCER_ID_MAPPING) },
+        Facts { transactional: true, ..out_of_order },
         Facts { follows_last_acked: true, ..out_of_order },
         Facts { precedes_last_acked: true, status: PossiblyPersisted, ..out_of_order },
         Facts { first_of_epoch: true, ..out_of_order },
@@ -326,6 +330,32 @@ fn describe_verdict(verdict: Verdict) -> &'static str {
 
 /// Compares `docs/VERDICTS.md` with the table. `OTTLA_WRITE_DOCS=1 cargo test -p ottla in_docs`
 /// writes the page.
+// CASES: F1.8, F2.10, F2.11, TM20, SN38.
+#[test]
+fn failed_batch_of_a_transaction_gets_no_new_epoch() {
+    use ErrorCode as E;
+    let facts = |code| Facts { transactional: true, ..facts_for_code(code) };
+    for code in [
+        E::INVALID_PRODUCER_EPOCH,
+        E::INVALID_TXN_STATE,
+        E::UNKNOWN_PRODUCER_ID,
+        E::TRANSACTION_ABORTABLE,
+    ] {
+        assert_eq!(verdict_for(&facts(code)), Verdict::Fail, "{code}");
+    }
+    assert_eq!(verdict_for(&facts(E::INVALID_PRODUCER_ID_MAPPING)), Verdict::FailProducer);
+    assert_eq!(verdict_for(&facts(E::CONCURRENT_TRANSACTIONS)), RETRY);
+    let out_of_order = facts(E::OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(verdict_for(&out_of_order), RETRY, "an earlier batch is in flight");
+    for lost in [
+        Facts { follows_last_acked: true, ..out_of_order },
+        Facts { unresolved: true, ..out_of_order },
+        Facts { expired: true, ..out_of_order },
+    ] {
+        assert_eq!(verdict_for(&lost), Verdict::Fail);
+    }
+}
+
 #[test]
 fn verdict_table_in_docs_is_up_to_date() {
     let mut page = String::from(INTRODUCTION);
