@@ -86,6 +86,20 @@ const MEASUREMENTS: &[Measurement] = &[
         rounds: ROUNDS,
     },
     Measurement {
+        name: "append, a record in a transaction",
+        workload: "transaction",
+        rounds: ROUNDS,
+        functions: &["*instructions*append*"],
+        rounds_per_unit: 1.0,
+    },
+    Measurement {
+        name: "sender, a full batch of 151 records in a transaction",
+        workload: "transaction",
+        rounds: ROUNDS,
+        functions: ROUND,
+        rounds_per_unit: RECORDS_PER_BATCH,
+    },
+    Measurement {
         name: "sender's round, 1 partition",
         workload: "one-partition",
         functions: ROUND,

@@ -10,7 +10,8 @@ usage: ottla-sim SCENARIO                 run one scenario
        ottla-sim --shrink SCENARIO        make a failing scenario smaller
        ottla-sim --seeds N [--from S]     run N seeds, from seed S (default 0)
        ottla-sim --workload NAME ROUNDS   run a workload for callgrind:
-                                          records, one-partition or many-partitions
+                                          records, transaction, one-partition,
+                                          many-partitions or new-topics
 A SCENARIO is a seed, or the text that a failure prints.";
 
 fn main() -> ExitCode {
