@@ -21,6 +21,8 @@ mod history;
 mod oracle;
 mod scenario;
 mod older_epochs;
+#[cfg_attr(not(test), allow(dead_code, reason = "only behaviour tests plan faults"))]
+mod request_faults;
 mod sim_cluster;
 mod instructions;
 mod setup;
@@ -59,6 +61,8 @@ mod reporting_tests;
 mod event_tests;
 #[cfg(test)]
 mod lifecycle_tests;
+#[cfg(test)]
+mod transaction_tests;
 #[cfg(test)]
 mod seed_tests;
 

@@ -17,6 +17,7 @@ use ottla_protocol::wire::TestRng;
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
 use crate::older_epochs::OlderEpochs;
+use crate::request_faults::{RequestFault, RequestFaults, error_response};
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
@@ -96,6 +97,7 @@ pub(crate) struct SimCluster {
     max_in_flight: usize,
     /// Evidence that the client exceeded its limit of requests in flight.
     pub(crate) in_flight_violations: Vec<String>,
+    pub(crate) request_faults: RequestFaults,
     /// The number of faults so far, by name.
     pub(crate) fault_counts: BTreeMap<String, u64>,
     /// The leaders that the client was shown, if a topic is restored in this scenario.
@@ -119,6 +121,7 @@ impl SimCluster {
             // A request without acknowledgement is in flight only until it is sent.
             max_in_flight: if s.acks == "0" { usize::MAX } else { s.max_in_flight as usize },
             in_flight_violations: Vec::new(),
+            request_faults: RequestFaults::default(),
             fault_counts: BTreeMap::new(),
             older_epochs: s.has_restoration().then(OlderEpochs::default),
         }
@@ -245,6 +248,22 @@ impl SimCluster {
             let address = node_address(node);
             let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
             let frame = Bytes::from(frame);
+            if let Some((header, fault)) = self.request_faults.take(&frame) {
+                trace(machine, || format!("connection {id}: {fault:?}"));
+                if let RequestFault::Respond(code) = fault {
+                    let response = error_response(&header, &frame, code);
+                    machine.send_to_client(id, response, Duration::ZERO);
+                    continue;
+                }
+                if matches!(fault, RequestFault::LoseResponse | RequestFault::RepeatRequest) {
+                    self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
+                }
+                if matches!(fault, RequestFault::DelayRequest | RequestFault::RepeatRequest) {
+                    self.request_faults.late.push_back((node, frame));
+                }
+                self.close(id, machine);
+                return;
+            }
             let mut result = self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
             if let (HandleResult::SendResponse(response), Some(code)) = (
                 &mut result,
@@ -311,14 +330,31 @@ impl SimCluster {
             }
             HandleResult::CloseConnection(reason) => {
                 trace(machine, || format!("connection {id}: closed by the broker: {reason}"));
-                if let Some(c) = self.connections.get_mut(&id) {
-                    c.closed = true;
-                    c.buffer.clear();
-                }
-                machine.close_connection(id);
+                self.close(id, machine);
                 return false;
             }
         }
+        true
+    }
+
+    /// Closes a connection. Bytes that are still in flight to the node are lost.
+    fn close(&mut self, id: u64, machine: &SimMachine) {
+        if let Some(c) = self.connections.get_mut(&id) {
+            c.closed = true;
+            c.buffer.clear();
+        }
+        machine.close_connection(id);
+    }
+
+    /// Delivers the oldest late request to its node. Its connection is gone, so the response is
+    /// lost. Returns whether there was one.
+    #[cfg(test)]
+    pub(crate) fn deliver_late_request(&mut self, machine: &SimMachine) -> bool {
+        let Some((node, frame)) = self.request_faults.late.pop_front() else { return false };
+        trace(machine, || format!("late: {}", describe_request(node, 0, &frame)));
+        let (address, time) = (node_address(node), broker_now(machine));
+        let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
+        self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
         true
     }
 
