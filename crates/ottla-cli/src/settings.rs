@@ -115,6 +115,16 @@ pub(crate) fn is_provider(name: &str) -> bool {
     name.starts_with("config.providers")
 }
 
+/// Refuses a transactional producer: the command begins no transaction, so every record would fail.
+pub(crate) fn check_not_transactional(properties: &Properties) -> Result<(), CliError> {
+    match properties.get("transactional.id") {
+        None => Ok(()),
+        Some(id) => Err(CliError::usage(format!(
+            "transactional.id={id}: this command sends no transactions; remove the setting"
+        ))),
+    }
+}
+
 /// Sets the properties of the command line.
 pub(crate) fn set_properties<'a>(
     p: &mut Properties,

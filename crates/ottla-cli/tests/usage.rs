@@ -30,6 +30,12 @@ fn unknown_wrong_and_conflicting_settings_are_usage_errors() {
         &["unknown setting lingr.ms", "linger.ms?"],
     );
     assert_fails(
+        &embedded_args(&["-X", "transactional.id=t-1"]),
+        b"",
+        2,
+        &["transactional.id=t-1", "sends no transactions"],
+    );
+    assert_fails(
         &embedded_args(&["-X", "linger.ms=soon"]),
         b"",
         2,

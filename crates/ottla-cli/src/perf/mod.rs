@@ -15,7 +15,7 @@ use ottla::{BatchReport, Delivery, Origin, Producer, Properties, Record, Topic};
 
 use crate::args::{PerfArgs, SendMethod};
 use crate::console::{output_status, print_line, report};
-use crate::settings::{read_file, set_properties};
+use crate::settings::{check_not_transactional, read_file, set_properties};
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, error_with_reference, limits, start_thread};
 use load::{ThroughputThrottler, Workload};
@@ -142,6 +142,7 @@ fn producer_properties(args: &PerfArgs) -> Result<Properties, CliError> {
              --command-property or --command-config",
         ));
     }
+    check_not_transactional(&p)?;
     Ok(p)
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     }
     settings::warn_deprecated(&args);
     let mut properties = settings::producer_properties(&args)?;
+    settings::check_not_transactional(&properties)?;
     let max_request_size = settings::number(&properties, "max.request.size", 1_048_576);
     let mut reader = RecordReader::new(&args, max_request_size as usize)?;
     limits::check_address_space(&properties)?;
