@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::choices::MetadataRecoveryStrategy;
+use super::idempotence::Idempotence;
 use super::timeouts::Timeouts;
 use super::{BackoffRange, Properties, parse};
 use crate::error::Error;
@@ -44,7 +45,7 @@ impl ClientSettings {
                 servers,
                 p.get_str("security.protocol"),
             )?,
-            max_in_flight: p.get_usize("max.in.flight.requests.per.connection"),
+            max_in_flight: Idempotence::new(p)?.max_in_flight,
             request_timeout: Timeouts::new(p)?.request,
             connect: ConnectSettings::new(p),
             metadata: MetadataSettings::new(p),
@@ -162,8 +163,10 @@ impl NetworkSettings {
             receive_buffer: usize::try_from(p.get_i64("receive.buffer.bytes")).ok(),
             keepalive: p.get_bool("socket.keepalive.enable"),
             receive_message_max_bytes: p.get_usize("receive.message.max.bytes"),
+            // Also 0, librdkafka's default, which means "never" there.
             connections_max_idle: u64::try_from(p.get_i64("connections.max.idle.ms"))
                 .ok()
+                .filter(|ms| *ms > 0)
                 .map(Duration::from_millis),
         }
     }

@@ -18,6 +18,7 @@ pub(crate) mod secret;
 pub(crate) mod files;
 pub(crate) mod security;
 mod accumulator_settings;
+mod idempotence;
 mod sender_settings;
 mod client_settings;
 mod transaction_settings;
@@ -95,6 +96,8 @@ pub struct Properties {
     compression_level: Option<String>,
     /// The names in use that only librdkafka has.
     librdkafka_names: BTreeSet<String>,
+    /// The settings whose value was set by a name of librdkafka, with that name.
+    written_as: BTreeMap<&'static str, String>,
     notices: Vec<String>,
     /// The first error of a value that was set by a call that returns none.
     error: Option<Error>,
@@ -174,6 +177,10 @@ impl Properties {
     /// Sets a value whose references to providers are resolved.
     fn set_resolved(&mut self, name: &str, value: &str, origin: &Origin) -> Result<(), Error> {
         let name = name.to_owned();
+        if matches!(&*name, "compression.codec" | "compression.type") && value.trim() == "inherit" {
+            // librdkafka's default for a topic: the setting of the whole producer holds.
+            return Ok(());
+        }
         if find_setting(&name).is_none() {
             match aliases::find_alias(&name) {
                 Some(AliasTarget::SameAs(other)) => {
@@ -225,7 +232,9 @@ impl Properties {
             }
             _ => value,
         };
-        self.insert(setting, value, origin).map_err(|e| Error::config(format!("{alias}: {e}")))
+        self.insert(setting, value, origin).map_err(|e| Error::config(format!("{alias}: {e}")))?;
+        self.written_as.insert(setting.name, alias.to_owned());
+        Ok(())
     }
 
     fn insert(
@@ -264,6 +273,7 @@ impl Properties {
         {
             self.kibibytes.insert(name, kibibytes);
         }
+        self.written_as.remove(name);
         if let Some(mut old) = self.values.insert(name, value)
             && is_secret(name)
         {
@@ -371,6 +381,11 @@ impl Properties {
     /// Returns the value that was set for a setting, by Kafka's name; not its default.
     fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
+    }
+
+    /// Returns the name by which a setting was set, for notices and errors.
+    fn written_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.written_as.get(name).map_or(name, String::as_str)
     }
 
     /// Returns the value or the default; empty if there is neither.

@@ -1,7 +1,7 @@
 //! Notices: what a user should know about settings that were accepted but do not do what their name
 //! says, or do it differently than in librdkafka.
 
-use super::{Properties, aliases, security};
+use super::{Properties, aliases, idempotence, security};
 
 /// Settings of this client whose names are librdkafka's; Java's producer does not have them.
 const LIBRDKAFKA_SETTINGS: [&str; 6] = [
@@ -42,8 +42,8 @@ pub(super) fn replacement(name: &str) -> Option<&'static str> {
 }
 
 impl Properties {
-    /// Returns a sentence for each setting that was accepted but has no effect, and one if keys may
-    /// go to other partitions than with librdkafka.
+    /// Returns a sentence for each setting that was accepted but has no effect, one if settings
+    /// turn idempotence off, and one if keys may go to other partitions than with librdkafka.
     ///
     /// ```
     /// let mut properties = ottla::Properties::new();
@@ -54,6 +54,7 @@ impl Properties {
     pub fn notices(&self) -> Vec<String> {
         let mut all = self.notices.clone();
         all.extend(security::unused_setting_notices(self));
+        all.extend(idempotence::notice(self));
         all.extend(self.partitioner_notice());
         all
     }

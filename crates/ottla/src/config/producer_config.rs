@@ -148,6 +148,7 @@ impl ProducerConfig {
             "acks" => self.sender.acks.as_str().into(),
             "client.id" => self.client.client_id.as_str().into(),
             "delivery.timeout.ms" => format_millis(self.sender.delivery_timeout),
+            "max.in.flight.requests.per.connection" => self.sender.max_in_flight.to_string(),
             "linger.ms" => format_millis(self.accumulator.linger),
             "request.timeout.ms" => format_millis(self.sender.request_timeout),
             "enable.idempotence" => self.sender.idempotent.to_string(),

@@ -3,14 +3,11 @@
 use std::time::Duration;
 
 use super::choices::Acks;
+use super::idempotence::Idempotence;
 use super::timeouts::Timeouts;
 use super::transaction_settings::TransactionSettings;
 use super::{BackoffRange, Properties};
 use crate::error::Error;
-
-/// More requests in flight than this break the idempotent producer: the broker remembers the
-/// sequences of only five batches per producer and partition (KIP-98).
-const MAX_IN_FLIGHT_IDEMPOTENT: i64 = 5;
 
 /// The settings that decide how batches are sent.
 #[derive(Debug, Clone)]
@@ -48,11 +45,12 @@ pub struct SenderSettings {
 impl SenderSettings {
     pub(super) fn new(p: &Properties) -> Result<SenderSettings, Error> {
         let acks = p.get_str("acks").parse()?;
+        let idempotence = Idempotence::new(p)?;
         let backoff = BackoffRange::new(p, "retry.backoff.ms", "retry.backoff.max.ms");
         Ok(SenderSettings {
             acks,
-            idempotent: is_idempotent(p, acks)?,
-            max_in_flight: p.get_usize("max.in.flight.requests.per.connection"),
+            idempotent: idempotence.enabled,
+            max_in_flight: idempotence.max_in_flight,
             max_request_size: p.get_usize("max.request.size"),
             retries: u32::try_from(p.get_i64("retries")).unwrap_or(u32::MAX),
             retry_backoff: backoff.initial,
@@ -63,42 +61,4 @@ impl SenderSettings {
             transactions: TransactionSettings::new(p),
         })
     }
-}
-
-/// Returns whether the producer is idempotent.
-///
-/// As Kafka does: a conflicting `acks` or `retries` turns idempotence off, unless
-/// `enable.idempotence=true` was set; then it is an error. Too many requests in flight are an error
-/// unless `enable.idempotence=false` was set, also where `acks` or `retries` turn it off
-/// (CASES PC1). A transactional producer is always idempotent.
-fn is_idempotent(p: &Properties, acks: Acks) -> Result<bool, Error> {
-    let is_transactional = p.value("transactional.id").is_some();
-    if !p.get_bool("enable.idempotence") {
-        if is_transactional {
-            let message = "transactional.id needs enable.idempotence=true";
-            return Err(Error::config(message));
-        }
-        return Ok(false);
-    }
-    let is_explicit = p.value("enable.idempotence").is_some();
-    let conflicts = [
-        (acks != Acks::All, format!("acks={acks}; set acks=all")),
-        (p.get_i64("retries") == 0, "retries=0; set retries to at least 1".to_owned()),
-    ];
-    let conflict = conflicts.into_iter().find(|(is_conflict, _)| *is_conflict);
-    if let (true, Some((_, conflict))) = (is_transactional, &conflict) {
-        return Err(Error::config(format!("transactional.id conflicts with {conflict}")));
-    }
-    if let (true, Some((_, conflict))) = (is_explicit, &conflict) {
-        return Err(Error::config(format!("enable.idempotence=true conflicts with {conflict}")));
-    }
-    let in_flight = p.get_i64("max.in.flight.requests.per.connection");
-    if in_flight > MAX_IN_FLIGHT_IDEMPOTENT {
-        return Err(Error::config(format!(
-            "To use the idempotent producer, max.in.flight.requests.per.connection must be set to \
-             at most {MAX_IN_FLIGHT_IDEMPOTENT}. Current value is {in_flight}. (Or set \
-             enable.idempotence=false.)"
-        )));
-    }
-    Ok(conflict.is_none())
 }

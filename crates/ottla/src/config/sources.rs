@@ -38,6 +38,7 @@ impl Properties {
         self.from_providers.append(&mut other.from_providers);
         std::mem::take(&mut other.notices).into_iter().for_each(|n| self.add_notice(n));
         self.librdkafka_names.append(&mut other.librdkafka_names);
+        self.written_as.append(&mut other.written_as);
         self.error = self.error.take().or(other.error.take());
     }
 

@@ -72,16 +72,18 @@ settings! {
         "The zstd level: a negative number is faster, a larger one gives smaller output. Levels \
          outside -7 to 4 need a build with the feature `zstd-c`.";
     Supported "connections.max.idle.ms", Long(i64::MIN), Some("540000"),
-        "Milliseconds after which an unused connection is closed. A negative value keeps idle \
-         connections open.";
+        "Milliseconds after which an unused connection is closed. 0, librdkafka's default, or a \
+         negative value keeps idle connections open.";
     Supported "delivery.timeout.ms", Int(0, INT_MAX), Some("120000"),
         "Milliseconds from the first record of a batch until the batch must be acknowledged; then \
          its records fail. Must be at least `linger.ms` + `request.timeout.ms`; a time of these \
-         two that is not set becomes shorter to fit.";
+         two that is not set becomes shorter to fit, and so does `socket.timeout.ms=60000`, \
+         librdkafka's default.";
     Supported "enable.idempotence", Bool, Some("true"),
         "With `true`, the log holds each record once and in order, even when the client sends a \
          batch again (KIP-98). Needs `acks=all`, `retries` above 0 and at most 5 requests in \
-         flight. If it is not set and `acks` or `retries` conflict with it, it is off.";
+         flight. If it is not set and `acks` or `retries` conflict with it, it is off, and a \
+         notice says so.";
     Supported "linger.ms", Millis, Some("5"),
         "Milliseconds that a batch waits for more records before the client sends it. 0 sends a \
          batch as soon as its broker can take a request.";
@@ -89,7 +91,8 @@ settings! {
         "Milliseconds that `send` and `partitions_for` may wait for metadata and memory together.";
     Supported "max.in.flight.requests.per.connection", Int(1, INT_MAX), Some("5"),
         "Largest number of requests without a response on one connection. Above 1 and without \
-         idempotence, a retried batch may end up behind later ones.";
+         idempotence, a retried batch may end up behind later ones. librdkafka's default, 1000000, \
+         means 5 with idempotence.";
     Supported "max.request.size", Int(0, INT_MAX), Some("1048576"),
         "Largest size in bytes of a produce request, and of one record before compression.";
     Supported "receive.message.max.bytes", Int(1000, INT_MAX), Some("100000000"),

@@ -1,5 +1,6 @@
 //! Tests of `Properties` and `ProducerConfig` together: values by name in, settings or errors out.
 
+mod librdkafka;
 mod reading_back;
 
 use super::*;

@@ -23,7 +23,8 @@ pub(super) struct Timeouts {
 impl Timeouts {
     /// Reads the three settings (CASES PC3). A default of `delivery.timeout.ms` that is too short
     /// for the others is raised, as in Kafka. If it was set, the others bend where they were not:
-    /// librdkafka has no lower limit for it, so people set `message.timeout.ms=5000` alone.
+    /// librdkafka has no lower limit for it, so people set `message.timeout.ms=5000` alone, or
+    /// together with librdkafka's default of `socket.timeout.ms`, which counts as not set.
     ///
     /// # Errors
     /// The values that were set do not fit.
@@ -32,7 +33,7 @@ impl Timeouts {
         let request = p.get_duration_ms("request.timeout.ms");
         let delivery = p.get_duration_ms("delivery.timeout.ms");
         let given = Timeouts { linger, request, delivery };
-        let is_set = |name| p.value(name).is_some();
+        let is_set = |name| p.value(name).is_some() && !is_librdkafka_default(p, name);
         if delivery >= given.min_delivery() {
             return Ok(given);
         }
@@ -62,20 +63,24 @@ impl Timeouts {
     }
 
     fn conflict(&self, p: &Properties) -> Error {
-        let written = |name: &'static str, alias: &'static str| {
-            if p.librdkafka_names.contains(alias) { alias } else { name }
-        };
-        let part = |name: &'static str, alias, value| {
+        let part = |name, value| {
             let origin = if p.value(name).is_some() { "" } else { ", the default" };
-            format!("{}={}{origin}", written(name, alias), format_millis(value))
+            format!("{}={}{origin}", p.written_name(name), format_millis(value))
         };
         Error::config(format!(
             "{}={} must be at least linger.ms + request.timeout.ms = {} ({}; {})",
-            written("delivery.timeout.ms", "message.timeout.ms"),
+            p.written_name("delivery.timeout.ms"),
             format_millis(self.delivery),
             format_millis(self.min_delivery()),
-            part("linger.ms", "queue.buffering.max.ms", self.linger),
-            part("request.timeout.ms", "socket.timeout.ms", self.request),
+            part("linger.ms", self.linger),
+            part("request.timeout.ms", self.request),
         ))
     }
+}
+
+/// Returns whether a setting has librdkafka's name and default. librdkafka waits for the response
+/// to a Produce request for the lesser of `socket.timeout.ms` and what is left of
+/// `message.timeout.ms`.
+fn is_librdkafka_default(p: &Properties, name: &str) -> bool {
+    p.written_name(name) == "socket.timeout.ms" && p.value(name) == Some("60000")
 }
