@@ -157,6 +157,11 @@ impl EmbeddedBrokerBuilder {
 
 /// A broker in this process. Dropping it closes its connections and joins its threads.
 ///
+/// Its threads are its own, so it also serves clients whose async executor has a single thread. Its
+/// calls take microseconds and may be made in async tests; only
+/// [`wait_for_records`](Self::wait_for_records) and its like block for long: await the deliveries
+/// before, or call them in `spawn_blocking`.
+///
 /// ```
 /// use ottla_broker::EmbeddedBroker;
 ///

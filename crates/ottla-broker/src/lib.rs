@@ -49,7 +49,10 @@ mod log;
 
 /// The types of other crates that the items of this crate mention.
 pub use bytes::Bytes;
-pub use ottla_protocol::{ApiKey, ErrorCode, Uuid};
+/// The same type as `ottla::ErrorCode`: a test can compare the code of an error with the one that
+/// it has injected.
+pub use ottla_protocol::ErrorCode;
+pub use ottla_protocol::{ApiKey, Uuid};
 
 pub use crate::cluster::{MoveLeaderOptions, PartitionDescription};
 pub use crate::consumer_record::{ConsumerRecord, TransactionStatus};

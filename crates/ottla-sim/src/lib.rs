@@ -78,5 +78,9 @@ struct Migrating;
 
 /// Compiles and runs the programs of the page about the embedded broker.
 #[cfg(doctest)]
+#[doc = include_str!("../../../docs/EVENTS.md")]
+struct EventsPage;
+
+#[cfg(doctest)]
 #[doc = include_str!("../../../docs/EMBEDDED_BROKER.md")]
 struct EmbeddedBrokerPage;

@@ -5,40 +5,39 @@
 use std::error::Error;
 use std::time::Duration;
 
-use ottla::{Error as KafkaError, Producer, RecordStatus, Topic};
+use ottla::{Error as KafkaError, ErrorKind, Producer, RecordStatus, Topic};
 
 /// What all handlers share, like axum's `State`.
 #[derive(Clone)]
-struct App {
-    orders: Topic,
+pub struct App {
+    /// Where orders go.
+    pub orders: Topic,
 }
 
-/// An HTTP status.
-#[derive(Debug, PartialEq)]
-enum Response {
-    Created,
-    /// Nothing was written: the client may try again.
-    ServiceUnavailable,
-    /// The order may have been written.
-    GatewayTimeout,
-}
-
-/// Writes one order and waits for its result.
-async fn post_order(app: App, body: String) -> Response {
+/// Writes one order, waits for its result, and returns the HTTP status.
+pub async fn post_order(app: App, body: String) -> u16 {
     let sent = async {
         let delivery = app.orders.send_async(app.orders.record().value(&body)).await?;
         delivery.await
     };
     match sent.await {
-        Ok(_) => Response::Created,
-        Err(e) => response_for(&e),
+        Ok(_) => 201,
+        Err(e) => status(&e),
     }
 }
 
-fn response_for(e: &KafkaError) -> Response {
-    match e.record_status() {
-        RecordStatus::NotPersisted => Response::ServiceUnavailable,
-        RecordStatus::PossiblyPersisted => Response::GatewayTimeout,
+/// Returns the HTTP status for an error.
+pub fn status(e: &KafkaError) -> u16 {
+    match e.kind() {
+        // Not known whether the order is in the log: only an idempotent client may repeat it.
+        _ if e.record_status() == RecordStatus::PossiblyPersisted => 504,
+        ErrorKind::RecordTooLarge => 413,
+        ErrorKind::InvalidRecord | ErrorKind::InvalidTopic | ErrorKind::Serialization => 400,
+        // This instance shuts down; another one takes the order.
+        ErrorKind::Closed => 503,
+        _ if e.is_retriable() => 503,
+        // A setting, a grant or a credential of this service is wrong, or the producer has failed.
+        _ => 500,
     }
 }
 
@@ -51,7 +50,7 @@ async fn serve(servers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
         (0..64).map(|i| tokio::spawn(post_order(app.clone(), format!("order {i}")))).collect();
     let mut created = 0;
     for request in requests {
-        created += i32::from(request.await? == Response::Created);
+        created += i32::from(request.await? == 201);
     }
     println!("{created} orders created");
     producer.close_async(Duration::from_secs(10)).await?;

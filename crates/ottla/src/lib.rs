@@ -133,6 +133,8 @@ pub use delivery::interceptor::{Acknowledgement, Interceptor, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};
 pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
 pub use metrics::{Metric, MetricValue, Totals};
+/// The same type as `ottla_broker::ErrorCode`: a test can compare the code of an error with the one
+/// that it has injected.
 pub use ottla_protocol::ErrorCode;
 pub use producer::{
     CloseReport, PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope,

@@ -1,13 +1,15 @@
 //! Runs every program of `examples/` against the embedded broker, and some against one with faults.
 #![allow(missing_docs, dead_code, unreachable_pub, clippy::disallowed_macros)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use ottla::Producer;
 use ottla_broker::{ApiKey, EmbeddedBroker, ErrorCode, NewTopic, ProduceFault, ResponseAction};
+use proc_macro2::{TokenStream, TokenTree};
 
 #[path = "../examples/blocking.rs"]
 mod blocking;
@@ -88,4 +90,101 @@ fn failures_are_counted_by_reason() {
     assert_eq!(count("good"), all_with("acknowledged"));
     assert_eq!(count("refused"), all_with("broker POLICY_VIOLATION"));
     assert_eq!(count("small"), all_with("record_too_large MESSAGE_TOO_LARGE"));
+}
+
+#[test]
+fn handler_responds_with_the_status_of_each_error() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    runtime.block_on(check_statuses()).unwrap();
+}
+
+async fn check_statuses() -> Result<(), Box<dyn Error>> {
+    let broker = EmbeddedBroker::builder().topic("refused", 1).topic("orders", 1).start()?;
+    let producer = Producer::builder().bootstrap_servers(broker.bootstrap_servers()).build()?;
+    let app = |topic| producer.topic(topic).map(|orders| request_handler::App { orders });
+    let post = |topic, body: &str| {
+        let body = body.to_owned();
+        let app = app(topic);
+        async move { Ok::<u16, Box<dyn Error>>(request_handler::post_order(app?, body).await) }
+    };
+    assert_eq!(post("orders", "3 apples").await?, 201);
+    assert_eq!(post("orders", &"x".repeat(2 << 20)).await?, 413);
+    let fault = |code| {
+        broker.with_core(|core, _| {
+            core.set_fault_injector(move |_, _| Some(ProduceFault::FailBeforeAppend(code)));
+        });
+    };
+    for (code, status) in [
+        (ErrorCode::INVALID_RECORD, 400),
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, 500),
+        (ErrorCode::POLICY_VIOLATION, 500),
+        (ErrorCode::MESSAGE_TOO_LARGE, 413),
+    ] {
+        fault(code);
+        assert_eq!(post("refused", "3 apples").await?, status, "{code}");
+    }
+    broker.with_core(|core, _| core.clear_fault_injector());
+    let invalid = producer.topic("no/topic").map(drop).expect_err("an invalid name");
+    assert_eq!(request_handler::status(&invalid), 400);
+    // The response is lost when the producer closes: the record may be in the log.
+    let (requests, mut arrived) = tokio::sync::mpsc::unbounded_channel();
+    let _guard = broker.intercept_responses(move |response, frame| {
+        if response.api == ApiKey::PRODUCE {
+            let _ = requests.send(());
+            return ResponseAction::Stall;
+        }
+        ResponseAction::Send(frame)
+    });
+    let unclear = tokio::spawn(request_handler::post_order(app("orders")?, "1 pear".into()));
+    arrived.recv().await.expect("a request");
+    let closed = app("orders")?;
+    assert_eq!(producer.close_async(Duration::ZERO).await?.possibly_persisted, 1);
+    assert_eq!(unclear.await?, 504);
+    assert_eq!(request_handler::post_order(closed, "2 plums".into()).await, 503);
+    Ok(())
+}
+
+/// Adds all names in a program, also those in macros. Comments have none.
+fn add_names(tokens: TokenStream, names: &mut BTreeSet<String>) {
+    for token in tokens {
+        match token {
+            TokenTree::Ident(name) => {
+                names.insert(name.to_string());
+            }
+            TokenTree::Group(group) => add_names(group.stream(), names),
+            _ => {}
+        }
+    }
+}
+
+/// A user has only what is published: `ottla` and `ottla-broker`, without hidden modules.
+#[test]
+fn programs_for_users_use_only_the_public_crates() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut programs: Vec<_> =
+        (fs::read_dir(root.join("examples")).unwrap()).map(|entry| entry.unwrap().path()).collect();
+    programs.push(root.join("tests/failover.rs"));
+    assert!(programs.len() > 9);
+    for path in programs {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut names = BTreeSet::new();
+        add_names(text.parse().unwrap(), &mut names);
+        let ours: Vec<&String> = names.iter().filter(|name| name.starts_with("ottla")).collect();
+        let allowed = |name: &&String| ["ottla", "ottla_broker"].contains(&name.as_str());
+        assert!(ours.iter().all(allowed), "{}: {ours:?}", path.display());
+        assert!(names.contains("ottla"), "{}", path.display());
+        for hidden in ["sim", "tools", "feature"] {
+            assert!(!names.contains(hidden), "{}: {hidden}", path.display());
+        }
+    }
+}
+
+#[test]
+fn readme_lists_every_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("../../README.md")).unwrap();
+    for entry in fs::read_dir(root.join("examples")).unwrap() {
+        let name = entry.unwrap().path().file_stem().unwrap().display().to_string();
+        assert!(readme.contains(&format!("\n- `{name}`: ")), "README.md does not list {name}");
+    }
 }

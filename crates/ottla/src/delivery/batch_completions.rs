@@ -73,7 +73,8 @@ impl fmt::Debug for BatchCompletions {
 ///
 /// Every accepted record is in exactly one report. A record that `send` refuses is in none: the
 /// error of the call is its result. [`records`](Self::records) goes through the records one by one;
-/// the fields give the same for the whole batch, at no cost per record.
+/// the fields give the same for the whole batch, at no cost per record. A report has tokens and no
+/// keys or values.
 ///
 /// ```
 /// let builder = ottla::Producer::builder().delivery_handler(|batch| {

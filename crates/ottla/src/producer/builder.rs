@@ -165,8 +165,9 @@ impl ProducerBuilder {
         /// the microsecond. The default is 60 s.
         max_block(Duration) "max.block.ms" v => format_millis(v);
         /// Sets the time from a batch's first record until the batch is acknowledged or fails
-        /// (`delivery.timeout.ms`, KIP-91), in whole milliseconds. The default is 120 s. It must be
-        /// at least `linger.ms` plus `request.timeout.ms`.
+        /// (`delivery.timeout.ms`, KIP-91), in whole milliseconds. The default is 120 s. A short
+        /// time needs no other setting: `linger.ms` and `request.timeout.ms` become shorter to fit.
+        /// If they are set, it must be at least their sum.
         delivery_timeout(Duration) "delivery.timeout.ms" v => format_millis(v);
         /// Sets the time that a broker has for its response (`request.timeout.ms`), in whole
         /// milliseconds, as in the protocol. The default is 30 s. The client then closes the
@@ -234,6 +235,16 @@ impl ProducerBuilder {
     /// The producer calls the handler once per batch. The [`BatchReport`] contains the batch's
     /// result and the [tokens](crate::Record::token) of its records. A batch that was split reports
     /// each of its parts. The deliveries and callbacks of a batch complete first.
+    ///
+    /// The handler gets no keys or values: the producer keeps them only encoded, and perhaps
+    /// compressed. To send a failed record again or to store it, keep it under its token until its
+    /// result arrives, or send it with a callback that owns it, as
+    /// [`send_with_callback`](Producer::send_with_callback) shows.
+    ///
+    /// The handler lives as long as the producer. If it owns a clone of its own producer, the two
+    /// keep each other alive, and the drop of all other clones closes nothing: call
+    /// [`close`](Producer::close), or let the handler pass its work through a channel to a task
+    /// that has the producer.
     ///
     /// ```no_run
     /// use ottla::{Producer, Record};

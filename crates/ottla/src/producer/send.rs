@@ -88,6 +88,22 @@ impl Producer {
     /// # Ok(()) }
     /// ```
     ///
+    /// The result has no bytes of the record. A callback that may need them owns them:
+    ///
+    /// ```no_run
+    /// # use ottla::{OwnedRecord, Producer};
+    /// # use std::sync::mpsc::Sender;
+    /// # fn f(producer: &Producer, failed: Sender<OwnedRecord>) -> Result<(), ottla::Error> {
+    /// let record = OwnedRecord::to("orders").value("3 apples");
+    /// let copy = record.clone();
+    /// producer.send_with_callback(record.as_record(), move |result| {
+    ///     if result.is_err() {
+    ///         let _ = failed.send(copy);
+    ///     }
+    /// })?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Threads
     ///
     /// The callback runs exactly once, on one of these threads:

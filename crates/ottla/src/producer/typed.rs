@@ -151,6 +151,28 @@ pub struct TypedProducer<KS, VS> {
 ///
 /// Its methods are those of [`Topic`], for [`TypedRecord`]s. It is cheap to clone.
 ///
+/// A struct that holds a handle names the types of both serializers. The serializer of a closure
+/// ([`from_fn`](crate::serializer::from_fn)) has no name, so use a type of your own there:
+///
+/// ```
+/// use ottla::serializer::{BigEndianSerializer, Serializer};
+/// use ottla::{BoxError, TypedTopic};
+///
+/// /// Writes a value as JSON.
+/// struct Json;
+///
+/// impl<T: serde::Serialize> Serializer<T> for Json {
+///     fn serialize(&self, _: &str, value: &T, out: &mut Vec<u8>) -> Result<bool, BoxError> {
+///         serde_json::to_writer(out, value)?;
+///         Ok(true)
+///     }
+/// }
+///
+/// struct Orders {
+///     topic: TypedTopic<BigEndianSerializer, Json>,
+/// }
+/// ```
+///
 /// ```no_run
 /// use ottla::Producer;
 /// use ottla::serializer::{BigEndianSerializer, BytesSerializer};

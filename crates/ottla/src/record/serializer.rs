@@ -167,7 +167,9 @@ where
 /// # Ok(()) }
 /// ```
 ///
-/// With `serde_json`, `from_fn(|order: &Order| serde_json::to_vec(order))` is enough.
+/// With `serde_json`, `from_fn(|order: &Order| serde_json::to_vec(order))` is enough. A struct that
+/// holds the producer needs a serializer with a name: [`TypedTopic`](crate::TypedTopic) has an
+/// example.
 pub fn from_fn<T: ?Sized, E: Into<BoxError>>(
     function: impl Fn(&T) -> Result<Vec<u8>, E> + Send + Sync,
 ) -> impl Serializer<T> {
