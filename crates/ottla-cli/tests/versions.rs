@@ -92,6 +92,8 @@ fn each_kafka_version_stores_all_records_once() {
         print_line(&format!("Kafka {version}: {}", list.join(", ")));
         assert_eq!(request_versions["Produce"], BTreeSet::from([produce]), "{version}");
         if version == "4.4.0" {
+            // The first version that names the cluster, without a fallback (KIP-1242).
+            assert_eq!(request_versions["ApiVersions"], BTreeSet::from([5]));
             check_zstd_levels(&jars, &kafka);
         }
     }

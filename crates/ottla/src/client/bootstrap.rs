@@ -1,5 +1,6 @@
 //! The bootstrap servers: a client's first nodes, used again when no broker is reachable.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::NetworkClient;
@@ -14,6 +15,52 @@ const MAX_REBOOTSTRAP_BACKOFF: Duration = Duration::from_secs(60);
 
 /// The failed attempts in a row after which a broker counts as unreachable.
 const UNREACHABLE_FAILED_ATTEMPTS: u32 = 3;
+
+/// Why the client returns to the bootstrap servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RebootstrapCause {
+    /// No metadata has come for the trigger's time.
+    MetadataOverdue,
+    /// No broker of the cluster can be connected.
+    Unreachable,
+    /// The broker's ApiVersions response has REBOOTSTRAP_REQUIRED: it is another one than expected.
+    WrongBroker(i32),
+    /// The broker's Metadata response has REBOOTSTRAP_REQUIRED.
+    Requested(i32),
+}
+
+impl RebootstrapCause {
+    /// Returns the value of the event's field `cause` (`docs/EVENTS.md`).
+    fn name(self) -> &'static str {
+        match self {
+            RebootstrapCause::MetadataOverdue => "metadata_overdue",
+            RebootstrapCause::Unreachable => "unreachable",
+            RebootstrapCause::WrongBroker(_) => "wrong_broker",
+            RebootstrapCause::Requested(_) => "requested",
+        }
+    }
+}
+
+impl fmt::Display for RebootstrapCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RebootstrapCause::MetadataOverdue => {
+                f.write_str("no broker sent metadata for metadata.recovery.rebootstrap.trigger.ms")
+            }
+            RebootstrapCause::Unreachable => {
+                f.write_str("no broker of the cluster can be connected")
+            }
+            RebootstrapCause::WrongBroker(node) => write!(
+                f,
+                "broker {node} responds REBOOTSTRAP_REQUIRED: its address belongs to another \
+                 broker or cluster now"
+            ),
+            RebootstrapCause::Requested(node) => {
+                write!(f, "broker {node} responds REBOOTSTRAP_REQUIRED")
+            }
+        }
+    }
+}
 
 /// When the client returns to the bootstrap servers.
 ///
@@ -70,9 +117,10 @@ impl<I: Io> NetworkClient<I> {
     /// Bootstraps again if metadata is overdue by the trigger's time or no broker is reachable.
     pub(super) fn maybe_rebootstrap(&mut self, now: Tick) {
         let requested_at = self.metadata.update_requested_at;
-        if self.bootstrap.is_metadata_overdue(requested_at, now) || self.is_cluster_unreachable(now)
-        {
-            self.rebootstrap(now);
+        if self.bootstrap.is_metadata_overdue(requested_at, now) {
+            self.rebootstrap(RebootstrapCause::MetadataOverdue, now);
+        } else if self.is_cluster_unreachable(now) {
+            self.rebootstrap(RebootstrapCause::Unreachable, now);
         }
     }
 
@@ -94,7 +142,7 @@ impl<I: Io> NetworkClient<I> {
     /// Forgets all brokers and adds the bootstrap servers again (KIP-899, KIP-1102).
     ///
     /// Does nothing if rebootstrapping is disabled or backs off, or before the first metadata.
-    pub(super) fn rebootstrap(&mut self, now: Tick) {
+    pub(super) fn rebootstrap(&mut self, cause: RebootstrapCause, now: Tick) {
         let has_cluster = !self.metadata.cluster().nodes.is_empty();
         if !has_cluster || !self.bootstrap.begin(now, self.env.random()) {
             return;
@@ -102,7 +150,8 @@ impl<I: Io> NetworkClient<I> {
         tracing::warn!(
             name: "ottla.rebootstrap",
             target: "ottla::connection",
-            "no broker of the cluster responds; returning to the bootstrap servers"
+            cause = cause.name(),
+            "{cause}; returning to the bootstrap servers"
         );
         for node in self.connections.node_ids() {
             self.close_unneeded(node, "the client returns to the bootstrap servers", now);

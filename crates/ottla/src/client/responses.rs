@@ -12,6 +12,7 @@ use ottla_protocol::messages::{MetadataRequest, MetadataResponse};
 
 use super::NetworkClient;
 use super::api_versions::{ApiVersionsResult, decode_api_versions};
+use super::bootstrap::RebootstrapCause;
 use super::disconnect::DisconnectKind;
 use super::in_flight_requests::{CompletedRequest, InFlightRequest, RequestKind};
 use super::node_connection::ConnectionState;
@@ -130,7 +131,7 @@ impl<I: Io> NetworkClient<I> {
             // The address that the client knows now leads to another node or cluster.
             let reason = "REBOOTSTRAP_REQUIRED: the address belongs to another broker now";
             self.fail_connection(node, reason, now);
-            return self.rebootstrap(now);
+            return self.rebootstrap(RebootstrapCause::WrongBroker(node), now);
         }
         if !code.is_none() {
             return self.fail_connection(node, &format!("ApiVersions failed: {code}"), now);
@@ -169,7 +170,7 @@ impl<I: Io> NetworkClient<I> {
                 self.metadata.fail_update(now, random);
                 let reason = "REBOOTSTRAP_REQUIRED: the client returns to the bootstrap servers";
                 self.fail_connection(node, reason, now);
-                self.rebootstrap(now);
+                self.rebootstrap(RebootstrapCause::Requested(node), now);
             }
             Ok(response) => self.apply_metadata(node, request.version, response, random, now),
         }

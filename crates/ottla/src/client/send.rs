@@ -52,16 +52,17 @@ impl<I: Io> NetworkClient<I> {
 
     /// Asks a node for its API versions.
     ///
-    /// From version 5 on (Kafka 4.4) the request names the cluster and the node that the client
-    /// expects, so that a broker that has got another's address says so. A bootstrap server may be
-    /// any node.
+    /// From version 5 on (Kafka 4.4, KIP-1242) the request names the cluster and the node that the
+    /// client expects, so that a broker that has got another's address says so. A bootstrap server
+    /// may be any node.
     pub(super) fn send_api_versions_request(&mut self, node: i32, version: i16, now: Tick) {
-        let cluster_id = self.metadata.cluster().id.as_deref().map(str::to_owned);
+        let is_checked = self.settings.checks_cluster && node >= 0;
+        let cluster_id = self.metadata.cluster().id.as_deref().filter(|_| is_checked);
         let request = ApiVersionsRequest {
             client_software_name: "ottla".into(),
             client_software_version: env!("CARGO_PKG_VERSION").into(),
-            cluster_id: cluster_id.filter(|_| node >= 0),
-            node_id: node.max(-1),
+            cluster_id: cluster_id.map(str::to_owned),
+            node_id: if is_checked { node } else { -1 },
             ..Default::default()
         };
         // The name, the version and the id, which came from a broker, always fit.

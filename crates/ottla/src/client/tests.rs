@@ -82,6 +82,7 @@ fn settings(bootstrap: &[&str]) -> ClientSettings {
             backoff_max: ms(10),
         },
         rebootstrap_trigger: Some(Duration::from_secs(300)),
+        checks_cluster: true,
     }
 }
 

@@ -31,6 +31,10 @@ pub struct ClientSettings {
     /// servers again (`metadata.recovery.rebootstrap.trigger.ms`, KIP-1102); `None` with
     /// `metadata.recovery.strategy=none`.
     pub rebootstrap_trigger: Option<Duration>,
+    /// Whether brokers are asked if they are the expected node of the expected cluster (KIP-1242,
+    /// `metadata.cluster.check.enable`). Never with `metadata.recovery.strategy=none`, because the
+    /// client could not act on the response.
+    pub checks_cluster: bool,
 }
 
 impl ClientSettings {
@@ -49,6 +53,8 @@ impl ClientSettings {
             request_timeout: Timeouts::new(p)?.request,
             connect: ConnectSettings::new(p),
             metadata: MetadataSettings::new(p),
+            checks_cluster: recovery != MetadataRecoveryStrategy::None
+                && p.get_bool("metadata.cluster.check.enable"),
             rebootstrap_trigger: match recovery {
                 MetadataRecoveryStrategy::None => None,
                 MetadataRecoveryStrategy::Rebootstrap => {

@@ -107,6 +107,11 @@ settings! {
         Some("rebootstrap"),
         "`rebootstrap`: when no known broker is reachable, the client connects to the bootstrap \
          servers again (KIP-899). `none`: it only tries the brokers that it knows.";
+    Supported "metadata.cluster.check.enable", Bool, Some("true"),
+        "With `true`, the client names the cluster and the node that it expects when it connects, \
+         and connects to the bootstrap servers again if the address leads to another one \
+         (KIP-1242; brokers from Kafka 4.4 on). Without effect if `metadata.recovery.strategy` is \
+         `none`.";
     Supported "metadata.recovery.rebootstrap.trigger.ms", Long(0), Some("300000"),
         "Milliseconds without a metadata response after which the client connects to the bootstrap \
          servers again (KIP-1102).";
@@ -199,9 +204,6 @@ settings! {
          `broker.rack`.";
     Ignored "enable.metrics.push", Bool, Some("true"),
         "This client does not push its metrics to brokers (KIP-714).";
-    Ignored "metadata.cluster.check.enable", Bool, Some("true"),
-        "The client always names the cluster and the node that it expects, to brokers with \
-         ApiVersions 5 (Kafka 4.4).";
     Ignored "metric.reporters", List, Some("org.apache.kafka.common.metrics.JmxReporter"),
         "Java classes; read metrics with `Producer::metrics`.";
     Ignored "auto.include.jmx.reporter", Bool, Some("true"),

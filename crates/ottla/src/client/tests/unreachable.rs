@@ -1,5 +1,8 @@
 //! Brokers that do not connect, host names that do not resolve, clusters that moved.
 
+use ottla_protocol::header::decode_request;
+use ottla_protocol::messages::ApiVersionsRequest;
+
 use super::*;
 
 // CASES: NC7, LR16.
@@ -63,6 +66,37 @@ fn address_of_another_broker_makes_the_client_rebootstrap() {
     assert!(f.now().since(now) < ms(1000));
     let first = f.requests.iter().find(|r| r.api == ApiKey::API_VERSIONS).unwrap();
     assert_eq!(first.version, 5, "the highest version first");
+}
+
+/// A bootstrap server may be any node, so only a known one can be another than expected (KIP-1242).
+// CASES: NC14.
+#[test]
+fn known_node_is_asked_if_it_is_the_expected_one_unless_that_is_disabled() {
+    for checks_cluster in [true, false] {
+        let settings = ClientSettings { checks_cluster, ..settings(&["127.0.0.1"]) };
+        let mut f = ClientFixture::new(settings, ConnectionSecurity::default());
+        let mut expected_nodes = Vec::new();
+        let mut handler = |r: &ReceivedRequest| match r.api {
+            ApiKey::METADATA => {
+                let cluster_id = Some("cluster".into());
+                let response = MetadataResponse { cluster_id, ..metadata_response(&[2]) };
+                Some(r.encode_response(&response))
+            }
+            ApiKey::API_VERSIONS => {
+                let request: ApiVersionsRequest =
+                    decode_request(&mut Reader::new(&r.body), r.version).unwrap();
+                expected_nodes.push((request.cluster_id, request.node_id));
+                healthy_broker(&[2])(r)
+            }
+            _ => None,
+        };
+        f.run_until(&mut handler, ClientFixture::has_metadata);
+        let now = f.now();
+        f.client.ready(2, now);
+        f.run_until(&mut handler, |f| f.client.is_ready(2, f.now()));
+        let named = if checks_cluster { (Some("cluster".to_owned()), 2) } else { (None, -1) };
+        assert_eq!(expected_nodes, [(None, -1), named]);
+    }
 }
 
 // CASES: NC14, LR17.
