@@ -64,6 +64,8 @@ mod lifecycle_tests;
 #[cfg(test)]
 mod transaction_tests;
 #[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
 mod seed_tests;
 
 /// Compiles the README's programs here, because this crate depends on both crates that they use.
@@ -74,6 +76,7 @@ struct Readme;
 /// Compiles and runs the programs of the page for those who come from other clients.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/MIGRATING.md")]
+#[doc = include_str!("../../../docs/MONITORING.md")]
 struct Migrating;
 
 /// Compiles and runs the programs of the page about the embedded broker.

@@ -104,6 +104,7 @@ mod injected_bugs;
 mod error;
 mod log_limiter;
 mod metrics;
+mod snapshot;
 mod config;
 mod record;
 mod consumer_offsets;
@@ -141,6 +142,10 @@ pub use producer::{
     Topic, Transaction, TypedProducer, TypedRecord, TypedTopic,
 };
 pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, serializer};
+pub use snapshot::{
+    AwaitedTopic, BrokerSnapshot, BrokerState, MemorySnapshot, PartitionSnapshot, QueueState,
+    Snapshot,
+};
 
 /// What the command and the development tools need. It is not part of the public API, and may
 /// change in any release.

@@ -1,12 +1,16 @@
 //! An application's tests with the embedded broker: reading back, replication, time-outs. Only
 //! public items of `ottla` and `ottla-broker` are used.
-#![allow(missing_docs, clippy::disallowed_methods)]
+#![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::io::ErrorKind as IoErrorKind;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use ottla::{Compression, Error, ErrorCode, Header, Producer, ProducerBuilder, Record};
+use ottla::{
+    BatchReport, BrokerState, Compression, Error, ErrorCode, Header, Producer, ProducerBuilder,
+    Record,
+};
 use ottla_broker::{ConsumerRecord, EmbeddedBroker, NewTopic};
 
 /// Longer than any wait here takes, unless it fails.
@@ -94,5 +98,26 @@ fn min_insync_replicas_counts_running_nodes() -> Result<(), Error> {
     assert_eq!(e.code(), Some(ErrorCode::NOT_ENOUGH_REPLICAS), "{e}");
     broker.start_node(2).unwrap();
     assert_eq!(broker.wait_for_records("orders", 1, LONG).unwrap().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn snapshot_is_taken_by_the_sender_and_not_while_a_handler_keeps_it_busy() -> Result<(), Error> {
+    let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
+    let (entered, handler_entered) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let handler = move |_: &BatchReport<'_>| {
+        entered.send(()).unwrap();
+        released.lock().unwrap().recv().unwrap();
+    };
+    let producer = producer_builder(&broker).delivery_handler(handler).build()?;
+    producer.send(Record::to("orders").value("3 apples"))?;
+    handler_entered.recv().unwrap();
+    assert_eq!(producer.snapshot_timeout(Duration::from_millis(20))?, None);
+    release.send(()).unwrap();
+    let snapshot = producer.snapshot()?;
+    assert_eq!(snapshot.partitions, []);
+    assert!(snapshot.brokers.iter().any(|b| b.state == BrokerState::Ready), "{snapshot:?}");
     Ok(())
 }

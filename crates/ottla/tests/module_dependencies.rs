@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::Visit;
 
 /// Modules that every module may use.
-const SHARED_MODULES: [&str; 10] = [
+const SHARED_MODULES: [&str; 11] = [
     "time",
     "env",
     "sync",
@@ -20,6 +20,7 @@ const SHARED_MODULES: [&str; 10] = [
     "log_limiter",
     "consumer_offsets",
     "metrics",
+    "snapshot",
     "config",
     "injected_bugs",
 ];

@@ -15,6 +15,7 @@ use std::task::Waker;
 
 use crate::error::{Error, ErrorKind};
 use crate::injected_bugs::inject_bug;
+use crate::snapshot::MemorySnapshot;
 use crate::sync::{Mutex, wake_all};
 use crate::wakeup::lifecycle::LifecycleCell;
 
@@ -439,15 +440,26 @@ impl BufferPool {
 
     /// Returns the bytes that are not in use; 0 while usage exceeds the limit.
     pub(crate) fn available_memory(&self) -> u64 {
-        let state = self.state.lock();
-        let free = state.free.len() as u64 * self.poolable_size as u64;
-        u64::try_from(state.unallocated.saturating_add(free as i64)).unwrap_or(0)
+        self.snapshot().available_bytes
     }
 
     /// Returns the bytes that are not in use; negative while usage exceeds the limit.
     pub(crate) fn balance(&self) -> i64 {
         let state = self.state.lock();
         state.unallocated + (state.free.len() * self.poolable_size) as i64
+    }
+
+    /// Returns the memory of the pool and its waiters at one moment.
+    pub(crate) fn snapshot(&self) -> MemorySnapshot {
+        let state = self.state.lock();
+        let free = (state.free.len() * self.poolable_size) as i64;
+        let awaited = state.waiters.iter().map(|w| w.needed_bytes - w.accumulated_bytes);
+        MemorySnapshot {
+            total_bytes: self.total_memory,
+            available_bytes: u64::try_from(state.unallocated.saturating_add(free)).unwrap_or(0),
+            waiting_callers: state.waiters.len(),
+            awaited_bytes: awaited.sum(),
+        }
     }
 
     /// Returns the bytes that are neither in use nor in the free list.

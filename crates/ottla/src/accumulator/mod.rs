@@ -153,6 +153,9 @@ impl RecordAccumulator {
             Event::Waiter { waiter, .. } => waiter.wake(),
             Event::Flush(flush) => self.events().pending_posts.add_flush(flush),
             Event::Transaction(call) => call.fail(&self.lifecycle().error_for_waiting_call()),
+            Event::Snapshot(request) => {
+                request.complete(Err(self.lifecycle().error_for_new_call()));
+            }
             Event::MemoryWanted
             | Event::TopicWanted(_)
             | Event::Close

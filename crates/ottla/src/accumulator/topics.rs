@@ -16,6 +16,7 @@ use super::topic_table::{TopicBuckets, TopicTable};
 use crate::cluster::Cluster;
 use crate::collections::HashMap;
 use crate::error::Error;
+use crate::snapshot::AwaitedTopic;
 use crate::sync::Mutex;
 use crate::wakeup::waiters::DeadlineWaiter;
 
@@ -103,6 +104,16 @@ impl TopicWaiters {
             self.waiters.retain(|w| w.strong_count() > 1 && w.as_ptr() != waiter);
         }
         self.waiters.push(Arc::downgrade(waiter));
+    }
+
+    /// Returns the number of callers that still wait. A caller may have registered several times,
+    /// and the sender holds the other half of each waiter that has a deadline.
+    fn count(&self) -> usize {
+        let mut waiting: Vec<*const DeadlineWaiter> =
+            self.waiters.iter().filter(|w| w.strong_count() > 1).map(Weak::as_ptr).collect();
+        waiting.sort_unstable();
+        waiting.dedup();
+        waiting.len()
     }
 
     /// Appends the waiting callers to `to_wake`. Returns whether there were any.
@@ -259,6 +270,19 @@ impl TopicInfoMap {
             partitions.push(partition.clone());
             partition
         });
+    }
+
+    /// Returns the topics that callers wait for, by name.
+    pub(crate) fn awaited(&self) -> Vec<AwaitedTopic> {
+        let waiters = self.waiters.lock();
+        let awaited = waiters.by_topic.iter().map(|(name, topic_waiters)| AwaitedTopic {
+            topic: name.to_string(),
+            waiting_callers: topic_waiters.count(),
+            last_error: topic_waiters.last_error.as_ref().map(|(_, e)| e.to_string()),
+        });
+        let mut awaited: Vec<_> = awaited.filter(|topic| topic.waiting_callers > 0).collect();
+        awaited.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+        awaited
     }
 
     /// Returns the partition that an event names.

@@ -174,6 +174,7 @@ impl<I: Io> NetworkClient<I> {
         } else {
             let lost = LostConnection { reason, closed_by, was_ready, requests: &requests };
             self.observer.disconnected(connection, &lost, now);
+            connection.report.last_error = Some(reason.to_owned());
             // The partitions of a lost broker probably have new leaders.
             self.metadata.request_update(now);
         }

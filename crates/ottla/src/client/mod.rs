@@ -23,6 +23,7 @@ mod responses;
 mod disconnect;
 mod throttle;
 mod health;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 pub(crate) mod sasl;
@@ -68,6 +69,16 @@ pub(crate) struct NetworkClient<I: Io> {
     completed_requests: Vec<CompletedRequest>,
     /// The buffers of `poll`, empty between two polls.
     poll_result: PollResult,
+}
+
+/// Why a node takes no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SendBlocker {
+    /// It is not connected, or has to reauthenticate first.
+    NotReady,
+    Throttled,
+    /// It has the most requests in flight, or its socket takes no more bytes.
+    Busy,
 }
 
 impl<I: Io> NetworkClient<I> {
@@ -190,13 +201,25 @@ impl<I: Io> NetworkClient<I> {
     }
 
     fn can_send_request(&self, connection: &NodeConnection, now: Tick) -> bool {
+        self.send_blocker(connection, now).is_none()
+    }
+
+    /// Returns why the client cannot send a request over a connection now.
+    #[inline]
+    fn send_blocker(&self, connection: &NodeConnection, now: Tick) -> Option<SendBlocker> {
         let ConnectionState::Ready { channel } = connection.state else {
-            return false;
+            return Some(SendBlocker::NotReady);
         };
-        connection.in_flight.len() < inject_bug!(ExtraInFlightRequest, self.settings.max_in_flight)
-            && !connection.throttle.is_active(now)
-            && !connection.is_reauthentication_due(now)
-            && self.selector.can_send(channel)
+        let max_in_flight = inject_bug!(ExtraInFlightRequest, self.settings.max_in_flight);
+        if connection.throttle.is_active(now) {
+            Some(SendBlocker::Throttled)
+        } else if connection.is_reauthentication_due(now) {
+            Some(SendBlocker::NotReady)
+        } else if connection.in_flight.len() >= max_in_flight || !self.selector.can_send(channel) {
+            Some(SendBlocker::Busy)
+        } else {
+            None
+        }
     }
 
     /// Returns whether the client can send a request to `node` now. If not, it connects or

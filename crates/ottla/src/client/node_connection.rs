@@ -16,6 +16,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ottla_protocol::messages::{ApiVersion, ApiVersionsResponse};
 use ottla_protocol::{ApiKey, ErrorCode};
@@ -70,6 +71,16 @@ pub(crate) struct NodeConnection {
     pub(crate) connection_number: u32,
     pub(crate) authentication: AuthenticationState,
     attempts: ConnectAttempts,
+    pub(crate) report: ConnectionReport,
+}
+
+/// What only a snapshot reads.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionReport {
+    /// From the last request with a response until that response.
+    pub(crate) last_round_trip: Option<Duration>,
+    /// Why the last connection failed.
+    pub(crate) last_error: Option<String>,
 }
 
 /// The preparation and the SASL session of a connection.
@@ -128,6 +139,7 @@ impl NodeConnection {
             connection_number,
             authentication: AuthenticationState::default(),
             attempts: ConnectAttempts::default(),
+            report: ConnectionReport::default(),
         }
     }
 

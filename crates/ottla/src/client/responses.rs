@@ -100,6 +100,7 @@ impl<I: Io> NetworkClient<I> {
                 return self.fail_connection_with_kind(node, &reason, kind, now);
             }
         };
+        connection.report.last_round_trip = Some(now.since(request.sent_at));
         self.observer.response_received(node, &request, frame.len(), now);
         match request.kind {
             RequestKind::ApiVersions(version) => {

@@ -9,6 +9,7 @@ mod close;
 mod metrics;
 mod partitioner;
 mod send;
+mod snapshot;
 mod do_send;
 mod topic_wait;
 mod memory_wait;
@@ -251,6 +252,8 @@ impl Producer {
 
     /// Returns which brokers are connected, which are not and for what reason, and how long each
     /// connected broker has not responded.
+    ///
+    /// [`snapshot`](Self::snapshot) has more, and asks the producer's thread.
     pub fn health(&self) -> Health {
         self.inner.health.get(self.inner.accumulator.env.now())
     }

@@ -52,6 +52,7 @@ impl<I: Io> Sender<I> {
                 }
                 Event::Flush(completion) => self.begin_flush(completion),
                 Event::Transaction(call) => self.handle_transaction_call(*call),
+                Event::Snapshot(request) => self.buffers.snapshot_requests.push(request),
                 Event::Close => self.is_close_handled = true,
             }
         }

@@ -52,10 +52,14 @@ impl InFlightBatches {
         requests
     }
 
+    /// Returns all batches in no particular order, also those whose records are completed.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &ClosedBatch> {
+        self.requests.values().flat_map(|request| &request.batches).map(|b| &b.closed)
+    }
+
     /// Returns the batches whose records are not completed yet, in no particular order.
     fn incomplete(&self) -> impl Iterator<Item = &ClosedBatch> {
-        let batches = self.requests.values().flat_map(|request| &request.batches);
-        batches.map(|b| &b.closed).filter(|b| !b.is_completed())
+        self.iter().filter(|b| !b.is_completed())
     }
 
     /// Returns the numbers of the batches whose records are not completed yet.

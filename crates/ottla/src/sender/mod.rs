@@ -32,6 +32,7 @@ mod flush;
 mod purge;
 mod shutdown;
 mod stall_report;
+mod snapshot;
 pub(crate) mod thread;
 
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use crate::sender::ready::{DrainContext, ReadyTracker, SendPressure};
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 use crate::wakeup::lifecycle::Lifecycle;
+use crate::wakeup::snapshot_request::SnapshotRequest;
 use batch_size_discovery::BatchSizeDiscovery;
 use drain::DrainRequest;
 use flush::Flushes;
@@ -68,6 +70,7 @@ struct RoundBuffers {
     events: Vec<Event>,
     ready_nodes: Vec<i32>,
     completed_requests: Vec<CompletedRequest>,
+    snapshot_requests: Vec<SnapshotRequest>,
 }
 
 /// Kafka's `Sender`.
@@ -182,6 +185,9 @@ impl<I: Io> Sender<I> {
         wake_at(self.maybe_shut_down(now));
         if self.accumulator.lifecycle().is_closed() {
             deadline = Tick(0);
+        }
+        if !self.buffers.snapshot_requests.is_empty() {
+            self.complete_snapshots(cx);
         }
         self.begin_sleep(deadline, now)
     }

@@ -94,6 +94,19 @@ enum Unresolved {
     },
 }
 
+/// Why a partition's batches cannot be sent, apart from the state of its leader's broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MuteReason {
+    /// The batch waits for the responses to the partition's batches in flight.
+    InFlight,
+    /// The producer is idempotent and has no producer id yet.
+    ProducerIdUnknown,
+    /// The partition is unresolved.
+    EpochBump,
+    /// The transaction has not added the partition yet, or takes no batch.
+    Transaction,
+}
+
 /// A partition that continues at sequence 0 of a new epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RestartedPartition {
@@ -207,25 +220,34 @@ impl ProducerState {
 
     /// Returns whether a batch can be sent now; `retry` if it has been sent before.
     pub(crate) fn can_drain(&self, partition: &Partition, retry: bool) -> bool {
+        self.mute_reason(partition, retry).is_none()
+    }
+
+    /// Returns why a batch cannot be sent now; `retry` if it has been sent before.
+    #[inline]
+    pub(crate) fn mute_reason(&self, partition: &Partition, retry: bool) -> Option<MuteReason> {
         let sequences = self.partitions.get(&partition.id);
         // EndTxn needs the responses to all retries of its transaction, also after a sequence is
         // lost.
         let is_blocked = !(self.is_transactional && retry);
         if is_blocked && sequences.is_some_and(|s| s.unresolved.is_some()) {
-            return false;
+            return Some(MuteReason::EpochBump);
         }
         if self.is_transactional
             && !self.transactions.as_ref().is_some_and(|t| t.can_drain(partition.id, retry))
         {
-            return false;
+            return Some(MuteReason::Transaction);
         }
         let in_flight = sequences.map_or(0, |s| s.in_flight_batches);
         let ProducerIdState::Assigned(assigned) = self.producer_id else {
             // An idempotent producer sends nothing before it has an id.
-            let is_disabled = matches!(self.producer_id, ProducerIdState::Disabled);
-            return is_disabled && !(self.guarantee_message_order && in_flight > 0);
+            if !matches!(self.producer_id, ProducerIdState::Disabled) {
+                return Some(MuteReason::ProducerIdUnknown);
+            }
+            let is_muted = self.guarantee_message_order && in_flight > 0;
+            return is_muted.then_some(MuteReason::InFlight);
         };
-        let Some(sequences) = sequences else { return true };
+        let sequences = sequences?;
         // A retried batch goes alone, so that no batch behind it arrives before it.
         let must_be_alone = retry
             // While a retry is in flight, nothing new leaves. If newer batches kept overtaking it,
@@ -246,7 +268,8 @@ impl ProducerState {
             // may have to be sent again, and the new leader must not have forgotten them among
             // five newer ones by then.
             || sequences.in_flight_node != partition.leader.load(Relaxed);
-        in_flight < if must_be_alone { 1 } else { NUM_BATCHES_TO_RETAIN }
+        let is_muted = in_flight >= if must_be_alone { 1 } else { NUM_BATCHES_TO_RETAIN };
+        is_muted.then_some(MuteReason::InFlight)
     }
 
     /// Returns whether no batch of the partition is in flight.

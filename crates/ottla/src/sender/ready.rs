@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::deadline_queue::DeadlineQueue;
 use super::load_stats::LoadStats;
 use super::partition_index::{PartitionIndex, PartitionState};
-use super::producer_state::ProducerState;
+use super::producer_state::{MuteReason, ProducerState};
 use crate::accumulator::RecordAccumulator;
 use crate::accumulator::batch::BatchTimings;
 use crate::accumulator::partition::{Partition, PartitionQueue, QueuedBatch};
@@ -156,6 +156,18 @@ impl ReadyTracker {
         self.index.ready_nodes()
     }
 
+    /// Evaluates a partition's queue, which the caller has locked, as of now and without a change.
+    pub(super) fn evaluate(
+        &self,
+        p: &Partition,
+        queue: &PartitionQueue,
+        cx: DrainContext<'_>,
+        producer_state: &ProducerState,
+    ) -> Evaluation {
+        let Some(entry) = self.partitions.get(&p.id) else { return Evaluation::Empty };
+        evaluate(p, &head(queue, entry, cx, self.pressure, producer_state), cx, producer_state)
+    }
+
     /// Returns the topics that have batches for a partition without a leader.
     pub(crate) fn unknown_leader_topics(&self) -> BTreeSet<Arc<str>> {
         let topic =
@@ -236,7 +248,7 @@ impl ReadyTracker {
         if !is_empty && producer_state.must_add_partition(partition_id) {
             self.unjoined_partition_ids.push(partition_id);
         }
-        let (state, timer) = partition_state(&p, &head, cx, producer_state);
+        let (state, timer) = evaluate(&p, &head, cx, producer_state).state();
         let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
         entry.set_leaderless(state == PartitionState::Leaderless, cx.now);
         let old_state = std::mem::replace(&mut entry.state, state);
@@ -273,7 +285,7 @@ impl ReadyTracker {
                 // A caller has taken the batch to close it, and its event is not posted yet.
                 continue;
             }
-            let found = partition_state(p, &head, cx, producer_state);
+            let found = evaluate(p, &head, cx, producer_state).state();
             let is_past = |at: Option<Tick>| at.is_some_and(|at| at <= cx.now);
             let due = is_past(entry.timer) || is_past(entry.expiry);
             assert!(
@@ -309,31 +321,75 @@ impl BatchTimings {
     }
 }
 
-/// Returns the partition's state, and when it changes without an event.
-fn partition_state(
+/// Whether the first batch of a partition can be drained, and what it waits for if not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evaluation {
+    /// The queue is empty.
+    Empty,
+    Leaderless,
+    /// To the node with this id.
+    Ready(i32),
+    /// Until this time; can be drained to the leader before, unless the partition is muted.
+    Lingering {
+        until: Tick,
+        leader: i32,
+        is_muted: bool,
+    },
+    BackingOff(Tick),
+    BeingProcessed,
+    Expired,
+    Muted(MuteReason),
+}
+
+/// Evaluates the first batch of a partition.
+#[inline]
+pub(super) fn evaluate(
     p: &Partition,
     head: &Head,
     cx: DrainContext<'_>,
     producer_state: &ProducerState,
-) -> (PartitionState, Option<Tick>) {
+) -> Evaluation {
     if *head == Head::Empty {
-        return (PartitionState::Waiting, None);
+        return Evaluation::Empty;
     }
     let leader = cx.cluster.leader(&p.topic, p.index).node_id;
     if leader == -1 {
-        return (PartitionState::Leaderless, None);
+        return Evaluation::Leaderless;
     }
-    match head {
-        Head::Sendable { retry } if producer_state.can_drain(p, *retry) => {
-            (PartitionState::Ready(leader), None)
+    match *head {
+        Head::Sendable { retry } => match producer_state.mute_reason(p, retry) {
+            None => Evaluation::Ready(leader),
+            Some(reason) => Evaluation::Muted(reason),
+        },
+        Head::BackingOff(at) => Evaluation::BackingOff(at),
+        Head::Lingering(until) => {
+            let is_muted = !producer_state.can_drain(p, false);
+            Evaluation::Lingering { until, leader, is_muted }
         }
-        Head::BackingOff(at) => (PartitionState::Waiting, Some(*at)),
-        Head::Lingering(at) if producer_state.can_drain(p, false) => {
-            (PartitionState::Lingering(leader), Some(*at))
+        Head::BeingProcessed => Evaluation::BeingProcessed,
+        Head::Expired => Evaluation::Expired,
+        Head::Empty => Evaluation::Empty,
+    }
+}
+
+impl Evaluation {
+    /// Returns the partition's state, and when it changes without an event.
+    #[inline]
+    fn state(self) -> (PartitionState, Option<Tick>) {
+        match self {
+            Evaluation::Leaderless => (PartitionState::Leaderless, None),
+            Evaluation::Ready(leader) => (PartitionState::Ready(leader), None),
+            Evaluation::BackingOff(at) => (PartitionState::Waiting, Some(at)),
+            Evaluation::Lingering { until, leader, is_muted: false } => {
+                (PartitionState::Lingering(leader), Some(until))
+            }
+            Evaluation::Lingering { until, .. } => (PartitionState::Waiting, Some(until)),
+            // A muted partition has no timer: the response that unmutes it marks it as dirty.
+            Evaluation::Empty
+            | Evaluation::BeingProcessed
+            | Evaluation::Expired
+            | Evaluation::Muted(_) => (PartitionState::Waiting, None),
         }
-        Head::Lingering(at) => (PartitionState::Waiting, Some(*at)),
-        // A muted partition has no timer: the response that unmutes it marks it as dirty.
-        _ => (PartitionState::Waiting, None),
     }
 }
 

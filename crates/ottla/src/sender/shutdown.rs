@@ -104,6 +104,9 @@ impl<I: Io> Sender<I> {
                 self.flushes.take_all().for_each(|flush| pending_posts.add_flush(flush));
                 pending_posts.sender_ended();
                 self.waiter_deadlines.wake_all();
+                for request in self.buffers.snapshot_requests.drain(..) {
+                    request.complete(Err(error.clone()));
+                }
             }
         }
         true

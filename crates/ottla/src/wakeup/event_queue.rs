@@ -19,6 +19,7 @@ use crate::env::Wakeup;
 use crate::sync::Mutex;
 use crate::time::Tick;
 use crate::wakeup::pending_posts::PendingPosts;
+use crate::wakeup::snapshot_request::SnapshotRequest;
 use crate::wakeup::transaction_call::TransactionCall;
 use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
 
@@ -48,6 +49,8 @@ pub(crate) enum Event {
     Flush(Arc<FlushCompletion>),
     /// The application makes a transactional call.
     Transaction(Box<TransactionCall>),
+    /// A caller asks what the sender does.
+    Snapshot(SnapshotRequest),
     /// The application closes the producer. The lifecycle has the deadline.
     Close,
 }
@@ -56,7 +59,7 @@ impl Event {
     /// Returns whether the event concerns every partition that has a batch.
     pub(crate) fn is_for_all_partitions(&self) -> bool {
         match self {
-            Event::Flush(_) | Event::Close | Event::Purge { .. } => true,
+            Event::Flush(_) | Event::Close | Event::Purge { .. } | Event::Snapshot(_) => true,
             // The begin and the end of a transaction separate the records before and after it.
             Event::Transaction(call) => !matches!(**call, TransactionCall::SendFailed(_)),
             _ => false,
