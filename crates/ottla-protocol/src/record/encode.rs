@@ -1,7 +1,7 @@
 //! Encodes records into the buffer of an open batch, without intermediate copies.
 
 use crate::record::BATCH_HEADER_LEN;
-use crate::wire::varint::{len_i32, len_i64, put_i32, zigzag32, zigzag64};
+use crate::wire::varint::{len_i32, len_i64, len_u64, put_i32, put_i64, zigzag64};
 
 /// A record with its length, independent of its position in a batch.
 ///
@@ -18,7 +18,13 @@ pub struct RecordBody<'a, H> {
 
 #[inline]
 fn field_len(field: Option<&[u8]>) -> usize {
-    field.map_or(1, |f| len_i32(f.len() as i32) + f.len())
+    field.map_or(1, |f| number_len(f.len()) + f.len())
+}
+
+/// Returns the number of bytes of a number that is not negative.
+#[inline]
+fn number_len(number: usize) -> usize {
+    len_u64((number as u64) << 1)
 }
 
 fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
@@ -44,7 +50,7 @@ where
             payload_len += field_len(Some(k.as_bytes())) + field_len(v);
             header_count += 1;
         }
-        payload_len += len_i32(header_count);
+        payload_len += number_len(header_count as usize);
         RecordBody { key, value, headers, header_count, payload_len }
     }
 
@@ -78,30 +84,83 @@ where
     /// Appends the record with the layout that [`Self::measure`] returned.
     #[inline]
     pub fn encode(&self, out: &mut Vec<u8>, layout: RecordLayout) {
-        // One copy for the numbers before each key or value is faster than one for each number.
-        let mut head = SmallBuffer::default();
-        head.push_varint(u64::from(zigzag32(layout.body_len as i32)));
-        head.push(0);
-        head.push_varint(zigzag64(layout.timestamp_delta));
-        head.push_varint(u64::from(zigzag32(layout.offset_delta)));
-        for field in [self.key, self.value] {
-            match field {
-                Some(bytes) => {
-                    head.push_varint(u64::from(zigzag32(bytes.len() as i32)));
-                    head.flush(out);
-                    out.extend_from_slice(bytes);
-                }
-                None => head.push(1),
+        self.encode_before_value(out, layout);
+        if let Some(value) = self.value {
+            out.extend_from_slice(value);
+        }
+        self.encode_headers(out);
+    }
+
+    /// Appends the record like [`Self::encode`], but leaves the value out. Returns the length of
+    /// `out` where it belongs.
+    #[cold]
+    pub fn encode_without_value(&self, out: &mut Vec<u8>, layout: RecordLayout) -> usize {
+        self.encode_before_value(out, layout);
+        let offset = out.len();
+        self.encode_headers(out);
+        offset
+    }
+
+    /// Appends the record up to the bytes of its value.
+    // Always inlined: the call would cost as much as one of the numbers.
+    #[inline(always)]
+    fn encode_before_value(&self, out: &mut Vec<u8>, layout: RecordLayout) {
+        if !layout.has_short_numbers() {
+            return self.encode_long_numbers(out, layout);
+        }
+        // Key and value are shorter than the body, so the numbers of their lengths are short, too.
+        let mut numbers = ShortNumbers::default();
+        numbers.push(layout.body_len << 1);
+        numbers.push(0);
+        numbers.push(zigzag64(layout.timestamp_delta) as usize);
+        numbers.push((layout.offset_delta as usize) << 1);
+        match self.key {
+            Some(key) => {
+                numbers.append_to(out);
+                numbers = ShortNumbers::default();
+                numbers.push(key.len() << 1);
+                numbers.append_to(out);
+                out.extend_from_slice(key);
+            }
+            None => {
+                numbers.push(1);
+                numbers.append_to(out);
             }
         }
-        head.push_varint(u64::from(zigzag32(self.header_count)));
-        head.flush(out);
-        if self.header_count > 0 {
-            for (k, v) in self.headers.clone() {
-                put_field(out, Some(k.as_bytes()));
-                put_field(out, v);
+        match self.value {
+            Some(value) => {
+                numbers = ShortNumbers::default();
+                numbers.push(value.len() << 1);
+                numbers.append_to(out);
             }
+            None => out.push(1),
         }
+    }
+
+    #[inline]
+    fn encode_headers(&self, out: &mut Vec<u8>) {
+        if self.header_count == 0 { out.push(0) } else { self.encode_any_headers(out) }
+    }
+
+    #[inline(never)]
+    fn encode_any_headers(&self, out: &mut Vec<u8>) {
+        put_i32(out, self.header_count);
+        for (k, v) in self.headers.clone() {
+            put_field(out, Some(k.as_bytes()));
+            put_field(out, v);
+        }
+    }
+
+    /// Encodes up to the value: of a record of 8 KB or more, or one with a timestamp far from the
+    /// batch's first.
+    #[cold]
+    fn encode_long_numbers(&self, out: &mut Vec<u8>, layout: RecordLayout) {
+        put_i32(out, layout.body_len as i32);
+        out.push(0);
+        put_i64(out, layout.timestamp_delta);
+        put_i32(out, layout.offset_delta);
+        put_field(out, self.key);
+        put_i32(out, self.value.map_or(-1, |value| value.len() as i32));
     }
 }
 
@@ -117,7 +176,15 @@ impl RecordLayout {
     /// Returns the number of bytes of the encoded record.
     #[inline]
     pub fn len(&self) -> usize {
-        len_i32(self.body_len as i32) + self.body_len
+        number_len(self.body_len) + self.body_len
+    }
+
+    /// Returns whether each number before the key, and the length of each field, has at most two
+    /// bytes.
+    #[inline]
+    fn has_short_numbers(&self) -> bool {
+        let doubled = (self.body_len | self.offset_delta as usize) << 1;
+        doubled < SHORT_NUMBER && zigzag64(self.timestamp_delta) < SHORT_NUMBER as u64
     }
 
     /// Returns false: every record has at least one byte.
@@ -126,58 +193,43 @@ impl RecordLayout {
     }
 }
 
-/// Collects small numbers, so that they are copied to the output together.
+/// Numbers of at most two bytes each, as varints in one machine word: eight bytes at most.
+///
+/// One copy for several numbers is faster than one for each.
 #[derive(Default)]
-struct SmallBuffer {
-    bytes: [u8; SMALL_BUFFER_LEN],
-    len: usize,
+struct ShortNumbers {
+    bytes: u64,
+    bits: u32,
 }
 
-/// Enough bytes for all numbers of a record before its headers.
-const SMALL_BUFFER_LEN: usize = 32;
+/// The bound of a number with two bytes: 7 bits each.
+const SHORT_NUMBER: usize = 1 << 14;
 
-impl SmallBuffer {
+impl ShortNumbers {
+    /// Adds a number below [`SHORT_NUMBER`].
     #[inline]
-    fn push(&mut self, b: u8) {
-        self.bytes[self.len % SMALL_BUFFER_LEN] = b;
-        self.len += 1;
-    }
-
-    #[inline]
-    fn push_varint(&mut self, v: u64) {
-        // Most numbers have one or two bytes.
-        if v < 0x80 {
-            self.push(v as u8);
-        } else if v < 0x4000 {
-            self.push(v as u8 | 0x80);
-            self.push((v >> 7) as u8);
+    fn push(&mut self, number: usize) {
+        let number = number as u64;
+        if number < 0x80 {
+            self.bytes |= number << self.bits;
+            self.bits += 8;
         } else {
-            self.push_long_varint(v);
+            self.bytes |= (number & 0x7f | 0x80 | (number >> 7) << 8) << self.bits;
+            self.bits += 16;
         }
-    }
-
-    #[cold]
-    fn push_long_varint(&mut self, mut v: u64) {
-        while v >= 0x80 {
-            self.push(v as u8 | 0x80);
-            v >>= 7;
-        }
-        self.push(v as u8);
     }
 
     #[inline]
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        let new_len = out.len() + self.len;
-        if self.len == 1 {
-            out.push(self.bytes[0]);
-        } else if out.capacity() - out.len() >= SMALL_BUFFER_LEN {
-            // A copy of constant length is faster than one of variable length.
-            out.extend_from_slice(&self.bytes);
+    fn append_to(self, out: &mut Vec<u8>) {
+        let (bytes, len) = (self.bytes.to_le_bytes(), self.bits as usize / 8);
+        if out.capacity() - out.len() >= bytes.len() {
+            // A copy of constant length is one instruction.
+            let new_len = out.len() + len;
+            out.extend_from_slice(&bytes);
             out.truncate(new_len);
         } else {
-            out.extend_from_slice(&self.bytes[..self.len]);
+            out.extend_from_slice(&bytes[..len]);
         }
-        self.len = 0;
     }
 }
 

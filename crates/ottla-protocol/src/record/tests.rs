@@ -20,6 +20,51 @@ fn random_record(g: &mut TestRng) -> OwnedRecord {
     }
 }
 
+/// Numbers around the bounds of one, two and three bytes, in a buffer with and without spare bytes.
+#[test]
+fn record_has_the_same_bytes_whatever_the_length_of_its_numbers() {
+    use crate::wire::varint::{put_i32, put_i64};
+    let fields: Vec<Option<Vec<u8>>> = [0, 1, 63, 64, 8178, 8183, 8192, 9000]
+        .map(|n| Some(vec![b'x'; n]))
+        .into_iter()
+        .chain([None])
+        .collect();
+    let put_field = |out: &mut Vec<u8>, field: &Option<Vec<u8>>| {
+        put_i32(out, field.as_ref().map_or(-1, |f| f.len() as i32));
+        out.extend(field.iter().flatten());
+    };
+    let deltas = [0, 63, 64, -64, -65, 8191, 8192, -8192, -8193, i64::MAX, i64::MIN];
+    for (key, value) in fields.iter().flat_map(|k| fields.iter().map(move |v| (k, v))) {
+        for timestamp_delta in deltas {
+            for offset_delta in [0, 63, 64, 8191, 8192, i32::MAX] {
+                let mut body = vec![0];
+                put_i64(&mut body, timestamp_delta);
+                put_i32(&mut body, offset_delta);
+                put_field(&mut body, key);
+                put_field(&mut body, value);
+                body.push(0);
+                let mut expected = Vec::new();
+                put_i32(&mut expected, body.len() as i32);
+                expected.extend(body);
+
+                let headers = std::iter::empty::<(&str, Option<&[u8]>)>();
+                let record = RecordBody::new(key.as_deref(), value.as_deref(), headers);
+                let layout = record.measure(offset_delta, timestamp_delta);
+                assert_eq!(layout.len(), expected.len());
+                for spare in [0, 100] {
+                    let mut out = Vec::with_capacity(expected.len() + spare);
+                    record.encode(&mut out, layout);
+                    assert!(out == expected, "{timestamp_delta} {offset_delta}");
+                    out.clear();
+                    let offset = record.encode_without_value(&mut out, layout);
+                    out.splice(offset..offset, value.iter().flatten().copied());
+                    assert!(out == expected, "{timestamp_delta} {offset_delta}, value apart");
+                }
+            }
+        }
+    }
+}
+
 // CASES: RC5, RC6.
 proptest! {
     /// Null and empty fields stay distinct, headers keep their order, timestamps may be negative.

@@ -20,13 +20,14 @@ pub const fn zigzag64(v: i64) -> u64 {
 /// Returns the number of bytes that [`put_u32`] writes.
 #[inline]
 pub const fn len_u32(v: u32) -> usize {
-    (38 - (v | 1).leading_zeros() as usize) / 7
+    len_u64(v as u64)
 }
 
 /// Returns the number of bytes that [`put_u64`] writes.
 #[inline]
 pub const fn len_u64(v: u64) -> usize {
-    (70 - (v | 1).leading_zeros() as usize) / 7
+    // The same as (bits + 6) / 7 for 1 to 64 bits, without a division: 9/64 is just above 1/7.
+    ((v | 1).ilog2() as usize * 9 + 73) / 64
 }
 
 /// Returns the number of bytes that [`put_i32`] writes.
@@ -160,6 +161,16 @@ mod tests {
     }
 
     // CASES: B2.
+    #[test]
+    fn length_of_a_varint_is_one_byte_for_each_seven_bits() {
+        for bits in 1..=64 {
+            let (smallest, largest) = (1 << (bits - 1), u64::MAX >> (64 - bits));
+            let expected = (bits as usize).div_ceil(7);
+            assert_eq!((len_u64(smallest), len_u64(largest)), (expected, expected), "{bits} bits");
+        }
+        assert_eq!(len_u64(0), 1);
+    }
+
     #[test]
     fn unsigned_varints_have_the_bytes_of_java_and_too_long_ones_fail() {
         for (v, expected) in [
