@@ -35,7 +35,11 @@ pub trait Wakeup: Send + Sync {
 
 /// Worker threads that take jobs from any thread.
 pub trait WorkerPool: Send + Sync {
-    /// Gives the job to a worker thread. Returns the job if no thread is free, tasks are queued, or
-    /// the pool is shut down; the caller then runs it.
-    fn try_spawn(&self, job: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>>;
+    /// Gives the job, which reads `bytes`, to a worker thread. Returns the job if enough other jobs
+    /// wait for a thread, or the pool is shut down; the caller then runs it.
+    fn try_spawn(
+        &self,
+        bytes: usize,
+        job: Box<dyn FnOnce() + Send>,
+    ) -> Option<Box<dyn FnOnce() + Send>>;
 }

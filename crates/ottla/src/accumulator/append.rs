@@ -355,9 +355,10 @@ impl RecordAccumulator {
             self.post_batch_closed(partition);
             return drop(pending);
         }
+        let bytes = batch.wire_len();
         let job = CloseJob::try_new(self.weak_self.upgrade(), batch, pending);
         let rejected = match (self.worker_pool.get(), job) {
-            (Some(workers), Ok(job)) => workers.try_spawn(Box::new(move || job.run())),
+            (Some(workers), Ok(job)) => workers.try_spawn(bytes, Box::new(move || job.run())),
             (None, Ok(job)) => {
                 job.run();
                 None

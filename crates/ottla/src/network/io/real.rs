@@ -148,7 +148,7 @@ impl RealIo {
             let _ = sender.send(job());
             RealWakeup::new(waker).wake();
         };
-        self.worker_threads.submit(kind, Box::new(task));
+        self.worker_threads.submit(kind, Task { bytes: 0, run: Box::new(task) });
     }
 }
 
@@ -239,7 +239,7 @@ impl Io for RealIo {
 
     fn start_job(&mut self, job: Job) {
         match job {
-            Job::Work(work) => self.worker_threads.submit(JobKind::Work, work),
+            Job::Work(run) => self.worker_threads.submit(JobKind::Work, Task { bytes: 0, run }),
             Job::Resolve { key, host, port } => {
                 let job = move || JobResult::Resolved { key, result: resolve(&host, port) };
                 self.start_with_result(JobKind::Resolve, job);
@@ -301,7 +301,18 @@ impl JobKind {
     }
 }
 
-type Task = Box<dyn FnOnce() + Send>;
+struct Task {
+    /// The bytes that a caller's task compresses; 0 for other tasks.
+    bytes: usize,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+/// The maximum of bytes that wait for a worker thread; above it, callers compress their batches.
+///
+/// A thread that finds the next batch in its queue does not sleep: to sleep and to be woken costs
+/// as much as some ten kilobytes of lz4. More bytes would delay a batch by more than a millisecond
+/// with the slower codecs.
+const MAX_QUEUED_BYTES: usize = 128 * 1024;
 
 /// The worker threads of a producer. They start when there is work and end with the producer.
 struct WorkerThreads {
@@ -327,6 +338,8 @@ struct JobQueue {
 #[derive(Default)]
 struct JobQueueState {
     tasks: VecDeque<Task>,
+    /// The bytes of `tasks`.
+    queued_bytes: usize,
     threads: usize,
     idle_threads: usize,
     shut_down: bool,
@@ -335,16 +348,22 @@ struct JobQueueState {
 struct RealWorkerPool(Arc<WorkerThreads>);
 
 impl WorkerPool for RealWorkerPool {
-    fn try_spawn(&self, work: Task) -> Option<Task> {
+    fn try_spawn(
+        &self,
+        bytes: usize,
+        run: Box<dyn FnOnce() + Send>,
+    ) -> Option<Box<dyn FnOnce() + Send>> {
         {
             let state = self.0.queues[JobKind::Work as usize].state.lock();
-            let has_free_thread = state.idle_threads > 0 || state.threads < self.0.max_threads;
-            if !has_free_thread || !state.tasks.is_empty() || state.shut_down {
-                return Some(work);
+            let has_free_thread =
+                state.tasks.len() < state.idle_threads || state.threads < self.0.max_threads;
+            let fits = has_free_thread || state.queued_bytes + bytes <= MAX_QUEUED_BYTES;
+            if !fits || state.shut_down {
+                return Some(run);
             }
         }
         // The lock was released: another caller may submit first, and this work waits behind it.
-        self.0.submit(JobKind::Work, work);
+        self.0.submit(JobKind::Work, Task { bytes, run });
         None
     }
 }
@@ -362,8 +381,9 @@ impl WorkerThreads {
         if state.shut_down {
             // The threads have ended. The task must run, because its completion is awaited.
             drop(state);
-            return task();
+            return (task.run)();
         }
+        state.queued_bytes += task.bytes;
         state.tasks.push_back(task);
         // An idle thread may have been notified for an earlier task and not yet have taken it.
         // So the number of tasks counts, not whether a thread is idle.
@@ -379,8 +399,9 @@ impl WorkerThreads {
                 if state.threads == 0
                     && let Some(task) = state.tasks.pop_back()
                 {
+                    state.queued_bytes -= task.bytes;
                     drop(state);
-                    task();
+                    (task.run)();
                     return;
                 }
             }
@@ -403,9 +424,10 @@ impl JobQueue {
         let mut state = self.state.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
+                state.queued_bytes -= task.bytes;
                 drop(state);
                 // A task that panics must not end its thread, which is counted in `threads`.
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task));
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task.run));
                 state = self.state.lock();
             } else if state.shut_down {
                 return;

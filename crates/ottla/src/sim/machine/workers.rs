@@ -27,7 +27,11 @@ impl std::fmt::Debug for SimWorkers {
 
 impl WorkerPool for SimMachine {
     /// Takes the work if no other is in progress: a pool of one thread.
-    fn try_spawn(&self, work: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>> {
+    fn try_spawn(
+        &self,
+        _: usize,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> Option<Box<dyn FnOnce() + Send>> {
         if !self.workers().tasks.is_empty() {
             return Some(work);
         }
