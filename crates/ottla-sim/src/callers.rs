@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use ottla::sim::{SimMachine, Tick};
+use ottla::sim::{SimMachine, Tick, with_shared_value};
 use ottla::{Delivery, Error, ErrorKind, Header, Producer, Record, RecordMetadata};
 use ottla_protocol::wire::TestRng;
 
@@ -138,8 +138,14 @@ impl Caller {
 
     async fn send(&mut self, producer: &Producer, new: NewRecord, mode: AwaitMode) {
         let token = encode_token(self.id, new.index);
-        let mut record = Record::to(&new.topic).maybe_key(new.key.as_deref()).value(&new.value);
-        record = record.token(token);
+        let mut record = Record::to(&new.topic).maybe_key(new.key.as_deref()).token(token);
+        // The batch keeps a reference to half of the values, and copies the others.
+        let shared_value = bytes::Bytes::copy_from_slice(&new.value);
+        record = if new.index.is_multiple_of(2) {
+            with_shared_value(record, &shared_value)
+        } else {
+            record.value(&new.value)
+        };
         let headers = headers_for_value(&new.value);
         if new.has_headers {
             record = record.headers(&headers);

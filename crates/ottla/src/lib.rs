@@ -89,7 +89,7 @@
 //! - `tls-graviola`: Rust and assembler; x86-64 with AES, AVX2 and ADX, or AArch64 with AES.
 //! - `tls-ring`, `tls-aws-lc-rs`: any CPU; they need a C compiler.
 //! - `oidc`: OAUTHBEARER tokens from an OpenID Connect provider (KIP-768).
-//! - `bytes`: [`OwnedRecord`] takes values of the crate `bytes` without a copy.
+//! - `bytes`: [`Record`] and [`OwnedRecord`] take values of the crate `bytes` without a copy.
 //! - `unstable-sim`: access to the sender and its machine for simulations. Its API may change in
 //!   any release.
 

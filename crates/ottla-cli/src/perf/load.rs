@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ottla_protocol::random::{GOLDEN_GAMMA, mix64};
 
 use crate::CliError;
@@ -14,6 +15,8 @@ use crate::perf::stats::Clock;
 const PREGENERATED_VALUES: usize = 1024;
 /// Limit of the memory for them. Fewer values are generated if they are large.
 const MAX_PREGENERATED_BYTES: usize = 64 << 20;
+/// The smallest value that is passed as `Bytes`.
+const SHARED_VALUE_BYTES: usize = 4096;
 /// Bytes of a key: a number in big-endian order.
 const KEY_BYTES: u64 = 8;
 
@@ -27,7 +30,7 @@ pub(crate) struct Workload {
 
 enum ValueSource {
     /// Values of the same length, one after the other.
-    Fixed { bytes: Vec<u8>, value_len: usize },
+    Fixed { bytes: Bytes, value_len: usize },
     /// Values of which each record gets one at random.
     Sampled(Vec<Vec<u8>>),
     /// The record's number as text.
@@ -68,7 +71,8 @@ impl Workload {
             (None, Some(size)) => {
                 let characters = (0..PREGENERATED_VALUES as u64 * u64::from(size))
                     .map(|n| b'A' + (nth_random(args.random_seed ^ n) % 26) as u8);
-                let bytes = characters.take(MAX_PREGENERATED_BYTES).collect();
+                let bytes: Vec<u8> = characters.take(MAX_PREGENERATED_BYTES).collect();
+                let bytes = bytes.into();
                 ValueSource::Fixed { bytes, value_len: size as usize }
             }
             (None, None) => ValueSource::RecordNumber,
@@ -99,6 +103,17 @@ impl Workload {
                 let _ = write!(text, "{i}");
                 text.as_bytes()
             }
+        }
+    }
+
+    /// Returns a value of [`value`](Self::value) as `Bytes`, if it is so large that the producer
+    /// does not copy such a value.
+    pub(crate) fn share(&self, value: &[u8]) -> Option<Bytes> {
+        match &self.values {
+            ValueSource::Fixed { bytes, value_len } if *value_len >= SHARED_VALUE_BYTES => {
+                Some(bytes.slice_ref(value))
+            }
+            _ => None,
         }
     }
 
@@ -141,7 +156,7 @@ fn read_values(args: &PerfArgs, path: &std::path::Path) -> Result<ValueSource, C
                 "{path} has {len} bytes, which is not a multiple of --size {value_len}"
             )));
         }
-        return Ok(ValueSource::Fixed { bytes, value_len });
+        return Ok(ValueSource::Fixed { bytes: bytes.into(), value_len });
     }
     let text = String::from_utf8_lossy(&bytes);
     let delimiter = args.payload_delimiter.replace("\\n", "\n").replace("\\t", "\t");

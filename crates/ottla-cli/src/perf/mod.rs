@@ -204,9 +204,13 @@ impl PerfRun<'_> {
             if workload.has_variable_size() {
                 self.stats.add_sent_value(value.len());
             }
-            let record = Record::to(self.topic.name())
+            let (record, shared) = (Record::to(self.topic.name()), workload.share(value));
+            let record = match &shared {
+                Some(value) => record.value_from_bytes(value),
+                None => record.value(value),
+            };
+            let record = record
                 .maybe_key(key.as_ref().map(|k| &k[..]))
-                .value(value)
                 .timestamp(clock.wall_ms(sent_at))
                 .token(sent_at);
             match self.args.path {

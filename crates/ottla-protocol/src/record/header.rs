@@ -51,9 +51,18 @@ pub struct BatchHeader {
 impl BatchHeader {
     /// Encodes the header of `records`, with length and checksum (CRC32C from byte 21 on).
     pub fn encode(&self, records: &[u8]) -> [u8; BATCH_HEADER_LEN] {
+        self.encode_for_pieces(records.len(), std::iter::once(records))
+    }
+
+    /// Encodes the header of records that are in several pieces, with `len` bytes together.
+    pub fn encode_for_pieces<'a>(
+        &self,
+        len: usize,
+        pieces: impl Iterator<Item = &'a [u8]>,
+    ) -> [u8; BATCH_HEADER_LEN] {
         let mut h = [0; BATCH_HEADER_LEN];
         h[..8].copy_from_slice(&self.base_offset.to_be_bytes());
-        h[8..12].copy_from_slice(&((BATCH_HEADER_LEN - 12 + records.len()) as i32).to_be_bytes());
+        h[8..12].copy_from_slice(&((BATCH_HEADER_LEN - 12 + len) as i32).to_be_bytes());
         h[12..16].copy_from_slice(&self.partition_leader_epoch.to_be_bytes());
         h[16] = 2;
         h[21..23].copy_from_slice(&self.attributes.to_be_bytes());
@@ -64,7 +73,8 @@ impl BatchHeader {
         h[51..53].copy_from_slice(&self.producer_epoch.to_be_bytes());
         h[53..57].copy_from_slice(&self.base_sequence.to_be_bytes());
         h[57..61].copy_from_slice(&self.record_count.to_be_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&h[ATTRIBUTES_OFFSET..]), records);
+        let header_crc = crc32c::crc32c(&h[ATTRIBUTES_OFFSET..]);
+        let crc = pieces.fold(header_crc, crc32c::crc32c_append);
         h[17..21].copy_from_slice(&crc.to_be_bytes());
         h
     }

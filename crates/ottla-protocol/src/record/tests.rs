@@ -22,7 +22,7 @@ fn random_record(g: &mut TestRng) -> OwnedRecord {
 
 /// Numbers around the bounds of one, two and three bytes, in a buffer with and without spare bytes.
 #[test]
-fn record_has_the_same_bytes_whatever_the_length_of_its_numbers() {
+fn record_with_short_or_long_numbers_has_the_bytes_of_kafka() {
     use crate::wire::varint::{put_i32, put_i64};
     let fields: Vec<Option<Vec<u8>>> = [0, 1, 63, 64, 8178, 8183, 8192, 9000]
         .map(|n| Some(vec![b'x'; n]))

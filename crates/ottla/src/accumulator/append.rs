@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::RecordAccumulator;
 use super::batch::{BatchMeta, Capacity, OpenBatch, QueuePosition};
-use super::buffer_pool::PooledBuf;
+use super::buffer_pool::{BufferRequest, PooledBuf};
 use super::builtin_partitioner::{
     PartitionChoice, choose_partition, should_switch, split_stripe, switch_partition,
 };
@@ -32,11 +32,11 @@ use ottla_protocol::record::RecordLayout;
 pub(crate) enum AppendResult {
     /// The record is in a batch. Holds its delivery if the caller wants one.
     Appended(Option<Delivery>),
-    /// The record needs a new batch, and the batch a buffer of this many bytes.
-    NeedsNewBatch(usize),
-    /// The open batch needs one more buffer of this many bytes. The caller must not wait for it: if
-    /// none is free, the batch is closed.
-    NeedsChainBuffer(usize),
+    /// The record needs a new batch, and the batch a buffer.
+    NeedsNewBatch(BufferRequest),
+    /// The open batch needs one more buffer. The caller must not wait for it: if none is free, the
+    /// batch is closed.
+    NeedsChainBuffer(BufferRequest),
 }
 
 /// What an append keeps between its attempts.
@@ -174,8 +174,8 @@ impl RecordAccumulator {
                 Capacity::Fits => true,
                 Capacity::NeedsChainBuffer if !state.no_chain_buffer => {
                     let Some(buf) = state.spare_buffer.take() else {
-                        let size = self.buffer_size(record);
-                        return Ok(Some(AppendResult::NeedsChainBuffer(size)));
+                        let request = self.buffer_request(record);
+                        return Ok(Some(AppendResult::NeedsChainBuffer(request)));
                     };
                     open.push_buffer(buf);
                     true
@@ -197,7 +197,7 @@ impl RecordAccumulator {
             return Ok(None);
         }
         let Some(buf) = state.spare_buffer.take() else {
-            return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_size(record))));
+            return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_request(record))));
         };
         let full = self.begin_closing(&mut queue);
         let open = self.open_batch(buf, target.partition, record, state);
@@ -210,8 +210,16 @@ impl RecordAccumulator {
         Ok(Some(AppendResult::Appended(delivery)))
     }
 
-    fn buffer_size(&self, record: &PreparedRecord<'_>) -> usize {
-        self.settings.batch_size.max(record.batch_len_upper_bound)
+    /// Returns the buffer that a batch needs for this record.
+    fn buffer_request(&self, record: &PreparedRecord<'_>) -> BufferRequest {
+        let charge = self.settings.batch_size.max(record.batch_len_upper_bound);
+        match record.shared_value.filter(|_| self.settings.compression.is_none()) {
+            // The batch has no room for another record. Its value is charged, but not copied.
+            Some(value) if charge > self.settings.batch_size => {
+                BufferRequest { charge, capacity: charge - value.len() }
+            }
+            _ => BufferRequest::from(charge),
+        }
     }
 
     /// Locks the target's partition. Returns `None` if another caller holds the lock and the sticky
@@ -291,11 +299,13 @@ impl RecordAccumulator {
         let Some(open) = queue.open_mut() else {
             unreachable!("append_to_open is called only while a batch is open");
         };
-        let bytes = open.push(&record.body, layout, record.timestamp);
+        let shared = record.shared_value.filter(|_| self.settings.compression.is_none());
+        let bytes = open.push(&record.body, layout, record.timestamp, shared);
         let delivery = open.completions.add_record(record, options);
-        let (full, limit) = (open.is_full(), open.sticky_limit(self.settings.batch_size));
+        let full = open.is_full();
         let mut switches = false;
         if target.sticky_index.is_some() {
+            let limit = open.sticky_limit(self.settings.batch_size);
             queue.sticky_bytes = queue.sticky_bytes.saturating_add(bytes as u32);
             switches = should_switch(queue.sticky_bytes as usize, limit, full);
         }

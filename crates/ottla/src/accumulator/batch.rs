@@ -19,6 +19,7 @@ use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
 use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout};
 
+use super::batch_records::{BatchRecords, ValuePiece};
 use super::buffer_pool::{Charge, PooledBuf};
 use super::partition::Partition;
 use crate::delivery::batch_completions::BatchCompletions;
@@ -68,8 +69,10 @@ pub struct OpenBatch {
     /// Earlier buffers, which are full. Only a batch that will be compressed has more than one
     /// buffer.
     chain: Vec<PooledBuf>,
-    /// Bytes of records in `chain`.
-    chain_bytes: usize,
+    /// Large values that are not in `buf`. Only a batch that will not be compressed has them.
+    values: Vec<ValuePiece>,
+    /// Bytes of records in `chain` and `values`.
+    bytes_outside_buf: usize,
     pub(crate) meta: BatchMeta,
     pub(crate) completions: BatchCompletions,
     /// The maximum bytes of records. The first record may be larger.
@@ -95,7 +98,8 @@ impl OpenBatch {
         completions: BatchCompletions,
         limit: usize,
     ) -> OpenBatch {
-        OpenBatch { buf, chain: Vec::new(), chain_bytes: 0, meta, completions, limit }
+        let (chain, values) = (Vec::new(), Vec::new());
+        OpenBatch { buf, chain, values, bytes_outside_buf: 0, meta, completions, limit }
     }
 
     /// Computes the layout of a record that would be appended next.
@@ -116,7 +120,8 @@ impl OpenBatch {
         } else if self.uncompressed_len() + len > self.limit {
             Capacity::Full
         } else if self.buf.bytes.len() + len > self.buf.bytes.capacity() {
-            Capacity::NeedsChainBuffer
+            // The offsets of values are offsets in the only buffer.
+            if self.values.is_empty() { Capacity::NeedsChainBuffer } else { Capacity::Full }
         } else {
             Capacity::Fits
         }
@@ -124,14 +129,14 @@ impl OpenBatch {
 
     /// Makes `buf` the buffer for the next records.
     pub(crate) fn push_buffer(&mut self, buf: PooledBuf) {
-        self.chain_bytes += self.buf.bytes.len();
+        self.bytes_outside_buf += self.buf.bytes.len();
         self.chain.push(std::mem::replace(&mut self.buf, buf));
     }
 
     /// Returns the bytes of its records.
     #[inline]
     fn uncompressed_len(&self) -> usize {
-        self.chain_bytes + self.buf.bytes.len()
+        self.bytes_outside_buf + self.buf.bytes.len()
     }
 
     /// Returns whether no further record fits.
@@ -158,24 +163,39 @@ impl OpenBatch {
     }
 
     /// Encodes a record for which [`capacity_for`](Self::capacity_for) returned `Fits`. Returns the
-    /// bytes that it takes.
+    /// bytes that it takes. `shared` is the record's value, if the batch shall not copy it.
     #[inline]
     pub(crate) fn push<'a, H>(
         &mut self,
         body: &RecordBody<'a, H>,
         layout: RecordLayout,
         timestamp: i64,
+        shared: Option<&Bytes>,
     ) -> usize
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
+        let before = self.uncompressed_len();
+        match shared {
+            None => body.encode(&mut self.buf.bytes, layout),
+            Some(value) => self.push_shared(body, layout, value),
+        }
         let meta = &mut self.meta;
-        let before = self.buf.bytes.len();
-        body.encode(&mut self.buf.bytes, layout);
         meta.record_count += 1;
         meta.max_timestamp = meta.max_timestamp.max(timestamp);
         meta.max_record_bytes = meta.max_record_bytes.max(body.size_upper_bound() as u32);
-        self.buf.bytes.len() - before
+        self.uncompressed_len() - before
+    }
+
+    /// Encodes a record, and keeps a reference to its value.
+    #[cold]
+    fn push_shared<'a, H>(&mut self, body: &RecordBody<'a, H>, layout: RecordLayout, value: &Bytes)
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
+        let offset = body.encode_without_value(&mut self.buf.bytes, layout);
+        self.values.push(ValuePiece { offset, value: value.clone() });
+        self.bytes_outside_buf += value.len();
     }
 
     /// Closes a batch that will not be sent. Only its completions are used afterwards.
@@ -196,7 +216,8 @@ impl OpenBatch {
         let heap_bytes = self.completions.heap_bytes();
         self.completions.count_as_closed();
         let charge = (heap_bytes > 0).then(|| self.buf.pool().charge_bytes(heap_bytes));
-        let (full, last) = (std::mem::take(&mut self.chain), self.buf);
+        let (full, last, values) = (std::mem::take(&mut self.chain), self.buf, self.values);
+        assert!(encoder.is_none() || values.is_empty(), "a codec takes one slice");
         let caller_context = self.completions.caller_context();
         let records =
             match encoder.and_then(|e| Some((e.compress(&full, &last, caller_context)?, e))) {
@@ -212,7 +233,10 @@ impl OpenBatch {
                 None => PooledBuf::joined(full, last),
             };
         ClosedBatch {
-            records: inject_bug!(BufferReused, Bytes::from_owner(records)),
+            records: BatchRecords::new(
+                inject_bug!(BufferReused, Bytes::from_owner(records)),
+                values,
+            ),
             attributes,
             uncompressed_len,
             meta: self.meta,
@@ -315,7 +339,7 @@ fn log_failed_compression(result: std::thread::Result<std::io::Result<()>>, supp
 /// A batch whose records no longer change, and the state of its delivery.
 #[derive(Debug)]
 pub struct ClosedBatch {
-    records: Bytes,
+    records: BatchRecords,
     attributes: i16,
     /// Bytes of the records before compression.
     pub(crate) uncompressed_len: usize,
@@ -415,7 +439,7 @@ impl ClosedBatch {
     }
 
     /// Returns the records as they go on the wire.
-    pub fn records(&self) -> &Bytes {
+    pub fn records(&self) -> &BatchRecords {
         &self.records
     }
 
@@ -462,7 +486,7 @@ impl ClosedBatch {
             base_sequence: stamp.sequence,
             record_count: m.record_count,
         }
-        .encode(&self.records);
+        .encode_for_pieces(self.records.len(), self.records.slices());
         StampedBatch { closed: self, stamp, header }
     }
 }
@@ -507,9 +531,9 @@ pub struct StampedBatch {
 }
 
 impl StampedBatch {
-    /// Returns the header and the records. The records share the batch's buffer and keep it alive.
-    pub(crate) fn header_and_records(&self) -> (&[u8; BATCH_HEADER_LEN], Bytes) {
-        (&self.header, self.closed.records.clone())
+    /// Returns the header.
+    pub(crate) fn header(&self) -> &[u8; BATCH_HEADER_LEN] {
+        &self.header
     }
 
     /// Removes the header, for a batch that gets a new producer epoch or fails.

@@ -65,10 +65,26 @@ struct Waiter {
 struct Grant {
     /// The waiter's id.
     id: u64,
-    /// The size in bytes.
+    /// The charge in bytes.
     size: u64,
     /// A free buffer, if the waiter gets one.
     buffer: Option<Vec<u8>>,
+}
+
+/// What a caller asks the pool for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BufferRequest {
+    /// The bytes of `buffer.memory`.
+    pub(crate) charge: usize,
+    /// The bytes of the buffer: less than `charge` if the batch shares a large value with the
+    /// caller.
+    pub(crate) capacity: usize,
+}
+
+impl From<usize> for BufferRequest {
+    fn from(size: usize) -> BufferRequest {
+        BufferRequest { charge: size, capacity: size }
+    }
 }
 
 /// A buffer and its share of `buffer.memory`. Dropping it returns both to the pool.
@@ -173,12 +189,17 @@ impl BufferPool {
         })
     }
 
-    /// Returns a buffer of `size` bytes. Returns `None` if the memory is not free, or if other
-    /// callers wait already.
+    /// Returns a buffer. Returns `None` if the memory is not free, or if other callers wait
+    /// already.
     ///
     /// # Errors
-    /// `size` exceeds `buffer.memory`, or the producer accepts no more records.
-    pub(crate) fn try_allocate(self: &Arc<Self>, size: usize) -> Result<Option<PooledBuf>, Error> {
+    /// The charge exceeds `buffer.memory`, or the producer accepts no more records.
+    pub(crate) fn try_allocate(
+        self: &Arc<Self>,
+        request: impl Into<BufferRequest>,
+    ) -> Result<Option<PooledBuf>, Error> {
+        let request = request.into();
+        let size = request.charge;
         self.check_size(size)?;
         // Freed after the lock is released: freeing memory can be slow.
         let mut dropped = Vec::new();
@@ -197,12 +218,12 @@ impl BufferPool {
         }
         drop(state);
         drop(dropped);
-        self.allocate_buffer(size as u64, buffer).map(Some)
+        self.allocate_buffer(request, buffer).map(Some)
     }
 
-    /// Returns a future for a buffer of `size` bytes.
-    pub(crate) fn allocate(self: &Arc<Self>, size: usize) -> AllocateFuture {
-        AllocateFuture::new(self.clone(), size)
+    /// Returns a future for a buffer.
+    pub(crate) fn allocate(self: &Arc<Self>, request: impl Into<BufferRequest>) -> AllocateFuture {
+        AllocateFuture::new(self.clone(), request.into())
     }
 
     /// Returns a buffer of `size` bytes at once, even if this exceeds `buffer.memory`.
@@ -262,17 +283,17 @@ impl BufferPool {
     /// returned.
     fn allocate_buffer(
         self: &Arc<Self>,
-        charge: u64,
+        request: BufferRequest,
         reused: Option<Vec<u8>>,
     ) -> Result<PooledBuf, Error> {
-        let bytes = reused.unwrap_or_default();
-        let mut buf = PooledBuf { bytes, charge, pool: self.clone() };
-        if buf.bytes.capacity() < charge as usize
-            && let Err(e) = buf.bytes.try_reserve_exact(charge as usize)
+        let (bytes, capacity) = (reused.unwrap_or_default(), request.capacity);
+        let mut buf = PooledBuf { bytes, charge: request.charge as u64, pool: self.clone() };
+        if buf.bytes.capacity() < capacity
+            && let Err(e) = buf.bytes.try_reserve_exact(capacity)
         {
             let message = format!(
-                "allocating a buffer of {charge} bytes failed: the process is out of memory; lower \
-                 buffer.memory"
+                "allocating a buffer of {capacity} bytes failed: the process is out of memory; \
+                 lower buffer.memory"
             );
             return Err(Error::new(ErrorKind::BufferExhausted, message).with_source(e));
         }

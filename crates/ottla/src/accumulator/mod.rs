@@ -6,6 +6,7 @@
 
 pub(crate) mod append;
 pub(crate) mod batch;
+pub(crate) mod batch_records;
 pub(crate) mod buffer_pool;
 pub(crate) mod partition;
 pub(crate) mod builtin_partitioner;

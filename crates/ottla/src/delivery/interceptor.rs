@@ -196,13 +196,13 @@ impl MutableRecord<'_> {
     /// Returns the record that is sent.
     pub(crate) fn as_record(&self, token: u64) -> Record<'_> {
         Record {
-            topic: &self.topic,
             partition: self.partition,
             key: self.key.as_deref(),
             value: self.value.as_deref(),
             headers: &self.headers,
             timestamp: self.timestamp,
             token,
+            ..Record::to(&self.topic)
         }
     }
 }

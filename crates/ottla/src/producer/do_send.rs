@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::inner::ProducerInner;
 use super::topic_name::validate_topic_name;
 use crate::accumulator::append::{AppendResult, AppendState};
+use crate::accumulator::buffer_pool::BufferRequest;
 use crate::accumulator::topics::TopicInfo;
 use crate::delivery::batch_completions::{CompletedRecord, DeliveryOptions};
 use crate::delivery::interceptor::Acknowledgement;
@@ -41,10 +42,8 @@ enum SendStep {
     Appended(Appended),
     /// The topic is not known, or lacks the record's partition.
     NeedsTopic,
-    /// A new batch needs a buffer of `size` bytes, and `buffer.memory` is exhausted.
-    NeedsMemory {
-        size: usize,
-    },
+    /// A new batch needs a buffer, and `buffer.memory` is exhausted.
+    NeedsMemory(BufferRequest),
 }
 
 /// A record that is not appended yet.
@@ -191,9 +190,9 @@ impl ProducerInner {
                 );
                 (ErrorKind::NoMetadata, message)
             }
-            SendStep::NeedsMemory { size } => {
+            SendStep::NeedsMemory(request) => {
                 // Otherwise lingering batches would hold the memory until their linger ends.
-                if self.accumulator.pool.record_refusal(size) {
+                if self.accumulator.pool.record_refusal(request.charge) {
                     self.accumulator.post(Event::MemoryWanted, Tick(0));
                 }
                 let total = self.accumulator.pool.total_memory();
@@ -241,9 +240,9 @@ impl ProducerInner {
                     // The topic was created again, with fewer partitions, since the last step.
                     self.wait_on_metadata(pending.record, deadline).await?;
                 }
-                SendStep::NeedsMemory { size } => {
+                SendStep::NeedsMemory(request) => {
                     let start = self.accumulator.env.now();
-                    let buffer = self.allocate_buffer(size, deadline).await?;
+                    let buffer = self.allocate_buffer(request, deadline).await?;
                     pending.append_state.spare_buffer = Some(buffer);
                     pending.append_state.memory_wait += self.accumulator.env.now().since(start);
                 }
@@ -304,14 +303,14 @@ impl ProducerInner {
                     }
                     return Ok(SendStep::Appended(Appended { delivery }));
                 }
-                AppendResult::NeedsNewBatch(size) => {
-                    match self.accumulator.pool.try_allocate(size)? {
+                AppendResult::NeedsNewBatch(request) => {
+                    match self.accumulator.pool.try_allocate(request)? {
                         Some(buffer) => state.spare_buffer = Some(buffer),
-                        None => return Ok(SendStep::NeedsMemory { size }),
+                        None => return Ok(SendStep::NeedsMemory(request)),
                     }
                 }
-                AppendResult::NeedsChainBuffer(size) => {
-                    state.spare_buffer = self.accumulator.pool.try_allocate(size)?;
+                AppendResult::NeedsChainBuffer(request) => {
+                    state.spare_buffer = self.accumulator.pool.try_allocate(request)?;
                     state.no_chain_buffer = state.spare_buffer.is_none();
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::inner::ProducerInner;
-use crate::accumulator::buffer_pool::{AllocateFuture, PooledBuf};
+use crate::accumulator::buffer_pool::{AllocateFuture, BufferRequest, PooledBuf};
 use crate::error::{Error, ErrorKind};
 use crate::metrics::Sensor;
 use crate::time::Tick;
@@ -16,13 +16,13 @@ use crate::wakeup::event_queue::Event;
 use crate::wakeup::waiters::DeadlineWaiter;
 
 impl ProducerInner {
-    /// Waits for a buffer of `size` bytes, behind the callers that waited before.
+    /// Waits for a buffer, behind the callers that waited before.
     pub(super) async fn allocate_buffer(
         &self,
-        size: usize,
+        request: BufferRequest,
         deadline: Tick,
     ) -> Result<PooledBuf, Error> {
-        let wait = self.start_memory_wait(size, deadline);
+        let wait = self.start_memory_wait(request, deadline);
         let start = self.accumulator.env.now();
         // An async caller has no timer of its own: the sender wakes it at its deadline.
         self.accumulator.post(Event::Waiter { deadline, waiter: wait.waiter.clone() }, deadline);
@@ -35,14 +35,14 @@ impl ProducerInner {
         result
     }
 
-    fn start_memory_wait(&self, size: usize, deadline: Tick) -> MemoryWaitFuture<'_> {
-        let allocation = self.accumulator.pool.allocate(size);
+    fn start_memory_wait(&self, request: BufferRequest, deadline: Tick) -> MemoryWaitFuture<'_> {
+        let allocation = self.accumulator.pool.allocate(request);
         let waiter = DeadlineWaiter::new(allocation.pool_waiter_id());
         MemoryWaitFuture {
             inner: self,
             allocation,
             deadline,
-            size,
+            size: request.charge,
             waiter,
             has_notified_sender: false,
         }

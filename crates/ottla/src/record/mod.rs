@@ -6,6 +6,8 @@ pub mod serializer;
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 pub use owned::OwnedRecord;
 pub(crate) use prepared::PreparedRecord;
 
@@ -77,6 +79,25 @@ impl<'a> Header<'a> {
     }
 }
 
+/// The smallest value that is shared with the caller and not copied, in bytes.
+///
+/// A shared value costs entries in three lists, among them that of the vectored write. Below some
+/// kilobytes, a copy costs less.
+const MIN_SHARED_VALUE: usize = 4096;
+
+/// A record's value, if the producer may share it with the caller. All are equal, because the
+/// record's value has the same bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SharedValue<'a>(pub(crate) Option<&'a Bytes>);
+
+impl PartialEq for SharedValue<'_> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for SharedValue<'_> {}
+
 /// A record to send (Kafka's `ProducerRecord`).
 ///
 /// It borrows everything and is `Copy`: after a failed call, the caller still has it. The producer
@@ -104,6 +125,7 @@ pub struct Record<'a> {
     pub(crate) partition: Option<i32>,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
+    pub(crate) shared_value: SharedValue<'a>,
     pub(crate) headers: &'a [Header<'a>],
     pub(crate) timestamp: Option<i64>,
     pub(crate) token: u64,
@@ -117,6 +139,7 @@ impl<'a> Record<'a> {
             partition: None,
             key: None,
             value: None,
+            shared_value: SharedValue(None),
             headers: &[],
             timestamp: None,
             token: 0,
@@ -153,8 +176,32 @@ impl<'a> Record<'a> {
 
     /// Sets the value.
     #[must_use]
-    pub fn value(mut self, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
-        self.value = Some(value.as_ref());
+    pub fn value(self, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.maybe_value(Some(value))
+    }
+
+    /// Sets the value. If it has 4 KB or more, the producer sends it from the caller's memory and
+    /// does not copy it, unless it compresses it or has an interceptor.
+    ///
+    /// That memory is then freed when the record is acknowledged or has failed. It counts for
+    /// `buffer.memory` with the length of the value, also if the value is a part of a larger
+    /// `Bytes`.
+    #[cfg(feature = "bytes")]
+    #[must_use]
+    pub fn value_from_bytes(self, value: &'a Bytes) -> Self {
+        self.shared_value(value)
+    }
+
+    pub(crate) fn shared_value(self, value: &'a Bytes) -> Self {
+        if value.len() < MIN_SHARED_VALUE {
+            return self.value(value);
+        }
+        self.shared_value_of_any_length(value)
+    }
+
+    pub(crate) fn shared_value_of_any_length(mut self, value: &'a Bytes) -> Self {
+        self.value = Some(value);
+        self.shared_value = SharedValue(Some(value));
         self
     }
 
@@ -169,6 +216,7 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn maybe_value(mut self, value: Option<&'a (impl AsRef<[u8]> + ?Sized)>) -> Self {
         self.value = value.map(AsRef::as_ref);
+        self.shared_value = SharedValue(None);
         self
     }
 

@@ -74,15 +74,21 @@ impl OwnedRecord {
     }
 
     /// Borrows the record, for one of the `send` methods.
+    ///
+    /// The producer does not copy a value of 4 KB or more, unless it compresses it or has an
+    /// interceptor: it shares the value's memory with this record.
     pub fn as_record(&self) -> Record<'_> {
+        let mut record = Record::to(&self.topic);
+        if let Some(value) = &self.value {
+            record = record.shared_value(value);
+        }
         Record {
-            topic: &self.topic,
             partition: self.partition,
             key: self.key.as_deref(),
-            value: self.value.as_deref(),
             headers: &self.headers,
             timestamp: self.timestamp,
             token: self.token,
+            ..record
         }
     }
 

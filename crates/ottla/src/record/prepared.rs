@@ -1,5 +1,6 @@
 //! A record with its encoded sizes, before it has a batch.
 
+use bytes::Bytes;
 use ottla_protocol::record::RecordBody;
 
 use super::{Header, Record, SerializedSizes};
@@ -22,6 +23,8 @@ pub(crate) struct PreparedRecord<'a> {
     pub(crate) timestamp: i64,
     pub(crate) token: u64,
     pub(crate) body: RecordBody<'a, HeaderIter<'a>>,
+    /// The value, if it is large and the application owns it as [`Bytes`].
+    pub(crate) shared_value: Option<&'a Bytes>,
     /// The largest size of a batch with this record alone, in bytes.
     pub(crate) batch_len_upper_bound: usize,
 }
@@ -50,6 +53,7 @@ impl<'a> PreparedRecord<'a> {
             timestamp: r.timestamp.unwrap_or_else(now_ms),
             token: r.token,
             body,
+            shared_value: r.shared_value.0,
             batch_len_upper_bound,
         })
     }

@@ -72,11 +72,12 @@ pub(crate) fn encode_frame(
         }
         w.count(Some(topic.len()), flexible);
         for batch in topic {
-            let (header, records) = batch.header_and_records();
+            let (header, records) = (batch.header(), batch.closed.records());
             w.i32(batch.closed.meta.partition.index);
             w.length(Some(header.len() + records.len()), flexible, false);
             w.raw(header);
-            pieces.push(RecordPiece { offset: w.len(), records });
+            let offset = w.len();
+            pieces.extend(records.pieces().map(|records| RecordPiece { offset, records }));
             write_empty_tags(&mut w, flexible);
         }
         write_empty_tags(&mut w, flexible);
@@ -101,7 +102,10 @@ fn interleave_records(w: Writer, pieces: &mut Vec<RecordPiece>) -> Vec<Bytes> {
     let fields = Bytes::from(fields);
     let (mut frame, mut start) = (Vec::with_capacity(2 * pieces.len() + 1), 0);
     for piece in pieces.drain(..) {
-        frame.push(fields.slice(start..piece.offset));
+        // A batch with large values has several pieces at one offset.
+        if piece.offset > start {
+            frame.push(fields.slice(start..piece.offset));
+        }
         frame.push(piece.records);
         start = piece.offset;
     }

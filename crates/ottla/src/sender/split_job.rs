@@ -176,9 +176,9 @@ impl RecordAccumulator {
         // The copies that the job reads from count as used memory while they exist.
         let wire_len = parent.closed.wire_len();
         let _copies = self.pool.charge_bytes(parent.closed.uncompressed_len + wire_len);
-        let (header, records) = parent.header_and_records();
-        let whole = [&header[..], &records[..]].concat();
-        drop(records);
+        let mut whole = Vec::with_capacity(wire_len);
+        whole.extend_from_slice(parent.header());
+        parent.closed.records().pieces().for_each(|piece| whole.extend_from_slice(&piece));
         let parsed =
             BatchView::parse(&whole).and_then(|v| v.records(parent.closed.uncompressed_len));
         let parsed = match parsed {
@@ -259,7 +259,7 @@ impl RecordAccumulator {
         let mut open = OpenBatch::new(self.pool.allocate_over_limit(size), meta, completions, size);
         for (body, r) in bodies.iter().zip(records) {
             let layout = open.measure(body, r.timestamp);
-            open.push(body, layout, r.timestamp);
+            open.push(body, layout, r.timestamp, None);
         }
         let mut encoder = self.take_encoder();
         let mut closed = open.close(encoder.as_deref_mut());

@@ -25,12 +25,16 @@ use crate::sender::Sender;
 ///
 /// Any number of readers may share the records of a closed batch:
 /// ```
-/// fn read(batch: &ottla::sim::types::ClosedBatch) -> bytes::Bytes { batch.records().clone() }
+/// fn read(batch: &ottla::sim::types::ClosedBatch) -> ottla::sim::types::BatchRecords {
+///     batch.records().clone()
+/// }
 /// ```
 /// No code can write to them, in any state of the batch. (In KAFKA-19012, Java's producer reused a
 /// buffer while a socket still read it.)
 /// ```compile_fail,E0594
-/// fn write(batch: &mut ottla::sim::types::ClosedBatch) { batch.records()[0] = 1; }
+/// fn write(batch: &mut ottla::sim::types::ClosedBatch) {
+///     batch.records().pieces().for_each(|piece| piece[0] = 1);
+/// }
 /// ```
 /// A closed batch takes no more records, since closing consumes the open batch:
 /// ```compile_fail,E0382
@@ -45,6 +49,7 @@ use crate::sender::Sender;
 /// ```
 pub mod types {
     pub use crate::accumulator::batch::{ClosedBatch, OpenBatch};
+    pub use crate::accumulator::batch_records::BatchRecords;
     pub use crate::accumulator::buffer_pool::PooledBuf;
 }
 
@@ -68,6 +73,11 @@ pub fn build(
     let config = builder.config_with_client_id()?;
     let (inner, sender) = builder.assemble(config, Arc::new(machine.clone()), machine.clone())?;
     Ok((Producer::from_inner(inner), SimSender(sender)))
+}
+
+/// Sets a value of any length that the producer does not copy.
+pub fn with_shared_value<'a>(record: Record<'a>, value: &'a bytes::Bytes) -> Record<'a> {
+    record.shared_value_of_any_length(value)
 }
 
 /// Returns the free bytes of `buffer.memory`; negative while the parts of a split batch exceed it.

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{BufferPool, PooledBuf, Waiter};
+use super::{BufferPool, BufferRequest, PooledBuf, Waiter};
 use crate::error::{Error, ErrorKind};
 use crate::injected_bugs::inject_bug;
 use crate::sync::wake_all;
@@ -15,7 +15,7 @@ use crate::sync::wake_all;
 #[derive(Debug)]
 pub(crate) struct AllocateFuture {
     pool: Arc<BufferPool>,
-    size: usize,
+    request: BufferRequest,
     /// Its id in the wait queue; `None` before it enters and after it has collected its memory.
     waiter_id: Option<u64>,
     /// The id for the sender, which revokes the grant at the deadline; 0 before it enters.
@@ -23,9 +23,9 @@ pub(crate) struct AllocateFuture {
 }
 
 impl AllocateFuture {
-    pub(super) fn new(pool: Arc<BufferPool>, size: usize) -> AllocateFuture {
+    pub(super) fn new(pool: Arc<BufferPool>, request: BufferRequest) -> AllocateFuture {
         let pool_waiter_id = Arc::new(AtomicU64::new(0));
-        AllocateFuture { pool, size, waiter_id: None, pool_waiter_id }
+        AllocateFuture { pool, request, waiter_id: None, pool_waiter_id }
     }
 
     pub(crate) fn pool_waiter_id(&self) -> Arc<AtomicU64> {
@@ -39,7 +39,7 @@ impl Future for AllocateFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let Some(id) = this.waiter_id else {
-            if let Some(buf) = this.pool.try_allocate(this.size)? {
+            if let Some(buf) = this.pool.try_allocate(this.request)? {
                 return Poll::Ready(Ok(buf));
             }
             // Cloned before the lock: a waker is foreign code.
@@ -50,7 +50,7 @@ impl Future for AllocateFuture {
             let id = state.last_id;
             this.waiter_id = Some(id);
             this.pool_waiter_id.store(id, Ordering::Relaxed);
-            let needed_bytes = this.size as u64;
+            let needed_bytes = this.request.charge as u64;
             let position = inject_bug!(UnfairAllocation, state.waiters.len());
             let waiter = Waiter { id, needed_bytes, accumulated_bytes: 0, waker };
             state.waiters.insert(position, waiter);
@@ -68,7 +68,7 @@ impl Future for AllocateFuture {
             let grant = state.granted.swap_remove(i);
             drop(state);
             this.waiter_id = None;
-            return Poll::Ready(this.pool.allocate_buffer(grant.size, grant.buffer));
+            return Poll::Ready(this.pool.allocate_buffer(this.request, grant.buffer));
         }
         this.pool.check_running()?;
         let waiter = state.waiters.iter_mut().find(|w| w.id == id);

@@ -1,6 +1,8 @@
 //! Tests of appends: when a batch is full, and which partition and buffer a record goes to.
 
 use super::*;
+use crate::accumulator::batch::StampedBatch;
+use crate::accumulator::buffer_pool::BufferRequest;
 
 // CASES: RA1.
 #[test]
@@ -186,13 +188,53 @@ fn batch_is_full_when_no_buffer_is_free_for_its_chain() {
     let mut append = |state: &mut AppendState| {
         fixture.accumulator.append(&topic, &prepared, &mut options, state).unwrap()
     };
-    assert!(matches!(append(&mut state), AppendResult::NeedsChainBuffer(1024)));
+    let request = BufferRequest::from(1024);
+    assert!(matches!(append(&mut state), AppendResult::NeedsChainBuffer(r) if r == request));
     state.no_chain_buffer = true;
-    assert!(matches!(append(&mut state), AppendResult::NeedsNewBatch(1024)));
+    assert!(matches!(append(&mut state), AppendResult::NeedsNewBatch(r) if r == request));
     fixture.pressure.exhausted = true;
     assert_eq!(
         fixture.ready_nodes(),
         [1],
         "the sender drains the full batch, which frees its buffers"
     );
+}
+
+/// Drains the only batch, whether it is full or not.
+fn drain_one(fixture: &mut AccumulatorFixture) -> StampedBatch {
+    fixture.pressure.flush_up_to = u64::MAX;
+    let mut drained = fixture.drain(1, usize::MAX);
+    drained.extend(fixture.drain(1, usize::MAX));
+    assert_eq!(drained.len(), 1);
+    drained.remove(0)
+}
+
+#[test]
+fn large_value_is_sent_from_the_callers_memory_and_charged() {
+    let (batch_size, buffer_memory) = (16_384, 1 << 20);
+    let settings = AccumulatorSettings { batch_size, buffer_memory, ..settings() };
+    let mut fixture = AccumulatorFixture::new(settings, &[1]);
+    for (len, charge) in [(4096, 16_384), (10_000, 16_384), (100_000, 100_087)] {
+        let value = bytes::Bytes::from(vec![b'v'; len]);
+        let record = Record::to("t").partition(0).shared_value(&value).timestamp(0);
+        drop(fixture.append(record));
+        let used = buffer_memory - fixture.accumulator.pool.available_memory();
+        assert_eq!(used, charge, "{len} bytes");
+        let batch = drain_one(&mut fixture);
+        let pieces: Vec<_> = batch.closed.records().pieces().collect();
+        assert_eq!(pieces.len(), 3, "{len} bytes");
+        assert_eq!(pieces[1].as_ptr(), value.as_ptr(), "not copied");
+        assert!(pieces[0].len() + pieces[2].len() < 30, "{len} bytes");
+        drop(pieces);
+        acknowledge(batch, 0);
+        assert_eq!(fixture.accumulator.pool.available_memory(), buffer_memory);
+    }
+    // A smaller value is copied, with others into one buffer.
+    let value = bytes::Bytes::from(vec![b'v'; 4095]);
+    for _ in 0..3 {
+        drop(fixture.append(Record::to("t").partition(0).shared_value(&value).timestamp(0)));
+    }
+    let batch = drain_one(&mut fixture);
+    assert_eq!(batch.closed.records().pieces().count(), 1);
+    acknowledge(batch, 0);
 }
