@@ -3,6 +3,7 @@
 
 mod doctor;
 mod produce;
+mod verifiable_producer;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,8 @@ use doctor::DOCTOR_NOTES;
 pub(crate) use doctor::DoctorArgs;
 use produce::PRODUCE_NOTES;
 pub(crate) use produce::{CsvValue, InputArgs, InputFormat, LengthPrefix, ProduceArgs};
+use verifiable_producer::VERIFIABLE_PRODUCER_NOTES;
+pub(crate) use verifiable_producer::VerifiableProducerArgs;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -33,6 +36,9 @@ pub(crate) enum Command {
     /// Measure throughput and latency, at full speed or at a given rate.
     #[command(after_help = PERF_NOTES)]
     Perf(Box<PerfArgs>),
+    /// Send numbers and print the result of each record, as Kafka's VerifiableProducer does.
+    #[command(after_help = VERIFIABLE_PRODUCER_NOTES)]
+    VerifiableProducer(VerifiableProducerArgs),
     /// Check settings, connections, the cluster and a topic, and say what to change.
     #[command(after_help = DOCTOR_NOTES)]
     Doctor(DoctorArgs),

@@ -1,5 +1,6 @@
 //! The `ottla` command: `produce` sends records to Kafka, `perf` measures throughput and latency,
-//! `doctor` finds out why records are not taken, `broker` runs a small broker for development.
+//! `verifiable-producer` prints the result of each record for tests, `doctor` finds out why records
+//! are not taken, `broker` runs a small broker for development.
 //!
 //! The library's rules about clocks, sleeps and threads do not apply here: the command is not
 //! simulated.
@@ -19,6 +20,7 @@ mod perf;
 mod produce;
 mod settings;
 mod signals;
+mod verifiable_producer;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -96,6 +98,10 @@ fn main() -> ExitCode {
         Command::Perf(args) => {
             log_to_stderr(false, false);
             perf::run(&args)
+        }
+        Command::VerifiableProducer(args) => {
+            log_to_stderr(false, false);
+            verifiable_producer::run(&args)
         }
         Command::Doctor(args) => {
             log_to_stderr(false, false);
