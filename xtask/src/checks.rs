@@ -12,8 +12,10 @@ use super::{cargo_command, instruction_budget, run_step, workspace_root};
 
 /// Every feature of the library but `tls-aws-lc-rs`, whose C library takes longer to build than
 /// all the rest.
-const ALL_FEATURES: &str =
-    "ottla/lz4-hc,ottla/zstd-c,ottla/tls-graviola,ottla/tls-ring,ottla/oidc,ottla/unstable-sim";
+const ALL_FEATURES: &str = concat!(
+    "ottla/lz4-hc,ottla/zstd-c,ottla/tls-graviola,ottla/tls-ring,ottla/oidc,",
+    "ottla/prometheus,ottla/unstable-sim"
+);
 
 /// The outcome of a check that did not fail.
 pub(super) enum Check {

@@ -16,6 +16,7 @@ mod console;
 mod doctor;
 mod input;
 mod limits;
+mod metrics_server;
 mod perf;
 mod produce;
 mod settings;

@@ -89,6 +89,7 @@
 //! - `tls-graviola`: Rust and assembler; x86-64 with AES, AVX2 and ADX, or AArch64 with AES.
 //! - `tls-ring`, `tls-aws-lc-rs`: any CPU; they need a C compiler.
 //! - `oidc`: OAUTHBEARER tokens from an OpenID Connect provider (KIP-768).
+//! - `prometheus`: `prometheus_text` writes the metrics in the text format of Prometheus.
 //! - `bytes`: [`Record`] and [`OwnedRecord`] take values of the crate `bytes` without a copy.
 //! - `unstable-sim`: access to the sender and its machine for simulations. Its API may change in
 //!   any release.
@@ -133,6 +134,8 @@ pub use delivery::batch_completions::{BatchReport, RecordReport};
 pub use delivery::interceptor::{Acknowledgement, Interceptor, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};
 pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
+#[cfg(feature = "prometheus")]
+pub use metrics::prometheus_text;
 pub use metrics::{Metric, MetricValue, Totals};
 /// The same type as `ottla_broker::ErrorCode`: a test can compare the code of an error with the one
 /// that it has injected.

@@ -231,6 +231,10 @@ pub(crate) struct LoadArgs {
     /// broker: stop the reading, skip it, or append it to FILE and continue.
     #[arg(long, value_name = "stop|skip|FILE")]
     pub(crate) on_error: Option<PathBuf>,
+    /// Serve the producer's metrics to Prometheus at http://HOST:PORT/metrics; with port 0 the
+    /// system picks a free port.
+    #[arg(long, value_name = "H:P")]
+    pub(crate) metrics_listen: Option<String>,
 }
 
 /// The options that say how the input is read.

@@ -20,6 +20,7 @@ use ottla_broker::EmbeddedBroker;
 use crate::args::ProduceArgs;
 use crate::console::report;
 use crate::input::{Input, RecordReader, start_of};
+use crate::metrics_server::MetricsServer;
 use crate::{CliError, limits, settings};
 use delivery_stats::DeliveryStats;
 use rejected_file::RejectedFile;
@@ -40,6 +41,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     let mut reader = RecordReader::new(&args, max_request_size as usize)?;
     limits::check_address_space(&properties)?;
     let on_error = OnError::new(&args);
+    let metrics = args.load.metrics_listen.as_deref().map(MetricsServer::bind).transpose()?;
     // Last, so that a wrong option leaves no empty file.
     let rejected = open_rejected_file(&args, on_error, &inputs, reader.unit())?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
@@ -56,6 +58,9 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     let config = SessionConfig::new(&args, &properties, temporary_log_dir, on_error);
     let stats = DeliveryStats::new(args.json, on_error, rejected);
     let session = Session::start(config, properties, stats)?;
+    if let Some(server) = metrics {
+        server.start(session.producer.clone())?;
+    }
     let result = session.send_all(&inputs, &mut reader);
     let status = session.finish();
     if let (Some(_), Some(dir)) = (&broker, &args.data_dir) {

@@ -5,7 +5,11 @@
 
 mod sensors;
 mod series;
+#[cfg(any(test, feature = "prometheus"))]
+mod prometheus;
 
+#[cfg(feature = "prometheus")]
+pub use prometheus::prometheus_text;
 pub use sensors::{Metric, MetricValue};
 pub(crate) use sensors::{NodeSensor, Sensor, Sensors, TopicSensor};
 
