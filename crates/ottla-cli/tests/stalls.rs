@@ -6,14 +6,31 @@ mod process;
 
 use std::io::Write;
 
-use ottla_broker::{EmbeddedBroker, ProduceFault, ResponseAction};
-use ottla_protocol::messages::{ProduceRequest, ProduceResponse};
-use ottla_protocol::{ApiKey, ErrorCode};
+use ottla_broker::{EmbeddedBroker, InterceptedResponse, ProduceFault, ResponseAction};
+use ottla_protocol::header::{decode_response, encode_response};
+use ottla_protocol::messages::{MetadataRequest, ProduceRequest};
+use ottla_protocol::{ErrorCode, Request};
 
 use process::{RunningOttla, assert_fails, read_until, send_signal, spawn_ottla};
 
 fn produce_args<'a>(address: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["produce", "-b", address, "-t", "t"], more].concat()
+}
+
+/// Changes the responses to requests of one kind.
+fn change_response<R: Request>(
+    call: &InterceptedResponse<'_>,
+    frame: Vec<u8>,
+    change: impl Fn(&mut R::Response),
+) -> ResponseAction {
+    if call.api != R::KEY {
+        return ResponseAction::Send(frame);
+    }
+    let body = bytes::Bytes::copy_from_slice(&frame[4..]);
+    let mut response = decode_response::<R>(&body, call.version).unwrap();
+    change(&mut response);
+    let frame = encode_response(call.api, call.version, call.correlation_id, &response);
+    ResponseAction::Send(frame.unwrap())
 }
 
 /// Starts the command on a broker that takes no record. Returns the line that says why.
@@ -55,21 +72,26 @@ fn missing_topic_is_reported() {
 }
 
 #[test]
+fn topic_without_a_leader_is_reported() {
+    let broker = EmbeddedBroker::builder().topic("t", 1).start().unwrap();
+    let _guard = broker.intercept_responses(|call, frame| {
+        change_response::<MetadataRequest>(call, frame, |response| {
+            for partition in response.topics.iter_mut().flat_map(|t| &mut t.partitions) {
+                partition.error_code = ErrorCode::LEADER_NOT_AVAILABLE.0;
+                partition.leader_id = -1;
+            }
+        })
+    });
+    let line = read_stall(&broker, "has no leader");
+    assert!(line.contains("check that the brokers of its replicas run"), "{line}");
+}
+
+#[test]
 fn throttled_client_is_reported() {
     let broker = EmbeddedBroker::builder().topic("t", 1).start().unwrap();
     // The response to the first request requests a pause of a minute.
     let _guard = broker.intercept_responses(|call, frame| {
-        if call.api != ApiKey::PRODUCE {
-            return ResponseAction::Send(frame);
-        }
-        let body = bytes::Bytes::copy_from_slice(&frame[4..]);
-        let decoded =
-            ottla_protocol::header::decode_response::<ProduceRequest>(&body, call.version);
-        let response = ProduceResponse { throttle_time_ms: 60_000, ..decoded.unwrap() };
-        let key = ApiKey::PRODUCE;
-        let (version, id) = (call.version, call.correlation_id);
-        let frame = ottla_protocol::header::encode_response(key, version, id, &response).unwrap();
-        ResponseAction::Send(frame)
+        change_response::<ProduceRequest>(call, frame, |r| r.throttle_time_ms = 60_000)
     });
     let address = broker.bootstrap_servers();
     let RunningOttla { mut child, mut stdin, mut stderr } =

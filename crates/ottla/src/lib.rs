@@ -124,10 +124,10 @@ pub mod sim;
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
 pub use config::{
-    AccumulatorSettings, Acks, BootstrapServers, ClientSettings, Compression, ConnectSettings,
-    GzipLevel, Lz4Level, MetadataSettings, MetricConfig, NetworkSettings, Origin,
-    PartitioningStrategy, ProducerConfig, Properties, SaslMechanism, SecurityProtocol,
-    SecuritySettings, SenderSettings, TransactionSettings, ZstdLevel,
+    AccumulatorSettings, Acks, AddressFamily, BootstrapServers, ClientDnsLookup, ClientSettings,
+    Compression, ConnectSettings, GzipLevel, Lz4Level, MetadataSettings, MetricConfig,
+    NetworkSettings, Origin, PartitioningStrategy, ProducerConfig, Properties, SaslMechanism,
+    SecurityProtocol, SecuritySettings, SenderSettings, TransactionSettings, ZstdLevel,
 };
 pub use consumer_offsets::{ConsumerGroupMetadata, OffsetAndMetadata};
 pub use delivery::batch_completions::{BatchReport, RecordReport};

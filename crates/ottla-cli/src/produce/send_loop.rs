@@ -127,9 +127,9 @@ impl SendLoop<'_> {
                 session.is_sending.store(false, Ordering::SeqCst);
                 park_forever();
             }
-            let result = self.parse_and_send();
+            // After an error, this thread ends the process: the flag stays set.
+            self.parse_and_send()?;
             session.is_sending.store(false, Ordering::SeqCst);
-            result?;
         }
     }
 

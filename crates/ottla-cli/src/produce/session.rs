@@ -2,8 +2,9 @@
 //!
 //! Three threads work on a [`Session`]: the main thread reads and sends (`send_loop.rs`), one
 //! thread waits for signals, one supervises. The supervisor warns if no broker is connected, and
-//! stops the reading after a signal or an error that every further record would meet. The
-//! producer's own sender thread completes the records and calls [`DeliveryStats::on_delivery`].
+//! stops the reading after a signal or an error that every further record would meet, also while no
+//! record comes. The producer's own sender thread completes the records and calls
+//! [`DeliveryStats::on_delivery`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ use crate::{CliError, FAILED, OK, error_text, settings, start_thread};
 
 /// Time without a connection after which the command prints the reason.
 const CONNECTION_WARNING_DELAY: Duration = Duration::from_secs(2);
+
+/// Time between two checks of the connections, until a record is acknowledged.
+const HEALTH_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Why the command stops before its input ends.
 enum StopReason {
@@ -144,14 +148,9 @@ impl Session {
         Ok(session)
     }
 
-    /// Warns once if no broker is connected, and ends the session at the first reason to stop.
+    /// Ends the session at the first reason to stop.
     fn supervise(self: &Arc<Self>, stop_reasons: &Receiver<StopReason>) {
-        let mut received = stop_reasons.recv_timeout(CONNECTION_WARNING_DELAY);
-        if matches!(received, Err(RecvTimeoutError::Timeout)) {
-            self.warn_if_not_connected();
-            received = stop_reasons.recv().map_err(RecvTimeoutError::from);
-        }
-        let Ok(reason) = received else { return };
+        let Some(reason) = self.wait_for_stop_reason(stop_reasons) else { return };
         // The main thread may block in a read and never see this flag. Therefore another thread
         // finishes the session, and this one waits for a second signal.
         self.is_stopping.store(true, Ordering::SeqCst);
@@ -165,6 +164,32 @@ impl Session {
         while let Ok(reason) = stop_reasons.recv() {
             if matches!(reason, StopReason::Signal) {
                 self.quit(INTERRUPTED_STATUS);
+            }
+        }
+    }
+
+    /// Waits for a reason to stop. Warns once if no broker is connected.
+    fn wait_for_stop_reason(&self, stop_reasons: &Receiver<StopReason>) -> Option<StopReason> {
+        let mut checks = 0;
+        loop {
+            match stop_reasons.recv_timeout(HEALTH_CHECK_INTERVAL) {
+                Ok(reason) => return Some(reason),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.stats.acknowledged() > 0 {
+                return stop_reasons.recv().ok();
+            }
+            // A record that waits for metadata fails with this reason. Without one the input is
+            // idle, and the command would wait for the next record.
+            if let Some(reason) = self.producer.health().bootstrap_error
+                && !self.is_sending.load(Ordering::SeqCst)
+            {
+                return Some(StopReason::Error(reason));
+            }
+            checks += 1;
+            if HEALTH_CHECK_INTERVAL * checks == CONNECTION_WARNING_DELAY {
+                self.warn_if_not_connected();
             }
         }
     }

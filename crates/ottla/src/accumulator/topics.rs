@@ -298,3 +298,45 @@ impl TopicInfoMap {
         self.partitions_by_id.lock().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Leader, TopicMetadata};
+
+    impl TopicInfoMap {
+        fn waiter_counts(&self) -> Vec<usize> {
+            self.waiters.lock().by_topic.values().map(|w| w.waiters.len()).collect()
+        }
+    }
+
+    #[test]
+    fn callers_that_have_stopped_waiting_do_not_pile_up() {
+        let topics = TopicInfoMap::default();
+        let name: Arc<str> = "t".into();
+        let waiting = DeadlineWaiter::new(Arc::default());
+        for _ in 0..1000 {
+            // A caller is polled several times, and one after the other gives up.
+            let waiter = DeadlineWaiter::new(Arc::default());
+            (0..3).for_each(|_| drop(topics.register(&name, &waiter)));
+            topics.register(&name, &waiting);
+        }
+        let count = topics.waiter_counts()[0];
+        assert!(count <= 4, "{count}");
+    }
+
+    #[test]
+    fn topic_without_waiting_callers_is_forgotten_also_if_it_stays_unknown() {
+        let (topics, mut cluster) = (TopicInfoMap::default(), Cluster::default());
+        let waiter = DeadlineWaiter::new(Arc::default());
+        topics.register(&"unknown".into(), &waiter);
+        topics.register(&"known".into(), &waiter);
+        topics.register(&"given-up".into(), &DeadlineWaiter::new(Arc::default()));
+        let leaders = vec![Leader::NONE];
+        cluster.topics.insert("known".into(), TopicMetadata { id: Default::default(), leaders });
+        topics.publish(&cluster, cluster.topics.keys(), &None);
+        assert_eq!(topics.waiter_counts(), [0], "the caller of the unknown topic was woken");
+        topics.publish(&cluster, cluster.topics.keys(), &None);
+        assert!(topics.waiter_counts().is_empty());
+    }
+}

@@ -1,6 +1,32 @@
 //! The order in which the addresses of a host name are tried.
 
+use std::io;
 use std::net::SocketAddr;
+
+use crate::config::AddressFamily;
+
+/// Returns the addresses of a lookup that `broker.address.family` allows.
+///
+/// # Errors
+/// The lookup failed, or the name has no such address.
+pub(super) fn allowed_addresses(
+    resolved: io::Result<Vec<SocketAddr>>,
+    family: AddressFamily,
+) -> Result<Vec<SocketAddr>, String> {
+    let mut addresses = resolved.map_err(|e| e.to_string())?;
+    if addresses.is_empty() {
+        return Err("it has no address".to_owned());
+    }
+    match family {
+        AddressFamily::Any => {}
+        AddressFamily::V4 => addresses.retain(SocketAddr::is_ipv4),
+        AddressFamily::V6 => addresses.retain(SocketAddr::is_ipv6),
+    }
+    if addresses.is_empty() {
+        return Err(format!("it has no address that broker.address.family={family} allows"));
+    }
+    Ok(addresses)
+}
 
 /// The addresses of the last lookup.
 ///

@@ -1,11 +1,13 @@
 //! The bootstrap servers: a client's first nodes, used again when no broker is reachable.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::NetworkClient;
 use super::node_connection::NodeConnection;
-use crate::config::ClientSettings;
+use crate::config::{ClientDnsLookup, ClientSettings};
 use crate::network::io::Io;
 use crate::time::{Tick, backoff};
 
@@ -74,13 +76,27 @@ pub(super) struct Bootstrap {
     /// Rebootstraps since a broker of the cluster was connected.
     attempts: u32,
     not_before: Tick,
+    dns_lookup: ClientDnsLookup,
+    /// The bootstrap servers whose canonical names are not known yet.
+    aliases: BTreeSet<i32>,
 }
 
 impl Bootstrap {
     pub(super) fn new(settings: &ClientSettings) -> Bootstrap {
         let first_backoff = settings.connect.backoff_max.max(MIN_REBOOTSTRAP_BACKOFF);
-        let trigger = settings.rebootstrap_trigger;
-        Bootstrap { trigger, first_backoff, attempts: 0, not_before: Tick(0) }
+        Bootstrap {
+            trigger: settings.rebootstrap_trigger,
+            first_backoff,
+            attempts: 0,
+            not_before: Tick(0),
+            dns_lookup: settings.connect.dns_lookup,
+            aliases: BTreeSet::new(),
+        }
+    }
+
+    /// Returns whether the node's name has to be replaced by canonical names.
+    pub(super) fn is_alias(&self, node: i32) -> bool {
+        self.aliases.contains(&node)
     }
 
     /// Resets the backoff: a broker of the cluster is connected.
@@ -110,7 +126,39 @@ impl<I: Io> NetworkClient<I> {
     /// Adds the bootstrap servers as nodes with the ids -1, -2, and so on.
     pub(super) fn add_bootstrap_servers(&mut self) {
         for (i, (host, port)) in self.settings.bootstrap_servers.iter().enumerate() {
-            self.connections.add(-1 - i as i32, &host.as_str().into(), *port);
+            let node = -1 - i as i32;
+            self.connections.add(node, &host.as_str().into(), *port);
+            if self.bootstrap.dns_lookup == ClientDnsLookup::ResolveCanonicalBootstrapServersOnly {
+                self.bootstrap.aliases.insert(node);
+            }
+        }
+    }
+
+    /// Replaces a bootstrap server by the canonical names of its addresses, a server each.
+    pub(super) fn use_canonical_names(&mut self, node: i32, names: Vec<String>) {
+        self.bootstrap.aliases.remove(&node);
+        let Some(connection) = self.connections.get(node) else { return };
+        let (alias, port) = (connection.name(), connection.port);
+        let others = self.connections.iter().filter(|c| c.id < 0 && c.id != node && c.port == port);
+        let known: Vec<Arc<str>> = others.map(|c| c.host.clone()).collect();
+        let mut new: Vec<String> = Vec::new();
+        for name in &names {
+            if !known.iter().any(|k| **k == **name) && !new.contains(name) {
+                new.push(name.clone());
+            }
+        }
+        // The node stays, also if other servers have all of its names.
+        let mut new = new.into_iter();
+        let Some(first) = new.next().or(names.into_iter().next()) else { return };
+        tracing::debug!(alias, name = first, "canonical name of a bootstrap server");
+        if let Some(connection) = self.connections.get_mut(node) {
+            connection.host = first.into();
+        }
+        // Failures were reported under the alias, which has no connection any more.
+        self.observer.health.closed(&alias);
+        for name in new {
+            let lowest = self.connections.iter().map(|c| c.id).min().unwrap_or(node);
+            self.connections.add(lowest.min(node) - 1, &name.into(), port);
         }
     }
 
@@ -176,6 +224,8 @@ mod tests {
             first_backoff: MIN_REBOOTSTRAP_BACKOFF,
             attempts: 0,
             not_before: Tick(0),
+            dns_lookup: ClientDnsLookup::UseAllDnsIps,
+            aliases: BTreeSet::new(),
         }
     }
 

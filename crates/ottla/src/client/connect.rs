@@ -1,11 +1,14 @@
 //! Sets up connections: preparation, name resolution, TCP and TLS. ApiVersions and SASL come next.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::NetworkClient;
+use super::addresses::allowed_addresses;
 use super::api_versions::INITIAL_API_VERSIONS_VERSION;
 use super::disconnect::DisconnectKind;
-use super::node_connection::ConnectionState;
+use super::node_connection::{ConnectionState, NodeConnection};
 use crate::network::io::{ChannelKey, Io, Job, JobResult};
 use crate::time::Tick;
 
@@ -77,30 +80,45 @@ impl<I: Io> NetworkClient<I> {
 
     /// Handles the result of a name resolution or a preparation.
     pub(super) fn handle_job_result(&mut self, job_result: JobResult, now: Tick) {
-        let (key, result) = match job_result {
-            JobResult::Resolved { key, result } => (key, result),
-            JobResult::Prepared { key, result } => return self.handle_prepared(key, result, now),
-        };
-        let random = self.env.random();
-        // The node may have been removed, or may have got a new address since the job started.
-        // Then no node has this connection number, and the result is ignored.
-        let Some(connection) =
-            self.connections.find(|connection| u64::from(connection.connection_number) == key)
-        else {
-            return;
-        };
-        let node = connection.id;
-        if !matches!(connection.state, ConnectionState::Resolving { .. }) {
-            return;
+        match job_result {
+            JobResult::Resolved { key, result } => self.handle_resolved(key, result, now),
+            JobResult::CanonicalNames { key, names } => {
+                let Some(connection) = self.find_resolving(key) else { return };
+                let node = connection.id;
+                // Without addresses, the next step resolves the canonical name.
+                connection.set_addresses(Vec::new());
+                connection.authentication.prepared = true;
+                self.use_canonical_names(node, names);
+                self.connect(node, now);
+            }
+            JobResult::Prepared { key, result } => self.handle_prepared(key, result, now),
         }
-        match result {
-            Ok(addresses) if !addresses.is_empty() => {
+    }
+
+    /// Returns the connection that waits for this job of the resolver.
+    ///
+    /// The node may have been removed, or may have got a new address since the job started. Then
+    /// no node has this connection number, and the result is ignored.
+    fn find_resolving(&mut self, key: u64) -> Option<&mut NodeConnection> {
+        let found = self.connections.find(|c| u64::from(c.connection_number) == key);
+        found.filter(|c| matches!(c.state, ConnectionState::Resolving { .. }))
+    }
+
+    fn handle_resolved(&mut self, key: u64, result: io::Result<Vec<SocketAddr>>, now: Tick) {
+        let random = self.env.random();
+        let family = self.connections.settings().address_family;
+        let Some(node) = self.find_resolving(key).map(|connection| connection.id) else { return };
+        let Some(connection) = self.connections.get_mut(node) else { return };
+        match allowed_addresses(result, family) {
+            Ok(addresses) if self.bootstrap.is_alias(node) => {
+                self.selector.start_job(Job::LookUpNames { key, addresses });
+            }
+            Ok(addresses) => {
                 connection.set_addresses(addresses);
                 connection.authentication.prepared = true;
                 self.connect(node, now);
             }
-            other => {
-                let cause = other.map_or_else(|e| e.to_string(), |_| "it has no address".into());
+            Err(cause) => {
                 let reason =
                     format!("the host name {} cannot be resolved: {cause}", connection.host);
                 self.observer.not_resolved(node, &reason, now);

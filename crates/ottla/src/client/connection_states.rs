@@ -171,12 +171,16 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use crate::config::{AddressFamily, ClientDnsLookup};
+
     fn connection_states() -> ConnectionStates {
         let mut states = ConnectionStates::new(ConnectSettings {
             backoff: Duration::from_millis(50),
             backoff_max: Duration::from_millis(1000),
             setup_timeout: Duration::from_secs(10),
             setup_timeout_max: Duration::from_secs(30),
+            dns_lookup: ClientDnsLookup::UseAllDnsIps,
+            address_family: AddressFamily::Any,
         });
         states.add(1, &"a".into(), 9092);
         states.add(2, &"b".into(), 9092);

@@ -1,6 +1,9 @@
 //! Ends connections: lost ones, failed ones, unneeded ones, and those that ran into a timeout.
 //! Every request in flight on the connection completes with [`Disconnected`].
 
+use std::io::ErrorKind as IoErrorKind;
+use std::time::Duration;
+
 use ottla_protocol::ErrorCode;
 
 use super::NetworkClient;
@@ -30,6 +33,11 @@ pub(super) enum DisconnectKind {
 /// server before the waiting callers fail. A proxy whose brokers restart may fail once.
 const MISCONFIGURED_ATTEMPTS: u32 = 2;
 
+/// How long a bootstrap server may send no response to the start of a TLS handshake. A plaintext
+/// port takes it for a part of a long request, and some wait for the rest. With
+/// [`MISCONFIGURED_ATTEMPTS`], the callers know within 5 s.
+const TLS_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// The party that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClosedBy {
@@ -49,6 +57,12 @@ impl ClosedBy {
             ClosedBy::Network => "network",
         }
     }
+}
+
+fn is_reset(e: &std::io::Error) -> bool {
+    let kinds =
+        [IoErrorKind::ConnectionReset, IoErrorKind::ConnectionAborted, IoErrorKind::BrokenPipe];
+    kinds.contains(&e.kind())
 }
 
 impl<I: Io> NetworkClient<I> {
@@ -80,6 +94,8 @@ impl<I: Io> NetworkClient<I> {
         let mut text = reason.to_string();
         let hint = match reason {
             DisconnectReason::Eof => self.disconnect_hint(node),
+            // A peer that closes with unread bytes in its socket resets the connection.
+            DisconnectReason::Io(e) if is_reset(e) => self.disconnect_hint(node),
             _ => "",
         };
         text.push_str(hint);
@@ -223,6 +239,7 @@ impl<I: Io> NetworkClient<I> {
                 "no bootstrap server is a Kafka broker that these settings fit: {}",
                 reasons.join("; ")
             );
+            self.observer.health.set_bootstrap_error(Some(message.clone()));
             self.metadata.pending.bootstrap_error = Some(Error::new(ErrorKind::Config, message));
         }
     }
@@ -233,6 +250,9 @@ impl<I: Io> NetworkClient<I> {
     /// different times. Its batches wait and retry instead of failing.
     fn report_authentication_error(&mut self, refusal: Option<ErrorCode>, message: String) {
         if !self.connections.is_any_authenticated() {
+            if self.metadata.last_success.is_none() {
+                self.observer.health.set_bootstrap_error(Some(message.clone()));
+            }
             let error = Error::authentication(refusal, message);
             self.metadata.pending.authentication_error = Some(error);
         }
@@ -250,6 +270,28 @@ impl<I: Io> NetworkClient<I> {
             // After the close, no late response can match a request (CASES NC4, IF2).
             self.fail_connection(node, &reason, now);
         }
+        let expired: Vec<i32> = (self.connections.iter())
+            .filter(|c| self.tls_response_deadline(c).is_some_and(|deadline| deadline <= now))
+            .map(|c| c.id)
+            .collect();
+        for node in expired {
+            let ms = TLS_RESPONSE_TIMEOUT.as_millis();
+            let reason = format!(
+                "no response to the TLS handshake within {ms} ms; \
+                 if this is a plaintext port, set security.protocol to match"
+            );
+            self.fail_connection_with_kind(node, &reason, DisconnectKind::Misconfigured, now);
+        }
+    }
+
+    /// Returns until when a bootstrap server has to respond to the start of a TLS handshake. Once a
+    /// broker has sent metadata, the settings fit, and a broker that is slow is waited for.
+    pub(super) fn tls_response_deadline(&self, connection: &NodeConnection) -> Option<Tick> {
+        let ConnectionState::Connecting { channel, .. } = connection.state else { return None };
+        if self.metadata.last_success.is_some() {
+            return None;
+        }
+        Some(self.selector.tls_response_awaited_since(channel)?.after(TLS_RESPONSE_TIMEOUT))
     }
 
     fn timeout_reason(&self, connection: &NodeConnection, now: Tick) -> Option<String> {

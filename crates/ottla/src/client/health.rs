@@ -42,6 +42,10 @@ pub struct Health {
     /// of the oldest such request. Milliseconds are usual with `acks=all`; a throttled broker, or
     /// one that waits for its replicas, takes longer.
     pub oldest_request: BTreeMap<String, Duration>,
+    /// Why no bootstrap server can be used with these settings: each gave a response that no Kafka
+    /// broker gives, or that one with another listener gives, or it rejected the credentials. Calls
+    /// that wait for metadata fail with this reason. `None` once a broker has sent metadata.
+    pub bootstrap_error: Option<String>,
 }
 
 /// The health that the sender thread writes and application threads read.
@@ -59,6 +63,10 @@ impl SharedHealth {
         let mut h = self.health.lock();
         h.failing.remove(name);
         h.connected.push(name.to_owned());
+    }
+
+    pub(crate) fn set_bootstrap_error(&self, reason: Option<String>) {
+        self.health.lock().bootstrap_error = reason;
     }
 
     pub(crate) fn failed(&self, name: &str, reason: &str) {

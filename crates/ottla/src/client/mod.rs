@@ -363,7 +363,8 @@ impl<I: Io> NetworkClient<I> {
     fn next_timeout(&self) -> Tick {
         let timeout = self.settings.request_timeout;
         let deadlines = self.connections.iter().flat_map(|connection| {
-            [connection.setup_deadline(), connection.in_flight.next_timeout(timeout)]
+            let tls_response = self.tls_response_deadline(connection);
+            [connection.setup_deadline(), tls_response, connection.in_flight.next_timeout(timeout)]
         });
         deadlines.flatten().chain([self.observer.next_throttle_end()]).min().unwrap_or(Tick::NEVER)
     }

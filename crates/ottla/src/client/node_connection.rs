@@ -304,12 +304,16 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    use crate::config::{AddressFamily, ClientDnsLookup};
+
     fn settings() -> ConnectSettings {
         ConnectSettings {
             backoff: Duration::from_millis(50),
             backoff_max: Duration::from_millis(1000),
             setup_timeout: Duration::from_secs(10),
             setup_timeout_max: Duration::from_secs(30),
+            dns_lookup: ClientDnsLookup::UseAllDnsIps,
+            address_family: AddressFamily::Any,
         }
     }
 

@@ -192,6 +192,7 @@ impl<I: Io> NetworkClient<I> {
             partitions.for_each(|p| p.leader_epoch = -1);
         }
         self.throttle(node, response.throttle_time_ms, version >= 6, now);
+        let is_first = self.metadata.last_success.is_none();
         if let Some((known, received)) = self.metadata.other_cluster(&response) {
             self.observer.two_clusters(known, received, now);
         }
@@ -203,6 +204,9 @@ impl<I: Io> NetworkClient<I> {
         self.observer.counters.last_metadata_tick.store(now.0, Ordering::Relaxed);
         self.metadata.pending.responder = self.broker_name(node);
         self.observer.metadata_received(node, &response, now);
+        if is_first {
+            self.observer.health.set_bootstrap_error(None);
+        }
         self.report_leader_changes(now);
         self.update_nodes(now);
     }

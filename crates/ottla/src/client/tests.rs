@@ -1,5 +1,6 @@
 //! Tests of the client on the simulated network, with scripted brokers.
 
+mod addresses;
 mod requests;
 mod sasl;
 mod unreachable;
@@ -19,7 +20,9 @@ use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
 use super::in_flight_requests::{CompletedRequest, RequestKind};
 use super::{ConnectionSecurity, NetworkClient, SharedHealth};
-use crate::config::{ClientSettings, ConnectSettings, MetadataSettings};
+use crate::config::{
+    AddressFamily, ClientDnsLookup, ClientSettings, ConnectSettings, MetadataSettings,
+};
 use crate::metrics::Counters;
 use crate::network::selector::Selector;
 use crate::sim::{ClientInput, Faults, Link, SimMachine};
@@ -74,6 +77,8 @@ fn settings(bootstrap: &[&str]) -> ClientSettings {
             backoff_max: ms(200),
             setup_timeout: ms(5000),
             setup_timeout_max: ms(20_000),
+            dns_lookup: ClientDnsLookup::UseAllDnsIps,
+            address_family: AddressFamily::Any,
         },
         metadata: MetadataSettings {
             max_age: Duration::from_secs(3600),

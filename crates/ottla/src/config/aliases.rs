@@ -49,7 +49,6 @@ const ALIASES: &[(&str, AliasTarget)] = &[
     ("topic.metadata.refresh.fast.interval.ms", Ignored),
     ("topic.metadata.refresh.sparse", Ignored),
     ("socket.nagle.disable", Ignored),
-    ("broker.address.family", Ignored),
     ("broker.address.ttl", Ignored),
     ("broker.version.fallback", Ignored),
     ("api.version.request", Ignored),

@@ -112,6 +112,27 @@ choice! {
 }
 
 choice! {
+    /// The names that the client connects to (`client.dns.lookup`).
+    pub ClientDnsLookup: "client.dns.lookup", eq;
+    /// The names of `bootstrap.servers`, the default. All their addresses are tried (KIP-602).
+    UseAllDnsIps: "use_all_dns_ips",
+    /// For bootstrap servers the canonical name of each address: the result of the reverse lookup
+    /// (KIP-235). TLS verifies that name.
+    ResolveCanonicalBootstrapServersOnly: "resolve_canonical_bootstrap_servers_only",
+}
+
+choice! {
+    /// The addresses that the client connects to (`broker.address.family`, librdkafka's name).
+    pub AddressFamily: "broker.address.family", eq;
+    /// IPv4 and IPv6 addresses alternately, the default.
+    Any: "any",
+    /// IPv4 addresses only.
+    V4: "v4",
+    /// IPv6 addresses only.
+    V6: "v6",
+}
+
+choice! {
     /// What the client does when no known broker is reachable (`metadata.recovery.strategy`,
     /// KIP-899). The names ignore case.
     pub(crate) MetadataRecoveryStrategy: "metadata.recovery.strategy", eq_ignore_ascii_case;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::choices::MetadataRecoveryStrategy;
+use super::choices::{AddressFamily, ClientDnsLookup, MetadataRecoveryStrategy};
 use super::idempotence::Idempotence;
 use super::timeouts::Timeouts;
 use super::{BackoffRange, Properties, parse};
@@ -51,7 +51,7 @@ impl ClientSettings {
             )?,
             max_in_flight: Idempotence::new(p)?.max_in_flight,
             request_timeout: Timeouts::new(p)?.request,
-            connect: ConnectSettings::new(p),
+            connect: ConnectSettings::new(p)?,
             metadata: MetadataSettings::new(p),
             checks_cluster: recovery != MetadataRecoveryStrategy::None
                 && p.get_bool("metadata.cluster.check.enable"),
@@ -90,10 +90,14 @@ pub struct ConnectSettings {
     pub setup_timeout: Duration,
     /// The longest time that an attempt may take (`socket.connection.setup.timeout.max.ms`).
     pub setup_timeout_max: Duration,
+    /// The names that the client connects to (`client.dns.lookup`).
+    pub dns_lookup: ClientDnsLookup,
+    /// The addresses that the client connects to (`broker.address.family`).
+    pub address_family: AddressFamily,
 }
 
 impl ConnectSettings {
-    fn new(p: &Properties) -> ConnectSettings {
+    fn new(p: &Properties) -> Result<ConnectSettings, Error> {
         let setup_timeout = BackoffRange::new(
             p,
             "socket.connection.setup.timeout.ms",
@@ -105,12 +109,14 @@ impl ConnectSettings {
             && p.value("reconnect.backoff.max.ms").is_none();
         let backoff_max =
             if is_alone { backoff } else { p.get_duration_ms("reconnect.backoff.max.ms") };
-        ConnectSettings {
+        Ok(ConnectSettings {
             backoff,
             backoff_max,
             setup_timeout: setup_timeout.initial,
             setup_timeout_max: setup_timeout.max,
-        }
+            dns_lookup: p.get_str("client.dns.lookup").parse()?,
+            address_family: p.get_str("broker.address.family").parse()?,
+        })
     }
 }
 

@@ -41,7 +41,7 @@ use crate::error::Error;
 pub use accumulator_settings::AccumulatorSettings;
 use aliases::AliasTarget;
 pub use bootstrap_servers::BootstrapServers;
-pub use choices::{Acks, SaslMechanism, SecurityProtocol};
+pub use choices::{Acks, AddressFamily, ClientDnsLookup, SaslMechanism, SecurityProtocol};
 pub use client_settings::{ClientSettings, ConnectSettings, MetadataSettings, NetworkSettings};
 pub use compression::{Compression, GzipLevel, Lz4Level, ZstdLevel};
 pub use documentation::configuration_markdown;

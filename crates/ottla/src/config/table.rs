@@ -4,7 +4,9 @@
 //! To add a setting, add a row to `settings!`. For a supported one, also add a field to the
 //! settings of the part that uses it (`*_settings.rs`, `security.rs`). Then run `cargo xtask docs`.
 
-use super::choices::{Acks, MetadataRecoveryStrategy, SecurityProtocol};
+use super::choices::{
+    Acks, AddressFamily, ClientDnsLookup, MetadataRecoveryStrategy, SecurityProtocol,
+};
 use super::setting::Support::{Ignored, Supported, Unsupported};
 use super::setting::Type::{Bool, Choice, Double, Int, List, Long, Millis, Password, Text};
 use super::setting::{INT_MAX, Setting};
@@ -55,11 +57,10 @@ settings! {
     Supported "client.id", Text, Some(""),
         "The name of this client in the brokers' logs, metrics and quotas. When empty, the client \
          uses `producer-1`, `producer-2` and so on.";
-    Unsupported "client.dns.lookup",
-        Choice(&["use_all_dns_ips", "resolve_canonical_bootstrap_servers_only"]),
-        Some("use_all_dns_ips"),
-        "The client tries all addresses of a host name one after the other (KIP-602). It does not \
-         resolve canonical names.";
+    Supported "client.dns.lookup", Choice(ClientDnsLookup::WORDS), Some("use_all_dns_ips"),
+        "The client tries all addresses of a host name one after the other (KIP-602). With \
+         `resolve_canonical_bootstrap_servers_only` it replaces each bootstrap server by the \
+         canonical names of its addresses (reverse lookup, KIP-235), and TLS verifies these names.";
     Supported "compression.type", Choice(&["none", "gzip", "snappy", "lz4", "zstd"]), Some("none"),
         "The codec that compresses batches. `none` sends them uncompressed.";
     Supported "compression.gzip.level", Int(-1, 9), Some("-1"),
@@ -133,6 +134,9 @@ settings! {
     Supported "socket.keepalive.enable", Bool, Some("true"),
         "With `true`, the operating system probes idle connections (SO_KEEPALIVE), as in Java's \
          client. (A setting of librdkafka, where the default is `false`.)";
+    Supported "broker.address.family", Choice(AddressFamily::WORDS), Some("any"),
+        "The addresses that the client connects to: `v4`, `v6`, or both with `any`. (A \
+         setting of librdkafka.)";
     Supported "reconnect.backoff.ms", Long(0), Some("50"),
         "Milliseconds before the client connects again to a broker after the first failure. The \
          time doubles with each further failure. If only this setting is set, it is the maximum as \

@@ -92,7 +92,8 @@ fn error_of_an_invalid_value_names_the_setting() {
         ("enable.idempotence", "yes"),
         ("transaction.two.phase.commit.enable", "true"),
         ("transactional.id", ""),
-        ("client.dns.lookup", "resolve_canonical_bootstrap_servers_only"),
+        ("client.dns.lookup", "default"),
+        ("broker.address.family", "ipv4"),
         ("bootstrap.servers", "a:1 b:2"),
         ("metadata.recovery.strategy", "restart"),
     ] {

@@ -163,6 +163,12 @@ impl<S: Stream> KafkaChannel<S> {
         self.tls.as_ref().map(|tls| tls.details())
     }
 
+    /// Returns whether TCP is connected and the peer has not sent anything in response to the
+    /// first message of the TLS handshake.
+    pub(super) fn is_awaiting_tls_response(&self) -> bool {
+        self.connected && self.tls.as_ref().is_some_and(|t| t.has_received_nothing())
+    }
+
     /// Returns true once, when the channel is open.
     pub(super) fn report_open(&mut self) -> bool {
         self.is_open() && !std::mem::replace(&mut self.open_reported, true)

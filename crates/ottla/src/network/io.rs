@@ -40,6 +40,13 @@ pub enum Job {
         /// The port.
         port: u16,
     },
+    /// Look up the canonical names of addresses (reverse lookup).
+    LookUpNames {
+        /// Returned in [`JobResult::CanonicalNames`].
+        key: u64,
+        /// The addresses.
+        addresses: Vec<SocketAddr>,
+    },
     /// CPU work such as compression. It reports its result itself.
     Work(Box<dyn FnOnce() + Send>),
     /// Prepare a connection: read certificate files or fetch a token.
@@ -69,6 +76,13 @@ pub enum JobResult {
         key: u64,
         /// The host's addresses, at least one.
         result: io::Result<Vec<SocketAddr>>,
+    },
+    /// The canonical names of addresses were looked up.
+    CanonicalNames {
+        /// The job's key.
+        key: u64,
+        /// The name of each address, or the address as text if it has no name.
+        names: Vec<String>,
     },
     /// A preparation ended.
     Prepared {

@@ -114,6 +114,15 @@ impl<I: Io> Selector<I> {
         self.channels.get(&key).is_some_and(|c| c.is_open() && !c.is_sending())
     }
 
+    /// Returns since when the peer owes the first response of the TLS handshake; `None` if it owes
+    /// none.
+    pub(crate) fn tls_response_awaited_since(&self, key: ChannelKey) -> Option<Tick> {
+        let has_received_nothing =
+            self.channels.get(&key).is_some_and(KafkaChannel::is_awaiting_tls_response);
+        // The last use was the connect, or the write of that message.
+        self.last_used.get(&key).copied().filter(|_| has_received_nothing)
+    }
+
     /// Returns whether TCP is connected; TLS may not be.
     pub(crate) fn is_connected(&self, key: ChannelKey) -> bool {
         self.channels.get(&key).is_some_and(KafkaChannel::is_connected)

@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -66,6 +66,8 @@ struct SimState {
     listening: Vec<SocketAddr>,
     links: BTreeMap<SocketAddr, Link>,
     hosts: BTreeMap<String, Vec<SocketAddr>>,
+    /// The canonical names of addresses.
+    names: BTreeMap<IpAddr, String>,
     /// The results of jobs, each with the time at which `poll` returns it.
     job_results: Vec<(Tick, JobResult)>,
     /// Whether a wakeup waits for the next poll.
@@ -142,6 +144,7 @@ impl SimMachine {
             listening: Vec::new(),
             links: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            names: BTreeMap::new(),
             job_results: Vec::new(),
             woken: false,
             lost_connections: 0,
@@ -172,6 +175,11 @@ impl SimMachine {
     /// Sets the addresses of a host name.
     pub fn set_host(&self, host: &str, addresses: Vec<SocketAddr>) {
         self.state().hosts.insert(host.into(), addresses);
+    }
+
+    /// Sets the canonical name of an address.
+    pub fn set_canonical_name(&self, address: IpAddr, name: &str) {
+        self.state().names.insert(address, name.into());
     }
 
     /// Returns the number of connections that faults have broken.

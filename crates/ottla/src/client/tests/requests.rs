@@ -41,6 +41,29 @@ fn api_versions_comes_first_and_falls_back_to_the_version_the_broker_names() {
     assert!(f.now().since(start) >= ms(200), "a backoff before each attempt");
 }
 
+/// As in Java's client. A closed connection would be set up again with another ApiVersions request.
+#[test]
+fn bytes_behind_a_response_are_ignored() {
+    let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
+    let mut healthy = healthy_broker(&[1]);
+    let mut handler = |r: &ReceivedRequest| {
+        let mut frame = healthy(r)?;
+        frame.extend([7; 9]);
+        let len = (frame.len() - 4) as i32;
+        frame[..4].copy_from_slice(&len.to_be_bytes());
+        Some(frame)
+    };
+    f.run_until(&mut handler, ClientFixture::has_metadata);
+    let now = f.now();
+    f.client.ready(1, now);
+    f.run_until(&mut handler, |f| f.client.is_ready(1, f.now()));
+    f.send_init_producer_id(1);
+    f.run_until(&mut handler, |f| !f.completed.is_empty());
+    assert!(f.completed[0].result.is_ok());
+    // To the bootstrap server and to the broker, once each.
+    assert_eq!(f.received_versions(ApiKey::API_VERSIONS).len(), 2);
+}
+
 // CASES: NC4, IF2.
 #[test]
 fn request_timeout_closes_the_connection_and_a_late_response_is_ignored() {

@@ -157,18 +157,6 @@ fn unresolvable_host_name_is_resolved_again_until_it_succeeds() {
     f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);
 }
 
-// CASES: NC12, CS5.
-#[test]
-fn every_address_of_a_host_name_is_tried() {
-    let mut f = ClientFixture::plaintext(&["kafka.example"]);
-    f.machine
-        .set_host("kafka.example", vec![broker_address(1), broker_address(2), broker_address(3)]);
-    f.machine.stop_listening(broker_address(1));
-    f.machine.stop_listening(broker_address(2));
-    f.run_until(&mut healthy_broker(&[3]), ClientFixture::has_metadata);
-    assert!(f.requests.iter().all(|r| r.broker == broker_address(3)));
-}
-
 /// The name of a broker that was removed is gone before the controller has fenced it. Without a
 /// request at each attempt, the client would learn of the new leaders after metadata.max.age.ms.
 #[test]
@@ -221,6 +209,22 @@ fn waiting_callers_fail_once_no_bootstrap_server_fits_the_settings() {
     assert!(attempts(&f, 1) >= 2 && attempts(&f, 2) >= 2, "one failure may have another reason");
     assert!(error.contains("127.0.0.1:9092") && error.contains("127.0.0.2:9092"), "{error}");
     assert!(error.contains("set security.protocol"), "{error}");
+}
+
+#[test]
+fn health_names_the_misfit_until_metadata_arrives() {
+    let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
+    for attempt in 1..=2 {
+        f.run_until(&mut |_| None, |f| f.requests.len() == attempt);
+        assert!(f.client.observer.health.get(Tick(0)).bootstrap_error.is_none());
+        f.machine.close_connection(f.requests[attempt - 1].connection);
+        f.run_for(ms(1), &mut |_| None);
+    }
+    let error = f.client.take_metadata_update().bootstrap_error.unwrap().to_string();
+    let health = f.client.observer.health.get(Tick(0));
+    assert!(health.bootstrap_error.is_some_and(|reason| error.contains(&reason)));
+    f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);
+    assert!(f.client.observer.health.get(Tick(0)).bootstrap_error.is_none());
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -244,6 +244,12 @@ impl Io for RealIo {
                 let job = move || JobResult::Resolved { key, result: resolve(&host, port) };
                 self.start_with_result(JobKind::Resolve, job);
             }
+            Job::LookUpNames { key, addresses } => {
+                self.start_with_result(JobKind::Resolve, move || {
+                    let names = addresses.iter().map(|a| canonical_name(a.ip())).collect();
+                    JobResult::CanonicalNames { key, names }
+                });
+            }
             Job::Prepare { key, work } => self.start_with_result(JobKind::Prepare, move || {
                 // The work may call the application's token provider. Without a result after a
                 // panic, the connection would wait until its timeout.
@@ -278,6 +284,20 @@ fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
     Ok(addresses)
+}
+
+/// Returns the name of an address, or the address as text, as Java's
+/// `InetAddress.getCanonicalHostName`.
+///
+/// The owner of an address can give it any name in its reverse zone. So the name counts only if
+/// it resolves to the address. `std` has no reverse lookup; `dns-lookup` calls the system's
+/// `getnameinfo`.
+fn canonical_name(address: IpAddr) -> String {
+    let is_confirmed = |name: &String| {
+        (name.as_str(), 0).to_socket_addrs().is_ok_and(|mut all| all.any(|a| a.ip() == address))
+    };
+    let name = dns_lookup::lookup_addr(&address).ok().filter(is_confirmed);
+    name.unwrap_or_else(|| address.to_string())
 }
 
 /// The kind of a job. Each kind has its own queue and threads, so that a slow name server or token
@@ -454,6 +474,16 @@ pub(crate) fn spawn(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn canonical_name_resolves_to_the_address_or_is_the_address() {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let name = canonical_name(loopback);
+        let addresses = resolve(&name, 1).unwrap();
+        assert!(addresses.iter().any(|a| a.ip() == loopback), "{name}: {addresses:?}");
+        // TEST-NET-1 (RFC 5737) has no names.
+        assert_eq!(canonical_name(IpAddr::from([192, 0, 2, 1])), "192.0.2.1");
+    }
 
     #[test]
     fn keepalive_of_a_socket_follows_its_setting() {

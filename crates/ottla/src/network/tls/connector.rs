@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, SupportedProtocolVersion, version};
 
 use super::keystore;
 use super::verifier::{CertificateVerifier, TrustedCertificates};
-use super::{TLS_BUFFER_LIMIT, TlsSession};
+use super::{Received, TLS_BUFFER_LIMIT, TlsSession};
 use crate::config::security::{SecurityStore, TlsSettings, TlsVersions};
 use crate::env::Env;
 use crate::error::Error;
@@ -107,7 +107,7 @@ impl TlsConnector {
             .map_err(|e| format!("TLS session cannot be created: {e}"))?;
         conn.set_buffer_limit(Some(TLS_BUFFER_LIMIT));
         let verifier = current.verifier.clone();
-        Ok(TlsSession { conn, verifier, host: host.to_owned(), has_received_data: false })
+        Ok(TlsSession { conn, verifier, host: host.to_owned(), received: Received::Nothing })
     }
 
     /// Returns the trusted certificates, for the HTTP client of the token endpoint.

@@ -44,14 +44,27 @@ pub(crate) struct TlsSession {
     verifier: Arc<CertificateVerifier>,
     /// The host that the client connects to, for messages.
     host: String,
-    /// Whether the broker has sent application data. Before that, an alert is an authentication
-    /// failure: with TLS 1.3, the broker rejects the client's certificate after the handshake.
-    pub(super) has_received_data: bool,
+    pub(super) received: Received,
+}
+
+/// What the broker has sent so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) enum Received {
+    Nothing,
+    /// Handshake messages. An alert is an authentication failure: with TLS 1.3, the broker rejects
+    /// the client's certificate after the handshake.
+    Handshake,
+    ApplicationData,
 }
 
 impl TlsSession {
     pub(crate) fn is_handshaking(&self) -> bool {
         self.conn.is_handshaking()
+    }
+
+    /// Returns whether the broker has sent nothing yet.
+    pub(super) fn has_received_nothing(&self) -> bool {
+        self.received == Received::Nothing
     }
 
     pub(crate) fn wants_write(&self) -> bool {
@@ -79,6 +92,9 @@ impl TlsSession {
         mut bytes: &[u8],
         plaintext: &mut BytesMut,
     ) -> Result<PeerState, DisconnectReason> {
+        if self.received == Received::Nothing {
+            self.received = Received::Handshake;
+        }
         while !bytes.is_empty() {
             self.conn.read_tls(&mut bytes).map_err(DisconnectReason::Io)?;
             let state = self.conn.process_new_packets();
@@ -107,7 +123,9 @@ impl TlsSession {
                 _ => break,
             }
         }
-        self.has_received_data |= end > begin;
+        if end > begin {
+            self.received = Received::ApplicationData;
+        }
         plaintext.truncate(end);
     }
 
@@ -162,7 +180,7 @@ impl TlsSession {
         let TlsDiagnosis { text, is_rejection } =
             diagnostics::explain(e, &self.host, &self.verifier);
         let by_broker = matches!(e, rustls::Error::AlertReceived(_));
-        if is_rejection && !self.has_received_data {
+        if is_rejection && self.received < Received::ApplicationData {
             DisconnectReason::AuthenticationFailed { text, by_broker }
         } else {
             DisconnectReason::Tls { text, by_broker }

@@ -207,6 +207,14 @@ impl Io for SimMachine {
                 };
                 self.queue_job_result(JobResult::Resolved { key, result });
             }
+            Job::LookUpNames { key, addresses } => {
+                let names = {
+                    let s = self.state();
+                    let name = |a: &SocketAddr| s.names.get(&a.ip()).cloned();
+                    addresses.iter().map(|a| name(a).unwrap_or(a.ip().to_string())).collect()
+                };
+                self.queue_job_result(JobResult::CanonicalNames { key, names });
+            }
             Job::Work(work) => self.schedule_work(work),
             Job::Prepare { key, work } => {
                 let result = work();
