@@ -4,7 +4,7 @@
 mod support;
 
 use bytes::Bytes;
-use ottla_broker::{CoordinatorType, HandleResult};
+use ottla_broker::{BrokerConfig, CoordinatorType, HandleResult};
 use ottla_protocol::ErrorCode;
 use ottla_protocol::header::decode_response;
 use ottla_protocol::messages::*;
@@ -74,6 +74,52 @@ fn v2_adds_the_group_by_txn_offset_commit_and_rejects_late_ones() {
     let fenced = Err(ErrorCode::INVALID_PRODUCER_EPOCH);
     assert_eq!(commit_in_transaction(&mut b, p, NO_MEMBER, 5), fenced);
     assert_eq!(commit_in_transaction(&mut b, next, NO_MEMBER, 5), Ok(()));
+}
+
+#[test]
+fn commit_without_a_generation_is_accepted_while_the_group_has_no_members() {
+    for is_transactional in [false, true] {
+        let mut b = BrokerFixture::new(1, 2);
+        let p = b.init().unwrap();
+        let commit = |b: &mut BrokerFixture, member: CommitMember<'_>| {
+            if is_transactional {
+                commit_in_transaction(b, p, member, 5)
+            } else {
+                commit(b, member, 0, 5)
+            }
+        };
+        // Neither a missing group nor an empty one looks at the member id.
+        let named = CommitMember { id: "x", generation: -1 };
+        for _ in 0..2 {
+            assert_eq!(commit(&mut b, named), Ok(()));
+        }
+        let with_generation = CommitMember { id: "x", generation: 0 };
+        assert_eq!(commit(&mut b, with_generation), Err(ErrorCode::UNKNOWN_MEMBER_ID));
+        join_alone(&mut b);
+        assert_eq!(commit(&mut b, named), Err(ErrorCode::UNKNOWN_MEMBER_ID));
+        let expected = if is_transactional { Ok(()) } else { Err(ErrorCode::UNKNOWN_MEMBER_ID) };
+        assert_eq!(commit(&mut b, NO_MEMBER), expected);
+    }
+}
+
+/// Brokers before 3.6 do not verify transactions. The epochs in the log are their only check.
+#[test]
+fn offsets_of_an_older_epoch_are_rejected_without_verification() {
+    let mut config = BrokerConfig::default();
+    (config.transaction_version, config.verifies_transactions) = (1, false);
+    let mut b = BrokerFixture::open(config);
+    let old = b.init().unwrap();
+    add_offsets(&mut b, old).unwrap();
+    assert_eq!(commit_in_transaction(&mut b, old, NO_MEMBER, 3), Ok(()));
+    assert_eq!(b.init(), Err(ErrorCode::CONCURRENT_TRANSACTIONS), "the abort comes first");
+    let late = Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+    assert_eq!(commit_in_transaction(&mut b, old, NO_MEMBER, 3), late, "after the marker");
+    let new = b.init().unwrap();
+    add_offsets(&mut b, new).unwrap();
+    assert_eq!(commit_in_transaction(&mut b, new, NO_MEMBER, 3), Ok(()));
+    assert_eq!(commit_in_transaction(&mut b, old, NO_MEMBER, 3), late, "in the next transaction");
+    b.end(new, true).unwrap();
+    assert_eq!(fetch(&mut b, true), Ok(7));
 }
 
 // KIP-447.

@@ -89,9 +89,8 @@ pub(crate) fn handle_offset_commit(
         if let Some(group) = core.groups.by_id.get_mut(&request.group_id) {
             return group.classic.check_commit(member, false, ctx.now.mono_ms);
         }
-        // A group that does not exist yet has no members.
-        let has_member = member.generation >= 0 || !member.id.is_empty();
-        if has_member { Err(ErrorCode::ILLEGAL_GENERATION) } else { Ok(()) }
+        // A group that does not exist yet has no generation. The member id does not matter.
+        if member.generation >= 0 { Err(ErrorCode::ILLEGAL_GENERATION) } else { Ok(()) }
     });
     let topics = request.topics.into_iter().map(|t| {
         let offsets = t.partitions.into_iter().map(|p| {

@@ -43,6 +43,9 @@ pub(crate) struct GroupCoordinator {
     /// When a member or a rebalance times out. It may be too early, because a heartbeat does not
     /// change it: every request needs it, and must not visit every group.
     next_deadline_ms: Option<u64>,
+    /// The newest epoch of each producer in each partition of the offsets topic. After a restart,
+    /// only the producers with open transactions are here.
+    pub(super) producer_epochs: BTreeMap<(i32, i64), i16>,
 }
 
 impl GroupCoordinator {
@@ -85,7 +88,9 @@ impl GroupCoordinator {
     /// Commits offsets, or keeps those of a producer's transaction until it ends.
     ///
     /// # Errors
-    /// COORDINATOR_NOT_AVAILABLE if the log cannot be written. Nothing has changed then.
+    /// INVALID_PRODUCER_EPOCH if the partition has records of the producer with a newer epoch, as
+    /// any log refuses them. COORDINATOR_NOT_AVAILABLE if the log cannot be written. Nothing has
+    /// changed then.
     pub(crate) fn commit_offsets(
         &mut self,
         group: &str,
@@ -96,7 +101,17 @@ impl GroupCoordinator {
         if offsets.is_empty() {
             return Ok(());
         }
+        let number = coordinator_partition(group);
+        if let Some(producer) = producer {
+            let newest = self.producer_epochs.get(&(number, producer.id));
+            if newest.is_some_and(|newest| *newest > producer.epoch) {
+                return Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+            }
+        }
         self.append_offsets(group, producer, &offsets, now)?;
+        if let Some(producer) = producer {
+            self.producer_epochs.insert((number, producer.id), producer.epoch);
+        }
         let group = self.by_id.entry(group.to_owned()).or_default();
         match producer {
             Some(producer) => group.offsets.add_pending(producer, offsets),
@@ -120,10 +135,11 @@ impl GroupCoordinator {
         let has_pending = self.by_id.iter().filter(|(_, g)| g.offsets.has_pending(producer.id));
         let ids = has_pending.map(|(id, _)| id).filter(|id| coordinator_partition(id) == partition);
         let ids: Vec<String> = ids.cloned().collect();
-        if ids.is_empty() {
-            return Ok(());
+        if !ids.is_empty() {
+            self.append_marker(producer, marker, now)?;
         }
-        self.append_marker(producer, marker, now)?;
+        let newest = self.producer_epochs.entry((partition, producer.id)).or_default();
+        *newest = producer.epoch.max(*newest);
         let committed = marker.control_type == ControlRecordType::Commit;
         for id in ids {
             if let Some(group) = self.by_id.get_mut(&id) {

@@ -16,7 +16,7 @@ use ottla_protocol::record::{BatchView, ControlRecordType, EndTransactionMarker,
 use ottla_protocol::{DecodeError, EncodeError, ErrorCode, Reader};
 
 use crate::coordinator_log::{CoordinatorBatch, CoordinatorLog, CoordinatorRecord};
-use crate::coordinators::OFFSETS_TOPIC;
+use crate::coordinators::{OFFSETS_TOPIC, coordinator_partition};
 use crate::core::ClockReading;
 use crate::group::classic_group::{ClassicGroup, GroupState, MAX_GENERATION, Member};
 use crate::group::coordinator::{Group, GroupCoordinator};
@@ -43,6 +43,11 @@ impl GroupCoordinator {
         }
         // A record that deletes a group or an offset leaves an entry behind.
         groups.retain(|_, g| !g.is_dead());
+        for (id, group) in groups.iter() {
+            let number = coordinator_partition(id);
+            let open = group.offsets.pending().map(|(p, _)| ((number, p.id), p.epoch));
+            self.producer_epochs.extend(open);
+        }
         self.log = Some(log);
         self.recompute_deadline();
         Ok(())

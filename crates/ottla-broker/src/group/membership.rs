@@ -171,9 +171,9 @@ impl ClassicGroup {
 
     /// Checks who commits offsets, and renews the member's session.
     ///
-    /// A commit without a member is for a group without members: the client has assigned its
-    /// partitions itself. `is_transactional`: TxnOffsetCommit of a client without group metadata
-    /// is accepted, too.
+    /// A commit without a generation is for a group without members: the client has assigned its
+    /// partitions itself, or is an administrator's. As in Kafka, its member id does not matter.
+    /// `is_transactional`: TxnOffsetCommit of a client without group metadata is accepted, too.
     ///
     /// # Errors
     /// UNKNOWN_MEMBER_ID, ILLEGAL_GENERATION, FENCED_INSTANCE_ID or REBALANCE_IN_PROGRESS.
@@ -183,9 +183,12 @@ impl ClassicGroup {
         is_transactional: bool,
         now_ms: u64,
     ) -> Result<(), ErrorCode> {
+        if member.generation < 0 && self.state == GroupState::Empty {
+            return Ok(());
+        }
         let has_no_member =
             member.generation < 0 && member.id.is_empty() && member.instance_id.is_none();
-        if has_no_member && (is_transactional || self.members.is_empty()) {
+        if has_no_member && is_transactional {
             return Ok(());
         }
         self.check_generation(member)?;
