@@ -13,6 +13,9 @@
 //	disconnect API COUNT          closes the connection instead of responding, COUNT times
 //	count                         prints how many requests got an error or no response so far
 //	read TOPIC COUNT              prints partition, offset and value of the records of a topic
+//
+// With an argument, the addresses of brokers, it serves nothing. Then it is a client of these brokers:
+// see runClient.
 package main
 
 import (
@@ -46,6 +49,13 @@ type server struct {
 }
 
 func main() {
+	if len(os.Args) > 1 {
+		if err := runClient(strings.Split(os.Args[1], ",")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(3))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

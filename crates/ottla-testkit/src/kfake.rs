@@ -44,13 +44,7 @@ impl Kfake {
     /// # Panics
     /// The program cannot be built or started.
     pub fn start() -> Option<Kfake> {
-        let Some(go) = find_go() else {
-            skip_test("franz-go's kfake needs Go 1.26 (https://go.dev/doc/install)");
-            return None;
-        };
-        // The tests of a process run at the same time, and need the program once.
-        static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-        let mut process = Command::new(PROGRAM.get_or_init(|| build_program(go)))
+        let mut process = Command::new(find_or_build_program()?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -155,6 +149,32 @@ fn find_go() -> Option<&'static str> {
         out.is_ok_and(|out| out.status.success())
     };
     GO_PROGRAMS.into_iter().find(is_new_enough)
+}
+
+/// Returns the program, which it builds the first time. The tests of a process run at the same
+/// time, and need it once.
+fn find_or_build_program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let Some(go) = find_go() else {
+        skip_test("franz-go needs Go 1.26 (https://go.dev/doc/install)");
+        return None;
+    };
+    Some(PROGRAM.get_or_init(|| build_program(go)))
+}
+
+/// Runs franz-go's producer, consumers and transactions against brokers with the topics `in`, of
+/// four partitions, and `out`. Returns the output of `kfake/client.go`.
+///
+/// Without Go it reports that the test is skipped, and returns `None`.
+///
+/// # Panics
+/// The program cannot be built, or it fails.
+pub fn run_franz_go_client(bootstrap: &str) -> Option<String> {
+    let out = Command::new(find_or_build_program()?).arg(bootstrap).output().expect("it runs");
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "franz-go: {stdout}{stderr}");
+    Some(stdout.into_owned())
 }
 
 fn build_program(go: &str) -> PathBuf {

@@ -23,7 +23,7 @@ pub use certificates::{CertificateAuthority, Identity};
 pub use cluster::{KafkaCluster, node_host_name};
 pub use hosts::HostsFile;
 pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
-pub use kfake::{Kfake, KfakeRecord};
+pub use kfake::{Kfake, KfakeRecord, run_franz_go_client};
 pub use legacy_kafka::LegacyKafka;
 pub use oidc::{ClientCredentials, TokenEndpoint};
 pub use python::Librdkafka;
