@@ -284,11 +284,15 @@ impl<I: Io> NetworkClient<I> {
         }
     }
 
-    /// Returns until when a bootstrap server has to respond to the start of a TLS handshake. Once a
-    /// broker has sent metadata, the settings fit, and a broker that is slow is waited for.
+    /// Returns until when a bootstrap server has to respond to the start of a TLS handshake.
+    ///
+    /// Once a broker has sent metadata, the settings fit, and a slow broker is waited for. The same
+    /// holds for a server that is already counted as one that the settings do not fit: with this
+    /// short timeout, a broker that always needs longer could never be reached.
     pub(super) fn tls_response_deadline(&self, connection: &NodeConnection) -> Option<Tick> {
         let ConnectionState::Connecting { channel, .. } = connection.state else { return None };
-        if self.metadata.last_success.is_some() {
+        let is_counted = connection.misconfigured_reason(MISCONFIGURED_ATTEMPTS).is_some();
+        if is_counted || self.metadata.last_success.is_some() {
             return None;
         }
         Some(self.selector.tls_response_awaited_since(channel)?.after(TLS_RESPONSE_TIMEOUT))
