@@ -27,6 +27,8 @@ mod shutdown;
 mod tokens;
 #[path = "../examples/tokio_tasks.rs"]
 mod tokio_tasks;
+#[path = "../examples/transactions.rs"]
+mod transactions;
 #[path = "../examples/typed.rs"]
 mod typed;
 
@@ -34,7 +36,7 @@ type Run = fn(&str, &str) -> Result<(), Box<dyn Error>>;
 
 #[test]
 fn every_example_writes_its_records() {
-    let examples: [(&str, Run, usize); 9] = [
+    let examples: [(&str, Run, usize); 10] = [
         ("blocking", blocking::run, 10),
         ("callbacks", callbacks::run, 1000),
         ("librdkafka_settings", librdkafka_settings::run, 5),
@@ -43,6 +45,8 @@ fn every_example_writes_its_records() {
         ("shutdown", shutdown::run, 10),
         ("tokens", |servers, topic| tokens::send(servers, topic, 10_000), 10_000),
         ("tokio_tasks", tokio_tasks::run, 10),
+        // With the record of the aborted transaction.
+        ("transactions", transactions::run, 5),
         ("typed", typed::run, 2),
     ];
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
@@ -52,6 +56,24 @@ fn every_example_writes_its_records() {
         run(&broker.bootstrap_servers(), topic).unwrap();
         assert_eq!(broker.records(topic).unwrap().len(), records, "{topic}");
     }
+}
+
+#[test]
+fn refused_transfer_leaves_no_committed_record() {
+    let broker = EmbeddedBroker::start().unwrap();
+    transactions::run(&broker.bootstrap_servers(), "transfers").unwrap();
+    let text =
+        |bytes: &Option<bytes::Bytes>| String::from_utf8(bytes.as_ref().unwrap().to_vec()).unwrap();
+    let (committed, others): (Vec<_>, Vec<_>) =
+        broker.records("transfers").unwrap().into_iter().partition(|r| r.is_committed());
+    let balances: BTreeMap<_, _> =
+        committed.iter().map(|r| (text(&r.key), text(&r.value))).collect();
+    assert_eq!(committed.len(), 4);
+    assert_eq!(
+        balances,
+        BTreeMap::from([("anna".into(), "80".into()), ("ben".into(), "20".into())])
+    );
+    assert_eq!(others.len(), 1, "the record of the refused transfer was acknowledged");
 }
 
 #[test]
