@@ -1,4 +1,5 @@
-//! Sends the same records with each codec to Kafka 2.8 to 4.4, and checks the Produce version used.
+//! Sends the same records with each codec, and transactions, to Kafka 2.8 to 4.4, and checks the
+//! versions of the requests.
 //!
 //! Without a JDK and Maven the test reports that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
@@ -8,7 +9,9 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ottla::{Header, Producer, Record};
+use ottla::{
+    ConsumerGroupMetadata, ErrorKind, Header, OffsetAndMetadata, Producer, Record, Transaction,
+};
 use ottla_testkit::{Jars, LegacyKafka, print_line};
 
 /// A buffer for the producer's trace events, shared by its clones.
@@ -46,20 +49,22 @@ impl TraceBuffer {
     }
 }
 
-/// A Kafka version, and the newest Produce version that it and the client support.
+/// A Kafka version, and the newest versions of requests that it and the client support.
 struct BrokerVersion {
     kafka: &'static str,
     produce: u32,
+    /// Version 5 belongs to version 2 of transactions (KIP-890).
+    end_txn: u32,
 }
 
 /// Produce 13 identifies topics by id, earlier versions by name (KIP-516).
 const BROKER_VERSIONS: [BrokerVersion; 6] = [
-    BrokerVersion { kafka: "2.8.2", produce: 9 },
-    BrokerVersion { kafka: "3.3.2", produce: 9 },
-    BrokerVersion { kafka: "3.9.1", produce: 11 },
-    BrokerVersion { kafka: "4.0.0", produce: 12 },
-    BrokerVersion { kafka: "4.3.1", produce: 13 },
-    BrokerVersion { kafka: "4.4.0", produce: 13 },
+    BrokerVersion { kafka: "2.8.2", produce: 9, end_txn: 3 },
+    BrokerVersion { kafka: "3.3.2", produce: 9, end_txn: 3 },
+    BrokerVersion { kafka: "3.9.1", produce: 11, end_txn: 4 },
+    BrokerVersion { kafka: "4.0.0", produce: 12, end_txn: 5 },
+    BrokerVersion { kafka: "4.3.1", produce: 13, end_txn: 5 },
+    BrokerVersion { kafka: "4.4.0", produce: 13, end_txn: 5 },
 ];
 
 #[test]
@@ -72,7 +77,7 @@ fn each_kafka_version_stores_all_records_once() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .init();
-    for BrokerVersion { kafka: version, produce } in BROKER_VERSIONS {
+    for BrokerVersion { kafka: version, produce, end_txn } in BROKER_VERSIONS {
         let kafka = LegacyKafka::start(&jars, version);
         trace.take_request_versions();
         for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
@@ -96,6 +101,9 @@ fn each_kafka_version_stores_all_records_once() {
             assert_eq!(request_versions["ApiVersions"], BTreeSet::from([5]));
             check_zstd_levels(&jars, &kafka);
         }
+        check_transactions(&jars, &kafka, version);
+        let request_versions = trace.take_request_versions();
+        assert_eq!(request_versions["EndTxn"], BTreeSet::from([end_txn]), "{version}");
     }
 }
 
@@ -114,6 +122,76 @@ fn send_with_codec(kafka: &LegacyKafka, version: &str, codec: &str) {
     producer.flush().unwrap();
     assert_eq!(producer.totals().record_error_total, 0, "{version} {codec}");
     producer.close(Duration::from_secs(10)).unwrap();
+}
+
+fn transactional_producer(kafka: &LegacyKafka) -> Producer {
+    let builder = Producer::builder().bootstrap_servers(&kafka.bootstrap);
+    let producer = builder.transactional_id("versions").build().unwrap();
+    producer.init_transactions().unwrap();
+    producer
+}
+
+/// Begins a transaction and sends three records to each of two partitions, which the broker
+/// acknowledges.
+fn begin_and_send(producer: &Producer, prefix: &str) -> Transaction {
+    let transaction = producer.begin_transaction().unwrap();
+    let deliveries: Vec<_> = (0..6)
+        .map(|n| {
+            let value = format!("{prefix} {n}");
+            producer.send(Record::to("txn").partition(n % 2).value(&value)).unwrap()
+        })
+        .collect();
+    deliveries.into_iter().for_each(|d| drop(d.wait().unwrap()));
+    transaction
+}
+
+/// Checks with Kafka's own tools that consumers see committed records and offsets only, and that a
+/// second producer with the same id fences the first.
+fn check_transactions(jars: &Jars, kafka: &LegacyKafka, version: &str) {
+    let server = &*kafka.bootstrap;
+    let create = ["--bootstrap-server", server, "--create", "--topic", "txn", "--partitions", "2"];
+    jars.run_tool("org.apache.kafka.tools.TopicCommand", &create);
+    let producer = transactional_producer(kafka);
+    let group = ConsumerGroupMetadata::new("txn-group");
+    for round in 0..3 {
+        let mut committed = begin_and_send(&producer, &format!("committed {round}"));
+        let next = OffsetAndMetadata::new("txn", 0, 10 + round);
+        committed.send_offsets(&[next], &group).unwrap();
+        committed.commit().unwrap();
+        let mut aborted = begin_and_send(&producer, &format!("aborted {round}"));
+        aborted.send_offsets(&[OffsetAndMetadata::new("txn", 0, 99)], &group).unwrap();
+        aborted.abort().unwrap();
+        drop(begin_and_send(&producer, &format!("dropped {round}")));
+    }
+    let mut left_open = begin_and_send(&producer, "fenced");
+    let successor = transactional_producer(kafka);
+    let error = left_open.commit().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{version}: {error}");
+    begin_and_send(&successor, "committed by the successor").commit().unwrap();
+
+    let mut values = read_committed(jars, server);
+    values.sort();
+    let prefixes = ["committed 0", "committed 1", "committed 2", "committed by the successor"];
+    let expected: Vec<String> =
+        prefixes.iter().flat_map(|p| (0..6).map(move |n| format!("{p} {n}"))).collect();
+    assert_eq!(values, expected, "{version}");
+    assert_eq!(jars.read_topic(server, "txn").len(), 66, "{version}: all records");
+    let describe = ["--bootstrap-server", server, "--describe", "--group", "txn-group"];
+    let groups =
+        jars.run_tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &describe);
+    let offset = (groups.lines().filter(|l| l.starts_with("txn-group ")))
+        .filter_map(|l| l.split_whitespace().nth(3))
+        .next();
+    assert_eq!(offset, Some("12"), "{version}: {groups}");
+}
+
+/// Returns the values that Kafka's console consumer reads with `read_committed`.
+fn read_committed(jars: &Jars, server: &str) -> Vec<String> {
+    let topic = ["--bootstrap-server", server, "--topic", "txn", "--from-beginning"];
+    let isolation = ["--isolation-level", "read_committed", "--timeout-ms", "5000"];
+    let args = [&topic[..], &isolation].concat();
+    let output = jars.run_tool("org.apache.kafka.tools.consumer.ConsoleConsumer", &args);
+    output.lines().map(str::to_owned).collect()
 }
 
 /// Checks that Java can read the output of the zstd encoder at each of its levels.
