@@ -76,7 +76,7 @@ pub fn run(servers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
     // aborts what the former instance has left open, and fences that instance.
     let producer = Producer::builder()
         .bootstrap_servers(servers)
-        .transactional_id(&format!("{topic}-1"))
+        .transactional_id(format!("{topic}-1"))
         .build()?;
     producer.init_transactions()?;
     let mut balances = BTreeMap::from([("anna", 100), ("ben", 0)]);
