@@ -5,48 +5,34 @@
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use ottla::{
     ConsumerGroupMetadata, ErrorKind, Header, OffsetAndMetadata, Producer, Record, Transaction,
 };
 use ottla_testkit::{Jars, LegacyKafka, print_line};
+use tracing_subscriber::fmt::MakeWriter;
 
-/// A buffer for the producer's trace events, shared by its clones.
-#[derive(Clone, Default)]
-struct TraceBuffer(Arc<Mutex<Vec<u8>>>);
+/// The producer's trace events.
+static TRACE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-impl Write for TraceBuffer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl TraceBuffer {
-    /// Returns the versions of all requests since the last call, by API, and clears the buffer.
-    fn take_request_versions(&self) -> BTreeMap<String, BTreeSet<u32>> {
-        let text = std::mem::take(&mut *self.0.lock().unwrap());
-        let mut versions: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
-        for line in String::from_utf8_lossy(&text).lines() {
-            let field = |name: &str| {
-                let (_, rest) = line.split_once(&format!(" {name}="))?;
-                Some(rest.split(' ').next()?.trim_matches('"').to_owned())
-            };
-            if let (true, Some(api), Some(version)) =
-                (line.contains(": request "), field("api"), field("version"))
-            {
-                versions.entry(api).or_default().extend(version.parse::<u32>().ok());
-            }
+/// Returns the versions of all requests since the last call, by API, and clears the buffer.
+fn take_request_versions() -> BTreeMap<String, BTreeSet<u32>> {
+    let text = std::mem::take(&mut *TRACE.lock().unwrap());
+    let mut versions: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for line in String::from_utf8_lossy(&text).lines() {
+        let field = |name: &str| {
+            let (_, rest) = line.split_once(&format!(" {name}="))?;
+            Some(rest.split(' ').next()?.trim_matches('"').to_owned())
+        };
+        if let (true, Some(api), Some(version)) =
+            (line.contains(": request "), field("api"), field("version"))
+        {
+            versions.entry(api).or_default().extend(version.parse::<u32>().ok());
         }
-        versions
     }
+    versions
 }
 
 /// A Kafka version, and the newest versions of requests that it and the client support.
@@ -70,16 +56,14 @@ const BROKER_VERSIONS: [BrokerVersion; 6] = [
 #[test]
 fn each_kafka_version_stores_all_records_once() {
     let Some(jars) = Jars::find_or_fetch() else { return };
-    let trace = TraceBuffer::default();
-    let writer = trace.clone();
     tracing_subscriber::fmt()
         .with_env_filter("ottla::client=trace")
         .with_ansi(false)
-        .with_writer(move || writer.clone())
+        .with_writer(|| TRACE.make_writer())
         .init();
     for BrokerVersion { kafka: version, produce, end_txn } in BROKER_VERSIONS {
         let kafka = LegacyKafka::start(&jars, version);
-        trace.take_request_versions();
+        take_request_versions();
         for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
             send_with_codec(&kafka, version, codec);
         }
@@ -87,7 +71,7 @@ fn each_kafka_version_stores_all_records_once() {
         let values: BTreeSet<Vec<u8>> = records.iter().filter_map(|r| r.value.clone()).collect();
         assert_eq!((records.len(), values.len()), (1000, 1000), "{version}: each record once");
         assert!(records.iter().all(|r| r.headers.len() == 1));
-        let request_versions = trace.take_request_versions();
+        let request_versions = take_request_versions();
         let list: Vec<String> = (request_versions.iter())
             .map(|(api, versions)| {
                 let versions: Vec<String> = versions.iter().map(u32::to_string).collect();
@@ -102,7 +86,7 @@ fn each_kafka_version_stores_all_records_once() {
             check_zstd_levels(&jars, &kafka);
         }
         check_transactions(&jars, &kafka, version);
-        let request_versions = trace.take_request_versions();
+        let request_versions = take_request_versions();
         assert_eq!(request_versions["EndTxn"], BTreeSet::from([end_txn]), "{version}");
     }
 }
