@@ -3,7 +3,7 @@
 //! Without a JDK and Maven the test reports that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use ottla::{Producer, Record};
 use ottla_testkit::{Jars, Kafka, pick_free_ports};
+use tracing_subscriber::fmt::MakeWriter;
 
 /// A load balancer: it listens on one port, and forwards connections to another, which can change.
 struct Router {
     port: u16,
     state: Arc<Mutex<RouterState>>,
 }
+
+/// Connections to this port fail, so the router ends each connection at once.
+const NO_TARGET: u16 = 0;
 
 #[derive(Default)]
 struct RouterState {
@@ -89,20 +93,8 @@ impl RoutedKafka {
     }
 }
 
-/// The producer's events, shared by the clones.
-#[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Events {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+/// The producer's events.
+static EVENTS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 /// Sends records with these numbers, and waits for each.
 fn send(producer: &Producer, numbers: std::ops::Range<u32>) -> Vec<String> {
@@ -122,12 +114,10 @@ fn send(producer: &Producer, numbers: std::ops::Range<u32>) -> Vec<String> {
 fn client_returns_to_its_bootstrap_servers_when_another_cluster_has_the_address() {
     let Some(jars) = Jars::find_or_fetch() else { return };
     let jars = jars.with_version("4.4.0");
-    let events = Events::default();
-    let writer = events.clone();
     tracing_subscriber::fmt()
         .with_env_filter("ottla=info")
         .with_ansi(false)
-        .with_writer(move || writer.clone())
+        .with_writer(|| EVENTS.make_writer())
         .init();
     let router = Router::start();
     let clusters = [RoutedKafka::start(&jars, &router), RoutedKafka::start(&jars, &router)];
@@ -137,12 +127,20 @@ fn client_returns_to_its_bootstrap_servers_when_another_cluster_has_the_address(
         .build()
         .unwrap();
     let first = send(&producer, 0..100);
+    // A record that the client writes before it notices the end of its connection may be in the log
+    // of the old cluster, and fails.
+    router.set_target(NO_TARGET);
+    let has_noticed = (0..30_000).any(|_| {
+        thread::sleep(Duration::from_millis(1));
+        producer.health().connected.is_empty()
+    });
+    assert!(has_noticed, "{:?}", producer.health());
     router.set_target(clusters[1].routed_port);
     let second = send(&producer, 100..200);
     assert_eq!(clusters[0].values(), first);
     assert_eq!(clusters[1].values(), second);
     producer.close(Duration::from_secs(10)).unwrap();
-    let events = String::from_utf8(events.0.lock().unwrap().clone()).unwrap();
+    let events = String::from_utf8(EVENTS.lock().unwrap().clone()).unwrap();
     let wrong_broker = "broker 1 responds REBOOTSTRAP_REQUIRED: its address belongs to another";
     assert_eq!(events.matches(wrong_broker).count(), 1, "{events}");
     assert_eq!(events.matches("cause=\"wrong_broker\"").count(), 1, "{events}");
