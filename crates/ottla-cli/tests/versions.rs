@@ -129,6 +129,7 @@ fn begin_and_send(producer: &Producer, prefix: &str) -> Transaction {
     transaction
 }
 
+// CASES: TM10.
 /// Checks with Kafka's own tools that consumers see committed records and offsets only, and that a
 /// second producer with the same id fences the first.
 fn check_transactions(jars: &Jars, kafka: &LegacyKafka, version: &str) {

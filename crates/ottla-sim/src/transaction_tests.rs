@@ -176,7 +176,7 @@ fn abort_fails_records_that_were_not_sent() {
     assert_eq!(fixture.committed_values(), ["b"]);
 }
 
-// CASES: TM11, TM10.
+// CASES: TM11.
 #[test]
 fn lost_transactional_request_is_sent_again_after_find_coordinator() {
     let apis = [
