@@ -311,6 +311,26 @@ fn commit_that_timed_out_continues_and_only_it_can_be_repeated() {
     }
 }
 
+/// As in `transaction = producer.begin_transaction()?`, which drops the old value last.
+#[test]
+fn drop_of_a_transaction_whose_commit_timed_out_leaves_the_next_one_open() {
+    for version in VERSIONS {
+        let mut fixture = initialized_with(version, &[("max.block.ms", "1000")]);
+        let mut first = fixture.begin();
+        fixture.send_and_wait(0, "a");
+        fixture.hold_responses();
+        let e = fixture.commit(&mut first).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::TransactionTimeout, "{e}");
+        fixture.release_responses();
+        fixture.run_for_ms(1000);
+        let mut second = fixture.begin();
+        drop(first);
+        fixture.send_and_wait(0, "b");
+        fixture.commit(&mut second).unwrap();
+        assert_eq!(fixture.committed_values(), ["a", "b"]);
+    }
+}
+
 // CASES: SN34.
 #[test]
 fn close_commits_a_pending_commit_and_aborts_an_open_transaction() {

@@ -132,14 +132,19 @@ impl Begin {
     fn end(mut self, result: Result<(), Error>) -> Result<Transaction, Error> {
         result?;
         self.has_begun = true;
-        Ok(Transaction { inner: self.inner.clone(), pending: None, has_ended: false })
+        Ok(Transaction {
+            inner: self.inner.clone(),
+            begun_by: self.call.clone(),
+            pending: None,
+            has_ended: false,
+        })
     }
 }
 
 impl Drop for Begin {
     fn drop(&mut self) {
         if !self.has_begun {
-            self.inner.post_call(TransactionCall::CancelBegin(self.call.clone()));
+            self.inner.post_call(TransactionCall::Abandon(self.call.clone()));
         }
     }
 }
@@ -180,6 +185,8 @@ impl Drop for Begin {
 #[must_use = "a transaction that is dropped without a commit is aborted"]
 pub struct Transaction {
     inner: Arc<ProducerInner>,
+    /// The call that has begun it.
+    begun_by: Arc<CallResult>,
     /// The commit or abort that has no result yet.
     pending: Option<PendingEnd>,
     has_ended: bool,
@@ -375,7 +382,7 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.inner.post_call(TransactionCall::Abandon);
+            self.inner.post_call(TransactionCall::Abandon(self.begun_by.clone()));
         }
     }
 }

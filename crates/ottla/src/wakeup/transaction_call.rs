@@ -22,16 +22,15 @@ pub(crate) enum TransactionCall {
     Init(Arc<CallResult>),
     /// `begin_transaction`.
     Begin(Arc<CallResult>),
-    /// The caller of this `begin_transaction` has stopped to wait.
-    CancelBegin(Arc<CallResult>),
     /// `send_offsets` (Kafka's `sendOffsetsToTransaction`).
     SendOffsets(ConsumedOffsets, Arc<CallResult>),
     /// `commit` (Kafka's `commitTransaction`).
     Commit(Arc<CallResult>),
     /// `abort` (Kafka's `abortTransaction`).
     Abort(Arc<CallResult>),
-    /// The application dropped the transaction before it ended.
-    Abandon,
+    /// The caller of this `begin_transaction` has stopped to wait, or the application has dropped
+    /// the transaction that it began. Another transaction may be open by now.
+    Abandon(Arc<CallResult>),
     /// `send` did not accept a record of the transaction.
     SendFailed(Error),
 }
@@ -45,9 +44,8 @@ impl TransactionCall {
             | TransactionCall::SendOffsets(_, call)
             | TransactionCall::Commit(call)
             | TransactionCall::Abort(call) => call.complete(Err(error.clone())),
-            TransactionCall::CancelBegin(_)
-            | TransactionCall::Abandon
-            | TransactionCall::SendFailed(_) => {}
+            // Their callers wait for no result.
+            TransactionCall::Abandon(_) | TransactionCall::SendFailed(_) => {}
         }
     }
 }
@@ -143,6 +141,6 @@ mod tests {
         TransactionCall::Commit(call.clone()).fail(&Error::closed());
         let result = call.poll(Waker::noop()).unwrap();
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Closed);
-        TransactionCall::Abandon.fail(&Error::closed());
+        TransactionCall::Abandon(call).fail(&Error::closed());
     }
 }

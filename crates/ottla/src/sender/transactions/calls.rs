@@ -21,11 +21,10 @@ impl TransactionManager {
         match call {
             TransactionCall::Init(call) => self.init(call),
             TransactionCall::Begin(call) => self.begin(call),
-            TransactionCall::CancelBegin(call) => self.cancel_begin(&call),
             TransactionCall::SendOffsets(consumed, call) => self.send_offsets(consumed, call),
             TransactionCall::Commit(call) => self.commit(call),
             TransactionCall::Abort(call) => self.abort(call),
-            TransactionCall::Abandon => self.abandon(),
+            TransactionCall::Abandon(begin) => self.abandon_begun_by(&begin),
             TransactionCall::SendFailed(error) => {
                 if matches!(self.state, State::InTransaction(_)) {
                     self.fail_transaction(&error);
@@ -104,14 +103,18 @@ impl TransactionManager {
         call.complete(Ok(()));
     }
 
-    /// Forgets a `begin_transaction` whose caller has stopped to wait. If the transaction has begun
-    /// by now, no caller can end it.
-    fn cancel_begin(&mut self, call: &Arc<CallResult>) {
-        self.waiting_begins.retain(|waiting| !Arc::ptr_eq(waiting, call));
+    /// Forgets a `begin_transaction` that waits, and abandons the transaction that it has begun: no
+    /// caller can end it any more. A transaction of another call stays open.
+    fn abandon_begun_by(&mut self, begin: &Arc<CallResult>) {
+        self.waiting_begins.retain(|waiting| !Arc::ptr_eq(waiting, begin));
         if let State::Initializing(InitReason::Begin, calls) = &mut self.state {
-            calls.retain(|waiting| !Arc::ptr_eq(waiting, call));
+            calls.retain(|waiting| !Arc::ptr_eq(waiting, begin));
         }
-        if self.state.transaction().is_some_and(|t| Arc::ptr_eq(&t.begun_by, call)) {
+        let current = match &self.state {
+            State::Initializing(InitReason::AfterAbort(transaction), _) => Some(transaction),
+            state => state.transaction(),
+        };
+        if current.is_some_and(|t| Arc::ptr_eq(&t.begun_by, begin)) {
             self.abandon();
         }
     }

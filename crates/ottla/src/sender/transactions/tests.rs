@@ -30,10 +30,16 @@ fn ready(is_version_2: bool) -> TransactionManager {
 
 /// Returns a manager with an open transaction.
 fn begun(is_version_2: bool) -> TransactionManager {
+    begun_by(is_version_2).0
+}
+
+/// Returns a manager with an open transaction, and the call that has begun it.
+fn begun_by(is_version_2: bool) -> (TransactionManager, Arc<CallResult>) {
     let mut manager = ready(is_version_2);
-    assert!(result(&make(&mut manager, TransactionCall::Begin)).unwrap().is_ok());
+    let begin = make(&mut manager, TransactionCall::Begin);
+    assert!(result(&begin).unwrap().is_ok());
     assert!(manager.lifecycle.accepts_records());
-    manager
+    (manager, begin)
 }
 
 /// Makes a call and returns its result.
@@ -230,9 +236,9 @@ fn offsets_go_to_the_coordinator_of_the_group() {
 
 #[test]
 fn dropped_transaction_is_aborted_and_the_next_begin_waits() {
-    let mut manager = begun(true);
+    let (mut manager, begin) = begun_by(true);
     manager.on_produce();
-    manager.handle_call(TransactionCall::Abandon);
+    manager.handle_call(TransactionCall::Abandon(begin));
     assert_eq!(step(&manager), Some(Api::Abort));
     let begin = make(&mut manager, TransactionCall::Begin);
     assert!(result(&begin).is_none());
@@ -242,10 +248,10 @@ fn dropped_transaction_is_aborted_and_the_next_begin_waits() {
 
 #[test]
 fn dropped_commit_continues_and_is_aborted_if_it_fails() {
-    let mut manager = begun(true);
+    let (mut manager, begin) = begun_by(true);
     manager.on_produce();
     make(&mut manager, TransactionCall::Commit);
-    manager.handle_call(TransactionCall::Abandon);
+    manager.handle_call(TransactionCall::Abandon(begin));
     assert_eq!(step(&manager), Some(Api::Commit));
     let begin = make(&mut manager, TransactionCall::Begin);
     manager.fail_transaction(&some_error());
@@ -254,18 +260,36 @@ fn dropped_commit_continues_and_is_aborted_if_it_fails() {
     assert!(result(&begin).unwrap().is_ok());
 }
 
+/// The commit ended after its call had timed out, and the next transaction began, before the
+/// application dropped the first one.
+#[test]
+fn drop_of_a_transaction_that_has_ended_leaves_the_next_one_open() {
+    for is_version_2 in [false, true] {
+        let (mut manager, first) = begun_by(is_version_2);
+        manager.on_produce();
+        make(&mut manager, TransactionCall::Commit);
+        end(&mut manager);
+        let second = make(&mut manager, TransactionCall::Begin);
+        manager.handle_call(TransactionCall::Abandon(first));
+        assert_eq!(manager.state.phase(), Phase::InTransaction);
+        assert!(manager.lifecycle.accepts_records());
+        manager.handle_call(TransactionCall::Abandon(second));
+        assert_eq!(manager.state.phase(), Phase::Aborting);
+    }
+}
+
 #[test]
 fn cancelled_begin_leaves_no_open_transaction() {
     let mut manager = ready(true);
     let begin = make(&mut manager, TransactionCall::Begin);
-    manager.handle_call(TransactionCall::CancelBegin(begin));
+    manager.handle_call(TransactionCall::Abandon(begin));
     assert_eq!(manager.next_step(false), Step::Finish);
     manager.finish();
     assert_eq!(manager.state.phase(), Phase::Ready);
     // One that still waits for the epoch.
     manager.state = State::Ready(state::Readiness { must_bump_epoch: true });
     let begin = make(&mut manager, TransactionCall::Begin);
-    manager.handle_call(TransactionCall::CancelBegin(begin));
+    manager.handle_call(TransactionCall::Abandon(begin));
     manager.initialized();
     assert_eq!(manager.state.phase(), Phase::Ready);
 }
