@@ -293,6 +293,27 @@ fn init_that_timed_out_can_be_repeated() {
     fixture.commit_one("a");
 }
 
+#[test]
+fn late_result_of_a_failed_init_does_not_replace_the_next_one() {
+    let mut fixture = uninitialized(2, &[]);
+    let refused = ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+    fixture.plan(ApiKey::INIT_PRODUCER_ID, RequestFault::Respond(refused));
+    let producer = fixture.producer.clone();
+    let init = || Box::pin(producer.init_transactions_async());
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let (mut first, mut late) = (init(), init());
+    assert!(first.as_mut().poll(&mut cx).is_pending() && late.as_mut().poll(&mut cx).is_pending());
+    fixture.run_for_ms(1000);
+    assert!(matches!(first.as_mut().poll(&mut cx), std::task::Poll::Ready(Err(_))));
+    let mut next = init();
+    assert!(next.as_mut().poll(&mut cx).is_pending());
+    assert!(matches!(late.as_mut().poll(&mut cx), std::task::Poll::Ready(Err(_))));
+    // As a caller whose timeout has expired. Its call continues, and a repeated one waits for it.
+    drop(next);
+    fixture.run_for_ms(1000);
+    fixture.init().unwrap();
+}
+
 // CASES: TM18, F3.19.
 #[test]
 fn commit_that_timed_out_continues_and_only_it_can_be_repeated() {
@@ -479,6 +500,7 @@ fn begin_that_timed_out_can_be_repeated() {
     let producer = fixture.producer.clone();
     let e = fixture.block_on(producer.begin_transaction_async()).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::TransactionTimeout, "{e}");
+    assert!(e.to_string().contains("no transaction has begun"), "{e}");
     fixture.run_for_ms(10);
     fixture.release_responses();
     fixture.commit_one("b");

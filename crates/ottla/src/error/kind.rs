@@ -110,8 +110,10 @@ error_kinds! {
     TransactionFailed = "transaction_failed",
     /// The transaction was aborted before the record was sent.
     TransactionAborted = "transaction_aborted",
-    /// A transactional call did not end within `max.block.ms`. It continues in the background; the
-    /// same call can be made again and then waits for it.
+    /// A transactional call did not end within `max.block.ms`. `init_transactions`, `commit` and
+    /// `abort` continue in the background; the same call can be made again and then waits for it.
+    /// After `begin_transaction` no transaction has begun, and it can be made again. After
+    /// `send_offsets` the offsets may still be added: abort the transaction.
     TransactionTimeout = "transaction_timeout",
     /// Another producer with the same transactional id has taken over (`PRODUCER_FENCED`,
     /// `INVALID_PRODUCER_EPOCH`). This producer can do nothing more.

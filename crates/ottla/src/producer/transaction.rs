@@ -60,8 +60,9 @@ impl Producer {
     ///   ended the producer.
     pub fn init_transactions(&self) -> Result<(), Error> {
         let wait = self.inner.wait_for_init()?;
+        let call = wait.call.clone();
         let result = self.inner.wait_blocking(wait);
-        self.inner.init_ended(&result);
+        self.inner.init_ended(&call, &result);
         result
     }
 
@@ -73,8 +74,9 @@ impl Producer {
     /// The errors of [`init_transactions`](Self::init_transactions).
     pub async fn init_transactions_async(&self) -> Result<(), Error> {
         let wait = self.inner.wait_for_init()?;
+        let call = wait.call.clone();
         let result = self.inner.wait_async(wait).await;
-        self.inner.init_ended(&result);
+        self.inner.init_ended(&call, &result);
         result
     }
 
@@ -93,7 +95,7 @@ impl Producer {
     ///   ended the producer.
     pub fn begin_transaction(&self) -> Result<Transaction, Error> {
         let begin = self.inner.begin()?;
-        let result = self.inner.wait_blocking(begin.wait(Sensor::TxnBegin));
+        let result = self.inner.wait_blocking(begin.wait());
         begin.end(result)
     }
 
@@ -105,7 +107,7 @@ impl Producer {
     /// The errors of [`begin_transaction`](Self::begin_transaction).
     pub async fn begin_transaction_async(&self) -> Result<Transaction, Error> {
         let begin = self.inner.begin()?;
-        let result = self.inner.wait_async(begin.wait(Sensor::TxnBegin)).await;
+        let result = self.inner.wait_async(begin.wait()).await;
         begin.end(result)
     }
 }
@@ -114,8 +116,13 @@ impl Producer {
 struct Wait {
     call: Arc<CallResult>,
     name: &'static str,
+    /// What a time-out means for the caller.
+    after_timeout: &'static str,
     sensor: Sensor,
 }
+
+/// What a time-out means for a caller whose next call waits for the same result.
+const CONTINUES: &str = "it continues, and the same call can be made again";
 
 /// A `begin_transaction` that waits. The drop cancels it.
 struct Begin {
@@ -125,8 +132,13 @@ struct Begin {
 }
 
 impl Begin {
-    fn wait(&self, sensor: Sensor) -> Wait {
-        Wait { call: self.call.clone(), name: "begin_transaction", sensor }
+    fn wait(&self) -> Wait {
+        Wait {
+            call: self.call.clone(),
+            name: "begin_transaction",
+            after_timeout: "no transaction has begun, and the call can be made again",
+            sensor: Sensor::TxnBegin,
+        }
     }
 
     fn end(mut self, result: Result<(), Error>) -> Result<Transaction, Error> {
@@ -192,7 +204,7 @@ pub struct Transaction {
     has_ended: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct PendingEnd {
     is_commit: bool,
     call: Arc<CallResult>,
@@ -268,7 +280,12 @@ impl Transaction {
         let consumed = ConsumedOffsets { group: group.clone(), offsets: offsets.to_vec() };
         let call = Arc::<CallResult>::default();
         self.inner.post_call(TransactionCall::SendOffsets(consumed, call.clone()));
-        Ok(Some(Wait { call, name: "send_offsets", sensor: Sensor::TxnSendOffsets }))
+        Ok(Some(Wait {
+            call,
+            name: "send_offsets",
+            after_timeout: "the offsets may still be added; abort the transaction",
+            sensor: Sensor::TxnSendOffsets,
+        }))
     }
 
     /// Sends all records of the transaction, waits until each is acknowledged, and commits (Kafka's
@@ -363,7 +380,7 @@ impl Transaction {
                 call
             }
         };
-        Ok(Wait { call, name, sensor })
+        Ok(Wait { call, name, after_timeout: CONTINUES, sensor })
     }
 
     /// Takes over the result of a commit or abort.
@@ -405,7 +422,12 @@ impl ProducerInner {
         if lifecycle.is_running() { Ok(()) } else { Err(lifecycle.error_for_new_call()) }
     }
 
+    /// Posts the call. Does nothing in a forked child, whose queue may be locked forever: the drop
+    /// of a transaction comes here, too.
     fn post_call(&self, call: TransactionCall) {
+        if self.is_forked() {
+            return;
+        }
         self.accumulator.post(Event::Transaction(Box::new(call)), Tick(0));
     }
 
@@ -418,14 +440,15 @@ impl ProducerInner {
         if is_new {
             self.post_call(TransactionCall::Init(call.clone()));
         }
-        Ok(Wait { call, name: "init_transactions", sensor: Sensor::TxnInit })
+        let name = "init_transactions";
+        Ok(Wait { call, name, after_timeout: CONTINUES, sensor: Sensor::TxnInit })
     }
 
-    /// Forgets the call, unless it is still pending.
-    fn init_ended(&self, result: &Result<(), Error>) {
+    /// Forgets the call, unless it is still pending, or another caller has made a new one.
+    fn init_ended(&self, call: &Arc<CallResult>, result: &Result<(), Error>) {
         let is_pending = matches!(result, Err(e) if e.kind() == ErrorKind::TransactionTimeout);
         if !is_pending {
-            *self.pending_calls.init.lock() = None;
+            self.pending_calls.init.lock().take_if(|pending| Arc::ptr_eq(pending, call));
         }
     }
 
@@ -439,8 +462,6 @@ impl ProducerInner {
     fn call_future(&self, call: Arc<CallResult>) -> CallFuture {
         let deadline = self.max_block_deadline();
         let waiter = DeadlineWaiter::new(Arc::default());
-        // An async caller has no timer of its own: the sender wakes it at its deadline.
-        self.accumulator.post(Event::Waiter { deadline, waiter: waiter.clone() }, deadline);
         CallFuture { call, waiter, deadline, env: self.accumulator.env.clone() }
     }
 
@@ -452,18 +473,22 @@ impl ProducerInner {
         self.record_wait_time(wait.sensor, start);
         match result {
             Ok(Some(result)) => result,
-            Ok(None) | Err(_) => Err(self.transaction_timeout(wait.name)),
+            Ok(None) | Err(_) => Err(self.transaction_timeout(wait.name, wait.after_timeout)),
         }
     }
 
     async fn wait_async(&self, wait: Wait) -> Result<(), Error> {
         let start = self.accumulator.env.now();
-        let result = self.call_future(wait.call).await;
+        let future = self.call_future(wait.call);
+        // An async caller has no timer of its own: the sender wakes it at its deadline.
+        let (deadline, waiter) = (future.deadline, future.waiter.clone());
+        self.accumulator.post(Event::Waiter { deadline, waiter }, deadline);
+        let result = future.await;
         self.record_wait_time(wait.sensor, start);
-        result.unwrap_or_else(|| Err(self.transaction_timeout(wait.name)))
+        result.unwrap_or_else(|| Err(self.transaction_timeout(wait.name, wait.after_timeout)))
     }
 
-    fn transaction_timeout(&self, call: &str) -> Error {
+    fn transaction_timeout(&self, call: &str, after_timeout: &str) -> Error {
         let ms = self.config.max_block.as_millis();
         let reason = match self.health.unavailable_summary() {
             Some(unreachable) => unreachable,
@@ -471,10 +496,8 @@ impl ProducerInner {
                      acknowledged yet"
                 .to_owned(),
         };
-        let message = format!(
-            "{call} did not end within max.block.ms ({ms} ms): {reason}; it continues, and the \
-             same call can be made again"
-        );
+        let message =
+            format!("{call} did not end within max.block.ms ({ms} ms): {reason}; {after_timeout}");
         Error::new(ErrorKind::TransactionTimeout, message)
     }
 
