@@ -91,7 +91,7 @@ const WAKEUP_TOKEN: Token = Token(usize::MAX);
 pub(crate) struct RealIo {
     poll: Poll,
     events: Events,
-    waker: Arc<mio::Waker>,
+    wakeup: Arc<RealWakeup>,
     worker_threads: Arc<WorkerThreads>,
     job_result_sender: mpsc::Sender<JobResult>,
     job_result_receiver: mpsc::Receiver<JobResult>,
@@ -99,14 +99,8 @@ pub(crate) struct RealIo {
 }
 
 struct RealWakeup {
-    waker: Arc<mio::Waker>,
+    waker: mio::Waker,
     failures: EventCount,
-}
-
-impl RealWakeup {
-    fn new(waker: Arc<mio::Waker>) -> RealWakeup {
-        RealWakeup { waker, failures: EventCount::new() }
-    }
 }
 
 impl Wakeup for RealWakeup {
@@ -127,12 +121,12 @@ impl Wakeup for RealWakeup {
 impl RealIo {
     pub(crate) fn new(settings: NetworkSettings) -> io::Result<RealIo> {
         let poll = Poll::new()?;
-        let waker = Arc::new(mio::Waker::new(poll.registry(), WAKEUP_TOKEN)?);
+        let waker = mio::Waker::new(poll.registry(), WAKEUP_TOKEN)?;
         let (job_result_sender, job_result_receiver) = mpsc::channel();
         Ok(RealIo {
             poll,
             events: Events::with_capacity(256),
-            waker,
+            wakeup: Arc::new(RealWakeup { waker, failures: EventCount::new() }),
             worker_threads: Arc::new(WorkerThreads::default()),
             job_result_sender,
             job_result_receiver,
@@ -142,11 +136,11 @@ impl RealIo {
 
     /// Runs `job` on a worker thread; a later `poll` returns its result.
     fn start_with_result(&self, kind: JobKind, job: impl FnOnce() -> JobResult + Send + 'static) {
-        let (sender, waker) = (self.job_result_sender.clone(), self.waker.clone());
+        let (sender, wakeup) = (self.job_result_sender.clone(), self.wakeup.clone());
         let task = move || {
             // The send fails if the producer has ended: no one needs the result.
             let _ = sender.send(job());
-            RealWakeup::new(waker).wake();
+            wakeup.wake();
         };
         self.worker_threads.submit(kind, Task { bytes: 0, run: Box::new(task) });
     }
@@ -264,7 +258,7 @@ impl Io for RealIo {
     }
 
     fn wakeup(&self) -> Arc<dyn Wakeup> {
-        Arc::new(RealWakeup::new(self.waker.clone()))
+        self.wakeup.clone()
     }
 
     fn worker_pool(&self) -> Arc<dyn WorkerPool> {
