@@ -76,7 +76,6 @@ pub(super) struct Bootstrap {
     /// Rebootstraps since a broker of the cluster was connected.
     attempts: u32,
     not_before: Tick,
-    dns_lookup: ClientDnsLookup,
     /// The bootstrap servers whose canonical names are not known yet.
     aliases: BTreeSet<i32>,
 }
@@ -89,7 +88,6 @@ impl Bootstrap {
             first_backoff,
             attempts: 0,
             not_before: Tick(0),
-            dns_lookup: settings.connect.dns_lookup,
             aliases: BTreeSet::new(),
         }
     }
@@ -128,7 +126,9 @@ impl<I: Io> NetworkClient<I> {
         for (i, (host, port)) in self.settings.bootstrap_servers.iter().enumerate() {
             let node = -1 - i as i32;
             self.connections.add(node, &host.as_str().into(), *port);
-            if self.bootstrap.dns_lookup == ClientDnsLookup::ResolveCanonicalBootstrapServersOnly {
+            if self.settings.connect.dns_lookup
+                == ClientDnsLookup::ResolveCanonicalBootstrapServersOnly
+            {
                 self.bootstrap.aliases.insert(node);
             }
         }
@@ -208,6 +208,7 @@ impl<I: Io> NetworkClient<I> {
             }
         }
         self.metadata.forget_nodes(now);
+        self.connections.finalized.forget_epoch();
         self.add_bootstrap_servers();
     }
 }
@@ -224,7 +225,6 @@ mod tests {
             first_backoff: MIN_REBOOTSTRAP_BACKOFF,
             attempts: 0,
             not_before: Tick(0),
-            dns_lookup: ClientDnsLookup::UseAllDnsIps,
             aliases: BTreeSet::new(),
         }
     }

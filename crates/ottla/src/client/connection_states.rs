@@ -32,6 +32,12 @@ pub(super) struct FinalizedFeatures {
 }
 
 impl FinalizedFeatures {
+    /// Lets the next response count regardless of its epoch: it may come from another cluster,
+    /// which counts its own epochs.
+    pub(super) fn forget_epoch(&mut self) {
+        self.epoch = -1;
+    }
+
     /// Takes over the features of a response, unless newer ones are known.
     pub(super) fn update(&mut self, response: &ApiVersionsResponse) {
         let epoch = response.finalized_features_epoch;
@@ -168,6 +174,8 @@ impl ConnectionStates {
 
 #[cfg(test)]
 mod tests {
+    use ottla_protocol::messages::FinalizedFeatureKey;
+
     use super::*;
     use std::time::Duration;
 
@@ -222,5 +230,28 @@ mod tests {
         assert_eq!(at(&states, 1), None, "it is ready, so it waits for nothing");
         states.get_mut(1).unwrap().throttle.extend(Duration::from_nanos(10), Tick(5));
         assert_eq!(at(&states, 1), Some(Tick(15)));
+    }
+
+    #[test]
+    fn older_features_count_only_after_a_return_to_the_bootstrap_servers() {
+        let response = |epoch, levels: &[i16]| ApiVersionsResponse {
+            finalized_features_epoch: epoch,
+            finalized_features: (levels.iter())
+                .map(|level| FinalizedFeatureKey {
+                    name: "transaction.version".into(),
+                    max_version_level: *level,
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let mut finalized = FinalizedFeatures { epoch: -1, transaction_version: 0 };
+        finalized.update(&response(7, &[2]));
+        finalized.update(&response(6, &[1]));
+        assert_eq!(finalized.transaction_version, 2, "the broker has not learned of the new level");
+        finalized.forget_epoch();
+        assert_eq!(finalized.transaction_version, 2, "until a broker responds");
+        finalized.update(&response(-1, &[]));
+        assert_eq!(finalized.transaction_version, 0, "the other cluster has no features");
     }
 }
