@@ -35,7 +35,8 @@ const MISCONFIGURED_ATTEMPTS: u32 = 2;
 
 /// How long a bootstrap server may send no response to the start of a TLS handshake. A plaintext
 /// port takes it for a part of a long request, and some wait for the rest. With
-/// [`MISCONFIGURED_ATTEMPTS`], the callers know within 5 s.
+/// [`MISCONFIGURED_ATTEMPTS`], the callers know within 5 s if there is one server; several are
+/// tried one after the other.
 const TLS_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The party that ended a connection.

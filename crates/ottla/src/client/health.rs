@@ -42,9 +42,10 @@ pub struct Health {
     /// of the oldest such request. Milliseconds are usual with `acks=all`; a throttled broker, or
     /// one that waits for its replicas, takes longer.
     pub oldest_request: BTreeMap<String, Duration>,
-    /// Why no bootstrap server can be used with these settings: each gave a response that no Kafka
-    /// broker gives, or that one with another listener gives, or it rejected the credentials. Calls
-    /// that wait for metadata fail with this reason. `None` once a broker has sent metadata.
+    /// Why the calls that waited for metadata failed last, before any broker has sent it: each
+    /// bootstrap server gave a response that no Kafka broker gives, or that one with another
+    /// listener gives, or one rejected the credentials. Later calls wait and fail again. `None`
+    /// once a broker has sent metadata.
     pub bootstrap_error: Option<String>,
 }
 

@@ -16,10 +16,11 @@ struct Family<'m> {
 /// type `text/plain; version=0.0.4; charset=utf-8`.
 ///
 /// The names are those of Kafka's metrics behind `kafka_producer_`, `kafka_producer_topic_` or
-/// `kafka_producer_node_`, with `_` for `-`, as Micrometer writes them; `docs/METRICS.md` lists
-/// them. The tags become labels. Names that end in `_total` are counters, and the others gauges. A
-/// text becomes a label `value` of a sample that is 1. The metrics of several producers can be
-/// written together: their `client_id` differs.
+/// `kafka_producer_node_`, with `_` for `-`, as Micrometer writes them. Those of the build begin
+/// with `kafka_app_info_`, and the number of metrics is `kafka_metrics_count`. `docs/METRICS.md`
+/// lists them all. The tags become labels. Names that end in `_total` are counters, and the others
+/// gauges. A text becomes a label `value` of a sample that is 1. The metrics of several producers
+/// can be written together: their `client_id` differs.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ottla::Error> {
@@ -103,7 +104,8 @@ mod tests {
 `Producer::metrics` returns these metrics, under the names of Kafka's Java producer. With the
 feature `prometheus`, `prometheus_text` writes them for Prometheus under the names below, and
 `ottla produce --metrics-listen` serves them. Kafka's name stands behind `kafka_producer_`,
-`kafka_producer_topic_` or `kafka_producer_node_`, with `-` for `_`.
+`kafka_producer_topic_` or `kafka_producer_node_`, with `_` for `-`. Those of the build begin with
+`kafka_app_info_`, and the number of metrics is `kafka_metrics_count`.
 
 Each has the label `client_id`, those of a topic or a broker also `topic` or `node_id`. Rates,
 means and maxima cover the last `metrics.num.samples` windows of `metrics.sample.window.ms`; a
