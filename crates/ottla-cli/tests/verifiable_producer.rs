@@ -99,6 +99,26 @@ fn failed_record_gets_a_line_with_the_class_of_javas_exception() {
     assert_eq!(broker.records("t").unwrap(), []);
 }
 
+/// As with Kafka's tool, whose producer refuses such a record as well.
+// CASES: E1.
+#[test]
+fn record_that_the_producer_refuses_gets_one_line() {
+    let broker = one_partition();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "max.request.size=40\n").unwrap();
+    let config = file.path().display().to_string();
+    let more = ["--max-messages", "2", "--command-config", &config];
+    let lines = run(&broker.bootstrap_servers(), &more);
+    let errors = ["producer_send_error"; 2];
+    let expected = [&["startup_complete"], &errors[..], &["shutdown_complete", "tool_data"]];
+    assert_eq!(names(&lines), expected.concat());
+    let class = "class org.apache.kafka.common.errors.RecordTooLargeException";
+    for (n, line) in lines[1..3].iter().enumerate() {
+        let value = json!(n.to_string());
+        assert_eq!((&line["exception"], &line["value"]), (&json!(class), &value));
+    }
+}
+
 // CASES: E1.
 #[test]
 fn signal_ends_an_endless_run_with_all_lines() {

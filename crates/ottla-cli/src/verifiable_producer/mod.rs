@@ -136,12 +136,10 @@ impl VerifiableRun<'_> {
         }
         let (output, topic) = (self.output.clone(), self.args.topic.clone());
         let (sent_key, sent_value) = (key.clone(), value.clone());
-        let accepted = self.producer.send_with_callback(record, move |result| {
+        // The callback gets the error of a record that is not accepted, too.
+        let _ = self.producer.send_with_callback(record, move |result| {
             output.print_result(&topic, sent_key.as_deref(), &sent_value, result);
         });
-        if let Err(e) = accepted {
-            self.output.print_result(&self.args.topic, key.as_deref(), &value, Err(e));
-        }
     }
 
     fn print_summary(&self, sent: u64) {

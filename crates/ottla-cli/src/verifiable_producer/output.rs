@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_have_the_names_and_the_order_of_kafkas_tool() {
+    fn lines_have_the_names_of_kafkas_tool() {
         let json = |event: Event<'_>, expected: &str| {
             let line = serde_json::to_string(&Line { timestamp: 7, event: &event }).unwrap();
             assert_eq!(line, format!(r#"{{"timestamp":7,"name":"{expected}}}"#));
