@@ -40,7 +40,7 @@ pub struct PartitionSnapshot {
     pub partition: i32,
     /// The node id of the leader; `None` if it is unknown.
     pub leader: Option<i32>,
-    /// What the oldest queued batch waits for.
+    /// What the first queued batch waits for.
     pub state: QueueState,
     /// The batches that are not in flight, including the one that takes records.
     pub queued_batches: usize,
@@ -54,14 +54,14 @@ pub struct PartitionSnapshot {
     /// The age of the oldest batch, queued or in flight. A record fails when its batch is
     /// `delivery.timeout.ms` old.
     pub oldest_batch_age: Duration,
-    /// The requests that carried the oldest queued batch; of the oldest one in flight, if none is
+    /// The requests that carried the first queued batch; of the oldest one in flight, if none is
     /// queued.
     pub attempts: u32,
     /// Why the last of these requests failed.
     pub last_error: Option<String>,
 }
 
-/// What the oldest queued batch of a partition waits for.
+/// What the first queued batch of a partition waits for.
 ///
 /// `Display` writes it as a short text, [`as_str`](QueueState::as_str) as a name that does not
 /// change between versions. Times are those that are left.

@@ -102,7 +102,10 @@ fn check_args(args: &PerfArgs) -> Result<(), CliError> {
         return Err(CliError::usage("--warmup-records must be fewer than --num-records"));
     }
     if args.transactional_id.is_some() || args.transaction_duration_ms.is_some() {
-        return Err(CliError::usage("transactions are not supported yet"));
+        return Err(CliError::usage(
+            "transactions are not supported yet by this command; remove --transactional-id and \
+             --transaction-duration-ms",
+        ));
     }
     if args.throughput == Some(0.0) {
         return Err(CliError::usage("--throughput 0 would never finish; use -1 for no limit"));

@@ -56,7 +56,8 @@ settings! {
          waits for at most `max.block.ms`.";
     Supported "client.id", Text, Some(""),
         "The name of this client in the brokers' logs, metrics and quotas. When empty, the client \
-         uses `producer-1`, `producer-2` and so on.";
+         uses `producer-1`, `producer-2` and so on; with `transactional.id`, `producer-` and that \
+         id.";
     Supported "client.dns.lookup", Choice(ClientDnsLookup::WORDS), Some("use_all_dns_ips"),
         "The client tries all addresses of a host name one after the other (KIP-602). With \
          `resolve_canonical_bootstrap_servers_only` it replaces each bootstrap server by the \
@@ -89,7 +90,8 @@ settings! {
         "Milliseconds that a batch waits for more records before the client sends it. 0 sends a \
          batch as soon as its broker can take a request.";
     Supported "max.block.ms", Millis, Some("60000"),
-        "Milliseconds that `send` and `partitions_for` may wait for metadata and memory together.";
+        "Milliseconds that `send` and `partitions_for` may wait for metadata and memory together, \
+         and that each transactional call may wait.";
     Supported "max.in.flight.requests.per.connection", Int(1, INT_MAX), Some("5"),
         "Largest number of requests without a response on one connection. Above 1 and without \
          idempotence, a retried batch may end up behind later ones. librdkafka's default, 1000000, \
@@ -170,7 +172,8 @@ settings! {
     Supported "transactional.id", Text, None,
         "Makes the producer transactional (KIP-98). The cluster keeps the transactions of each id: \
          a new producer with the same id ends those of the one before it, and fences it. It must \
-         stay the same over restarts, and no two running producers may share it.";
+         stay the same over restarts, and no two running producers may share it. Needs \
+         `enable.idempotence` and Kafka 2.5. Records are accepted only in a transaction.";
     Unsupported "transaction.two.phase.commit.enable", Bool, Some("false"),
         "This client does not take part in two-phase commits (KIP-939).";
     Supported "partitioner.availability.timeout.ms", Long(0), Some("0"),

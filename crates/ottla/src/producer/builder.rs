@@ -144,7 +144,8 @@ impl ProducerBuilder {
 
     setting_methods! {
         /// Sets the client's name in the logs, metrics and quotas of brokers (`client.id`). The
-        /// default is `producer-N`.
+        /// default is `producer-N`; with [`transactional_id`](Self::transactional_id), `producer-`
+        /// and that id.
         client_id(impl AsRef<str>) "client.id" v => v;
         /// Sets the protocol of the brokers' listener (`security.protocol`). The default is
         /// [`SecurityProtocol::Plaintext`].

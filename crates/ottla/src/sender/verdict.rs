@@ -171,7 +171,8 @@ const RULES: &[Rule] = &[
     // in the log, the restarted leader recognizes only the later one as a duplicate.
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
-        condition: "idempotent, retry allowed, response from the leader, \
+        condition: "idempotent without transactions, retry allowed, \
+                    response from the leader, \
                     batch follows the last acknowledged one",
         applies: |f| f.can_retry_idempotent() && f.from_leader && f.follows_last_acked,
         verdict: NEW_EPOCH,
@@ -180,8 +181,8 @@ const RULES: &[Rule] = &[
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
-        condition: "idempotent, retry allowed, response from the leader, possibly persisted, \
-                    a later batch is acknowledged",
+        condition: "idempotent without transactions, retry allowed, \
+                    response from the leader, possibly persisted, a later batch is acknowledged",
         applies: |f| {
             f.can_retry_idempotent()
                 && f.from_leader
@@ -194,7 +195,8 @@ const RULES: &[Rule] = &[
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
-        condition: "idempotent, retry allowed, response from the leader, \
+        condition: "idempotent without transactions, retry allowed, \
+                    response from the leader, \
                     first batch of its epoch",
         applies: |f| f.can_retry_idempotent() && f.from_leader && f.first_of_epoch,
         verdict: NEW_EPOCH,
@@ -203,7 +205,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
-        condition: "idempotent, retry allowed, response not from the leader",
+        condition: "idempotent without transactions, retry allowed, response not from the leader",
         applies: |f| f.can_retry_idempotent() && !f.from_leader,
         verdict: RETRY_AFTER_METADATA,
         reason: "A broker that does not lead the partition proves nothing about the log.",
@@ -212,7 +214,7 @@ const RULES: &[Rule] = &[
     // the queue in order, and each retry goes alone (CASES SN10, F2.10).
     Rule {
         codes: Codes::OneOf(&[ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER]),
-        condition: "idempotent, retry allowed",
+        condition: "idempotent without transactions, retry allowed",
         applies: Facts::can_retry_idempotent,
         verdict: RETRY,
         reason: "An earlier batch is not in the log yet. The client sends that one first.",
@@ -226,8 +228,8 @@ const RULES: &[Rule] = &[
     // imitate Kafka may never send one, so only the first attempt is retried.
     Rule {
         codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
-        condition: "idempotent, retry allowed, first attempt, and either first batch of its epoch \
-                    or no log start offset in the response",
+        condition: "idempotent without transactions, retry allowed, first attempt, and either \
+                    first batch of its epoch or no log start offset in the response",
         applies: |f| {
             f.can_retry_idempotent()
                 && f.attempts == 1
@@ -240,7 +242,7 @@ const RULES: &[Rule] = &[
     // The first batch of an epoch does not bump the epoch: each retry would bump it again.
     Rule {
         codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
-        condition: "idempotent, not expired, first batch of its epoch",
+        condition: "idempotent without transactions, not expired, first batch of its epoch",
         applies: |f| f.idempotent && !f.transactional && !f.expired && f.first_of_epoch,
         verdict: NEW_PRODUCER_ID,
         reason: "The broker accepts only a producer id that it knows, and it knows only those that \
@@ -250,7 +252,7 @@ const RULES: &[Rule] = &[
     // may have forgotten the producer after it had appended the batch.
     Rule {
         codes: Codes::OneOf(&[ErrorCode::UNKNOWN_PRODUCER_ID]),
-        condition: "idempotent, not expired",
+        condition: "idempotent without transactions, not expired",
         applies: |f| f.idempotent && !f.transactional && !f.expired,
         verdict: NEW_EPOCH,
         reason: "The broker has forgotten the producer. \
@@ -258,14 +260,14 @@ const RULES: &[Rule] = &[
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_ID_MAPPING]),
-        condition: "idempotent, not expired",
+        condition: "idempotent without transactions, not expired",
         applies: |f| f.idempotent && !f.transactional && !f.expired,
         verdict: NEW_PRODUCER_ID,
         reason: "The broker does not know the producer id.",
     },
     Rule {
         codes: Codes::OneOf(&[ErrorCode::INVALID_PRODUCER_EPOCH]),
-        condition: "idempotent, retry allowed",
+        condition: "idempotent without transactions, retry allowed",
         applies: Facts::can_retry_idempotent,
         verdict: NEW_PRODUCER_ID,
         reason: "The log has a later epoch of this producer id. \

@@ -152,7 +152,8 @@ pub(super) const RULES: &[Rule] = &[
         apis: &[Api::Abort],
         codes: Codes::InDoubt(&[ErrorCode::INVALID_TXN_STATE]),
         outcome: Outcome::BumpEpoch,
-        reason: "The request that starts the transaction was lost, so there is nothing to abort.",
+        reason: "If the request that starts the transaction got no response, there may be nothing \
+                 to abort. If it got one, the last rule applies.",
     },
     Rule {
         apis: &[Api::AddPartitions, Api::AddOffsets, Api::Commit],

@@ -228,21 +228,18 @@ impl Phase {
         Some(match (self, next) {
             (Uninitialized, Initializing) => "`init_transactions`",
             (Initializing, Uninitialized) => "InitProducerId was refused, and may be repeated",
-            (Initializing, Ready) => "the producer id is assigned",
+            (Initializing, Ready) => "the producer id is assigned, or `begin_transaction` failed",
             (Initializing, InTransaction) => "the epoch is bumped, and the transaction begins",
             (Initializing, AbortableError) => "the epoch could not be bumped after an abort",
             (Ready, InTransaction) => "`begin_transaction`",
-            (Ready, Initializing) => {
-                "`begin_transaction`, after a lost response or an upgrade to version 2"
-            }
+            (Ready, Initializing) => "`begin_transaction`, if the epoch has to be bumped first",
             (InTransaction, Committing) => "`commit`",
             (InTransaction | AbortableError, Aborting) => "`abort`, a drop, or a close",
             (InTransaction | Committing, AbortableError) => {
                 "a record or offsets failed, or the coordinator refuses"
             }
-            (Committing, Ready) => "EndTxn succeeded, or nothing was sent",
-            (Aborting, Ready) => "EndTxn succeeded, or nothing was sent",
-            (Aborting, Initializing) => "EndTxn succeeded, and sequences are lost (version 1)",
+            (Committing | Aborting, Ready) => "EndTxn succeeded, or was not needed",
+            (Aborting, Initializing) => "the epoch has to be bumped, and EndTxn has not done so",
             (_, FatalError) => "the producer is fenced, not authorized, or not supported",
             _ => return None,
         })

@@ -443,7 +443,18 @@ fn transaction_tables_in_docs_are_up_to_date() {
     let cause = Phase::Ready.cause_of(Phase::FatalError).unwrap();
     writeln!(page, "| any | FatalError | {cause} |").unwrap();
     page.push_str(
-        "\n## Error codes of transactional requests\n\nThe first rule that applies decides.\n\n",
+        "\n## Error codes of transactional requests\n\n\
+         The first rule that applies decides. `Commit` and `Abort` are EndTxn requests, and\n\
+         `AddPartitions` and `AddOffsets` are AddPartitionsToTxn and AddOffsetsToTxn.\n\n\
+         The outcomes:\n\n\
+         - **Done**: the request has succeeded.\n\
+         - **Retry**: the client sends the request again after the backoff.\n\
+         - **FindCoordinator**: the client looks up the coordinator, and sends the request again.\n\
+         - **NotAttempted**: the error of another partition decides.\n\
+         - **BumpEpoch**: nothing is left to abort, and the epoch is bumped.\n\
+         - **Abortable**: the transaction fails and has to be aborted. If none is open, the call \
+         fails.\n\
+         - **Fatal**: the producer fails.\n\n",
     );
     for (i, rule) in RULES.iter().enumerate() {
         let apis: Vec<String> = rule.apis.iter().map(|api| format!("{api:?}")).collect();

@@ -269,6 +269,8 @@ condition, the verdict, and the reason.
   the log.
 - **Bump the epoch**: the partition continues at sequence 0 of a new producer epoch (KIP-360). The
   client does this when no batch of the partition is in flight.
+- **In a transaction**, records that fail also fail the transaction: only an abort can follow. It
+  bumps the epoch, so no batch of the transaction gets a new sequence.
 
 ";
 
@@ -328,8 +330,6 @@ fn describe_verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-/// Compares `docs/VERDICTS.md` with the table. `OTTLA_WRITE_DOCS=1 cargo test -p ottla in_docs`
-/// writes the page.
 // CASES: F1.8, F2.10, F2.11, TM20, SN38.
 #[test]
 fn failed_batch_of_a_transaction_gets_no_new_epoch() {
@@ -356,6 +356,8 @@ fn failed_batch_of_a_transaction_gets_no_new_epoch() {
     }
 }
 
+/// Compares `docs/VERDICTS.md` with the table. `OTTLA_WRITE_DOCS=1 cargo test -p ottla in_docs`
+/// writes the page.
 #[test]
 fn verdict_table_in_docs_is_up_to_date() {
     let mut page = String::from(INTRODUCTION);
