@@ -14,7 +14,8 @@ use crate::{CliError, start_thread};
 
 /// The bytes of the largest request head. Prometheus sends a few hundred.
 const MAX_REQUEST_BYTES: usize = 8192;
-/// How long a client may take for its request, and again for the response.
+/// How long a client may take for its request, and again for the response. Other clients wait
+/// meanwhile.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a connection that could not be accepted, for example without a free file
 /// descriptor.
@@ -59,7 +60,6 @@ impl MetricsServer {
 }
 
 fn respond(mut client: TcpStream, producer: &Producer) -> io::Result<()> {
-    client.set_write_timeout(Some(REQUEST_TIMEOUT))?;
     let Response { status, content_type, body } = match read_request(&mut client)? {
         Some(head) => response_to(&head, producer),
         None => Response::error("431 Request Header Fields Too Large"),
@@ -69,8 +69,28 @@ fn respond(mut client: TcpStream, producer: &Producer) -> io::Result<()> {
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n{body}"
     );
-    client.write_all(response.as_bytes())?;
-    client.flush()
+    write_response(&mut client, response.as_bytes())
+}
+
+/// Writes a response. A client that reads a byte now and then must not keep the thread.
+fn write_response(client: &mut TcpStream, mut response: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    while !response.is_empty() {
+        client.set_write_timeout(Some(time_left(deadline)?))?;
+        match client.write(response) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(len) => response = &response[len..],
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Returns the time until the deadline; an error if it has passed.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// Reads a request up to the empty line. Returns `None` if it is too large.
@@ -82,11 +102,7 @@ fn read_request(client: &mut TcpStream) -> io::Result<Option<String>> {
             return Ok(None);
         }
         // A client that sends a byte now and then must not keep the thread.
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        client.set_read_timeout(Some(left))?;
+        client.set_read_timeout(Some(time_left(deadline)?))?;
         match client.read(&mut buffer)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             len => head.extend_from_slice(&buffer[..len]),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use ottla::{ErrorCode, ErrorKind, Producer, Properties};
@@ -29,6 +29,9 @@ const CONNECTION_WARNING_DELAY: Duration = Duration::from_secs(2);
 
 /// Time between two checks of the connections, until a record is acknowledged.
 const HEALTH_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The same after the time for the warning. The input may be idle for hours.
+const LATER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the command stops before its input ends.
 enum StopReason {
@@ -170,9 +173,10 @@ impl Session {
 
     /// Waits for a reason to stop. Warns once if no broker is connected.
     fn wait_for_stop_reason(&self, stop_reasons: &Receiver<StopReason>) -> Option<StopReason> {
-        let mut checks = 0;
+        let (started, mut has_warned) = (Instant::now(), false);
         loop {
-            match stop_reasons.recv_timeout(HEALTH_CHECK_INTERVAL) {
+            let interval = if has_warned { LATER_CHECK_INTERVAL } else { HEALTH_CHECK_INTERVAL };
+            match stop_reasons.recv_timeout(interval) {
                 Ok(reason) => return Some(reason),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -187,8 +191,8 @@ impl Session {
             {
                 return Some(StopReason::Error(reason));
             }
-            checks += 1;
-            if HEALTH_CHECK_INTERVAL * checks == CONNECTION_WARNING_DELAY {
+            if !has_warned && started.elapsed() >= CONNECTION_WARNING_DELAY {
+                has_warned = true;
                 self.warn_if_not_connected();
             }
         }
