@@ -71,6 +71,8 @@ pub(super) fn check() -> Result<Check, String> {
 /// Counts, and writes the counts into the document.
 pub(super) fn write() -> Result<(), String> {
     let document = read_document()?;
+    // Counting takes minutes, so the document is checked before.
+    find_parts(&document)?;
     let counted = instructions::measure()?;
     let text = with_table(&document, &installed_compiler()?, &counted)?;
     let path = document_path();
@@ -103,11 +105,17 @@ fn with_separators(n: i64) -> String {
 
 /// Returns where the line of the compiler and the table begin and end.
 fn find_parts(document: &str) -> Result<(std::ops::Range<usize>, std::ops::Range<usize>), String> {
-    let missing = |what: &str| format!("docs/PERFORMANCE.md has no {what}; {HOW_TO_WRITE}");
+    let missing = |what: &str| {
+        format!(
+            "docs/PERFORMANCE.md has no {what}. It needs a line that begins with \
+             \"{COMPILER_PREFIX}rustc\", and after it a table that begins with:\n{TABLE_HEADER}"
+        )
+    };
     let line = document.find(&format!("\n{COMPILER_PREFIX}rustc")).map(|i| i + 1);
     let line = line.ok_or_else(|| missing("line of the compiler"))?;
     let line_end = line + document[line..].find('\n').unwrap_or(document.len() - line);
-    let start = document.find(TABLE_HEADER).ok_or_else(|| missing("table of instructions"))?;
+    let start = document[line_end..].find(TABLE_HEADER).map(|i| line_end + i);
+    let start = start.ok_or_else(|| missing("table of instructions"))?;
     let end = document[start..].find("\n\n").map_or(document.len(), |i| start + i + 1);
     Ok((line..line_end, start..end))
 }
@@ -145,7 +153,8 @@ fn compare(listed: &[Row], counted: &[Row]) -> Result<(), String> {
     }
     let mut grown = String::new();
     for ((name, before), (_, now)) in listed.iter().zip(counted) {
-        let change = (*now - *before) as f64 * 100.0 / *before as f64;
+        // A count of 0 in the table has no percentage: any other count has grown.
+        let change = (*now - *before) as f64 * 100.0 / (*before).max(1) as f64;
         let (before, now) = (with_separators(*before), with_separators(*now));
         if change > MAX_GROWTH {
             let _ = write!(grown, "\n  {name}: {before} to {now} ({change:+.1} %)");
