@@ -15,7 +15,7 @@ use crate::perf::stats::Clock;
 const PREGENERATED_VALUES: usize = 1024;
 /// Limit of the memory for them. Fewer values are generated if they are large.
 const MAX_PREGENERATED_BYTES: usize = 64 << 20;
-/// The smallest value that is passed as `Bytes`.
+/// The smallest value that is passed as `Bytes`. The library copies smaller ones.
 const SHARED_VALUE_BYTES: usize = 4096;
 /// Bytes of a key: a number in big-endian order.
 const KEY_BYTES: u64 = 8;

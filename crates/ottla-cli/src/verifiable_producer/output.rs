@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use ottla::{Error, RecordMetadata};
 use serde::{Serialize, Serializer};
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::java_exception::java_exception;
 use super::throttler::StopSignal;
+use crate::clock::wall_clock_us;
 use crate::console::print_line;
 use crate::error_text;
 
@@ -91,10 +91,9 @@ impl Serialize for Line<'_> {
     }
 }
 
-/// Milliseconds since the Unix epoch.
+/// Returns the wall clock's time in milliseconds since 1970.
 pub(super) fn wall_ms() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    wall_clock_us() / 1000
 }
 
 /// Standard output, and what was printed there. The sending thread and the producer's thread use

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ottla_protocol::Uuid;
 use ottla_protocol::compression::{Codec, Compressor};
-use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout};
+use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout, attributes};
 
 use super::batch_records::{BatchRecords, ValuePiece};
 use super::buffer_pool::{Charge, PooledBuf};
@@ -473,7 +473,8 @@ impl ClosedBatch {
     /// Writes the batch's header with this producer id, epoch and sequence.
     pub(crate) fn stamp(self, stamp: Stamp) -> StampedBatch {
         let m = &self.meta;
-        let transactional = if stamp.is_transactional { TRANSACTIONAL_BIT } else { 0 };
+        let transactional =
+            if stamp.is_transactional { attributes::TRANSACTIONAL_FLAG_MASK } else { 0 };
         let header = BatchHeader {
             base_offset: 0,
             partition_leader_epoch: -1,
@@ -490,9 +491,6 @@ impl ClosedBatch {
         StampedBatch { closed: self, stamp, header }
     }
 }
-
-/// The bit of a batch's attributes that marks it as part of a transaction (KIP-98).
-const TRANSACTIONAL_BIT: i16 = 0x10;
 
 /// The producer id, epoch and sequence of a batch; all −1 without idempotence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
