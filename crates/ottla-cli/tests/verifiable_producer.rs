@@ -5,7 +5,7 @@ mod process;
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use ottla_broker::{EmbeddedBroker, ErrorCode, ProduceFault};
 use ottla_testkit::Jars;
@@ -37,6 +37,22 @@ fn run(server: &str, more: &[&str]) -> Vec<Value> {
     let lines = parse_lines(&stdout);
     assert_eq!(lines.len(), stdout.lines().count(), "each line is JSON: {stdout}");
     lines
+}
+
+/// Starts the command, which a signal ends although the test runner may ignore it.
+fn spawn_verifiable(server: &str, more: &[&str]) -> (ChildGuard, BufReader<ChildStdout>) {
+    let child = Command::new("env")
+        .arg("--default-signal=TERM")
+        .arg(assert_cmd::cargo::cargo_bin!("ottla"))
+        .arg("verifiable-producer")
+        .args(arguments(server, more))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut child = ChildGuard(child);
+    let stdout = BufReader::new(child.0.stdout.take().unwrap());
+    (child, stdout)
 }
 
 fn names(lines: &[Value]) -> Vec<&str> {
@@ -126,18 +142,8 @@ fn signal_ends_an_endless_run_with_all_lines() {
     let server = broker.bootstrap_servers();
     // With a rate of 0 the command sleeps without end after its second record.
     for (throughput, until) in [("0", "\"value\":\"0\""), ("1000", "\"value\":\"20\"")] {
-        let child = Command::new("env")
-            .arg("--default-signal=TERM")
-            .arg(assert_cmd::cargo::cargo_bin!("ottla"))
-            .arg("verifiable-producer")
-            .args(arguments(&server, &["--throughput", throughput]))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
         let before = broker.records("t").unwrap().len();
-        let mut child = ChildGuard(child);
-        let mut stdout = BufReader::new(child.0.stdout.take().unwrap());
+        let (mut child, mut stdout) = spawn_verifiable(&server, &["--throughput", throughput]);
         let mut output = read_until(&mut stdout, until);
         send_signal(&child.0, "-TERM");
         stdout.read_to_string(&mut output).unwrap();
@@ -153,17 +159,11 @@ fn signal_ends_an_endless_run_with_all_lines() {
 
 #[test]
 fn signal_ends_the_wait_for_metadata() {
-    let child = Command::new("env")
-        .arg("--default-signal=TERM")
-        .arg(assert_cmd::cargo::cargo_bin!("ottla"))
-        .arg("verifiable-producer")
-        .args(arguments("127.0.0.1:1", &["--max-messages", "1"]))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut child = ChildGuard(child);
-    let mut stdout = BufReader::new(child.0.stdout.take().unwrap());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "max.block.ms=3600000\n").unwrap();
+    let config = file.path().display().to_string();
+    let more = ["--max-messages", "1", "--command-config", &config];
+    let (child, mut stdout) = spawn_verifiable("127.0.0.1:1", &more);
     let mut output = read_until(&mut stdout, "startup_complete");
     send_signal(&child.0, "-TERM");
     stdout.read_to_string(&mut output).unwrap();

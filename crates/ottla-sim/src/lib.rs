@@ -76,14 +76,19 @@ struct Readme;
 /// Compiles and runs the programs of the page for those who come from other clients.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/MIGRATING.md")]
-#[doc = include_str!("../../../docs/MONITORING.md")]
 struct Migrating;
 
-/// Compiles and runs the programs of the page about the embedded broker.
+/// Compiles and runs the programs of the page about snapshots and metrics.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/MONITORING.md")]
+struct Monitoring;
+
+/// Compiles the programs of the page about log events.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/EVENTS.md")]
 struct EventsPage;
 
+/// Compiles and runs the programs of the page about the embedded broker.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/EMBEDDED_BROKER.md")]
 struct EmbeddedBrokerPage;

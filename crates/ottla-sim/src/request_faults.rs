@@ -39,8 +39,8 @@ pub(crate) struct RequestFaults {
     planned: VecDeque<(ApiKey, RequestFault)>,
     /// Requests that arrive late, with the node that they are for.
     pub(crate) late: VecDeque<(i32, Bytes)>,
-    /// The APIs of the transactional requests that arrived, with their versions.
-    pub(crate) arrived: Vec<(ApiKey, i16)>,
+    /// The APIs of the transactional requests that arrived.
+    pub(crate) arrived: Vec<ApiKey>,
 }
 
 impl RequestFaults {
@@ -55,7 +55,7 @@ impl RequestFaults {
         if !is_transactional(header.api_key) {
             return None;
         }
-        self.arrived.push((header.api_key, header.api_version));
+        self.arrived.push(header.api_key);
         let position = self.planned.iter().position(|(api, _)| *api == header.api_key)?;
         let (_, fault) = self.planned.remove(position)?;
         Some((header, fault))

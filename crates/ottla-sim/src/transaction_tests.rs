@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use ottla::{Error, ErrorKind, Transaction};
 use ottla_broker::ProduceFault::FailBeforeAppend;
-use ottla_protocol::record::BatchView;
 use ottla_protocol::{ApiKey, ErrorCode};
 
 use crate::producer_fixture::ProducerFixture;
@@ -67,31 +66,14 @@ impl ProducerFixture {
 
     /// Returns the transactional requests that have arrived since the last call.
     fn take_arrived(&mut self) -> Vec<ApiKey> {
-        let arrived = std::mem::take(&mut self.cluster.request_faults.arrived);
-        arrived.into_iter().map(|(api, _)| api).collect()
+        std::mem::take(&mut self.cluster.request_faults.arrived)
     }
 
     /// Returns the values of partition 0 of `t` that a `read_committed` consumer sees.
-    fn committed_values(&self) -> Vec<String> {
-        let batches = self.cluster.core.batches("t", 0).unwrap();
-        let views: Vec<BatchView<'_>> =
-            batches.iter().map(|b| BatchView::parse(&b.bytes).unwrap()).collect();
-        let mut committed = Vec::new();
-        for (i, view) in views.iter().enumerate().filter(|(_, v)| !v.is_control()) {
-            let producer_id = view.header().producer_id;
-            let marker =
-                views[i..].iter().find(|v| v.is_control() && v.header().producer_id == producer_id);
-            let Some(marker) = marker else { continue };
-            let records = marker.records(1 << 20).unwrap();
-            let control = records.to_vec().unwrap();
-            // The control record's key is its version and its type: 1 for a commit.
-            if control[0].key.unwrap()[3] == 1 {
-                for r in view.records(1 << 20).unwrap().to_vec().unwrap() {
-                    committed.push(String::from_utf8(r.value.unwrap().to_vec()).unwrap());
-                }
-            }
-        }
-        committed
+    fn committed_values(&mut self) -> Vec<String> {
+        let records = self.cluster.core.records("t").unwrap().into_iter();
+        let committed = records.filter(|r| r.partition == 0 && r.is_committed());
+        committed.map(|r| String::from_utf8(r.value.unwrap().to_vec()).unwrap()).collect()
     }
 }
 

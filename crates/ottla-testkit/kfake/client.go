@@ -8,7 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// clientTimeout bounds each step of the client, so that it ends with an error instead of a hang.
+// clientTimeout bounds the run of the client, so that it ends with an error instead of a hang.
 const clientTimeout = 60 * time.Second
 
 const (
@@ -16,7 +16,7 @@ const (
 	outputTopic      = "out"
 	inputPartitions  = 4
 	recordsPerCodec  = 20
-	recordsWhenMoved = 100
+	recordsForTwoMembers = 100
 )
 
 // runClient uses franz-go's producer, group consumer and transactions against the brokers of
@@ -37,7 +37,7 @@ func runClient(servers []string) error {
 		return fmt.Errorf("share: %w", err)
 	}
 	fmt.Println("shared", first, second)
-	if err := copyInTransactions(ctx, servers, sent+recordsWhenMoved); err != nil {
+	if err := copyInTransactions(ctx, servers, sent+recordsForTwoMembers); err != nil {
 		return fmt.Errorf("transactions: %w", err)
 	}
 	return nil
@@ -175,10 +175,10 @@ func shareGroup(ctx context.Context, servers []string) (int, int, error) {
 			return 0, 0, err
 		}
 	}
-	if err := produce(ctx, members[0].client, "shared", recordsWhenMoved); err != nil {
+	if err := produce(ctx, members[0].client, "shared", recordsForTwoMembers); err != nil {
 		return 0, 0, err
 	}
-	for counts[0]+counts[1] < recordsWhenMoved {
+	for counts[0]+counts[1] < recordsForTwoMembers {
 		if err := pollAll(); err != nil {
 			return 0, 0, err
 		}

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Producer
 
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 RECORDS_PER_CODEC = 20
-RECORDS_WHEN_MOVED = 100
+RECORDS_FOR_TWO_MEMBERS = 100
 PARTITIONS = 4
 DEADLINE = time.monotonic() + 60
 
@@ -83,8 +83,8 @@ def share_group(servers):
 
     while any(len(m.assignment()) != PARTITIONS / 2 for m in members):
         poll_all()
-    produce(servers, "shared", RECORDS_WHEN_MOVED, {})
-    while sum(counts) < RECORDS_WHEN_MOVED:
+    produce(servers, "shared", RECORDS_FOR_TWO_MEMBERS, {})
+    while sum(counts) < RECORDS_FOR_TWO_MEMBERS:
         poll_all()
     for member in members:
         member.close()
@@ -141,7 +141,7 @@ def main():
     print("sent", sent)
     consume_and_commit(servers, sent)
     print("shared", *share_group(servers))
-    copy_in_transactions(servers, sent + RECORDS_WHEN_MOVED)
+    copy_in_transactions(servers, sent + RECORDS_FOR_TWO_MEMBERS)
 
 
 main()
