@@ -197,6 +197,10 @@ pub(crate) struct PerfArgs {
     /// How records are handed to the producer.
     #[arg(long, value_enum, default_value = "handle")]
     pub(crate) path: SendMethod,
+    /// Show totals, brokers, waiting partitions and messages on the whole terminal during the run;
+    /// q leaves this view, not the run.
+    #[arg(long)]
+    pub(crate) live: bool,
     /// Print one JSON object with the results, and no other line.
     #[arg(long)]
     pub(crate) json: bool,

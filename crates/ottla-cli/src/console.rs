@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use indicatif::ProgressBar;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::live::{self, Stream};
 use crate::{CliError, OK};
 
 /// Prints a line to standard output. The arguments are those of `println!`.
@@ -46,10 +47,35 @@ fn without_progress_bar<T>(print: impl FnOnce() -> T) -> T {
     }
 }
 
+/// How output to a terminal looks, or to what may be one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OutputStyle {
+    /// The locale is UTF-8.
+    pub(crate) unicode: bool,
+    pub(crate) colours: bool,
+}
+
+impl OutputStyle {
+    /// Reads the environment. Only a terminal has colours.
+    pub(crate) fn new(is_terminal: bool) -> OutputStyle {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
+        let locale = locale.unwrap_or_default().to_ascii_lowercase();
+        let is_dumb = variable("TERM").is_none_or(|term| term == "dumb");
+        OutputStyle {
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+            colours: is_terminal && !is_dumb && variable("NO_COLOR").is_none(),
+        }
+    }
+}
+
 /// Writes a line to standard output. [`print_line!`] calls it.
 pub(crate) fn write_stdout(line: fmt::Arguments<'_>) -> io::Result<()> {
     let mut text = line.to_string();
     text.push('\n');
+    if live::capture(Stream::Stdout, text.as_bytes()) {
+        return Ok(());
+    }
     without_progress_bar(|| {
         let mut stdout = Blocking(io::stdout());
         stdout.write_all(text.as_bytes())?;
@@ -72,6 +98,9 @@ pub(crate) struct StderrWriter;
 
 impl Write for StderrWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if live::capture(Stream::Stderr, bytes) {
+            return Ok(bytes.len());
+        }
         without_progress_bar(|| {
             let _ = Blocking(io::stderr()).write_all(bytes);
         });
@@ -81,6 +110,13 @@ impl Write for StderrWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Ends the process from any thread.
+pub(crate) fn exit(status: i32) -> ! {
+    // `exit` runs no destructor, and the terminal would stay as the view has set it.
+    live::leave();
+    std::process::exit(status)
 }
 
 /// Returns the exit status of a command whose result is its output.

@@ -16,11 +16,14 @@ mod console;
 mod doctor;
 mod input;
 mod limits;
+mod live;
 mod metrics_server;
 mod perf;
 mod produce;
+mod run_results;
 mod settings;
 mod signals;
+mod units;
 mod verifiable_producer;
 
 use std::error::Error;

@@ -44,6 +44,10 @@ that --format json reads, with the fields error, source (file and line, or the n
 a raw value) and possibly_persisted: if that is true, sending the record again may store it twice. \
 A text that is no record stands in the field input; correct it before you send it again.
 
+With --live the view needs a terminal: it draws on it and reads keys from it, also if standard \
+input, output and error are files or pipes. Messages are printed again after the view. NO_COLOR \
+switches colours off.
+
 SIGINT, SIGTERM, SIGQUIT and SIGHUP (unless it is ignored, as under nohup) end the reading: the \
 records read so far are sent, and the summary is printed. A second signal ends the command at once.
 
@@ -235,6 +239,10 @@ pub(crate) struct LoadArgs {
     /// system picks a free port.
     #[arg(long, value_name = "H:P")]
     pub(crate) metrics_listen: Option<String>,
+    /// Show totals, brokers, waiting partitions and messages on the whole terminal during the run;
+    /// q leaves this view, not the run.
+    #[arg(long)]
+    pub(crate) live: bool,
 }
 
 /// The options that say how the input is read.

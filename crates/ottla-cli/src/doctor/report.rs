@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ottla::tools::ProbeError;
 use serde_json::json;
 
-use crate::console::print_line;
+use crate::console::{OutputStyle, print_line};
 
 /// The width of the column of names.
 const NAME_COLUMNS: usize = 34;
@@ -95,26 +95,7 @@ struct Check {
     change: String,
 }
 
-/// How checks are printed.
-#[derive(Debug, Clone, Copy)]
-struct Style {
-    unicode: bool,
-    colours: bool,
-}
-
-impl Style {
-    /// Reads the locale of the environment and looks whether standard output is a terminal.
-    fn of_stdout() -> Style {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(variable);
-        let locale = locale.unwrap_or_default().to_ascii_lowercase();
-        let is_dumb = variable("TERM").is_none_or(|term| term == "dumb");
-        Style {
-            unicode: locale.contains("utf-8") || locale.contains("utf8"),
-            colours: io::stdout().is_terminal() && !is_dumb && variable("NO_COLOR").is_none(),
-        }
-    }
-
+impl OutputStyle {
     fn mark(self, outcome: Outcome) -> String {
         let (mark, colour) = match (outcome, self.unicode) {
             (Outcome::Passed, true) => ("✓", "32"),
@@ -159,14 +140,19 @@ impl Style {
 #[derive(Debug)]
 pub(super) struct Report {
     checks: Vec<Check>,
-    style: Style,
+    style: OutputStyle,
     json: bool,
     output: io::Result<()>,
 }
 
 impl Report {
     pub(super) fn new(json: bool) -> Report {
-        Report { checks: Vec::new(), style: Style::of_stdout(), json, output: Ok(()) }
+        Report {
+            checks: Vec::new(),
+            style: OutputStyle::new(io::stdout().is_terminal()),
+            json,
+            output: Ok(()),
+        }
     }
 
     /// Runs a check. Returns what it has found for the checks that depend on it.
@@ -284,14 +270,14 @@ mod tests {
 
     #[test]
     fn without_utf8_and_colours_all_output_is_printable_ascii() {
-        let style = Style { unicode: false, colours: false };
+        let style = OutputStyle { unicode: false, colours: false };
         for outcome in [Outcome::Passed, Outcome::Failed, Outcome::NotChecked] {
             let lines = style.lines(&check(outcome));
             let is_printable = |c: char| c == '\n' || c == ' ' || c.is_ascii_graphic();
             assert!(lines.chars().all(is_printable), "{lines:?}");
             assert!(lines.ends_with("\n    note: a note\n    change: start it"), "{lines:?}");
         }
-        let utf8 = Style { unicode: true, colours: true };
+        let utf8 = OutputStyle { unicode: true, colours: true };
         assert!(utf8.lines(&check(Outcome::Failed)).starts_with("\u{1b}[31m✗\u{1b}[0m connect"));
     }
 

@@ -14,7 +14,8 @@ use std::time::Duration;
 use ottla::{BatchReport, Delivery, Origin, Producer, Properties, Record, Topic};
 
 use crate::args::{PerfArgs, SendMethod};
-use crate::console::{output_status, print_line, report};
+use crate::console::{self, output_status, print_line, report};
+use crate::live::{self, LiveConfig, LiveGuard};
 use crate::settings::{check_not_transactional, read_file, set_properties};
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, error_with_reference, limits, start_thread};
@@ -27,6 +28,9 @@ const MAX_PENDING_DELIVERIES: usize = 100_000;
 
 pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     check_args(args)?;
+    if args.live {
+        live::check_terminal()?;
+    }
     let workload = Workload::new(args)?;
     let clock = Clock::start();
     let stats = Arc::new(PerfStats::new(args, clock, &workload.record_sizes()));
@@ -47,6 +51,7 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
         Err(e) => return Err(CliError::build(&e)),
     };
     stop_at_signal(&stats)?;
+    let view = args.live.then(|| start_live_view(args, &producer, &stats)).transpose()?;
     let failed = |e: ottla::Error| CliError::failed(error_with_reference(&e));
     // The load starts when the topic is known.
     producer.partitions_for(&args.topic).map_err(failed)?;
@@ -68,6 +73,7 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     run.send(from, to)?;
     producer.flush().map_err(failed)?;
     let usage = meter.stop();
+    drop(view);
     if args.json {
         stats.print(format_args!("{}", stats.to_json(&usage)));
     } else {
@@ -91,9 +97,24 @@ fn stop_at_signal(stats: &Arc<PerfStats>) -> Result<(), CliError> {
         report!("interrupted: waiting for the records sent so far; interrupt again to quit");
         stats.stop();
         received.next();
-        std::process::exit(INTERRUPTED_STATUS);
+        console::exit(INTERRUPTED_STATUS);
     })?;
     Ok(())
+}
+
+fn start_live_view(
+    args: &PerfArgs,
+    producer: &Producer,
+    stats: &Arc<PerfStats>,
+) -> Result<LiveGuard, CliError> {
+    let (results, progress) = (stats.clone(), stats.clone());
+    live::start(LiveConfig {
+        title: format!("ottla perf - topic {}", args.topic),
+        producer: producer.clone(),
+        results: Arc::new(move || results.results()),
+        expected_records: Some(args.num_records),
+        on_leave: Box::new(move || progress.show_progress_bar()),
+    })
 }
 
 /// Checks what the table of options cannot express.

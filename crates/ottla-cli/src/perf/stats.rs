@@ -17,6 +17,7 @@ use crate::console::{self, report};
 use crate::error_with_reference;
 use crate::perf::load::RecordSizes;
 use crate::perf::usage::ResourceUsage;
+use crate::run_results::RunResults;
 
 /// Number of latencies that are kept for the percentiles, as in kafka-producer-perf-test.
 const MAX_LATENCY_SAMPLES: u64 = 500_000;
@@ -60,7 +61,10 @@ impl Clock {
 pub(crate) struct PerfStats {
     clock: Clock,
     json: bool,
+    /// Latencies are counted in the histogram.
+    keeps_histogram: bool,
     progress_bar: ProgressBar,
+    has_progress_bar: bool,
     /// Records are still to be sent. A signal ends the run early, as well as an output that cannot
     /// be written.
     is_running: AtomicBool,
@@ -75,7 +79,7 @@ pub(crate) struct PerfStats {
 }
 
 struct PerfCounters {
-    /// With `--json`: latencies in microseconds.
+    /// Latencies in microseconds, with `--json` and `--live`.
     latency_histogram: Histogram<u64>,
     errors: u64,
     /// Intervals of kafka-producer-perf-test: since the start, since the end of the warm-up, and
@@ -89,7 +93,7 @@ struct PerfCounters {
     reporting_interval_ns: u64,
     /// The warm-up has ended, and the line that says so is not printed yet.
     steady_state_unannounced: bool,
-    /// With `--json`: number of records that have completed since the warm-up.
+    /// Number of records that have completed; with `--json` since the warm-up.
     completed: u64,
 }
 
@@ -204,7 +208,12 @@ impl PerfStats {
         let stats = PerfStats {
             clock,
             json: args.json,
-            progress_bar: new_progress_bar(args),
+            keeps_histogram: args.json || args.live,
+            progress_bar: ProgressBar::with_draw_target(
+                Some(args.num_records),
+                ProgressDrawTarget::hidden(),
+            ),
+            has_progress_bar: !args.json && std::io::stderr().is_terminal(),
             is_running: AtomicBool::new(true),
             output_error: Mutex::new(None),
             key_bytes: sizes.key_bytes,
@@ -213,6 +222,9 @@ impl PerfStats {
             value_bytes_sent: AtomicU64::new(0),
             counters: Mutex::new(counters),
         };
+        if !args.live {
+            stats.show_progress_bar();
+        }
         if args.warmup_records > 0 && !args.json {
             stats.print(format_args!(
                 "Warmup first {} records. Steady state results will print after the complete test \
@@ -269,10 +281,12 @@ impl PerfStats {
             }
             return;
         }
-        if self.json {
+        if self.keeps_histogram {
             for token in r.tokens {
                 counters.latency_histogram.saturating_record(now.saturating_sub(*token) / 1000);
             }
+        }
+        if self.json {
             return;
         }
         let bytes = self.mean_value_bytes();
@@ -308,6 +322,31 @@ impl PerfStats {
             0 => self.fixed_value_bytes as f64,
             n => self.value_bytes_sent.load(Ordering::Relaxed) as f64 / n as f64,
         }
+    }
+
+    /// Returns the results so far.
+    pub(crate) fn results(&self) -> RunResults {
+        let counters = self.lock();
+        let acknowledged = counters.latency_histogram.len();
+        let bytes = acknowledged as f64 * (self.mean_value_bytes() + self.key_bytes as f64);
+        RunResults {
+            acknowledged,
+            failed: counters.errors,
+            possibly_persisted: None,
+            bytes: bytes as u64,
+            latency_us: counters.latency_histogram.clone(),
+        }
+    }
+
+    /// Shows the progress bar, if standard error is a terminal.
+    pub(crate) fn show_progress_bar(&self) {
+        if !self.has_progress_bar {
+            return;
+        }
+        let style = ProgressStyle::with_template("{wide_bar} {percent}% {eta}");
+        self.progress_bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.progress_bar.set_draw_target(ProgressDrawTarget::stderr());
+        console::show_progress_bar(&self.progress_bar);
     }
 
     pub(crate) fn errors(&self) -> u64 {
@@ -349,17 +388,6 @@ impl PerfStats {
             "errors": counters.errors,
         })
     }
-}
-
-fn new_progress_bar(args: &PerfArgs) -> ProgressBar {
-    if args.json || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{wide_bar} {percent}% {eta}");
-    let bar = ProgressBar::with_draw_target(Some(args.num_records), ProgressDrawTarget::stderr())
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    console::show_progress_bar(&bar);
-    bar
 }
 
 impl PerfCounters {

@@ -18,6 +18,7 @@ use super::{OnError, bounded_reason};
 use crate::clock::{TokenClock, wall_clock_us};
 use crate::console::{Blocking, report};
 use crate::input::InputRecord;
+use crate::run_results::RunResults;
 use crate::{error_text, with_reference};
 
 /// Failure reasons that are counted separately. Further reasons share one count.
@@ -223,6 +224,18 @@ impl DeliveryStats {
 
     pub(super) fn acknowledged(&self) -> u64 {
         self.lock().acknowledged
+    }
+
+    /// Returns the results so far.
+    pub(super) fn results(&self) -> RunResults {
+        let counters = self.lock();
+        RunResults {
+            acknowledged: counters.acknowledged,
+            failed: counters.failed,
+            possibly_persisted: Some(counters.possibly_persisted),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            latency_us: counters.latency_us.clone(),
+        }
     }
 
     pub(super) fn is_all_acknowledged(&self) -> bool {

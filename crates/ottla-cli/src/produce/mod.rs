@@ -11,7 +11,7 @@ mod record_json;
 mod rejected_file;
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use ottla::Origin;
@@ -21,7 +21,7 @@ use crate::args::ProduceArgs;
 use crate::console::report;
 use crate::input::{Input, RecordReader, start_of};
 use crate::metrics_server::MetricsServer;
-use crate::{CliError, limits, settings};
+use crate::{CliError, limits, live, settings};
 use delivery_stats::DeliveryStats;
 use rejected_file::RejectedFile;
 use session::{Session, SessionConfig};
@@ -42,6 +42,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     limits::check_address_space(&properties)?;
     let on_error = OnError::new(&args);
     let metrics = args.load.metrics_listen.as_deref().map(MetricsServer::bind).transpose()?;
+    check_live(&args, &inputs)?;
     // Last, so that a wrong option leaves no empty file.
     let rejected = open_rejected_file(&args, on_error, &inputs, reader.unit())?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
@@ -61,6 +62,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     if let Some(server) = metrics {
         server.start(session.producer.clone())?;
     }
+    let _view = args.load.live.then(|| session.start_live_view(&args)).transpose()?;
     let result = session.send_all(&inputs, &mut reader);
     let status = session.finish();
     if let (Some(_), Some(dir)) = (&broker, &args.data_dir) {
@@ -68,6 +70,25 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     }
     drop(broker);
     result.map(|()| status)
+}
+
+/// Checks that the view has a terminal for itself.
+fn check_live(args: &ProduceArgs, inputs: &[Input]) -> Result<(), CliError> {
+    if !args.load.live {
+        return Ok(());
+    }
+    if inputs.iter().any(Input::is_terminal) {
+        return Err(CliError::usage(
+            "--live reads keys from the terminal, which is also the input; name a file, or send \
+             the records through a pipe",
+        ));
+    }
+    if args.json && io::stdout().is_terminal() {
+        return Err(CliError::usage(
+            "--live covers the terminal to which --json prints; redirect standard output",
+        ));
+    }
+    live::check_terminal()
 }
 
 /// What to do with a rejected record: the option `--on-error`.

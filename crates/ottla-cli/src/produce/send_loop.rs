@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, IsTerminal};
 use std::sync::atomic::Ordering;
 
-use indicatif::{ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressStyle;
 use ottla::{ErrorKind, Record};
 
 use super::pending_records::Place;
@@ -13,7 +13,7 @@ use super::session::{Session, park_forever};
 use super::{OnError, bounded_reason};
 use crate::console;
 use crate::input::{Input, InputError, InputRecord, NextRecord, RecordReader};
-use crate::{CliError, error_text};
+use crate::{CliError, error_text, live};
 
 /// Sends the records of all inputs, in their order.
 pub(super) struct SendLoop<'a> {
@@ -69,7 +69,6 @@ impl Session {
         if !io::stderr().is_terminal() || inputs.iter().any(Input::is_terminal) {
             return;
         }
-        self.progress_bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
         console::show_progress_bar(&self.progress_bar);
         let template = match inputs.iter().map(|i| i.len).sum::<Option<u64>>() {
             Some(total) => {
@@ -80,6 +79,10 @@ impl Session {
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.progress_bar.set_style(style);
+        }
+        self.has_progress_bar.store(true, Ordering::SeqCst);
+        if !live::is_active() {
+            self.show_progress_bar();
         }
     }
 }
@@ -135,7 +138,7 @@ impl SendLoop<'_> {
 
     fn read(&mut self, stream: &mut dyn BufRead) -> io::Result<NextRecord> {
         let next = self.reader.read(stream)?;
-        if next != NextRecord::Eof && !self.session.progress_bar.is_hidden() {
+        if next != NextRecord::Eof && self.session.has_progress_bar.load(Ordering::Relaxed) {
             self.session.progress_bar.inc(self.reader.text().len() as u64 + 1);
         }
         Ok(next)

@@ -21,6 +21,7 @@ use super::OnError;
 use super::delivery_stats::DeliveryStats;
 use crate::args::ProduceArgs;
 use crate::console::{self, report};
+use crate::live::{self, LiveConfig, LiveGuard};
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, OK, error_text, settings, start_thread};
 
@@ -93,6 +94,8 @@ pub(super) struct Session {
     is_finishing: AtomicBool,
     pub(super) records_read: AtomicU64,
     pub(super) progress_bar: ProgressBar,
+    /// There is a progress bar, unless the live view hides it.
+    pub(super) has_progress_bar: AtomicBool,
 }
 
 /// Returns whether every further record would fail with this error of a batch, too.
@@ -143,12 +146,40 @@ impl Session {
             is_finishing: AtomicBool::new(false),
             records_read: AtomicU64::new(0),
             progress_bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+            has_progress_bar: AtomicBool::new(false),
         });
         let signals = signals::install()?;
         start_thread("signals", move || forward_signals(signals, &stop))?;
         let supervised = session.clone();
         start_thread("supervisor", move || supervised.supervise(&stop_reasons))?;
         Ok(session)
+    }
+
+    /// Covers the terminal with the view of `--live`. The progress bar follows it.
+    pub(super) fn start_live_view(
+        self: &Arc<Self>,
+        args: &ProduceArgs,
+    ) -> Result<LiveGuard, CliError> {
+        let topic = args
+            .topic
+            .as_deref()
+            .map_or("topics of the records".into(), |topic| format!("topic {topic}"));
+        let (stats, session) = (self.stats.clone(), self.clone());
+        live::start(LiveConfig {
+            title: format!("ottla produce - {topic}"),
+            producer: self.producer.clone(),
+            results: Arc::new(move || stats.results()),
+            expected_records: args.count,
+            on_leave: Box::new(move || {
+                if session.has_progress_bar.load(Ordering::SeqCst) {
+                    session.show_progress_bar();
+                }
+            }),
+        })
+    }
+
+    pub(super) fn show_progress_bar(&self) {
+        self.progress_bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     }
 
     /// Ends the session at the first reason to stop.
@@ -222,7 +253,7 @@ impl Session {
         if let Some(dir) = &self.config.temporary_log_dir {
             let _ = std::fs::remove_dir_all(dir);
         }
-        std::process::exit(status);
+        console::exit(status);
     }
 
     /// Reports which brokers failed and why, if no broker is connected.
@@ -254,6 +285,7 @@ impl Session {
         if let Err(e) = self.producer.close(self.config.close_timeout) {
             report!("ottla: {}", error_text(&e));
         }
+        live::leave();
         self.progress_bar.finish_and_clear();
         console::write_stderr(format_args!("{}", self.stats.summary(self.config.acks_zero)));
         if self.stats.is_all_acknowledged() { OK } else { FAILED }
