@@ -74,7 +74,7 @@ const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "— response (verdict, completion, memory returned)",
         workload: "records",
-        functions: &["*handle_produce_response*"],
+        functions: &["*handle_produce_response*", "*complete_acknowledged_batches*"],
         rounds_per_unit: RECORDS_PER_BATCH,
         rounds: ROUNDS,
     },

@@ -461,6 +461,11 @@ impl ClosedBatch {
         }
     }
 
+    /// Frees the memory of the records. No request may carry the batch afterwards.
+    pub(crate) fn free_records(&mut self) {
+        self.records = BatchRecords::default();
+    }
+
     pub(crate) fn is_completed(&self) -> bool {
         self.completions.is_none()
     }

@@ -14,7 +14,7 @@ pub(crate) struct ValuePiece {
 }
 
 /// The records of a closed batch as they go on the wire. They cannot be written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[allow(unreachable_pub, reason = "the doctests of `sim::types` use this type")]
 pub struct BatchRecords {
     /// The encoded records without `values`.

@@ -7,6 +7,7 @@
 //! never waits here.
 
 mod allocate_future;
+mod deferred_wakes;
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::VecDeque;
@@ -47,6 +48,9 @@ struct PoolState {
     free: VecDeque<Vec<u8>>,
     waiters: VecDeque<Waiter>,
     granted: Vec<Grant>,
+    /// The wakers of callers that have got memory while wake-ups are deferred, see
+    /// [`BufferPool::defer_wakes`]; `None` if they are not.
+    deferred_wakers: Option<Vec<Waker>>,
     /// The id of the last waiter. Ids begin at 1.
     last_id: u64,
 }
@@ -364,7 +368,7 @@ impl BufferPool {
             }
             if let Some(w) = state.waiters.pop_front() {
                 state.granted.push(Grant { id: w.id, size: w.needed_bytes, buffer });
-                wakers.push(w.waker);
+                state.deferred_wakers.as_mut().unwrap_or(wakers).push(w.waker);
             }
         }
         self.waiting.store(state.waiters.len(), Ordering::Relaxed);

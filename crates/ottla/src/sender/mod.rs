@@ -23,6 +23,7 @@ mod epoch;
 pub(crate) mod transactions;
 mod expiry;
 mod failure;
+mod acknowledged_batches;
 mod batch_errors;
 mod in_flight_batches;
 pub(crate) mod batch_size_discovery;
@@ -57,6 +58,7 @@ use drain::DrainRequest;
 use flush::Flushes;
 use in_flight_batches::InFlightBatches;
 use produce_request::RecordPiece;
+use acknowledged_batches::AcknowledgedBatch;
 use producer_state::ProducerState;
 use purge::Purge;
 use split_job::SplitOutcomes;
@@ -70,6 +72,7 @@ struct RoundBuffers {
     events: Vec<Event>,
     ready_nodes: Vec<i32>,
     completed_requests: Vec<CompletedRequest>,
+    acknowledged_batches: Vec<AcknowledgedBatch>,
     snapshot_requests: Vec<SnapshotRequest>,
 }
 
@@ -345,6 +348,7 @@ impl<I: Io> Sender<I> {
         for request in completed.drain(..) {
             self.handle_completed_request(request, now);
         }
+        self.complete_acknowledged_batches();
         self.buffers.completed_requests = completed;
         self.handle_metadata_update();
         true

@@ -19,7 +19,7 @@ use crate::accumulator::batch::StampedBatch;
 use crate::accumulator::partition::QueuedBatch;
 use crate::client::in_flight_requests::{CompletedRequest, RequestKind};
 use crate::cluster::{Leader, LeaderHint};
-use crate::delivery::result::{Outcome, RecordError};
+use crate::delivery::result::RecordError;
 use crate::error::{Error, ErrorKind, RecordStatus};
 use crate::injected_bugs::inject_bug;
 use crate::log_limiter::LogEvent;
@@ -131,6 +131,9 @@ fn with_compression_advice(code: ErrorCode, error: &Error) -> Error {
 
 impl<I: Io> Sender<I> {
     pub(super) fn handle_completed_request(&mut self, completed: CompletedRequest, now: Tick) {
+        if !matches!(completed.request.kind, RequestKind::Produce) {
+            self.complete_acknowledged_batches();
+        }
         match completed.request.kind {
             RequestKind::Produce => self.handle_produce_response(completed, now),
             RequestKind::InitProducerId => self.handle_init_producer_id_response(completed, now),
@@ -151,7 +154,7 @@ impl<I: Io> Sender<I> {
         // the offset or an error (CASES SN43).
         let is_sent_without_acks = completed.result.is_ok() && !request.expects_response;
         if inject_bug!(AckAfterDisconnect, is_sent_without_acks, completed.result.is_err()) {
-            batches.into_iter().for_each(|b| self.complete_batch(b, None, None));
+            batches.into_iter().for_each(|b| self.acknowledge_batch(b, None, None));
             return;
         }
         let version = request.version;
@@ -306,6 +309,10 @@ impl<I: Io> Sender<I> {
             batch.closed.last_error.clone_from(&response.error);
         }
         let rule = decide(&facts);
+        if !matches!(rule.verdict, Verdict::Complete | Verdict::Duplicate) {
+            // This verdict may fail later batches of a partition whose batch is acknowledged.
+            self.complete_acknowledged_batches();
+        }
         if !response.code.is_none() {
             let p = &batch.closed.meta.partition;
             tracing::debug!(
@@ -318,10 +325,10 @@ impl<I: Io> Sender<I> {
         }
         match rule.verdict {
             Verdict::Complete => {
-                self.complete_batch(batch, response.base_offset, response.log_append_time);
+                self.acknowledge_batch(batch, response.base_offset, response.log_append_time);
             }
             // The base offset of a duplicate is unknown, even if the response contains one.
-            Verdict::Duplicate => self.complete_batch(batch, None, None),
+            Verdict::Duplicate => self.acknowledge_batch(batch, None, None),
             Verdict::Retry { refresh_metadata } => {
                 if refresh_metadata {
                     self.client.request_metadata(now);
@@ -363,28 +370,6 @@ impl<I: Io> Sender<I> {
                 self.transition_to_fatal_error(&error);
             }
         }
-    }
-
-    /// Completes an acknowledged batch. The offset is unknown for a duplicate and with acks=0.
-    ///
-    /// If the batch expired in flight, its records have failed already and that is final. But its
-    /// sequence counts as acknowledged, which may save its partition from a new epoch.
-    fn complete_batch(
-        &mut self,
-        mut batch: StampedBatch,
-        base_offset: Option<i64>,
-        log_append_time: Option<i64>,
-    ) {
-        self.producer_state.maybe_update_last_acked_sequence(&batch);
-        let p = &batch.closed.meta.partition;
-        self.producer_state.remove_in_flight_batch(p.id);
-        self.stall_report.moved(&p.topic, p.index);
-        self.ready.mark_dirty(p.id);
-        let size = batch.closed.wire_len();
-        self.batch_size_discovery.on_accepted(p, batch.stamp.topic_id, size);
-        let number = batch.closed.meta.number;
-        batch.closed.complete(Outcome::Acknowledged { base_offset, log_append_time });
-        self.flushes.batch_completed(number);
     }
 
     /// Puts a batch back into its queue, to be sent again after the backoff.
