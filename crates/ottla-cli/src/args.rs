@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::perf::SweepRange;
 use doctor::DOCTOR_NOTES;
 pub(crate) use doctor::DoctorArgs;
 use produce::PRODUCE_NOTES;
@@ -100,6 +101,10 @@ use. Environment variables do not set anything.
 The latency of a record starts when the command calls send, and ends at the acknowledgement. With \
 a rate it starts when the record was due, even if the producer was late.
 
+A report shows throughput, latencies, batches, requests, retries, CPU and memory over time, with \
+the settings (secrets are hidden) and the machine. Without --json it includes the warm-up. Its \
+file loads nothing from elsewhere.
+
 Exit status: 0 if every record was acknowledged, 1 if a record failed, 2 for a wrong option or \
 setting.";
 
@@ -119,18 +124,24 @@ pub(crate) enum SendMethod {
 #[derive(Debug, Args)]
 pub(crate) struct PerfArgs {
     /// The topic.
-    #[arg(long)]
-    pub(crate) topic: String,
+    #[arg(long, required_unless_present = "compare")]
+    pub(crate) topic: Option<String>,
     /// Number of records to send.
     #[arg(
         long,
         alias = "records",
         value_name = "N",
+        required_unless_present_any = ["compare", "sweep"],
         value_parser = clap::value_parser!(u64).range(1..)
     )]
-    pub(crate) num_records: u64,
+    pub(crate) num_records: Option<u64>,
     /// Records a second; -1 for no limit.
-    #[arg(long, value_name = "N", allow_hyphen_values = true, required_unless_present = "rate")]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_hyphen_values = true,
+        required_unless_present_any = ["rate", "compare", "sweep"]
+    )]
     pub(crate) throughput: Option<f64>,
     /// Bytes of each value, filled with A to Z.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
@@ -201,6 +212,56 @@ pub(crate) struct PerfArgs {
     /// q leaves this view, not the run.
     #[arg(long)]
     pub(crate) live: bool,
+    /// Write a report when the run has ended: a page with charts if the name ends in .html, the
+    /// data for --compare if it ends in .json; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Vec<PathBuf>,
+    /// The name of the run in its report [default: topic and time].
+    #[arg(long, value_name = "TEXT", requires = "report")]
+    pub(crate) report_name: Option<String>,
+    /// Send nothing: compare the data of earlier runs, as a table and in the page of --report.
+    #[arg(
+        long,
+        value_name = "FILE.json",
+        num_args = 1..,
+        conflicts_with_all = ["topic", "num_records", "live", "json", "sweep"]
+    )]
+    pub(crate) compare: Vec<PathBuf>,
+    /// Send at rising rates, in records a second, and print the latency at each; ends at a rate
+    /// that is not sustained. Latencies begin when records are due.
+    #[arg(
+        long,
+        value_name = "FROM..TO",
+        conflicts_with_all = ["num_records", "throughput", "rate", "warmup_records", "live"]
+    )]
+    pub(crate) sweep: Option<SweepRange>,
+    /// The highest 99th percentile of the latency, in milliseconds; the sweep finds the highest
+    /// rate under it.
+    #[arg(
+        long,
+        value_name = "MS",
+        requires = "sweep",
+        value_parser = parse_limit_ms
+    )]
+    pub(crate) sweep_p99: Option<f64>,
+    /// Number of rates of a sweep. Further ones follow, to find the highest one.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        requires = "sweep",
+        value_parser = clap::value_parser!(u32).range(2..=100)
+    )]
+    pub(crate) sweep_steps: u32,
+    /// Seconds at each rate of a sweep.
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 10,
+        requires = "sweep",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    pub(crate) sweep_seconds: u64,
     /// Print one JSON object with the results, and no other line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -247,6 +308,32 @@ pub(crate) struct PerfArgs {
         value_parser = clap::value_parser!(u64).range(1..=64)
     )]
     pub(crate) threads: u64,
+}
+
+impl PerfArgs {
+    /// Returns the topic, which every run has.
+    pub(crate) fn topic(&self) -> &str {
+        self.topic.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the number of records; 0 for a sweep, which counts by rate and time.
+    pub(crate) fn num_records(&self) -> u64 {
+        self.num_records.unwrap_or_default()
+    }
+
+    /// Returns the rate of the load in records a second; `None` for no limit.
+    pub(crate) fn offered_rate(&self) -> Option<f64> {
+        self.rate.map(|rate| rate as f64).or(self.throughput).filter(|rate| *rate > 0.0)
+    }
+}
+
+fn parse_limit_ms(text: &str) -> Result<f64, String> {
+    let ms: f64 = text.parse().map_err(|_| "expected a number of milliseconds".to_owned())?;
+    if (0.001..=3_600_000.0).contains(&ms) {
+        Ok(ms)
+    } else {
+        Err("expected a number from 0.001 to 3600000".into())
+    }
 }
 
 /// How keys are chosen from the range.

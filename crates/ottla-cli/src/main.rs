@@ -133,10 +133,10 @@ fn main() -> ExitCode {
 }
 
 /// Starts a thread of the command.
-pub(crate) fn start_thread(
+pub(crate) fn start_thread<T: Send + 'static>(
     name: &str,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<thread::JoinHandle<()>, CliError> {
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>, CliError> {
     let thread = thread::Builder::new().name(name.to_owned());
     thread.spawn(run).map_err(|e| CliError::failed(format!("cannot start the thread {name}: {e}")))
 }

@@ -187,10 +187,8 @@ pub(crate) struct ThroughputThrottler {
 }
 
 impl ThroughputThrottler {
-    pub(crate) fn start(args: &PerfArgs, clock: Clock) -> ThroughputThrottler {
-        let rate =
-            args.rate.map(|r| r as f64).or(args.throughput.filter(|t| *t > 0.0)).unwrap_or(0.0);
-        ThroughputThrottler { records_per_second: rate.max(0.0), start_ns: clock.now() }
+    pub(crate) fn start(rate: Option<f64>, clock: Clock) -> ThroughputThrottler {
+        ThroughputThrottler { records_per_second: rate.unwrap_or(0.0), start_ns: clock.now() }
     }
 
     /// Waits until record `i` is due. Returns the due time in nanoseconds of the clock, or the

@@ -5,6 +5,8 @@
 mod load;
 mod stats;
 mod usage;
+mod report;
+mod sweep;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,14 +22,21 @@ use crate::settings::{check_not_transactional, read_file, set_properties};
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, error_with_reference, limits, start_thread};
 use load::{ThroughputThrottler, Workload};
+use report::{ReportFiles, RunData, Sampler, Totals, counts};
 use stats::{Clock, PerfStats};
-use usage::UsageMeter;
+use sweep::Sweep;
+pub(crate) use sweep::SweepRange;
+use usage::{ResourceUsage, UsageMeter};
 
 /// With `--path delivery`: the number of deliveries that are kept before the oldest is awaited.
 const MAX_PENDING_DELIVERIES: usize = 100_000;
 
 pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
+    if !args.compare.is_empty() {
+        return report::compare(args);
+    }
     check_args(args)?;
+    let reports = ReportFiles::check(&args.report)?;
     if args.live {
         live::check_terminal()?;
     }
@@ -54,31 +63,23 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     let view = args.live.then(|| start_live_view(args, &producer, &stats)).transpose()?;
     let failed = |e: ottla::Error| CliError::failed(error_with_reference(&e));
     // The load starts when the topic is known.
-    producer.partitions_for(&args.topic).map_err(failed)?;
-    let topic = producer.topic(&args.topic).map_err(failed)?;
+    producer.partitions_for(args.topic()).map_err(failed)?;
+    let topic = producer.topic(args.topic()).map_err(failed)?;
     let run =
         PerfRun { args, workload: &workload, stats: &stats, producer: &producer, topic: &topic };
-    let from = if args.json {
-        // All records of the warm-up complete before the measurement starts. Without --json they
-        // are part of the run, as in Kafka's tool.
-        run.send(0, args.warmup_records)?;
-        producer.flush().map_err(failed)?;
-        stats.reset();
-        args.warmup_records
+    let mut data = report::begin_run(args, &producer);
+    if let Some(range) = args.sweep {
+        let sweep = Sweep::run(args, range, &run)?;
+        if args.json {
+            stats.print(format_args!("{}", sweep.to_json()));
+        } else {
+            stats.print(format_args!("{}", sweep.summary()));
+        }
+        data.sweep = sweep.steps;
     } else {
-        0
-    };
-    let meter = UsageMeter::start();
-    let to = if args.json { from + args.num_records } else { args.num_records };
-    run.send(from, to)?;
-    producer.flush().map_err(failed)?;
-    let usage = meter.stop();
-    drop(view);
-    if args.json {
-        stats.print(format_args!("{}", stats.to_json(&usage)));
-    } else {
-        stats.print_total();
+        run.send_and_print(&mut data, view)?;
     }
+    reports.write(&[data])?;
     if args.print_metrics {
         stats.print(format_args!("{}", stats::metrics_table(&producer.metrics())));
     }
@@ -109,17 +110,17 @@ fn start_live_view(
 ) -> Result<LiveGuard, CliError> {
     let (results, progress) = (stats.clone(), stats.clone());
     live::start(LiveConfig {
-        title: format!("ottla perf - topic {}", args.topic),
+        title: format!("ottla perf - topic {}", args.topic()),
         producer: producer.clone(),
         results: Arc::new(move || results.results()),
-        expected_records: Some(args.num_records),
+        expected_records: Some(args.num_records()),
         on_leave: Box::new(move || progress.show_progress_bar()),
     })
 }
 
 /// Checks what the table of options cannot express.
 fn check_args(args: &PerfArgs) -> Result<(), CliError> {
-    if args.warmup_records >= args.num_records && !args.json {
+    if args.sweep.is_none() && args.warmup_records >= args.num_records() && !args.json {
         return Err(CliError::usage("--warmup-records must be fewer than --num-records"));
     }
     if args.transactional_id.is_some() || args.transaction_duration_ms.is_some() {
@@ -180,10 +181,67 @@ struct PerfRun<'a> {
 }
 
 impl PerfRun<'_> {
-    /// Sends the records `from..to`. With several threads, thread `t` sends every n-th record.
-    fn send(&self, from: u64, to: u64) -> Result<(), CliError> {
+    /// Sends all records, prints their results and adds them to the data of the report.
+    fn send_and_print(&self, data: &mut RunData, view: Option<LiveGuard>) -> Result<(), CliError> {
+        let (args, stats, rate) = (self.args, self.stats, self.args.offered_rate());
+        let failed = |e: ottla::Error| CliError::failed(error_with_reference(&e));
+        let from = if args.json {
+            // All records of the warm-up complete before the measurement starts. Without --json
+            // they are part of the run, as in Kafka's tool.
+            self.send(0, args.warmup_records, rate)?;
+            self.producer.flush().map_err(failed)?;
+            stats.reset();
+            args.warmup_records
+        } else {
+            0
+        };
+        let sampler = self.start_sampler()?;
+        let meter = UsageMeter::start();
+        let to = if args.json { from + args.num_records() } else { args.num_records() };
+        self.send(from, to, rate)?;
+        self.producer.flush().map_err(failed)?;
+        let usage = meter.stop();
+        drop(view);
+        if args.json {
+            stats.print(format_args!("{}", stats.to_json(&usage)));
+        } else {
+            stats.print_total();
+        }
+        if let Some(sampler) = sampler {
+            data.samples = sampler.finish();
+            self.add_totals(data, &usage);
+        }
+        Ok(())
+    }
+
+    /// Starts the thread that takes samples, if there will be a report.
+    fn start_sampler(&self) -> Result<Option<Sampler>, CliError> {
+        if self.args.report.is_empty() {
+            return Ok(None);
+        }
+        let stats = self.stats.clone();
+        Sampler::start(self.producer.clone(), Arc::new(move || stats.results())).map(Some)
+    }
+
+    fn add_totals(&self, data: &mut RunData, usage: &ResourceUsage) {
+        let results = self.stats.results();
+        data.totals = Totals {
+            records: results.acknowledged,
+            failed: results.failed,
+            bytes: results.bytes,
+            wall_s: usage.wall_s,
+            user_s: usage.user_s,
+            sys_s: usage.sys_s,
+            max_rss_kb: usage.max_rss_kb,
+        };
+        data.latency_us = counts(&results.latency_us);
+    }
+
+    /// Sends the records `from..to` at a rate. With several threads, thread `t` sends every n-th
+    /// record.
+    fn send(&self, from: u64, to: u64, rate: Option<f64>) -> Result<(), CliError> {
         let threads = self.args.threads;
-        let throttler = ThroughputThrottler::start(self.args, self.stats.clock());
+        let throttler = ThroughputThrottler::start(rate, self.stats.clock());
         if threads == 1 {
             return self.send_records(from, (from..to).step_by(1), throttler);
         }
@@ -219,7 +277,7 @@ impl PerfRun<'_> {
         let (mut clock, workload) = (self.stats.clock(), self.workload);
         let mut pending = VecDeque::new();
         let mut text = String::new();
-        for i in records.take_while(|_| self.stats.is_running()) {
+        for i in records.take_while(|_| self.stats.is_sending()) {
             // The clock is read once for each record: for its timestamp, its token and the start
             // of its latency.
             let sent_at = throttler.wait_until_due(i - from, clock);

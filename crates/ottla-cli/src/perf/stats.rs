@@ -68,6 +68,10 @@ pub(crate) struct PerfStats {
     /// Records are still to be sent. A signal ends the run early, as well as an output that cannot
     /// be written.
     is_running: AtomicBool,
+    /// `--sweep`: the output is a line for each rate.
+    is_sweep: bool,
+    /// The time of the current rate of a sweep has not ended.
+    is_step_running: AtomicBool,
     output_error: Mutex<Option<io::Error>>,
     key_bytes: u64,
     /// Bytes of each value, if all have the same length.
@@ -79,7 +83,7 @@ pub(crate) struct PerfStats {
 }
 
 struct PerfCounters {
-    /// Latencies in microseconds, with `--json` and `--live`.
+    /// Latencies in microseconds, if the histogram is kept.
     latency_histogram: Histogram<u64>,
     errors: u64,
     /// Intervals of kafka-producer-perf-test: since the start, since the end of the warm-up, and
@@ -93,7 +97,8 @@ struct PerfCounters {
     reporting_interval_ns: u64,
     /// The warm-up has ended, and the line that says so is not printed yet.
     steady_state_unannounced: bool,
-    /// Number of records that have completed; with `--json` since the warm-up.
+    /// Number of records that have completed; with `--json` since the warm-up, with
+    /// `--sweep` since the start of the rate.
     completed: u64,
 }
 
@@ -196,11 +201,11 @@ impl PerfStats {
         let counters = PerfCounters {
             latency_histogram,
             errors: 0,
-            total: IntervalStats::new(now, args.num_records),
+            total: IntervalStats::new(now, args.num_records()),
             steady_state: None,
             window: IntervalStats::without_samples(now),
             warmup_records: args.warmup_records,
-            num_records: args.num_records,
+            num_records: args.num_records(),
             reporting_interval_ns: args.reporting_interval.saturating_mul(1_000_000),
             steady_state_unannounced: false,
             completed: 0,
@@ -208,12 +213,17 @@ impl PerfStats {
         let stats = PerfStats {
             clock,
             json: args.json,
-            keeps_histogram: args.json || args.live,
+            keeps_histogram: args.json
+                || args.live
+                || args.sweep.is_some()
+                || !args.report.is_empty(),
+            is_sweep: args.sweep.is_some(),
+            is_step_running: AtomicBool::new(true),
             progress_bar: ProgressBar::with_draw_target(
-                Some(args.num_records),
+                Some(args.num_records()),
                 ProgressDrawTarget::hidden(),
             ),
-            has_progress_bar: !args.json && std::io::stderr().is_terminal(),
+            has_progress_bar: !args.json && args.sweep.is_none() && std::io::stderr().is_terminal(),
             is_running: AtomicBool::new(true),
             output_error: Mutex::new(None),
             key_bytes: sizes.key_bytes,
@@ -254,6 +264,23 @@ impl PerfStats {
         self.is_running.store(false, Ordering::Relaxed);
     }
 
+    /// Starts the measurement of a rate.
+    pub(crate) fn begin_step(&self) {
+        self.reset();
+        self.is_step_running.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the sending at a rate.
+    pub(crate) fn end_step(&self) {
+        self.is_step_running.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns whether the next record is to be sent.
+    #[inline]
+    pub(crate) fn is_sending(&self) -> bool {
+        self.is_running() && self.is_step_running.load(Ordering::Relaxed)
+    }
+
     #[inline]
     pub(crate) fn is_running(&self) -> bool {
         self.is_running.load(Ordering::Relaxed)
@@ -286,7 +313,7 @@ impl PerfStats {
                 counters.latency_histogram.saturating_record(now.saturating_sub(*token) / 1000);
             }
         }
-        if self.json {
+        if self.json || self.is_sweep {
             return;
         }
         let bytes = self.mean_value_bytes();
@@ -303,7 +330,7 @@ impl PerfStats {
         }
     }
 
-    /// With `--json`: removes the results of the warm-up.
+    /// Removes the results so far: of the warm-up, or of an earlier rate.
     pub(crate) fn reset(&self) {
         let mut counters = self.lock();
         counters.latency_histogram.reset();

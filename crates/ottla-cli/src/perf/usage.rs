@@ -41,6 +41,17 @@ impl UsageMeter {
     }
 }
 
+/// Returns the CPU time of the process so far, in seconds.
+pub(crate) fn cpu_time_s() -> f64 {
+    let CpuTime { user_s, sys_s } = cpu_time();
+    user_s + sys_s
+}
+
+/// Returns the resident memory in KiB, which only Linux reports.
+pub(crate) fn rss_kb() -> Option<u64> {
+    memory_kb("VmRSS:")
+}
+
 #[cfg(unix)]
 fn cpu_time() -> CpuTime {
     use nix::sys::resource::{UsageWho, getrusage};
@@ -57,9 +68,14 @@ fn cpu_time() -> CpuTime {
     CpuTime::default()
 }
 
-/// Reads the peak resident set size (`VmHWM`), which only Linux reports.
+/// Returns the peak of the resident memory in KiB; 0 where the system does not report it.
 fn max_rss_kb() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    memory_kb("VmHWM:").unwrap_or(0)
+}
+
+/// Reads a line of `/proc/self/status`.
+fn memory_kb(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
