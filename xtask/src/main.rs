@@ -21,6 +21,8 @@ cargo xtask test          run everything that CI checks
 cargo xtask kafka         start a real Kafka 4.3.1; Enter stops it
 cargo xtask sim --seeds N [--from S]
                           simulate many seeds, optimised, with every assertion
+cargo xtask sim --transactions --seeds N [--from S]
+                          the same with transactional producers
 cargo xtask sim [--trace|--shrink] SCENARIO
                           simulate one scenario: a seed, or the text that a failure prints
 cargo xtask loom          check the event queue, the pool, flush and waits for a topic in every

@@ -21,15 +21,16 @@ mod history;
 mod oracle;
 mod scenario;
 mod older_epochs;
-#[cfg_attr(not(test), allow(dead_code, reason = "only behaviour tests plan faults"))]
 mod request_faults;
 mod sim_cluster;
+mod environment;
 mod instructions;
 mod setup;
 mod shrink;
 mod response_fuzz;
 mod trace;
 mod simulation;
+mod transactions;
 
 pub use history::{
     CallbackResult, History, RecordHistory, RecordOutcome, RecoveryResult, RejectedSend, SendCall,
@@ -40,7 +41,7 @@ pub use response_fuzz::fuzz_responses;
 pub use scenario::Scenario;
 pub use scenario_events::{ScenarioEvent, ScenarioEventKind};
 pub use shrink::shrink;
-pub use simulation::{RunReport, run_scenario, run_seed};
+pub use simulation::{RunReport, run_scenario, run_seed, run_transaction_seed};
 pub use trace::enable_trace;
 
 #[cfg(test)]

@@ -2,24 +2,35 @@
 
 use std::process::ExitCode;
 
-use ottla_sim::{RunReport, Scenario, enable_trace, run_scenario, run_seed, shrink};
+use ottla_sim::{
+    RunReport, Scenario, enable_trace, run_scenario, run_seed, run_transaction_seed, shrink,
+};
 
 const USAGE: &str = "\
 usage: ottla-sim SCENARIO                 run one scenario
        ottla-sim --trace SCENARIO         the same, and print every event
        ottla-sim --shrink SCENARIO        make a failing scenario smaller
        ottla-sim --seeds N [--from S]     run N seeds, from seed S (default 0)
+       ottla-sim --transactions --seeds N [--from S]
+                                          run N seeds with transactional producers
        ottla-sim --workload NAME ROUNDS   run a workload for callgrind:
                                           records, transaction, one-partition,
                                           many-partitions or new-topics
-A SCENARIO is a seed, or the text that a failure prints.";
+A SCENARIO is a seed, or the text that a failure prints. A seed with transactional producers begins
+with t, as in t1234.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let passed = match args.as_slice() {
-        ["--seeds", n] => run_seeds(n, "0"),
-        ["--seeds", n, "--from", from] | ["--from", from, "--seeds", n] => run_seeds(n, from),
+        ["--transactions", rest @ ..] => match parse_seeds(rest) {
+            Some((n, from)) => run_seeds(n, from, run_transaction_seed),
+            None => Err(USAGE.to_owned()),
+        },
+        ["--seeds" | "--from", ..] => match parse_seeds(&args) {
+            Some((n, from)) => run_seeds(n, from, run_seed),
+            None => Err(USAGE.to_owned()),
+        },
         ["--workload", name, rounds] => parse_number(rounds)
             .and_then(|rounds| ottla_sim::run_workload(name, rounds))
             .map(|()| true),
@@ -40,6 +51,15 @@ fn main() -> ExitCode {
             eprintln!("{e}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// Returns the number of seeds and the first one.
+fn parse_seeds<'a>(args: &[&'a str]) -> Option<(&'a str, &'a str)> {
+    match args {
+        ["--seeds", n] => Some((n, "0")),
+        ["--seeds", n, "--from", from] | ["--from", from, "--seeds", n] => Some((n, from)),
+        _ => None,
     }
 }
 
@@ -67,11 +87,15 @@ fn shrink_and_print(s: &Scenario) -> bool {
     true
 }
 
-fn run_seeds(count: &str, from: &str) -> Result<bool, String> {
+fn run_seeds(
+    count: &str,
+    from: &str,
+    run: fn(u64) -> Result<RunReport, String>,
+) -> Result<bool, String> {
     let (count, from) = (parse_number(count)?, parse_number(from)?);
     let (mut failures, mut total) = (0, RunReport::default());
     for seed in from..from + count {
-        match run_seed(seed) {
+        match run(seed) {
             Ok(report) => total.add(report),
             Err(e) => {
                 failures += 1;
@@ -85,6 +109,12 @@ fn run_seeds(count: &str, from: &str) -> Result<bool, String> {
         "{} records accepted: {} acknowledged, {} failed; {} rejected by send; {} disconnects",
         total.accepted, total.acknowledged, total.failed, total.rejected, total.disconnects
     );
+    if total.committed > 0 {
+        println!(
+            "{} transactions committed, {} not committed, {} undecided; {} calls fenced",
+            total.committed, total.aborted, total.undecided, total.fenced
+        );
+    }
     for (fault, n) in total.faults {
         println!("{n:>9} {fault}");
     }

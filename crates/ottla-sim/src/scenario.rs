@@ -10,7 +10,9 @@ use ottla::sim::Faults;
 use ottla::{Producer, ProducerBuilder};
 use ottla_protocol::wire::TestRng;
 
-use crate::scenario_events::{ScenarioEvent, ScenarioEventKind, insert_restoration, random_events};
+use crate::scenario_events::{
+    ScenarioEvent, ScenarioEventKind, insert_restoration, insert_transaction_events, random_events,
+};
 
 /// A field's value that can be written as text.
 trait ScenarioValue: Sized + PartialEq {
@@ -54,6 +56,8 @@ macro_rules! scenario {
         pub struct Scenario {
             /// The seed of the choices.
             pub seed: u64,
+            /// Whether transactional producers run.
+            pub is_transactional: bool,
             /// The faults that happen at a given time, in order.
             pub events: Vec<ScenarioEvent>,
             $( $(#[$doc])* pub $name: $ty, )*
@@ -179,7 +183,32 @@ scenario! {
     brokers_by_name: bool,
     /// Whether a restarted broker knows only the last batch of each producer.
     restores_last_batch_only: bool,
+    /// The number of transactional ids.
+    transactional_ids: u64,
+    /// The number of instances of the application. Instances with the same id fence each other.
+    instances: u64,
+    /// The number of transactions that each instance tries.
+    transactions: u64,
+    /// The most records of a transaction.
+    records_per_transaction: u64,
+    /// The cluster's `transaction.version`: 1 or 2.
+    transaction_version: u64,
+    /// `transaction.timeout.ms`.
+    transaction_timeout_ms: u64,
+    /// One transactional or Produce request in this many is lost, refused or late; 0 for none.
+    request_fault_one_in: u64,
+    /// Whether requests may arrive after the client has given them up.
+    has_late_requests: bool,
+    /// How long a new coordinator loads its state.
+    coordinator_load_ms: u64,
+    /// The longest time until the coordinator writes a transaction marker.
+    max_marker_delay_ms: u64,
 }
+
+/// What the text of a seed with transactions begins with.
+const TRANSACTIONS_PREFIX: &str = "t";
+/// Makes the draws of transactions independent of the other draws of the seed.
+const TRANSACTION_SEEDS: u64 = 0x7a6e_5ac7_0000_0000;
 
 fn pick<T: Copy>(rng: &mut TestRng, choices: &[T]) -> T {
     choices[rng.next_below(choices.len() as u64) as usize]
@@ -196,6 +225,7 @@ impl Scenario {
         let is_fault_free = rng.next_below(8) == 0;
         let mut s = Scenario {
             seed,
+            is_transactional: false,
             events: Vec::new(),
             acks: if idempotent { "all" } else { pick(rng, &["all", "1", "0"]) },
             idempotent,
@@ -248,6 +278,16 @@ impl Scenario {
             purge_in_flight: false,
             brokers_by_name: false,
             restores_last_batch_only: false,
+            transactional_ids: 0,
+            instances: 0,
+            transactions: 0,
+            records_per_transaction: 0,
+            transaction_version: 2,
+            transaction_timeout_ms: 60_000,
+            request_fault_one_in: 0,
+            has_late_requests: false,
+            coordinator_load_ms: 0,
+            max_marker_delay_ms: 0,
         };
         if is_fault_free {
             s.disconnect_one_in = 0;
@@ -279,6 +319,46 @@ impl Scenario {
         s
     }
 
+    /// Returns the scenario of a seed with transactional producers.
+    ///
+    /// Cluster, network and settings are those of [`new`](Scenario::new), with the settings that
+    /// transactions need, and without the events that legitimately remove committed records.
+    pub fn with_transactions(seed: u64) -> Scenario {
+        let mut s = Scenario::new(seed);
+        let is_fault_free = s.events.is_empty() && s.broker_fault_one_in == 0;
+        let rng = &mut TestRng::new(seed ^ TRANSACTION_SEEDS);
+        s.is_transactional = true;
+        (s.acks, s.idempotent, s.unclean_leader_election) = ("all", true, false);
+        (s.close_at_ms, s.purge_at_ms) = (0, 0);
+        s.retries = i32::MAX as u64;
+        s.events.retain(|e| !e.kind.removes_records() && !e.kind.suspends_machines());
+        s.heal_after_ms = s.heal_after_ms.max(1_000 + rng.next_below(4_000));
+        s.transactional_ids = pick(rng, &[1, 1, 2]);
+        s.instances = s.transactional_ids + pick(rng, &[0, 0, 1]);
+        s.transactions = pick(rng, &[3, 6, 12, 25]);
+        s.records_per_transaction = pick(rng, &[1, 3, 8, 30]);
+        s.transaction_version = 1 + rng.next_below(2);
+        s.transaction_timeout_ms = pick(rng, &[1_000, 5_000, 60_000, 60_000]);
+        s.request_fault_one_in = pick(rng, &[0, 5, 12, 40]);
+        s.has_late_requests = rng.next_below(3) != 0;
+        s.coordinator_load_ms = pick(rng, &[0, 0, 100, 700]);
+        s.max_marker_delay_ms = pick(rng, &[0, 0, 5, 200]);
+        s.has_fatal_faults &= rng.next_below(2) == 0;
+        if is_fault_free {
+            (s.request_fault_one_in, s.has_late_requests) = (0, false);
+            s.instances = s.transactional_ids;
+            s.transaction_timeout_ms = 60_000;
+        } else {
+            insert_transaction_events(rng, &mut s);
+        }
+        s
+    }
+
+    /// Returns the scenario of a seed, with or without transactions.
+    fn of_seed(seed: u64, is_transactional: bool) -> Scenario {
+        if is_transactional { Scenario::with_transactions(seed) } else { Scenario::new(seed) }
+    }
+
     /// Returns whether the run has no faults and enough time to deliver every record.
     pub fn is_fault_free(&self) -> bool {
         let has_no_random_faults = self.disconnect_one_in == 0
@@ -294,6 +374,7 @@ impl Scenario {
             && has_wide_limits
             && is_fast
             && self.events.is_empty()
+            && self.request_fault_one_in == 0
             && self.close_at_ms == 0
             && self.purge_at_ms == 0
     }
@@ -303,14 +384,19 @@ impl Scenario {
         self.events.iter().any(|e| matches!(e.kind, ScenarioEventKind::RestoreTopic { .. }))
     }
 
-    /// Parses a seed, or the text of [`to_text`](Scenario::to_text).
+    /// Parses a seed, or the text of [`to_text`](Scenario::to_text). The text of a seed with
+    /// transactions begins with `t`.
     ///
     /// # Errors
     /// Names the part that is no seed, field or value.
     pub fn parse(text: &str) -> Result<Scenario, String> {
         let (seed, rest) = text.split_once(':').unwrap_or((text, ""));
-        let seed = seed.parse().map_err(|_| format!("invalid seed: {seed:?}"))?;
-        let mut s = Scenario::new(seed);
+        let (is_transactional, number) = match seed.strip_prefix(TRANSACTIONS_PREFIX) {
+            Some(number) => (true, number),
+            None => (false, seed),
+        };
+        let number = number.parse().map_err(|_| format!("invalid seed: {seed:?}"))?;
+        let mut s = Scenario::of_seed(number, is_transactional);
         for part in rest.split(',').filter(|p| !p.is_empty()) {
             let parsed = match part.split_once('=') {
                 Some(("events", numbers)) => {
@@ -337,15 +423,16 @@ impl Scenario {
 
     /// Returns the scenario as one line: its seed, and each field that differs from the seed's.
     pub fn to_text(&self) -> String {
-        let original = Scenario::new(self.seed);
+        let original = Scenario::of_seed(self.seed, self.is_transactional);
         let mut parts = self.differing_fields(&original);
         if self.events.len() != original.events.len() {
             let numbers: Vec<String> = self.events.iter().map(|e| e.number.to_string()).collect();
             parts.push(format!("events={}", numbers.join(".")));
         }
+        let prefix = if self.is_transactional { TRANSACTIONS_PREFIX } else { "" };
         match parts.as_slice() {
-            [] => self.seed.to_string(),
-            parts => format!("{}:{}", self.seed, parts.join(",")),
+            [] => format!("{prefix}{}", self.seed),
+            parts => format!("{prefix}{}:{}", self.seed, parts.join(",")),
         }
     }
 

@@ -94,6 +94,46 @@ pub enum ScenarioEventKind {
         /// The node that leads afterwards the partitions of which it has a replica.
         to: i32,
     },
+    /// Another node becomes the coordinator of a transactional id, and of the consumer group with
+    /// the same number.
+    MoveCoordinator {
+        /// The number of the transactional id.
+        id: u64,
+        /// The new coordinator.
+        to: i32,
+    },
+    /// The producer of an instance runs no code for a while.
+    PauseInstance {
+        /// The instance.
+        instance: u64,
+        /// The length in milliseconds.
+        ms: u64,
+    },
+    /// Nothing passes between an instance and the cluster; no connection ends.
+    IsolateInstance(u64),
+    /// The network of an instance works again.
+    ReconnectInstance(u64),
+    /// The process of an instance is killed. It starts again.
+    KillInstance(u64),
+    /// The cluster finalizes another `transaction.version`.
+    SetTransactionVersion(u64),
+}
+
+impl ScenarioEventKind {
+    /// Returns whether the event removes records of a topic from the cluster.
+    pub(crate) fn removes_records(self) -> bool {
+        use ScenarioEventKind as Kind;
+
+        matches!(
+            self,
+            Kind::RecreateTopic { .. } | Kind::DeleteTopic(_) | Kind::RestoreTopic { .. }
+        )
+    }
+
+    /// Returns whether the event suspends the clients' machines.
+    pub(crate) fn suspends_machines(self) -> bool {
+        matches!(self, ScenarioEventKind::Suspend { .. })
+    }
 }
 
 /// A kind of event and the time when it happens.
@@ -161,6 +201,40 @@ pub(crate) fn insert_restoration(rng: &mut TestRng, s: &mut Scenario) {
     let kind = ScenarioEventKind::RestoreTopic { topic, to };
     let event = ScenarioEvent { number: s.events.len(), at_ms, kind };
     s.events.insert(s.events.partition_point(|e| e.at_ms <= at_ms), event);
+}
+
+/// Adds events of coordinators and of instances of the application. They have the highest numbers.
+pub(crate) fn insert_transaction_events(rng: &mut TestRng, s: &mut Scenario) {
+    use ScenarioEventKind as Kind;
+
+    let mut number = s.events.len();
+    let mut insert = |s: &mut Scenario, at_ms: u64, kind: ScenarioEventKind| {
+        let event = ScenarioEvent { number, at_ms, kind };
+        s.events.insert(s.events.partition_point(|e| e.at_ms <= at_ms), event);
+        number += 1;
+    };
+    for _ in 0..rng.next_below(10) {
+        let at_ms = rng.next_below(s.heal_after_ms);
+        let instance = rng.next_below(s.instances);
+        let kind = match rng.next_below(8) {
+            0..3 => Kind::MoveCoordinator {
+                id: rng.next_below(s.transactional_ids),
+                to: 1 + rng.next_below(s.nodes) as i32,
+            },
+            3 | 4 => Kind::PauseInstance { instance, ms: 1 + rng.next_below(6_000) },
+            5 | 6 => Kind::IsolateInstance(instance),
+            _ => Kind::KillInstance(instance),
+        };
+        insert(s, at_ms, kind);
+        if let Kind::IsolateInstance(instance) = kind {
+            let ends_at = at_ms + 1 + rng.next_below(4_000);
+            insert(s, ends_at, Kind::ReconnectInstance(instance));
+        }
+    }
+    if rng.next_below(6) == 0 {
+        let at_ms = rng.next_below(s.heal_after_ms);
+        insert(s, at_ms, Kind::SetTransactionVersion(3 - s.transaction_version));
+    }
 }
 
 /// Returns the event that ends this fault, if the fault lasts.

@@ -4,10 +4,15 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{RunReport, Scenario, oracle, run_scenario, run_seed, shrink};
+use crate::{
+    RunReport, Scenario, oracle, run_scenario, run_seed, run_transaction_seed, shrink, transactions,
+};
 
 /// The seeds of every test run; `cargo xtask sim --seeds N` runs more.
 const SEED_COUNT: u64 = 3000;
+
+/// The seeds with transactions of every test run.
+const TRANSACTION_SEED_COUNT: u64 = 300;
 
 /// The seeds within which each injected bug must be found.
 #[cfg(ottla_injected_bugs)]
@@ -24,8 +29,15 @@ struct Failure {
     error: String,
 }
 
+/// Runs a seed.
+type Run = fn(u64) -> Result<RunReport, String>;
+
 /// Runs seeds on every core until one fails. Returns the lowest failing seed.
-fn find_first_failure(seeds: u64, on_report: impl Fn(RunReport) + Sync) -> Option<Failure> {
+fn find_first_failure(
+    seeds: u64,
+    run: Run,
+    on_report: impl Fn(RunReport) + Sync,
+) -> Option<Failure> {
     let (next, lowest) = (AtomicU64::new(0), Mutex::new(None::<Failure>));
     let work = || {
         loop {
@@ -34,7 +46,7 @@ fn find_first_failure(seeds: u64, on_report: impl Fn(RunReport) + Sync) -> Optio
             if seed >= seeds || is_beyond_failure {
                 return;
             }
-            let result = std::panic::catch_unwind(|| run_seed(seed));
+            let result = std::panic::catch_unwind(|| run(seed));
             match result.unwrap_or_else(|_| Err(format!("seed {seed}: it panicked"))) {
                 Ok(report) => on_report(report),
                 Err(error) => {
@@ -54,7 +66,9 @@ fn find_first_failure(seeds: u64, on_report: impl Fn(RunReport) + Sync) -> Optio
 #[test]
 fn invariants_hold_for_every_seed() {
     let total = Mutex::new(RunReport::default());
-    let failure = find_first_failure(seed_count(), |report| total.lock().unwrap().add(report));
+    let failure = find_first_failure(seed_count(), run_seed, |report| {
+        total.lock().unwrap().add(report);
+    });
     if let Some(failure) = failure {
         panic!("{}", failure.error);
     }
@@ -69,6 +83,35 @@ fn invariants_hold_for_every_seed() {
         "{total:?}"
     );
     assert!(total.faults.len() >= 18, "{total:?}");
+}
+
+#[test]
+fn transaction_invariants_hold_for_every_seed() {
+    let seeds = seed_count().min(TRANSACTION_SEED_COUNT);
+    let total = Mutex::new(RunReport::default());
+    let failure = find_first_failure(seeds, run_transaction_seed, |report| {
+        total.lock().unwrap().add(report);
+    });
+    if let Some(failure) = failure {
+        panic!("{}", failure.error);
+    }
+    let total = total.into_inner().unwrap();
+    println!("{total:#?}");
+    if seeds < TRANSACTION_SEED_COUNT {
+        return;
+    }
+    // The seeds did enough work, and met every kind of fault.
+    let faults = &total.faults;
+    assert!(
+        total.committed > 1_000 && total.aborted > 500 && total.undecided > 50 && total.fenced > 50,
+        "{total:?}"
+    );
+    for fault in ["request repeated", "request delayed", "response lost", "refused"] {
+        assert!(faults.keys().any(|name| name.starts_with("EndTxn") && name.contains(fault)));
+    }
+    for fault in ["coordinator moved", "instance killed", "instance paused", "node killed"] {
+        assert!(faults.contains_key(fault), "{fault}: {total:?}");
+    }
 }
 
 /// Returns the scenarios in the text of seeds.txt, which explains its format.
@@ -97,14 +140,18 @@ fn scenarios_that_once_failed_pass() {
 fn seed_replays_to_the_nanosecond() {
     for seed in [3, 77, 1234] {
         assert_eq!(run_seed(seed), run_seed(seed));
+        assert_eq!(run_transaction_seed(seed), run_transaction_seed(seed));
     }
 }
 
 #[test]
 fn scenario_round_trips_through_text() {
-    for seed in 0..50 {
-        let s = Scenario::new(seed);
-        assert_eq!(s.to_text(), seed.to_string());
+    for seed in 0..100 {
+        let (s, text) = match seed % 2 {
+            0 => (Scenario::new(seed), seed.to_string()),
+            _ => (Scenario::with_transactions(seed), format!("t{seed}")),
+        };
+        assert_eq!(s.to_text(), text);
         let mut changed = s
             .with_field("records_per_caller", "7")
             .and_then(|s| s.with_field("codec", "lz4"))
@@ -122,13 +169,18 @@ fn scenario_round_trips_through_text() {
 /// `OTTLA_WRITE_DOCS=1 cargo test -p ottla-sim --lib in_docs` writes them.
 #[test]
 fn invariants_in_docs_are_current() {
-    const BEGIN: &str = "<!-- invariants -->\n";
-    const END: &str = "<!-- /invariants -->";
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/SIMULATION.md");
-    let text = std::fs::read_to_string(path).expect("docs/SIMULATION.md is readable");
-    let (before, rest) = text.split_once(BEGIN).expect("the page has the first marker");
-    let (_, after) = rest.split_once(END).expect("the page has the second marker");
-    let expected = format!("{before}{BEGIN}{}{END}{after}", oracle::invariants_markdown());
+    let mut expected = std::fs::read_to_string(path).expect("docs/SIMULATION.md is readable");
+    let lists = [
+        ("invariants", oracle::invariants_markdown()),
+        ("transaction invariants", transactions::invariants_markdown()),
+    ];
+    for (name, list) in lists {
+        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+        let (before, rest) = expected.split_once(&begin).expect("the page has the first marker");
+        let (_, after) = rest.split_once(&end).expect("the page has the second marker");
+        expected = format!("{before}{begin}{list}{end}{after}");
+    }
     if std::env::var_os("OTTLA_WRITE_DOCS").is_some() {
         std::fs::write(path, &expected).expect("docs/SIMULATION.md is writable");
     }
@@ -145,7 +197,7 @@ fn injected_bugs_are_found() {
     let mut missed = Vec::new();
     for bug in INJECTED_BUGS {
         inject(Some(*bug));
-        let failure = find_first_failure(INJECTED_BUG_SEEDS, |_| {});
+        let failure = find_first_failure(INJECTED_BUG_SEEDS, run_seed, |_| {});
         inject(None);
         match failure {
             Some(Failure { seed, error }) => {

@@ -17,7 +17,7 @@ use ottla_protocol::wire::TestRng;
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
 use crate::older_epochs::OlderEpochs;
-use crate::request_faults::{RequestFault, RequestFaults, error_response};
+use crate::request_faults::{LateRequest, RequestFault, RequestFaults, error_response};
 use crate::scenario::Scenario;
 use crate::trace::trace;
 
@@ -131,6 +131,7 @@ impl SimCluster {
     pub(crate) fn clear_faults(&mut self) {
         self.late_responses = LateResponses::default();
         self.stale_metadata_one_in = 0;
+        self.request_faults.heal();
         self.core.clear_fault_injector();
         if let Some(older_epochs) = &mut self.older_epochs {
             older_epochs.heal();
@@ -158,9 +159,15 @@ impl SimCluster {
 
     /// Handles every request that has arrived, and sends every response that is ready.
     pub(crate) fn serve(&mut self, machine: &SimMachine) {
-        self.read_input(machine);
-        self.unmute(machine);
-        let time = broker_now(machine);
+        self.serve_all(std::slice::from_ref(machine));
+    }
+
+    /// As [`serve`](SimCluster::serve), for the clients on several machines with the same time.
+    pub(crate) fn serve_all(&mut self, machines: &[SimMachine]) {
+        machines.iter().for_each(|machine| self.read_input(machine));
+        self.unmute(machines);
+        self.deliver_late_requests(&machines[0]);
+        let time = broker_now(&machines[0]);
         if self.core.next_deadline().is_some_and(|deadline_ms| deadline_ms <= time.mono_ms) {
             self.core.tick(time);
         }
@@ -168,6 +175,7 @@ impl SimCluster {
             self.connections.iter().filter_map(|(id, c)| Some((*id, c.pending_ticket?))).collect();
         for (id, ticket) in waiting {
             let Some(result) = self.core.try_complete(ticket, time) else { continue };
+            let Some(machine) = machine_with(machines, id) else { continue };
             if let Some(c) = self.connections.get_mut(&id) {
                 c.pending_ticket = None;
             }
@@ -181,7 +189,8 @@ impl SimCluster {
     /// Returns when [`serve`](SimCluster::serve) has work next without new input.
     pub(crate) fn next_deadline(&self) -> Option<Tick> {
         let core = self.core.next_deadline().map(|ms| Tick(ms * 1_000_000));
-        self.connections.values().filter_map(|c| c.muted_until).chain(core).min()
+        let late = self.request_faults.next_late_at();
+        self.connections.values().filter_map(|c| c.muted_until).chain(core).chain(late).min()
     }
 
     /// Starts the pause that a Produce response has requested.
@@ -195,8 +204,8 @@ impl SimCluster {
     }
 
     /// Ends the pauses that have expired, and handles the requests that have arrived in them.
-    fn unmute(&mut self, machine: &SimMachine) {
-        let now = machine.now();
+    fn unmute(&mut self, machines: &[SimMachine]) {
+        let now = machines[0].now();
         let mut unmuted = Vec::new();
         for (id, c) in &mut self.connections {
             if c.muted_until.is_some_and(|until| until <= now) {
@@ -204,7 +213,11 @@ impl SimCluster {
                 unmuted.push(*id);
             }
         }
-        unmuted.into_iter().for_each(|id| self.handle_frames(id, machine));
+        for id in unmuted {
+            if let Some(machine) = machine_with(machines, id) {
+                self.handle_frames(id, machine);
+            }
+        }
     }
 
     fn read_input(&mut self, machine: &SimMachine) {
@@ -250,16 +263,19 @@ impl SimCluster {
             let frame = Bytes::from(frame);
             if let Some((header, fault)) = self.request_faults.take(&frame) {
                 trace(machine, || format!("connection {id}: {fault:?}"));
+                if self.request_faults.random.is_some() {
+                    *self.fault_counts.entry(fault.name(header.api_key)).or_default() += 1;
+                }
                 if let RequestFault::Respond(code) = fault {
                     let response = error_response(&header, &frame, code);
                     machine.send_to_client(id, response, Duration::ZERO);
                     continue;
                 }
                 if matches!(fault, RequestFault::LoseResponse | RequestFault::RepeatRequest) {
-                    self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
+                    self.handle_without_response(node, &frame, time);
                 }
                 if matches!(fault, RequestFault::DelayRequest | RequestFault::RepeatRequest) {
-                    self.request_faults.late.push_back((node, frame));
+                    self.request_faults.add_late(node, frame, machine.now());
                 }
                 self.close(id, machine);
                 return;
@@ -350,12 +366,33 @@ impl SimCluster {
     /// lost. Returns whether there was one.
     #[cfg(test)]
     pub(crate) fn deliver_late_request(&mut self, machine: &SimMachine) -> bool {
-        let Some((node, frame)) = self.request_faults.late.pop_front() else { return false };
-        trace(machine, || format!("late: {}", describe_request(node, 0, &frame)));
-        let (address, time) = (node_address(node), broker_now(machine));
-        let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
-        self.core.handle_at_node(node, &frame, &local, time.mono_ms, time);
+        let Some(late) = self.request_faults.late.pop_front() else { return false };
+        self.deliver(&late, machine);
         true
+    }
+
+    /// Delivers the late requests whose time has come.
+    fn deliver_late_requests(&mut self, machine: &SimMachine) {
+        while let Some(late) = self.request_faults.take_due(machine.now()) {
+            self.count_fault("request arrived late");
+            self.deliver(&late, machine);
+        }
+    }
+
+    fn deliver(&mut self, late: &LateRequest, machine: &SimMachine) {
+        let LateRequest { node, frame, .. } = late;
+        trace(machine, || format!("late: {}", describe_request(*node, 0, frame)));
+        self.handle_without_response(*node, frame, broker_now(machine));
+    }
+
+    /// Handles a request whose response is lost.
+    fn handle_without_response(&mut self, node: i32, frame: &Bytes, time: ClockReading) {
+        let address = node_address(node);
+        let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
+        let result = self.core.handle_at_node(node, frame, &local, time.mono_ms, time);
+        if let HandleResult::Delayed { id, .. } = result {
+            self.core.cancel(id);
+        }
     }
 
     /// Checks that the requests that have arrived without a response are within the limit.
@@ -402,6 +439,12 @@ impl SimCluster {
             older_epochs.add_response(&body, now);
         }
     }
+}
+
+/// Returns the machine whose client a connection belongs to.
+fn machine_with(machines: &[SimMachine], connection: u64) -> Option<&SimMachine> {
+    let number = SimMachine::machine_of(connection);
+    machines.iter().find(|m| m.number() == number)
 }
 
 fn is_request(frame: &[u8], key: ApiKey) -> bool {

@@ -12,30 +12,30 @@ use std::time::Duration;
 use ottla::sim::{SimMachine, SimSender, Tick, build, memory_balance};
 use ottla::{Producer, PurgeScope};
 
-mod faults;
 mod phases;
 mod report;
 
 pub use report::RunReport;
 
 use crate::callers::{Caller, SharedState};
+use crate::environment::Environment;
 use crate::executor::Executor;
 use crate::history::{CallbackCall, HandlerOutcomes, History, Violation};
 use crate::oracle::{
-    ClusterLogs, IN_FLIGHT_INVARIANT, MEMORY_LIMIT_INVARIANT, Observations, ROUNDS_INVARIANT,
-    Suspension, check_invariants,
+    IN_FLIGHT_INVARIANT, MEMORY_LIMIT_INVARIANT, Observations, ROUNDS_INVARIANT, check_invariants,
 };
 use crate::scenario::Scenario;
 use crate::setup::{FaultCounts, create_cluster, describe_batch};
 use crate::sim_cluster::SimCluster;
 use crate::trace::{trace, update_time};
+use crate::transactions;
 
 /// The virtual time after which a run counts as stuck.
-const RUN_TIMEOUT: Duration = Duration::from_secs(3600);
+pub(crate) const RUN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Loops of the sender at one instant; more than this is an endless loop.
-const MAX_ROUNDS_PER_INSTANT: u32 = 50_000;
+pub(crate) const MAX_ROUNDS_PER_INSTANT: u32 = 50_000;
 /// Loops of the sender for each event outside it.
-const MAX_ROUNDS_PER_EVENT: u64 = 3;
+pub(crate) const MAX_ROUNDS_PER_EVENT: u64 = 3;
 
 /// Runs the scenario of a seed.
 ///
@@ -45,14 +45,27 @@ pub fn run_seed(seed: u64) -> Result<RunReport, String> {
     run_scenario(&Scenario::new(seed))
 }
 
+/// Runs the scenario of a seed with transactional producers.
+///
+/// # Errors
+/// Returns the broken invariant, the evidence, and the scenario as text.
+pub fn run_transaction_seed(seed: u64) -> Result<RunReport, String> {
+    run_scenario(&Scenario::with_transactions(seed))
+}
+
 /// Runs a scenario.
 ///
 /// # Errors
 /// Returns the broken invariant, the evidence, and the scenario as text.
 pub fn run_scenario(s: &Scenario) -> Result<RunReport, String> {
-    Simulation::new(s)?.run().map_err(|e| {
+    let result = match s.is_transactional {
+        true => transactions::run(s),
+        false => Simulation::new(s).and_then(Simulation::run),
+    };
+    result.map_err(|e| {
         let text = s.to_text();
-        format!("seed {}: {e}\nreplay: cargo xtask sim --trace '{text}'", s.seed)
+        let (seed, _) = text.split_once(':').unwrap_or((&text, ""));
+        format!("seed {seed}: {e}\nreplay: cargo xtask sim --trace '{text}'")
     })
 }
 
@@ -72,23 +85,14 @@ struct Simulation<'s> {
     sender: Option<SimSender>,
     /// The sender sleeps until then, unless it is woken.
     sender_deadline: Tick,
-    cluster: SimCluster,
+    env: Environment<'s>,
     batch_fault_counts: FaultCounts,
     shared: SharedState,
-    logs: ClusterLogs,
-    /// The index of the scenario's next event.
-    next_event: usize,
-    started_at: Tick,
     /// The sender's loops so far.
     rounds: u64,
     /// Events outside the sender so far. Each of them justifies a few loops.
     external_events: u64,
     rounds_at_instant: RoundsAtInstant,
-    /// When every fault ended; `Tick::NEVER` before.
-    healed_at: Tick,
-    /// The distance between the client's wall clock and the brokers', in milliseconds.
-    wall_clock_offset_ms: i64,
-    suspensions: Vec<Suspension>,
 }
 
 impl<'s> Simulation<'s> {
@@ -115,8 +119,7 @@ impl<'s> Simulation<'s> {
         };
         let mut simulation = Simulation {
             scenario: s,
-            started_at: machine.now(),
-            cluster: SimCluster::new(core, s),
+            env: Environment::new(s, SimCluster::new(core, s), machine.clone()),
             batch_fault_counts,
             machine,
             executor,
@@ -124,14 +127,9 @@ impl<'s> Simulation<'s> {
             sender: Some(sender),
             sender_deadline,
             shared,
-            logs: ClusterLogs::default(),
-            next_event: 0,
             rounds: 0,
             external_events: 1,
             rounds_at_instant: RoundsAtInstant { at: Tick(0), rounds: 0 },
-            healed_at: Tick::NEVER,
-            wall_clock_offset_ms: 0,
-            suspensions: Vec::new(),
         };
         simulation.spawn_callers();
         Ok(simulation)
@@ -168,26 +166,28 @@ impl<'s> Simulation<'s> {
     }
 
     fn run(mut self) -> Result<RunReport, String> {
-        let heal_at = self.started_at.after(ms(self.scenario.heal_after_ms));
+        let heal_at = self.env.started_at.after(ms(self.scenario.heal_after_ms));
         let mut healed = false;
         while !self.executor.is_done() {
-            self.apply_due_events();
+            while let Some(event) = self.env.next_due_event() {
+                self.external_events += 1;
+                self.env.apply_event(event.kind);
+            }
             if !healed && self.machine.now() >= heal_at {
                 healed = true;
-                self.heal();
+                self.env.heal();
             }
-            let next_event = self.scenario.events.get(self.next_event);
-            let next_event = next_event.map(|e| self.started_at.after(ms(e.at_ms)));
+            let next_event_at = self.env.next_event_at();
             let limit =
-                if healed { Tick::NEVER } else { heal_at.min(next_event.unwrap_or(heal_at)) };
+                if healed { Tick::NEVER } else { heal_at.min(next_event_at.unwrap_or(heal_at)) };
             self.step(limit)?;
-            if self.machine.now() > self.started_at.after(RUN_TIMEOUT) {
+            if self.machine.now() > self.env.started_at.after(RUN_TIMEOUT) {
                 let seconds = RUN_TIMEOUT.as_secs();
                 return Err(format!("stuck: a caller is still active after {seconds} seconds"));
             }
         }
-        self.heal();
-        let virtual_ms = self.machine.now().since(self.started_at).as_millis() as u64;
+        self.env.heal();
+        let virtual_ms = self.machine.now().since(self.env.started_at).as_millis() as u64;
         self.check_rounds(virtual_ms)?;
         self.check_idle()?;
         self.check_outage()?;
@@ -201,7 +201,7 @@ impl<'s> Simulation<'s> {
         let now = self.machine.now();
         update_time(&self.machine);
         self.external_events += u64::from(self.executor.run(now));
-        self.cluster.serve(&self.machine);
+        self.env.cluster.serve(&self.machine);
         self.check_memory()?;
         if self.sender.is_some() && (self.machine.would_wake() || self.sender_deadline <= now) {
             return self.run_sender_round(now);
@@ -209,7 +209,7 @@ impl<'s> Simulation<'s> {
         let deadlines = [
             self.machine.next_event(),
             self.executor.timers.next_deadline(),
-            self.cluster.next_deadline(),
+            self.env.cluster.next_deadline(),
             Some(self.sender_deadline),
         ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(limit).min(limit);
@@ -290,32 +290,32 @@ impl<'s> Simulation<'s> {
     /// Collects the observations, checks the invariants and returns the figures.
     fn finish(mut self, virtual_ms: u64) -> Result<RunReport, String> {
         for topic in 0..self.scenario.topics {
-            self.logs.snapshot_topic(&self.cluster.core, &self.scenario.topic_name(topic));
+            self.env.logs.snapshot_topic(&self.env.cluster.core, &self.scenario.topic_name(topic));
         }
-        self.logs.set_journal(self.cluster.core.take_append_history());
+        self.env.logs.set_journal(self.env.cluster.core.take_append_history());
         let history = self.take_history();
         let observations = Observations {
             scenario: self.scenario,
             history: &history,
             handler_outcomes: self.shared.handler_outcomes.take(),
-            logs: &self.logs.decode()?,
+            logs: &self.env.logs.decode()?,
             available_memory: self.producer.available_memory(),
-            suspensions: &self.suspensions,
+            suspensions: &self.env.suspensions,
             partition_counts: (0..self.scenario.topics)
                 .map(|topic| self.scenario.topic_name(topic))
                 .filter_map(|name| {
-                    let partitions = self.cluster.core.describe_topic(&name)?.partitions;
+                    let partitions = self.env.cluster.core.describe_topic(&name)?.partitions;
                     Some((name, partitions))
                 })
                 .collect(),
-            healed_at: self.healed_at,
-            older_epochs: self.cluster.older_epochs.as_ref(),
-            producer_ids_assigned: self.cluster.core.producer_ids_issued(),
+            healed_at: self.env.healed_at,
+            older_epochs: self.env.cluster.older_epochs.as_ref(),
+            producer_ids_assigned: self.env.cluster.core.producer_ids_issued(),
         };
         let fingerprint = check_invariants(&observations)?;
         let accepted = history.records.len() as u64;
         let acknowledged = history.records.iter().filter(|r| r.is_acknowledged()).count() as u64;
-        let mut faults = std::mem::take(&mut self.cluster.fault_counts);
+        let mut faults = std::mem::take(&mut self.env.cluster.fault_counts);
         faults.append(&mut self.batch_fault_counts.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(RunReport {
             accepted,
@@ -323,6 +323,10 @@ impl<'s> Simulation<'s> {
             failed: accepted - acknowledged,
             rejected: history.rejected.len() as u64,
             disconnects: self.machine.lost_connections(),
+            committed: 0,
+            aborted: 0,
+            undecided: 0,
+            fenced: 0,
             faults,
             rounds: self.rounds,
             virtual_ms,
@@ -337,7 +341,7 @@ impl<'s> Simulation<'s> {
         for call in calls.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             history.callback_results.entry(call.token).or_default().push(call.result);
         }
-        for details in std::mem::take(&mut self.cluster.in_flight_violations) {
+        for details in std::mem::take(&mut self.env.cluster.in_flight_violations) {
             history.violations.push(Violation { invariant: IN_FLIGHT_INVARIANT, details });
         }
         history

@@ -36,13 +36,13 @@ impl Simulation<'_> {
     pub(super) fn check_outage(&mut self) -> Result<(), String> {
         trace(&self.machine, || "every node is killed".to_owned());
         for node in 1..=self.scenario.nodes as i32 {
-            self.apply_event(ScenarioEventKind::KillNode(node));
+            self.env.apply_event(ScenarioEventKind::KillNode(node));
         }
         let caller = Caller::new(self.scenario.callers + 1, self.shared.clone());
         self.executor
             .spawn(caller.send_during_outage(self.producer.clone(), self.all_partitions()));
         self.run_until_done(RUN_TIMEOUT, "a record sent during the outage did not complete")?;
-        self.heal();
+        self.env.heal();
         self.run_for(RECONNECT_TIME)
     }
 
@@ -78,7 +78,7 @@ impl Simulation<'_> {
     fn all_partitions(&self) -> Vec<(String, i32)> {
         let mut partitions = Vec::new();
         for topic in (0..self.scenario.topics).map(|topic| self.scenario.topic_name(topic)) {
-            let count = self.cluster.core.describe_topic(&topic).map_or(0, |t| t.partitions);
+            let count = self.env.cluster.core.describe_topic(&topic).map_or(0, |t| t.partitions);
             partitions.extend((0..count).map(|partition| (topic.clone(), partition)));
         }
         partitions

@@ -15,6 +15,14 @@ pub struct RunReport {
     pub rejected: u64,
     /// Connections that the network dropped at random.
     pub disconnects: u64,
+    /// Transactions whose commit succeeded.
+    pub committed: u64,
+    /// Transactions that were not committed: aborted, dropped or failed.
+    pub aborted: u64,
+    /// Transactions of which the application does not know whether they were committed.
+    pub undecided: u64,
+    /// Transactional calls that failed because another producer had taken over.
+    pub fenced: u64,
     /// Every other fault, by name.
     pub faults: BTreeMap<String, u64>,
     /// Loops of the sender.
@@ -33,6 +41,10 @@ impl RunReport {
         self.failed += other.failed;
         self.rejected += other.rejected;
         self.disconnects += other.disconnects;
+        self.committed += other.committed;
+        self.aborted += other.aborted;
+        self.undecided += other.undecided;
+        self.fenced += other.fenced;
         self.rounds += other.rounds;
         self.virtual_ms += other.virtual_ms;
         for (name, n) in other.faults {

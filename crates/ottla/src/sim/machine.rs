@@ -124,6 +124,10 @@ impl SimState {
     }
 }
 
+/// The bits of a connection's number that count the connections of one machine. The bits above are
+/// the machine's number.
+const CONNECTION_BITS: u32 = 32;
+
 /// The simulated machine. A clone is a handle to the same machine.
 #[derive(Debug, Clone)]
 pub struct SimMachine {
@@ -151,6 +155,44 @@ impl SimMachine {
             io_operations: 0,
         };
         SimMachine { state: Arc::new(Mutex::new(state)), workers: Arc::default() }
+    }
+
+    /// Returns another machine in the same network at the same time, whose connections have other
+    /// numbers. Each machine has a number of its own; that of the first one is 0.
+    pub fn another(&self, number: u32, seed: u64) -> SimMachine {
+        let s = self.state();
+        let state = SimState {
+            now: s.now,
+            wall_offset_ms: s.wall_offset_ms,
+            random: SplitMix64::new(seed),
+            faults: s.faults,
+            connections: BTreeMap::new(),
+            next_connection: u64::from(number) << CONNECTION_BITS,
+            listening: s.listening.clone(),
+            links: s.links.clone(),
+            hosts: s.hosts.clone(),
+            names: s.names.clone(),
+            job_results: Vec::new(),
+            woken: false,
+            lost_connections: 0,
+            io_operations: 0,
+        };
+        SimMachine { state: Arc::new(Mutex::new(state)), workers: Arc::default() }
+    }
+
+    /// Returns the number of the machine that a connection belongs to.
+    pub fn machine_of(connection: u64) -> u32 {
+        (connection >> CONNECTION_BITS) as u32
+    }
+
+    /// Returns the machine's number.
+    pub fn number(&self) -> u32 {
+        SimMachine::machine_of(self.state().next_connection)
+    }
+
+    /// Returns whether bytes or connections of this machine are left in the network.
+    pub fn has_connections(&self) -> bool {
+        !self.state().connections.is_empty()
     }
 
     fn state(&self) -> MutexGuard<'_, SimState> {

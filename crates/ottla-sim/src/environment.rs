@@ -1,29 +1,88 @@
-//! Applies a scenario's events to the cluster and the machine, and ends every fault.
+//! The cluster and the machines of its clients: applies a scenario's events to them, and ends every
+//! fault.
 
-use ottla::sim::{Faults, Link};
+use std::time::Duration;
 
-use super::{Simulation, ms};
-use crate::oracle::Suspension;
-use crate::scenario_events::ScenarioEventKind;
+use ottla::sim::{Faults, Link, SimMachine, Tick};
+
+use ottla_broker::CoordinatorType;
+
+use crate::oracle::{ClusterLogs, Suspension};
+use crate::scenario::Scenario;
+use crate::scenario_events::{ScenarioEvent, ScenarioEventKind};
 use crate::setup::create_topic;
-use crate::sim_cluster::{broker_now, node_address, node_host_name, node_name_addresses};
+use crate::sim_cluster::{
+    SimCluster, broker_now, node_address, node_host_name, node_name_addresses,
+};
 use crate::trace::trace;
 
-impl Simulation<'_> {
-    /// Applies the scenario's events whose time has come.
-    pub(super) fn apply_due_events(&mut self) {
-        while let Some(event) = self.scenario.events.get(self.next_event)
-            && self.started_at.after(ms(event.at_ms)) <= self.machine.now()
-        {
-            self.next_event += 1;
-            self.external_events += 1;
-            trace(&self.machine, || event.to_string());
-            self.apply_event(event.kind);
+/// Returns the transactional id with a number.
+pub(crate) fn transactional_id(number: u64) -> String {
+    format!("app-{number}")
+}
+
+/// Returns the consumer group whose offsets the producers of a transactional id commit.
+pub(crate) fn group_id(number: u64) -> String {
+    format!("group-{number}")
+}
+
+/// The cluster and the machines of its clients.
+pub(crate) struct Environment<'s> {
+    scenario: &'s Scenario,
+    pub(crate) cluster: SimCluster,
+    /// The machines, all with the same time. There is at least one.
+    pub(crate) machines: Vec<SimMachine>,
+    /// The logs of topics that were deleted.
+    pub(crate) logs: ClusterLogs,
+    /// The index of the scenario's next event.
+    next_event: usize,
+    pub(crate) started_at: Tick,
+    /// When every fault ended; `Tick::NEVER` before.
+    pub(crate) healed_at: Tick,
+    /// The distance between the clients' wall clocks and the brokers', in milliseconds.
+    wall_clock_offset_ms: i64,
+    pub(crate) suspensions: Vec<Suspension>,
+}
+
+impl<'s> Environment<'s> {
+    pub(crate) fn new(s: &'s Scenario, cluster: SimCluster, machine: SimMachine) -> Self {
+        Environment {
+            scenario: s,
+            cluster,
+            started_at: machine.now(),
+            machines: vec![machine],
+            logs: ClusterLogs::default(),
+            next_event: 0,
+            healed_at: Tick::NEVER,
+            wall_clock_offset_ms: 0,
+            suspensions: Vec::new(),
         }
     }
 
+    /// Returns the time of all machines.
+    pub(crate) fn now(&self) -> Tick {
+        self.machines[0].now()
+    }
+
+    /// Returns the next event of the scenario if it is due.
+    pub(crate) fn next_due_event(&mut self) -> Option<&'s ScenarioEvent> {
+        let event = self.scenario.events.get(self.next_event)?;
+        if self.started_at.after(Duration::from_millis(event.at_ms)) > self.now() {
+            return None;
+        }
+        self.next_event += 1;
+        trace(&self.machines[0], || event.to_string());
+        Some(event)
+    }
+
+    /// Returns when the next event of the scenario is due.
+    pub(crate) fn next_event_at(&self) -> Option<Tick> {
+        let event = self.scenario.events.get(self.next_event)?;
+        Some(self.started_at.after(Duration::from_millis(event.at_ms)))
+    }
+
     /// Applies an event, and counts it if it had an effect.
-    pub(super) fn apply_event(&mut self, kind: ScenarioEventKind) {
+    pub(crate) fn apply_event(&mut self, kind: ScenarioEventKind) {
         use ScenarioEventKind as Kind;
 
         let fault = match kind {
@@ -49,14 +108,15 @@ impl Simulation<'_> {
             Kind::RestoreLink(node) => self.set_link(node, Link::default(), "link restored"),
             Kind::ResetConnections(node) => self.reset_connections(node),
             Kind::WallClockJump { ms } => {
-                self.machine.jump_wall_clock(ms);
+                self.machines.iter().for_each(|m| m.jump_wall_clock(ms));
                 self.wall_clock_offset_ms += ms;
                 Some("wall clock jumped")
             }
             Kind::Suspend { ms: length_ms } => {
-                let from = self.machine.now();
-                self.machine.advance(from.after(ms(length_ms)));
-                self.suspensions.push(Suspension { from, to: self.machine.now() });
+                let from = self.now();
+                let to = from.after(Duration::from_millis(length_ms));
+                self.machines.iter().for_each(|m| m.advance(to));
+                self.suspensions.push(Suspension { from, to });
                 Some("machine suspended")
             }
             Kind::RecreateTopic { topic, partitions } => {
@@ -78,18 +138,29 @@ impl Simulation<'_> {
                 Some("throttle changed")
             }
             Kind::DnsFails => {
-                self.machine.set_host("kafka", Vec::new());
+                self.machines.iter().for_each(|m| m.set_host("kafka", Vec::new()));
                 Some("DNS failed")
             }
             Kind::DnsRecovers => {
-                self.machine.set_host("kafka", vec![node_address(1)]);
+                self.machines.iter().for_each(|m| m.set_host("kafka", vec![node_address(1)]));
                 Some("DNS recovered")
             }
             Kind::RestoreTopic { topic, to } => {
-                let (topic, time) = (self.scenario.topic_name(topic), broker_now(&self.machine));
+                let (topic, time) =
+                    (self.scenario.topic_name(topic), broker_now(&self.machines[0]));
                 let has_older_epoch = self.cluster.core.restore_topic(&topic, to, time);
                 has_older_epoch.then_some("topic restored with older leader epochs")
             }
+            Kind::MoveCoordinator { id, to } => self.move_coordinator(id, to),
+            Kind::SetTransactionVersion(version) => {
+                self.cluster.core.set_transaction_version(version as i16);
+                Some("transaction.version finalized")
+            }
+            // The simulation of transactions applies them to its instances.
+            Kind::PauseInstance { .. }
+            | Kind::IsolateInstance(_)
+            | Kind::ReconnectInstance(_)
+            | Kind::KillInstance(_) => None,
         };
         if let Some(fault) = fault {
             self.cluster.count_fault(fault);
@@ -100,11 +171,11 @@ impl Simulation<'_> {
         if !self.cluster.core.is_up(node) {
             return None;
         }
-        self.cluster.core.stop_node(node, broker_now(&self.machine));
-        self.machine.reset_server(node_address(node));
+        self.cluster.core.stop_node(node, broker_now(&self.machines[0]));
+        self.machines.iter().for_each(|m| m.reset_server(node_address(node)));
         self.cluster.drop_connections(node);
         // The name goes with the broker, as a pod's does.
-        self.machine.set_host(&node_host_name(node), Vec::new());
+        self.machines.iter().for_each(|m| m.set_host(&node_host_name(node), Vec::new()));
         Some("node killed")
     }
 
@@ -117,11 +188,11 @@ impl Simulation<'_> {
     }
 
     fn start_node(&mut self, node: i32) {
-        self.cluster.core.start_node(node, broker_now(&self.machine));
-        self.machine.stop_listening(node_address(node));
-        self.machine.listen(node_address(node));
+        self.cluster.core.start_node(node, broker_now(&self.machines[0]));
+        self.machines.iter().for_each(|m| m.stop_listening(node_address(node)));
+        self.machines.iter().for_each(|m| m.listen(node_address(node)));
         let addresses = node_name_addresses(node, self.next_event as u64);
-        self.machine.set_host(&node_host_name(node), addresses);
+        self.machines.iter().for_each(|m| m.set_host(&node_host_name(node), addresses.clone()));
     }
 
     fn move_leader(
@@ -132,7 +203,7 @@ impl Simulation<'_> {
         keeps_tail: bool,
     ) -> Option<&'static str> {
         let topic = self.scenario.topic_name(topic);
-        let time = broker_now(&self.machine);
+        let time = broker_now(&self.machines[0]);
         let options = ottla_broker::MoveLeaderOptions {
             copy_first: keeps_tail,
             allow_unclean: self.scenario.unclean_leader_election,
@@ -143,28 +214,37 @@ impl Simulation<'_> {
         Some(if keeps_tail { "leader moved" } else { "leader moved, log tail lost" })
     }
 
+    fn move_coordinator(&mut self, id: u64, to: i32) -> Option<&'static str> {
+        let time = broker_now(&self.machines[0]);
+        let core = &mut self.cluster.core;
+        let (id, group) = (transactional_id(id), group_id(id));
+        let moved = core.move_coordinator(CoordinatorType::Transaction, &id, to, time);
+        let moved_group = core.move_coordinator(CoordinatorType::Group, &group, to, time);
+        (moved || moved_group).then_some("coordinator moved")
+    }
+
     fn set_replication_paused(&mut self, node: i32, is_paused: bool) -> Option<&'static str> {
-        let time = broker_now(&self.machine);
+        let time = broker_now(&self.machines[0]);
         self.cluster.core.set_replication_paused(node, is_paused, time);
         Some(if is_paused { "replication paused" } else { "replication resumed" })
     }
 
     fn set_link(&mut self, node: i32, link: Link, fault: &'static str) -> Option<&'static str> {
-        self.machine.set_link(node_address(node), link);
+        self.machines.iter().for_each(|m| m.set_link(node_address(node), link));
         Some(fault)
     }
 
     fn reset_connections(&mut self, node: i32) -> Option<&'static str> {
-        self.machine.reset_server(node_address(node));
+        self.machines.iter().for_each(|m| m.reset_server(node_address(node)));
         if self.cluster.core.is_up(node) {
-            self.machine.listen(node_address(node));
+            self.machines.iter().for_each(|m| m.listen(node_address(node)));
         }
         self.cluster.drop_connections(node);
         Some("connections reset")
     }
 
     fn add_partitions(&mut self, topic: u64, partitions: u64) -> Option<&'static str> {
-        let (name, time) = (self.scenario.topic_name(topic), broker_now(&self.machine));
+        let (name, time) = (self.scenario.topic_name(topic), broker_now(&self.machines[0]));
         let _ = self.cluster.core.create_partitions(&name, partitions as i32, time);
         Some("partitions added")
     }
@@ -181,26 +261,29 @@ impl Simulation<'_> {
     }
 
     fn create_topic(&mut self, topic: u64, partitions: u64) {
-        let time = broker_now(&self.machine);
+        let time = broker_now(&self.machines[0]);
         let _ = create_topic(&mut self.cluster.core, self.scenario, topic, partitions, time);
     }
 
     /// Ends every fault: nodes, links, DNS, clocks and topics are as at the start.
-    pub(super) fn heal(&mut self) {
-        trace(&self.machine, || "every fault ends".to_owned());
-        self.healed_at = self.healed_at.min(self.machine.now());
-        self.machine.set_faults(Faults::NONE);
+    pub(crate) fn heal(&mut self) {
+        trace(&self.machines[0], || "every fault ends".to_owned());
+        self.healed_at = self.healed_at.min(self.now());
+        self.machines.iter().for_each(|m| m.set_faults(Faults::NONE));
         self.cluster.clear_faults();
-        self.machine.jump_wall_clock(-std::mem::take(&mut self.wall_clock_offset_ms));
+        let offset_ms = std::mem::take(&mut self.wall_clock_offset_ms);
+        self.machines.iter().for_each(|m| m.jump_wall_clock(-offset_ms));
         self.cluster.core.clear_fetch_delay();
-        self.machine.set_host("kafka", vec![node_address(1)]);
+        self.machines.iter().for_each(|m| m.set_host("kafka", vec![node_address(1)]));
         for node in 1..=self.scenario.nodes as i32 {
             self.cluster.core.set_produce_throttle(node, 0);
-            self.cluster.core.set_replication_paused(node, false, broker_now(&self.machine));
+            self.cluster.core.set_replication_paused(node, false, broker_now(&self.machines[0]));
             self.start_node(node);
             // Dead addresses of a name are a fault, too: each costs a time-out and a backoff.
-            self.machine.set_host(&node_host_name(node), vec![node_address(node)]);
-            self.machine.set_link(node_address(node), Link::default());
+            self.machines
+                .iter()
+                .for_each(|m| m.set_host(&node_host_name(node), vec![node_address(node)]));
+            self.machines.iter().for_each(|m| m.set_link(node_address(node), Link::default()));
         }
         for topic in 0..self.scenario.topics {
             if self.cluster.core.describe_topic(&self.scenario.topic_name(topic)).is_none() {
