@@ -22,6 +22,8 @@ with t, as in t1234.";
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    #[cfg(ottla_injected_bugs)]
+    let args = take_injected_bug(args);
     let passed = match args.as_slice() {
         ["--transactions", rest @ ..] => match parse_seeds(rest) {
             Some((n, from)) => run_seeds(n, from, run_transaction_seed),
@@ -52,6 +54,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Switches the bug on that `--bug NAME` names, in a build with `--cfg ottla_injected_bugs`.
+/// Returns the other arguments.
+#[cfg(ottla_injected_bugs)]
+fn take_injected_bug(args: Vec<&str>) -> Vec<&str> {
+    let ["--bug", name, rest @ ..] = args.as_slice() else { return args };
+    let bug = ottla::sim::INJECTED_BUGS.iter().find(|b| format!("{b:?}") == *name);
+    assert!(bug.is_some(), "unknown bug: {name}");
+    ottla::sim::inject(bug.copied());
+    rest.to_vec()
 }
 
 /// Returns the number of seeds and the first one.

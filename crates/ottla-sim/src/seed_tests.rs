@@ -197,13 +197,15 @@ fn injected_bugs_are_found() {
     let mut missed = Vec::new();
     for bug in INJECTED_BUGS {
         inject(Some(*bug));
-        let failure = find_first_failure(INJECTED_BUG_SEEDS, run_seed, |_| {});
+        let run = if bug.is_transactional() { run_transaction_seed } else { run_seed };
+        let failure = find_first_failure(INJECTED_BUG_SEEDS, run, |_| {});
         inject(None);
         match failure {
             Some(Failure { seed, error }) => {
                 assert!(!error.contains("it panicked"), "{bug:?}: a panic, no violation: {error}");
                 let first_line = error.lines().next().unwrap_or_default();
-                println!("injected bug {bug:?}: found by seed {seed}: {first_line:.150}");
+                let prefix = if bug.is_transactional() { "t" } else { "" };
+                println!("injected bug {bug:?}: found by seed {prefix}{seed}: {first_line:.150}");
             }
             None => missed.push(bug),
         }

@@ -91,6 +91,40 @@ injected_bugs! {
     NoRetryBackoff(backoff: Duration) { Duration::ZERO }
     /// A leader epoch that is older than the known one is never believed.
     OlderEpochNeverBelieved(is_believed: bool) { false }
+    /// EndTxn does not wait for the batches of its transaction.
+    CommitBeforeFlush(has_incomplete_batches: bool) { false }
+    /// With version 1, a partition is not added to a transaction that has others already.
+    PartitionNotAdded(has_joined: bool, has_started: bool) { has_joined || has_started }
+    /// With version 1, the epoch is not bumped after a failed transaction.
+    EpochKeptAfterAbort(has_lost_sequences: bool) { false }
+    /// With version 1, the epoch is not bumped after a request without a response (KAFKA-17754).
+    LostResponseForgotten(must_bump_epoch: bool) { false }
+    /// A fenced producer continues as if its request had succeeded.
+    FencedIgnored(code: ErrorCode) {
+        match code {
+            ErrorCode::PRODUCER_FENCED | ErrorCode::INVALID_PRODUCER_EPOCH => ErrorCode::NONE,
+            other => other,
+        }
+    }
+    /// A transactional producer continues its sequences under a new epoch.
+    SequenceKeptAtBump(first_sequence: i32, last_sequence: i32, is_transactional: bool) {
+        if is_transactional { last_sequence } else { first_sequence }
+    }
+    /// A transaction is committed although a record of it has failed.
+    LostRecordIgnored(fails_transaction: bool) { false }
+    /// With version 1, offsets are sent without adding their group to the transaction.
+    GroupNotAdded(is_group_added: bool) { true }
+    /// The drop of a transaction does not abort it.
+    DropIgnored(must_abort: bool) { false }
+    /// With version 2, the epoch in the response to EndTxn is ignored.
+    EpochOfEndTxnIgnored(is_adopted: bool) { false }
+}
+
+impl InjectedBug {
+    /// Returns whether only a transactional producer can make this mistake.
+    pub fn is_transactional(self) -> bool {
+        self as u8 >= InjectedBug::CommitBeforeFlush as u8
+    }
 }
 
 #[cfg(ottla_injected_bugs)]

@@ -10,6 +10,7 @@ use super::Producer;
 use super::inner::ProducerInner;
 use crate::consumer_offsets::{ConsumedOffsets, ConsumerGroupMetadata, OffsetAndMetadata};
 use crate::error::{Error, ErrorKind};
+use crate::injected_bugs::inject_bug;
 use crate::metrics::Sensor;
 use crate::sync::Mutex;
 use crate::time::Tick;
@@ -398,7 +399,7 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if !self.has_ended {
+        if inject_bug!(DropIgnored, !self.has_ended) {
             self.inner.post_call(TransactionCall::Abandon(self.begun_by.clone()));
         }
     }

@@ -292,7 +292,8 @@ impl ProducerState {
         };
         if partition.epoch != assigned {
             partition.epoch = assigned;
-            partition.next_sequence = 0;
+            partition.next_sequence =
+                inject_bug!(SequenceKeptAtBump, 0, partition.next_sequence, is_transactional);
             partition.acked_end = None;
         }
         let sequence = partition.next_sequence;

@@ -1,6 +1,7 @@
 //! The batches of a transaction: those that fail it, and those that it leaves behind.
 
 use crate::error::{Error, ErrorKind};
+use crate::injected_bugs::inject_bug;
 use crate::network::io::Io;
 use crate::sender::Sender;
 use crate::wakeup::transaction_call::TransactionCall;
@@ -33,7 +34,9 @@ impl<I: Io> Sender<I> {
     /// Fails the transaction because of a record that was not delivered. Does nothing if the
     /// producer is not transactional.
     pub(in crate::sender) fn fail_transaction(&mut self, error: &Error) {
-        if let Some(manager) = &mut self.producer_state.transactions {
+        if let Some(manager) = &mut self.producer_state.transactions
+            && inject_bug!(LostRecordIgnored, true)
+        {
             manager.fail_transaction(error);
         }
         self.mark_changed_transactions();

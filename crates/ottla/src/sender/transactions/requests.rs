@@ -15,6 +15,7 @@ use crate::accumulator::RecordAccumulator;
 use crate::client::in_flight_requests::RequestKind;
 use crate::consumer_offsets::OffsetAndMetadata;
 use crate::error::Error;
+use crate::injected_bugs::inject_bug;
 use crate::network::io::Io;
 use crate::sender::Sender;
 use crate::sender::producer_state::ProducerIdAndEpoch;
@@ -79,7 +80,9 @@ impl TransactionManager {
             }
             State::InTransaction(t) | State::Committing(t, _) if !t.offsets.is_empty() => {
                 let offsets = &t.offsets[0];
-                if t.version == TransactionVersion::V1 && !offsets.is_group_added {
+                if t.version == TransactionVersion::V1
+                    && !inject_bug!(GroupNotAdded, offsets.is_group_added)
+                {
                     return to_coordinator(Api::AddOffsets);
                 }
                 let group = offsets.consumed.group.group_id().to_owned();
@@ -105,8 +108,10 @@ impl TransactionManager {
         };
         let is_version_1 = transaction.version == TransactionVersion::V1;
         // With version 2, EndTxn has bumped the epoch, unless it was not needed.
-        let has_lost_sequences =
-            transaction.must_bump_epoch && (is_version_1 || !transaction.has_ended);
+        let has_lost_sequences = inject_bug!(
+            EpochKeptAfterAbort,
+            transaction.must_bump_epoch && (is_version_1 || !transaction.has_ended)
+        );
         // Before a close, no transaction follows.
         if from == Phase::Aborting && has_lost_sequences && self.lifecycle.is_running() {
             let state = State::Initializing(InitReason::AfterAbort(transaction), calls);
@@ -153,8 +158,10 @@ impl<I: Io> Sender<I> {
         }
         manager.set_version_2(self.client.is_transaction_version_2());
         loop {
-            let has_incomplete_batches =
-                !self.ready.is_empty() || !self.in_flight_batches.is_empty();
+            let has_incomplete_batches = inject_bug!(
+                CommitBeforeFlush,
+                !self.ready.is_empty() || !self.in_flight_batches.is_empty()
+            );
             let (mut api, mut key) = match manager.next_step(has_incomplete_batches) {
                 Step::Wait => return Tick::NEVER,
                 Step::Finish => {

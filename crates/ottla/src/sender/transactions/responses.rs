@@ -12,6 +12,7 @@ use super::state::{InitReason, Phase, Readiness, Started, State, TransactionVers
 use super::{CoordinatorKey, RequestInFlight, TransactionManager, complete, refusal};
 use crate::client::in_flight_requests::CompletedRequest;
 use crate::error::Error;
+use crate::injected_bugs::inject_bug;
 use crate::network::io::Io;
 use crate::sender::Sender;
 use crate::sender::responses::CONCURRENT_TRANSACTIONS_BACKOFF;
@@ -93,7 +94,8 @@ impl<I: Io> Sender<I> {
             && changes_transaction
         {
             transaction.started = transaction.started.max(Started::Possibly);
-            transaction.must_bump_epoch |= transaction.version == TransactionVersion::V1;
+            transaction.must_bump_epoch |=
+                inject_bug!(LostResponseForgotten, transaction.version == TransactionVersion::V1);
         }
         self.find_coordinator_again(manager, request.api, now);
     }
@@ -119,7 +121,7 @@ impl<I: Io> Sender<I> {
         response: &ParsedResponse,
         now: Tick,
     ) {
-        let code = response.code;
+        let code = inject_bug!(FencedIgnored, response.code);
         let outcome = decide(request.api, code, manager.is_start_in_doubt()).outcome;
         if outcome != Outcome::Done {
             tracing::debug!(api = request.api.key().name(), code = %code, "{outcome:?}");
@@ -249,7 +251,9 @@ impl<I: Io> Sender<I> {
                 }
             }
             Api::Commit | Api::Abort => {
-                if let Some(id) = response.producer_id {
+                if let Some(id) = response.producer_id
+                    && inject_bug!(EpochOfEndTxnIgnored, true)
+                {
                     self.producer_state.set_producer_id(id);
                 }
                 if let Some(transaction) = manager.state.transaction_mut() {

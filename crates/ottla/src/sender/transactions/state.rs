@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::collections::HashSet;
 use crate::consumer_offsets::ConsumedOffsets;
 use crate::error::Error;
+use crate::injected_bugs::inject_bug;
 use crate::wakeup::transaction_call::CallResult;
 
 /// The callers that wait for the same result.
@@ -153,7 +154,12 @@ impl Transaction {
     /// Returns whether new batches of a partition may be sent.
     pub(super) fn has_joined(&self, partition_id: u32) -> bool {
         !self.is_ending
-            && (self.version == TransactionVersion::V2 || self.partitions.has_joined(partition_id))
+            && (self.version == TransactionVersion::V2
+                || inject_bug!(
+                    PartitionNotAdded,
+                    self.partitions.has_joined(partition_id),
+                    self.started == Started::Yes
+                ))
     }
 
     /// Completes the calls that add offsets with an error.
