@@ -1,7 +1,7 @@
 //! Requests a producer id for an idempotent producer (KIP-98), and handles the response.
 
 use ottla_protocol::header::decode_response;
-use ottla_protocol::messages::InitProducerIdRequest;
+use ottla_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse};
 use ottla_protocol::{ApiKey, ErrorCode};
 
 use super::Sender;
@@ -93,12 +93,11 @@ impl<I: Io> Sender<I> {
         };
         // From version 1 on, the client has to observe the throttle time (KIP-219).
         self.client.throttle(node, response.throttle_time_ms, request.version >= 1, now);
-        let code = ErrorCode(response.error_code);
-        if code.is_none() {
-            let (producer_id, epoch) = (response.producer_id, response.producer_epoch);
-            self.handle_assigned_id(ProducerIdAndEpoch { producer_id, epoch }, now);
-        } else {
-            self.handle_init_producer_id_error(node, code, now);
+        match assigned_id(&response) {
+            Ok(assigned) => self.handle_assigned_id(assigned, now),
+            Err((code, message)) => {
+                self.handle_init_producer_id_error(node, code, message.as_deref(), now);
+            }
         }
     }
 
@@ -125,7 +124,13 @@ impl<I: Io> Sender<I> {
         self.ready.mark_all_dirty();
     }
 
-    fn handle_init_producer_id_error(&mut self, node: i32, code: ErrorCode, now: Tick) {
+    fn handle_init_producer_id_error(
+        &mut self,
+        node: i32,
+        code: ErrorCode,
+        message: Option<&str>,
+        now: Tick,
+    ) {
         let location = format!("InitProducerId failed at {}", self.client.broker_name(node));
         if code.is_retriable() {
             tracing::debug!("{location}: {code}");
@@ -135,11 +140,33 @@ impl<I: Io> Sender<I> {
         } else {
             // The batches that wait fail, but the producer does not: an administrator may grant
             // the permission later (CASES SN26).
-            let advice = producer_id_advice(code);
+            let advice = message.or(producer_id_advice(code));
             self.abort_undrained_batches(&Error::broker(code, advice, &location));
             self.retry_producer_id_at(now.after(self.settings.retry_backoff_max));
         }
     }
+}
+
+/// Returns the producer id of a response, or its error code and a message.
+///
+/// A response without an error and without an id, −1, comes from a broker with a bug. No later
+/// request would be valid with that id: brokers take it for a producer without idempotence.
+pub(in crate::sender) fn assigned_id(
+    response: &InitProducerIdResponse,
+) -> Result<ProducerIdAndEpoch, (ErrorCode, Option<String>)> {
+    let code = ErrorCode(response.error_code);
+    let (producer_id, epoch) = (response.producer_id, response.producer_epoch);
+    if !code.is_none() {
+        return Err((code, None));
+    }
+    if producer_id >= 0 && epoch >= 0 {
+        return Ok(ProducerIdAndEpoch { producer_id, epoch });
+    }
+    let message = format!(
+        "the response has no error, and still the invalid producer id {producer_id} with epoch \
+         {epoch}; look for a bug of the broker"
+    );
+    Err((ErrorCode::UNKNOWN_SERVER_ERROR, Some(message)))
 }
 
 /// Returns what to do if a broker does not give this principal a producer id.

@@ -11,6 +11,7 @@ use ottla_protocol::{DecodeError, ErrorCode};
 
 use super::outcome::Api;
 use crate::cluster::Node;
+use crate::sender::init_producer_id::assigned_id;
 use crate::sender::producer_state::ProducerIdAndEpoch;
 
 /// What a response says.
@@ -60,10 +61,11 @@ pub(super) fn parse(api: Api, frame: &Bytes, version: i16) -> Result<ParsedRespo
         }
         Api::InitProducerId => {
             let r = decode_response::<InitProducerIdRequest>(frame, version)?;
-            response.code = ErrorCode(r.error_code);
             response.throttle_time_ms = r.throttle_time_ms;
-            response.producer_id =
-                Some(ProducerIdAndEpoch { producer_id: r.producer_id, epoch: r.producer_epoch });
+            match assigned_id(&r) {
+                Ok(assigned) => response.producer_id = Some(assigned),
+                Err((code, message)) => (response.code, response.message) = (code, message),
+            }
         }
         Api::AddPartitions => {
             let r = decode_response::<AddPartitionsToTxnRequest>(frame, version)?;
