@@ -65,6 +65,8 @@ mod lifecycle_tests;
 #[cfg(test)]
 mod transaction_tests;
 #[cfg(test)]
+mod transaction_case_tests;
+#[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
 mod seed_tests;

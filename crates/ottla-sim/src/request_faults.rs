@@ -25,6 +25,10 @@ use ottla_protocol::{ApiKey, ErrorCode, Reader};
 pub(crate) enum RequestFault {
     /// The node responds with this code and does nothing else.
     Respond(ErrorCode),
+    /// The node responds with this code for one partition and another one for the others, and does
+    /// nothing else.
+    #[cfg_attr(not(test), allow(dead_code, reason = "only a test plans it"))]
+    RespondByPartition { partition: i32, code: ErrorCode, others: ErrorCode },
     /// The connection breaks before the node has the request.
     LoseRequest,
     /// The connection breaks after the node has handled the request.
@@ -40,7 +44,9 @@ impl RequestFault {
     pub(crate) fn name(self, api: ApiKey) -> String {
         let api = api.name();
         match self {
-            RequestFault::Respond(code) => format!("{api} refused: {code}"),
+            RequestFault::Respond(code) | RequestFault::RespondByPartition { code, .. } => {
+                format!("{api} refused: {code}")
+            }
             RequestFault::LoseRequest => format!("{api} request lost"),
             RequestFault::LoseResponse => format!("{api} response lost"),
             RequestFault::DelayRequest => format!("{api} request delayed"),
@@ -262,36 +268,57 @@ fn is_transactional(api: ApiKey) -> bool {
     )
 }
 
-/// Returns the response to a transactional request that reports this code for all that it concerns.
-pub(crate) fn error_response(header: &RequestHeader, frame: &Bytes, code: ErrorCode) -> Vec<u8> {
-    let encoder = Encoder { header, code: code.0 };
-    match header.api_key {
-        ApiKey::FIND_COORDINATOR => encoder.find_coordinator(frame),
-        ApiKey::INIT_PRODUCER_ID => encoder.encode(&InitProducerIdResponse {
-            error_code: code.0,
-            producer_id: -1,
-            ..Default::default()
-        }),
-        ApiKey::ADD_PARTITIONS_TO_TXN => encoder.add_partitions(frame),
-        ApiKey::ADD_OFFSETS_TO_TXN => {
-            encoder.encode(&AddOffsetsToTxnResponse { error_code: code.0, ..Default::default() })
-        }
-        ApiKey::TXN_OFFSET_COMMIT => encoder.txn_offset_commit(frame),
-        _ => encoder.encode(&EndTxnResponse {
-            error_code: code.0,
-            producer_id: -1,
-            producer_epoch: -1,
-            ..Default::default()
-        }),
-    }
+/// Returns the response to a transactional request that reports an error instead of its work, if
+/// that is the fault.
+pub(crate) fn error_response(
+    header: &RequestHeader,
+    frame: &Bytes,
+    fault: RequestFault,
+) -> Option<Vec<u8>> {
+    let (partition, code, others) = match fault {
+        RequestFault::Respond(code) => (-1, code, code),
+        RequestFault::RespondByPartition { partition, code, others } => (partition, code, others),
+        _ => return None,
+    };
+    let encoder = Encoder { header, partition, code: code.0, others: others.0 };
+    Some(encoder.encode_error(frame))
 }
-
 struct Encoder<'h> {
     header: &'h RequestHeader,
+    /// The partition with `code`; the others have the other one.
+    partition: i32,
     code: i16,
+    others: i16,
 }
 
 impl Encoder<'_> {
+    fn encode_error(&self, frame: &Bytes) -> Vec<u8> {
+        match self.header.api_key {
+            ApiKey::FIND_COORDINATOR => self.find_coordinator(frame),
+            ApiKey::INIT_PRODUCER_ID => self.encode(&InitProducerIdResponse {
+                error_code: self.code,
+                producer_id: -1,
+                ..Default::default()
+            }),
+            ApiKey::ADD_PARTITIONS_TO_TXN => self.add_partitions(frame),
+            ApiKey::ADD_OFFSETS_TO_TXN => {
+                let error_code = self.code;
+                self.encode(&AddOffsetsToTxnResponse { error_code, ..Default::default() })
+            }
+            ApiKey::TXN_OFFSET_COMMIT => self.txn_offset_commit(frame),
+            _ => self.encode(&EndTxnResponse {
+                error_code: self.code,
+                producer_id: -1,
+                producer_epoch: -1,
+                ..Default::default()
+            }),
+        }
+    }
+
+    fn code_of(&self, partition: i32) -> i16 {
+        if partition == self.partition { self.code } else { self.others }
+    }
+
     fn encode<T: Wire>(&self, body: &T) -> Vec<u8> {
         let h = self.header;
         encode_response(h.api_key, h.api_version, h.correlation_id, body).expect("it is small")
@@ -328,7 +355,7 @@ impl Encoder<'_> {
             results: (topic.partitions.into_iter())
                 .map(|partition_index| AddPartitionsToTxnPartitionResult {
                     partition_index,
-                    error_code: self.code,
+                    error_code: self.code_of(partition_index),
                     ..Default::default()
                 })
                 .collect(),
@@ -347,7 +374,7 @@ impl Encoder<'_> {
             partitions: (topic.partitions.into_iter())
                 .map(|p| TxnOffsetCommitResponsePartition {
                     partition_index: p.partition_index,
-                    error_code: self.code,
+                    error_code: self.code_of(p.partition_index),
                     ..Default::default()
                 })
                 .collect(),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use ottla::sim::{ClientInput, SimMachine, Tick};
 use ottla_broker::{ClockReading, Core, HandleResult, LocalAddress, ProduceFault};
 use ottla_protocol::header::{RequestHeader, decode_response, encode_response};
-use ottla_protocol::messages::{MetadataRequest, MetadataResponse};
+use ottla_protocol::messages::{ApiVersionsRequest, MetadataRequest, MetadataResponse};
 use ottla_protocol::wire::TestRng;
 use ottla_protocol::{ApiKey, ErrorCode, Reader};
 
@@ -94,6 +94,9 @@ pub(crate) struct SimCluster {
     pub(crate) metadata_request_bytes: usize,
     /// The error that metadata responses report for every topic.
     pub(crate) metadata_topic_error: Option<ErrorCode>,
+    /// The highest versions that the nodes advertise for APIs, by their keys. For other APIs they
+    /// advertise what the core supports.
+    pub(crate) max_api_versions: BTreeMap<i16, i16>,
     max_in_flight: usize,
     /// Evidence that the client exceeded its limit of requests in flight.
     pub(crate) in_flight_violations: Vec<String>,
@@ -118,6 +121,7 @@ impl SimCluster {
             previous_metadata: BTreeMap::new(),
             metadata_request_bytes: 0,
             metadata_topic_error: None,
+            max_api_versions: BTreeMap::new(),
             // A request without acknowledgement is in flight only until it is sent.
             max_in_flight: if s.acks == "0" { usize::MAX } else { s.max_in_flight as usize },
             in_flight_violations: Vec::new(),
@@ -266,8 +270,7 @@ impl SimCluster {
                 if self.request_faults.random.is_some() {
                     *self.fault_counts.entry(fault.name(header.api_key)).or_default() += 1;
                 }
-                if let RequestFault::Respond(code) = fault {
-                    let response = error_response(&header, &frame, code);
+                if let Some(response) = error_response(&header, &frame, fault) {
                     machine.send_to_client(id, response, Duration::ZERO);
                     continue;
                 }
@@ -286,6 +289,12 @@ impl SimCluster {
                 self.metadata_topic_error.filter(|_| is_request(&frame, ApiKey::METADATA)),
             ) {
                 *response = with_topic_errors(&frame, response, code);
+            }
+            if let HandleResult::SendResponse(response) = &mut result
+                && !self.max_api_versions.is_empty()
+                && is_request(&frame, ApiKey::API_VERSIONS)
+            {
+                *response = with_max_versions(&frame, response, &self.max_api_versions);
             }
             if let HandleResult::SendResponse(response) = &result {
                 self.remember_metadata_response(node, &frame, response);
@@ -465,6 +474,21 @@ fn with_topic_errors(request: &Bytes, response: &[u8], code: ErrorCode) -> Vec<u
     for topic in &mut body.topics {
         topic.error_code = code.0;
         topic.partitions.clear();
+    }
+    encode_response(header.api_key, header.api_version, header.correlation_id, &body)
+        .expect("the response was encoded before")
+}
+
+/// Returns the ApiVersions response with lower versions for some APIs.
+fn with_max_versions(request: &Bytes, response: &[u8], max: &BTreeMap<i16, i16>) -> Vec<u8> {
+    let header = RequestHeader::decode(&mut Reader::new(request)).expect("an ApiVersions request");
+    let frame = Bytes::copy_from_slice(&response[4..]);
+    // The core responds to a version that it does not know in version 0: the client asks again.
+    let Ok(mut body) = decode_response::<ApiVersionsRequest>(&frame, header.api_version) else {
+        return response.to_vec();
+    };
+    for api in &mut body.api_keys {
+        api.max_version = max.get(&api.api_key).map_or(api.max_version, |max| *max);
     }
     encode_response(header.api_key, header.api_version, header.correlation_id, &body)
         .expect("the response was encoded before")

@@ -12,10 +12,10 @@ use crate::producer_fixture::ProducerFixture;
 use crate::request_faults::RequestFault;
 
 /// Both versions of the protocol.
-const VERSIONS: [i16; 2] = [1, 2];
+pub(crate) const VERSIONS: [i16; 2] = [1, 2];
 
 /// Returns a transactional producer, before `init_transactions`.
-fn uninitialized(version: i16, settings: &[(&str, &str)]) -> ProducerFixture {
+pub(crate) fn uninitialized(version: i16, settings: &[(&str, &str)]) -> ProducerFixture {
     let mut all = vec![("transactional.id", "t-1")];
     all.extend(settings);
     let mut fixture = ProducerFixture::with_nodes(1, &all);
@@ -24,60 +24,60 @@ fn uninitialized(version: i16, settings: &[(&str, &str)]) -> ProducerFixture {
 }
 
 /// Returns a transactional producer that can begin a transaction.
-fn initialized(version: i16) -> ProducerFixture {
+pub(crate) fn initialized(version: i16) -> ProducerFixture {
     initialized_with(version, &[])
 }
 
-fn initialized_with(version: i16, settings: &[(&str, &str)]) -> ProducerFixture {
+pub(crate) fn initialized_with(version: i16, settings: &[(&str, &str)]) -> ProducerFixture {
     let mut fixture = uninitialized(version, settings);
     fixture.init().unwrap();
     fixture
 }
 
 impl ProducerFixture {
-    fn init(&mut self) -> Result<(), Error> {
+    pub(crate) fn init(&mut self) -> Result<(), Error> {
         let producer = self.producer.clone();
         self.block_on(producer.init_transactions_async())
     }
 
-    fn begin(&mut self) -> Transaction {
+    pub(crate) fn begin(&mut self) -> Transaction {
         let producer = self.producer.clone();
         self.block_on(producer.begin_transaction_async()).unwrap()
     }
 
-    fn commit(&mut self, transaction: &mut Transaction) -> Result<(), Error> {
+    pub(crate) fn commit(&mut self, transaction: &mut Transaction) -> Result<(), Error> {
         self.block_on(transaction.commit_async())
     }
 
-    fn abort_transaction(&mut self, transaction: &mut Transaction) -> Result<(), Error> {
+    pub(crate) fn abort_transaction(&mut self, transaction: &mut Transaction) -> Result<(), Error> {
         self.block_on(transaction.abort_async())
     }
 
     /// Commits a transaction with one record.
-    fn commit_one(&mut self, value: &str) {
+    pub(crate) fn commit_one(&mut self, value: &str) {
         let mut transaction = self.begin();
         self.send(0, value);
         self.commit(&mut transaction).unwrap();
     }
 
-    fn plan(&mut self, api: ApiKey, fault: RequestFault) {
+    pub(crate) fn plan(&mut self, api: ApiKey, fault: RequestFault) {
         self.cluster.request_faults.push(api, fault);
     }
 
     /// Returns the transactional requests that have arrived since the last call.
-    fn take_arrived(&mut self) -> Vec<ApiKey> {
+    pub(crate) fn take_arrived(&mut self) -> Vec<ApiKey> {
         std::mem::take(&mut self.cluster.request_faults.arrived)
     }
 
     /// Returns the values of partition 0 of `t` that a `read_committed` consumer sees.
-    fn committed_values(&mut self) -> Vec<String> {
+    pub(crate) fn committed_values(&mut self) -> Vec<String> {
         let records = self.cluster.core.records("t").unwrap().into_iter();
         let committed = records.filter(|r| r.partition == 0 && r.is_committed());
         committed.map(|r| String::from_utf8(r.value.unwrap().to_vec()).unwrap()).collect()
     }
 }
 
-fn source_of(e: &Error) -> String {
+pub(crate) fn source_of(e: &Error) -> String {
     std::error::Error::source(e).map_or_else(String::new, ToString::to_string)
 }
 

@@ -27,6 +27,8 @@ use history::{TransactionEnd, TransactionHistories};
 #[cfg(test)]
 pub(crate) use oracle::invariants_markdown;
 use oracle::{Observations, Pause, ROUNDS_INVARIANT, check_invariants};
+#[cfg(test)]
+pub(crate) use reader::committed_offsets;
 use reader::{CommittedReader, PartitionKey};
 
 use crate::environment::Environment;

@@ -101,26 +101,10 @@ impl CommittedReader {
     }
 
     fn fetch_offsets(&mut self, core: &mut Core, s: &Scenario, id: u64, now: ClockReading) {
-        let group = group_id(id);
-        let Some(node) = core.coordinator(CoordinatorType::Group, &group) else { return };
         let last = s.partitions as i32 - 1;
-        let topic = OffsetFetchRequestTopic {
-            name: "t0".to_owned(),
-            partition_indexes: vec![0, last],
-            ..Default::default()
-        };
-        let request =
-            OffsetFetchRequest { group_id: group, topics: Some(vec![topic]), ..Default::default() };
-        let Some(response) = exchange(core, node, &request, OFFSET_FETCH_VERSION, now) else {
-            return;
-        };
-        if response.error_code != 0 {
-            return;
-        }
-        for p in response.topics.into_iter().flat_map(|t| t.partitions) {
-            let partition = p.partition_index;
-            if self.committed_offset(id, partition) != p.committed_offset {
-                self.offsets.push((id, partition, p.committed_offset));
+        for (partition, offset) in committed_offsets(core, &group_id(id), "t0", &[0, last], now) {
+            if self.committed_offset(id, partition) != offset {
+                self.offsets.push((id, partition, offset));
             }
         }
     }
@@ -176,6 +160,29 @@ impl ReadPartition {
         }
         Ok(())
     }
+}
+
+/// Returns the partitions of a topic, each with the offset that a group has committed or −1.
+/// Returns none while the group has no coordinator.
+pub(crate) fn committed_offsets(
+    core: &mut Core,
+    group: &str,
+    topic: &str,
+    partitions: &[i32],
+    now: ClockReading,
+) -> Vec<(i32, i64)> {
+    let Some(node) = core.coordinator(CoordinatorType::Group, group) else { return Vec::new() };
+    let topic = OffsetFetchRequestTopic {
+        name: topic.to_owned(),
+        partition_indexes: partitions.to_vec(),
+        ..Default::default()
+    };
+    let group_id = group.to_owned();
+    let request = OffsetFetchRequest { group_id, topics: Some(vec![topic]), ..Default::default() };
+    let response = exchange(core, node, &request, OFFSET_FETCH_VERSION, now);
+    let topics = response.filter(|r| r.error_code == 0).map(|r| r.topics).unwrap_or_default();
+    let partitions = topics.into_iter().flat_map(|t| t.partitions);
+    partitions.map(|p| (p.partition_index, p.committed_offset)).collect()
 }
 
 /// Sends a request to a node and returns the response, if there is one.
