@@ -2,10 +2,15 @@
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use assert_cmd::Command;
-use ottla_broker::EmbeddedBroker;
+use ottla_broker::{
+    ApiKey, EmbeddedBroker, ErrorCode, InterceptorGuard, ProduceFault, ResponseAction,
+    TransactionStatus,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -195,6 +200,81 @@ fn json_object_has_the_fields_of_the_benchmarks_with_any_path() {
     assert!(ok && out.contains("unsupported"), "{out}");
 }
 
+/// Counts the transactions that end, while the guard lives.
+fn count_ended(broker: &EmbeddedBroker) -> (Arc<AtomicU64>, InterceptorGuard) {
+    let count = Arc::<AtomicU64>::default();
+    let counter = count.clone();
+    let guard = broker.intercept_responses(move |response, frame| {
+        counter.fetch_add(u64::from(response.api == ApiKey::END_TXN), Ordering::Relaxed);
+        ResponseAction::Send(frame)
+    });
+    (count, guard)
+}
+
+/// Returns how many records of the topic are committed, and asserts that no other ones exist.
+fn committed_records(broker: &EmbeddedBroker) -> usize {
+    let records = broker.records("t").unwrap();
+    assert!(records.iter().all(|r| r.transaction == TransactionStatus::Committed));
+    records.len()
+}
+
+#[test]
+fn transactions_end_after_a_number_of_records_and_at_the_end() {
+    let broker = start_broker();
+    let (ended, _guard) = count_ended(&broker);
+    let args = ["--records", "25", "--warmup", "5", "--record-size", "10", "--rate", "0"];
+    let transactional = ["--transactional-id", "perf", "--transaction-records", "10", "--json"];
+    let (ok, out) = run_perf(&broker, &[&args[..], &transactional].concat());
+    assert!(ok, "{out}");
+    assert_eq!(committed_records(&broker), 30);
+    let json: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((&json["records"], &json["transactions"]), (&25.into(), &3.into()), "{json}");
+    for field in ["transactions_per_s", "commit_p50_ms", "commit_p99_ms"] {
+        assert!(json[field].as_f64().unwrap() > 0.0, "{field} in {json}");
+    }
+    // The transaction of the warm-up, and those of 10, 10 and 5 records.
+    assert_eq!(ended.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn transactions_end_after_a_duration() {
+    let broker = start_broker();
+    let (ended, _guard) = count_ended(&broker);
+    // The last record is due after 800 ms, so several transactions of 100 ms end.
+    let args = ["--num-records", "80", "--throughput", "100", "--record-size", "10"];
+    let (ok, out) = run_perf(&broker, &[&args[..], &["--transaction-duration-ms", "100"]].concat());
+    assert!(ok && out.starts_with("80 records sent, "), "{out}");
+    assert_eq!(committed_records(&broker), 80);
+    let ended = ended.load(Ordering::Relaxed);
+    assert!((2..=8).contains(&ended), "{ended} transactions");
+}
+
+#[test]
+fn transactional_id_of_the_settings_begins_transactions() {
+    let broker = start_broker();
+    let (ended, _guard) = count_ended(&broker);
+    let args = ["--num-records", "80", "--throughput", "-1", "--record-size", "10"];
+    let id = ["--command-property", "transactional.id=settings"];
+    let (ok, out) = run_perf(&broker, &[&args[..], &id].concat());
+    assert!(ok, "{out}");
+    assert_eq!((committed_records(&broker), ended.load(Ordering::Relaxed)), (80, 1));
+}
+
+#[test]
+fn records_that_fail_make_the_commit_fail() {
+    let broker = start_broker();
+    broker.with_core(|core, _now| {
+        core.set_fault_injector(|_topic, _partition| {
+            Some(ProduceFault::FailBeforeAppend(ErrorCode::INVALID_RECORD))
+        });
+    });
+    let args = ["--num-records", "80", "--throughput", "-1", "--record-size", "10"];
+    let out = perf_output(&broker, &[&args[..], &["--transaction-records", "40"]].concat());
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("a transaction was not committed"), "{stderr}");
+}
+
 #[test]
 fn metrics_are_printed_in_the_format_of_kafkas_tool() {
     let args =
@@ -246,7 +326,14 @@ fn invalid_options_are_rejected_with_a_reason() {
             "cannot be used with",
         ),
         (&["--record-size", "1", "--record-key-range", "5"], "--key-distribution"),
-        (&["--record-size", "1", "--transactional-id", "x"], "not supported yet"),
+        (&["--record-size", "1", "--transactional-id", ""], "--transactional-id"),
+        (&["--record-size", "1", "--transaction-duration-ms", "0"], "--transaction-duration-ms"),
+        (
+            &["--record-size", "1", "--transaction-records", "1", "--transaction-duration-ms", "1"],
+            "cannot be used with",
+        ),
+        (&["--record-size", "1", "--transactional-id", "x", "--threads", "2"], "--threads"),
+        (&["--record-size", "1", "--transactional-id", "x", "--acks", "1"], "transactional.id"),
         (&["--payload-file", "/no/such/file"], "/no/such/file"),
     ] {
         assert_rejected(&[&required[..], args].concat(), reason);

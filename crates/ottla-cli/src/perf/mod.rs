@@ -4,6 +4,7 @@
 
 mod load;
 mod stats;
+mod transactions;
 mod usage;
 mod report;
 mod sweep;
@@ -18,7 +19,7 @@ use ottla::{BatchReport, Delivery, Origin, Producer, Properties, Record, Topic};
 use crate::args::{PerfArgs, SendMethod};
 use crate::console::{self, output_status, print_line, report};
 use crate::live::{self, LiveConfig, LiveGuard};
-use crate::settings::{check_not_transactional, read_file, set_properties};
+use crate::settings::{read_file, set_properties};
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, error_with_reference, limits, start_thread};
 use load::{ThroughputThrottler, Workload};
@@ -26,6 +27,7 @@ use report::{ReportFiles, RunData, Sampler, Totals, counts};
 use stats::{Clock, PerfStats};
 use sweep::Sweep;
 pub(crate) use sweep::SweepRange;
+use transactions::{PerfTransactions, TransactionLimit};
 use usage::{ResourceUsage, UsageMeter};
 
 /// With `--path delivery`: the number of deliveries that are kept before the oldest is awaited.
@@ -44,7 +46,8 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     let clock = Clock::start();
     let stats = Arc::new(PerfStats::new(args, clock, &workload.record_sizes()));
     let handler_stats = stats.clone();
-    let properties = producer_properties(args)?;
+    let mut properties = producer_properties(args)?;
+    let transaction_limit = TransactionLimit::from_args(args, &mut properties)?;
     limits::check_address_space(&properties)?;
     let built = Producer::builder()
         .properties(properties)
@@ -62,12 +65,15 @@ pub(crate) fn run(args: &PerfArgs) -> Result<u8, CliError> {
     stop_at_signal(&stats)?;
     let view = args.live.then(|| start_live_view(args, &producer, &stats)).transpose()?;
     let failed = |e: ottla::Error| CliError::failed(error_with_reference(&e));
+    if transaction_limit.is_some() {
+        producer.init_transactions().map_err(failed)?;
+    }
     // The load starts when the topic is known.
     producer.partitions_for(args.topic()).map_err(failed)?;
     let topic = producer.topic(args.topic()).map_err(failed)?;
-    let run =
-        PerfRun { args, workload: &workload, stats: &stats, producer: &producer, topic: &topic };
-    let mut data = report::begin_run(args, &producer);
+    let (workload, producer, topic) = (&workload, &producer, &topic);
+    let run = PerfRun { args, workload, stats: &stats, producer, topic, transaction_limit };
+    let mut data = report::begin_run(args, producer);
     if let Some(range) = args.sweep {
         let sweep = Sweep::run(args, range, &run)?;
         if args.json {
@@ -123,12 +129,6 @@ fn check_args(args: &PerfArgs) -> Result<(), CliError> {
     if args.sweep.is_none() && args.warmup_records >= args.num_records() && !args.json {
         return Err(CliError::usage("--warmup-records must be fewer than --num-records"));
     }
-    if args.transactional_id.is_some() || args.transaction_duration_ms.is_some() {
-        return Err(CliError::usage(
-            "transactions are not supported yet by this command; remove --transactional-id and \
-             --transaction-duration-ms",
-        ));
-    }
     if args.throughput == Some(0.0) {
         return Err(CliError::usage("--throughput 0 would never finish; use -1 for no limit"));
     }
@@ -156,6 +156,7 @@ fn producer_properties(args: &PerfArgs) -> Result<Properties, CliError> {
         ("enable.idempotence", &args.idempotent),
         ("max.in.flight.requests.per.connection", &args.in_flight),
         ("buffer.memory", &args.buffer_memory),
+        ("transactional.id", &args.transactional_id),
     ] {
         if let Some(value) = value {
             set(name, value)?;
@@ -167,7 +168,6 @@ fn producer_properties(args: &PerfArgs) -> Result<Properties, CliError> {
              --command-property or --command-config",
         ));
     }
-    check_not_transactional(&p)?;
     Ok(p)
 }
 
@@ -178,6 +178,7 @@ struct PerfRun<'a> {
     stats: &'a Arc<PerfStats>,
     producer: &'a Producer,
     topic: &'a Topic,
+    transaction_limit: Option<TransactionLimit>,
 }
 
 impl PerfRun<'_> {
@@ -275,9 +276,12 @@ impl PerfRun<'_> {
             CliError::failed(format!("a record was rejected: {}", error_with_reference(&e)))
         };
         let (mut clock, workload) = (self.stats.clock(), self.workload);
+        let mut transactions =
+            PerfTransactions::new(self.transaction_limit, self.producer, self.stats);
         let mut pending = VecDeque::new();
         let mut text = String::new();
         for i in records.take_while(|_| self.stats.is_sending()) {
+            transactions.begin_if_needed()?;
             // The clock is read once for each record: for its timestamp, its token and the start
             // of its latency.
             let sent_at = throttler.wait_until_due(i - from, clock);
@@ -314,7 +318,9 @@ impl PerfRun<'_> {
                     }
                 }
             }
+            transactions.commit_if_due()?;
         }
+        transactions.commit()?;
         pending.into_iter().for_each(|d| drop(d.wait()));
         Ok(())
     }

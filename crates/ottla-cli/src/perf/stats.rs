@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -85,6 +85,8 @@ pub(crate) struct PerfStats {
 struct PerfCounters {
     /// Latencies in microseconds, if the histogram is kept.
     latency_histogram: Histogram<u64>,
+    /// Durations of the commits in microseconds.
+    commit_histogram: Histogram<u64>,
     errors: u64,
     /// Intervals of kafka-producer-perf-test: since the start, since the end of the warm-up, and
     /// since the last line of progress.
@@ -194,12 +196,10 @@ impl IntervalStats {
 
 impl PerfStats {
     pub(crate) fn new(args: &PerfArgs, clock: Clock, sizes: &RecordSizes) -> PerfStats {
-        // 1 µs to 10 minutes with 3 digits. The crate accepts these bounds, so this cannot fail.
-        let latency_histogram =
-            Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds");
         let now = clock.now();
         let counters = PerfCounters {
-            latency_histogram,
+            latency_histogram: new_histogram(),
+            commit_histogram: new_histogram(),
             errors: 0,
             total: IntervalStats::new(now, args.num_records()),
             steady_state: None,
@@ -334,7 +334,13 @@ impl PerfStats {
     pub(crate) fn reset(&self) {
         let mut counters = self.lock();
         counters.latency_histogram.reset();
+        counters.commit_histogram.reset();
         counters.completed = 0;
+    }
+
+    /// Counts a transaction that is committed.
+    pub(crate) fn add_commit(&self, duration: Duration) {
+        self.lock().commit_histogram.saturating_record(duration.as_micros() as u64);
     }
 
     /// Counts a value that is sent, if values have different lengths.
@@ -396,7 +402,7 @@ impl PerfStats {
         let records = counters.completed;
         let bytes = (records as f64 * (self.mean_value_bytes() + self.key_bytes as f64)) as u64;
         let ms = |q: f64| counters.latency_histogram.value_at_quantile(q) as f64 / 1e3;
-        serde_json::json!({
+        let mut json = serde_json::json!({
             "client": "ottla",
             "version": env!("CARGO_PKG_VERSION"),
             "records": records,
@@ -413,8 +419,22 @@ impl PerfStats {
             "max_ms": counters.latency_histogram.max() as f64 / 1e3,
             "max_rss_kb": usage.max_rss_kb,
             "errors": counters.errors,
-        })
+        });
+        let commits = &counters.commit_histogram;
+        if !commits.is_empty() {
+            json["transactions"] = commits.len().into();
+            json["transactions_per_s"] = (commits.len() as f64 / usage.wall_s).into();
+            json["commit_p50_ms"] = (commits.value_at_quantile(0.5) as f64 / 1e3).into();
+            json["commit_p99_ms"] = (commits.value_at_quantile(0.99) as f64 / 1e3).into();
+        }
+        json
     }
+}
+
+/// Returns a histogram from 1 µs to 10 minutes with 3 digits.
+fn new_histogram() -> Histogram<u64> {
+    // The crate accepts these bounds, so this cannot fail.
+    Histogram::new_with_bounds(1, 600_000_000, 3).expect("valid bounds")
 }
 
 impl PerfCounters {
