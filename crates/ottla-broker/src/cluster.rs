@@ -132,7 +132,7 @@ impl Core {
     ///     NewTopic::new("orders", 1).replication_factor(3).config("min.insync.replicas", "2");
     /// let broker = EmbeddedBroker::builder().node_count(3).new_topic(orders).start()?;
     /// // With `acks=all`, each record waits 30 ms for its followers.
-    /// broker.with_core(|core, _| core.set_fetch_delay(Some(|_follower| 30)));
+    /// broker.with_core(|core, _| core.set_fetch_delay(|_follower| 30));
     /// // Here the program under test begins to send. Then the leader dies with records in flight:
     /// let leader = broker.leader("orders", 0).expect("all nodes run");
     /// broker.stop_node(leader);
@@ -141,12 +141,11 @@ impl Core {
     /// broker.with_core(|core, _| core.clear_fetch_delay());
     /// # Ok::<(), std::io::Error>(())
     /// ```
-    pub fn set_fetch_delay(&mut self, delay: Option<impl FnMut(i32) -> u64 + Send + 'static>) {
-        self.nodes.fetch_delay = delay.map(|d| Box::new(d) as FetchDelayFn);
+    pub fn set_fetch_delay(&mut self, delay: impl FnMut(i32) -> u64 + Send + 'static) {
+        self.nodes.fetch_delay = Some(Box::new(delay) as FetchDelayFn);
     }
 
-    /// Lets followers replicate without delay again, as `set_fetch_delay(None)` would if the
-    /// compiler could infer the type of the missing function. A fetch that waits keeps its delay.
+    /// Lets followers replicate without delay again. A fetch that waits keeps its delay.
     pub fn clear_fetch_delay(&mut self) {
         self.nodes.fetch_delay = None;
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use bytes::Bytes;
+use ottla_protocol::Uuid;
 use ottla_protocol::record::{BatchView, ControlRecordType, EndTransactionMarker};
 
 use crate::core::Core;
@@ -70,80 +71,142 @@ impl Core {
     /// # Errors
     /// A log file cannot be read, or a batch in it is invalid.
     pub fn records(&self, topic: &str) -> io::Result<Vec<ConsumerRecord>> {
-        let mut records = Vec::new();
-        let Some(topic) = self.topics.by_name.get(topic) else { return Ok(records) };
-        for (number, partition) in (0..).zip(&topic.partitions) {
-            read_partition(partition, number, &mut records)?;
-        }
-        Ok(records)
-    }
-
-    /// Returns an upper bound for the number of records that [`records`](Self::records) returns:
-    /// offsets are also given to what is no record of an application.
-    pub(crate) fn offset_count(&self, topic: &str) -> usize {
-        let partitions = self.topics.by_name.get(topic).map_or(&[][..], |t| &t.partitions);
-        partitions.iter().map(|p| usize::try_from(p.high_watermark).unwrap_or(0)).sum()
+        let mut reader = TopicReader::new(topic);
+        reader.read_new(self)?;
+        Ok(reader.into_records())
     }
 }
 
-fn read_partition(p: &Partition, number: i32, out: &mut Vec<ConsumerRecord>) -> io::Result<()> {
-    let Some(replica) = p.readable_replica() else { return Ok(()) };
-    let mut open_transactions = OpenTransactions::new();
-    for batch in replica.log.batches()? {
-        if batch.base_offset >= p.high_watermark {
-            break;
-        }
-        decode_batch(&batch.bytes, number, &mut open_transactions, out).map_err(|e| {
-            let text = format!("{} at offset {}: {e}", p.name(), batch.base_offset);
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
+/// Reads a topic in several steps, and decodes each batch once.
+pub(crate) struct TopicReader<'a> {
+    topic: &'a str,
+    /// The id of the topic that was read. A topic that is created again has another one.
+    topic_id: Option<Uuid>,
+    partitions: Vec<PartitionReader>,
+}
+
+#[derive(Default)]
+struct PartitionReader {
+    next_offset: i64,
+    open_transactions: OpenTransactions,
+    records: Vec<ConsumerRecord>,
+    /// Number of records that are not committed.
+    uncommitted: usize,
+}
+
+impl<'a> TopicReader<'a> {
+    pub(crate) fn new(topic: &'a str) -> TopicReader<'a> {
+        TopicReader { topic, topic_id: None, partitions: Vec::new() }
     }
-    Ok(())
+
+    /// Reads what has come since the last call, up to the high watermark of each partition.
+    ///
+    /// # Errors
+    /// A log file cannot be read, or a batch in it is invalid.
+    pub(crate) fn read_new(&mut self, core: &Core) -> io::Result<()> {
+        let topic = core.topics.by_name.get(self.topic);
+        if self.topic_id != topic.map(|t| t.id) {
+            (self.topic_id, self.partitions) = (topic.map(|t| t.id), Vec::new());
+        }
+        let Some(topic) = topic else { return Ok(()) };
+        self.partitions.resize_with(topic.partitions.len(), PartitionReader::default);
+        for ((number, partition), reader) in (0..).zip(&topic.partitions).zip(&mut self.partitions)
+        {
+            reader.read_new(partition, number)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the number of records that were read.
+    pub(crate) fn record_count(&self) -> usize {
+        self.partitions.iter().map(|p| p.records.len()).sum()
+    }
+
+    /// Returns the number of committed records that were read.
+    pub(crate) fn committed_count(&self) -> usize {
+        self.partitions.iter().map(|p| p.records.len() - p.uncommitted).sum()
+    }
+
+    /// Returns the records that were read, by partition and offset.
+    pub(crate) fn into_records(self) -> Vec<ConsumerRecord> {
+        self.partitions.into_iter().flat_map(|p| p.records).collect()
+    }
+}
+
+impl PartitionReader {
+    fn read_new(&mut self, p: &Partition, number: i32) -> io::Result<()> {
+        let Some(replica) = p.readable_replica() else { return Ok(()) };
+        if p.high_watermark < self.next_offset {
+            // The new leader has fewer records: it was not in the ISR.
+            *self = PartitionReader::default();
+        }
+        for batch in replica.log.batches_from(self.next_offset)? {
+            if batch.base_offset >= p.high_watermark {
+                break;
+            }
+            self.next_offset = self.decode_batch(&batch.bytes, number).map_err(|e| {
+                let text = format!("{} at offset {}: {e}", p.name(), batch.base_offset);
+                io::Error::new(io::ErrorKind::InvalidData, text)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Adds the records of a batch, or ends a transaction. Returns the offset after the batch.
+    fn decode_batch(
+        &mut self,
+        bytes: &[u8],
+        partition: i32,
+    ) -> Result<i64, ottla_protocol::DecodeError> {
+        let batch = BatchView::parse(bytes)?;
+        let header = batch.header();
+        let next_offset = header.base_offset + i64::from(header.last_offset_delta) + 1;
+        let producer_id = header.producer_id;
+        if batch.is_control() {
+            if let Some(marker) = EndTransactionMarker::decode_batch(&batch)? {
+                self.end_transaction(producer_id, marker.control_type);
+            }
+            return Ok(next_offset);
+        }
+        let copy = |b: Option<&[u8]>| b.map(Bytes::copy_from_slice);
+        let (first, is_transactional) = (self.records.len(), batch.is_transactional());
+        batch.records(MAX_DECOMPRESSED_BYTES)?.try_for_each(|r| {
+            let name = |n: &[u8]| String::from_utf8_lossy(n).into_owned();
+            self.records.push(ConsumerRecord {
+                partition,
+                offset: r.offset,
+                key: copy(r.key),
+                value: copy(r.value),
+                headers: r.headers.iter().map(|(n, v)| (name(n), copy(*v))).collect(),
+                timestamp: r.timestamp,
+                transaction: if is_transactional {
+                    TransactionStatus::Open
+                } else {
+                    TransactionStatus::None
+                },
+            });
+            Ok(())
+        })?;
+        if is_transactional {
+            let added = first..self.records.len();
+            self.uncommitted += added.len();
+            self.open_transactions.entry(producer_id).or_default().extend(added);
+        }
+        Ok(next_offset)
+    }
+
+    fn end_transaction(&mut self, producer_id: i64, marker: ControlRecordType) {
+        let ended = self.open_transactions.remove(&producer_id).unwrap_or_default();
+        let status = match marker {
+            ControlRecordType::Commit => {
+                self.uncommitted -= ended.len();
+                TransactionStatus::Committed
+            }
+            ControlRecordType::Abort => TransactionStatus::Aborted,
+        };
+        ended.into_iter().for_each(|index| self.records[index].transaction = status);
+    }
 }
 
 /// The indexes of the records in each open transaction, by producer id.
 type OpenTransactions = BTreeMap<i64, Vec<usize>>;
-
-fn decode_batch(
-    bytes: &[u8],
-    partition: i32,
-    open_transactions: &mut OpenTransactions,
-    out: &mut Vec<ConsumerRecord>,
-) -> Result<(), ottla_protocol::DecodeError> {
-    let batch = BatchView::parse(bytes)?;
-    let producer_id = batch.header().producer_id;
-    if batch.is_control() {
-        if let Some(marker) = EndTransactionMarker::decode_batch(&batch)? {
-            let status = match marker.control_type {
-                ControlRecordType::Commit => TransactionStatus::Committed,
-                ControlRecordType::Abort => TransactionStatus::Aborted,
-            };
-            let ended = open_transactions.remove(&producer_id).unwrap_or_default();
-            ended.into_iter().for_each(|index| out[index].transaction = status);
-        }
-        return Ok(());
-    }
-    let (copy, first) = (|b: Option<&[u8]>| b.map(Bytes::copy_from_slice), out.len());
-    let is_transactional = batch.is_transactional();
-    batch.records(MAX_DECOMPRESSED_BYTES)?.try_for_each(|r| {
-        let name = |n: &[u8]| String::from_utf8_lossy(n).into_owned();
-        out.push(ConsumerRecord {
-            partition,
-            offset: r.offset,
-            key: copy(r.key),
-            value: copy(r.value),
-            headers: r.headers.iter().map(|(n, v)| (name(n), copy(*v))).collect(),
-            timestamp: r.timestamp,
-            transaction: if is_transactional {
-                TransactionStatus::Open
-            } else {
-                TransactionStatus::None
-            },
-        });
-        Ok(())
-    })?;
-    if is_transactional {
-        open_transactions.entry(producer_id).or_default().extend(first..out.len());
-    }
-    Ok(())
-}

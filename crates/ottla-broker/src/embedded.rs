@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ottla_protocol::ErrorCode;
 
-use crate::consumer_record::ConsumerRecord;
+use crate::consumer_record::{ConsumerRecord, TopicReader};
 use crate::core::{ApiError, BrokerConfig, ClockReading, Core};
 use crate::listener::{NodeListener, bind_listeners};
 use crate::new_topic::NewTopic;
@@ -374,7 +374,7 @@ impl EmbeddedBroker {
         count: usize,
         timeout: Duration,
     ) -> io::Result<Vec<ConsumerRecord>> {
-        self.wait_for(topic, count, timeout, "records", |_| true)
+        self.wait_for(topic, count, timeout, false)
     }
 
     /// Waits until the topic has at least `count` committed records, and returns these only.
@@ -397,7 +397,7 @@ impl EmbeddedBroker {
         count: usize,
         timeout: Duration,
     ) -> io::Result<Vec<ConsumerRecord>> {
-        self.wait_for(topic, count, timeout, "committed records", ConsumerRecord::is_committed)
+        self.wait_for(topic, count, timeout, true)
     }
 
     fn wait_for(
@@ -405,26 +405,26 @@ impl EmbeddedBroker {
         topic: &str,
         count: usize,
         timeout: Duration,
-        what: &str,
-        is_counted: impl Fn(&ConsumerRecord) -> bool,
+        only_committed: bool,
     ) -> io::Result<Vec<ConsumerRecord>> {
         let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let mut reader = TopicReader::new(topic);
         let mut core = self.shared.core.lock();
         loop {
-            let may_be_enough = core.offset_count(topic) >= count;
+            // The clock is read first: what has come by the deadline counts.
             let has_expired = Instant::now() >= deadline;
-            if may_be_enough || has_expired {
-                let mut records = core.records(topic)?;
-                records.retain(&is_counted);
-                if records.len() >= count {
-                    return Ok(records);
-                }
-                if has_expired {
-                    let arrived = records.len();
-                    let text =
-                        format!("{arrived} of {count} {what} of {topic} came in {timeout:?}");
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-                }
+            reader.read_new(&core)?;
+            let arrived =
+                if only_committed { reader.committed_count() } else { reader.record_count() };
+            if arrived >= count {
+                let mut records = reader.into_records();
+                records.retain(|r| !only_committed || r.is_committed());
+                return Ok(records);
+            }
+            if has_expired {
+                let what = if only_committed { "committed records" } else { "records" };
+                let text = format!("{arrived} of {count} {what} of {topic} came in {timeout:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             self.shared.wait_for_change(&mut core, deadline);
         }

@@ -26,8 +26,6 @@ pub struct InterceptedResponse<'c> {
     pub correlation_id: i32,
     /// The request frame, without its length.
     pub request: &'c Bytes,
-    /// The number of earlier calls of this interceptor.
-    pub call_index: u64,
 }
 
 /// What the broker does in place of sending a response. The bytes include the frame's length.
@@ -62,7 +60,6 @@ type ResponseInterceptor = dyn FnMut(&InterceptedResponse<'_>, Vec<u8>) -> Respo
 
 struct InstalledInterceptor {
     id: u64,
-    call_count: u64,
     interceptor: Box<ResponseInterceptor>,
 }
 
@@ -104,11 +101,9 @@ impl ResponseInterceptors {
         F: FnMut(&InterceptedResponse<'_>, Vec<u8>) -> ResponseAction + Send + 'static,
     {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.interceptors.lock().push(InstalledInterceptor {
-            id,
-            call_count: 0,
-            interceptor: Box::new(interceptor),
-        });
+        self.interceptors
+            .lock()
+            .push(InstalledInterceptor { id, interceptor: Box::new(interceptor) });
         InterceptorGuard { id, interceptors: Arc::downgrade(self) }
     }
 
@@ -118,14 +113,12 @@ impl ResponseInterceptors {
     /// action is final: the interceptors after it are not called.
     pub(crate) fn apply(
         &self,
-        mut response: InterceptedResponse<'_>,
+        response: InterceptedResponse<'_>,
         frame: Vec<u8>,
     ) -> ResponseAction {
         let mut action = ResponseAction::Send(frame);
         for installed in self.interceptors.lock().iter_mut() {
             let ResponseAction::Send(bytes) = action else { return action };
-            response.call_index = installed.call_count;
-            installed.call_count += 1;
             action = (installed.interceptor)(&response, bytes);
         }
         action

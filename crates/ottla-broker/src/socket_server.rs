@@ -205,7 +205,6 @@ fn serve_connection(
                     version: header.api_version,
                     correlation_id: header.correlation_id,
                     request: &request,
-                    call_index: 0,
                 };
                 shared.interceptors.apply(response, frame)
             }

@@ -152,7 +152,7 @@ fn followers_replicate_and_only_the_leader_serves_clients() {
 #[test]
 fn acks_all_waits_for_the_isr_and_acks_1_does_not() {
     let mut c = ClusterFixture::new(3, "1");
-    c.core.set_fetch_delay(Some(|_| 30));
+    c.core.set_fetch_delay(|_| 30);
     assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")), (ErrorCode::NONE, 0));
     assert_eq!(
         c.high_watermark_at(1),
@@ -241,7 +241,7 @@ fn new_leader_has_the_producer_state_of_its_log() {
 fn unreplicated_batches_and_their_sequences_are_lost_with_the_leader() {
     let mut c = ClusterFixture::new(2, "1");
     assert_eq!(c.produce_completed(1, -1, record_batch(PRODUCER, 0, "a")).0, ErrorCode::NONE);
-    c.core.set_fetch_delay(Some(|_| 50));
+    c.core.set_fetch_delay(|_| 50);
     assert_eq!(c.produce_completed(1, 1, record_batch(PRODUCER, 1, "b")).0, ErrorCode::NONE);
     let id = c.produce_delayed(1, record_batch(PRODUCER, 2, "c"));
     assert!(c.core.move_leader("t", 0, 2, WITHOUT_COPY, clock_at(0)));
@@ -273,7 +273,7 @@ fn unreplicated_batches_and_their_sequences_are_lost_with_the_leader() {
 #[test]
 fn leader_move_with_copy_first_loses_no_records() {
     let mut c = ClusterFixture::new(2, "1");
-    c.core.set_fetch_delay(Some(|_| 50));
+    c.core.set_fetch_delay(|_| 50);
     assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
     assert!(c.core.move_leader("t", 0, 2, COPY_FIRST, clock_at(0)));
     assert_eq!(c.describe_partition().2, [1, 1]);
@@ -400,7 +400,7 @@ fn stopped_nodes_are_not_in_the_isr_of_a_new_topic() {
 #[test]
 fn leader_move_with_copy_first_keeps_the_isr() {
     let mut c = ClusterFixture::new(3, "2");
-    c.core.set_fetch_delay(Some(|_| 50));
+    c.core.set_fetch_delay(|_| 50);
     assert_eq!(c.produce_completed(1, 1, record_batch(NO_PRODUCER, -1, "a")).0, ErrorCode::NONE);
     assert!(c.core.move_leader("t", 0, 2, COPY_FIRST, clock_at(0)));
     assert_eq!(c.describe_partition(), (2, vec![1, 2, 3], vec![1, 1, 0]));

@@ -151,3 +151,30 @@ fn wait_for_committed_records_leaves_out_aborted_and_waits_for_the_commit() {
     let committed = TransactionStatus::Committed;
     assert_eq!(read, [("first".into(), committed), ("second".into(), committed)]);
 }
+
+/// Creates the topic `t` and sends records to it, one a batch.
+fn create_and_fill(broker: &EmbeddedBroker, record_count: i32) {
+    broker.create_topic(NewTopic::new("t", 1)).unwrap();
+    let init = send(broker, &init_request(60_000), 5);
+    let p = TestProducer { id: init.producer_id, epoch: init.producer_epoch };
+    for sequence in 0..record_count {
+        let records = record_batch(p, sequence, &format!("v{sequence}"), 0);
+        let produced = send(broker, &produce_request(None, 0, records), 12);
+        assert_eq!(produced.responses[0].partition_responses[0].error_code, 0);
+    }
+}
+
+#[test]
+fn wait_reads_a_topic_that_is_created_again_from_its_start() {
+    let broker = EmbeddedBroker::start().unwrap();
+    create_and_fill(&broker, 3);
+    let records = std::thread::scope(|scope| {
+        let wait = || broker.wait_for_records("t", 4, Duration::from_secs(60)).unwrap();
+        let waiting = scope.spawn(wait);
+        // The wait has read the first topic's records before or not: neither count is enough.
+        broker.with_core(|core, _now| core.delete_topic("t").unwrap());
+        create_and_fill(&broker, 4);
+        waiting.join().unwrap()
+    });
+    assert_eq!(records.iter().map(|r| r.offset).collect::<Vec<_>>(), [0, 1, 2, 3]);
+}

@@ -107,7 +107,7 @@ fn prepared_transaction_is_completed_after_the_restart() {
         let (f, mut b) = RestartFixture::new(3, version);
         let p = begin(&mut b, version);
         // No marker is written before the process ends.
-        b.core.set_txn_marker_delay(Some(|_: &str, _: i32| 60_000));
+        b.core.set_txn_marker_delay(|_: &str, _: i32| 60_000);
         if version < 2 {
             b.end(p, committed).unwrap();
         } else {
@@ -179,7 +179,7 @@ fn prepared_transaction_commits_its_offsets_after_the_restart() {
     let p = b.init().unwrap();
     add_offsets(&mut b, p).unwrap();
     commit_in_transaction(&mut b, p, NO_MEMBER, 3).unwrap();
-    b.core.set_txn_marker_delay(Some(|_: &str, _: i32| 60_000));
+    b.core.set_txn_marker_delay(|_: &str, _: i32| 60_000);
     b.end(p, true).unwrap();
     assert_eq!(fetch(&mut b, true), Err(ErrorCode::UNSTABLE_OFFSET_COMMIT));
     let mut b = f.restart(b, 0);

@@ -261,7 +261,7 @@ fn transactional_batches_need_an_id_and_must_not_mix_with_others() {
 fn next_transaction_waits_until_the_markers_are_written() {
     for version in [V1, V2] {
         let mut b = BrokerFixture::new(1, version);
-        b.core.set_txn_marker_delay(Some(|_: &str, partition| 10 * (partition as u64 + 1)));
+        b.core.set_txn_marker_delay(|_: &str, partition| 10 * (partition as u64 + 1));
         let p = b.init().unwrap();
         b.add_partition(p, 0).unwrap();
         b.add_partition(p, 1).unwrap();
@@ -401,7 +401,7 @@ fn coordinator_moves_when_its_node_stops_and_ends_the_transaction() {
     let p = b.init().unwrap();
     b.add_partition(p, 0).unwrap();
     b.produce(p, 0, 0, "a", PRODUCE_V1).unwrap();
-    b.core.set_txn_marker_delay(Some(|_: &str, _| 50));
+    b.core.set_txn_marker_delay(|_: &str, _| 50);
     let old = b.coordinator();
     b.end(p, COMMIT).unwrap();
     let now = b.now();
@@ -424,7 +424,7 @@ fn coordinator_moves_when_its_node_stops_and_ends_the_transaction() {
 #[test]
 fn cleared_delay_of_markers_holds_for_the_next_transaction() {
     let mut b = BrokerFixture::new(1, V2);
-    b.core.set_txn_marker_delay(Some(|_: &str, _| 50));
+    b.core.set_txn_marker_delay(|_: &str, _| 50);
     b.core.clear_txn_marker_delay();
     let p = b.init().unwrap();
     b.produce(p, 0, 0, "a", PRODUCE_V2).unwrap();
@@ -437,7 +437,7 @@ fn marker_that_is_lost_with_its_leader_is_written_again() {
     let mut b = BrokerFixture::new(3, V2);
     let p = b.init().unwrap();
     b.produce(p, 0, 0, "a", PRODUCE_V2).unwrap();
-    b.core.set_fetch_delay(Some(|_| 50));
+    b.core.set_fetch_delay(|_| 50);
     let next = b.end_v2(p, COMMIT).unwrap();
     assert_eq!(b.fetch(0, READ_COMMITTED).last_stable_offset, 0, "the marker is not replicated");
     assert_eq!(b.add_partition(next, 0), Err(ErrorCode::CONCURRENT_TRANSACTIONS));

@@ -120,6 +120,6 @@ fn install_random_faults(core: &mut Core, s: &Scenario, fault_counts: &FaultCoun
     }
     if s.max_replication_lag_ms > 0 {
         let (mut rng, max_ms) = (TestRng::new(s.seed ^ 0x1a6), s.max_replication_lag_ms);
-        core.set_fetch_delay(Some(move |_| 1 + rng.next_below(max_ms)));
+        core.set_fetch_delay(move |_| 1 + rng.next_below(max_ms));
     }
 }

@@ -302,7 +302,13 @@ impl Log {
 
     /// Returns all batches.
     pub(crate) fn batches(&self) -> io::Result<Vec<LogBatch>> {
-        self.entries().map(|(s, e)| read_batch(s, e)).collect()
+        self.batches_from(0)
+    }
+
+    /// Returns the batches that begin at an offset or after it.
+    pub(crate) fn batches_from(&self, offset: i64) -> io::Result<Vec<LogBatch>> {
+        let entries = self.entries().filter(|(_, e)| e.base_offset >= offset);
+        entries.map(|(s, e)| read_batch(s, e)).collect()
     }
 
     /// Returns the batch with the highest timestamp, among those before `end_offset`.

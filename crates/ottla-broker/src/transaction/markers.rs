@@ -88,11 +88,8 @@ impl Core {
     ///
     /// Its arguments are the topic's name and the partition. Without such a function, the default,
     /// markers are written before the response to EndTxn.
-    pub fn set_txn_marker_delay(
-        &mut self,
-        delay: Option<impl FnMut(&str, i32) -> u64 + Send + 'static>,
-    ) {
-        self.transactions.markers.delay = delay.map(|d| Box::new(d) as MarkerDelayFn);
+    pub fn set_txn_marker_delay(&mut self, delay: impl FnMut(&str, i32) -> u64 + Send + 'static) {
+        self.transactions.markers.delay = Some(Box::new(delay) as MarkerDelayFn);
     }
 
     /// Lets markers be written without delay again.

@@ -111,7 +111,7 @@ impl<'s> TransactionSimulation<'s> {
         core.set_coordinator_load_time(s.coordinator_load_ms);
         if s.max_marker_delay_ms > 0 {
             let (mut rng, max_ms) = (TestRng::new(s.seed ^ 0x3a4c), s.max_marker_delay_ms);
-            core.set_txn_marker_delay(Some(move |_: &str, _| rng.next_below(max_ms + 1)));
+            core.set_txn_marker_delay(move |_: &str, _| rng.next_below(max_ms + 1));
         }
         let mut cluster = SimCluster::new(core, s);
         if s.request_fault_one_in > 0 {
