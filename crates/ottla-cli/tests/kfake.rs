@@ -192,3 +192,55 @@ fn record_that_kfake_refuses_fails_and_the_next_one_is_stored() {
     assert_eq!(log.len(), 1);
     assert_eq!(log[0].value, "stored");
 }
+
+/// The number of the transaction and whether it is committed.
+fn transaction_value(number: u64, is_committed: bool, n: u64) -> String {
+    format!("{} {number} {n}", if is_committed { "committed" } else { "aborted" })
+}
+
+#[test]
+fn kfake_commits_and_aborts_transactions_while_its_coordinator_fails() {
+    let Some(mut kfake) = Kfake::start() else { return };
+    kfake.create_topic("txn", PARTITIONS);
+    let producer = builder(&kfake).transactional_id("kfake").build().unwrap();
+    producer.init_transactions().unwrap();
+    let mut expected = BTreeSet::new();
+    for number in 0..20 {
+        let is_committed = number % 3 != 2;
+        // Each fault hits the next request of its API, which the client repeats.
+        match number {
+            4 => kfake.fail_requests(ApiKey::END_TXN, ErrorCode::NOT_COORDINATOR, 1),
+            7 => kfake.fail_requests(ApiKey::END_TXN, ErrorCode::CONCURRENT_TRANSACTIONS, 2),
+            10 => kfake.disconnect_requests(ApiKey::END_TXN, 1),
+            13 => kfake.disconnect_requests(ApiKey::PRODUCE, 1),
+            16 => kfake.shuffle_leaders(),
+            _ => {}
+        }
+        let mut transaction = producer.begin_transaction().unwrap();
+        let deliveries: Vec<Delivery> = (0..12)
+            .map(|n| {
+                let value = transaction_value(number, is_committed, n);
+                let partition = (n % PARTITIONS as u64) as i32;
+                producer.send(Record::to("txn").partition(partition).value(&value)).unwrap()
+            })
+            .collect();
+        if is_committed {
+            transaction.commit().unwrap();
+        } else {
+            producer.flush().unwrap();
+            transaction.abort().unwrap();
+        }
+        for (n, delivery) in deliveries.into_iter().enumerate() {
+            let metadata = delivery.wait().unwrap();
+            let value = transaction_value(number, is_committed, n as u64);
+            if is_committed {
+                expected.insert((metadata.partition(), metadata.offset().unwrap(), value));
+            }
+        }
+    }
+    assert_eq!(kfake.fault_count(), 5);
+    let records = kfake.read_committed("txn", expected.len());
+    let seen: BTreeSet<(i32, i64, String)> =
+        records.into_iter().map(|r| (r.partition, r.offset, r.value)).collect();
+    assert_eq!(seen, expected);
+}

@@ -13,6 +13,7 @@
 //	disconnect API COUNT          closes the connection instead of responding, COUNT times
 //	count                         prints how many requests got an error or no response so far
 //	read TOPIC COUNT              prints partition, offset and value of the records of a topic
+//	committed TOPIC COUNT         the same without those of open and aborted transactions
 //
 // With an argument, the addresses of brokers, it serves nothing. Then it is a client of these brokers:
 // see runClient.
@@ -82,7 +83,7 @@ func (s *server) run(words []string) error {
 	name, args := words[0], words[1:]
 	counts := map[string]int{
 		"create": 2, "leader": 2, "move": 3, "shuffle": 0, "remove": 1, "fail": 3, "disconnect": 2,
-		"count": 0, "read": 2,
+		"count": 0, "read": 2, "committed": 2,
 	}
 	if count, known := counts[name]; !known || len(args) != count {
 		return fmt.Errorf("unknown command or wrong number of arguments: %v", words)
@@ -90,7 +91,7 @@ func (s *server) run(words []string) error {
 	// Every argument but the topic is a number.
 	var topic string
 	switch name {
-	case "create", "leader", "move", "read":
+	case "create", "leader", "move", "read", "committed":
 		topic, args = args[0], args[1:]
 	}
 	numbers := make([]int32, len(args))
@@ -119,7 +120,9 @@ func (s *server) run(words []string) error {
 	case "count":
 		fmt.Println(s.count())
 	case "read":
-		return s.read(topic, int(numbers[0]))
+		return s.read(topic, int(numbers[0]), kgo.ReadUncommitted())
+	case "committed":
+		return s.read(topic, int(numbers[0]), kgo.ReadCommitted())
 	}
 	return nil
 }
@@ -152,11 +155,12 @@ func (s *server) count() int64 {
 }
 
 // read prints the records of a topic as franz-go's consumer returns them.
-func (s *server) read(topic string, count int) error {
+func (s *server) read(topic string, count int, level kgo.IsolationLevel) error {
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(s.cluster.ListenAddrs()...),
 		kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(level),
 	)
 	if err != nil {
 		return err

@@ -126,7 +126,16 @@ impl Kfake {
 
     /// Reads the records of a topic. It waits for `count` records, and a short time for more.
     pub fn read_topic(&mut self, topic: &str, count: usize) -> Vec<KfakeRecord> {
-        let lines = self.run(&format!("read {topic} {count}"));
+        self.read(&format!("read {topic} {count}"))
+    }
+
+    /// Like [`read_topic`](Self::read_topic), without records of open and aborted transactions.
+    pub fn read_committed(&mut self, topic: &str, count: usize) -> Vec<KfakeRecord> {
+        self.read(&format!("committed {topic} {count}"))
+    }
+
+    fn read(&mut self, command: &str) -> Vec<KfakeRecord> {
+        let lines = self.run(command);
         lines.iter().map(|line| parse_record(line).expect("a record")).collect()
     }
 }
