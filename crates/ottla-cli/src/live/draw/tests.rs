@@ -130,6 +130,19 @@ fn all_figures_fit_on_80_columns_and_24_rows() {
 }
 
 #[test]
+fn screen_in_docs_is_one_of_this_version() {
+    let page = include_str!("../../../../../docs/MONITORING.md");
+    let (_, rest) = page.split_once("<!-- screen: docs/pictures.sh -->\n```text\n").unwrap();
+    let (documented, _) = rest.split_once("```").unwrap();
+    let shown = lines(&render(80, 24, &screen(&figures(), &[])));
+    // The headers of the tables and the line of keys contain no figures.
+    for start in [" NODE", " PARTITION", " MESSAGES", " q leave"] {
+        let line = shown.iter().find(|line| line.starts_with(start)).unwrap();
+        assert!(documented.lines().any(|l| l == line), "run docs/pictures.sh: no {line:?}");
+    }
+}
+
+#[test]
 fn without_utf8_the_screen_is_ascii() {
     let figures = figures();
     let style = OutputStyle { unicode: false, colours: false };
@@ -142,8 +155,9 @@ fn without_utf8_the_screen_is_ascii() {
 fn screens_of_any_size_are_drawn() {
     let figures = figures();
     let messages = vec!["a message that is longer than a narrow screen".to_owned(); 20];
-    for columns in 1..130 {
-        for rows in 1..40 {
+    // Around each limit of the layout.
+    for columns in [1, 2, 9, 10, 20, 49, 50, 51, 79, 80, 99, 100, 101, 200] {
+        for rows in [1, 2, 3, 8, 13, 14, 15, 16, 20, 23, 24, 40] {
             for only_messages in [false, true] {
                 let screen = Screen { only_messages, ..screen(&figures, &messages) };
                 let buffer = render(columns, rows, &screen);
