@@ -111,14 +111,18 @@ fn plaintext_port_of_a_broker() {
     assert_ends(&broker.bootstrap_servers(), &[SSL], &[MISFIT, plaintext]);
 }
 
-/// It takes the start of the handshake for the length of a request, and waits for the rest.
+/// They take the start of the handshake for the length of a request, and wait for the rest.
 #[test]
-fn plaintext_port_that_never_responds_to_a_tls_handshake() {
-    let address = start_server(|mut stream| {
-        let _ = stream.read_to_end(&mut Vec::new());
-    });
-    let expected = [MISFIT, "no response to the TLS handshake", "plaintext port"];
-    assert_ends(&address, &[SSL], &expected);
+fn plaintext_ports_that_never_respond_to_a_tls_handshake() {
+    let start = || {
+        start_server(|mut stream| {
+            let _ = stream.read_to_end(&mut Vec::new());
+        })
+    };
+    let addresses = [start(), start(), start()];
+    let mut expected = vec![MISFIT, "no response to the TLS handshake", "plaintext port"];
+    expected.extend(addresses.iter().map(|address| &**address));
+    assert_ends(&addresses.join(","), &[SSL], &expected);
 }
 
 /// A listener with SASL serves ApiVersions, and closes the connection at any other request.

@@ -5,6 +5,8 @@
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -92,6 +94,7 @@ fn tls_and_sasl_work_and_wrong_settings_are_explained() {
     let kafka = SecureKafka::start(&jars);
     let n = record_count();
     check_tls(&kafka, n);
+    check_slow_tls(&kafka, n);
     check_sasl(&kafka, n);
     check_oauthbearer(&kafka, n);
     check_command(&kafka);
@@ -108,7 +111,7 @@ fn tls_and_sasl_work_and_wrong_settings_are_explained() {
         assert_eq!(end_offset, n, "{line}");
         topics += 1;
     }
-    assert_eq!(topics, 14, "{offsets}");
+    assert_eq!(topics, 15, "{offsets}");
 }
 
 fn check_tls(kafka: &SecureKafka, n: u64) {
@@ -135,6 +138,46 @@ fn check_tls(kafka: &SecureKafka, n: u64) {
             ("ssl.keystore.key", &client.key),
         ],
     );
+}
+
+/// The first bootstrap server never responds. The second one responds to each connection after
+/// 1.6 s: a slow broker that is reached in its first attempt.
+fn check_slow_tls(kafka: &SecureKafka, n: u64) {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (slow, attempts) = start_slow_proxy(kafka.bootstrap(Listener::Ssl));
+    let builder = producer_builder(
+        kafka,
+        Listener::Ssl,
+        &[
+            ("bootstrap.servers", &format!("{},{slow}", silent.local_addr().unwrap())),
+            ("security.protocol", "SSL"),
+            ("ssl.truststore.location", &kafka.file_path("ca.pem")),
+        ],
+    );
+    send_records(builder, "accepted-slow", n);
+    assert_eq!(attempts.load(Ordering::SeqCst), 1);
+}
+
+/// Starts a proxy that delays the broker's first bytes by 1.6 s. Returns its address and the number
+/// of its connections.
+fn start_slow_proxy(target: String) -> (String, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let connections = Arc::new(AtomicU64::new(0));
+    let count = connections.clone();
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let (client, broker) = (client.unwrap(), TcpStream::connect(&target).unwrap());
+            let clones = (client.try_clone().unwrap(), broker.try_clone().unwrap());
+            thread::spawn(move || io::copy(&mut &clones.0, &mut &clones.1));
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(1600));
+                io::copy(&mut &broker, &mut &client)
+            });
+        }
+    });
+    (address, connections)
 }
 
 /// Checks each SASL mechanism, without and with TLS.

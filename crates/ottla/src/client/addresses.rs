@@ -73,6 +73,11 @@ impl Addresses {
         next
     }
 
+    /// Returns whether [`Addresses::next`] has another one.
+    pub(crate) fn has_untried(&self) -> bool {
+        !self.untried.is_empty()
+    }
+
     /// Forgets the untried addresses: the next attempt begins with a lookup.
     pub(crate) fn clear(&mut self) {
         self.untried.clear();

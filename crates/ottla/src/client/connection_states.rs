@@ -134,11 +134,6 @@ impl ConnectionStates {
         self.iter().map(|connection| connection.in_flight.len()).sum()
     }
 
-    /// Returns whether a connection is being set up.
-    pub(super) fn is_any_connecting(&self) -> bool {
-        self.iter().any(NodeConnection::is_connecting)
-    }
-
     /// Returns whether a broker accepts the client's credentials.
     pub(super) fn is_any_authenticated(&self) -> bool {
         self.iter().any(|connection| {
@@ -200,11 +195,11 @@ mod tests {
         let mut states = connection_states();
         states.connecting(2, 7, Tick(0), 0);
         assert_eq!(states.by_channel(7).map(|c| c.id), Some(2));
-        assert!(states.is_any_connecting() && !states.is_any_authenticated());
+        assert!(states.get(2).unwrap().is_connecting() && !states.is_any_authenticated());
         assert_eq!(states.remove_channel(7), Some(2));
         assert!(states.by_channel(7).is_none());
         states.disconnected(2, Tick(0), 0);
-        assert!(!states.is_any_connecting());
+        assert!(!states.get(2).unwrap().is_connecting());
     }
 
     #[test]

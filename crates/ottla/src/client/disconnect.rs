@@ -34,10 +34,16 @@ pub(super) enum DisconnectKind {
 const MISCONFIGURED_ATTEMPTS: u32 = 2;
 
 /// How long a bootstrap server may send no response to the start of a TLS handshake. A plaintext
-/// port takes it for a part of a long request, and some wait for the rest. With
-/// [`MISCONFIGURED_ATTEMPTS`], the callers know within 5 s if there is one server; several are
-/// tried one after the other.
-const TLS_RESPONSE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// port takes it for a part of a long request, and some wait for the rest. A broker may be slow, so
+/// silence is weaker evidence than a response: one long attempt counts, and two short ones do not.
+const TLS_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The same for an address while its name has another one that is not tried yet.
+const TLS_RESPONSE_TIMEOUT_OF_OTHER_ADDRESSES: Duration = Duration::from_secs(1);
+
+/// After this time without a response, the client connects to the next bootstrap server, too. One
+/// after the other, several silent servers would take a [`TLS_RESPONSE_TIMEOUT`] each.
+const TLS_RESPONSE_DELAY: Duration = Duration::from_millis(250);
 
 /// The party that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +63,14 @@ impl ClosedBy {
             ClosedBy::Broker => "broker",
             ClosedBy::Network => "network",
         }
+    }
+}
+
+fn tls_response_timeout(connection: &NodeConnection) -> Duration {
+    if connection.has_untried_addresses() {
+        TLS_RESPONSE_TIMEOUT_OF_OTHER_ADDRESSES
+    } else {
+        TLS_RESPONSE_TIMEOUT
     }
 }
 
@@ -276,11 +290,15 @@ impl<I: Io> NetworkClient<I> {
             .map(|c| c.id)
             .collect();
         for node in expired {
-            let ms = TLS_RESPONSE_TIMEOUT.as_millis();
+            let Some(connection) = self.connections.get_mut(node) else { continue };
+            let ms = tls_response_timeout(connection).as_millis();
             let reason = format!(
                 "no response to the TLS handshake within {ms} ms; \
                  if this is a plaintext port, set security.protocol to match"
             );
+            if !connection.has_untried_addresses() {
+                connection.set_misconfigured_attempts(MISCONFIGURED_ATTEMPTS - 1);
+            }
             self.fail_connection_with_kind(node, &reason, DisconnectKind::Misconfigured, now);
         }
     }
@@ -291,12 +309,24 @@ impl<I: Io> NetworkClient<I> {
     /// holds for a server that is already counted as one that the settings do not fit: with this
     /// short timeout, a broker that always needs longer could never be reached.
     pub(super) fn tls_response_deadline(&self, connection: &NodeConnection) -> Option<Tick> {
-        let ConnectionState::Connecting { channel, .. } = connection.state else { return None };
-        let is_counted = connection.misconfigured_reason(MISCONFIGURED_ATTEMPTS).is_some();
-        if is_counted || self.metadata.last_success.is_some() {
+        if connection.misconfigured_reason(MISCONFIGURED_ATTEMPTS).is_some() {
             return None;
         }
-        Some(self.selector.tls_response_awaited_since(channel)?.after(TLS_RESPONSE_TIMEOUT))
+        Some(self.tls_response_awaited_since(connection)?.after(tls_response_timeout(connection)))
+    }
+
+    /// Returns from when a bootstrap server that is connecting does not keep the client from
+    /// connecting to another one: it sends no response to the start of a TLS handshake.
+    pub(super) fn connects_slowly_from(&self, connection: &NodeConnection) -> Option<Tick> {
+        Some(self.tls_response_awaited_since(connection)?.after(TLS_RESPONSE_DELAY))
+    }
+
+    fn tls_response_awaited_since(&self, connection: &NodeConnection) -> Option<Tick> {
+        let ConnectionState::Connecting { channel, .. } = connection.state else { return None };
+        if self.metadata.last_success.is_some() {
+            return None;
+        }
+        self.selector.tls_response_awaited_since(channel)
     }
 
     fn timeout_reason(&self, connection: &NodeConnection, now: Tick) -> Option<String> {

@@ -279,7 +279,8 @@ impl<I: Io> NetworkClient<I> {
     /// requests in flight, else one that the client can connect to.
     ///
     /// Returns `None` while a node is connecting: the request waits for it and the client opens
-    /// no second connection (CASES NC16).
+    /// no second connection (CASES NC16). A bootstrap server that is slow to respond to a TLS
+    /// handshake does not count.
     pub(crate) fn least_loaded_node(&self, now: Tick) -> Option<i32> {
         // Once metadata names the brokers, the bootstrap servers (negative ids) are not used.
         let usable = |connection: &&NodeConnection| {
@@ -290,7 +291,8 @@ impl<I: Io> NetworkClient<I> {
         if let Some(connection) = ready.min_by_key(|connection| connection.in_flight.len()) {
             return Some(connection.id);
         }
-        if nodes().any(NodeConnection::is_connecting) {
+        let is_slow = |c: &NodeConnection| self.connects_slowly_from(c).is_some_and(|t| t <= now);
+        if nodes().any(|connection| connection.is_connecting() && !is_slow(connection)) {
             return None;
         }
         let can_become_ready = nodes().filter(|connection| {
@@ -309,11 +311,7 @@ impl<I: Io> NetworkClient<I> {
         }
         self.maybe_rebootstrap(now);
         let Some(node) = self.least_loaded_node(now) else {
-            // A connecting node makes an event. A backoff or a throttle ends by time alone.
-            if self.connections.is_any_connecting() {
-                return Tick::NEVER;
-            }
-            return self.next_retry(now);
+            return self.next_usable_node_at(now);
         };
         if !self.ready(node, now) {
             return self.next_retry(now);
@@ -341,6 +339,15 @@ impl<I: Io> NetworkClient<I> {
             }
         }
         Tick::NEVER
+    }
+
+    /// Returns when time alone may give the client a node to send metadata requests to.
+    fn next_usable_node_at(&self, now: Tick) -> Tick {
+        // A connecting node makes an event, or becomes slow. A backoff or a throttle ends by time.
+        let connecting = self.connections.iter().filter(|connection| connection.is_connecting());
+        let slow_from = connecting.map(|c| self.connects_slowly_from(c).unwrap_or(Tick::NEVER));
+        let all_slow_from = slow_from.max().unwrap_or(Tick(0));
+        if all_slow_from > now { all_slow_from } else { self.next_retry(now) }
     }
 
     /// Applies the new leaders that a produce response names (KIP-951).

@@ -197,6 +197,11 @@ impl NodeConnection {
         reason.clone_into(&mut self.attempts.misconfigured_reason);
     }
 
+    /// Counts earlier attempts as failed so, because one that took long is enough evidence.
+    pub(crate) fn set_misconfigured_attempts(&mut self, attempts: u32) {
+        self.attempts.misconfigured = self.attempts.misconfigured.max(attempts);
+    }
+
     pub(crate) fn clear_misconfigured_attempts(&mut self) {
         self.attempts.misconfigured = 0;
     }
@@ -233,6 +238,11 @@ impl NodeConnection {
     pub(crate) fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
         self.addresses.set(addresses);
         self.state = ConnectionState::Disconnected { retry_at: Tick(0) };
+    }
+
+    /// Returns whether the last lookup has addresses that are not tried yet.
+    pub(crate) fn has_untried_addresses(&self) -> bool {
+        self.addresses.has_untried()
     }
 
     /// Removes and returns the next address to try; `None` means that a lookup is needed.

@@ -3,6 +3,8 @@
 mod addresses;
 mod requests;
 mod sasl;
+#[cfg(feature = "tls")]
+mod tls_response;
 mod unreachable;
 
 use std::collections::BTreeMap;

@@ -4,12 +4,6 @@ use ottla_protocol::header::decode_request;
 use ottla_protocol::messages::ApiVersionsRequest;
 
 use super::*;
-#[cfg(feature = "tls")]
-use crate::config::secret::Secret;
-#[cfg(feature = "tls")]
-use crate::config::security::{SecurityStore, TlsSettings, TlsVersions};
-#[cfg(feature = "tls")]
-use crate::network::tls::TlsConnector;
 
 // CASES: NC7, LR16.
 #[test]
@@ -231,41 +225,6 @@ fn health_names_the_misfit_until_metadata_arrives() {
     assert!(health.bootstrap_error.is_some_and(|reason| error.contains(&reason)));
     f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);
     assert!(f.client.observer.health.get(Tick(0)).bootstrap_error.is_none());
-}
-
-/// The third attempt has the time of any connection: a TLS broker may only be slow.
-#[cfg(feature = "tls")]
-#[test]
-fn silence_after_the_start_of_a_tls_handshake_is_reported_after_two_short_attempts() {
-    let trust_store = SecurityStore::Inline {
-        certificates: Secret::new(ottla_testkit::CertificateAuthority::new("a").pem()),
-        key: None,
-    };
-    let tls = TlsSettings {
-        versions: TlsVersions { tls12: true, tls13: true },
-        cipher_suites: Vec::new(),
-        verify_hostname: true,
-        trust_store: Some(trust_store),
-        key_store: None,
-        key_password: None,
-    };
-    let connector = TlsConnector::new(tls, Arc::new(SimMachine::new(1, Faults::NONE))).unwrap();
-    let tls = Some(Arc::new(connector));
-    let security = ConnectionSecurity { tls, ..ConnectionSecurity::default() };
-    let mut f = ClientFixture::new(settings(&["127.0.0.1"]), security);
-    // The server accepts the connection. The fixture waits for the rest of a frame, because the
-    // first bytes of the handshake are the size of a large one.
-    let start = f.now();
-    f.run_until(&mut |_| None, |f| f.client.observer.health.get(Tick(0)).bootstrap_error.is_some());
-    let elapsed = f.now().since(start);
-    assert!(elapsed >= ms(3000) && elapsed < ms(4000), "{elapsed:?}");
-    let last_failure =
-        |f: &ClientFixture| f.client.observer.health.get(Tick(0)).failing["127.0.0.1:9092"].clone();
-    assert!(last_failure(&f).contains("TLS handshake within 1500 ms"), "{}", last_failure(&f));
-    let start = f.now();
-    f.run_until(&mut |_| None, |f| !last_failure(f).contains("within 1500 ms"));
-    // 5 s, doubled at each failed attempt, ± 20 %.
-    assert!(f.now().since(start) >= ms(4000), "{}", last_failure(&f));
 }
 
 #[test]
