@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rustls::{AlertDescription as Alert, CertificateError, Error};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate, X509Version};
 
 use super::public_key::{PublicKey, SUPPORTED_KEYS};
 use super::verifier::CertificateVerifier;
@@ -30,14 +30,20 @@ impl TlsDiagnosis {
     }
 }
 
-/// Explains an error of the connection to `host`.
-pub(super) fn explain(e: &Error, host: &str, verifier: &CertificateVerifier) -> TlsDiagnosis {
+/// Explains an error of the connection to `host`. `has_agreed`: client and broker have agreed on a
+/// TLS version and a cipher suite.
+pub(super) fn explain(
+    e: &Error,
+    host: &str,
+    verifier: &CertificateVerifier,
+    has_agreed: bool,
+) -> TlsDiagnosis {
     match e {
         Error::InvalidCertificate(e) => {
-            let der = verifier.take_rejected_certificate();
-            TlsDiagnosis::rejection(explain_certificate_error(e, host, der.as_deref()))
+            let chain = verifier.take_rejected_chain();
+            TlsDiagnosis::rejection(explain_certificate_error(e, host, &chain))
         }
-        Error::AlertReceived(alert) => explain_alert(*alert),
+        Error::AlertReceived(alert) => explain_alert(*alert, has_agreed),
         Error::InvalidMessage(_) => TlsDiagnosis::failure(
             "the broker's response is not TLS; if this is a plaintext port, set \
              security.protocol to match",
@@ -53,11 +59,16 @@ pub(super) fn explain(e: &Error, host: &str, verifier: &CertificateVerifier) -> 
     }
 }
 
-fn explain_alert(alert: Alert) -> TlsDiagnosis {
+fn explain_alert(alert: Alert, has_agreed: bool) -> TlsDiagnosis {
     let prefix = format!("the broker closed TLS with the alert {alert:?}");
     match alert {
         Alert::CertificateRequired | Alert::NoCertificate => TlsDiagnosis::rejection(format!(
             "{prefix}: it requires a client certificate; set ssl.keystore.location"
+        )),
+        // With TLS 1.2, OpenSSL has no other alert for a certificate that is missing.
+        Alert::HandshakeFailure if has_agreed => TlsDiagnosis::rejection(format!(
+            "{prefix} after both agreed on version and cipher suite: it probably requires a client \
+             certificate, or rejects the one of ssl.keystore.location"
         )),
         Alert::BadCertificate
         | Alert::UnsupportedCertificate
@@ -69,13 +80,15 @@ fn explain_alert(alert: Alert) -> TlsDiagnosis {
             "{prefix}: it rejects the client certificate, or requires one and received none; \
              check ssl.keystore.location and the broker's trust store"
         )),
-        Alert::ProtocolVersion | Alert::InsufficientSecurity | Alert::HandshakeFailure => {
-            TlsDiagnosis::rejection(format!(
-                "{prefix}: client and broker share no TLS version, cipher suite or key type; check \
+        Alert::ProtocolVersion => TlsDiagnosis::rejection(format!(
+            "{prefix}: it supports no TLS version of ssl.enabled.protocols, or none that this \
+             client has (TLSv1.2, TLSv1.3)"
+        )),
+        Alert::InsufficientSecurity | Alert::HandshakeFailure => TlsDiagnosis::rejection(format!(
+            "{prefix}: client and broker share no TLS version, cipher suite or key type; check \
                  ssl.enabled.protocols, ssl.cipher.suites and ssl.keystore.location. The broker's \
                  certificate needs {SUPPORTED_KEYS}"
-            ))
-        }
+        )),
         Alert::UnrecognisedName => TlsDiagnosis::rejection(format!(
             "{prefix}: it has no certificate for the host name that the client uses"
         )),
@@ -83,12 +96,15 @@ fn explain_alert(alert: Alert) -> TlsDiagnosis {
     }
 }
 
-/// Explains why the client rejected the broker's certificate, which is `der`.
-fn explain_certificate_error(e: &CertificateError, host: &str, der: Option<&[u8]>) -> String {
+/// Explains why the client rejected the broker's certificate, the first one of `chain`.
+fn explain_certificate_error(e: &CertificateError, host: &str, chain: &[Vec<u8>]) -> String {
+    let der = chain.first().map(Vec::as_slice);
     let parsed = der.and_then(|der| X509Certificate::from_der(der).ok()).map(|(_, c)| c);
     let Some(c) = parsed else {
         return format!("the broker's certificate is not valid: {e:?}");
     };
+    let others = chain[1..].iter().filter_map(|der| X509Certificate::from_der(der).ok());
+    let others: Vec<_> = others.map(|(_, c)| c).collect();
     let certificate =
         format!("the broker's certificate ({}, issued by {})", subject_name(&c), c.issuer());
     let kind = der.and_then(|der| Some(PublicKey::from_certificate(der)?.kind()));
@@ -100,6 +116,15 @@ fn explain_certificate_error(e: &CertificateError, host: &str, der: Option<&[u8]
             "{certificate} has {}, which this client does not support; issue one for \
              {SUPPORTED_KEYS}",
             kind.describe()
+        );
+    }
+    if let Some(issuer) = issuer_outside_its_dates(e, &c, &others) {
+        return format!(
+            "{certificate} was issued through the authority {}, whose certificate is valid from {} \
+             to {}; renew that one, and check this machine's clock",
+            issuer.subject(),
+            issuer.validity().not_before,
+            issuer.validity().not_after
         );
     }
     match e {
@@ -119,10 +144,19 @@ fn explain_certificate_error(e: &CertificateError, host: &str, der: Option<&[u8]
             "{certificate} is not signed by a trusted authority; add its issuer to \
              ssl.truststore.location. It has X.509 version 1, so its issuer itself must be trusted"
         ),
-        CertificateError::UnknownIssuer => format!(
-            "{certificate} is not signed by a trusted authority; add its issuer, or the \
-             certificate itself, to ssl.truststore.location"
-        ),
+        CertificateError::UnknownIssuer => match chain_end(&c, &others) {
+            Some(last) => format!(
+                "{certificate} is not signed by a trusted authority: its chain ends with {}, \
+                 issued by {1}; add the certificate of {1}, or the broker's own, to \
+                 ssl.truststore.location",
+                last.subject(),
+                last.issuer()
+            ),
+            None => format!(
+                "{certificate} is not signed by a trusted authority; add its issuer, or the \
+                 certificate itself, to ssl.truststore.location"
+            ),
+        },
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             explain_wrong_host(&certificate, host, &c)
         }
@@ -135,6 +169,40 @@ fn explain_certificate_error(e: &CertificateError, host: &str, der: Option<&[u8]
         CertificateError::Revoked => format!("{certificate} was revoked"),
         other => explain_unusual(&certificate, &c, other),
     }
+}
+
+/// Returns the authority's certificate that is expired or not valid yet, if the broker's own is
+/// valid.
+fn issuer_outside_its_dates<'c, 'd>(
+    e: &CertificateError,
+    own: &X509Certificate<'_>,
+    others: &'c [X509Certificate<'d>],
+) -> Option<&'c X509Certificate<'d>> {
+    let (CertificateError::ExpiredContext { time, .. }
+    | CertificateError::NotValidYetContext { time, .. }) = e
+    else {
+        return None;
+    };
+    let now = ASN1Time::from_timestamp(i64::try_from(time.as_secs()).ok()?).ok()?;
+    own.validity().is_valid_at(now).then_some(())?;
+    others.iter().find(|c| !c.validity().is_valid_at(now))
+}
+
+/// Returns the last certificate of the chain that begins with `own`; `None` if that is `own`.
+fn chain_end<'c, 'd>(
+    own: &X509Certificate<'_>,
+    others: &'c [X509Certificate<'d>],
+) -> Option<&'c X509Certificate<'d>> {
+    let issuer_of = |c: &X509Certificate<'_>| {
+        let is_self_issued = c.subject().as_raw() == c.issuer().as_raw();
+        let is_issuer = |i: &&X509Certificate<'_>| i.subject().as_raw() == c.issuer().as_raw();
+        others.iter().find(is_issuer).filter(|_| !is_self_issued)
+    };
+    let mut last = issuer_of(own)?;
+    for _ in others {
+        last = issuer_of(last).unwrap_or(last);
+    }
+    Some(last)
 }
 
 /// Whether the error says that the certificate is not trusted, expired or not for the host. Then
@@ -151,6 +219,36 @@ fn is_about_trust_or_name(e: &CertificateError) -> bool {
             | E::NotValidForName
             | E::NotValidForNameContext { .. }
     )
+}
+
+/// The errors of the verifier about authorities of the chain, each with reason and remedy.
+const CHAIN_ERRORS: [(&str, &str); 3] = [
+    (
+        "EndEntityUsedAsCa",
+        "was issued by a certificate that is no authority's; issue that one again with \
+         basicConstraints=CA:TRUE",
+    ),
+    (
+        "PathLenConstraintViolated",
+        "has a longer chain than an authority in it permits (pathlen in basicConstraints); issue \
+         it by an authority closer to the root",
+    ),
+    (
+        "NameConstraintViolation",
+        "has a name that an authority in its chain may not certify (nameConstraints); issue it \
+         for a permitted name, or by another authority",
+    ),
+];
+
+fn signature_name(oid: &str) -> String {
+    match oid {
+        "1.2.840.113549.1.1.10" => "RSASSA-PSS with unusual parameters".to_owned(),
+        "1.2.840.113549.1.1.14" => "SHA-224 with RSA".to_owned(),
+        "1.2.840.10045.4.3.1" => "SHA-224 with ECDSA".to_owned(),
+        "1.2.840.113549.1.1.2" => "MD2 with RSA".to_owned(),
+        "1.3.101.113" => "Ed448".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 /// Explains the errors of the verifier that concern unusual certificates.
@@ -175,7 +273,13 @@ fn explain_unusual(certificate: &str, c: &X509Certificate<'_>, e: &CertificateEr
              version 3 (openssl x509 -req -extfile FILE, with basicConstraints=CA:TRUE in FILE)"
         );
     }
+    for (error, reason) in CHAIN_ERRORS {
+        if details.contains(error) {
+            return format!("{certificate} {reason}");
+        }
+    }
     if details.contains("UnsupportedSignatureAlgorithm") {
+        let algorithm = signature_name(&algorithm);
         return format!(
             "the signature of {certificate}, or of an issuer's certificate, has an algorithm that \
              this client does not support ({algorithm}); the issuers need {SUPPORTED_KEYS}, and \

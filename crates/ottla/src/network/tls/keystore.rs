@@ -12,11 +12,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
-use super::asn1::{Element, Elements, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE};
+use super::asn1::{Element, Elements, SEQUENCE};
 use super::decryption::{StoreError, decrypt_traditional};
 use super::pem::{PemBlock, decode_text, parse_pem};
 use super::private_key::{KeyEntry, parse_der_key};
 use super::public_key::is_certificate;
+use super::store_format::{StoreFormat, detect_format, is_base64_of_store};
 use super::{jks, pkcs12};
 use crate::config::files;
 use crate::config::secret::Secret;
@@ -24,64 +25,12 @@ use crate::config::security::SecurityStore;
 use crate::error::Error;
 
 fn read_file(setting: &str, path: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
-    files::read_file(path)
-        .map_err(|e| Error::config(format!("{setting}={path} cannot be read: {e}")))
-}
-
-/// The format of a file with certificates or keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum StoreFormat {
-    Pem,
-    Jks,
-    Jceks,
-    Bks,
-    Pkcs12,
-    Pkcs7,
-    CertificateDer,
-    EncryptedKeyDer,
-    KeyDer,
-    /// The text is the base64 of a PEM text, as in the data of a Kubernetes Secret.
-    Base64OfPem,
-    Unknown,
-}
-
-fn detect_format(bytes: &[u8]) -> StoreFormat {
-    match bytes {
-        // The first two are Java's magic numbers, the third is the version of Bouncy Castle's.
-        [0xfe, 0xed, 0xfe, 0xed, ..] => StoreFormat::Jks,
-        [0xce, 0xce, 0xce, 0xce, ..] => StoreFormat::Jceks,
-        [0, 0, 0, 0..=2, 0, 0, 0, 20, ..] => StoreFormat::Bks,
-        [0x30, ..] => detect_der_format(bytes),
-        _ => {
-            let text = decode_text(bytes);
-            if text.contains("-----BEGIN ") {
-                StoreFormat::Pem
-            } else if text.trim_start().starts_with("LS0tLS1CRUdJTi") {
-                StoreFormat::Base64OfPem
-            } else {
-                StoreFormat::Unknown
-            }
-        }
+    let content = files::read_file(path)
+        .map_err(|e| Error::config(format!("{setting}={path} cannot be read: {e}")))?;
+    if content.trim_ascii().is_empty() {
+        return Err(Error::config(format!("{setting}={path}: the file is empty")));
     }
-}
-
-fn detect_der_format(bytes: &[u8]) -> StoreFormat {
-    let Some(element) = Element::parse(bytes) else { return StoreFormat::Unknown };
-    match &element.fields()[..] {
-        [version, content, ..]
-            if version.small_integer() == Some(3)
-                && content.fields().first().is_some_and(|f| f.is(OBJECT_IDENTIFIER)) =>
-        {
-            StoreFormat::Pkcs12
-        }
-        [kind, ..] if kind.is(OBJECT_IDENTIFIER) => StoreFormat::Pkcs7,
-        [algorithm, data] if algorithm.is(SEQUENCE) && data.is(OCTET_STRING) => {
-            StoreFormat::EncryptedKeyDer
-        }
-        [version, ..] if version.is(INTEGER) => StoreFormat::KeyDer,
-        _ if is_certificate(&element) => StoreFormat::CertificateDer,
-        _ => StoreFormat::Unknown,
-    }
+    Ok(content)
 }
 
 /// A store's setting and value for messages, and the setting of its password.
@@ -150,10 +99,13 @@ impl Source {
                 "it is a PKCS#7 file, which this client cannot read; convert it: openssl pkcs7 \
                  -print_certs -inform DER -in {path} -out {path}.pem"
             )),
-            StoreFormat::Base64OfPem => self.error(format!(
-                "it is the base64 of a PEM text, as in a Kubernetes Secret; decode it: base64 -d \
-                 {path}"
+            StoreFormat::Base64 => self.error(format!(
+                "it is base64, as in the data of a Kubernetes Secret; decode it: base64 -d {path}"
             )),
+            StoreFormat::DamagedDer => self.error(
+                "it begins like a file in DER (PKCS#12, certificate or key), but is truncated or \
+                 damaged",
+            ),
             StoreFormat::KeyDer | StoreFormat::EncryptedKeyDer => self.error(
                 "it is a private key in DER, without a certificate; the file with the key is \
                  ssl.key.location",
@@ -473,6 +425,7 @@ fn parse_pem_certificates(
             Some(label) => source.error(format!(
                 "it contains no certificate (-----BEGIN CERTIFICATE-----) but {label}"
             )),
+            None if is_base64_of_store(text) => source.unsupported_format(StoreFormat::Base64),
             None => source.error("it contains no certificate (-----BEGIN CERTIFICATE-----)"),
         });
     }
@@ -485,29 +438,43 @@ fn parse_pem_key(
     text: &str,
     password: Option<&Secret>,
 ) -> Result<PrivateKeyDer<'static>, Error> {
-    for block in parse_pem(text).map_err(|reason| source.error(reason))? {
-        if block.label == "ENCRYPTED PRIVATE KEY" {
-            return decrypt_pkcs8(source, &block.der, password);
-        }
-        if !block.label.ends_with("PRIVATE KEY") {
-            continue;
-        }
-        let der = decrypt_block(source, &block, password)?;
-        return match block.label.as_str() {
-            "PRIVATE KEY" => Ok(PrivateKeyDer::Pkcs8(der.to_vec().into())),
-            "RSA PRIVATE KEY" => Ok(PrivateKeyDer::Pkcs1(der.to_vec().into())),
-            "EC PRIVATE KEY" => Ok(PrivateKeyDer::Sec1(der.to_vec().into())),
-            "OPENSSH PRIVATE KEY" => Err(source.error(format!(
-                "it is a key of OpenSSH; convert it: ssh-keygen -p -m PKCS8 -f {}",
-                source.path
-            ))),
-            label => Err(source.error(format!(
-                "a {label} is not supported; use {}",
-                super::public_key::SUPPORTED_KEYS
-            ))),
-        };
+    let blocks = parse_pem(text).map_err(|reason| source.error(reason))?;
+    match blocks.iter().find(|block| block.label.ends_with("PRIVATE KEY")) {
+        Some(block) => parse_key_block(source, block, password),
+        None if is_base64_of_store(text) => Err(source.unsupported_format(StoreFormat::Base64)),
+        None => Err(source.error("there is no key (-----BEGIN PRIVATE KEY-----)")),
     }
-    Err(source.error("there is no key (-----BEGIN PRIVATE KEY-----)"))
+}
+
+fn parse_key_block(
+    source: &Source,
+    block: &PemBlock,
+    password: Option<&Secret>,
+) -> Result<PrivateKeyDer<'static>, Error> {
+    let label = block.label.as_str();
+    if label == "OPENSSH PRIVATE KEY" {
+        return Err(source.error(format!(
+            "it is a key of OpenSSH; convert it: ssh-keygen -p -m PKCS8 -f {}",
+            source.path
+        )));
+    }
+    let der = decrypt_block(source, block, password)?;
+    // People change the label so that another program accepts the file. The content counts.
+    if let Some(key) = parse_der_key(&der) {
+        return Ok(key);
+    }
+    if label == "ENCRYPTED PRIVATE KEY" || detect_format(&der) == StoreFormat::EncryptedKeyDer {
+        return decrypt_pkcs8(source, &der, password);
+    }
+    Err(match label {
+        "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => source.error(format!(
+            "the PEM block {label} has no key in PKCS#8, PKCS#1 or SEC 1; it may be damaged"
+        )),
+        _ => source.error(format!(
+            "the PEM block {label} is not supported; use {}",
+            super::public_key::SUPPORTED_KEYS
+        )),
+    })
 }
 
 fn decrypt_pkcs8(

@@ -11,6 +11,7 @@ mod pkcs12;
 mod decryption;
 mod private_key;
 mod public_key;
+mod store_format;
 mod asn1;
 mod verifier;
 mod diagnostics;
@@ -178,7 +179,7 @@ impl TlsSession {
 
     fn disconnect_reason(&self, e: &rustls::Error) -> DisconnectReason {
         let TlsDiagnosis { text, is_rejection } =
-            diagnostics::explain(e, &self.host, &self.verifier);
+            diagnostics::explain(e, &self.host, &self.verifier, self.has_agreed());
         let by_broker = matches!(e, rustls::Error::AlertReceived(_));
         if is_rejection && self.received < Received::ApplicationData {
             DisconnectReason::AuthenticationFailed { text, by_broker }
@@ -187,11 +188,23 @@ impl TlsSession {
         }
     }
 
+    /// Whether client and broker have agreed on a TLS version and a cipher suite.
+    fn has_agreed(&self) -> bool {
+        self.conn.negotiated_cipher_suite().is_some()
+    }
+
     /// Returns the reason for a disconnect if the broker closes the connection now: an end within
     /// the handshake has a text of its own, any other end has none.
     pub(super) fn eof_reason(&self) -> Option<DisconnectReason> {
-        let text = "the broker closed the connection during the TLS handshake; if this is a \
-                    plaintext port, set security.protocol to match";
+        let text = if self.has_agreed() {
+            "the broker closed the connection during the TLS handshake, after both agreed on \
+             version and cipher suite; it may require a client certificate \
+             (ssl.keystore.location), and its log names the reason"
+        } else {
+            "the broker closed the connection during the TLS handshake; if this is a plaintext \
+             port, set security.protocol to match; if it is a TLS port, the broker's log names \
+             the reason"
+        };
         self.conn
             .is_handshaking()
             .then(|| DisconnectReason::Tls { text: text.to_owned(), by_broker: true })

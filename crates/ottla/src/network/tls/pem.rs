@@ -17,7 +17,8 @@ pub(super) struct TraditionalEncryption {
     pub(super) iv: Vec<u8>,
 }
 
-/// Decodes a text file. Editors and shells on Windows write UTF-8 or UTF-16 with a byte order mark.
+/// Decodes a text file. Editors and shells on Windows write UTF-8 or UTF-16, most with a byte order
+/// mark.
 pub(super) fn decode_text(bytes: &[u8]) -> Zeroizing<String> {
     let utf16 = |bytes: &[u8], decode: fn([u8; 2]) -> u16| {
         let units = bytes.chunks_exact(2).map(|pair| decode([pair[0], pair[1]]));
@@ -26,6 +27,8 @@ pub(super) fn decode_text(bytes: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(match bytes {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [1..=0x7f, 0, 1..=0x7f, 0, ..] => utf16(bytes, u16::from_le_bytes),
+        [0, 1..=0x7f, 0, 1..=0x7f, ..] => utf16(bytes, u16::from_be_bytes),
         _ => String::from_utf8_lossy(bytes).into_owned(),
     })
 }
@@ -66,7 +69,7 @@ fn parse_block(label: &str, body: &str) -> Result<PemBlock, String> {
             spaced.push(c);
         }
     }
-    let mut base64 = Zeroizing::new(String::with_capacity(body.len()));
+    let mut base64 = Vec::new();
     let mut encryption = None;
     let mut words = spaced.split_whitespace();
     while let Some(word) = words.next() {
@@ -74,12 +77,21 @@ fn parse_block(label: &str, body: &str) -> Result<PemBlock, String> {
             "DEK-Info:" => encryption = Some(parse_dek_info(words.next().unwrap_or_default())?),
             // Another header with one value, such as `Proc-Type: 4,ENCRYPTED`.
             _ if word.ends_with(':') => drop(words.next()),
-            _ => base64.push_str(word),
+            _ => base64.push(word),
         }
     }
-    let der = BASE64_STANDARD.decode(base64.as_bytes());
-    let der = der.map_err(|_| format!("the PEM block {label} is not base64"))?;
-    Ok(PemBlock { label: label.to_owned(), der: Zeroizing::new(der), encryption })
+    let der = decode_base64(base64.iter().copied());
+    let der = der.ok_or_else(|| format!("the PEM block {label} is not base64"))?;
+    Ok(PemBlock { label: label.to_owned(), der, encryption })
+}
+
+/// Decodes the lines of a base64 text; `None` if it is none.
+pub(super) fn decode_base64<'t>(
+    lines: impl Iterator<Item = &'t str> + Clone,
+) -> Option<Zeroizing<Vec<u8>>> {
+    let mut joined = Zeroizing::new(String::with_capacity(lines.clone().map(str::len).sum()));
+    lines.for_each(|line| joined.push_str(line));
+    BASE64_STANDARD.decode(joined.as_bytes()).ok().map(Zeroizing::new)
 }
 
 /// Parses a cipher and an initialization vector, such as `DES-EDE3-CBC,0123456789ABCDEF`.

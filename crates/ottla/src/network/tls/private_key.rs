@@ -29,6 +29,9 @@ impl KeyEntry {
         let key = self.load_key(provider)?;
         let is_own = |c: &CertificateDer<'_>| belongs_together(&*key, c, provider);
         let Some(own) = self.certificates.iter().position(is_own) else {
+            if self.certificates.is_empty() {
+                return Err("it contains a key without its certificate".to_owned());
+            }
             let names: Vec<_> = self.certificates.iter().map(subject_name).collect();
             return Err(format!(
                 "certificate and key do not belong together: the key is not the one of {}",
@@ -96,7 +99,7 @@ fn belongs_together(
     of_scheme.is_some_and(|(_, list)| public_key.verifies(list, MESSAGE, &signature))
 }
 
-/// Detects the format of a key from its structure, for keys in DER. PEM has labels for it.
+/// Detects the format of a key from its structure; `None` if it is none of the three.
 pub(super) fn parse_der_key(der: &[u8]) -> Option<PrivateKeyDer<'static>> {
     let fields = Element::parse(der)?.fields();
     match &fields[..] {
@@ -106,7 +109,10 @@ pub(super) fn parse_der_key(der: &[u8]) -> Option<PrivateKeyDer<'static>> {
         [version, key, ..] if version.small_integer() == Some(1) && key.is(OCTET_STRING) => {
             Some(PrivateKeyDer::Sec1(der.to_vec().into()))
         }
-        [version, _, _, _, _, _, _, _, _] if version.small_integer() == Some(0) => {
+        // The tenth field has the other primes of a key with more than two.
+        [version, _, _, _, _, _, _, _, _] | [version, _, _, _, _, _, _, _, _, _]
+            if version.small_integer() <= Some(1) =>
+        {
             Some(PrivateKeyDer::Pkcs1(der.to_vec().into()))
         }
         _ => None,
@@ -128,6 +134,9 @@ fn explain_key_error(key: &PrivateKeyDer<'_>, error: &str) -> String {
              {SUPPORTED_KEYS} (openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384), \
              or build with the feature tls-aws-lc-rs"
         ),
+        KeyKind::Rsa { .. } if has_more_than_two_primes(key) => {
+            format!("an RSA key with more than two primes is not supported; use {SUPPORTED_KEYS}")
+        }
         kind if kind.is_supported() => format!(
             "{description} cannot be used: {error}; check it: openssl pkey -check -noout -in \
              key.pem"
@@ -147,14 +156,29 @@ fn key_kind(key: &PrivateKeyDer<'_>) -> Option<KeyKind> {
         }
         PrivateKeyDer::Sec1(_) => {
             let curve = fields.iter().find(|f| f.is_context(0)).and_then(|f| f.children().next());
+            let has_parameters = curve.is_some();
             let curve = curve.and_then(|c| c.oid());
-            Some(curve.map_or(KeyKind::EcExplicit, |oid| {
-                KeyKind::Ec(super::public_key::curve_name(&oid))
-            }))
+            Some(match (curve, has_parameters) {
+                (Some(oid), _) => KeyKind::Ec(super::public_key::curve_name(&oid)),
+                (None, true) => KeyKind::EcExplicit,
+                (None, false) => KeyKind::Other("EC without its curve".to_owned()),
+            })
         }
         _ => {
             let (algorithm, inner) = (fields.get(1)?, fields.get(2)?);
             Some(KeyKind::new(algorithm.content(), || rsa_modulus_bits(&inner.octets(), 1)))
+        }
+    }
+}
+
+/// Whether an RSA key has the version of keys with more than two primes (RFC 8017, A.1.2).
+fn has_more_than_two_primes(key: &PrivateKeyDer<'_>) -> bool {
+    let version = |der: &[u8]| Element::parse(der)?.fields().first()?.small_integer();
+    match key {
+        PrivateKeyDer::Pkcs1(_) => version(key.secret_der()) == Some(1),
+        _ => {
+            let fields = Element::parse(key.secret_der()).map(|key| key.fields());
+            fields.is_some_and(|f| f.get(2).and_then(|inner| version(&inner.octets())) == Some(1))
         }
     }
 }

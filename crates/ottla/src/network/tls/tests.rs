@@ -1,6 +1,8 @@
 //! Tests of TLS sessions over simulated connections, with rustls's server as the broker.
 
 mod certificates;
+mod content;
+mod handshake_end;
 mod matrix;
 mod stores;
 

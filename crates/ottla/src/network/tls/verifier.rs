@@ -93,8 +93,9 @@ pub(super) struct CertificateVerifier {
     trusted: TrustedCertificates,
     algorithms: WebPkiSupportedAlgorithms,
     verify_hostname: bool,
-    /// In DER. All sessions share it; only one thread, the sender's, verifies certificates.
-    rejected_certificate: Mutex<Option<Vec<u8>>>,
+    /// In DER, followed by the other certificates that the broker sent. All sessions share it; only
+    /// one thread, the sender's, verifies certificates.
+    rejected_chain: Mutex<Vec<Vec<u8>>>,
 }
 
 impl CertificateVerifier {
@@ -107,13 +108,14 @@ impl CertificateVerifier {
             trusted,
             algorithms: provider.signature_verification_algorithms,
             verify_hostname,
-            rejected_certificate: Mutex::new(None),
+            rejected_chain: Mutex::new(Vec::new()),
         }
     }
 
-    /// Removes and returns the certificate that was rejected last, in DER.
-    pub(super) fn take_rejected_certificate(&self) -> Option<Vec<u8>> {
-        self.rejected_certificate.lock().take()
+    /// Removes and returns the certificate that was rejected last, in DER, and those that the
+    /// broker sent with it.
+    pub(super) fn take_rejected_chain(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.rejected_chain.lock())
     }
 
     fn verify_trust(
@@ -213,14 +215,16 @@ impl CertificateVerifier {
         }
     }
 
-    /// Keeps the certificate if it was rejected.
+    /// Keeps the certificate and the others of its chain if it was rejected.
     fn keep_rejected<T>(
         &self,
         certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
         result: Result<T, Error>,
     ) -> Result<T, Error> {
         if result.is_err() {
-            *self.rejected_certificate.lock() = Some(certificate.to_vec());
+            let chain = std::iter::once(certificate).chain(others);
+            *self.rejected_chain.lock() = chain.map(|c| c.to_vec()).collect();
         }
         result
     }
@@ -244,7 +248,8 @@ impl ServerCertVerifier for CertificateVerifier {
         let result = self
             .verify_trust(end_entity, intermediates, now)
             .and_then(|()| self.verify_name(end_entity, name));
-        self.keep_rejected(end_entity, result).map(|()| ServerCertVerified::assertion())
+        self.keep_rejected(end_entity, intermediates, result)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -257,7 +262,7 @@ impl ServerCertVerifier for CertificateVerifier {
             Some(_) => self.verify_version1_tls12_signature(message, cert, dss),
             None => verify_tls12_signature(message, cert, dss, &self.algorithms),
         };
-        self.keep_rejected(cert, result)
+        self.keep_rejected(cert, &[], result)
     }
 
     fn verify_tls13_signature(
@@ -273,7 +278,7 @@ impl ServerCertVerifier for CertificateVerifier {
             }
             None => verify_tls13_signature(message, cert, dss, &self.algorithms),
         };
-        self.keep_rejected(cert, result)
+        self.keep_rejected(cert, &[], result)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

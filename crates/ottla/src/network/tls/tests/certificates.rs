@@ -2,7 +2,7 @@
 
 use std::task::Waker;
 
-use rcgen::{Issuer, SanType};
+use rcgen::{GeneralSubtree, Issuer, NameConstraints, SanType};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::matrix::fixtures;
@@ -75,6 +75,75 @@ fn pinned_certificate_is_no_authority() {
         connect(trusting(pinned.pem()), "b", &forged),
         &["not signed by a trusted authority"],
     );
+}
+
+/// An authority that `issuer` certifies.
+struct Intermediate {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+}
+
+fn certify_authority(
+    name: &str,
+    issuer: &Issuer<'_, KeyPair>,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Intermediate {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let certificate = params.signed_by(&key, issuer).unwrap().der().clone();
+    Intermediate { issuer: Issuer::new(params, key), certificate }
+}
+
+/// Connects to a server with a certificate of the last authority, which presents all of them.
+fn connect_with_chain(ca: &CertificateAuthority, chain: &[Intermediate]) -> Connection {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["b".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "b");
+    let own = params.signed_by(&key, &chain.last().unwrap().issuer).unwrap().der().clone();
+    let all = std::iter::once(own).chain(chain.iter().map(|i| i.certificate.clone()));
+    let config = ServerConfig::builder_with_provider(install_provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(all.collect(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        .unwrap();
+    run_echo(&new_connector(trusting(ca.pem())).unwrap(), "b", &Arc::new(config), FRAGMENTED)
+}
+
+// CASES: TL1.
+#[test]
+fn error_of_a_chain_names_the_authority_concerned() {
+    let ca = create_authority("A");
+    let authority = |name: &str| certify_authority(name, &ca, |_| {});
+    assert!(connect_with_chain(&ca, &[authority("fine")]).is_ok());
+    let expired = certify_authority("old", &ca, |params| {
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    assert_rejected(connect_with_chain(&ca, &[expired]), &["CN=old", "to Jan  1", "2021"]);
+    let first = certify_authority("first", &create_authority("B"), |_| {});
+    let second = certify_authority("second", &first.issuer, |_| {});
+    assert_rejected(
+        connect_with_chain(&ca, &[first, second]),
+        &["ends with CN=first, issued by", "CN=B", "ssl.truststore.location"],
+    );
+    let leaf = certify_authority("leaf", &ca, |params| params.is_ca = IsCa::ExplicitNoCa);
+    assert_rejected(connect_with_chain(&ca, &[leaf]), &["is no authority's", "CA:TRUE"]);
+    let short = certify_authority("short", &ca, |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    });
+    let below = certify_authority("below", &short.issuer, |_| {});
+    assert_rejected(connect_with_chain(&ca, &[short, below]), &["longer chain", "pathlen"]);
+    let narrow = certify_authority("narrow", &ca, |params| {
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("example.com".into())],
+            excluded_subtrees: Vec::new(),
+        });
+    });
+    assert_rejected(connect_with_chain(&ca, &[narrow]), &["may not certify", "nameConstraints"]);
 }
 
 // CASES: TL1.

@@ -11,7 +11,7 @@ use super::stores::{connector_error, with_password};
 use super::*;
 
 /// A key store, or a key with the certificate beside it.
-struct KeyCase {
+pub(super) struct KeyCase {
     file: &'static str,
     /// `None` if the client's certificate is in the same file.
     certificate: Option<&'static str>,
@@ -25,12 +25,12 @@ const CHANGEIT: Option<&str> = Some("changeit");
 const NO_PASSWORD: (Option<&str>, Option<&str>) = (None, None);
 
 /// A store with both.
-const fn store(file: &'static str, error: &'static [&'static str]) -> KeyCase {
+pub(super) const fn store(file: &'static str, error: &'static [&'static str]) -> KeyCase {
     KeyCase { file, certificate: None, passwords: (CHANGEIT, None), error }
 }
 
 /// A key with a password, for the certificate client.pem.
-const fn key(file: &'static str, error: &'static [&'static str]) -> KeyCase {
+pub(super) const fn key(file: &'static str, error: &'static [&'static str]) -> KeyCase {
     KeyCase { file, certificate: Some("client.pem"), passwords: (None, CHANGEIT), error }
 }
 
@@ -85,6 +85,8 @@ const KEY_CASES: &[KeyCase] = &[
     store("nomac.p12", &[]),
     store("RC4.p12", &["PBE-SHA1-RC4-128", "openssl pkcs12"]),
     store("CAMELLIA.p12", &["CAMELLIA-256-CBC", "openssl pkcs12"]),
+    store("SHA512-256.p12", &["SHA-512/256", "openssl pkcs12"]),
+    store("key-only.p12", &["a key without its certificate"]),
     KeyCase { passwords: NO_PASSWORD, ..store("no-password.p12", &[]) },
     store("java.p12", &[]),
     store("java.jks", &[]),
@@ -103,6 +105,7 @@ const KEY_CASES: &[KeyCase] = &[
     store("ED25519.key", &[]),
     store("P-521.key", &["P-521", "tls-aws-lc-rs"]),
     store("RSA-1024.key", &["RSA key of 1024 bits", "openssl req"]),
+    store("RSA-primes.key", &["more than two primes", "RSA key of 2048"]),
     store("secp256k1.key", &["secp256k1", "openssl req"]),
     store("brainpoolP256r1.key", &["brainpoolP256r1", "openssl req"]),
     store("explicit.key", &["explicit curve parameters", "named_curve"]),
@@ -136,7 +139,7 @@ fn file_store(path: &Path, key_path: Option<&Path>) -> SecurityStore {
 }
 
 /// Returns the error of a key store; empty if it works.
-fn key_error(dir: &Path, case: &KeyCase, wrong_password: Option<&str>) -> String {
+pub(super) fn key_error(dir: &Path, case: &KeyCase, wrong_password: Option<&str>) -> String {
     let ca = create_authority("A");
     let file = dir.join(case.file);
     let store = match case.certificate {
@@ -158,7 +161,7 @@ fn key_error(dir: &Path, case: &KeyCase, wrong_password: Option<&str>) -> String
     })
 }
 
-fn trust_error(dir: &Path, file: &str, password: &str) -> String {
+pub(super) fn trust_error(dir: &Path, file: &str, password: &str) -> String {
     let store = with_password(file_store(&dir.join(file), None), password);
     let trust_store = Some(store);
     connector_error(TlsSettings { trust_store, ..tls_settings(&create_authority("A")) })

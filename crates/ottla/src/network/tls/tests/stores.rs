@@ -103,7 +103,9 @@ fn error_of_a_damaged_store_names_file_setting_and_reason() {
         (&b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"[..], "no certificate"),
         (&b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"[..], "no certificate"),
         (&[0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff][..], "truncated or damaged"),
-        (&[0x30, 0x82, 0xff][..], "not a PEM, DER, PKCS#12 or JKS file"),
+        (&b" \n"[..], "the file is empty"),
+        (&b"0 certificates"[..], "not a PEM, DER, PKCS#12 or JKS file"),
+        (&[0x30, 0x82, 0xff][..], "begins like a file in DER"),
         (&[0x30, 0x07, 2, 1, 3, 0x30, 2, 6, 0][..], "PKCS#12 file is truncated or damaged"),
     ] {
         let e = trust_error(write_store(dir.path(), "bad", bytes));
