@@ -52,7 +52,7 @@ pub(super) use choice;
 
 choice! {
     /// Which replicas must have a record before the broker acknowledges it (`acks`).
-    pub Acks: "acks", eq;
+    pub Acks: "acks", eq_ignore_ascii_case;
     /// All in-sync replicas (`all` or `-1`), the default.
     All: "all" | "-1",
     /// None (`0`): a record counts as delivered once the socket has taken it.
@@ -113,7 +113,7 @@ choice! {
 
 choice! {
     /// The names that the client connects to (`client.dns.lookup`).
-    pub ClientDnsLookup: "client.dns.lookup", eq;
+    pub ClientDnsLookup: "client.dns.lookup", eq_ignore_ascii_case;
     /// The names of `bootstrap.servers`, the default. All their addresses are tried (KIP-602).
     UseAllDnsIps: "use_all_dns_ips",
     /// For bootstrap servers the canonical name of each address: the result of the reverse lookup
@@ -123,7 +123,7 @@ choice! {
 
 choice! {
     /// The addresses that the client connects to (`broker.address.family`, librdkafka's name).
-    pub AddressFamily: "broker.address.family", eq;
+    pub AddressFamily: "broker.address.family", eq_ignore_ascii_case;
     /// IPv4 and IPv6 addresses alternately, the default.
     Any: "any",
     /// IPv4 addresses only.
@@ -152,8 +152,9 @@ mod tests {
             assert_eq!(acks.to_string().parse::<Acks>().unwrap(), acks);
             assert_eq!(acks.to_wire().to_string().parse::<Acks>().unwrap(), acks);
         }
-        let e = "ALL".parse::<Acks>().unwrap_err().to_string();
-        assert_eq!(e, "acks=ALL is not valid; expected one of all, -1, 0, 1");
+        assert_eq!("ALL".parse::<Acks>().unwrap(), Acks::All);
+        let e = "most".parse::<Acks>().unwrap_err().to_string();
+        assert_eq!(e, "acks=most is not valid; expected one of all, -1, 0, 1");
         assert_eq!("Sasl_ssl".parse::<SecurityProtocol>().unwrap(), SecurityProtocol::SaslSsl);
         let e = "QUIC".parse::<SecurityProtocol>().unwrap_err().to_string();
         assert!(e.contains("security.protocol=QUIC") && e.contains("SASL_PLAINTEXT"), "{e}");

@@ -180,13 +180,13 @@ impl fmt::Display for Compression {
     }
 }
 
-/// Parses the name of a codec, which then has its default level.
+/// Parses the name of a codec, of any case, which then has its default level.
 impl FromStr for Compression {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Compression, Error> {
         let name = text.trim();
-        let codec = Codec::from_name(name).ok_or_else(|| {
+        let codec = Codec::from_name(&name.to_ascii_lowercase()).ok_or_else(|| {
             Error::config(format!(
                 "compression.type={name} is not valid; expected one of none, gzip, snappy, lz4, \
                  zstd"

@@ -420,6 +420,6 @@ impl Properties {
     }
 
     fn get_bool(&self, name: &str) -> bool {
-        self.get_str(name).eq_ignore_ascii_case("true")
+        parse::parse_bool(self.get_str(name)) == Some(true)
     }
 }

@@ -54,6 +54,7 @@ impl Properties {
     pub fn notices(&self) -> Vec<String> {
         let mut all = self.notices.clone();
         all.extend(security::unused_setting_notices(self));
+        all.extend(security::old_version_notice(self));
         all.extend(idempotence::notice(self));
         all.extend(self.partitioner_notice());
         all

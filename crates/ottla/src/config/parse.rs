@@ -26,13 +26,9 @@ pub(crate) fn check_value<'v>(
         Type::Int(min, max) => trimmed.parse::<i64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Long(min) => trimmed.parse::<i64>().is_ok_and(|n| n >= min),
         Type::Millis => parse_millis(trimmed).is_some(),
-        Type::Bool => matches!(trimmed.to_ascii_lowercase().as_str(), "true" | "false"),
-        Type::Choice(all)
-            if matches!(s.name, "security.protocol" | "metadata.recovery.strategy") =>
-        {
-            all.iter().any(|c| c.eq_ignore_ascii_case(trimmed))
-        }
-        Type::Choice(all) => all.contains(&trimmed),
+        Type::Bool => parse_bool(trimmed).is_some(),
+        // Java ignores the case of some (the type of a store), librdkafka that of all.
+        Type::Choice(all) => all.iter().any(|c| c.eq_ignore_ascii_case(trimmed)),
         Type::Double(min, max) => trimmed.parse::<f64>().is_ok_and(|n| (min..=max).contains(&n)),
         Type::Text | Type::Password | Type::List => true,
     };
@@ -56,6 +52,15 @@ pub(crate) fn check_value<'v>(
         return Err(error("1 to 9, or -1 for the default of the library"));
     }
     Ok(trimmed)
+}
+
+/// Parses `true` or `false`, or librdkafka's `t`, `1`, `f` or `0`, of any case.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" => Some(true),
+        "false" | "f" | "0" => Some(false),
+        _ => None,
+    }
 }
 
 /// Parses milliseconds with at most three decimals, so that the result is exact. `None` if it is no

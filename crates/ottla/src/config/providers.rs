@@ -41,6 +41,8 @@ struct ResolvedValue {
     text: Zeroizing<String>,
     /// The value refers to a provider that does not exist. As in Java, such a text stays as it is.
     has_unknown_provider: bool,
+    /// The value has `${NAME}`, as shells and Spring write a variable.
+    has_shell_variable: bool,
     /// At least one reference was replaced.
     is_from_provider: bool,
 }
@@ -61,6 +63,12 @@ impl Properties {
             self.add_notice(format!(
                 "{name} (from {origin}) refers to a configuration provider that config.providers \
                  does not list; the text is used as it is"
+            ));
+        }
+        if resolved.has_shell_variable {
+            self.add_notice(format!(
+                "{name} (from {origin}) has ${{…}} without a configuration provider; write \
+                 ${{env:NAME}} for an environment variable; the text is used as it is"
             ));
         }
         if !resolved.is_from_provider {
@@ -195,6 +203,7 @@ impl ConfigProviders {
         let mut out = ResolvedValue {
             text: Zeroizing::new(String::new()),
             has_unknown_provider: false,
+            has_shell_variable: false,
             is_from_provider: false,
         };
         let mut rest = value;
@@ -217,6 +226,7 @@ impl ConfigProviders {
                 }
                 (_, argument) => {
                     out.has_unknown_provider |= argument.is_some();
+                    out.has_shell_variable |= is_variable_name(reference);
                     append(&mut out.text, &rest[..end]);
                 }
             }
@@ -285,6 +295,11 @@ impl ConfigProvider {
             ))),
         }
     }
+}
+
+fn is_variable_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'))
 }
 
 /// Appends a text without a copy in freed memory, which a reallocation would leave.

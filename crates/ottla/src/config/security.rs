@@ -171,10 +171,30 @@ pub(super) fn unused_setting_notices(p: &Properties) -> impl Iterator<Item = Str
         .map(move |name| format!("{name} has no effect with security.protocol={protocol}"))
 }
 
+/// Whether a version of TLS or SSL is one that Java knows and TLS libraries do not offer any more.
+fn is_old_version(name: &str) -> bool {
+    ["TLSv1", "TLSv1.1", "SSLv3", "SSLv2Hello"].iter().any(|old| old.eq_ignore_ascii_case(name))
+}
+
+/// Returns a notice if `ssl.enabled.protocols` has old versions, as in Kafka's defaults before 2.6.
+pub(super) fn old_version_notice(p: &Properties) -> Option<String> {
+    let list = p.value("ssl.enabled.protocols")?;
+    let old: Vec<&str> =
+        list.split(',').map(str::trim).filter(|name| is_old_version(name)).collect();
+    (!old.is_empty()).then(|| {
+        format!(
+            "ssl.enabled.protocols: {} has no effect: it is not secure, and this client offers \
+             TLSv1.2 and TLSv1.3 only",
+            old.join(", ")
+        )
+    })
+}
+
 impl TlsSettings {
     fn new(p: &Properties) -> Result<TlsSettings, Error> {
         let verify_hostname = match p.get_str("ssl.endpoint.identification.algorithm").trim() {
-            "" | "none" => false,
+            "" => false,
+            name if name.eq_ignore_ascii_case("none") => false,
             name if name.eq_ignore_ascii_case("https") => true,
             other => {
                 return Err(Error::config(format!(
@@ -199,30 +219,33 @@ impl TlsVersions {
         let mut versions = TlsVersions { tls12: false, tls13: false };
         let list = p.get_str("ssl.enabled.protocols");
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
-            match name {
-                "TLSv1.2" => versions.tls12 = true,
-                "TLSv1.3" => versions.tls13 = true,
-                old @ ("TLSv1" | "TLSv1.1" | "SSLv3" | "SSLv2Hello") => {
+            match name.to_ascii_lowercase().as_str() {
+                "tlsv1.2" => versions.tls12 = true,
+                "tlsv1.3" => versions.tls13 = true,
+                // A notice names it; an error, if it is the only one.
+                _ if is_old_version(name) => {}
+                _ => {
                     return Err(Error::config(format!(
-                        "ssl.enabled.protocols={list}: {old} is not secure and not supported; use \
-                         TLSv1.2 or TLSv1.3"
-                    )));
-                }
-                other => {
-                    return Err(Error::config(format!(
-                        "ssl.enabled.protocols={list}: {other} is not a TLS version; use TLSv1.2 \
+                        "ssl.enabled.protocols={list}: {name} is not a TLS version; use TLSv1.2 \
                          or TLSv1.3"
                     )));
                 }
             }
         }
-        match p.get_str("ssl.protocol") {
-            "TLSv1.3" | "TLS" | "SSL" | "" => {}
+        if !versions.tls12 && !versions.tls13 && !list.is_empty() {
+            return Err(Error::config(format!(
+                "ssl.enabled.protocols={list} is not secure and not supported; use TLSv1.2 or \
+                 TLSv1.3"
+            )));
+        }
+        let protocol = p.get_str("ssl.protocol");
+        match protocol.to_ascii_lowercase().as_str() {
+            "tlsv1.3" | "tls" | "ssl" | "" => {}
             // As in Java, this is the highest version that may be negotiated.
-            "TLSv1.2" => versions.tls13 = false,
-            other => {
+            "tlsv1.2" => versions.tls13 = false,
+            _ => {
                 return Err(Error::config(format!(
-                    "ssl.protocol={other} is not supported; use TLSv1.2 or TLSv1.3"
+                    "ssl.protocol={protocol} is not supported; use TLSv1.2 or TLSv1.3"
                 )));
             }
         }

@@ -101,6 +101,24 @@ fn providers_are_configured_as_in_java() {
 }
 
 #[test]
+fn variable_without_a_provider_is_noticed_and_its_text_not_shown() {
+    for (value, has_notice) in [
+        ("${KAFKA_PASSWORD}", true),
+        ("a-${kafka.password}-b", true),
+        ("$ConnectionString", false),
+        ("${}", false),
+        ("p${w!d}", false),
+    ] {
+        let mut p = Properties::new();
+        set(&mut p, "sasl.password", value).unwrap();
+        let notices = p.notices();
+        let is_noticed = notices.iter().any(|n| n.contains("write ${env:NAME}"));
+        assert_eq!(is_noticed, has_notice, "{value}: {notices:?}");
+        assert!(notices.iter().all(|n| !n.contains("PASSWORD") && !n.contains("kafka.password")));
+    }
+}
+
+#[test]
 fn errors_name_file_and_key_and_never_the_value() {
     let dir = secrets();
     let path = dir.path().display().to_string();

@@ -84,6 +84,42 @@ fn settings_that_turn_idempotence_off_are_noticed() {
     assert_eq!(producer_config(&[("acks", "all")]).unwrap().notices(), [""; 0]);
 }
 
+/// librdkafka compares words without regard to case. Java does so with the type of a store and the
+/// version of TLS.
+#[test]
+fn words_of_any_case_and_numbers_for_booleans_are_accepted() {
+    let value = |name: &str, text: &str| producer_config(&[(name, text)]).unwrap().get(name);
+    for (name, text) in [
+        ("enable.idempotence", "1"),
+        ("enable.idempotence", "t"),
+        ("compression.codec", "ZSTD"),
+        ("compression.type", "Lz4"),
+        ("request.required.acks", "ALL"),
+        ("broker.address.family", "V4"),
+        ("security.protocol", "plaintext"),
+        ("ssl.keystore.type", "jks"),
+        ("ssl.truststore.type", "pkcs12"),
+    ] {
+        assert!(value(name, text).is_some(), "{name}={text}");
+    }
+    let off = [("enable.idempotence", "0"), ("max.in.flight", "6")];
+    assert!(producer_config(&off).is_ok(), "the 0 means false");
+    let e = config_error(&[("enable.idempotence", "yes")]);
+    assert!(e.contains("expected true or false"), "{e}");
+}
+
+/// `TLSv1.2,TLSv1.1,TLSv1` was Kafka's default before 2.6 and stands in many files.
+#[cfg(feature = "tls")]
+#[test]
+fn old_versions_beside_a_supported_one_are_noticed() {
+    let protocols = ("ssl.enabled.protocols", "TLSv1.2,TLSv1.1,tlsv1");
+    let config = producer_config(&[("security.protocol", "SSL"), protocols]).unwrap();
+    let notices = config.notices();
+    assert!(notices.iter().any(|n| n.contains("TLSv1.1, tlsv1 has no effect")), "{notices:?}");
+    let version = ("ssl.protocol", "tlsv1.2");
+    assert!(producer_config(&[("security.protocol", "SSL"), version]).is_ok());
+}
+
 #[test]
 fn inherited_codec_is_that_of_the_producer() {
     let codec =
