@@ -6,7 +6,7 @@
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -22,6 +22,22 @@ const KILLED_NODE: usize = 2;
 const SETTINGS: [&str; 4] =
     ["delivery.timeout.ms=15000", "request.timeout.ms=4000", "linger.ms=5", "acks=all"];
 
+/// Checks that the command names the reason when the only replica of a topic is on the killed node.
+fn assert_reports_missing_leader(hosts: &HostsFile, cluster: &KafkaCluster, topic: &str) {
+    let mut command = hosts.command(cargo_bin!("ottla"));
+    command.args(["produce", "-b", &cluster.named_bootstrap, "-t", topic]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut ottla = command.spawn().unwrap();
+    writeln!(ottla.stdin.as_ref().unwrap(), "one").unwrap();
+    let lines = BufReader::new(ottla.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut seen = Vec::new();
+    let found = lines.inspect(|line| seen.push(line.clone())).find(|l| l.contains("has no leader"));
+    ottla.kill().unwrap();
+    ottla.wait().unwrap();
+    let line = found.unwrap_or_else(|| panic!("no such line: {seen:?}"));
+    assert!(line.contains(topic) && line.contains("the brokers of its replicas run"), "{line}");
+}
+
 /// The controller fences the node only after its session has expired. So the first metadata that
 /// the client requests after the loss still has the old leaders, and the client must request it
 /// again when the name cannot be resolved.
@@ -34,6 +50,7 @@ fn all_records_are_delivered_although_a_nodes_name_vanishes() {
         "broker.session.timeout.ms=5000\nbroker.heartbeat.interval.ms=1000\n",
     );
     cluster.create_topic("t", 6, &["min.insync.replicas=2"]);
+    cluster.create_topic_on_node("unreplicated", KILLED_NODE);
     hosts.set_names(&[1, 2, 3].map(node_host_name));
     let mut command = hosts.command(cargo_bin!("ottla"));
     command.args(["produce", "-b", &cluster.named_bootstrap, "-t", "t"]);
@@ -59,6 +76,7 @@ fn all_records_are_delivered_although_a_nodes_name_vanishes() {
     let (status, stderr) = (ottla.wait().unwrap(), reader.join().unwrap());
     print_line(stderr.trim());
     assert!(status.success(), "{status}: {stderr}");
+    assert_reports_missing_leader(&hosts, &cluster, "unreplicated");
     let log = cluster.read_topic("t");
     let mut numbers = BTreeSet::new();
     let mut last_numbers: BTreeMap<i32, u64> = BTreeMap::new();

@@ -124,6 +124,18 @@ fn closing_producer_sends_what_is_left_and_ends() {
 }
 
 #[test]
+fn producer_has_metrics_until_it_is_closed() {
+    let mut pending = Pending::new(None);
+    pending.fixture.begin_close(Duration::from_secs(10));
+    pending.fixture.run_for_ms(10);
+    let names: Vec<_> = pending.fixture.producer.metrics().iter().map(|m| m.name).collect();
+    assert!(names.contains(&"record-send-total"), "the last records are in flight: {names:?}");
+    pending.fixture.release_responses();
+    pending.fixture.run_until_shutdown();
+    assert!(pending.fixture.producer.metrics().is_empty());
+}
+
+#[test]
 fn closing_producer_fails_what_is_left_at_the_deadline() {
     let mut pending = Pending::new(None);
     pending.fixture.begin_close(Duration::from_millis(50));

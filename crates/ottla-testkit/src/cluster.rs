@@ -161,6 +161,14 @@ impl KafkaCluster {
         self.jars.run_tool(TOPIC_COMMAND, &args);
     }
 
+    /// Creates a topic with one partition, whose only replica is on this node.
+    pub fn create_topic_on_node(&self, name: &str, node: usize) {
+        let node = node.to_string();
+        let mut args = vec!["--bootstrap-server", &self.bootstrap, "--create", "--topic", name];
+        args.extend(["--replica-assignment", &node]);
+        self.jars.run_tool(TOPIC_COMMAND, &args);
+    }
+
     /// Limits each node to this many bytes a second from the producers of a client id.
     pub fn set_producer_quota(&self, client_id: &str, bytes_per_second: u64) {
         let quota = format!("producer_byte_rate={bytes_per_second}");

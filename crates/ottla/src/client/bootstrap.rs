@@ -147,9 +147,17 @@ impl<I: Io> NetworkClient<I> {
                 new.push(name.clone());
             }
         }
-        // The node stays, also if other servers have all of its names.
         let mut new = new.into_iter();
-        let Some(first) = new.next().or(names.into_iter().next()) else { return };
+        let Some(first) = new.next() else {
+            // Other servers have all of its names. Two nodes with one name would have one state in
+            // the producer's health.
+            if !names.is_empty()
+                && let Some(twin) = self.connections.remove(node)
+            {
+                self.observer.node_removed(&twin);
+            }
+            return;
+        };
         tracing::debug!(alias, name = first, "canonical name of a bootstrap server");
         if let Some(connection) = self.connections.get_mut(node) {
             connection.host = first.into();

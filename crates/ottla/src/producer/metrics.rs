@@ -10,7 +10,7 @@ use crate::time::Tick;
 impl ProducerInner {
     /// Returns all metrics; none once the producer is closed.
     pub(super) fn metrics(&self) -> Vec<Metric> {
-        if !self.accumulator.lifecycle().is_running() {
+        if self.accumulator.lifecycle().is_closed() {
             return Vec::new();
         }
         let now = self.accumulator.env.now();

@@ -41,6 +41,9 @@ pub(crate) struct ReadyTracker {
     pressure: SendPressure,
     /// Partitions with batches that have to be added to the transaction.
     unjoined_partition_ids: Vec<u32>,
+    /// How often a partition was re-evaluated.
+    #[cfg(test)]
+    pub(super) reevaluations: usize,
 }
 
 /// A partition that holds batches.
@@ -218,6 +221,10 @@ impl ReadyTracker {
         cx: DrainContext<'_>,
         producer_state: &ProducerState,
     ) {
+        #[cfg(test)]
+        {
+            self.reevaluations += 1;
+        }
         let Some(entry) = self.partitions.get_mut(&partition_id) else { return };
         entry.dirty = false;
         let p = entry.partition.clone();

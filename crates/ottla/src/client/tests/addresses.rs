@@ -132,6 +132,20 @@ fn each_canonical_name_is_one_bootstrap_server() {
 }
 
 #[test]
+fn server_whose_canonical_names_are_all_known_is_removed() {
+    let mut f = canonical_names_fixture(&["kafka.example", "other.example"]);
+    f.machine.set_host("kafka.example", vec![broker_address(1)]);
+    f.machine.set_host("other.example", vec![broker_address(1)]);
+    let mut handler = |_: &ReceivedRequest| Some([0, 0, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8].to_vec());
+    f.run_for(ms(2000), &mut handler);
+    let hosts: Vec<_> = f.client.connections.iter().map(|c| c.host.to_string()).collect();
+    assert_eq!(hosts, ["b1.example"]);
+    let health = f.client.observer.health.get(Tick(0));
+    assert_eq!(health.failing.keys().collect::<Vec<_>>(), ["b1.example:9092"]);
+    f.run_until(&mut healthy_broker(&[1]), ClientFixture::has_metadata);
+}
+
+#[test]
 fn names_from_metadata_are_used_as_they_are() {
     let mut f = canonical_names_fixture(&["127.0.0.1"]);
     f.machine.set_host("advertised.example", vec![broker_address(2)]);

@@ -51,6 +51,23 @@ fn topic_id_change(old: u8, new: u8) -> Option<TopicIdChange> {
     Some(TopicIdChange { old: Uuid([old; 16]), new: Uuid([new; 16]) })
 }
 
+/// A round re-evaluates all partitions while one can be resolved. So an unresolved partition with a
+/// batch in flight must not count, nor one that is resolved already.
+#[test]
+fn unresolved_partition_can_be_resolved_once_when_nothing_is_in_flight() {
+    let (mut state, p) = state_with_epoch(0);
+    state.stamp_and_send(closed_batch(&p, 1, 1));
+    state.stamp_and_send(closed_batch(&p, 2, 1));
+    state.force_unresolved(P);
+    for _ in 0..2 {
+        assert!(!state.can_resolve());
+        state.remove_in_flight_batch(P);
+    }
+    assert!(state.can_resolve());
+    assert_eq!(state.bump_epoch(Tick(0)), restarted(None));
+    assert!(!state.can_resolve());
+}
+
 /// Returns a batch of `record_count` records that was not sent yet.
 pub(in crate::sender) fn closed_batch(
     p: &Arc<Partition>,

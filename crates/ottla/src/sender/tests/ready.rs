@@ -39,6 +39,27 @@ fn next_deadline_is_the_earliest_linger_end() {
     assert!(fixture.next_deadline_ms() <= 10);
 }
 
+#[test]
+fn round_reevaluates_only_partitions_that_have_changed() {
+    let leaders = [1; 50];
+    let settings = AccumulatorSettings { linger: 10_000 * MS, ..settings() };
+    let mut fixture = AccumulatorFixture::new(settings, &leaders);
+    (0..50).for_each(|partition| drop(fixture.append_to(partition, b"v")));
+    let count = |fixture: &mut AccumulatorFixture| {
+        let before = fixture.ready.reevaluations;
+        fixture.refresh();
+        fixture.ready.reevaluations - before
+    };
+    assert_eq!(count(&mut fixture), 50);
+    assert_eq!(count(&mut fixture), 0, "nothing has changed");
+    fixture.append_to(7, &[b'x'; 900]);
+    fixture.append_to(7, &[b'x'; 900]);
+    assert_eq!(count(&mut fixture), 1);
+    fixture.ready.mark_all_dirty();
+    fixture.ready.mark_all_dirty();
+    assert_eq!((count(&mut fixture), count(&mut fixture)), (50, 0), "once a change");
+}
+
 // CASES: RA7, RA9.
 #[test]
 fn batch_backs_off_although_the_leader_id_changes() {
