@@ -91,7 +91,8 @@ impl Probe {
         let env: Arc<dyn Env> = Arc::new(RealEnv::new());
         let io = RealIo::new(config.network)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("cannot create a poll: {e}")))?;
-        let security = ConnectionSecurity::new(&config.security, None, &env)?;
+        let security = ConnectionSecurity::new(&config.security, None, &env)
+            .map_err(|e| config.use_written_names(e))?;
         let max_bytes = config.network.receive_message_max_bytes;
         Ok(Probe {
             selector: Selector::new(io, max_bytes, None, Arc::new(Counters::default())),

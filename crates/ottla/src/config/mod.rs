@@ -388,6 +388,15 @@ impl Properties {
         self.written_as.get(name).map_or(name, String::as_str)
     }
 
+    /// Replaces Kafka's names of TLS settings in an error by those that the user wrote, such as
+    /// `ssl.ca.location` for `ssl.truststore.location`.
+    pub(super) fn use_written_names(&self, e: Error) -> Error {
+        let text = e.to_string();
+        let tls = self.written_as.iter().filter(|(name, _)| name.starts_with("ssl."));
+        let named = tls.fold(text.clone(), |text, (name, written)| text.replace(name, written));
+        if named == text { e } else { Error::config(named) }
+    }
+
     /// Returns the value or the default; empty if there is neither.
     fn get_str(&self, name: &str) -> &str {
         self.value(name).or_else(|| find_setting(name)?.default).unwrap_or("")

@@ -58,7 +58,13 @@ impl ProducerConfig {
     /// [`ErrorKind::Config`](crate::ErrorKind::Config): a required value is missing, or values
     /// conflict; the error names the settings.
     pub fn new(p: &Properties) -> Result<ProducerConfig, Error> {
-        p.check().and_then(|()| ProducerConfig::check(p)).map_err(|e| p.hide_provider_values(e))
+        let config = p.check().and_then(|()| ProducerConfig::check(p));
+        config.map_err(|e| p.use_written_names(p.hide_provider_values(e)))
+    }
+
+    /// Names the settings in an error of the connections' security as the user wrote them.
+    pub(crate) fn use_written_names(&self, e: Error) -> Error {
+        self.properties.use_written_names(e)
     }
 
     fn check(p: &Properties) -> Result<ProducerConfig, Error> {

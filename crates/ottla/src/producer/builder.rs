@@ -375,7 +375,8 @@ impl ProducerBuilder {
         env: Arc<dyn Env>,
         io: I,
     ) -> Result<(Arc<ProducerInner>, Sender<I>), Error> {
-        let security = ConnectionSecurity::new(&config.security, self.token_provider, &env)?;
+        let security = ConnectionSecurity::new(&config.security, self.token_provider, &env)
+            .map_err(|e| config.use_written_names(e))?;
         let sensors = Sensors::new(config.metrics);
         let counters = Arc::new(Counters { sensors, ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);

@@ -108,6 +108,18 @@ fn words_of_any_case_and_numbers_for_booleans_are_accepted() {
     assert!(e.contains("expected true or false"), "{e}");
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn errors_of_tls_settings_have_the_names_that_the_user_wrote() {
+    let ssl = ("security.protocol", "SSL");
+    let e = config_error(&[ssl, ("ssl.ca.location", "a"), ("ssl.ca.pem", "b")]);
+    assert!(e.contains("ssl.ca.location and ssl.ca.pem are both set"), "{e}");
+    let e = config_error(&[ssl, ("ssl.truststore.location", "a"), ("ssl.ca.pem", "b")]);
+    assert!(e.contains("ssl.truststore.location and ssl.ca.pem are both set"), "{e}");
+    let e = config_error(&[ssl, ("ssl.key.pem", "a")]);
+    assert!(e.contains("ssl.key.pem is set without ssl.keystore.certificate.chain"), "{e}");
+}
+
 /// `TLSv1.2,TLSv1.1,TLSv1` was Kafka's default before 2.6 and stands in many files.
 #[cfg(feature = "tls")]
 #[test]
