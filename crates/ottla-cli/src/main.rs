@@ -20,6 +20,7 @@ mod live;
 mod metrics_server;
 mod perf;
 mod produce;
+mod rate;
 mod run_results;
 mod settings;
 mod signals;

@@ -304,3 +304,63 @@ fn csv_and_raw_files_become_records() {
     let missing = ["produce", "-b", &server, "-t", "t", "--format", "csv", "--key-column", "x"];
     assert_fails(&missing, csv, 1, &["standard input", "no column \"x\" but id, name"]);
 }
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    std::io::Write::write_all(&mut encoder, text).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn values(broker: &EmbeddedBroker, topic: &str) -> Vec<String> {
+    let values = contents(broker, topic).into_values().map(|c| c.value.unwrap());
+    values.map(|v| String::from_utf8(v).unwrap()).collect()
+}
+
+#[test]
+fn archive_is_decompressed_with_any_name() {
+    let (broker, server) = broker(&["lines", "csv", "raw"]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("a.txt"), gzip(b"one\ntwo\n")).unwrap();
+    std::fs::write(path("b.gz"), b"three\n").unwrap();
+    produce(
+        &server,
+        &["-t", "lines", "-p", "0", &path("a.txt"), &path("b.gz"), "-"],
+        &gzip(b"4\n5"),
+    );
+    assert_eq!(values(&broker, "lines"), ["one", "two", "three", "4", "5"]);
+    let csv = gzip(b"k,v\n1,a\n");
+    produce(&server, &["-t", "csv", "--format", "csv", "--key-column", "k"], &csv);
+    assert_eq!(values(&broker, "csv"), [r#"{"k":"1","v":"a"}"#]);
+    let size = csv.len().to_string();
+    let raw = ["-t", "raw", "--format", "raw", "--value-size", &size, "--no-decompress"];
+    produce(&server, &raw, &csv);
+    let sent = contents(&broker, "raw").into_values().next().unwrap();
+    assert_eq!(sent.value.unwrap(), csv);
+}
+
+#[test]
+fn archive_that_is_incomplete_is_an_error_after_its_records() {
+    let (broker, server) = broker(&["t"]);
+    let lines: String = (0..200_000).map(|i| format!("{i}\n")).collect();
+    let archive = gzip(lines.as_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("incomplete.gz");
+    std::fs::write(&path, &archive[..archive.len() - 5]).unwrap();
+    let file = path.to_str().unwrap();
+    let reason = format!("cannot read {file}: the gzip archive is incomplete: its end is missing");
+    assert_fails(&["produce", "-b", &server, "-t", "t", file], b"", 1, &[&reason]);
+    let sent = values(&broker, "t").len();
+    assert!((100_000..=200_000).contains(&sent), "{sent} records");
+}
+
+#[test]
+fn rate_limits_records_or_bytes() {
+    let (broker, server) = broker(&["t"]);
+    for rate in ["100000", "100MB"] {
+        produce(&server, &["-t", "t", "--rate", rate], b"1\n2\n3\n");
+    }
+    assert_eq!(values(&broker, "t").len(), 6);
+    let args = ["produce", "-b", &server, "-t", "t", "--rate", "0"];
+    assert_fails(&args, b"", 2, &["expected records a second such as 500, or bytes a second"]);
+}

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::rate::{Rate, parse_rate};
+
 pub(super) const PRODUCE_NOTES: &str = "\
 The options are those of kafka-console-producer and the short options of kcat. An option overrides \
 a property, a property overrides a file, and a file overrides an environment variable such as \
@@ -19,6 +21,9 @@ their defaults:
   headers.key.separator  :
   ignore.error           false
   null.marker            (not set)
+
+A file, or standard input, that is a gzip, zstd or lz4 archive is decompressed. Its first bytes \
+say so, not its name.
 
 The input is bytes, in any encoding. A line ends at \\n. One \\r before the \\n is removed.
 
@@ -47,6 +52,14 @@ A text that is no record stands in the field input; correct it before you send i
 With --live the view needs a terminal: it draws on it and reads keys from it, also if standard \
 input, output and error are files or pipes. Messages are printed again after the view. NO_COLOR \
 switches colours off.
+
+With --checkpoint FILE, FILE holds how far the input files were acknowledged. It is written ten \
+times a second and at the end. A run that finds FILE continues there, also in an archive or in a \
+file that has grown. It refuses other files, another topic, and options with which records would \
+end elsewhere. If a run ends by itself or by one signal, the next one sends nothing twice. If it \
+is killed, what was in flight and what was acknowledged in the last tenth of a second is sent \
+again. A failed record ends the reading, and the next run begins with it; with --on-error skip or \
+FILE it counts as done. FILE.lock keeps a second run away.
 
 SIGINT, SIGTERM, SIGQUIT and SIGHUP (unless it is ignored, as under nohup) end the reading: the \
 records read so far are sent, and the summary is printed. A second signal ends the command at once.
@@ -235,6 +248,13 @@ pub(crate) struct LoadArgs {
     /// broker: stop the reading, skip it, or append it to FILE and continue.
     #[arg(long, value_name = "stop|skip|FILE")]
     pub(crate) on_error: Option<PathBuf>,
+    /// Send at most N records a second, or bytes with a unit: 500, 20kB, 1.5MB, 8MiB.
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    pub(crate) rate: Option<Rate>,
+    /// Keep in FILE how far the input files were acknowledged, and continue there if FILE exists.
+    /// A failed record ends the reading, unless --on-error says otherwise.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Option<PathBuf>,
     /// Serve the producer's metrics to Prometheus at http://HOST:PORT/metrics; with port 0 the
     /// system picks a free port.
     #[arg(long, value_name = "H:P")]
@@ -263,6 +283,9 @@ pub(crate) struct InputArgs {
     /// With --format raw: the length before each value [default: be32].
     #[arg(long, value_enum, value_name = "FORM", conflicts_with = "value_size")]
     pub(crate) length_prefix: Option<LengthPrefix>,
+    /// Send the bytes of gzip, zstd and lz4 archives as they are, instead of their contents.
+    #[arg(long)]
+    pub(crate) no_decompress: bool,
     /// With --format raw: the size of each value, without lengths between them.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) value_size: Option<u32>,

@@ -209,6 +209,16 @@ impl CsvReader {
         self.row.number
     }
 
+    /// Returns the line ends of the current input so far.
+    pub(super) fn line_ends(&self) -> u64 {
+        self.line_ends
+    }
+
+    /// Continues behind this many line ends.
+    pub(super) fn set_line_ends(&mut self, line_ends: u64) {
+        self.line_ends = line_ends;
+    }
+
     /// Returns the text of the current row.
     pub(super) fn line(&self) -> &[u8] {
         self.row.line()

@@ -1,10 +1,11 @@
 //! The inputs of `ottla produce`: files, and standard input.
 
 use std::fs::{File, Metadata};
-use std::io::{self, BufRead, BufReader, IsTerminal};
+use std::io::{self, IsTerminal, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::InputStream;
 use crate::CliError;
 use crate::console::{Blocking, open_stdin};
 
@@ -55,7 +56,11 @@ impl Input {
         Ok(input)
     }
 
-    fn is_stdin(&self) -> bool {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn is_stdin(&self) -> bool {
         self.path == Path::new("-")
     }
 
@@ -77,12 +82,31 @@ impl Input {
         if self.is_stdin() { "standard input".to_owned() } else { self.path.display().to_string() }
     }
 
-    pub(crate) fn open(&self) -> Result<Box<dyn BufRead>, CliError> {
-        const BUFFER_BYTES: usize = 256 * 1024;
+    /// Opens the input. An archive is decompressed if `decompresses` is set.
+    pub(crate) fn open(&self, decompresses: bool) -> Result<InputStream, CliError> {
         let file =
             if self.is_stdin() { open_stdin() } else { File::open(&self.path).map(Blocking) };
-        let file =
-            file.map_err(|e| CliError::failed(format!("cannot read {}: {e}", self.name())))?;
-        Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
+        file.and_then(|file| InputStream::new(file, decompresses && !self.is_terminal()))
+            .map_err(|e| CliError::failed(format!("cannot read {}: {e}", self.name())))
+    }
+
+    /// Continues a stream that has just begun at this position of its text.
+    pub(crate) fn resume(
+        &self,
+        mut stream: InputStream,
+        position: u64,
+    ) -> Result<InputStream, CliError> {
+        let cannot_read =
+            |e: io::Error| CliError::failed(format!("cannot read {}: {e}", self.name()));
+        if !stream.is_archive() {
+            let mut file = File::open(&self.path).map_err(cannot_read)?;
+            file.seek(SeekFrom::Start(position)).map_err(cannot_read)?;
+            return Ok(InputStream::resumed(file, position));
+        }
+        if stream.skip_to(position).map_err(cannot_read)? {
+            return Ok(stream);
+        }
+        let reason = format!("it has fewer than the {position} bytes that were acknowledged");
+        Err(CliError::failed(format!("cannot continue {}: {reason}", self.name())))
     }
 }

@@ -5,6 +5,8 @@
 
 mod options;
 mod file;
+mod stream;
+mod decompress;
 mod read_line;
 mod lines;
 mod json;
@@ -28,6 +30,7 @@ pub(crate) use json::{BASE64, start_of};
 use lines::LineFormat;
 use raw::{NextValue, RawFraming, read_next_value};
 use read_line::{NextLine, read_next_line};
+pub(crate) use stream::InputStream;
 
 /// A record that borrows from the input's buffer what it can.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -206,7 +209,10 @@ impl RecordReader {
                 Ok(match next {
                     NextValue::Value | NextValue::Null => NextRecord::Record,
                     NextValue::TooLong => too_long("value", self.number),
-                    NextValue::Eof => NextRecord::Eof,
+                    NextValue::Eof => {
+                        self.number -= 1;
+                        NextRecord::Eof
+                    }
                 })
             }
             Format::Lines(_) | Format::Json => {
@@ -225,7 +231,10 @@ impl RecordReader {
                         }
                         NextLine::Line => NextRecord::Record,
                         NextLine::TooLong => too_long("line", self.number),
-                        NextLine::Eof => NextRecord::Eof,
+                        NextLine::Eof => {
+                            self.number -= 1;
+                            NextRecord::Eof
+                        }
                     });
                 }
             }
@@ -248,6 +257,22 @@ impl RecordReader {
     /// Returns the current record's line in its input, or its number in a raw input.
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Returns the lines, or values, of the current input up to the end of the current record.
+    pub(crate) fn lines_read(&self) -> u64 {
+        match &self.format {
+            Format::Csv(csv) => csv.line_ends(),
+            _ => self.number,
+        }
+    }
+
+    /// Continues behind this many lines, or values, of the current input.
+    pub(crate) fn resume_after(&mut self, lines: u64) {
+        self.number = lines;
+        if let Format::Csv(csv) = &mut self.format {
+            csv.set_line_ends(lines);
+        }
     }
 
     /// Parses the current record. The reason of an error names line and field.

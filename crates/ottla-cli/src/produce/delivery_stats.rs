@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Stdout, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use ottla::{BatchReport, Error, RecordStatus};
@@ -32,6 +33,7 @@ pub(crate) struct DeliveryStats {
     /// Whether each record is kept until it has its result. Its token then finds it; otherwise the
     /// token is that of the clock.
     keeps_records: bool,
+    keeps_contents: bool,
     stops_at_failure: bool,
     counters: Mutex<DeliveryCounters>,
     /// Signalled when pending records have got their results.
@@ -45,12 +47,25 @@ struct DeliveryCounters {
     latency_us: Histogram<u64>,
     failure_reasons: BTreeMap<String, u64>,
     pending: PendingRecords,
+    /// The place of the last record, if records are kept.
+    last_read: Place,
     /// The output of `--json`.
     json: Option<BufWriter<Blocking<Stdout>>>,
     /// The file of `--on-error FILE`.
     rejected: Option<RejectedFile>,
     /// Why the reading must stop: a record failed with `--on-error stop`, or could not be written.
     stop_reason: Option<String>,
+}
+
+/// How far the input was acknowledged and read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LoadProgress {
+    /// The last record before which every record is acknowledged, or rejected by the user's choice.
+    pub(super) completed: Option<Place>,
+    token: u64,
+    pub(super) last_read: Place,
+    /// No record was read beyond `completed`.
+    pub(super) is_all_completed: bool,
 }
 
 /// What a record is sent with.
@@ -66,13 +81,19 @@ impl DeliveryStats {
         json: bool,
         on_error: OnError,
         rejected: Option<RejectedFile>,
+        has_checkpoint: bool,
     ) -> DeliveryStats {
         // 1 µs to 1 hour with 3 digits. The crate accepts these bounds, so this cannot fail.
         let latency_us = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("valid bounds");
+        let mut pending = PendingRecords::default();
+        if has_checkpoint {
+            pending.set_saved(0);
+        }
         DeliveryStats {
             clock: TokenClock::start(),
             bytes: AtomicU64::new(0),
-            keeps_records: json || rejected.is_some(),
+            keeps_records: json || rejected.is_some() || has_checkpoint,
+            keeps_contents: json || rejected.is_some(),
             stops_at_failure: on_error == OnError::Stop,
             counters: Mutex::new(DeliveryCounters {
                 acknowledged: 0,
@@ -80,7 +101,8 @@ impl DeliveryStats {
                 possibly_persisted: 0,
                 latency_us,
                 failure_reasons: BTreeMap::new(),
-                pending: PendingRecords::default(),
+                pending,
+                last_read: Place::default(),
                 json: json.then(|| BufWriter::new(Blocking(io::stdout()))),
                 rejected,
                 stop_reason: None,
@@ -91,6 +113,11 @@ impl DeliveryStats {
 
     fn lock(&self) -> MutexGuard<'_, DeliveryCounters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the time since the start.
+    pub(super) fn elapsed(&self) -> Duration {
+        Duration::from_micros(self.clock.now_us())
     }
 
     /// Waits until another record may be sent, if records are kept.
@@ -109,12 +136,50 @@ impl DeliveryStats {
             let timestamp = record.timestamp.unwrap_or_else(|| self.clock.timestamp(token));
             return SendTicket { token, timestamp };
         }
-        let content = record_json::content(record);
+        let content =
+            if self.keeps_contents { record_json::content(record) } else { Box::default() };
         let sent_at_us = self.clock.now_us();
         let timestamp = record.timestamp.unwrap_or_else(|| wall_clock_us().div_euclid(1000));
         let partition = record.partition;
         let pending = PendingRecord { place, partition, sent_at_us, timestamp, content };
-        SendTicket { token: self.lock().pending.push(pending), timestamp }
+        let mut counters = self.lock();
+        counters.last_read = place;
+        SendTicket { token: counters.pending.push(pending), timestamp }
+    }
+
+    /// Returns how far the input was acknowledged and read.
+    pub(super) fn load_progress(&self) -> LoadProgress {
+        let counters = self.lock();
+        let (completed, token) = counters.pending.completed();
+        LoadProgress {
+            completed,
+            token,
+            last_read: counters.last_read,
+            is_all_completed: counters.pending.is_all_completed(),
+        }
+    }
+
+    /// Records that an input was read to its end.
+    pub(super) fn input_ended(&self, place: Place) {
+        if self.keeps_records {
+            self.lock().add_completed(place, false);
+        }
+    }
+
+    /// Returns the ends of the inputs that were completed since the last call.
+    pub(super) fn take_ended_inputs(&self) -> Vec<Place> {
+        self.lock().pending.take_ended_inputs()
+    }
+
+    /// Records that this progress is on disk. More records may be sent.
+    pub(super) fn progress_saved(&self, progress: &LoadProgress) {
+        self.lock().pending.set_saved(progress.token);
+        self.room.notify_one();
+    }
+
+    /// Returns whether the sending waits for a new checkpoint, or will soon.
+    pub(super) fn needs_save(&self) -> bool {
+        self.lock().pending.needs_save()
     }
 
     /// Counts the bytes of a record that the producer has accepted.
@@ -128,7 +193,7 @@ impl DeliveryStats {
         let now = self.clock.now_us();
         let mut counters = self.lock();
         for (i, token) in r.tokens.iter().enumerate() {
-            let record = self.take_record(&mut counters, *token);
+            let record = self.take_record(&mut counters, *token, r.result.is_ok());
             match r.result {
                 Ok(base_offset) => {
                     counters.acknowledged += 1;
@@ -165,21 +230,26 @@ impl DeliveryStats {
     }
 
     /// Returns the record of a token. Without its content if records are not kept.
-    fn take_record(&self, counters: &mut DeliveryCounters, token: u64) -> PendingRecord {
-        let kept = if self.keeps_records { counters.pending.take(token) } else { None };
+    fn take_record(
+        &self,
+        counters: &mut DeliveryCounters,
+        token: u64,
+        is_acknowledged: bool,
+    ) -> PendingRecord {
+        let is_sent_again = !is_acknowledged && self.stops_at_failure;
+        let pending = &mut counters.pending;
+        let kept = if self.keeps_records { pending.take(token, is_sent_again) } else { None };
         kept.unwrap_or_else(|| PendingRecord {
-            place: Place::default(),
-            partition: None,
             sent_at_us: TokenClock::sent_at_us(token),
             timestamp: self.clock.timestamp(token),
-            content: Box::default(),
+            ..PendingRecord::at(Place::default())
         })
     }
 
     /// Counts a record that the producer did not accept.
     pub(super) fn record_rejected(&self, topic: &str, ticket: SendTicket, e: &Error) {
         let mut counters = self.lock();
-        let record = self.take_record(&mut counters, ticket.token);
+        let record = self.take_record(&mut counters, ticket.token, false);
         counters.record_failure(topic, None, &record, e);
         counters.flush();
     }
@@ -203,6 +273,9 @@ impl DeliveryStats {
         if let Some(rejected) = &mut counters.rejected {
             let written = rejected.write_unsent(unsent);
             counters.stop_if_failed(written);
+        }
+        if self.keeps_records {
+            counters.add_completed(unsent.place, self.stops_at_failure);
         }
         if counters.json.is_some() {
             let mut object = begin_object(topic);
@@ -296,6 +369,14 @@ fn without_timings(mut text: String) -> String {
 }
 
 impl DeliveryCounters {
+    /// Adds a text that is no record, or the end of an input, to the pending records: it has its
+    /// place among them, and its result.
+    fn add_completed(&mut self, place: Place, is_sent_again: bool) {
+        self.last_read = place;
+        let token = self.pending.push(PendingRecord::at(place));
+        self.pending.take(token, is_sent_again);
+    }
+
     fn count_failure(&mut self, reason: String) {
         self.failed += 1;
         let has_own_count =

@@ -6,7 +6,10 @@
 mod session;
 mod send_loop;
 mod delivery_stats;
+mod checkpoint;
+mod checkpoint_saver;
 mod pending_records;
+mod progress;
 mod record_json;
 mod rejected_file;
 
@@ -14,7 +17,7 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use ottla::Origin;
+use ottla::{Origin, Properties};
 use ottla_broker::EmbeddedBroker;
 
 use crate::args::ProduceArgs;
@@ -22,6 +25,7 @@ use crate::console::report;
 use crate::input::{Input, RecordReader, start_of};
 use crate::metrics_server::MetricsServer;
 use crate::{CliError, limits, live, settings};
+use checkpoint::{Checkpoint, StartPosition};
 use delivery_stats::DeliveryStats;
 use rejected_file::RejectedFile;
 use session::{Session, SessionConfig};
@@ -45,6 +49,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     check_live(&args, &inputs)?;
     // Last, so that a wrong option leaves no empty file.
     let rejected = open_rejected_file(&args, on_error, &inputs, reader.unit())?;
+    let (checkpoint, start) = open_checkpoint(&args, &properties, &inputs)?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
     if let Some(broker) = &broker {
         properties
@@ -56,9 +61,10 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
         report!("note: {notice}");
     }
     let temporary_log_dir = temporary_dir.as_ref().map(|t| t.path().to_owned());
-    let config = SessionConfig::new(&args, &properties, temporary_log_dir, on_error);
-    let stats = DeliveryStats::new(args.json, on_error, rejected);
-    let session = Session::start(config, properties, stats)?;
+    let mut config = SessionConfig::new(&args, &properties, on_error);
+    (config.temporary_log_dir, config.start) = (temporary_log_dir, start);
+    let stats = DeliveryStats::new(args.json, on_error, rejected, checkpoint.is_some());
+    let session = Session::start(config, properties, stats, checkpoint)?;
     if let Some(server) = metrics {
         server.start(session.producer.clone())?;
     }
@@ -106,6 +112,8 @@ enum OnError {
 impl OnError {
     fn new(args: &ProduceArgs) -> OnError {
         match args.load.on_error.as_deref().map(Path::as_os_str) {
+            // A rerun sends the failed record again, so nothing behind it may count as sent.
+            None if args.load.checkpoint.is_some() => OnError::Stop,
             None => OnError::Unset,
             Some(text) if text == "stop" => OnError::Stop,
             Some(text) if text == "skip" => OnError::Skip,
@@ -135,6 +143,23 @@ fn open_rejected_file(
         )));
     }
     RejectedFile::open(path, inputs.iter().map(Input::name).collect(), unit).map(Some)
+}
+
+/// Opens the file of `--checkpoint`, and says where the load continues.
+fn open_checkpoint(
+    args: &ProduceArgs,
+    properties: &Properties,
+    inputs: &[Input],
+) -> Result<(Option<Checkpoint>, StartPosition), CliError> {
+    let Some(path) = &args.load.checkpoint else { return Ok((None, StartPosition::default())) };
+    if properties.get("acks") == Some("0") {
+        return Err(CliError::usage("--checkpoint: with acks=0 nothing is acknowledged"));
+    }
+    let (checkpoint, start, notice) = Checkpoint::open(path, args, inputs)?;
+    if let Some(notice) = notice {
+        report!("{notice}");
+    }
+    Ok((Some(checkpoint), start))
 }
 
 /// Starts the broker of `--embedded`. Without `--data-dir` its log is in a temporary directory.

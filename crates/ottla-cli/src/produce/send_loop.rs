@@ -1,10 +1,11 @@
 //! The main thread's part of a session: reads the inputs and sends each record.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, IsTerminal};
+use std::io;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
-use indicatif::ProgressStyle;
 use ottla::{ErrorKind, Record};
 
 use super::pending_records::Place;
@@ -12,13 +13,15 @@ use super::rejected_file::Unsent;
 use super::session::{Session, park_forever};
 use super::{OnError, bounded_reason};
 use crate::console;
-use crate::input::{Input, InputError, InputRecord, NextRecord, RecordReader};
-use crate::{CliError, error_text, live};
+use crate::input::{Input, InputError, InputRecord, InputStream, NextRecord, RecordReader};
+use crate::rate::RateLimiter;
+use crate::{CliError, error_text};
 
 /// Sends the records of all inputs, in their order.
 pub(super) struct SendLoop<'a> {
     session: &'a Session,
     reader: &'a mut RecordReader,
+    inputs: &'a [Input],
     /// The topics to which nothing can be sent. Further records would each wait for
     /// `max.block.ms`.
     failed_topics: HashMap<String, FailedPartitions>,
@@ -26,6 +29,11 @@ pub(super) struct SendLoop<'a> {
     input: usize,
     /// The name of the current input.
     input_name: String,
+    /// The bytes of the current input's text up to the end of the current record.
+    end_bytes: u64,
+    /// The current input is an archive.
+    is_archive: bool,
+    rate: Option<RateLimiter>,
 }
 
 /// The error of the first record that named this partition of a topic. The key `None` stands for
@@ -52,38 +60,26 @@ impl Session {
         inputs: &[Input],
         reader: &mut RecordReader,
     ) -> Result<(), CliError> {
-        self.start_progress_bar(inputs);
-        let (failed_topics, input_name) = (HashMap::new(), String::new());
-        let mut send_loop = SendLoop { session: self, reader, failed_topics, input: 0, input_name };
-        for (i, input) in inputs.iter().enumerate() {
+        self.progress.start(inputs);
+        let mut send_loop = SendLoop {
+            session: self,
+            reader,
+            inputs,
+            failed_topics: HashMap::new(),
+            input: 0,
+            input_name: String::new(),
+            end_bytes: 0,
+            is_archive: false,
+            rate: self.config.rate.map(RateLimiter::new),
+        };
+        for (i, input) in inputs.iter().enumerate().skip(self.config.start.input) {
             send_loop.input = i;
+            self.progress.begin_input(i, inputs);
             if !send_loop.send_input(input)? {
                 break;
             }
         }
         Ok(())
-    }
-
-    fn start_progress_bar(&self, inputs: &[Input]) {
-        // The bar would wipe out what a person types.
-        if !io::stderr().is_terminal() || inputs.iter().any(Input::is_terminal) {
-            return;
-        }
-        console::show_progress_bar(&self.progress_bar);
-        let template = match inputs.iter().map(|i| i.len).sum::<Option<u64>>() {
-            Some(total) => {
-                self.progress_bar.set_length(total);
-                "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-            }
-            None => "{spinner} {bytes} {bytes_per_sec}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.progress_bar.set_style(style);
-        }
-        self.has_progress_bar.store(true, Ordering::SeqCst);
-        if !live::is_active() {
-            self.show_progress_bar();
-        }
     }
 }
 
@@ -95,10 +91,17 @@ impl SendLoop<'_> {
         let cannot_read = |e: io::Error| {
             CliError::failed(format!("cannot read {}: {e}; reading stopped", input.name()))
         };
-        let mut stream = input.open()?;
-        self.reader.start_input(&mut *stream).map_err(cannot_read)?;
+        let mut stream = input.open(session.config.decompresses)?;
+        self.reader.start_input(&mut stream).map_err(cannot_read)?;
+        let start = session.config.start;
+        if start.input == self.input && start.bytes > 0 {
+            stream = input.resume(stream, start.bytes)?;
+            self.reader.resume_after(start.lines);
+        }
+        self.is_archive = stream.is_archive();
         loop {
             session.stats.wait_for_room();
+            self.wait_for_rate();
             if session.is_stopping.load(Ordering::SeqCst) {
                 park_forever();
             }
@@ -108,8 +111,9 @@ impl SendLoop<'_> {
             if input.is_terminal() {
                 console::write_stderr(format_args!(">"));
             }
-            let next = self.read(&mut *stream).map_err(cannot_read)?;
+            let next = self.read(&mut stream).map_err(cannot_read)?;
             if next == NextRecord::Eof {
+                session.stats.input_ended(Place { is_end: true, ..self.place() });
                 if input.is_terminal() {
                     // The next line of output must not follow the prompt.
                     console::write_stderr(format_args!("\n"));
@@ -136,12 +140,32 @@ impl SendLoop<'_> {
         }
     }
 
-    fn read(&mut self, stream: &mut dyn BufRead) -> io::Result<NextRecord> {
+    fn read(&mut self, stream: &mut InputStream) -> io::Result<NextRecord> {
         let next = self.reader.read(stream)?;
-        if next != NextRecord::Eof && self.session.has_progress_bar.load(Ordering::Relaxed) {
-            self.session.progress_bar.inc(self.reader.text().len() as u64 + 1);
+        self.end_bytes = stream.position();
+        self.session.progress.update(self.input, self.inputs, stream.file_position());
+        if next != NextRecord::Eof
+            && let Some(rate) = &mut self.rate
+        {
+            rate.add_record(self.reader.text().len());
         }
         Ok(next)
+    }
+
+    /// Waits until the rate allows another record. A stop ends the wait.
+    fn wait_for_rate(&mut self) {
+        /// The longest sleep before the next look at `is_stopping`.
+        const MAX_SLEEP: Duration = Duration::from_millis(20);
+        /// Shorter delays add up, so that a high rate does not cost a system call a record.
+        const MIN_SLEEP: Duration = Duration::from_millis(1);
+        let Some(rate) = &mut self.rate else { return };
+        loop {
+            let delay = rate.delay(self.session.stats.elapsed());
+            if delay < MIN_SLEEP || self.session.is_stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            thread::sleep(delay.min(MAX_SLEEP));
+        }
     }
 
     /// Counts a text that cannot be sent. An error ends the reading.
@@ -181,7 +205,14 @@ impl SendLoop<'_> {
     }
 
     fn place(&self) -> Place {
-        Place { input: self.input, number: self.reader.number() }
+        Place {
+            input: self.input,
+            number: self.reader.number(),
+            end_bytes: self.end_bytes,
+            end_lines: self.reader.lines_read(),
+            is_archive: self.is_archive,
+            is_end: false,
+        }
     }
 
     /// Sends the current record. An error ends the reading; a record that fails alone is only

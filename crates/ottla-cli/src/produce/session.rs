@@ -13,15 +13,18 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use ottla::{ErrorCode, ErrorKind, Producer, Properties};
 use signal_hook::iterator::Signals;
 
 use super::OnError;
+use super::checkpoint::{Checkpoint, StartPosition};
+use super::checkpoint_saver::CheckpointSaver;
 use super::delivery_stats::DeliveryStats;
+use super::progress::Progress;
 use crate::args::ProduceArgs;
 use crate::console::{self, report};
 use crate::live::{self, LiveConfig, LiveGuard};
+use crate::rate::Rate;
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, OK, error_text, settings, start_thread};
 
@@ -52,17 +55,20 @@ pub(super) struct SessionConfig {
     pub(super) sync: bool,
     pub(super) on_error: OnError,
     pub(super) acks_zero: bool,
+    pub(super) rate: Option<Rate>,
+    pub(super) decompresses: bool,
     close_timeout: Duration,
     bootstrap_servers: String,
     /// The embedded broker's log, if it is deleted at the end.
-    temporary_log_dir: Option<PathBuf>,
+    pub(super) temporary_log_dir: Option<PathBuf>,
+    /// Where the first input is read from.
+    pub(super) start: StartPosition,
 }
 
 impl SessionConfig {
     pub(super) fn new(
         args: &ProduceArgs,
         properties: &Properties,
-        temporary_log_dir: Option<PathBuf>,
         on_error: OnError,
     ) -> SessionConfig {
         let delivery_timeout_ms = settings::number(properties, "delivery.timeout.ms", 120_000);
@@ -73,10 +79,13 @@ impl SessionConfig {
             sync: args.sync,
             on_error,
             acks_zero: properties.get("acks") == Some("0"),
+            rate: args.load.rate,
+            decompresses: !args.input.no_decompress,
             // By then every record has been acknowledged or has expired.
             close_timeout: Duration::from_millis(delivery_timeout_ms) + Duration::from_secs(5),
             bootstrap_servers: properties.get("bootstrap.servers").unwrap_or_default().to_owned(),
-            temporary_log_dir,
+            temporary_log_dir: None,
+            start: StartPosition::default(),
         }
     }
 }
@@ -93,9 +102,8 @@ pub(super) struct Session {
     /// A thread has started to close the producer.
     is_finishing: AtomicBool,
     pub(super) records_read: AtomicU64,
-    pub(super) progress_bar: ProgressBar,
-    /// There is a progress bar, unless the live view hides it.
-    pub(super) has_progress_bar: AtomicBool,
+    pub(super) progress: Progress,
+    checkpoint: Option<CheckpointSaver>,
 }
 
 /// Returns whether every further record would fail with this error of a batch, too.
@@ -117,6 +125,7 @@ impl Session {
         config: SessionConfig,
         properties: Properties,
         stats: DeliveryStats,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<Arc<Session>, CliError> {
         let stats = Arc::new(stats);
         let (stop, stop_reasons) = mpsc::channel();
@@ -137,6 +146,7 @@ impl Session {
             })
             .build()
             .map_err(|e| CliError::build(&e))?;
+        let checkpoint = checkpoint.map(|c| CheckpointSaver::new(c, stats.clone()));
         let session = Arc::new(Session {
             config,
             producer,
@@ -145,14 +155,27 @@ impl Session {
             is_sending: AtomicBool::new(false),
             is_finishing: AtomicBool::new(false),
             records_read: AtomicU64::new(0),
-            progress_bar: ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
-            has_progress_bar: AtomicBool::new(false),
+            progress: Progress::hidden(),
+            checkpoint,
         });
         let signals = signals::install()?;
+        if session.checkpoint.is_some() {
+            let (session, stop) = (session.clone(), stop.clone());
+            start_thread("checkpoint", move || session.save_checkpoints(&stop))?;
+        }
         start_thread("signals", move || forward_signals(signals, &stop))?;
         let supervised = session.clone();
         start_thread("supervisor", move || supervised.supervise(&stop_reasons))?;
         Ok(session)
+    }
+
+    /// Writes checkpoints until the load ends. Without them it must not go on.
+    fn save_checkpoints(&self, stop: &Sender<StopReason>) {
+        if let Some(saver) = &self.checkpoint
+            && let Err(reason) = saver.run()
+        {
+            let _ = stop.send(StopReason::Error(reason));
+        }
     }
 
     /// Covers the terminal with the view of `--live`. The progress bar follows it.
@@ -170,16 +193,8 @@ impl Session {
             producer: self.producer.clone(),
             results: Arc::new(move || stats.results()),
             expected_records: args.count,
-            on_leave: Box::new(move || {
-                if session.has_progress_bar.load(Ordering::SeqCst) {
-                    session.show_progress_bar();
-                }
-            }),
+            on_leave: Box::new(move || session.progress.show()),
         })
-    }
-
-    pub(super) fn show_progress_bar(&self) {
-        self.progress_bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     }
 
     /// Ends the session at the first reason to stop.
@@ -285,10 +300,13 @@ impl Session {
         if let Err(e) = self.producer.close(self.config.close_timeout) {
             report!("ottla: {}", error_text(&e));
         }
-        live::leave();
-        self.progress_bar.finish_and_clear();
+        self.progress.finish();
         console::write_stderr(format_args!("{}", self.stats.summary(self.config.acks_zero)));
-        if self.stats.is_all_acknowledged() { OK } else { FAILED }
+        let saved = self.checkpoint.as_ref().map_or(Ok(()), CheckpointSaver::finish);
+        if let Err(reason) = &saved {
+            report!("ottla: {reason}");
+        }
+        if saved.is_ok() && self.stats.is_all_acknowledged() { OK } else { FAILED }
     }
 }
 

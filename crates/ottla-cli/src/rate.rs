@@ -1,0 +1,125 @@
+//! A steady rate of records or bytes: the option `--rate`.
+
+use std::time::Duration;
+
+/// The rate of `--rate`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Rate {
+    /// Records a second.
+    Records(f64),
+    /// Bytes of the input's text a second.
+    Bytes(f64),
+}
+
+/// The units of bytes.
+const UNITS: [(&str, f64); 7] = [
+    ("kib", 1024.0),
+    ("mib", 1_048_576.0),
+    ("gib", 1_073_741_824.0),
+    ("kb", 1e3),
+    ("mb", 1e6),
+    ("gb", 1e9),
+    ("b", 1.0),
+];
+
+/// Parses a number, with a unit if it counts bytes.
+pub(crate) fn parse_rate(text: &str) -> Result<Rate, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let lower = lower.strip_suffix("/s").unwrap_or(&lower);
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, factor)));
+    let number = unit.map_or(lower, |(number, _)| number).trim();
+    let is_plain = |c: char| c.is_ascii_digit() || c == '.';
+    let value = number.parse::<f64>().ok().filter(|_| number.chars().all(is_plain));
+    let value = value.filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| {
+        "expected records a second such as 500, or bytes a second such as 20kB, 1.5MB or 8MiB"
+            .to_owned()
+    })?;
+    Ok(match unit {
+        None => Rate::Records(value),
+        Some((_, factor)) => Rate::Bytes(value * factor),
+    })
+}
+
+/// The longest time that a load that is late may catch up. After a longer stall it continues at the
+/// rate, without a burst.
+const MAX_LAG: Duration = Duration::from_millis(10);
+
+/// Says how long the next record has to wait.
+#[derive(Debug)]
+pub(crate) struct RateLimiter {
+    rate: Rate,
+    /// When the next record is due, in seconds.
+    due: f64,
+}
+
+impl RateLimiter {
+    pub(crate) fn new(rate: Rate) -> RateLimiter {
+        RateLimiter { rate, due: 0.0 }
+    }
+
+    /// Returns how long the next record has to wait. `now` is the time since any fixed moment.
+    pub(crate) fn delay(&mut self, now: Duration) -> Duration {
+        self.due = self.due.max(now.saturating_sub(MAX_LAG).as_secs_f64());
+        Duration::try_from_secs_f64(self.due - now.as_secs_f64()).unwrap_or(Duration::ZERO)
+    }
+
+    /// Counts a record of `bytes` bytes.
+    pub(crate) fn add_record(&mut self, bytes: usize) {
+        self.due += match self.rate {
+            Rate::Records(rate) => rate.recip(),
+            Rate::Bytes(rate) => bytes as f64 / rate,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate_is_records_or_bytes_with_a_unit() {
+        for (text, rate) in [
+            ("500", Rate::Records(500.0)),
+            ("0.5", Rate::Records(0.5)),
+            ("500/s", Rate::Records(500.0)),
+            ("20kB", Rate::Bytes(20e3)),
+            ("1.5 MB/s", Rate::Bytes(1.5e6)),
+            ("8MiB", Rate::Bytes(8.0 * 1_048_576.0)),
+            ("7b", Rate::Bytes(7.0)),
+        ] {
+            assert_eq!(parse_rate(text), Ok(rate), "{text}");
+        }
+        for text in ["", "0", "-1", "1e3", "inf", "nan", "1TB", "MB", "1,5MB", "0kB"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    /// Sends as the command does, on a clock that stands still but for its delays.
+    fn send(limiter: &mut RateLimiter, now: &mut Duration, records: usize, bytes: usize) {
+        for _ in 0..records {
+            *now += limiter.delay(*now);
+            limiter.add_record(bytes);
+        }
+    }
+
+    #[test]
+    fn records_and_bytes_are_spread_evenly() {
+        for (rate, bytes) in [(Rate::Records(200.0), 1), (Rate::Bytes(20_000.0), 100)] {
+            let (mut limiter, mut now) = (RateLimiter::new(rate), Duration::from_secs(5));
+            send(&mut limiter, &mut now, 401, bytes);
+            // The first records of a load may take back the time of `MAX_LAG`.
+            let elapsed = (now - Duration::from_secs(5)).as_secs_f64();
+            assert!((elapsed - 2.0).abs() <= 0.011, "{elapsed}");
+        }
+    }
+
+    #[test]
+    fn stall_is_not_followed_by_a_burst() {
+        let (mut limiter, mut now) = (RateLimiter::new(Rate::Records(1000.0)), Duration::ZERO);
+        send(&mut limiter, &mut now, 100, 1);
+        now += Duration::from_secs(60);
+        let after_stall = now;
+        send(&mut limiter, &mut now, 1000, 1);
+        assert!(now - after_stall >= Duration::from_millis(985), "{:?}", now - after_stall);
+    }
+}
