@@ -151,10 +151,10 @@ fn source_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kfake")
 }
 
-/// Returns a Go that is new enough for the program's `go.mod`, or can fetch one that is.
-fn find_go() -> Option<&'static str> {
+/// Returns a Go that is new enough for the `go.mod` in a directory, or can fetch one that is.
+pub(crate) fn find_go(source_dir: &Path) -> Option<&'static str> {
     let is_new_enough = |go: &&str| {
-        let out = Command::new(go).args(["list", "-m"]).current_dir(source_dir()).output();
+        let out = Command::new(go).args(["list", "-m"]).current_dir(source_dir).output();
         out.is_ok_and(|out| out.status.success())
     };
     GO_PROGRAMS.into_iter().find(is_new_enough)
@@ -164,11 +164,11 @@ fn find_go() -> Option<&'static str> {
 /// time, and need it once.
 fn find_or_build_program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let Some(go) = find_go() else {
+    let Some(go) = find_go(&source_dir()) else {
         skip_test("franz-go needs Go 1.26 (https://go.dev/doc/install)");
         return None;
     };
-    Some(PROGRAM.get_or_init(|| build_program(go)))
+    Some(PROGRAM.get_or_init(|| build_go_program(go, &source_dir(), "kfake")))
 }
 
 /// Runs franz-go's producer, consumers and transactions against brokers with the topics `in`, of
@@ -186,16 +186,17 @@ pub fn run_franz_go_client(bootstrap: &str) -> Option<String> {
     Some(stdout.into_owned())
 }
 
-fn build_program(go: &str) -> PathBuf {
-    let dir = target_dir().join("kfake");
+/// Builds the Go program of a directory, and returns its path under `target/`.
+pub(crate) fn build_go_program(go: &str, source_dir: &Path, name: &str) -> PathBuf {
+    let dir = target_dir().join(name);
     std::fs::create_dir_all(&dir).expect("the directory is created");
     let dir = std::fs::canonicalize(dir).expect("the directory exists");
-    let program = dir.join("kfake");
+    let program = dir.join(name);
     let out = Command::new(go)
         .args(["build", "-mod=readonly", "-o"])
         .arg(&program)
         .arg(".")
-        .current_dir(source_dir())
+        .current_dir(source_dir)
         .output()
         .expect("go runs");
     assert!(out.status.success(), "go build: {}", String::from_utf8_lossy(&out.stderr));

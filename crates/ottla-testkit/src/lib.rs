@@ -18,6 +18,7 @@ mod python;
 mod reader;
 mod secure;
 mod skip;
+mod srfake;
 
 pub use certificates::{CertificateAuthority, Identity};
 pub use cluster::{KafkaCluster, node_host_name};
@@ -30,6 +31,7 @@ pub use python::Librdkafka;
 pub use reader::ConsumerRecord;
 pub use secure::{Listener, SecureKafka};
 pub use skip::{SKIPPED_TESTS_FILE, is_ci, read_skipped_tests, skip_test};
+pub use srfake::FakeSchemaRegistry;
 
 /// Prints a line that is visible although the test harness captures the test's output.
 pub fn print_line(line: &str) {

@@ -10,12 +10,19 @@ use crate::skip::skip_test;
 /// The version of the package, which contains the same version of librdkafka.
 const PACKAGE: &str = "confluent-kafka==2.16.1";
 
+/// The same with the packages that its deserializers of schemas need.
+const PACKAGE_WITH_SCHEMAS: &str = "confluent-kafka[schemaregistry,avro]==2.16.1";
+
 /// A Python interpreter that can import `confluent_kafka`.
 #[derive(Debug)]
 pub struct Librdkafka {
     python: String,
     /// The directory with the package, if the interpreter had none.
     packages: Option<PathBuf>,
+    /// What pip installs.
+    package: &'static str,
+    /// The module that is imported.
+    module: &'static str,
 }
 
 impl Librdkafka {
@@ -24,8 +31,19 @@ impl Librdkafka {
     /// `TEST_PYTHON` names another interpreter than `python3`. Without Python or the package it
     /// reports that the test is skipped, and returns `None`.
     pub fn find_or_install() -> Option<Librdkafka> {
+        Librdkafka::find_or_install_package(PACKAGE, "confluent_kafka")
+    }
+
+    /// Like [`find_or_install`](Self::find_or_install), with the client of schema registries and
+    /// the deserializer of Avro.
+    pub fn find_or_install_with_schemas() -> Option<Librdkafka> {
+        let module = "confluent_kafka.schema_registry.avro";
+        Librdkafka::find_or_install_package(PACKAGE_WITH_SCHEMAS, module)
+    }
+
+    fn find_or_install_package(package: &'static str, module: &'static str) -> Option<Librdkafka> {
         let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-        let mut librdkafka = Librdkafka { python, packages: None };
+        let mut librdkafka = Librdkafka { python, packages: None, package, module };
         if librdkafka.can_import() {
             return Some(librdkafka);
         }
@@ -33,7 +51,7 @@ impl Librdkafka {
             Ok(()) => Some(librdkafka),
             Err(reason) => {
                 skip_test(&format!(
-                    "librdkafka needs Python with {PACKAGE}, or with pip to install it: {reason}"
+                    "librdkafka needs Python with {package}, or with pip to install it: {reason}"
                 ));
                 None
             }
@@ -51,7 +69,7 @@ impl Librdkafka {
     }
 
     fn can_import(&self) -> bool {
-        let done = self.command(Path::new("-c")).arg("import confluent_kafka").output();
+        let done = self.command(Path::new("-c")).arg(format!("import {}", self.module)).output();
         done.is_ok_and(|out| out.status.success())
     }
 
@@ -62,17 +80,17 @@ impl Librdkafka {
         let out = self.run(&["-c", NAME])?;
         let name = String::from_utf8_lossy(&out.stdout).trim().to_owned();
         let dir = target_dir().join("python");
-        let packages = dir.join(format!("{name}-{PACKAGE}"));
+        let packages = dir.join(format!("{name}-{}", self.package));
         if !packages.exists() {
             // It gets its name last: an interrupted installation is repeated.
-            let unfinished = dir.join(format!("unfinished-{}", std::process::id()));
+            let unfinished = dir.join(format!("unfinished-{}-{}", self.module, std::process::id()));
             let target = unfinished.display().to_string();
             let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
-            self.run(&[&pip[..], &["--target", &target, PACKAGE]].concat())?;
+            self.run(&[&pip[..], &["--target", &target, self.package]].concat())?;
             fs::rename(&unfinished, &packages).map_err(|e| e.to_string())?;
         }
         self.packages = Some(packages);
-        if self.can_import() { Ok(()) } else { Err("import confluent_kafka fails".to_owned()) }
+        if self.can_import() { Ok(()) } else { Err(format!("import {} fails", self.module)) }
     }
 
     /// Runs Python. Returns the last line of its error output if it fails.

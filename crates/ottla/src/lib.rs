@@ -118,6 +118,7 @@ mod sender;
 mod client;
 mod network;
 mod probe;
+mod registry_access;
 #[cfg(any(test, feature = "unstable-sim"))]
 pub mod sim;
 
@@ -160,4 +161,7 @@ pub mod tools {
         CertificateDetails, Probe, ProbeConnection, ProbeError, SaslDetails, TlsDetails,
     };
     pub use crate::producer::validate_topic_name;
+    #[cfg(feature = "tls")]
+    pub use crate::registry_access::RegistryTls;
+    pub use crate::registry_access::schema_registry_settings;
 }

@@ -48,6 +48,7 @@ fn allowed_dependencies(module: &str) -> &'static [&'static str] {
             "network",
         ],
         "probe" => &["client", "network"],
+        "registry_access" => &["network"],
         "sim" => &["producer", "delivery", "record", "accumulator", "sender", "network"],
         _ => &[],
     }

@@ -189,10 +189,6 @@ const OTHER_CLIENT_SETTINGS: &[&str] = &[
     "num.stream.threads",
     "state.dir",
     "bootstrap.controllers",
-    "basic.auth.credentials.source",
-    "basic.auth.user.info",
-    "auto.register.schemas",
-    "use.latest.version",
     "specific.avro.reader",
     "enable.partition.eof",
     "fetch.wait.max.ms",
@@ -217,8 +213,7 @@ const OTHER_CLIENT_SETTINGS: &[&str] = &[
 
 /// Returns whether a name is a setting of another client, such as a consumer.
 pub(crate) fn is_other_client_setting(name: &str) -> bool {
-    const PREFIXES: [&str; 9] = [
-        "schema.registry.",
+    const PREFIXES: [&str; 8] = [
         "consumer.",
         "admin.",
         "streams.",
@@ -236,6 +231,7 @@ pub(crate) fn is_other_client_setting(name: &str) -> bool {
 pub(crate) fn is_known_name(name: &str) -> bool {
     super::setting::find_setting(name).is_some()
         || super::providers::is_provider_setting(name)
+        || super::schema_registry::is_known_name(name)
         || find_alias(name).is_some()
         || OTHER_CLIENT_SETTINGS.contains(&name)
 }

@@ -13,6 +13,7 @@ mod partitioning_strategy;
 mod aliases;
 mod properties;
 mod providers;
+mod schema_registry;
 mod jaas;
 pub(crate) mod secret;
 pub(crate) mod files;
@@ -104,6 +105,8 @@ pub struct Properties {
     providers: ConfigProviders,
     /// Settings whose values come from providers and may be secrets, with the text that was set.
     from_providers: BTreeMap<&'static str, String>,
+    /// Settings of the schema registry's client, which the producer does not use.
+    schema_settings: schema_registry::Values,
 }
 
 impl fmt::Debug for Properties {
@@ -167,6 +170,9 @@ impl Properties {
         let name = aliases::strip_spring_prefix(name.trim());
         if providers::is_provider_setting(&name) {
             return self.providers.set(&name, value);
+        }
+        if schema_registry::is_schema_setting(&name) {
+            return self.set_schema_setting(&name, value, origin);
         }
         if notices::is_librdkafka_name(&name) {
             self.librdkafka_names.insert(name.clone());

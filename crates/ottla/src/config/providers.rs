@@ -48,6 +48,19 @@ struct ResolvedValue {
 }
 
 impl Properties {
+    /// Returns a value after its references are resolved. It may be a secret.
+    pub(super) fn resolve_references(
+        &self,
+        name: &str,
+        value: &str,
+        origin: &Origin,
+    ) -> Result<Zeroizing<String>, Error> {
+        let resolved = self.providers.resolve(value);
+        resolved
+            .map(|resolved| resolved.text)
+            .map_err(|e| Error::config(format!("{name} (from {origin}): {e}")))
+    }
+
     /// Sets a value after its references are resolved.
     pub(super) fn resolve_and_set(
         &mut self,

@@ -191,7 +191,7 @@ pub(super) fn old_version_notice(p: &Properties) -> Option<String> {
 }
 
 impl TlsSettings {
-    fn new(p: &Properties) -> Result<TlsSettings, Error> {
+    pub(super) fn new(p: &Properties) -> Result<TlsSettings, Error> {
         let verify_hostname = match p.get_str("ssl.endpoint.identification.algorithm").trim() {
             "" => false,
             name if name.eq_ignore_ascii_case("none") => false,

@@ -39,6 +39,7 @@ impl Properties {
         std::mem::take(&mut other.notices).into_iter().for_each(|n| self.add_notice(n));
         self.librdkafka_names.append(&mut other.librdkafka_names);
         self.written_as.append(&mut other.written_as);
+        self.schema_settings.append(&mut other.schema_settings);
         self.error = self.error.take().or(other.error.take());
     }
 

@@ -110,6 +110,11 @@ impl TlsConnector {
         Ok(TlsSession { conn, verifier, host: host.to_owned(), received: Received::Nothing })
     }
 
+    /// Returns the configuration of new sessions, for a client that creates its own.
+    pub(crate) fn client_config(&self) -> Arc<ClientConfig> {
+        self.current.load().config.clone()
+    }
+
     /// Returns the trusted certificates, for the HTTP client of the token endpoint.
     #[cfg(feature = "oidc")]
     pub(crate) fn load_root_certificates(
