@@ -21,6 +21,7 @@ mod metrics_server;
 mod perf;
 mod produce;
 mod rate;
+mod schemas;
 mod run_results;
 mod settings;
 mod signals;
@@ -57,6 +58,11 @@ impl CliError {
 
     pub(crate) fn failed(message: impl Into<String>) -> CliError {
         CliError { status: FAILED, message: message.into() }
+    }
+
+    /// Names the option whose value caused the error.
+    pub(crate) fn with_option(self, option: &str) -> CliError {
+        CliError { message: format!("{option}: {}", self.message), ..self }
     }
 
     /// The producer was not built: because of a setting, or because the system has no resources.

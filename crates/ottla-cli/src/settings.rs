@@ -77,6 +77,7 @@ pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliE
         ("max.block.ms", args.max_block_ms.as_deref()),
         ("buffer.memory", args.max_memory_bytes.as_deref()),
         ("send.buffer.bytes", args.socket_buffer_size.as_deref()),
+        ("schema.registry.url", args.schemas.schema_registry.as_deref()),
     ] {
         if let Some(value) = value {
             set(name, value)?;

@@ -42,6 +42,12 @@ An unknown field is an error.
 
 With --format csv the first line of each file names the columns.
 
+With --value-schema or --key-schema, values or keys are JSON: they are written in Confluent's wire \
+format. The schema of a file is registered under TOPIC-value or TOPIC-key; with the setting \
+auto.register.schemas=false it must be registered there. null is a tombstone. value_base64 and \
+key_base64 are sent as they are. Settings of the registry, such as basic.auth.user.info, are given \
+like those of the producer.
+
 Without --on-error a text that is no record ends the reading, and a record that is rejected alone, \
 such as one that is too large, only counts as failed. An error that every record would meet, such \
 as a wrong password, always ends the reading. A line of the FILE of --on-error FILE is an object \
@@ -95,6 +101,8 @@ pub(crate) struct ProduceArgs {
 
     #[command(flatten)]
     pub(crate) input: InputArgs,
+    #[command(flatten)]
+    pub(crate) schemas: SchemaArgs,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
 
@@ -239,6 +247,24 @@ pub(crate) enum LengthPrefix {
     Le32,
     /// A varint, as Protobuf writes it before a delimited message.
     Varint,
+}
+
+/// The options for keys and values with a schema.
+#[derive(Debug, Args, Default)]
+pub(crate) struct SchemaArgs {
+    /// The schema of values, which are JSON: an Avro schema (.avsc), which is registered, or a
+    /// subject of the registry.
+    #[arg(long, value_name = "FILE|SUBJECT[:VERSION]")]
+    pub(crate) value_schema: Option<String>,
+    /// The schema of keys, which are JSON.
+    #[arg(long, value_name = "FILE|SUBJECT[:VERSION]")]
+    pub(crate) key_schema: Option<String>,
+    /// The URL of the schema registry (schema.registry.url); several are separated by commas.
+    #[arg(long, value_name = "URL,…")]
+    pub(crate) schema_registry: Option<String>,
+    /// A schema that the schema in a file uses by NAME; may be given several times.
+    #[arg(long, value_name = "NAME=SUBJECT[:VERSION]")]
+    pub(crate) schema_reference: Vec<String>,
 }
 
 /// The options for loads with bad records or of many hours.

@@ -13,7 +13,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{InputError, InputRecord, json_bytes, json_headers};
+use super::{InputError, InputRecord, JsonParts, json_bytes, json_headers};
 
 /// Base64 with or without padding.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -164,8 +164,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
 
 /// Parses a line. The result borrows from the line what it can, and `max_record_bytes` limits what
 /// it copies.
-pub(super) fn parse(line: &[u8], max_record_bytes: usize) -> Result<InputRecord<'_>, InputError> {
+pub(super) fn parse(
+    line: &[u8],
+    max_record_bytes: usize,
+    json_parts: JsonParts,
+) -> Result<InputRecord<'_>, InputError> {
     let Ok(text) = std::str::from_utf8(line) else {
+        if json_parts.key || json_parts.value {
+            return Err("the line is not UTF-8; with a schema it must be".to_owned().into());
+        }
         // kcat writes the bytes of keys, values and headers as they are.
         return Ok(json_bytes::parse(line)?);
     };
@@ -176,9 +183,11 @@ pub(super) fn parse(line: &[u8], max_record_bytes: usize) -> Result<InputRecord<
     }
     let value = fields.one_of(Field::Value, Field::Payload)?;
     let value = fields.one_of_given(value, Field::ValueBase64)?;
-    record.value = value.map(parse_bytes).transpose()?;
+    record.serialized.value = matches!(value, Some((Field::ValueBase64, _)));
+    record.value = value.map(|value| parse_bytes(value, json_parts.value)).transpose()?;
     let key = fields.one_of(Field::Key, Field::KeyBase64)?;
-    record.key = key.map(parse_bytes).transpose()?;
+    record.serialized.key = matches!(key, Some((Field::KeyBase64, _)));
+    record.key = key.map(|key| parse_bytes(key, json_parts.key)).transpose()?;
     check_value_is_given(&fields, record.value.is_some())?;
     Ok(record)
 }
@@ -223,12 +232,16 @@ pub(super) fn check_value_is_given(fields: &RawFields<'_>, has_value: bool) -> R
     Err("no value: expected the field value, value_base64 or payload; null for a tombstone".into())
 }
 
-/// Returns the bytes of a key or a value: a text, a JSON value as it is written, or base64.
-fn parse_bytes<'a>((field, raw): (Field, &'a str)) -> Result<Cow<'a, [u8]>, String> {
+/// Returns the bytes of a key or a value: a text, a JSON value as it is written, or base64. With
+/// `keeps_json`, a text stays a JSON string.
+fn parse_bytes<'a>(
+    (field, raw): (Field, &'a str),
+    keeps_json: bool,
+) -> Result<Cow<'a, [u8]>, String> {
     if matches!(field, Field::KeyBase64 | Field::ValueBase64) {
         return parse_base64(field.name(), raw).map(Cow::Owned);
     }
-    match parse_text(raw) {
+    match parse_text(raw).filter(|_| !keeps_json) {
         Some(text) => text.map(into_bytes).map_err(|e| in_field(field.name(), &e)),
         None => Ok(Cow::Borrowed(raw.as_bytes())),
     }

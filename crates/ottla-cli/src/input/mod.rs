@@ -42,6 +42,15 @@ pub(crate) struct InputRecord<'a> {
     pub(crate) key: Option<Cow<'a, [u8]>>,
     pub(crate) value: Option<Cow<'a, [u8]>>,
     pub(crate) headers: Vec<Header<'a>>,
+    /// The parts that are bytes in base64, which no schema serializes.
+    pub(crate) serialized: JsonParts,
+}
+
+/// Parts of a record: those that are JSON texts, for example.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct JsonParts {
+    pub(crate) key: bool,
+    pub(crate) value: bool,
 }
 
 /// The result of [`RecordReader::read`].
@@ -104,6 +113,8 @@ struct RecordDefaults {
 pub(crate) struct RecordReader {
     format: Format,
     defaults: RecordDefaults,
+    /// With `--format json`, the parts whose strings stay JSON.
+    json_parts: JsonParts,
     max_request_size: usize,
     /// The current record's text; the reader of CSV has its own.
     buffer: Vec<u8>,
@@ -142,11 +153,17 @@ impl RecordReader {
         Ok(RecordReader {
             format,
             defaults,
+            json_parts: JsonParts::default(),
             max_request_size,
             buffer: Vec::new(),
             is_null: false,
             number: 0,
         })
+    }
+
+    /// Says which keys and values have a schema, and stay JSON texts.
+    pub(crate) fn set_json_parts(&mut self, parts: JsonParts) {
+        self.json_parts = parts;
     }
 
     /// Prepares for the records of an input, and reads the header line of CSV.
@@ -282,7 +299,8 @@ impl RecordReader {
             Format::Json => {
                 let is_first = self.number == 1;
                 let line = without_byte_order_mark(&self.buffer, is_first);
-                json::parse(line, self.max_request_size).map_err(|e| e.with_line(self.number))?
+                json::parse(line, self.max_request_size, self.json_parts)
+                    .map_err(|e| e.with_line(self.number))?
             }
             Format::Csv(csv) => csv.parse(self.number)?,
             Format::Raw(_) => InputRecord {

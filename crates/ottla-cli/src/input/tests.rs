@@ -70,7 +70,7 @@ fn read_all(
 
 /// Parses one line of JSON.
 fn parse_json(line: &[u8]) -> Result<InputRecord<'_>, InputError> {
-    json::parse(line, MAX_REQUEST_SIZE)
+    json::parse(line, MAX_REQUEST_SIZE, JsonParts::default())
 }
 
 fn some(text: &str) -> Option<Cow<'_, [u8]>> {
@@ -192,7 +192,8 @@ fn error_of_a_json_line_names_line_field_and_what_was_expected() {
 fn headers_that_share_a_name_are_limited_to_the_size_of_a_record() {
     let parse = |headers: &str, limit: usize| {
         let line = format!(r#"{{"value":1,"headers":{headers}}}"#);
-        let parsed = json::parse(line.as_bytes(), limit).map(|record| record.headers.len());
+        let parsed = json::parse(line.as_bytes(), limit, JsonParts::default())
+            .map(|record| record.headers.len());
         parsed.map_err(into_reason)
     };
     let shared = r#"{"\u0061b":["1",null,22],"c":[3,4]}"#;

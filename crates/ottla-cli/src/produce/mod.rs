@@ -24,6 +24,7 @@ use crate::args::ProduceArgs;
 use crate::console::report;
 use crate::input::{Input, RecordReader, start_of};
 use crate::metrics_server::MetricsServer;
+use crate::schemas::Schemas;
 use crate::{CliError, limits, live, settings};
 use checkpoint::{Checkpoint, StartPosition};
 use delivery_stats::DeliveryStats;
@@ -45,6 +46,8 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     let mut reader = RecordReader::new(&args, max_request_size as usize)?;
     limits::check_address_space(&properties)?;
     let on_error = OnError::new(&args);
+    let schemas = Schemas::new(&args, &properties)?;
+    reader.set_json_parts(schemas.json_parts());
     let metrics = args.load.metrics_listen.as_deref().map(MetricsServer::bind).transpose()?;
     check_live(&args, &inputs)?;
     // Last, so that a wrong option leaves no empty file.
@@ -69,7 +72,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
         server.start(session.producer.clone())?;
     }
     let _view = args.load.live.then(|| session.start_live_view(&args)).transpose()?;
-    let result = session.send_all(&inputs, &mut reader);
+    let result = session.send_all(&inputs, &mut reader, &schemas);
     let status = session.finish();
     if let (Some(_), Some(dir)) = (&broker, &args.data_dir) {
         report!("the log is in {}", dir.display());

@@ -15,6 +15,7 @@ use super::{OnError, bounded_reason};
 use crate::console;
 use crate::input::{Input, InputError, InputRecord, InputStream, NextRecord, RecordReader};
 use crate::rate::RateLimiter;
+use crate::schemas::{SchemaFailure, Schemas};
 use crate::{CliError, error_text};
 
 /// Sends the records of all inputs, in their order.
@@ -22,6 +23,9 @@ pub(super) struct SendLoop<'a> {
     session: &'a Session,
     reader: &'a mut RecordReader,
     inputs: &'a [Input],
+    schemas: &'a Schemas,
+    /// The topics that have no usable schema, and why.
+    topics_without_schema: HashMap<String, String>,
     /// The topics to which nothing can be sent. Further records would each wait for
     /// `max.block.ms`.
     failed_topics: HashMap<String, FailedPartitions>,
@@ -59,12 +63,15 @@ impl Session {
         &self,
         inputs: &[Input],
         reader: &mut RecordReader,
+        schemas: &Schemas,
     ) -> Result<(), CliError> {
         self.progress.start(inputs);
         let mut send_loop = SendLoop {
             session: self,
             reader,
             inputs,
+            schemas,
+            topics_without_schema: HashMap::new(),
             failed_topics: HashMap::new(),
             input: 0,
             input_name: String::new(),
@@ -220,16 +227,30 @@ impl SendLoop<'_> {
     fn parse_and_send(&mut self) -> Result<(), CliError> {
         let text = Some(self.reader.text());
         let topic = self.session.config.topic.as_deref();
-        let record = match self.reader.parse() {
+        let mut record = match self.reader.parse() {
             Ok(record) => record,
             Err(e) => return self.reject(topic, &e, text),
         };
-        let Some(topic) = topic.or(record.topic.as_deref()) else {
+        let named_topic = record.topic.clone();
+        let Some(topic) = topic.or(named_topic.as_deref()) else {
             let number = self.reader.number();
             let reason =
                 format!("line {number}: no topic: expected the field topic, or the option --topic");
             return self.reject(None, &InputError::Invalid(reason), text);
         };
+        if let Some(reason) = self.topics_without_schema.get(topic) {
+            return self.reject(Some(topic), &InputError::Invalid(reason.clone()), text);
+        }
+        let place = || format!("{} {}", self.reader.unit(), self.reader.number());
+        match self.schemas.serialize(topic, &mut record, place) {
+            Ok(()) => {}
+            Err(SchemaFailure::Record(e)) => return self.reject(Some(topic), &e, text),
+            Err(SchemaFailure::Load(reason)) => return Err(self.stopped(&reason)),
+            Err(SchemaFailure::Topic(reason)) => {
+                self.topics_without_schema.insert(topic.to_owned(), reason.clone());
+                return self.reject(Some(topic), &InputError::Invalid(reason), text);
+            }
+        }
         let partition = record.partition.filter(|_| self.session.config.partition.is_none());
         let failed = self.failed_topics.get(topic);
         if let Some(e) = failed.and_then(|f| f.get(&None).or_else(|| f.get(&partition))) {
