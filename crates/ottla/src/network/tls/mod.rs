@@ -202,8 +202,7 @@ impl TlsSession {
              (ssl.keystore.location), and its log names the reason"
         } else {
             "the broker closed the connection during the TLS handshake; if this is a plaintext \
-             port, set security.protocol to match; if it is a TLS port, the broker's log names \
-             the reason"
+             port, set security.protocol to match (a TLS broker's log names the reason)"
         };
         self.conn
             .is_handshaking()
