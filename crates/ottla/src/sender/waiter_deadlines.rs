@@ -68,19 +68,10 @@ impl WaiterDeadlines {
 
 #[cfg(all(test, not(ottla_loom)))]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-    use std::task::{Wake, Waker};
+    use std::task::Waker;
 
     use super::*;
-
-    #[derive(Default)]
-    struct CountingWaker(AtomicUsize);
-
-    impl Wake for CountingWaker {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, SeqCst);
-        }
-    }
+    use crate::sync::CountingWaker;
 
     /// Returns a waiter that has registered a waker, and the number of its wakeups.
     fn waiter() -> (Arc<DeadlineWaiter>, Arc<CountingWaker>) {
@@ -103,7 +94,7 @@ mod tests {
         assert_eq!(deadlines.wake_expired(Tick(10), revoke), Tick(30), "the third is done");
         assert_eq!(deadlines.wake_expired(Tick(30), revoke), Tick::NEVER);
         assert_eq!(*revoked.borrow(), [11, 0]);
-        let counts = [&first_count, &second_count, &done_count].map(|c| c.0.load(SeqCst));
+        let counts = [&first_count, &second_count, &done_count].map(|c| c.count());
         assert_eq!(counts, [1, 1, 0]);
     }
 
@@ -113,7 +104,7 @@ mod tests {
         let (waiter, count) = waiter();
         deadlines.insert(Tick(30), waiter.clone());
         deadlines.wake_all();
-        assert_eq!(count.0.load(SeqCst), 1);
+        assert_eq!(count.count(), 1);
         assert_eq!(deadlines.wake_expired(Tick(1000), |_| {}), Tick::NEVER);
     }
 

@@ -37,20 +37,11 @@ impl Drop for DeferredWakes<'_> {
 mod tests {
     use std::pin::Pin;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Context, Wake, Waker};
+    use std::task::{Context, Waker};
 
     use super::*;
     use crate::accumulator::buffer_pool::AllocateFuture;
-
-    #[derive(Default)]
-    struct CountingWaker(AtomicUsize);
-
-    impl Wake for CountingWaker {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
+    use crate::sync::CountingWaker;
 
     fn is_ready(future: &mut AllocateFuture, count: &Arc<CountingWaker>) -> bool {
         let waker = Waker::from(count.clone());
@@ -64,7 +55,7 @@ mod tests {
         let (mut first, mut second) = (pool.allocate(1), pool.allocate(2));
         let counts = [(); 2].map(|()| Arc::<CountingWaker>::default());
         assert!(!is_ready(&mut first, &counts[0]) && !is_ready(&mut second, &counts[1]));
-        let wakeups = || counts.each_ref().map(|c| c.0.load(Ordering::SeqCst));
+        let wakeups = || counts.each_ref().map(|c| c.count());
         let deferred = pool.defer_wakes();
         drop(held);
         assert_eq!((wakeups(), pool.waiting()), ([0, 0], 0), "their memory is reserved already");
