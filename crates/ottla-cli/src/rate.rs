@@ -60,7 +60,9 @@ impl RateLimiter {
     /// Returns how long the next record has to wait. `now` is the time since any fixed moment.
     pub(crate) fn delay(&mut self, now: Duration) -> Duration {
         self.due = self.due.max(now.saturating_sub(MAX_LAG).as_secs_f64());
-        Duration::try_from_secs_f64(self.due - now.as_secs_f64()).unwrap_or(Duration::ZERO)
+        let delay = (self.due - now.as_secs_f64()).max(0.0);
+        // A rate of one record in an age gives a delay that no `Duration` holds.
+        Duration::try_from_secs_f64(delay).unwrap_or(Duration::MAX)
     }
 
     /// Counts a record of `bytes` bytes.
@@ -110,6 +112,16 @@ mod tests {
             // The first records of a load may take back the time of `MAX_LAG`.
             let elapsed = (now - Duration::from_secs(5)).as_secs_f64();
             assert!((elapsed - 2.0).abs() <= 0.011, "{elapsed}");
+        }
+    }
+
+    #[test]
+    fn rate_near_zero_is_a_limit() {
+        for rate in ["0.000000000000000000000000001", "0.000000000000000000000000001GB"] {
+            let mut limiter = RateLimiter::new(parse_rate(rate).unwrap());
+            assert_eq!(limiter.delay(Duration::ZERO), Duration::ZERO);
+            limiter.add_record(1);
+            assert!(limiter.delay(Duration::from_secs(9)) > Duration::from_secs(1 << 40));
         }
     }
 
