@@ -17,7 +17,7 @@ pub(super) enum ArchiveFormat {
     /// RFC 8878.
     Zstd,
     Lz4,
-    /// The format of `lz4 -l`. It has no end mark, so a incomplete archive could not be detected.
+    /// The format of `lz4 -l`. It has no end mark, so an incomplete archive could not be detected.
     LegacyLz4,
     /// A skippable frame, which zstd and lz4 share. The next frame says the format.
     Skippable,
@@ -102,6 +102,12 @@ impl Source {
                 return Ok(ArchiveFormat::detect(&self.start));
             }
         }
+    }
+
+    /// Returns whether the file ended before [`detect_format`](Source::detect_format) knew the
+    /// format.
+    fn is_start_incomplete(&self) -> bool {
+        ArchiveFormat::needs_more(&self.start)
     }
 }
 
@@ -211,6 +217,8 @@ impl Decompressor {
         let is_end = source.fill_buf()?.is_empty();
         let state = match (format, self.format) {
             _ if is_end => State::Ended,
+            // The archive ends inside the first bytes of its next frame.
+            (None, _) if source.is_start_incomplete() => return Err(io::Error::other(EndMissing)),
             (Some(ArchiveFormat::Gzip), ArchiveFormat::Gzip) => {
                 State::Gzip(Box::new(GzDecoder::new(source)))
             }
@@ -366,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn archive_of_a_million_members_needs_no_stack() {
+    fn archive_of_many_members_needs_no_stack() {
         let member = gzip(b"x");
         let archive = member.repeat(100_000);
         assert_eq!(read_all(&archive, 1 << 16).unwrap().len(), 100_000);
@@ -406,6 +414,18 @@ mod tests {
         }
         let e = read_all(&skippable(9)[..12], 100).unwrap_err();
         assert_eq!(e, "the zstd or lz4 archive is incomplete: its end is missing");
+    }
+
+    #[test]
+    fn archive_that_ends_in_the_start_of_a_frame_is_incomplete() {
+        for (name, archive) in [("gzip", gzip(b"a")), ("lz4", lz4(b"a")), ("zstd", zstd(b"a"))] {
+            // The third byte of gzip's magic completes it.
+            let longest = if name == "gzip" { 2 } else { 3 };
+            for len in 1..=longest {
+                let e = read_all(&[&archive[..], &archive[..len]].concat(), 100).unwrap_err();
+                assert_eq!(e, format!("the {name} archive is incomplete: its end is missing"));
+            }
+        }
     }
 
     #[test]
