@@ -10,12 +10,17 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// The text of an input.
 pub(crate) struct InputStream {
-    reader: Box<dyn BufRead>,
+    reader: Reader,
     /// The bytes of the text that were consumed.
     position: u64,
     /// The bytes of the file that were read.
     file_position: Arc<AtomicU64>,
-    is_archive: bool,
+}
+
+/// No trait object: each line passes through here.
+enum Reader {
+    Plain(Source),
+    Archive(BufReader<Decompressor>),
 }
 
 /// Counts the bytes that are read from a file.
@@ -42,27 +47,26 @@ impl InputStream {
         let file = CountedFile { file, position: file_position.clone() };
         let mut source = Source::new(Box::new(file), BUFFER_BYTES);
         let format = if decompresses { source.detect_format()? } else { None };
-        let is_archive = format.is_some();
-        let reader: Box<dyn BufRead> = match format {
-            None => Box::new(source),
+        let reader = match format {
+            None => Reader::Plain(source),
             Some(format) => {
                 let contents = Decompressor::new(format, source);
-                Box::new(BufReader::with_capacity(BUFFER_BYTES, contents))
+                Reader::Archive(BufReader::with_capacity(BUFFER_BYTES, contents))
             }
         };
-        Ok(InputStream { reader, position: 0, file_position, is_archive })
+        Ok(InputStream { reader, position: 0, file_position })
     }
 
     pub(crate) fn is_archive(&self) -> bool {
-        self.is_archive
+        matches!(self.reader, Reader::Archive(_))
     }
 
     /// A stream of a file that is no archive, read up to `position`.
     pub(super) fn resumed(file: impl Read + Send + 'static, position: u64) -> InputStream {
         let file_position = Arc::new(AtomicU64::new(position));
         let file = CountedFile { file, position: file_position.clone() };
-        let reader = Box::new(BufReader::with_capacity(BUFFER_BYTES, file));
-        InputStream { reader, position, file_position, is_archive: false }
+        let reader = Reader::Plain(Source::new(Box::new(file), BUFFER_BYTES));
+        InputStream { reader, position, file_position }
     }
 
     /// Skips the text up to `position`. Returns whether there is that much.
@@ -84,7 +88,10 @@ impl InputStream {
 
 impl Read for InputStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.reader.read(buf)?;
+        let n = match &mut self.reader {
+            Reader::Plain(source) => source.read(buf)?,
+            Reader::Archive(contents) => contents.read(buf)?,
+        };
         self.position += n as u64;
         Ok(n)
     }
@@ -92,11 +99,17 @@ impl Read for InputStream {
 
 impl BufRead for InputStream {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.reader.fill_buf()
+        match &mut self.reader {
+            Reader::Plain(source) => source.fill_buf(),
+            Reader::Archive(contents) => contents.fill_buf(),
+        }
     }
 
     fn consume(&mut self, n: usize) {
-        self.reader.consume(n);
+        match &mut self.reader {
+            Reader::Plain(source) => source.consume(n),
+            Reader::Archive(contents) => contents.consume(n),
+        }
         self.position += n as u64;
     }
 }

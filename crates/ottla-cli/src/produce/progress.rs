@@ -1,7 +1,7 @@
 //! The progress bars on standard error: bytes and time left of the current file and of all files.
 
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -22,13 +22,21 @@ pub(super) struct Progress {
     total: ProgressBar,
     /// There are bars, unless the live view hides them.
     has_bars: AtomicBool,
+    /// The bytes of the inputs before the current one.
+    bytes_before: AtomicU64,
 }
 
 impl Progress {
     pub(super) fn hidden() -> Progress {
         let hidden = || ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
-        Progress { bars, file: hidden(), total: hidden(), has_bars: AtomicBool::new(false) }
+        Progress {
+            bars,
+            file: hidden(),
+            total: hidden(),
+            has_bars: AtomicBool::new(false),
+            bytes_before: AtomicU64::new(0),
+        }
     }
 
     /// Prepares the bars, unless a person types the input: they would wipe out what is typed.
@@ -62,17 +70,18 @@ impl Progress {
         self.file.reset();
         self.file.set_prefix(format!("{}/{} {} ", index + 1, inputs.len(), input.name()));
         show_length(&self.file, input.len);
-        self.update(index, inputs, 0);
+        let before = inputs[..index].iter().filter_map(|i| i.len).sum();
+        self.bytes_before.store(before, Ordering::Relaxed);
+        self.update(0);
     }
 
     /// Shows how many bytes of the current file were read.
-    pub(super) fn update(&self, index: usize, inputs: &[Input], file_position: u64) {
+    pub(super) fn update(&self, file_position: u64) {
         if !self.has_bars.load(Ordering::Relaxed) {
             return;
         }
-        let before: u64 = inputs[..index].iter().filter_map(|i| i.len).sum();
         self.file.set_position(file_position);
-        self.total.set_position(before + file_position);
+        self.total.set_position(self.bytes_before.load(Ordering::Relaxed) + file_position);
     }
 
     pub(super) fn finish(&self) {

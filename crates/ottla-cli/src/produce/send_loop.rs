@@ -22,7 +22,6 @@ use crate::{CliError, error_text};
 pub(super) struct SendLoop<'a> {
     session: &'a Session,
     reader: &'a mut RecordReader,
-    inputs: &'a [Input],
     schemas: &'a Schemas,
     /// The topics that have no usable schema, and why.
     topics_without_schema: HashMap<String, String>,
@@ -69,7 +68,6 @@ impl Session {
         let mut send_loop = SendLoop {
             session: self,
             reader,
-            inputs,
             schemas,
             topics_without_schema: HashMap::new(),
             failed_topics: HashMap::new(),
@@ -150,7 +148,7 @@ impl SendLoop<'_> {
     fn read(&mut self, stream: &mut InputStream) -> io::Result<NextRecord> {
         let next = self.reader.read(stream)?;
         self.end_bytes = stream.position();
-        self.session.progress.update(self.input, self.inputs, stream.file_position());
+        self.session.progress.update(stream.file_position());
         if next != NextRecord::Eof
             && let Some(rate) = &mut self.rate
         {
