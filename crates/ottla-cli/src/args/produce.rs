@@ -61,8 +61,7 @@ switches colours off.
 
 With --checkpoint FILE, FILE holds how far the input files were acknowledged. It is written ten \
 times a second and at the end. A run that finds FILE continues there, also in an archive or in a \
-file that has grown by whole lines. (If its last line had no line end, what was added to that \
-line becomes a record of its own.) It does not know the cluster: use one FILE for each. It \
+file that has grown by whole records. It does not know the cluster: use one FILE for each. It \
 refuses other files, another topic, and options with which records would end elsewhere. If a run \
 ends by itself or by one signal, the next one sends nothing twice. If it is killed, what was in \
 flight and what was acknowledged in the last tenth of a second is sent again. A failed record \

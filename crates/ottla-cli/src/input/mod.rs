@@ -95,6 +95,16 @@ impl InputError {
     }
 }
 
+/// What ends a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecordEnd<'a> {
+    Delimiter(&'a [u8]),
+    /// Line ends, of which any number may follow each other.
+    LineEnds,
+    /// The record's length.
+    Length,
+}
+
 enum Format {
     Lines(LineFormat),
     Json,
@@ -274,6 +284,15 @@ impl RecordReader {
     /// Returns the current record's line in its input, or its number in a raw input.
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    pub(crate) fn record_end(&self) -> RecordEnd<'_> {
+        match &self.format {
+            Format::Lines(lines) => RecordEnd::Delimiter(lines.delimiter()),
+            Format::Json => RecordEnd::Delimiter(b"\n"),
+            Format::Csv(_) => RecordEnd::LineEnds,
+            Format::Raw(_) => RecordEnd::Length,
+        }
     }
 
     /// Returns the lines, or values, of the current input up to the end of the current record.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::pending_records::Place;
 use crate::CliError;
 use crate::args::{InputFormat, ProduceArgs};
-use crate::input::Input;
+use crate::input::{Input, RecordEnd};
 
 const VERSION: u32 = 1;
 /// How many bytes at the start of a file, and before the position, identify it.
@@ -99,6 +99,7 @@ impl Checkpoint {
         path: &Path,
         args: &ProduceArgs,
         inputs: &[Input],
+        record_end: RecordEnd<'_>,
     ) -> Result<(Checkpoint, StartPosition, Option<String>), CliError> {
         check_options(args, inputs)?;
         let refused = |reason: String| {
@@ -109,22 +110,27 @@ impl Checkpoint {
         }
         let lock = lock(path).map_err(refused)?;
         let framing = framing(args);
+        let mut is_rerun = true;
         let contents = match File::open(path) {
             Ok(file) => parse(file).map_err(refused)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => CheckpointFile {
-                version: VERSION,
-                topic: args.topic.clone(),
-                framing: framing.clone(),
-                ..CheckpointFile::default()
-            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                is_rerun = false;
+                CheckpointFile {
+                    version: VERSION,
+                    topic: args.topic.clone(),
+                    framing: framing.clone(),
+                    ..CheckpointFile::default()
+                }
+            }
             Err(e) => return Err(refused(e.to_string())),
         };
         let paths: Vec<PathBuf> = inputs.iter().map(|i| i.path().to_owned()).collect();
         let mut checkpoint =
             Checkpoint { path: path.to_owned(), _lock: lock, contents, paths, file: None };
         checkpoint.check_same_load(args, &framing).map_err(refused)?;
-        checkpoint.check_inputs().map_err(refused)?;
-        let (start, notice) = (checkpoint.start_position(), checkpoint.notice());
+        let missing_end = checkpoint.check_inputs(record_end).map_err(refused)?;
+        let start = checkpoint.start_position(missing_end);
+        let notice = if is_rerun { checkpoint.notice() } else { None };
         checkpoint.contents.has_ended = false;
         checkpoint.write().map_err(refused)?;
         Ok((checkpoint, start, notice))
@@ -149,8 +155,10 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Checks that the inputs are those of the earlier runs.
-    fn check_inputs(&self) -> Result<(), String> {
+    /// Checks that the inputs are those of the earlier runs. Returns the bytes of the last input
+    /// that end its last record, if they were missing.
+    fn check_inputs(&self, record_end: RecordEnd<'_>) -> Result<u64, String> {
+        let mut missing_end = 0;
         for (i, before) in self.contents.inputs.iter().enumerate() {
             let expected = before.path.display();
             let Some(path) = self.paths.get(i).filter(|path| **path == before.path) else {
@@ -163,39 +171,45 @@ impl Checkpoint {
             };
             let is_last = i + 1 == self.contents.inputs.len();
             let name = path.display();
-            before.check(path, is_last).map_err(|reason| {
+            let checked = before.check(path, is_last, record_end);
+            missing_end = checked.map_err(|reason| {
                 format!(
                     "{name} is not the file that was sent: {reason}; to send it from its start, \
                      name another checkpoint file"
                 )
             })?;
         }
-        Ok(())
+        Ok(missing_end)
     }
 
-    fn start_position(&self) -> StartPosition {
+    fn start_position(&self, missing_end: u64) -> StartPosition {
         let Some(last) = self.contents.inputs.last() else { return StartPosition::default() };
         StartPosition {
             input: self.contents.inputs.len() - 1,
-            bytes: last.acknowledged_bytes,
+            bytes: last.acknowledged_bytes + missing_end,
             lines: last.acknowledged_lines,
         }
     }
 
     /// Says where the load continues, and what may be stored twice.
     fn notice(&self) -> Option<String> {
-        let last = self.contents.inputs.last()?;
+        let Some(last) = self.contents.inputs.last() else {
+            let notice = "the last run ended before its first checkpoint; what it had sent may be \
+                          stored twice";
+            return (!self.contents.has_ended).then(|| notice.into());
+        };
         let (name, lines) = (last.path.display(), last.acknowledged_lines);
         let unit = if self.contents.framing.contains("raw") { "value" } else { "line" };
         let start = format!("continuing {name} after {unit} {lines}, which is acknowledged");
         if self.contents.has_ended {
             return Some(format!("{start}; nothing is sent twice"));
         }
-        let read = self.contents.read_up_to_line.max(lines);
+        let (first, read) = (lines + 1, self.contents.read_up_to_line);
+        let known =
+            if read > lines { format!("{unit} {first} to {read}, and ") } else { String::new() };
         Some(format!(
-            "{start}; the last run was ended from outside: what it had sent after that may be \
-             stored twice ({unit} {} to {read}, and what it sent after its last checkpoint)",
-            lines + 1
+            "{start}; what an earlier run had sent after that may be stored twice ({known}what it \
+             sent after its last checkpoint)"
         ))
     }
 
@@ -267,7 +281,8 @@ impl Checkpoint {
 
 impl InputProgress {
     /// Checks that a file has the contents that were sent. Only the last input may have grown.
-    fn check(&self, path: &Path, is_last: bool) -> Result<(), String> {
+    /// Returns the bytes that end its last record, if they were missing.
+    fn check(&self, path: &Path, is_last: bool, record_end: RecordEnd<'_>) -> Result<u64, String> {
         let file = File::open(path).map_err(|e| e.to_string())?;
         let len = file.metadata().map_err(|e| e.to_string())?.len();
         let is_same = |expected: &Fingerprint, start: u64| {
@@ -278,7 +293,7 @@ impl InputProgress {
         }
         if let Some(expected) = self.archive_bytes {
             let reason = format!("the archive had {expected} bytes, and has {len}");
-            return if len == expected { Ok(()) } else { Err(reason) };
+            return if len == expected { Ok(0) } else { Err(reason) };
         }
         if len < self.acknowledged_bytes {
             let sent = self.acknowledged_bytes;
@@ -294,7 +309,36 @@ impl InputProgress {
             let more = len - self.acknowledged_bytes;
             return Err(format!("it has grown by {more} bytes after it was sent"));
         }
-        Ok(())
+        self.missing_end(&file, len, record_end)
+    }
+
+    /// Returns the bytes that end the record before `acknowledged_bytes`, if they were missing when
+    /// it was sent, and the file has grown by them.
+    ///
+    /// # Errors
+    /// The record has grown. What is new would become a record of its own.
+    fn missing_end(&self, file: &File, len: u64, record_end: RecordEnd<'_>) -> Result<u64, String> {
+        let at = self.acknowledged_bytes;
+        let ends: &[&[u8]] = match record_end {
+            RecordEnd::Length => return Ok(0),
+            RecordEnd::LineEnds => &[b"\n", b"\r"],
+            RecordEnd::Delimiter(b"\n") => &[b"\n", b"\r\n"],
+            RecordEnd::Delimiter(delimiter) => &[delimiter],
+        };
+        let has_bytes = |at: Option<u64>, expected: &[u8]| {
+            let mut found = vec![0; expected.len()];
+            at.is_some_and(|at| file.read_exact_at(&mut found, at).is_ok()) && found == expected
+        };
+        let is_ended = |end: &&[u8]| has_bytes(at.checked_sub(end.len() as u64), end);
+        if at == 0 || len == at || ends.iter().any(is_ended) {
+            return Ok(0);
+        }
+        match ends.iter().find(|end| has_bytes(Some(at), end)) {
+            // Its reader skips further line ends, and counts them.
+            Some(_) if record_end == RecordEnd::LineEnds => Ok(0),
+            Some(end) => Ok(end.len() as u64),
+            None => Err("its last record, which had no end, has grown".into()),
+        }
     }
 }
 

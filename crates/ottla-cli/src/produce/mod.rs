@@ -22,7 +22,7 @@ use ottla_broker::EmbeddedBroker;
 
 use crate::args::ProduceArgs;
 use crate::console::report;
-use crate::input::{Input, RecordReader, start_of};
+use crate::input::{Input, RecordEnd, RecordReader, start_of};
 use crate::metrics_server::MetricsServer;
 use crate::schemas::Schemas;
 use crate::{CliError, limits, live, settings};
@@ -52,7 +52,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     check_live(&args, &inputs)?;
     // Last, so that a wrong option leaves no empty file.
     let rejected = open_rejected_file(&args, on_error, &inputs, reader.unit())?;
-    let (checkpoint, start) = open_checkpoint(&args, &properties, &inputs)?;
+    let (checkpoint, start) = open_checkpoint(&args, &properties, &inputs, reader.record_end())?;
     let (broker, temporary_dir) = start_embedded_broker(&args)?;
     if let Some(broker) = &broker {
         properties
@@ -153,12 +153,13 @@ fn open_checkpoint(
     args: &ProduceArgs,
     properties: &Properties,
     inputs: &[Input],
+    record_end: RecordEnd<'_>,
 ) -> Result<(Option<Checkpoint>, StartPosition), CliError> {
     let Some(path) = &args.load.checkpoint else { return Ok((None, StartPosition::default())) };
     if properties.get("acks") == Some("0") {
         return Err(CliError::usage("--checkpoint: with acks=0 nothing is acknowledged"));
     }
-    let (checkpoint, start, notice) = Checkpoint::open(path, args, inputs)?;
+    let (checkpoint, start, notice) = Checkpoint::open(path, args, inputs, record_end)?;
     if let Some(notice) = notice {
         report!("{notice}");
     }
