@@ -14,7 +14,7 @@ use ottla::sim::{SimMachine, Tick, with_shared_value};
 use ottla::{Delivery, Error, ErrorKind, Header, Producer, Record, RecordMetadata};
 use ottla_protocol::wire::TestRng;
 
-use crate::executor::Timers;
+use crate::executor::{AwaitMode, Timers, await_or_drop};
 use crate::history::{
     CallbackCall, HandlerOutcomes, History, RecordHistory, RecordOutcome, RecoveryResult,
     RejectedSend, SendCall, SentRecord, Violation, decode_token, encode_token,
@@ -49,15 +49,6 @@ struct PendingDelivery {
     /// The record's index in [`History::records`].
     record_index: usize,
     delivery: Delivery,
-}
-
-/// How a caller drives the future of a `send`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum AwaitMode {
-    /// Await it to its end.
-    ToEnd,
-    /// Poll it once, then drop it.
-    PollOnce,
 }
 
 /// A record that is about to be sent.
@@ -350,19 +341,4 @@ pub(crate) fn headers_for_value(value: &[u8]) -> [Header<'_>; 3] {
         Header::null("none"),
         Header::new("none", b""),
     ]
-}
-
-/// Returns the future's output, or `None` if `mode` dropped it while it was pending.
-async fn await_or_drop<F: Future>(future: F, mode: AwaitMode) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    if mode == AwaitMode::ToEnd {
-        return Some(future.await);
-    }
-    std::future::poll_fn(|cx| {
-        Poll::Ready(match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }

@@ -28,6 +28,30 @@ struct Task {
 #[derive(Clone, Default)]
 pub(crate) struct Timers(Rc<RefCell<BTreeMap<(Tick, u64), Waker>>>);
 
+/// How a caller drives the future of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AwaitMode {
+    /// Await it to its end.
+    ToEnd,
+    /// Poll it once, then drop it.
+    PollOnce,
+}
+
+/// Returns the future's output, or `None` if `mode` dropped it while it was pending.
+pub(crate) async fn await_or_drop<F: Future>(future: F, mode: AwaitMode) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    if mode == AwaitMode::ToEnd {
+        return Some(future.await);
+    }
+    std::future::poll_fn(|cx| {
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
 /// Runs tasks; a task that has ended is `None`.
 pub(crate) struct Executor {
     tasks: Vec<Option<Task>>,

@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 use ottla::sim::Tick;
 
 mod checks;
+mod invariant;
 mod logs;
 
+#[cfg(test)]
+pub(crate) use invariant::to_markdown;
+pub(crate) use invariant::{ALWAYS, Invariant};
 pub(crate) use logs::{ClusterLogs, DecodedLogs};
 
 use crate::history::{HandlerOutcome, History, SentRecord, encode_token};
@@ -65,18 +69,6 @@ impl Observations<'_> {
 
 type Check = fn(&Observations<'_>) -> Result<(), String>;
 
-struct Invariant {
-    statement: &'static str,
-    /// The settings under which it applies, as text for docs/SIMULATION.md.
-    #[cfg_attr(not(test), allow(dead_code, reason = "only the documentation needs it"))]
-    condition: &'static str,
-    /// The same as code.
-    applies: fn(&Scenario) -> bool,
-    check: Check,
-}
-
-const ALWAYS: fn(&Scenario) -> bool = |_| true;
-
 /// The check of an invariant that the run itself checks. It reports through
 /// [`History::violations`] or ends the run with an error.
 const CHECKED_DURING_RUN: Check = |_| Ok(());
@@ -93,7 +85,7 @@ pub(crate) const MEMORY_LIMIT_INVARIANT: &str =
 pub(crate) const ROUNDS_INVARIANT: &str =
     "the sender loops only when an event needs it, and sleeps otherwise";
 
-const INVARIANTS: &[Invariant] = &[
+const INVARIANTS: &[Invariant<Check>] = &[
     Invariant {
         statement: COMPLETION_INVARIANT,
         condition: "always",
@@ -270,12 +262,5 @@ fn fingerprint(observations: &Observations<'_>) -> u64 {
 /// Returns the invariants as the list in docs/SIMULATION.md.
 #[cfg(test)]
 pub(crate) fn invariants_markdown() -> String {
-    let mut out = String::new();
-    for i in INVARIANTS {
-        out.push_str(&format!("- {}\n", i.statement));
-        if i.condition != "always" {
-            out.push_str(&format!("  ({})\n", i.condition));
-        }
-    }
-    out
+    to_markdown(INVARIANTS)
 }

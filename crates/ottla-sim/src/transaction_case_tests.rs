@@ -12,7 +12,9 @@ use ottla_protocol::{ApiKey, ErrorCode};
 use crate::producer_fixture::ProducerFixture;
 use crate::request_faults::RequestFault;
 use crate::sim_cluster::{broker_now, node_address};
-use crate::transaction_tests::{VERSIONS, initialized, initialized_with, source_of, uninitialized};
+use crate::transaction_tests::{
+    FAULTS_BEFORE_A_LOOKUP, VERSIONS, initialized, initialized_with, source_of, uninitialized,
+};
 use crate::transactions::committed_offsets;
 
 const LOADING: ErrorCode = ErrorCode::COORDINATOR_LOAD_IN_PROGRESS;
@@ -77,22 +79,13 @@ fn lost_request_for_offsets_is_sent_again_after_find_coordinator() {
         (1, ApiKey::TXN_OFFSET_COMMIT),
         (2, ApiKey::TXN_OFFSET_COMMIT),
     ];
-    let faults = [
-        RequestFault::LoseRequest,
-        RequestFault::LoseResponse,
-        RequestFault::Respond(ErrorCode::NOT_COORDINATOR),
-        RequestFault::Respond(ErrorCode::COORDINATOR_NOT_AVAILABLE),
-    ];
     for (version, api) in apis {
-        for fault in faults {
+        for fault in FAULTS_BEFORE_A_LOOKUP {
             let mut fixture = initialized(version);
             let mut transaction = fixture.begin();
             fixture.plan(api, fault);
             fixture.send_offsets(&transaction).unwrap();
-            let arrived = fixture.take_arrived();
-            let first = arrived.iter().position(|a| *a == api).unwrap();
-            let again = &arrived[first + 1..][..2];
-            assert_eq!(again, [ApiKey::FIND_COORDINATOR, api], "{version} {fault:?}");
+            fixture.assert_sent_again_after_a_lookup(api, &format!("{version} {fault:?}"));
             fixture.commit(&mut transaction).unwrap();
             assert_eq!(fixture.committed_offsets(), [7, 7], "{version} {fault:?}");
         }

@@ -14,6 +14,14 @@ use crate::request_faults::RequestFault;
 /// Both versions of the protocol.
 pub(crate) const VERSIONS: [i16; 2] = [1, 2];
 
+/// Faults after which a request goes to the coordinator that FindCoordinator names.
+pub(crate) const FAULTS_BEFORE_A_LOOKUP: [RequestFault; 4] = [
+    RequestFault::LoseRequest,
+    RequestFault::LoseResponse,
+    RequestFault::Respond(ErrorCode::NOT_COORDINATOR),
+    RequestFault::Respond(ErrorCode::COORDINATOR_NOT_AVAILABLE),
+];
+
 /// Returns a transactional producer, before `init_transactions`.
 pub(crate) fn uninitialized(version: i16, settings: &[(&str, &str)]) -> ProducerFixture {
     let mut all = vec![("transactional.id", "t-1")];
@@ -51,6 +59,14 @@ impl ProducerFixture {
 
     pub(crate) fn abort_transaction(&mut self, transaction: &mut Transaction) -> Result<(), Error> {
         self.block_on(transaction.abort_async())
+    }
+
+    /// Checks that the first request of this kind was sent again right behind FindCoordinator.
+    pub(crate) fn assert_sent_again_after_a_lookup(&mut self, api: ApiKey, context: &str) {
+        let arrived = self.take_arrived();
+        let first = arrived.iter().position(|a| *a == api).unwrap();
+        let again = &arrived[first + 1..][..2];
+        assert_eq!(again, [ApiKey::FIND_COORDINATOR, api], "{api:?} {context}");
     }
 
     /// Commits a transaction with one record.
@@ -168,23 +184,14 @@ fn lost_transactional_request_is_sent_again_after_find_coordinator() {
         (2, ApiKey::INIT_PRODUCER_ID),
         (2, ApiKey::END_TXN),
     ];
-    let faults = [
-        RequestFault::LoseRequest,
-        RequestFault::LoseResponse,
-        RequestFault::Respond(ErrorCode::NOT_COORDINATOR),
-        RequestFault::Respond(ErrorCode::COORDINATOR_NOT_AVAILABLE),
-    ];
     for (version, api) in apis {
-        for fault in faults {
+        for fault in FAULTS_BEFORE_A_LOOKUP {
             let mut fixture = uninitialized(version, &[]);
             fixture.plan(api, fault);
             fixture.init().unwrap();
             fixture.commit_one("a");
             fixture.commit_one("b");
-            let arrived = fixture.take_arrived();
-            let first = arrived.iter().position(|a| *a == api).unwrap();
-            let again = &arrived[first + 1..][..2];
-            assert_eq!(again, [ApiKey::FIND_COORDINATOR, api], "{version} {api:?} {fault:?}");
+            fixture.assert_sent_again_after_a_lookup(api, &format!("{version} {fault:?}"));
             assert_eq!(fixture.committed_values(), ["a", "b"]);
         }
     }

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use ottla::sim::{SimMachine, Tick};
@@ -19,7 +18,7 @@ use super::history::{
     TransactionHistories,
 };
 use crate::environment::group_id;
-use crate::executor::Timers;
+use crate::executor::{AwaitMode, Timers, await_or_drop};
 use crate::history::encode_token;
 use crate::scenario::Scenario;
 use crate::trace::trace;
@@ -56,15 +55,6 @@ enum Next {
     Continue,
     /// The producer can do nothing more.
     Restart,
-}
-
-/// How an instance drives the future of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// Await it to its end.
-    ToEnd,
-    /// Poll it once, then drop it.
-    PollOnce,
 }
 
 /// One instance of the application.
@@ -127,10 +117,10 @@ impl Instance {
         let s = self.shared.scenario.clone();
         for topic in 0..s.topics {
             for partition in 0..s.partitions as i32 {
-                let _ = self.send(&process, txn, (topic, partition), Mode::ToEnd).await;
+                let _ = self.send(&process, txn, (topic, partition), AwaitMode::ToEnd).await;
             }
         }
-        let _ = self.send_offsets(&transaction, txn, Mode::ToEnd).await;
+        let _ = self.send_offsets(&transaction, txn, AwaitMode::ToEnd).await;
         let _ = self.commit(&mut transaction, txn).await;
     }
 
@@ -139,8 +129,8 @@ impl Instance {
     }
 
     /// Drops one future in `n`.
-    fn mode(&mut self, n: u64) -> Mode {
-        if self.one_in(n) { Mode::PollOnce } else { Mode::ToEnd }
+    fn mode(&mut self, n: u64) -> AwaitMode {
+        if self.one_in(n) { AwaitMode::PollOnce } else { AwaitMode::ToEnd }
     }
 
     fn now(&self) -> Tick {
@@ -220,7 +210,7 @@ impl Instance {
         loop {
             let called_at = self.now();
             let mode = self.mode(12);
-            let result = drive(process.producer.init_transactions_async(), mode).await;
+            let result = await_or_drop(process.producer.init_transactions_async(), mode).await;
             // A dropped future continues, and the next call waits for it.
             let Some(result) = result else { continue };
             self.note("init_transactions", called_at, &result);
@@ -244,7 +234,7 @@ impl Instance {
         loop {
             let called_at = self.now();
             let mode = self.mode(12);
-            let result = drive(process.producer.begin_transaction_async(), mode).await;
+            let result = await_or_drop(process.producer.begin_transaction_async(), mode).await;
             // After a dropped future no transaction begins, or it is aborted.
             let Some(result) = result else { continue };
             let noted = result.as_ref().map(|_| ()).map_err(Clone::clone);
@@ -292,7 +282,7 @@ impl Instance {
             }
             15 | 16 => return self.abort(process, &mut transaction, txn).await,
             17 => {
-                let _ = drive(transaction.abort_async(), Mode::PollOnce).await;
+                let _ = await_or_drop(transaction.abort_async(), AwaitMode::PollOnce).await;
                 return Next::Continue;
             }
             18 => {
@@ -320,7 +310,7 @@ impl Instance {
     /// Polls the future of a commit once and drops it. The commit continues.
     async fn poll_commit_once(&mut self, transaction: &mut Transaction, txn: usize) -> Option<()> {
         self.set_end(txn, TransactionEnd::Unknown, None);
-        let result = drive(transaction.commit_async(), Mode::PollOnce).await?;
+        let result = await_or_drop(transaction.commit_async(), AwaitMode::PollOnce).await?;
         match result {
             Ok(()) => self.set_end(txn, TransactionEnd::Committed, None),
             Err(e) if e.requires_abort() => self.set_end(txn, TransactionEnd::Failed, Some(&e)),
@@ -380,7 +370,7 @@ impl Instance {
         process: &Process,
         txn: usize,
         (topic, partition): (u64, i32),
-        mode: Mode,
+        mode: AwaitMode,
     ) -> Result<(), Error> {
         let topic = self.shared.scenario.topic_name(topic);
         let index = self.shared.history.borrow().transactions[txn].records.len() as u64;
@@ -394,7 +384,7 @@ impl Instance {
         let record = Record::to(&topic).partition(partition).value(&value).token(token);
         let called_at = self.now();
         let send = process.producer.send_async(record);
-        let result = drive(send, mode).await;
+        let result = await_or_drop(send, mode).await;
         let Some(result) = result else { return Ok(()) };
         self.note("send", called_at, &result.as_ref().map(|_| ()).map_err(Clone::clone));
         let accepted_at = self.now();
@@ -426,7 +416,7 @@ impl Instance {
         &mut self,
         transaction: &Transaction,
         txn: usize,
-        mode: Mode,
+        mode: AwaitMode,
     ) -> Result<(), Error> {
         let offset = TransactionHistories::offset_of(txn);
         let last = self.shared.scenario.partitions as i32 - 1;
@@ -437,7 +427,7 @@ impl Instance {
         let called_at = self.now();
         let count = if last == 0 { 1 } else { 2 };
         let call = transaction.send_offsets_async(&offsets[..count], &group);
-        let result = drive(call, mode).await;
+        let result = await_or_drop(call, mode).await;
         let Some(result) = result else { return Ok(()) };
         self.note("send_offsets", called_at, &result);
         match result {
@@ -523,19 +513,4 @@ impl Instance {
 /// Returns whether the producer can do nothing more after this error.
 fn is_end_of_producer(e: &Error) -> bool {
     e.is_fatal() || e.kind() == ErrorKind::Closed
-}
-
-/// Returns the future's output, or `None` if `mode` dropped it while it was pending.
-async fn drive<F: Future>(future: F, mode: Mode) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    if mode == Mode::ToEnd {
-        return Some(future.await);
-    }
-    std::future::poll_fn(|cx| {
-        Poll::Ready(match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }

@@ -11,6 +11,9 @@ use super::history::{
 };
 use super::reader::{CommittedReader, PartitionKey};
 use crate::history::HandlerOutcome;
+#[cfg(test)]
+use crate::oracle::to_markdown;
+use crate::oracle::{ALWAYS, Invariant};
 use crate::scenario::Scenario;
 use crate::scenario_events::ScenarioEventKind;
 
@@ -39,25 +42,13 @@ pub(super) struct Observations<'a> {
 
 type Check = fn(&Observations<'_>) -> Result<(), String>;
 
-struct Invariant {
-    statement: &'static str,
-    /// The settings under which it applies, as text for docs/SIMULATION.md.
-    #[cfg_attr(not(test), allow(dead_code, reason = "only the documentation needs it"))]
-    condition: &'static str,
-    /// The same as code.
-    applies: fn(&Scenario) -> bool,
-    check: Check,
-}
-
-const ALWAYS: fn(&Scenario) -> bool = |_| true;
-
 /// The check of an invariant that the run itself checks.
 const CHECKED_DURING_RUN: Check = |_| Ok(());
 
 pub(super) const ROUNDS_INVARIANT: &str =
     "each sender loops only when an event needs it, and sleeps otherwise";
 
-const INVARIANTS: &[Invariant] = &[
+const INVARIANTS: &[Invariant<Check>] = &[
     Invariant {
         statement: "no call returns an error that the interface does not allow there, and no call \
                     times out long after the faults",
@@ -571,24 +562,5 @@ fn check_not_fenced(o: &Observations<'_>) -> Result<(), String> {
 /// Returns the invariants as the list in docs/SIMULATION.md.
 #[cfg(test)]
 pub(crate) fn invariants_markdown() -> String {
-    const MAX_COLUMNS: usize = 100;
-    let mut out = String::new();
-    let mut add = |first: &str, text: &str| {
-        let mut line = first.to_owned();
-        for word in text.split(' ') {
-            if line.len() + 1 + word.len() > MAX_COLUMNS {
-                out.push_str(&format!("{line}\n"));
-                line = " ".to_owned();
-            }
-            line.push_str(&format!(" {word}"));
-        }
-        out.push_str(&format!("{line}\n"));
-    };
-    for i in INVARIANTS {
-        add("-", i.statement);
-        if i.condition != "always" {
-            add(" ", &format!("({})", i.condition));
-        }
-    }
-    out
+    to_markdown(INVARIANTS)
 }
