@@ -42,6 +42,7 @@ pub(crate) struct LogAppendInfo {
     pub(crate) base_offset: i64,
     /// The offset after the last record.
     pub(crate) end_offset: i64,
+    pub(crate) log_start_offset: i64,
     /// False for a duplicate, which an earlier request appended.
     pub(crate) newly_appended: bool,
     /// The broker's time in ms, if the topic's timestamp type is LogAppendTime.
@@ -90,6 +91,7 @@ pub(crate) fn append_records_to_leader(
                 return Ok(LogAppendInfo {
                     base_offset,
                     end_offset,
+                    log_start_offset: replica.log.log_start_offset(),
                     newly_appended: false,
                     log_append_time: None,
                 });
@@ -118,6 +120,7 @@ pub(crate) fn append_records_to_leader(
     Ok(LogAppendInfo {
         base_offset,
         end_offset: replica.log.log_end_offset(),
+        log_start_offset: replica.log.log_start_offset(),
         newly_appended: true,
         log_append_time,
     })

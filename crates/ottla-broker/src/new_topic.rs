@@ -55,8 +55,12 @@ impl NewTopic {
     ///   MESSAGE_TOO_LARGE.
     /// - `message.timestamp.type`: `CreateTime` (default) or `LogAppendTime`.
     /// - `cleanup.policy`: with `compact`, a record without a key fails with INVALID_RECORD. The
-    ///   broker never deletes or compacts.
-    /// - `segment.bytes`: the size of the log's files, with a data directory.
+    ///   broker never compacts.
+    /// - `segment.bytes` (default 1 GiB): the size of a segment, which is a file if the broker has
+    ///   a data directory.
+    /// - `retention.bytes` (default −1, no limit): the oldest segments are deleted while the others
+    ///   have this many bytes, for a broker that runs for long. As in Kafka, the last segment stays,
+    ///   and so does what is not committed or what a replica still lacks.
     pub fn config(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.configs.push((name.into(), value.into()));
         self

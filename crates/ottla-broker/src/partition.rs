@@ -271,6 +271,14 @@ impl Partition {
         }
     }
 
+    /// Deletes old segments (`retention.bytes`). What a replica still lacks, and what is not stable
+    /// yet, stays.
+    pub(crate) fn delete_old_segments(&mut self, retention_bytes: u64) -> io::Result<()> {
+        let ends = self.replicas.iter().map(|r| r.log.log_end_offset());
+        let end = ends.min().unwrap_or(0).min(self.last_stable_offset());
+        self.replicas.iter_mut().try_for_each(|r| r.log.delete_old_segments(retention_bytes, end))
+    }
+
     /// Returns the end of what consumers with `isolation.level=read_committed` read.
     pub(crate) fn last_stable_offset(&self) -> i64 {
         let leader = self.leader_replica();

@@ -46,12 +46,15 @@ pub(crate) struct TopicConfig {
     pub(crate) min_insync_replicas: i32,
     pub(crate) compacted: bool,
     pub(crate) log_append_time: bool,
+    /// What the log keeps at least, if it deletes old segments.
+    pub(crate) retention_bytes: Option<u64>,
     segment_bytes: u64,
 }
 
 /// The topic settings that this broker accepts, with Kafka's defaults.
 ///
-/// The broker stores the retention and compaction settings, but never deletes or compacts.
+/// Of the settings for retention and compaction only `retention.bytes` has an effect; the broker
+/// stores the others.
 pub(crate) const TOPIC_CONFIG_DEFAULTS: &[(&str, &str)] = &[
     ("cleanup.policy", "delete"),
     ("compression.type", "producer"),
@@ -94,6 +97,7 @@ impl TopicConfig {
             min_insync_replicas: number("min.insync.replicas") as i32,
             compacted: get("cleanup.policy").split(',').any(|p| p.trim() == "compact"),
             log_append_time: get("message.timestamp.type") == "LogAppendTime",
+            retention_bytes: u64::try_from(number("retention.bytes")).ok(),
             segment_bytes: u64::try_from(number("segment.bytes")).unwrap_or(u64::MAX),
         })
     }
@@ -236,7 +240,7 @@ impl TopicStore {
                 let mut producer_state = ProducerStateManager::default();
                 let dir = self.node_dir(node).map(|node_dir| node_dir.join(&partition_name));
                 let log = match &dir {
-                    None => Log::in_memory(),
+                    None => Log::in_memory(topic.config.segment_bytes),
                     Some(dir) => {
                         fs::create_dir_all(dir)?;
                         let text = format!("version: 0\ntopic_id: {}", topic.id);

@@ -74,6 +74,7 @@ pub(super) fn check_leader_epoch(p: &Partition, epoch: i32) -> Result<(), ErrorC
 /// The records that a Fetch reads from a partition.
 struct FetchedRecords {
     records: Vec<u8>,
+    log_start_offset: i64,
     high_watermark: i64,
     last_stable_offset: i64,
     /// The aborted transactions among the records; empty for `read_uncommitted`.
@@ -118,7 +119,13 @@ fn read_partition(
             AbortedTransaction { producer_id, first_offset, ..Default::default() }
         }));
     }
-    Ok(FetchedRecords { records, high_watermark, last_stable_offset, aborted_transactions })
+    Ok(FetchedRecords {
+        records,
+        log_start_offset: log.log_start_offset(),
+        high_watermark,
+        last_stable_offset,
+        aborted_transactions,
+    })
 }
 
 fn to_partition_data(
@@ -130,7 +137,7 @@ fn to_partition_data(
             partition_index,
             high_watermark: data.high_watermark,
             last_stable_offset: data.last_stable_offset,
-            log_start_offset: 0,
+            log_start_offset: data.log_start_offset,
             aborted_transactions: Some(data.aborted_transactions),
             records: Some(data.records.into()),
             ..Default::default()

@@ -170,6 +170,11 @@ fn append_partition(
     let appended =
         append_records_to_leader(partition, &config, records, ctx.header.api_version, ctx.now)?;
     nodes.replicate(partition, ctx.now);
+    if let Some(bytes) = config.retention_bytes
+        && let Err(e) = partition.delete_old_segments(bytes)
+    {
+        tracing::warn!(partition = partition.name(), "old segments not deleted: {e}");
+    }
     if let (Some(history), true) = (&mut core.append_history, appended.newly_appended) {
         let records = bytes::Bytes::copy_from_slice(records);
         let (topic, base_offset) = (name.to_owned(), appended.base_offset);
@@ -199,7 +204,7 @@ fn to_partition_response(
             index,
             base_offset: a.base_offset,
             log_append_time_ms: a.log_append_time.unwrap_or(-1),
-            log_start_offset: 0,
+            log_start_offset: a.log_start_offset,
             ..Default::default()
         },
         Err(e) => PartitionProduceResponse {

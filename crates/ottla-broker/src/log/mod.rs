@@ -54,8 +54,8 @@ pub(crate) enum MinBytes {
 
 impl Log {
     /// Creates an empty log in memory.
-    pub(crate) fn in_memory() -> Log {
-        Log::new(vec![LogSegment::in_memory(0)], 0, u64::MAX)
+    pub(crate) fn in_memory(segment_bytes: u64) -> Log {
+        Log::new(vec![LogSegment::in_memory(0)], 0, segment_bytes)
     }
 
     /// Opens the log in a directory and truncates it at the first invalid batch.
@@ -187,6 +187,20 @@ impl Log {
             )?;
         }
         self.log_end_offset = end_offset;
+        Ok(())
+    }
+
+    /// Deletes the oldest segments as long as the others have at least `retention_bytes`. Segments
+    /// with records from the offset `end` on stay, and so does the last segment.
+    pub(crate) fn delete_old_segments(&mut self, retention_bytes: u64, end: i64) -> io::Result<()> {
+        let mut size: u64 = self.segments.iter().map(LogSegment::size).sum();
+        while let [oldest, next, ..] = &self.segments[..] {
+            size -= oldest.size();
+            if size < retention_bytes || next.base_offset > end {
+                return Ok(());
+            }
+            self.segments.remove(0).remove()?;
+        }
         Ok(())
     }
 
