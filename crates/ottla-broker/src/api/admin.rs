@@ -5,14 +5,16 @@
 use ottla_protocol::ErrorCode;
 use ottla_protocol::messages::*;
 
-use crate::core::{ApiError, ClockReading, Core};
+use crate::core::{ApiError, BrokerConfig, ClockReading, Core};
 use crate::topics::{TOPIC_CONFIG_DEFAULTS, TopicState, TopicToCreate};
 
-/// The `config_source` of a setting that the topic overrides, and of a default.
+/// The `config_source` of a setting that the topic overrides, of a broker's and of a default.
 const DYNAMIC_TOPIC_CONFIG: i8 = 1;
+const STATIC_BROKER_CONFIG: i8 = 4;
 const DEFAULT_CONFIG: i8 = 5;
-/// The `resource_type` of a topic.
+/// The `resource_type` of a topic and of a broker.
 const TOPIC_RESOURCE: i8 = 2;
+const BROKER_RESOURCE: i8 = 4;
 
 /// Returns the `error_code` and `error_message` of a response.
 fn to_error_fields(result: Result<(), ApiError>) -> (i16, Option<String>) {
@@ -146,11 +148,11 @@ pub(crate) fn handle_create_partitions(
     CreatePartitionsResponse { results: results.collect(), ..Default::default() }
 }
 
-/// A setting of a topic, as DescribeConfigs shows it.
+/// A setting of a topic or of a broker, as DescribeConfigs shows it.
 struct ConfigEntry {
     name: &'static str,
     value: String,
-    /// [`DYNAMIC_TOPIC_CONFIG`] or [`DEFAULT_CONFIG`].
+    /// [`DYNAMIC_TOPIC_CONFIG`], [`STATIC_BROKER_CONFIG`] or [`DEFAULT_CONFIG`].
     source: i8,
 }
 
@@ -171,6 +173,21 @@ fn to_creatable_config(config: ConfigEntry) -> CreatableTopicConfigs {
     }
 }
 
+/// Returns the settings of each node that concern clients, by Kafka's names.
+fn broker_configs(config: &BrokerConfig) -> impl Iterator<Item = ConfigEntry> {
+    let values = [
+        ("auto.create.topics.enable", config.auto_create_topics.to_string()),
+        ("default.replication.factor", config.default_replication_factor.to_string()),
+        ("num.partitions", config.default_partitions.to_string()),
+        ("transaction.max.timeout.ms", config.transaction_max_timeout_ms.to_string()),
+    ];
+    values.into_iter().map(|(name, value)| ConfigEntry {
+        name,
+        value,
+        source: STATIC_BROKER_CONFIG,
+    })
+}
+
 pub(crate) fn handle_describe_configs(
     core: &Core,
     request: DescribeConfigsRequest,
@@ -185,25 +202,27 @@ pub(crate) fn handle_describe_configs(
             resource_name: r.resource_name.clone(),
             ..Default::default()
         };
-        if r.resource_type != TOPIC_RESOURCE {
-            return result;
-        }
-        match core.topics.by_name.get(&r.resource_name) {
-            None => {
-                result.error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0;
-                result.error_message = Some("This topic does not exist.".to_owned());
-            }
-            Some(topic) => {
-                result.configs = (effective_configs(topic).filter(|c| is_requested(c.name)))
-                    .map(|c| DescribeConfigsResourceResult {
-                        name: c.name.to_owned(),
-                        value: Some(c.value),
-                        config_source: c.source,
-                        ..Default::default()
-                    })
-                    .collect();
-            }
-        }
+        let entries: Vec<ConfigEntry> = match r.resource_type {
+            BROKER_RESOURCE => broker_configs(&core.config).collect(),
+            TOPIC_RESOURCE => match core.topics.by_name.get(&r.resource_name) {
+                Some(topic) => effective_configs(topic).collect(),
+                None => {
+                    result.error_code = ErrorCode::UNKNOWN_TOPIC_OR_PARTITION.0;
+                    result.error_message = Some("This topic does not exist.".to_owned());
+                    Vec::new()
+                }
+            },
+            _ => Vec::new(),
+        };
+        result.configs = (entries.into_iter().filter(|c| is_requested(c.name)))
+            .map(|c| DescribeConfigsResourceResult {
+                name: c.name.to_owned(),
+                value: Some(c.value),
+                config_source: c.source,
+                read_only: c.source == STATIC_BROKER_CONFIG,
+                ..Default::default()
+            })
+            .collect();
         result
     });
     DescribeConfigsResponse { results: results.collect(), ..Default::default() }
