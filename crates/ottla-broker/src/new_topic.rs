@@ -59,8 +59,8 @@ impl NewTopic {
     /// - `segment.bytes` (default 1 GiB): the size of a segment, which is a file if the broker has
     ///   a data directory.
     /// - `retention.bytes` (default −1, no limit): the oldest segments are deleted while the others
-    ///   have this many bytes, for a broker that runs for long. As in Kafka, the last segment stays,
-    ///   and so does what is not committed or what a replica still lacks.
+    ///   have this many bytes, for a broker that runs for long. As in Kafka, the last segment
+    ///   stays, and so does what is not committed or what a replica still lacks.
     pub fn config(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.configs.push((name.into(), value.into()));
         self

@@ -1,4 +1,4 @@
-//! A steady rate of records or bytes: the option `--rate`.
+//! A steady rate of records or bytes, or the pace of their timestamps: the option `--rate`.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ pub(crate) enum Rate {
     Records(f64),
     /// Bytes of the input's text a second.
     Bytes(f64),
+    /// The pace of the records' timestamps, this many times as fast.
+    Timestamps(f64),
 }
 
 /// The units of bytes.
@@ -22,19 +24,22 @@ const UNITS: [(&str, f64); 7] = [
     ("b", 1.0),
 ];
 
-/// Parses a number, with a unit if it counts bytes.
+/// Parses a number, with a unit if it counts bytes, or with an `x`.
 pub(crate) fn parse_rate(text: &str) -> Result<Rate, String> {
     let lower = text.trim().to_ascii_lowercase();
     let lower = lower.strip_suffix("/s").unwrap_or(&lower);
     let unit = UNITS.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?, factor)));
-    let number = unit.map_or(lower, |(number, _)| number).trim();
+    let speed = lower.strip_suffix('x');
+    let number = unit.map_or(speed.unwrap_or(lower), |(number, _)| number).trim();
     let is_plain = |c: char| c.is_ascii_digit() || c == '.';
     let value = number.parse::<f64>().ok().filter(|_| number.chars().all(is_plain));
     let value = value.filter(|v| v.is_finite() && *v > 0.0).ok_or_else(|| {
-        "expected records a second such as 500, or bytes a second such as 20kB, 1.5MB or 8MiB"
+        "expected records a second such as 500, bytes a second such as 20kB, 1.5MB or 8MiB, or the \
+         pace of the records' timestamps such as 1x or 10x"
             .to_owned()
     })?;
     Ok(match unit {
+        None if speed.is_some() => Rate::Timestamps(value),
         None => Rate::Records(value),
         Some((_, factor)) => Rate::Bytes(value * factor),
     })
@@ -50,16 +55,20 @@ pub(crate) struct RateLimiter {
     rate: Rate,
     /// When the next record is due, in seconds.
     due: f64,
+    /// The first timestamp in milliseconds, and when its record was due.
+    first: Option<(i64, f64)>,
 }
 
 impl RateLimiter {
     pub(crate) fn new(rate: Rate) -> RateLimiter {
-        RateLimiter { rate, due: 0.0 }
+        RateLimiter { rate, due: 0.0, first: None }
     }
 
     /// Returns how long the next record has to wait. `now` is the time since any fixed moment.
     pub(crate) fn delay(&mut self, now: Duration) -> Duration {
-        self.due = self.due.max(now.saturating_sub(MAX_LAG).as_secs_f64());
+        if !matches!(self.rate, Rate::Timestamps(_)) {
+            self.due = self.due.max(now.saturating_sub(MAX_LAG).as_secs_f64());
+        }
         let delay = (self.due - now.as_secs_f64()).max(0.0);
         // A rate of one record in an age gives a delay that no `Duration` holds.
         Duration::try_from_secs_f64(delay).unwrap_or(Duration::MAX)
@@ -70,7 +79,18 @@ impl RateLimiter {
         self.due += match self.rate {
             Rate::Records(rate) => rate.recip(),
             Rate::Bytes(rate) => bytes as f64 / rate,
+            Rate::Timestamps(_) => 0.0,
         };
+    }
+
+    /// Has the current record wait as long after the first one as its timestamp says.
+    ///
+    /// A load that is late catches up: otherwise each stall would stretch the pace.
+    pub(crate) fn add_timestamp(&mut self, timestamp_ms: i64, now: Duration) {
+        let Rate::Timestamps(speed) = self.rate else { return };
+        let (first_ms, start) = *self.first.get_or_insert((timestamp_ms, now.as_secs_f64()));
+        let elapsed_ms = timestamp_ms.saturating_sub(first_ms) as f64;
+        self.due = start + elapsed_ms / 1000.0 / speed;
     }
 }
 
@@ -88,10 +108,14 @@ mod tests {
             ("1.5 MB/s", Rate::Bytes(1.5e6)),
             ("8MiB", Rate::Bytes(8.0 * 1_048_576.0)),
             ("7b", Rate::Bytes(7.0)),
+            ("1x", Rate::Timestamps(1.0)),
+            ("0.5 X", Rate::Timestamps(0.5)),
         ] {
             assert_eq!(parse_rate(text), Ok(rate), "{text}");
         }
-        for text in ["", "0", "-1", "1e3", "inf", "nan", "1TB", "MB", "1,5MB", "0kB"] {
+        for text in
+            ["", "0", "-1", "1e3", "inf", "nan", "1TB", "MB", "1,5MB", "0kB", "x", "0x", "2x/x"]
+        {
             assert!(parse_rate(text).is_err(), "{text}");
         }
     }
@@ -123,6 +147,30 @@ mod tests {
             limiter.add_record(1);
             assert!(limiter.delay(Duration::from_secs(9)) > Duration::from_secs(1 << 40));
         }
+    }
+
+    #[test]
+    fn timestamps_set_the_pace() {
+        let mut limiter = RateLimiter::new(Rate::Timestamps(2.0));
+        let mut now = Duration::from_secs(7);
+        let mut send = |limiter: &mut RateLimiter, timestamp_ms| {
+            limiter.add_timestamp(timestamp_ms, now);
+            now += limiter.delay(now);
+            limiter.add_record(1);
+            now
+        };
+        assert_eq!(send(&mut limiter, 1_700_000_000_000), Duration::from_secs(7));
+        assert_eq!(send(&mut limiter, 1_700_000_001_000), Duration::from_millis(7500));
+        // An older record is not held back, and does not change the pace.
+        assert_eq!(send(&mut limiter, 1_600_000_000_000), Duration::from_millis(7500));
+        assert_eq!(send(&mut limiter, 1_700_000_004_000), Duration::from_secs(9));
+        // After a stall the load catches up.
+        limiter.add_timestamp(1_700_000_006_000, Duration::from_secs(60));
+        assert_eq!(limiter.delay(Duration::from_secs(60)), Duration::ZERO);
+        limiter.add_timestamp(i64::MAX, Duration::from_secs(60));
+        assert!(limiter.delay(Duration::from_secs(60)) > Duration::from_secs(1 << 40));
+        limiter.add_timestamp(i64::MIN, Duration::from_secs(60));
+        assert_eq!(limiter.delay(Duration::from_secs(60)), Duration::ZERO);
     }
 
     #[test]

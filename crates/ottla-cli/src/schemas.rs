@@ -53,7 +53,13 @@ impl Schemas {
                 "--value-schema and --key-schema read JSON; use --format lines, json or csv",
             ));
         }
-        let registry = SchemaRegistryClient::new(properties).map_err(cli_error)?;
+        let mut properties = properties.clone();
+        if args.load.dry_run {
+            // It finds out the schema's id, and changes nothing.
+            let set = properties.set("auto.register.schemas", "false");
+            set.map_err(|e| CliError::usage(e.to_string()))?;
+        }
+        let registry = SchemaRegistryClient::new(&properties).map_err(cli_error)?;
         let references = parse_references(&registry, &options.schema_reference)?;
         let create = |part, text: Option<&str>, name| {
             let create = |text| serializer(&registry, part, text, references.clone());

@@ -83,7 +83,7 @@ pub(crate) fn producer_properties(args: &ProduceArgs) -> Result<Properties, CliE
             set(name, value)?;
         }
     }
-    if p.get("bootstrap.servers").is_none() && !args.embedded {
+    if p.get("bootstrap.servers").is_none() && !args.embedded && !args.load.dry_run {
         return Err(CliError::usage(
             "no broker is given: use --bootstrap-server host:port, or --embedded to start a broker \
              in this process",

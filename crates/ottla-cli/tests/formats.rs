@@ -362,5 +362,26 @@ fn rate_limits_records_or_bytes() {
     }
     assert_eq!(values(&broker, "t").len(), 6);
     let args = ["produce", "-b", &server, "-t", "t", "--rate", "0"];
-    assert_fails(&args, b"", 2, &["expected records a second such as 500, or bytes a second"]);
+    assert_fails(&args, b"", 2, &["expected records a second such as 500, bytes a second"]);
+}
+
+#[test]
+fn rate_follows_the_timestamps_of_records() {
+    let (broker, server) = broker(&["t"]);
+    let line = |timestamp: u64| format!("{{\"value\":1,\"timestamp\":{timestamp}}}\n");
+    let day = 24 * 3600 * 1000;
+    let input = line(day) + "{\"value\":2}\n" + &line(day + 1000) + &line(0);
+    let args = ["-t", "t", "--format", "json", "-p", "0", "--rate"];
+    produce(&server, &[&args[..], &["1000x"]].concat(), input.as_bytes());
+    assert_eq!(values(&broker, "t").len(), 4);
+    let refused = ["produce", "-b", &server, "-t", "t", "--rate", "1x"];
+    assert_fails(&refused, b"", 2, &["only records of --format json have timestamps"]);
+    // The second record is due after a day. A signal does not wait for it.
+    let all = [&["produce", "-b", &server], &args[..], &["1x"]].concat();
+    let mut running = process::spawn_ottla(&all);
+    std::io::Write::write_all(&mut running.stdin, (line(0) + &line(day)).as_bytes()).unwrap();
+    broker.wait_for_records("t", 5, std::time::Duration::from_secs(60)).unwrap();
+    process::send_signal(&running.child, "-INT");
+    process::read_until(&mut running.stderr, "2 records acknowledged");
+    assert_eq!(running.child.wait().unwrap().code(), Some(0));
 }

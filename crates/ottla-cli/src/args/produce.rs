@@ -55,6 +55,13 @@ that --format json reads, with the fields error, source (file and line, or the n
 a raw value) and possibly_persisted: if that is true, sending the record again may store it twice. \
 A text that is no record stands in the field input; correct it before you send it again.
 
+With --dry-run only metadata and settings are requested from the cluster; without a cluster a \
+topic has one partition. The records go through the producer to a broker in this process, which \
+has the cluster's partitions and some of its settings (max.message.bytes, cleanup.policy), and \
+keeps nothing. Batches may be fuller when brokers are far away. Records without a key go to any \
+partition, so their numbers will differ. No schema is registered: one of a file must be registered \
+already.
+
 With --live the view needs a terminal: it draws on it and reads keys from it, also if standard \
 input, output and error are files or pipes. Messages are printed again after the view. NO_COLOR \
 switches colours off.
@@ -271,11 +278,21 @@ pub(crate) struct SchemaArgs {
 /// The options for loads with bad records or of many hours.
 #[derive(Debug, Args, Default)]
 pub(crate) struct LoadArgs {
+    /// Send nothing: read all records, and print which would fail, how many would go to each
+    /// partition, and in how large batches.
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "checkpoint", "data_dir", "json", "live", "metrics_listen", "rate", "sync"
+        ]
+    )]
+    pub(crate) dry_run: bool,
     /// What to do with a rejected record, which cannot be parsed, is too large or is refused by the
     /// broker: stop the reading, skip it, or append it to FILE and continue.
     #[arg(long, value_name = "stop|skip|FILE")]
     pub(crate) on_error: Option<PathBuf>,
-    /// Send at most N records a second, or bytes with a unit: 500, 20kB, 1.5MB, 8MiB.
+    /// Send at most N records a second, or bytes with a unit: 500, 20kB, 1.5MB, 8MiB. With 1x
+    /// records come as far apart as their timestamps, with 10x ten times as fast.
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     pub(crate) rate: Option<Rate>,
     /// Keep in FILE how far the input files were acknowledged, and continue there if FILE exists.

@@ -11,6 +11,7 @@ mod report;
 mod settings;
 mod test_record;
 mod topic;
+mod topic_lookup;
 
 use ottla::ProducerConfig;
 use ottla::tools::{Probe, ProbeConnection};
@@ -20,6 +21,7 @@ use crate::args::DoctorArgs;
 use crate::console::output_status;
 use crate::{CliError, FAILED};
 use report::{Failed, Passed, Report};
+pub(crate) use topic_lookup::{FoundTopic, TopicLookup};
 
 /// What the checks of the cluster need.
 struct Doctor<'a> {
@@ -173,9 +175,13 @@ impl Doctor<'_> {
     }
 }
 
-/// Returns a number with its noun: `1 broker`, `2 brokers`.
-fn counted(n: usize, noun: &str) -> String {
-    let ending = if n == 1 { "" } else { "s" };
+/// Returns a number with its noun: `1 broker`, `2 brokers`, `2 batches`.
+pub(crate) fn counted(n: usize, noun: &str) -> String {
+    let ending = match n {
+        1 => "",
+        _ if noun.ends_with("ch") => "es",
+        _ => "s",
+    };
     format!("{n} {noun}{ending}")
 }
 

@@ -15,8 +15,8 @@ use super::report::{Failed, Passed};
 use super::{Doctor, counted, is_broker};
 
 /// The `resource_type` of a topic and of a broker.
-const TOPIC_RESOURCE: i8 = 2;
-const BROKER_RESOURCE: i8 = 4;
+pub(super) const TOPIC_RESOURCE: i8 = 2;
+pub(super) const BROKER_RESOURCE: i8 = 4;
 
 /// The settings of a topic that concern a producer.
 const TOPIC_SETTINGS: [&str; 8] = [
@@ -31,7 +31,7 @@ const TOPIC_SETTINGS: [&str; 8] = [
 ];
 
 /// The settings of a topic or broker by name.
-pub(super) type Configs = BTreeMap<String, String>;
+pub(crate) type Configs = BTreeMap<String, String>;
 
 impl Doctor<'_> {
     /// Checks the topic. Returns its settings, if they are known.
@@ -73,7 +73,7 @@ impl Doctor<'_> {
 }
 
 /// Returns the topic, or `None` if the first record creates it.
-fn check_exists<'m>(
+pub(super) fn check_exists<'m>(
     probe: &mut Probe,
     connection: &mut ProbeConnection,
     metadata: &MetadataResponse,
@@ -119,7 +119,7 @@ fn check_exists<'m>(
 }
 
 /// Requests settings. Returns those that the broker names, or why it does not.
-fn describe_configs(
+pub(super) fn describe_configs(
     probe: &mut Probe,
     connection: &mut ProbeConnection,
     resource_type: i8,

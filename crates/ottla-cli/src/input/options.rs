@@ -2,6 +2,7 @@
 
 use crate::CliError;
 use crate::args::{InputArgs, InputFormat, ProduceArgs};
+use crate::rate::Rate;
 
 /// Refuses options that have no effect with the format.
 pub(super) fn check(args: &ProduceArgs) -> Result<(), CliError> {
@@ -26,6 +27,11 @@ pub(super) fn check(args: &ProduceArgs) -> Result<(), CliError> {
                 "{option} is for --format {format}; the format is {given}"
             )));
         }
+    }
+    if matches!(args.load.rate, Some(Rate::Timestamps(_))) && input.format != InputFormat::Json {
+        return Err(CliError::usage(
+            "--rate: only records of --format json have timestamps; give records or bytes a second",
+        ));
     }
     if args.topic.is_none() && input.format != InputFormat::Json {
         return Err(CliError::usage(

@@ -343,12 +343,21 @@ impl DeliveryStats {
                 counters.possibly_persisted
             );
         }
-        for (reason, n) in &counters.failure_reasons {
-            out += &format!("  {n} × {reason}\n");
-        }
-        if let Some(rejected) = &counters.rejected {
-            out += &rejected.summary();
-        }
+        counters.write_failures(&mut out);
+        out
+    }
+
+    /// Returns the summary of a dry run, one or more lines.
+    pub(super) fn dry_run_summary(&self) -> String {
+        let mut counters = self.lock();
+        counters.flush();
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let (records, failed) = (counters.acknowledged, counters.failed);
+        let mut out = format!(
+            "dry run, nothing was sent: {records} records of {bytes} bytes would be sent, {failed} \
+             would fail\n"
+        );
+        counters.write_failures(&mut out);
         out
     }
 }
@@ -375,6 +384,16 @@ impl DeliveryCounters {
         self.last_read = place;
         let token = self.pending.push(PendingRecord::at(place));
         self.pending.take(token, is_sent_again);
+    }
+
+    /// Adds the reasons of failures, and where the rejected records are.
+    fn write_failures(&self, out: &mut String) {
+        for (reason, n) in &self.failure_reasons {
+            *out += &format!("  {n} × {reason}\n");
+        }
+        if let Some(rejected) = &self.rejected {
+            *out += &rejected.summary();
+        }
     }
 
     fn count_failure(&mut self, reason: String) {

@@ -6,6 +6,7 @@
 mod session;
 mod send_loop;
 mod delivery_stats;
+mod dry_run;
 mod checkpoint;
 mod checkpoint_saver;
 mod pending_records;
@@ -28,6 +29,7 @@ use crate::schemas::Schemas;
 use crate::{CliError, limits, live, settings};
 use checkpoint::{Checkpoint, StartPosition};
 use delivery_stats::DeliveryStats;
+use dry_run::DryRun;
 use rejected_file::RejectedFile;
 use session::{Session, SessionConfig};
 
@@ -53,7 +55,12 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     // Last, so that a wrong option leaves no empty file.
     let rejected = open_rejected_file(&args, on_error, &inputs, reader.unit())?;
     let (checkpoint, start) = open_checkpoint(&args, &properties, &inputs, reader.record_end())?;
-    let (broker, temporary_dir) = start_embedded_broker(&args)?;
+    let dry_run = args.load.dry_run.then(|| DryRun::start(&args, &mut properties)).transpose()?;
+    if let (Some(dry_run), Some(topic)) = (&dry_run, &args.topic) {
+        dry_run.prepare_topic(topic).map_err(CliError::failed)?;
+    }
+    let (broker, temporary_dir) =
+        if dry_run.is_some() { (None, None) } else { start_embedded_broker(&args)? };
     if let Some(broker) = &broker {
         properties
             .set_from("bootstrap.servers", &broker.bootstrap_servers(), &Origin::CommandLine)
@@ -67,7 +74,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     let mut config = SessionConfig::new(&args, &properties, on_error);
     (config.temporary_log_dir, config.start) = (temporary_log_dir, start);
     let stats = DeliveryStats::new(args.json, on_error, rejected, checkpoint.is_some());
-    let session = Session::start(config, properties, stats, checkpoint)?;
+    let session = Session::start(config, properties, stats, checkpoint, dry_run)?;
     if let Some(server) = metrics {
         server.start(session.producer.clone())?;
     }

@@ -23,8 +23,9 @@ pub(super) struct SendLoop<'a> {
     session: &'a Session,
     reader: &'a mut RecordReader,
     schemas: &'a Schemas,
-    /// The topics that have no usable schema, and why.
-    topics_without_schema: HashMap<String, String>,
+    /// The topics for which no record can be prepared, and why: they have no usable schema, or a
+    /// dry run has found that they take no records.
+    unusable_topics: HashMap<String, String>,
     /// The topics to which nothing can be sent. Further records would each wait for
     /// `max.block.ms`.
     failed_topics: HashMap<String, FailedPartitions>,
@@ -69,7 +70,7 @@ impl Session {
             session: self,
             reader,
             schemas,
-            topics_without_schema: HashMap::new(),
+            unusable_topics: HashMap::new(),
             failed_topics: HashMap::new(),
             input: 0,
             input_name: String::new(),
@@ -106,7 +107,7 @@ impl SendLoop<'_> {
         self.is_archive = stream.is_archive();
         loop {
             session.stats.wait_for_room();
-            self.wait_for_rate();
+            wait_for_rate(&mut self.rate, session);
             if session.is_stopping.load(Ordering::SeqCst) {
                 park_forever();
             }
@@ -155,22 +156,6 @@ impl SendLoop<'_> {
             rate.add_record(self.reader.text().len());
         }
         Ok(next)
-    }
-
-    /// Waits until the rate allows another record. A stop ends the wait.
-    fn wait_for_rate(&mut self) {
-        /// The longest sleep before the next look at `is_stopping`.
-        const MAX_SLEEP: Duration = Duration::from_millis(20);
-        /// Shorter delays add up, so that a high rate does not cost a system call a record.
-        const MIN_SLEEP: Duration = Duration::from_millis(1);
-        let Some(rate) = &mut self.rate else { return };
-        loop {
-            let delay = rate.delay(self.session.stats.elapsed());
-            if delay < MIN_SLEEP || self.session.is_stopping.load(Ordering::SeqCst) {
-                return;
-            }
-            thread::sleep(delay.min(MAX_SLEEP));
-        }
     }
 
     /// Counts a text that cannot be sent. An error ends the reading.
@@ -229,6 +214,10 @@ impl SendLoop<'_> {
             Ok(record) => record,
             Err(e) => return self.reject(topic, &e, text),
         };
+        if let (Some(rate), Some(timestamp)) = (&mut self.rate, record.timestamp) {
+            rate.add_timestamp(timestamp, self.session.stats.elapsed());
+            wait_for_rate(&mut self.rate, self.session);
+        }
         let named_topic = record.topic.clone();
         let Some(topic) = topic.or(named_topic.as_deref()) else {
             let number = self.reader.number();
@@ -236,8 +225,14 @@ impl SendLoop<'_> {
                 format!("line {number}: no topic: expected the field topic, or the option --topic");
             return self.reject(None, &InputError::Invalid(reason), text);
         };
-        if let Some(reason) = self.topics_without_schema.get(topic) {
+        if let Some(reason) = self.unusable_topics.get(topic) {
             return self.reject(Some(topic), &InputError::Invalid(reason.clone()), text);
+        }
+        if let Some(dry_run) = &self.session.dry_run
+            && let Err(reason) = dry_run.prepare_topic(topic)
+        {
+            self.unusable_topics.insert(topic.to_owned(), reason.clone());
+            return self.reject(Some(topic), &InputError::Invalid(reason), text);
         }
         let place = || format!("{} {}", self.reader.unit(), self.reader.number());
         match self.schemas.serialize(topic, &mut record, place) {
@@ -245,7 +240,7 @@ impl SendLoop<'_> {
             Err(SchemaFailure::Record(e)) => return self.reject(Some(topic), &e, text),
             Err(SchemaFailure::Load(reason)) => return Err(self.stopped(&reason)),
             Err(SchemaFailure::Topic(reason)) => {
-                self.topics_without_schema.insert(topic.to_owned(), reason.clone());
+                self.unusable_topics.insert(topic.to_owned(), reason.clone());
                 return self.reject(Some(topic), &InputError::Invalid(reason), text);
             }
         }
@@ -317,5 +312,21 @@ impl SendLoop<'_> {
             }
             _ => ErrorScope::Load,
         }
+    }
+}
+
+/// Waits until the rate allows another record. A stop ends the wait.
+fn wait_for_rate(rate: &mut Option<RateLimiter>, session: &Session) {
+    /// The longest sleep before the next look at `is_stopping`.
+    const MAX_SLEEP: Duration = Duration::from_millis(20);
+    /// Shorter delays add up, so that a high rate does not cost a system call a record.
+    const MIN_SLEEP: Duration = Duration::from_millis(1);
+    let Some(rate) = rate else { return };
+    loop {
+        let delay = rate.delay(session.stats.elapsed());
+        if delay < MIN_SLEEP || session.is_stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        thread::sleep(delay.min(MAX_SLEEP));
     }
 }

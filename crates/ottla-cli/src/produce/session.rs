@@ -20,6 +20,7 @@ use super::OnError;
 use super::checkpoint::{Checkpoint, StartPosition};
 use super::checkpoint_saver::CheckpointSaver;
 use super::delivery_stats::DeliveryStats;
+use super::dry_run::DryRun;
 use super::progress::Progress;
 use crate::args::ProduceArgs;
 use crate::console::{self, report};
@@ -104,6 +105,7 @@ pub(super) struct Session {
     pub(super) records_read: AtomicU64,
     pub(super) progress: Progress,
     checkpoint: Option<CheckpointSaver>,
+    pub(super) dry_run: Option<Arc<DryRun>>,
 }
 
 /// Returns whether every further record would fail with this error of a batch, too.
@@ -126,14 +128,20 @@ impl Session {
         properties: Properties,
         stats: DeliveryStats,
         checkpoint: Option<Checkpoint>,
+        dry_run: Option<DryRun>,
     ) -> Result<Arc<Session>, CliError> {
         let stats = Arc::new(stats);
         let (stop, stop_reasons) = mpsc::channel();
         let has_one_topic = config.topic.is_some();
         let (handler_stats, handler_stop) = (stats.clone(), stop.clone());
+        let dry_run = dry_run.map(Arc::new);
+        let handler_dry_run = dry_run.clone();
         let producer = Producer::builder()
             .properties(properties)
             .delivery_handler(move |report| {
+                if let Some(dry_run) = &handler_dry_run {
+                    dry_run.on_delivery(report);
+                }
                 let mut stop_reason = handler_stats.on_delivery(report);
                 if let Err(e) = report.result
                     && concerns_all_records(e, has_one_topic)
@@ -157,6 +165,7 @@ impl Session {
             records_read: AtomicU64::new(0),
             progress: Progress::hidden(),
             checkpoint,
+            dry_run,
         });
         let signals = signals::install()?;
         if session.checkpoint.is_some() {
@@ -301,7 +310,11 @@ impl Session {
             report!("ottla: {}", error_text(&e));
         }
         self.progress.finish();
-        console::write_stderr(format_args!("{}", self.stats.summary(self.config.acks_zero)));
+        let summary = match &self.dry_run {
+            None => self.stats.summary(self.config.acks_zero),
+            Some(dry_run) => self.stats.dry_run_summary() + &dry_run.summary(&self.producer),
+        };
+        console::write_stderr(format_args!("{summary}"));
         let saved = self.checkpoint.as_ref().map_or(Ok(()), CheckpointSaver::finish);
         if let Err(reason) = &saved {
             report!("ottla: {reason}");
