@@ -4,36 +4,16 @@
 //! Without a JDK and Maven the test reports that it is skipped; with `CI=true` it fails.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+mod request_trace;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ottla::{
     ConsumerGroupMetadata, ErrorKind, Header, OffsetAndMetadata, Producer, Record, Transaction,
 };
 use ottla_testkit::{Jars, LegacyKafka, print_line};
-use tracing_subscriber::fmt::MakeWriter;
-
-/// The producer's trace events.
-static TRACE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-
-/// Returns the versions of all requests since the last call, by API, and clears the buffer.
-fn take_request_versions() -> BTreeMap<String, BTreeSet<u32>> {
-    let text = std::mem::take(&mut *TRACE.lock().unwrap());
-    let mut versions: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
-    for line in String::from_utf8_lossy(&text).lines() {
-        let field = |name: &str| {
-            let (_, rest) = line.split_once(&format!(" {name}="))?;
-            Some(rest.split(' ').next()?.trim_matches('"').to_owned())
-        };
-        if let (true, Some(api), Some(version)) =
-            (line.contains(": request "), field("api"), field("version"))
-        {
-            versions.entry(api).or_default().extend(version.parse::<u32>().ok());
-        }
-    }
-    versions
-}
+use request_trace::take_request_versions;
 
 /// A Kafka version, and the newest versions of requests that it and the client support.
 struct BrokerVersion {
@@ -56,11 +36,7 @@ const BROKER_VERSIONS: [BrokerVersion; 6] = [
 #[test]
 fn each_kafka_version_stores_all_records_once() {
     let Some(jars) = Jars::find_or_fetch() else { return };
-    tracing_subscriber::fmt()
-        .with_env_filter("ottla::client=trace")
-        .with_ansi(false)
-        .with_writer(|| TRACE.make_writer())
-        .init();
+    request_trace::start();
     for BrokerVersion { kafka: version, produce, end_txn } in BROKER_VERSIONS {
         let kafka = LegacyKafka::start(&jars, version);
         take_request_versions();

@@ -8,7 +8,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 
 /**
  * Reads a topic from the start to the end offsets that it has at the beginning, and writes every
- * record to standard output. Arguments: bootstrap servers, topic.
+ * record to standard output. Arguments: bootstrap servers, topic, isolation level.
  *
  * <p>A record is: partition, offset, timestamp, key, value, number of headers, and the headers'
  * keys and values. A byte array is its length and its bytes; length -1 means null.
@@ -37,6 +37,7 @@ public class Reader {
     public static void main(String[] args) throws Exception {
         Properties p = new Properties();
         p.put("bootstrap.servers", args[0]);
+        p.put("isolation.level", args[2]);
         p.put("check.crcs", "true");
         p.put("max.poll.records", "5000");
         String topic = args[1];

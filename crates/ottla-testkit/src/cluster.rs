@@ -209,6 +209,22 @@ impl KafkaCluster {
         self.jars.read_topic(&self.bootstrap, topic)
     }
 
+    /// Reads the committed records of a topic with Java's consumer.
+    pub fn read_committed(&self, topic: &str) -> Vec<ConsumerRecord> {
+        self.jars.read_committed(&self.bootstrap, topic)
+    }
+
+    /// Returns the node that leads a partition; `None` if it has no leader, or no node responds.
+    pub fn leader(&self, topic: &str, partition: u32) -> Option<usize> {
+        let args = ["--bootstrap-server", &self.bootstrap, "--describe", "--topic", topic];
+        let out = self.jars.try_run_tool(TOPIC_COMMAND, &args);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let partition = format!("Partition: {partition}\t");
+        let row = text.lines().find(|row| row.contains(&partition))?;
+        let (_, leader) = row.split_once("Leader: ")?;
+        leader.split_whitespace().next()?.parse().ok()
+    }
+
     /// Returns the directory of the cluster's files, among them `ca.pem`.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -121,12 +121,25 @@ impl Jars {
     /// # Panics
     /// The consumer fails.
     pub fn read_topic(&self, bootstrap: &str, topic: &str) -> Vec<ConsumerRecord> {
+        self.read(bootstrap, topic, "read_uncommitted")
+    }
+
+    /// Reads the records of a topic that are in no transaction or a committed one, with Java's
+    /// consumer. It ends at the first open transaction.
+    ///
+    /// # Panics
+    /// The consumer fails.
+    pub fn read_committed(&self, bootstrap: &str, topic: &str) -> Vec<ConsumerRecord> {
+        self.read(bootstrap, topic, "read_committed")
+    }
+
+    fn read(&self, bootstrap: &str, topic: &str, isolation: &str) -> Vec<ConsumerRecord> {
         let source = self.dir.join("../Reader.java");
         if fs::read_to_string(&source).unwrap_or_default() != READER_SOURCE {
             fs::write(&source, READER_SOURCE).expect("Reader.java is written");
         }
-        let out =
-            self.java_command().arg(&source).args([bootstrap, topic]).output().expect("java runs");
+        let args = [bootstrap, topic, isolation];
+        let out = self.java_command().arg(&source).args(args).output().expect("java runs");
         assert!(out.status.success(), "Reader.java: {}", String::from_utf8_lossy(&out.stderr));
         parse_records(&out.stdout).expect("the output contains complete records")
     }

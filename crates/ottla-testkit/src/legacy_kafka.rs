@@ -42,6 +42,23 @@ impl LegacyKafka {
         kafka
     }
 
+    /// Stops a KRaft node, starts it with this Kafka version on the same data, and waits until
+    /// it responds to the tools of `jars`.
+    ///
+    /// # Panics
+    /// The node does not stop, or does not respond within a minute.
+    pub fn restart(&mut self, jars: &Jars, version: &str) {
+        let libs = ensure_jars(version);
+        let mut process = self.processes.pop().expect("the node runs");
+        let id = process.id().to_string();
+        let status = Command::new("kill").arg("-TERM").arg(id).status();
+        assert!(status.is_ok_and(|s| s.success()), "kill -TERM failed");
+        process.wait().expect("the node stops");
+        let config = self.config_path().display().to_string();
+        self.spawn(&libs, &["kafka.Kafka", &config]);
+        self.wait_until_ready(jars);
+    }
+
     fn config_path(&self) -> PathBuf {
         self.dir.join("server.properties")
     }
