@@ -1,8 +1,8 @@
 //! Copies a topic in transactions (consume, transform, produce), while real nodes are killed and
 //! paused. Java's `read_committed` consumer must see exactly the records that were reported.
 //!
-//! `TEST_TRANSACTIONS_SECONDS=180` sets the duration, `TEST_LOG=ottla=info` prints the producers'
-//! events. Without a JDK and Maven the test reports that it is skipped.
+//! Without `TEST_TRANSACTIONS_SECONDS=180` there are two faults. `TEST_LOG=ottla=info` prints the
+//! producers' events. Without a JDK and Maven the test reports that it is skipped.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ const BATCH_RECORDS: usize = 40;
 const CATCH_UP_TIME: Duration = Duration::from_secs(120);
 
 fn test_seconds() -> u64 {
-    std::env::var("TEST_TRANSACTIONS_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(35)
+    std::env::var("TEST_TRANSACTIONS_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// A record of the topic `in`.
@@ -337,15 +337,15 @@ fn committed_offsets(jars: &Jars, bootstrap: &str, next: &BTreeMap<i32, i64>) ->
     group_offsets(jars, bootstrap) == *next
 }
 
-/// Kills and pauses the coordinator and a leader, one after the other. Returns the faults.
+/// Kills and pauses the coordinator and a leader, one after the other, at least two of the four.
+/// Returns the faults.
 fn inject_faults(cluster: &mut KafkaCluster, deadline: Instant) -> Vec<String> {
     let sleep = |s| thread::sleep(Duration::from_secs(s));
     let targets =
         [(COORDINATOR_TOPIC, true), ("out", false), (COORDINATOR_TOPIC, false), ("out", true)];
     let mut faults = Vec::new();
     for (topic, is_kill) in targets.into_iter().cycle() {
-        // Each fault once also on a slow machine.
-        if Instant::now() >= deadline && faults.len() >= targets.len() {
+        if Instant::now() >= deadline && faults.len() >= 2 {
             break;
         }
         assert!(Instant::now() < deadline + CATCH_UP_TIME, "no leader of {topic}-0: {faults:?}");

@@ -16,10 +16,10 @@ use crate::producer_fixture::ProducerFixture;
 
 /// An event as it was logged.
 #[derive(Debug, Clone)]
-struct LoggedEvent {
-    name: &'static str,
+pub(crate) struct LoggedEvent {
+    pub(crate) name: &'static str,
     /// The fields without the message.
-    fields: BTreeMap<&'static str, String>,
+    pub(crate) fields: BTreeMap<&'static str, String>,
 }
 
 impl Visit for LoggedEvent {
@@ -32,11 +32,11 @@ impl Visit for LoggedEvent {
 
 /// A subscriber that records the events of this crate.
 #[derive(Clone, Default)]
-struct EventRecorder(Arc<Mutex<Vec<LoggedEvent>>>);
+pub(crate) struct EventRecorder(Arc<Mutex<Vec<LoggedEvent>>>);
 
 impl EventRecorder {
     /// Runs `f`, and returns the events that it logged.
-    fn record(f: impl FnOnce()) -> Vec<LoggedEvent> {
+    pub(crate) fn record(f: impl FnOnce()) -> Vec<LoggedEvent> {
         // With a single subscriber, tracing asks only the current thread whether a new event is
         // enabled. Then a parallel test that reaches an event first would disable it for this
         // thread.
@@ -76,7 +76,6 @@ impl Subscriber for EventRecorder {
 
 #[test]
 fn events_match_docs_and_are_rate_limited() {
-    let page = include_str!("../../../docs/EVENTS.md");
     let events = EventRecorder::record(|| {
         let mut fixture = ProducerFixture::with_nodes(
             2,
@@ -97,7 +96,7 @@ fn events_match_docs_and_are_rate_limited() {
         fixture.run_for_ms(1000);
         fixture.send_and_wait(0, "f");
     });
-    for name in [
+    let names = [
         "ottla.connected",
         "ottla.disconnected",
         "ottla.metadata",
@@ -106,17 +105,8 @@ fn events_match_docs_and_are_rate_limited() {
         "ottla.producer_id",
         "ottla.epoch_bumped",
         "ottla.batch_expired",
-    ] {
-        let row = page
-            .lines()
-            .find(|l| l.starts_with(&format!("| `{name}`")))
-            .unwrap_or_else(|| panic!("{name} is not documented"));
-        let event = events.iter().find(|e| e.name == name);
-        let event = event.unwrap_or_else(|| panic!("no event {name}: {events:#?}"));
-        for field in event.fields.keys().filter(|f| **f != "suppressed") {
-            assert!(row.contains(&format!("`{field}`")), "{name}: {field} is not documented");
-        }
-    }
+    ];
+    assert_documented(&events, &names);
     let is_bump =
         |e: &&LoggedEvent| e.fields.contains_key("epoch") && e.fields.contains_key("partitions");
     let bumps = events.iter().filter(is_bump).count();
@@ -125,7 +115,23 @@ fn events_match_docs_and_are_rate_limited() {
     assert!(disconnects <= 20, "at most one a second for each broker: {disconnects}");
 }
 
-fn count(events: &[LoggedEvent], name: &str) -> usize {
+/// Checks that these events were logged, and that `docs/EVENTS.md` has all their fields.
+pub(crate) fn assert_documented(events: &[LoggedEvent], names: &[&str]) {
+    let page = include_str!("../../../docs/EVENTS.md");
+    for name in names {
+        let row = page
+            .lines()
+            .find(|l| l.starts_with(&format!("| `{name}`")))
+            .unwrap_or_else(|| panic!("{name} is not documented"));
+        let event = events.iter().find(|e| e.name == *name);
+        let event = event.unwrap_or_else(|| panic!("no event {name}: {events:#?}"));
+        for field in event.fields.keys().filter(|f| **f != "suppressed") {
+            assert!(row.contains(&format!("`{field}`")), "{name}: {field} is not documented");
+        }
+    }
+}
+
+pub(crate) fn count(events: &[LoggedEvent], name: &str) -> usize {
     events.iter().filter(|e| e.name == name).count()
 }
 

@@ -67,6 +67,8 @@ mod transaction_tests;
 #[cfg(test)]
 mod transaction_case_tests;
 #[cfg(test)]
+mod transaction_reporting_tests;
+#[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
 mod seed_tests;

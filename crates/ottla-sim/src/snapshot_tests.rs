@@ -17,7 +17,7 @@ use crate::producer_fixture::ProducerFixture;
 use crate::sim_cluster::broker_now;
 
 impl ProducerFixture {
-    fn snapshot(&mut self) -> Snapshot {
+    pub(crate) fn snapshot(&mut self) -> Snapshot {
         let producer = self.producer.clone();
         self.block_on(producer.snapshot_async()).unwrap()
     }

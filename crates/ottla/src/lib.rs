@@ -148,7 +148,7 @@ pub use producer::{
 pub use record::{BoxError, Header, OwnedRecord, Record, SerializedSizes, serializer};
 pub use snapshot::{
     AwaitedTopic, BrokerSnapshot, BrokerState, MemorySnapshot, PartitionSnapshot, QueueState,
-    Snapshot,
+    Snapshot, TransactionSnapshot, TransactionState,
 };
 
 /// What the command and the development tools need. It is not part of the public API, and may

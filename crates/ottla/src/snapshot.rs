@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// What a producer does at one moment: its partitions with the reason why each waits, its
-/// connections, and the callers that wait.
+/// connections, the callers that wait, and the transaction.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ottla::Error> {
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub memory: MemorySnapshot,
     /// The topics whose metadata callers wait for, by name.
     pub awaited_topics: Vec<AwaitedTopic>,
+    /// The transaction; `None` if the producer is not transactional.
+    pub transaction: Option<TransactionSnapshot>,
 }
 
 /// A partition with records that are queued or in flight.
@@ -163,6 +165,76 @@ pub struct MemorySnapshot {
     pub awaited_bytes: u64,
 }
 
+/// The state of a transactional producer, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionSnapshot {
+    /// The `transactional.id`.
+    pub transactional_id: String,
+    /// The state.
+    pub state: TransactionState,
+    /// The producer id; `None` before `init_transactions` has succeeded.
+    pub producer_id: Option<i64>,
+    /// The epoch of the producer id. A higher one fences the producer.
+    pub producer_epoch: Option<i16>,
+    /// The node id of the transaction's coordinator; `None` while it has to be looked up.
+    pub coordinator: Option<i32>,
+    /// The transactional request without a response, such as `EndTxn`.
+    pub request_in_flight: Option<&'static str>,
+    /// Why the last transactional request has to be sent again; `None` once it has succeeded.
+    pub coordinator_error: Option<String>,
+    /// Why the transaction has failed ([`AbortableError`](TransactionState::AbortableError)), or
+    /// the producer ([`FatalError`](TransactionState::FatalError)).
+    pub error: Option<String>,
+}
+
+/// The state of a transactional producer, by the names of Kafka's `TransactionManager`.
+///
+/// `Display` writes it as a short text, [`as_str`](TransactionState::as_str) as a name that does
+/// not change between versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransactionState {
+    /// `init_transactions` was not called, or failed.
+    Uninitialized,
+    /// The coordinator assigns a producer id, or a new epoch of it.
+    Initializing,
+    /// No transaction is open.
+    Ready,
+    /// A transaction is open and accepts records.
+    InTransaction,
+    /// A commit waits for the records and then for the coordinator.
+    Committing,
+    /// As `Committing`, for an abort.
+    Aborting,
+    /// The transaction has failed and has to be aborted.
+    AbortableError,
+    /// The producer has failed: only a new one can send records.
+    FatalError,
+}
+
+impl TransactionState {
+    /// Returns the state's name, such as `in_transaction`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TransactionState::Uninitialized => "uninitialized",
+            TransactionState::Initializing => "initializing",
+            TransactionState::Ready => "ready",
+            TransactionState::InTransaction => "in_transaction",
+            TransactionState::Committing => "committing",
+            TransactionState::Aborting => "aborting",
+            TransactionState::AbortableError => "abortable_error",
+            TransactionState::FatalError => "fatal_error",
+        }
+    }
+}
+
+impl fmt::Display for TransactionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.as_str().replace('_', " "))
+    }
+}
+
 /// A topic whose metadata callers wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -289,6 +361,24 @@ mod tests {
         ] {
             assert!(page.contains(&format!("\n| `{}` |", state.as_str())), "{state}");
         }
+    }
+
+    #[test]
+    fn states_of_transactions_are_documented() {
+        let page = include_str!("../../../docs/MONITORING.md");
+        for state in [
+            TransactionState::Uninitialized,
+            TransactionState::Initializing,
+            TransactionState::Ready,
+            TransactionState::InTransaction,
+            TransactionState::Committing,
+            TransactionState::Aborting,
+            TransactionState::AbortableError,
+            TransactionState::FatalError,
+        ] {
+            assert!(page.contains(&format!("\n| `{}` |", state.as_str())), "{state}");
+        }
+        assert_eq!(TransactionState::AbortableError.to_string(), "abortable error");
     }
 
     #[test]

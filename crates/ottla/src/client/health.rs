@@ -1,4 +1,5 @@
-//! A snapshot of the client's connections for [`crate::Producer::health`] and for error messages.
+//! A snapshot of the client's connections and errors for [`crate::Producer::health`] and for error
+//! messages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use super::in_flight_requests::OldestRequest;
 use crate::sync::Mutex;
 use crate::time::Tick;
 
-/// A snapshot of a producer's connections.
+/// A snapshot of a producer's connections, and of the errors that it has now.
 ///
 /// A broker that hangs, or whose host is gone without closing its connections, stays `connected`
 /// until its oldest request is `request.timeout.ms` old (30 s by default): until then its silence
@@ -47,6 +48,14 @@ pub struct Health {
     /// listener gives, or one rejected the credentials. Later calls wait and fail again. `None`
     /// once a broker has sent metadata.
     pub bootstrap_error: Option<String>,
+    /// Why the last request to the coordinator of the transaction, or of the consumer group, has to
+    /// be sent again. The transactional call that needs it waits meanwhile. `None` once the request
+    /// has succeeded.
+    pub coordinator_error: Option<String>,
+    /// Why the open transaction has failed: it can only be aborted. `None` from the abort on.
+    pub transaction_error: Option<String>,
+    /// Why the producer can send no more records. Only a new producer can.
+    pub fatal_error: Option<String>,
 }
 
 /// The health that the sender thread writes and application threads read.
@@ -68,6 +77,14 @@ impl SharedHealth {
 
     pub(crate) fn set_bootstrap_error(&self, reason: Option<String>) {
         self.health.lock().bootstrap_error = reason;
+    }
+
+    pub(crate) fn set_coordinator_error(&self, reason: Option<String>) {
+        self.health.lock().coordinator_error = reason;
+    }
+
+    pub(crate) fn coordinator_error(&self) -> Option<String> {
+        self.health.lock().coordinator_error.clone()
     }
 
     pub(crate) fn failed(&self, name: &str, reason: &str) {

@@ -251,11 +251,17 @@ impl Producer {
     }
 
     /// Returns which brokers are connected, which are not and for what reason, and how long each
-    /// connected broker has not responded.
+    /// connected broker has not responded. And why the transaction or the producer has failed.
     ///
     /// [`snapshot`](Self::snapshot) has more, and asks the producer's thread.
     pub fn health(&self) -> Health {
-        self.inner.health.get(self.inner.accumulator.env.now())
+        let accumulator = &self.inner.accumulator;
+        let lifecycle = accumulator.lifecycle();
+        Health {
+            transaction_error: lifecycle.transaction_error(),
+            fatal_error: lifecycle.fatal_error().map(ToString::to_string),
+            ..self.inner.health.get(accumulator.env.now())
+        }
     }
 
     /// Closes the producer: rejects new records, sends the accepted ones, and blocks until each is

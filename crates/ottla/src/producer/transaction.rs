@@ -491,8 +491,9 @@ impl ProducerInner {
 
     fn transaction_timeout(&self, call: &str, after_timeout: &str) -> Error {
         let ms = self.config.max_block.as_millis();
-        let reason = match self.health.unavailable_summary() {
-            Some(unreachable) => unreachable,
+        let reason = self.health.unavailable_summary().or_else(|| self.health.coordinator_error());
+        let reason = match reason {
+            Some(reason) => reason,
             None => "no response from the coordinator of the transaction, or records are not \
                      acknowledged yet"
                 .to_owned(),

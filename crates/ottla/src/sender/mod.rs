@@ -113,7 +113,8 @@ impl<I: Io> Sender<I> {
             ProducerState::new(settings.idempotent, settings.max_in_flight == 1);
         if let Some(transactions) = settings.transactions.clone() {
             let lifecycle = accumulator.caller_context.lifecycle.clone();
-            producer_state.set_transactional(TransactionManager::new(transactions, lifecycle));
+            let manager = TransactionManager::new(transactions, lifecycle, health.clone());
+            producer_state.set_transactional(manager);
         }
         Sender {
             env: accumulator.env.clone(),

@@ -17,7 +17,7 @@ use crate::accumulator::batch::{ClosedBatch, OpenBatch};
 use crate::accumulator::partition::{Partition, PartitionQueue, QueuedBatch};
 use crate::error::Error;
 use crate::network::io::Io;
-use crate::snapshot::{PartitionSnapshot, QueueState, Snapshot};
+use crate::snapshot::{PartitionSnapshot, QueueState, Snapshot, TransactionSnapshot};
 use crate::time::Tick;
 
 /// The batches of a partition that are in flight.
@@ -47,7 +47,18 @@ impl<I: Io> Sender<I> {
             brokers: self.client.broker_snapshots(cx.now),
             memory: self.accumulator.pool.snapshot(),
             awaited_topics: self.accumulator.topics.awaited(),
+            transaction: self.transaction_snapshot(),
         }
+    }
+
+    fn transaction_snapshot(&self) -> Option<TransactionSnapshot> {
+        let manager = self.producer_state.transactions.as_ref()?;
+        let id = self.producer_state.producer_id_and_epoch();
+        Some(TransactionSnapshot {
+            producer_id: id.map(|id| id.producer_id),
+            producer_epoch: id.map(|id| id.epoch),
+            ..manager.snapshot()
+        })
     }
 
     fn partition_snapshots(&self, cx: DrainContext<'_>) -> Vec<PartitionSnapshot> {

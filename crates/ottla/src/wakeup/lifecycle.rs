@@ -162,6 +162,22 @@ impl LifecycleCell {
         self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, may_change).is_ok()
     }
 
+    /// Returns why the producer failed, also after it is closed.
+    pub(crate) fn fatal_error(&self) -> Option<&Error> {
+        self.fatal_error.get()
+    }
+
+    /// Returns why the open transaction has failed: the source of the errors that its calls
+    /// return.
+    pub(crate) fn transaction_error(&self) -> Option<String> {
+        if !self.is_running() || self.accepts_records() {
+            return None;
+        }
+        let refusal = self.refusal.lock();
+        let error = refusal.as_ref().filter(|e| e.requires_abort())?;
+        Some(std::error::Error::source(error).map_or_else(|| error.to_string(), |s| s.to_string()))
+    }
+
     /// Returns the error of a call that was waiting when the producer stopped to accept records.
     pub(crate) fn error_for_waiting_call(&self) -> Error {
         let closed = || {

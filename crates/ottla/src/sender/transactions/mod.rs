@@ -24,19 +24,23 @@ mod outcome;
 mod parsed_response;
 mod requests;
 mod responses;
+mod stall;
 mod state;
 
 use std::sync::Arc;
 
 use ottla_protocol::ErrorCode;
 
+use crate::client::SharedHealth;
 use crate::collections::HashMap;
 use crate::config::TransactionSettings;
 use crate::error::{Error, ErrorKind};
+use crate::snapshot::{TransactionSnapshot, TransactionState};
 use crate::time::Tick;
 use crate::wakeup::lifecycle::LifecycleCell;
 use crate::wakeup::transaction_call::CallResult;
 use outcome::Api;
+use stall::RequestStall;
 use state::{Calls, InitReason, Phase, Started, State, Transaction, TransactionVersion};
 
 /// The transactional part of Kafka's `TransactionManager`.
@@ -52,6 +56,8 @@ pub(crate) struct TransactionManager {
     version: TransactionVersion,
     /// Opened while a transaction accepts records.
     lifecycle: Arc<LifecycleCell>,
+    /// Shows the errors of requests to the application.
+    health: SharedHealth,
     /// Whether a change of the state concerns partitions that the ready tracker has cached.
     has_changed: bool,
     /// A transition that the table does not have.
@@ -75,6 +81,8 @@ type Coordinators = HashMap<CoordinatorKey, i32>;
 struct PendingRequest {
     in_flight: Option<RequestInFlight>,
     not_before: Tick,
+    /// Set while a request has failed and none has succeeded since.
+    stall: Option<RequestStall>,
 }
 
 /// The transactional request in flight.
@@ -94,6 +102,7 @@ impl TransactionManager {
     pub(super) fn new(
         settings: TransactionSettings,
         lifecycle: Arc<LifecycleCell>,
+        health: SharedHealth,
     ) -> TransactionManager {
         lifecycle.close_transaction(not_initialized());
         TransactionManager {
@@ -104,6 +113,7 @@ impl TransactionManager {
             request: PendingRequest::default(),
             version: TransactionVersion::V1,
             lifecycle,
+            health,
             has_changed: false,
             bug: None,
         }
@@ -258,6 +268,7 @@ impl TransactionManager {
 
     /// Ends everything with a fatal error: all calls fail with it.
     pub(super) fn fail_all(&mut self, error: &Error) {
+        self.forget_stall();
         let result = Err(error.clone());
         complete(std::mem::take(&mut self.waiting_begins), &result);
         match std::mem::replace(&mut self.state, State::FatalError) {
@@ -304,9 +315,42 @@ impl TransactionManager {
         self.has_changed = true;
     }
 
+    /// Returns what the manager does now, without the producer id.
+    pub(super) fn snapshot(&self) -> TransactionSnapshot {
+        let error = match &self.state {
+            State::AbortableError(_, cause) => Some(cause.to_string()),
+            _ => self.lifecycle.fatal_error().map(ToString::to_string),
+        };
+        TransactionSnapshot {
+            transactional_id: self.settings.transactional_id.clone(),
+            state: self.state.phase().into(),
+            producer_id: None,
+            producer_epoch: None,
+            coordinator: self.coordinators.get(&CoordinatorKey::Transaction).copied(),
+            request_in_flight: self.request.in_flight.as_ref().map(|r| r.api.key().name()),
+            coordinator_error: self.health.coordinator_error(),
+            error,
+        }
+    }
+
     /// Returns whether cached states of partitions are out of date, and forgets it.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.has_changed)
+    }
+}
+
+impl From<Phase> for TransactionState {
+    fn from(phase: Phase) -> TransactionState {
+        match phase {
+            Phase::Uninitialized => TransactionState::Uninitialized,
+            Phase::Initializing => TransactionState::Initializing,
+            Phase::Ready => TransactionState::Ready,
+            Phase::InTransaction => TransactionState::InTransaction,
+            Phase::Committing => TransactionState::Committing,
+            Phase::Aborting => TransactionState::Aborting,
+            Phase::AbortableError => TransactionState::AbortableError,
+            Phase::FatalError => TransactionState::FatalError,
+        }
     }
 }
 

@@ -106,6 +106,8 @@ impl TransactionManager {
                 return;
             }
         };
+        // Requests that were not needed any more may have failed.
+        self.forget_stall();
         let is_version_1 = transaction.version == TransactionVersion::V1;
         // With version 2, EndTxn has bumped the epoch, unless it was not needed.
         let has_lost_sequences = inject_bug!(

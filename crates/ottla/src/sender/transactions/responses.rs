@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use ottla_protocol::ErrorCode;
 
 use super::outcome::{Api, Outcome, decide};
@@ -44,22 +43,24 @@ impl<I: Io> Sender<I> {
         now: Tick,
     ) {
         let version = completed.request.version;
-        let (frame, fully_sent) = match completed.result {
-            Ok(frame) => (frame, true),
+        let frame = match completed.result {
+            Ok(frame) => frame,
             Err(disconnected) => {
                 tracing::debug!("{} failed: {}", request.api.key().name(), disconnected.reason);
-                (Bytes::new(), completed.request.fully_sent)
+                let broker = self.client.broker_name(request.node);
+                let reason = format!("{broker}: {}", disconnected.reason);
+                manager.note_failed_request(request.api, reason, now);
+                let fully_sent = completed.request.fully_sent;
+                return self.handle_lost_response(manager, request, fully_sent, now);
             }
         };
-        if frame.is_empty() {
-            return self.handle_lost_response(manager, request, fully_sent, now);
-        }
         let response = match parse(request.api, &frame, version) {
             Ok(response) => response,
             Err(e) => {
                 let reason =
                     format!("the {} response cannot be decoded: {e}", request.api.key().name());
                 self.client.fail_connection(request.node, &reason, now);
+                manager.note_failed_request(request.api, reason, now);
                 return self.handle_lost_response(manager, request, true, now);
             }
         };
@@ -126,6 +127,12 @@ impl<I: Io> Sender<I> {
         if outcome != Outcome::Done {
             tracing::debug!(api = request.api.key().name(), code = %code, "{outcome:?}");
         }
+        if matches!(outcome, Outcome::Retry | Outcome::NotAttempted | Outcome::FindCoordinator) {
+            let reason = format!("{code} at {}", self.client.broker_name(request.node));
+            manager.note_failed_request(request.api, reason, now);
+        } else {
+            manager.note_successful_request(request.api);
+        }
         match outcome {
             Outcome::Done => self.apply_success(manager, request, response, now),
             Outcome::Retry | Outcome::NotAttempted => {
@@ -180,6 +187,7 @@ impl<I: Io> Sender<I> {
             if response.partitions.len() < request.partition_count {
                 manager.request.not_before = now.after(self.settings.retry_backoff);
             }
+            manager.note_successful_request(request.api);
             return;
         };
         let same = response.partitions.iter().filter(|p| p.code == worst.code);
@@ -277,11 +285,18 @@ impl<I: Io> Sender<I> {
 impl TransactionManager {
     /// Returns the time before a request is sent again.
     ///
-    /// It is short for the first partitions of a transaction: the coordinator completes the last
-    /// transaction, which takes a few milliseconds (CASES TM4).
+    /// It is short for the first request of a transaction: the coordinator completes the last
+    /// transaction, which takes a few milliseconds (CASES TM4). With version 2, TxnOffsetCommit may
+    /// be that request, also behind a Produce request that waits for the same. Kafka's producer
+    /// waits for the whole backoff then, which was most of the time of a short transaction.
     pub(super) fn retry_backoff(&self, api: Api, code: ErrorCode, backoff: Duration) -> Duration {
         let is_first = self.state.transaction().is_some_and(|t| t.started == Started::No);
-        if api == Api::AddPartitions && code == ErrorCode::CONCURRENT_TRANSACTIONS && is_first {
+        let is_short = match api {
+            Api::AddPartitions | Api::AddOffsets => is_first,
+            Api::TxnOffsetCommit => true,
+            _ => false,
+        };
+        if is_short && code == ErrorCode::CONCURRENT_TRANSACTIONS {
             backoff.min(CONCURRENT_TRANSACTIONS_BACKOFF)
         } else {
             backoff

@@ -14,7 +14,7 @@ use crate::wakeup::transaction_call::TransactionCall;
 
 fn manager() -> TransactionManager {
     let settings = TransactionSettings::for_tests("t-1", Duration::from_secs(60));
-    TransactionManager::new(settings, Arc::default())
+    TransactionManager::new(settings, Arc::default(), SharedHealth::default())
 }
 
 /// Returns a manager whose producer id is assigned.
@@ -322,7 +322,7 @@ fn refused_init_can_be_repeated() {
 
 // CASES: TM4.
 #[test]
-fn only_the_first_partitions_of_a_transaction_have_a_short_backoff() {
+fn first_request_of_a_transaction_has_a_short_backoff() {
     let backoff = Duration::from_millis(100);
     let mut manager = begun(false);
     let wait = |m: &TransactionManager, api, code| m.retry_backoff(api, code, backoff).as_millis();
@@ -330,9 +330,13 @@ fn only_the_first_partitions_of_a_transaction_have_a_short_backoff() {
     assert_eq!(wait(&manager, Api::AddPartitions, concurrent), 20);
     let other = ErrorCode::COORDINATOR_LOAD_IN_PROGRESS;
     assert_eq!(wait(&manager, Api::AddPartitions, other), 100);
-    assert_eq!(wait(&manager, Api::AddOffsets, concurrent), 100);
+    assert_eq!(wait(&manager, Api::AddOffsets, concurrent), 20);
+    assert_eq!(wait(&manager, Api::Commit, concurrent), 100);
     manager.state.transaction_mut().unwrap().started = Started::Yes;
     assert_eq!(wait(&manager, Api::AddPartitions, concurrent), 100);
+    assert_eq!(wait(&manager, Api::AddOffsets, concurrent), 100);
+    assert_eq!(wait(&manager, Api::TxnOffsetCommit, concurrent), 20);
+    assert_eq!(wait(&manager, Api::TxnOffsetCommit, other), 100);
 }
 
 /// A call may be in the queue when the producer fails or closes.
