@@ -432,6 +432,24 @@ fn late_commit_does_not_commit_the_next_transaction() {
     assert_eq!(fixture.committed_values(), ["a", "c"]);
 }
 
+/// With version 1, a late AddPartitionsToTxn begins a transaction that no client ends, unless the
+/// epoch is newer by then. The coordinator would fence the producer to end it.
+#[test]
+fn late_add_partitions_behind_a_commit_neither_begins_a_transaction_nor_fences() {
+    for idle_ms in [10, 70_000] {
+        let mut fixture = initialized(1);
+        fixture.plan(ApiKey::ADD_PARTITIONS_TO_TXN, RequestFault::RepeatRequest);
+        fixture.commit_one("a");
+        fixture.run_for_ms(10);
+        let machine = fixture.machine.clone();
+        assert!(fixture.cluster.deliver_late_request(&machine));
+        // At most longer than transaction.timeout.ms.
+        fixture.run_for_ms(idle_ms);
+        fixture.commit_one("b");
+        assert_eq!(fixture.committed_values(), ["a", "b"]);
+    }
+}
+
 /// The coordinator may not know of a transaction whose AddPartitionsToTxn was lost.
 #[test]
 fn abort_succeeds_if_the_coordinator_never_learned_of_the_transaction() {

@@ -16,7 +16,9 @@
 //!    regardless of those that the broker has seen.
 //! 4. With version 1 of the protocol, a request whose response was lost may arrive later and change
 //!    the next transaction. So the next transaction has a new epoch, even if a retry of the request
-//!    has succeeded (KAFKA-17754). With version 2, each EndTxn bumps the epoch.
+//!    has succeeded (KAFKA-17754). With version 2, each EndTxn bumps the epoch. The bump follows
+//!    EndTxn at once. If the late request arrives between the two, the coordinator fences the
+//!    producer: that is fatal, but no record is lost or seen twice.
 
 mod batches;
 mod calls;

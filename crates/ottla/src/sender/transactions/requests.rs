@@ -121,8 +121,15 @@ impl TransactionManager {
         }
         let is_upgraded = is_version_1 && self.version == TransactionVersion::V2;
         let must_bump_epoch = has_lost_sequences || is_upgraded;
-        self.set_state(from, State::Ready(Readiness { must_bump_epoch }));
         self.lifecycle.close_transaction(super::no_transaction());
+        // The epoch is bumped now, not when the next transaction begins: until then, a late
+        // AddPartitionsToTxn of version 1 would begin a transaction that no client ends. To end it,
+        // the coordinator would fence this producer.
+        if must_bump_epoch && self.lifecycle.is_running() {
+            self.set_state(from, State::Initializing(InitReason::Begin, Vec::new()));
+            return complete(calls, &Ok(()));
+        }
+        self.set_state(from, State::Ready(Readiness { must_bump_epoch }));
         complete(calls, &Ok(()));
         self.begin_waiting();
     }

@@ -338,6 +338,8 @@ impl TransactionManager {
                 let ready = State::Ready(Readiness { must_bump_epoch: true });
                 self.set_state(Phase::Initializing, ready);
                 complete(calls, &Err(error.clone()));
+                // If no call has waited for the epoch, the next one requests it again.
+                self.begin_waiting();
             }
             State::Initializing(InitReason::AfterAbort(mut transaction), calls) => {
                 // EndTxn has succeeded, so a repeated abort only bumps the epoch.

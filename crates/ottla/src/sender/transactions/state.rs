@@ -52,7 +52,7 @@ pub(super) enum Phase {
 pub(super) enum InitReason {
     /// `init_transactions` requests the producer id.
     First,
-    /// A transaction begins, and the epoch has to be bumped before.
+    /// The epoch has to be bumped before the next transaction begins. There may be no call yet.
     Begin,
     /// A failed transaction was aborted, and its sequences are lost.
     AfterAbort(Transaction),
@@ -222,10 +222,10 @@ impl Phase {
 
     /// Returns the cause of the transition to `next`; `None` if there is no such transition.
     ///
-    /// These are the transitions of Kafka's `TransactionManager`, but for three: a failed
+    /// These are the transitions of Kafka's `TransactionManager`, but for four: a failed
     /// `init_transactions` can be repeated, so `Initializing` leads back to `Uninitialized`; a
     /// transaction that has to bump the epoch first leads from `Ready` to `Initializing` and from
-    /// there to `InTransaction`.
+    /// there to `InTransaction`; a commit after a lost response leads to `Initializing`.
     pub(super) fn cause_of(self, next: Phase) -> Option<&'static str> {
         use Phase::{
             AbortableError, Aborting, Committing, FatalError, InTransaction, Initializing, Ready,
@@ -245,7 +245,9 @@ impl Phase {
                 "a record or offsets failed, or the coordinator refuses"
             }
             (Committing | Aborting, Ready) => "EndTxn succeeded, or was not needed",
-            (Aborting, Initializing) => "the epoch has to be bumped, and EndTxn has not done so",
+            (Committing | Aborting, Initializing) => {
+                "the epoch has to be bumped, and EndTxn has not done so"
+            }
             (_, FatalError) => "the producer is fenced, not authorized, or not supported",
             _ => return None,
         })

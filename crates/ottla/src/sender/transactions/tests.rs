@@ -188,12 +188,34 @@ fn lost_response_of_version_1_bumps_the_epoch_before_the_next_transaction() {
     make(&mut manager, TransactionCall::Commit);
     manager.state.transaction_mut().unwrap().must_bump_epoch = true;
     end(&mut manager);
+    assert_eq!(step(&manager), Some(Api::InitProducerId), "at once");
     let begin = make(&mut manager, TransactionCall::Begin);
     assert!(result(&begin).is_none());
     assert_eq!(step(&manager), Some(Api::InitProducerId));
     manager.initialized();
     assert!(result(&begin).unwrap().is_ok());
     assert_eq!(manager.state.phase(), Phase::InTransaction);
+}
+
+#[test]
+fn bump_that_fails_before_the_next_transaction_is_repeated_when_it_begins() {
+    let (mut manager, first) = begun_by(false);
+    manager.on_produce();
+    make(&mut manager, TransactionCall::Commit);
+    manager.handle_call(TransactionCall::Abandon(first));
+    // It waits for the dropped transaction, and then for the epoch.
+    let begin = make(&mut manager, TransactionCall::Begin);
+    manager.state.transaction_mut().unwrap().must_bump_epoch = true;
+    end(&mut manager);
+    manager.fail_request(Api::InitProducerId, &some_error());
+    assert!(result(&begin).is_none());
+    assert_eq!(step(&manager), Some(Api::InitProducerId));
+    manager.fail_request(Api::InitProducerId, &some_error());
+    error_of(&begin);
+    assert_eq!(manager.state.phase(), Phase::Ready);
+    let begin = make(&mut manager, TransactionCall::Begin);
+    manager.initialized();
+    assert!(result(&begin).unwrap().is_ok());
 }
 
 // CASES: TM25.
