@@ -270,3 +270,50 @@ fn terminal_shows_messages_above_the_progress_bar() {
         assert!(is_whole_line, "{line:?} in {screen:?}");
     }
 }
+
+#[test]
+fn output_to_an_input_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("orders.txt");
+    std::fs::write(&path, "a\nb\n").unwrap();
+    for (option, is_stdout) in [("--json", true), ("-v", false)] {
+        for input in [path.to_str().unwrap(), "-"] {
+            let output = OpenOptions::new().append(true).open(&path).unwrap();
+            let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("ottla"));
+            command.args(["produce", "--embedded", "-t", "t", option, input]);
+            command.stdin(File::open(&path).unwrap());
+            let out = if is_stdout {
+                command.stdout(output).output().unwrap()
+            } else {
+                command.stderr(output).output().unwrap()
+            };
+            assert_eq!(out.status.code(), Some(2), "{option} {input}");
+        }
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.lines().next(), Some("a"));
+    assert_eq!(text.matches("standard error goes to the input").count(), 2, "{text}");
+}
+
+#[test]
+fn terminal_shows_each_file_and_all_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a.txt", "b.txt"].map(|name| dir.path().join(name));
+    for path in &paths {
+        std::fs::write(path, "0123456789\n".repeat(40)).unwrap();
+    }
+    let [a, b] = paths.each_ref().map(|path| path.to_str().unwrap());
+    let terminal = Terminal::open();
+    // The bars are drawn ten times a second: a file takes longer.
+    let mut command = ottla(&embedded_args(&["--rate", "100", a, b]));
+    let child = command.stderr(terminal.stdio()).spawn().unwrap();
+    drop(command);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    let screen = terminal.read_screen();
+    for part in [format!("1/2 {a} "), format!("2/2 {b} "), "/440 B".into(), "total ".into()] {
+        assert!(screen.contains(&part), "{part:?} is not in {screen:?}");
+    }
+    assert!(screen.contains("/880 B"), "{screen:?}");
+    let last = screen.rsplit("\u{1b}[2K").next().unwrap();
+    assert!(last.contains("80 records acknowledged"), "the bars stay: {screen:?}");
+}

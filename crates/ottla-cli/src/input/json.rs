@@ -10,10 +10,10 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::GeneralPurposeConfig;
 use base64::engine::{DecodePaddingMode, GeneralPurpose};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{InputError, InputRecord, JsonParts, json_bytes, json_headers};
+use super::{InputError, InputRecord, JsonParts, json_bytes, json_headers, json_scan};
 
 /// Base64 with or without padding.
 pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -30,13 +30,17 @@ macro_rules! fields {
         }
 
         impl Field {
-            const ALL: &[Field] = &[$(Field::$field),*];
+            pub(super) const ALL: &[Field] = &[$(Field::$field),*];
 
             pub(super) fn name(self) -> &'static str {
                 match self { $(Field::$field => $name,)* }
             }
 
-            fn from_name(name: &str) -> Option<Field> {
+            const fn bit(self) -> u32 {
+                1 << self as u32
+            }
+
+            pub(super) fn from_name(name: &str) -> Option<Field> {
                 match name { $($name => Some(Field::$field),)* _ => None }
             }
         }
@@ -96,21 +100,28 @@ impl<'de> Deserialize<'de> for Field {
 }
 
 /// The texts of an object's values, as they stand in the line.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RawFields<'a>([Option<&'a str>; Field::ALL.len()]);
+#[derive(Debug)]
+pub(super) struct RawFields<'a> {
+    texts: [&'a str; Field::ALL.len()],
+    /// A bit for each field that is given: most are not, and are looked at for each line.
+    given: u32,
+}
 
 impl<'a> RawFields<'a> {
     pub(super) fn new() -> RawFields<'a> {
-        RawFields([None; Field::ALL.len()])
+        RawFields { texts: [""; Field::ALL.len()], given: 0 }
     }
 
     pub(super) fn get(&self, field: Field) -> Option<&'a str> {
-        self.0[field as usize]
+        (self.given & field.bit() != 0).then(|| self.texts[field as usize])
     }
 
     /// Sets a field; `false` if the object has it twice.
     pub(super) fn set(&mut self, field: Field, raw: &'a str) -> bool {
-        self.0[field as usize].replace(raw).is_none()
+        let is_first = self.given & field.bit() == 0;
+        self.texts[field as usize] = raw;
+        self.given |= field.bit();
+        is_first
     }
 
     /// Returns the field of the two that is given; null counts as not given.
@@ -137,28 +148,30 @@ impl<'a> RawFields<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = RawFields<'de>;
+/// Fills the fields in place: they are too large to be copied for each line.
+impl<'de> DeserializeSeed<'de> for &mut RawFields<'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        struct ObjectVisitor<'f, 'de>(&'f mut RawFields<'de>);
+        impl<'de> Visitor<'de> for ObjectVisitor<'_, 'de> {
+            type Value = ();
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = RawFields::new();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
                 while let Some(field) = map.next_key::<Field>()? {
                     let raw: &RawValue = map.next_value()?;
-                    if !fields.set(field, raw.get()) {
+                    if !self.0.set(field, raw.get()) {
                         return Err(A::Error::duplicate_field(field.name()));
                     }
                 }
-                Ok(fields)
+                Ok(())
             }
         }
-        deserializer.deserialize_map(ObjectVisitor)
+        deserializer.deserialize_map(ObjectVisitor(self))
     }
 }
 
@@ -176,7 +189,13 @@ pub(super) fn parse(
         // kcat writes the bytes of keys, values and headers as they are.
         return Ok(json_bytes::parse(line)?);
     };
-    let fields: RawFields<'_> = serde_json::from_str(text).map_err(|e| syntax_error(&e))?;
+    let mut fields = RawFields::new();
+    if json_scan::flat_object(text, &mut fields).is_none() {
+        fields = RawFields::new();
+        let mut json = serde_json::Deserializer::from_str(text);
+        let parsed = fields.deserialize(&mut json).and_then(|()| json.end());
+        parsed.map_err(|e| syntax_error(&e))?;
+    }
     let mut record = parse_fields(&fields)?;
     if let Some((_, raw)) = fields.non_null(Field::Headers) {
         record.headers = json_headers::parse(raw, max_record_bytes)?;
@@ -200,7 +219,7 @@ pub(super) fn parse_fields<'a>(fields: &RawFields<'a>) -> Result<InputRecord<'a>
         (Field::KeyError, "kcat could not decode this key"),
         (Field::PayloadError, "kcat could not decode this value"),
     ] {
-        if fields.get(field).is_some() {
+        if fields.given & field.bit() != 0 {
             return Err(format!("field {}: {reason}", field.name()));
         }
     }
@@ -256,7 +275,7 @@ pub(super) fn parse_base64(field: &str, raw: &str) -> Result<Vec<u8>, String> {
 /// Returns the text of a JSON string; `None` if the value is no string.
 pub(super) fn parse_text(raw: &str) -> Option<Result<Cow<'_, str>, String>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if !inner.contains('\\') {
+    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
         return Some(Ok(Cow::Borrowed(inner)));
     }
     Some(serde_json::from_str(raw).map(Cow::Owned).map_err(|e| syntax_error(&e)))

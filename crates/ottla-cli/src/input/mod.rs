@@ -12,6 +12,7 @@ mod lines;
 mod json;
 mod json_bytes;
 mod json_headers;
+mod json_scan;
 mod csv;
 mod raw;
 #[cfg(test)]
@@ -201,13 +202,13 @@ impl RecordReader {
     /// Reads the text of the next record.
     pub(crate) fn read(&mut self, input: &mut dyn BufRead) -> io::Result<NextRecord> {
         let limit = self.max_text_bytes();
-        let longer = if limit == self.max_request_size {
-            format!("longer than max.request.size ({limit})")
-        } else {
-            format!("longer than {limit} bytes, which max.request.size allows")
+        let is_whole_size = limit == self.max_request_size;
+        let longer = || match is_whole_size {
+            true => format!("longer than max.request.size ({limit})"),
+            false => format!("longer than {limit} bytes, which max.request.size allows"),
         };
         let too_long = |unit: &str, number: u64| {
-            NextRecord::Error(InputError::TooLong(format!("{unit} {number} is {longer}")))
+            NextRecord::Error(InputError::TooLong(format!("{unit} {number} is {}", longer())))
         };
         match &mut self.format {
             Format::Csv(csv) => {
@@ -220,7 +221,7 @@ impl RecordReader {
                         let mut reason =
                             format!("line {}: the input ends inside a quoted field", self.number);
                         if is_too_long {
-                            reason += &format!(", and the row is {longer}");
+                            reason += &format!(", and the row is {}", longer());
                         }
                         NextRecord::Error(InputError::Invalid(reason))
                     }

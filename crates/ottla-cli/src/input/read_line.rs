@@ -27,7 +27,7 @@ pub(super) fn read_next_line(
     let (mut has_bytes, mut is_too_long) = (false, false);
     loop {
         let room = (limit + delimiter.len() + 1).saturating_sub(line.len()) as u64;
-        let n = Read::take(&mut *input, room).read_until(last, line)?;
+        let n = read_until(&mut Read::take(&mut *input, room), last, line)?;
         has_bytes |= n > 0;
         if line.ends_with(delimiter) {
             line.truncate(line.len() - delimiter.len());
@@ -47,6 +47,26 @@ pub(super) fn read_next_line(
             // Keep the last bytes: they may be the first part of the delimiter.
             is_too_long = true;
             line.drain(..line.len() + 1 - delimiter.len());
+        }
+    }
+}
+
+/// As `BufRead::read_until`, with a faster search: that of the standard library takes as long as
+/// the rest of a short record.
+fn read_until(input: &mut impl BufRead, last: u8, line: &mut Vec<u8>) -> io::Result<usize> {
+    let mut read = 0;
+    loop {
+        let available = match input.fill_buf() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            available => available?,
+        };
+        let end = memchr::memchr(last, available);
+        let used = end.map_or(available.len(), |end| end + 1);
+        line.extend_from_slice(&available[..used]);
+        input.consume(used);
+        read += used;
+        if end.is_some() || used == 0 {
+            return Ok(read);
         }
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     reader.set_json_parts(schemas.json_parts());
     let metrics = args.load.metrics_listen.as_deref().map(MetricsServer::bind).transpose()?;
     check_live(&args, &inputs)?;
+    check_output(&args, &inputs)?;
     // Last, so that a wrong option leaves no empty file.
     let rejected = open_rejected_file(&args, on_error, &inputs, reader.unit())?;
     let (checkpoint, start) = open_checkpoint(&args, &properties, &inputs, reader.record_end())?;
@@ -86,6 +87,23 @@ pub(crate) fn run(args: ProduceArgs) -> Result<u8, CliError> {
     }
     drop(broker);
     result.map(|()| status)
+}
+
+/// Refuses an output that is also an input: the command would read what it writes, without an end.
+fn check_output(args: &ProduceArgs, inputs: &[Input]) -> Result<(), CliError> {
+    let is_verbose = args.verbose || args.debug;
+    for (stream, path, is_used) in [
+        ("standard output", "/dev/stdout", args.json),
+        ("standard error", "/dev/stderr", is_verbose),
+    ] {
+        if let Some(input) = inputs.iter().find(|i| is_used && i.is_file(Path::new(path))) {
+            let name = input.name();
+            return Err(CliError::usage(format!(
+                "{stream} goes to the input {name}; redirect it to another file"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Checks that the view has a terminal for itself.

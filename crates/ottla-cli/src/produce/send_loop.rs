@@ -105,6 +105,7 @@ impl SendLoop<'_> {
             self.reader.resume_after(start.lines);
         }
         self.is_archive = stream.is_archive();
+        let is_terminal = input.is_terminal();
         loop {
             session.stats.wait_for_room();
             wait_for_rate(&mut self.rate, session);
@@ -114,13 +115,13 @@ impl SendLoop<'_> {
             if session.records_read.load(Ordering::Relaxed) >= session.config.max_records {
                 return Ok(false);
             }
-            if input.is_terminal() {
+            if is_terminal {
                 console::write_stderr(format_args!(">"));
             }
             let next = self.read(&mut stream).map_err(cannot_read)?;
             if next == NextRecord::Eof {
                 session.stats.input_ended(Place { is_end: true, ..self.place() });
-                if input.is_terminal() {
+                if is_terminal {
                     // The next line of output must not follow the prompt.
                     console::write_stderr(format_args!("\n"));
                 }
