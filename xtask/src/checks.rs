@@ -14,7 +14,7 @@ use super::{cargo_command, instruction_budget, run_step, workspace_root};
 /// all the rest.
 const ALL_FEATURES: &str = concat!(
     "ottla/lz4-hc,ottla/zstd-c,ottla/tls-graviola,ottla/tls-ring,ottla/oidc,",
-    "ottla/prometheus,ottla/unstable-sim"
+    "ottla/prometheus,ottla/metrics,ottla/opentelemetry,ottla/unstable-sim"
 );
 
 /// The outcome of a check that did not fail.

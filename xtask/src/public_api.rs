@@ -12,7 +12,7 @@ use super::{cargo_command, workspace_root};
 
 const LIST: &str = "crates/ottla/public-api.txt";
 /// The features that docs.rs documents: without C code and without `unstable-sim`.
-const FEATURES: &str = "bytes,prometheus,tls-graviola,oidc";
+const FEATURES: &str = "bytes,prometheus,metrics,opentelemetry,tls-graviola,oidc";
 /// The start of the list's first line, before the format of the JSON that the list came from.
 const HEADER: &str = "# Written by `cargo xtask public-api` from rustdoc JSON of format ";
 /// Set for the process that cargo runs as rustdoc.

@@ -90,6 +90,9 @@
 //! - `tls-ring`, `tls-aws-lc-rs`: any CPU; they need a C compiler.
 //! - `oidc`: OAUTHBEARER tokens from an OpenID Connect provider (KIP-768).
 //! - `prometheus`: `prometheus_text` writes the metrics in the text format of Prometheus.
+//! - `metrics`: `record_metrics` sets the metrics in the recorder of the crate `metrics`.
+//! - `opentelemetry`: `OpenTelemetryInterceptor` makes spans, and `register_opentelemetry_metrics`
+//!   observes the metrics.
 //! - `bytes`: [`Record`] and [`OwnedRecord`] take values of the crate `bytes` without a copy.
 //! - `unstable-sim`: access to the sender and its machine for simulations. Its API may change in
 //!   any release.
@@ -119,9 +122,14 @@ mod client;
 mod network;
 mod probe;
 mod registry_access;
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+mod exporters;
 #[cfg(any(test, feature = "unstable-sim"))]
 pub mod sim;
 
+#[cfg(feature = "prometheus")]
+pub use self::metrics::prometheus_text;
+pub use self::metrics::{Metric, MetricValue, Totals};
 pub use client::Health;
 pub use client::sasl::token::{OAuthBearerToken, TokenError};
 pub use config::{
@@ -135,9 +143,10 @@ pub use delivery::batch_completions::{BatchReport, RecordReport};
 pub use delivery::interceptor::{Acknowledgement, Interceptor, MutableRecord};
 pub use delivery::result::{Delivery, RecordError, RecordMetadata};
 pub use error::{DeliveryTimings, Error, ErrorKind, RecordStatus};
-#[cfg(feature = "prometheus")]
-pub use metrics::prometheus_text;
-pub use metrics::{Metric, MetricValue, Totals};
+#[cfg(feature = "metrics")]
+pub use exporters::record_metrics;
+#[cfg(feature = "opentelemetry")]
+pub use exporters::{OpenTelemetryInterceptor, register_opentelemetry_metrics};
 /// The same type as `ottla_broker::ErrorCode`: a test can compare the code of an error with the one
 /// that it has injected.
 pub use ottla_protocol::ErrorCode;

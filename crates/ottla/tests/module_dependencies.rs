@@ -49,6 +49,7 @@ fn allowed_dependencies(module: &str) -> &'static [&'static str] {
         ],
         "probe" => &["client", "network"],
         "registry_access" => &["network"],
+        "exporters" => &["record", "delivery"],
         "sim" => &["producer", "delivery", "record", "accumulator", "sender", "network"],
         _ => &[],
     }

@@ -5,11 +5,15 @@
 
 mod sensors;
 mod series;
+#[cfg(any(test, feature = "prometheus", feature = "metrics"))]
+pub(crate) mod prometheus_names;
 #[cfg(any(test, feature = "prometheus"))]
 mod prometheus;
 
-#[cfg(feature = "prometheus")]
+#[cfg(any(feature = "prometheus", all(test, feature = "metrics")))]
 pub use prometheus::prometheus_text;
+#[cfg(feature = "opentelemetry")]
+pub(crate) use sensors::part_metrics;
 pub use sensors::{Metric, MetricValue};
 pub(crate) use sensors::{NodeSensor, Sensor, Sensors, TopicSensor};
 

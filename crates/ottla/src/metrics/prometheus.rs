@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Metric, MetricValue};
+use super::Metric;
+use super::prometheus_names::{is_counter, prometheus_name, prometheus_sample};
 
 /// The samples of one name. The format requires that they stand together.
 struct Family<'m> {
@@ -37,7 +38,7 @@ pub fn prometheus_text(metrics: &[Metric]) -> String {
         let sample = sample(&name, metric);
         let family = families.entry(name).or_insert_with_key(|name| Family {
             description: metric.description,
-            is_counter: name.ends_with("_total"),
+            is_counter: is_counter(name),
             samples: Vec::new(),
         });
         family.samples.push(sample);
@@ -52,30 +53,9 @@ pub fn prometheus_text(metrics: &[Metric]) -> String {
     text
 }
 
-/// Returns the name of a metric in the text.
-fn prometheus_name(metric: &Metric) -> String {
-    let prefix = match metric.group {
-        "producer-metrics" => "kafka-producer",
-        "producer-topic-metrics" => "kafka-producer-topic",
-        "producer-node-metrics" => "kafka-producer-node",
-        "app-info" => "kafka-app-info",
-        // Its name is `count`.
-        "kafka-metrics-count" => "kafka-metrics",
-        other => other,
-    };
-    format!("{prefix}-{}", metric.name).replace('-', "_")
-}
-
 fn sample(name: &str, metric: &Metric) -> String {
-    let mut labels: Vec<String> =
-        metric.tags.iter().map(|(tag, value)| label(&tag.replace('-', "_"), value)).collect();
-    let number = match &metric.value {
-        MetricValue::Number(number) => *number,
-        MetricValue::Text(text) => {
-            labels.push(label("value", text));
-            1.0
-        }
-    };
+    let (labels, number) = prometheus_sample(metric);
+    let labels: Vec<String> = labels.iter().map(|(name, value)| label(name, value)).collect();
     // Rust writes an infinite number as `inf`, and Prometheus as `+Inf`.
     let number = if number.is_infinite() {
         format!("{}Inf", if number > 0.0 { '+' } else { '-' })
@@ -93,19 +73,19 @@ fn label(name: &str, value: &str) -> String {
 #[cfg(all(test, not(ottla_loom)))]
 mod tests {
     use super::*;
-    use crate::Producer;
     use crate::config::push_wrapped;
-    use crate::metrics::{NodeSensor, Sensors, TopicSensor};
-    use crate::time::Tick;
+    use crate::metrics::MetricValue;
+    use crate::metrics::prometheus_names::all_metrics;
 
     const INTRODUCTION: &str = "\
 # Metrics
 
 `Producer::metrics` returns these metrics, under the names of Kafka's Java producer. With the
 feature `prometheus`, `prometheus_text` writes them for Prometheus under the names below, and
-`ottla produce --metrics-listen` serves them. Kafka's name stands behind `kafka_producer_`,
-`kafka_producer_topic_` or `kafka_producer_node_`, with `_` for `-`. Those of the build begin with
-`kafka_app_info_`, and the number of metrics is `kafka_metrics_count`.
+`ottla produce --metrics-listen` serves them. With the feature `metrics`, `record_metrics` sets
+them in the recorder of the crate `metrics`, under the same names. Kafka's name stands behind
+`kafka_producer_`, `kafka_producer_topic_` or `kafka_producer_node_`, with `_` for `-`. Those of
+the build begin with `kafka_app_info_`, and the number of metrics is `kafka_metrics_count`.
 
 Each has the label `client_id`, those of a topic or a broker also `topic` or `node_id`. Rates,
 means and maxima cover the last `metrics.num.samples` windows of `metrics.sample.window.ms`; a
@@ -117,25 +97,13 @@ Prometheus data source.
 
 ";
 
-    /// Returns every metric that a producer can have.
-    fn all_metrics() -> Vec<Metric> {
-        let producer = Producer::builder().bootstrap_servers("127.0.0.1:1").build().unwrap();
-        let mut metrics = producer.metrics();
-        let sensors = Sensors::default();
-        sensors.record_topic(&"t".into(), &[(TopicSensor::Byte, 1.0)], Tick(1));
-        sensors.record_node(1, &[(NodeSensor::Request, 1.0)], Tick(1));
-        let of_parts = sensors.read("c", Tick(1));
-        metrics.extend(of_parts.into_iter().filter(|m| m.group != "producer-metrics"));
-        metrics
-    }
-
     #[test]
     fn metrics_in_docs_are_up_to_date() {
         let mut page = String::from(INTRODUCTION);
         let mut lines: BTreeMap<String, String> = BTreeMap::new();
         for metric in all_metrics() {
             let name = prometheus_name(&metric);
-            let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+            let kind = if is_counter(&name) { "counter" } else { "gauge" };
             lines.insert(name.clone(), format!("- `{name}` ({kind}): {}", metric.description));
         }
         lines.values().for_each(|line| push_wrapped(&mut page, line, "  "));

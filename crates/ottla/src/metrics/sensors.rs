@@ -448,6 +448,15 @@ impl Stat {
     }
 }
 
+/// Returns group, name and description of each metric of a topic or a broker.
+#[cfg(feature = "opentelemetry")]
+pub(crate) fn part_metrics() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let groups = [("producer-topic-metrics", TOPIC), ("producer-node-metrics", NODE)];
+    groups.into_iter().flat_map(|(group, table)| {
+        table.iter().copied().flatten().map(move |m| (group, m.name, m.description))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

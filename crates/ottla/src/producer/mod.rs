@@ -250,6 +250,13 @@ impl Producer {
         self.inner.metrics()
     }
 
+    /// Returns a function that returns the metrics as long as the producer exists.
+    #[cfg(feature = "opentelemetry")]
+    pub(crate) fn metrics_reader(&self) -> impl Fn() -> Vec<Metric> + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.inner);
+        move || inner.upgrade().map_or_else(Vec::new, |inner| inner.metrics())
+    }
+
     /// Returns which brokers are connected, which are not and for what reason, and how long each
     /// connected broker has not responded. And why the transaction or the producer has failed.
     ///
