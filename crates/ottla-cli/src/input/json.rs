@@ -105,11 +105,13 @@ pub(super) struct RawFields<'a> {
     texts: [&'a str; Field::ALL.len()],
     /// A bit for each field that is given: most are not, and are looked at for each line.
     given: u32,
+    /// A bit for each field that is known to be a string without escapes.
+    plain: u32,
 }
 
 impl<'a> RawFields<'a> {
     pub(super) fn new() -> RawFields<'a> {
-        RawFields { texts: [""; Field::ALL.len()], given: 0 }
+        RawFields { texts: [""; Field::ALL.len()], given: 0, plain: 0 }
     }
 
     pub(super) fn get(&self, field: Field) -> Option<&'a str> {
@@ -122,6 +124,17 @@ impl<'a> RawFields<'a> {
         self.texts[field as usize] = raw;
         self.given |= field.bit();
         is_first
+    }
+
+    /// Says that a field is a string without escapes.
+    pub(super) fn set_plain(&mut self, field: Field) {
+        self.plain |= field.bit();
+    }
+
+    /// Returns the bytes of a field that is known to be a string without escapes.
+    fn plain_bytes(&self, field: Field, raw: &'a str) -> Option<&'a [u8]> {
+        let is_plain = self.plain & field.bit() != 0;
+        is_plain.then(|| &raw.as_bytes()[1..raw.len() - 1])
     }
 
     /// Returns the field of the two that is given; null counts as not given.
@@ -203,10 +216,10 @@ pub(super) fn parse(
     let value = fields.one_of(Field::Value, Field::Payload)?;
     let value = fields.one_of_given(value, Field::ValueBase64)?;
     record.serialized.value = matches!(value, Some((Field::ValueBase64, _)));
-    record.value = value.map(|value| parse_bytes(value, json_parts.value)).transpose()?;
+    record.value = value.map(|v| parse_bytes(&fields, v, json_parts.value)).transpose()?;
     let key = fields.one_of(Field::Key, Field::KeyBase64)?;
     record.serialized.key = matches!(key, Some((Field::KeyBase64, _)));
-    record.key = key.map(|key| parse_bytes(key, json_parts.key)).transpose()?;
+    record.key = key.map(|key| parse_bytes(&fields, key, json_parts.key)).transpose()?;
     check_value_is_given(&fields, record.value.is_some())?;
     Ok(record)
 }
@@ -254,11 +267,15 @@ pub(super) fn check_value_is_given(fields: &RawFields<'_>, has_value: bool) -> R
 /// Returns the bytes of a key or a value: a text, a JSON value as it is written, or base64. With
 /// `keeps_json`, a text stays a JSON string.
 fn parse_bytes<'a>(
+    fields: &RawFields<'a>,
     (field, raw): (Field, &'a str),
     keeps_json: bool,
 ) -> Result<Cow<'a, [u8]>, String> {
     if matches!(field, Field::KeyBase64 | Field::ValueBase64) {
         return parse_base64(field.name(), raw).map(Cow::Owned);
+    }
+    if !keeps_json && let Some(bytes) = fields.plain_bytes(field, raw) {
+        return Ok(Cow::Borrowed(bytes));
     }
     match parse_text(raw).filter(|_| !keeps_json) {
         Some(text) => text.map(into_bytes).map_err(|e| in_field(field.name(), &e)),

@@ -18,7 +18,11 @@ pub(super) fn flat_object<'a>(text: &'a str, fields: &mut RawFields<'a>) -> Opti
         scan.skip_blanks();
         scan.expect(b':')?;
         scan.skip_blanks();
-        let raw = if scan.peek()? == b'"' { scan.string()? } else { scan.integer_or_null()? };
+        let is_string = scan.peek()? == b'"';
+        let raw = if is_string { scan.string()? } else { scan.integer_or_null()? };
+        if is_string {
+            fields.set_plain(field);
+        }
         if !fields.set(field, raw) {
             return None;
         }
