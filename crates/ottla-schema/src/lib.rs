@@ -1,4 +1,4 @@
-//! Avro with a schema registry, for the Kafka producer [`ottla`].
+//! Avro and Protobuf with a schema registry, for the Kafka producer [`ottla`].
 //!
 //! A [`SchemaRegistryClient`] registers schemas, or finds them. A serializer writes values in
 //! Confluent's wire format: a zero byte, the schema's id in 4 bytes, the value. It is for keys or
@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`AvroSerializer`] | any type with serde's `Serialize`, as Avro |
 //! | [`AvroJsonSerializer`] | JSON values, as Avro |
+//! | [`ProtobufSerializer`] | messages of `prost` or `prost-reflect`, as Protobuf |
 //! | [`JsonTextSerializer`] | JSON texts, by a schema of any type |
 //!
 //! Settings have Confluent's names, and are read from [`Properties`](ottla::Properties), where
@@ -17,7 +18,7 @@
 //!
 //! # Features
 //!
-//! - `avro` (on by default).
+//! - `avro`, `protobuf` (on by default).
 //! - `tls-graviola` (on by default), `tls-ring`, `tls-aws-lc-rs`: https registries, with the
 //!   settings `schema.registry.ssl.*` and `ssl.*`. `tls` needs a rustls provider that the
 //!   application installs.
@@ -30,17 +31,21 @@ mod subject;
 mod settings;
 mod registry;
 mod wire;
-#[cfg(feature = "avro")]
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 mod value_path;
 mod parsed;
 mod topic_schemas;
 mod serializers;
 #[cfg(feature = "avro")]
 mod avro;
+#[cfg(feature = "protobuf")]
+mod protobuf;
 
 #[cfg(feature = "avro")]
 pub use avro::{AvroJsonSerializer, AvroSerializer};
 pub use error::{SchemaError, SchemaErrorKind};
+#[cfg(feature = "protobuf")]
+pub use protobuf::ProtobufSerializer;
 pub use registry::SchemaRegistryClient;
 pub use schema::{RegisteredSchema, Schema, SchemaReference, SchemaType, Version};
 pub use serializers::JsonTextSerializer;

@@ -3,12 +3,16 @@
 #[cfg(feature = "avro")]
 use crate::avro::AvroFormat;
 use crate::error::SchemaError;
+#[cfg(feature = "protobuf")]
+use crate::protobuf::ProtobufFormat;
 use crate::schema::{Schema, SchemaType};
 
-/// A parsed schema.
+/// A parsed schema. Without a feature for a type of schemas, there is none.
 pub(crate) enum ParsedSchema {
     #[cfg(feature = "avro")]
     Avro(Box<AvroFormat>),
+    #[cfg(feature = "protobuf")]
+    Protobuf(Box<ProtobufFormat>),
 }
 
 impl ParsedSchema {
@@ -23,9 +27,14 @@ impl ParsedSchema {
             SchemaType::Avro => {
                 Ok(ParsedSchema::Avro(Box::new(AvroFormat::new(schema, references)?)))
             }
+            #[cfg(feature = "protobuf")]
+            SchemaType::Protobuf => {
+                Ok(ParsedSchema::Protobuf(Box::new(ProtobufFormat::new(schema, references)?)))
+            }
             #[allow(unreachable_patterns)]
             other => Err(SchemaError::config(format!(
-                "{other} schemas are not supported by this build of ottla-schema"
+                "{other} schemas are not supported by this build of ottla-schema; enable its \
+                 feature for them"
             ))),
         }
     }
@@ -34,6 +43,24 @@ impl ParsedSchema {
         match *self {
             #[cfg(feature = "avro")]
             ParsedSchema::Avro(_) => SchemaType::Avro,
+            #[cfg(feature = "protobuf")]
+            ParsedSchema::Protobuf(_) => SchemaType::Protobuf,
+        }
+    }
+
+    /// Returns the same schema with another message of its Protobuf file.
+    #[allow(unused_variables)]
+    pub(crate) fn with_message(&self, name: &str) -> Result<ParsedSchema, SchemaError> {
+        match *self {
+            #[cfg(feature = "protobuf")]
+            ParsedSchema::Protobuf(ref format) => {
+                Ok(ParsedSchema::Protobuf(Box::new(format.with_message(name)?)))
+            }
+            #[allow(unreachable_patterns)]
+            _ => Err(SchemaError::config(format!(
+                "the message {name} cannot be selected: the schema has the type {}, not PROTOBUF",
+                self.schema_type()
+            ))),
         }
     }
 
@@ -42,6 +69,8 @@ impl ParsedSchema {
         match *self {
             #[cfg(feature = "avro")]
             ParsedSchema::Avro(ref format) => format.record_name(),
+            #[cfg(feature = "protobuf")]
+            ParsedSchema::Protobuf(ref format) => format.record_name(),
         }
     }
 
@@ -51,6 +80,8 @@ impl ParsedSchema {
         match *self {
             #[cfg(feature = "avro")]
             ParsedSchema::Avro(ref format) => format.encode_json_text(json, out),
+            #[cfg(feature = "protobuf")]
+            ParsedSchema::Protobuf(ref format) => format.encode_json_text(json, out),
         }
     }
 }
@@ -61,8 +92,8 @@ pub(crate) fn parse_json(json: &[u8]) -> Result<serde_json::Value, SchemaError> 
     serde_json::from_slice(json).map_err(|e| not_json(&e))
 }
 
-#[cfg(feature = "avro")]
 /// Returns the error of a text that is not JSON.
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 pub(crate) fn not_json(e: &serde_json::Error) -> SchemaError {
     let (text, line, column) = (e.to_string(), e.line(), e.column());
     let place = format!(" at line {line} column {column}");

@@ -10,6 +10,7 @@ use crate::topic_schemas::TopicSchemas;
 
 /// Defines a serializer: its documentation and name, the variant of `ParsedSchema`, the type of its
 /// values, and the function that encodes one.
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 macro_rules! schema_serializer {
     (
         $(#[$doc:meta])*
@@ -139,11 +140,40 @@ macro_rules! constructors {
     };
 }
 
+/// Defines how another message of a Protobuf file than the first one is selected.
+#[cfg(feature = "protobuf")]
+macro_rules! message_selection {
+    ($name:ident, $doc:literal) => {
+        impl $name {
+            /// Selects a message of the Protobuf file. Without this it is the first one.
+            ///
+            #[doc = $doc]
+            ///
+            /// The name is the full one, or the one inside the file's package: `shop.Order.Note`
+            /// or `Order.Note`.
+            ///
+            /// # Errors
+            /// [`Config`](crate::SchemaErrorKind::Config) if the schema is not Protobuf, or its
+            /// file does not define the message. If the schema is that of each topic's subject,
+            /// this is found with the first record.
+            pub fn with_message(
+                self,
+                name: impl Into<String>,
+            ) -> Result<$name, $crate::SchemaError> {
+                self.schemas.with_message(name.into()).map(|schemas| $name { schemas })
+            }
+        }
+    };
+}
+
 pub(crate) use constructors;
-#[allow(unused_imports)]
+#[cfg(feature = "protobuf")]
+pub(crate) use message_selection;
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 pub(crate) use schema_serializer;
 
-/// Serializes JSON texts by a schema of the registry or of a file: Avro by its JSON encoding.
+/// Serializes JSON texts by a schema of the registry or of a file: Avro by its JSON encoding,
+/// Protobuf by its JSON mapping.
 ///
 /// It is cheap to clone. The first record of a topic requests the schema's id, which blocks;
 /// [`prepare_async`](Self::prepare_async) does that in async code.
@@ -168,6 +198,9 @@ pub struct JsonTextSerializer {
 }
 
 constructors!(JsonTextSerializer);
+
+#[cfg(feature = "protobuf")]
+message_selection!(JsonTextSerializer, "Each text becomes this message.");
 
 impl JsonTextSerializer {
     /// Serializes a text without blocking for the registry.

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{SchemaError, SchemaErrorKind};
+use crate::error::SchemaError;
+#[cfg(any(feature = "avro", feature = "protobuf"))]
+use crate::error::SchemaErrorKind;
 use crate::parsed::ParsedSchema;
 use crate::registry::{Lookups, SchemaRegistryClient, Subject};
 use crate::schema::{RegisteredSchema, Schema, Version};
@@ -36,6 +38,8 @@ pub(crate) struct TopicSchemas {
     client: SchemaRegistryClient,
     part: RecordPart,
     source: SchemaSource,
+    /// The message of a Protobuf file, if it is not the first one.
+    message: Option<String>,
     by_topic: Arc<Lookups<String, TopicSchema>>,
 }
 
@@ -72,7 +76,31 @@ impl TopicSchemas {
         source: SchemaSource,
     ) -> Arc<TopicSchemas> {
         let by_topic = Arc::default();
-        Arc::new(TopicSchemas { client: client.clone(), part, source, by_topic })
+        Arc::new(TopicSchemas { client: client.clone(), part, source, message: None, by_topic })
+    }
+
+    /// Returns the same with another message of the Protobuf file.
+    #[cfg(feature = "protobuf")]
+    pub(crate) fn with_message(&self, name: String) -> Result<Arc<TopicSchemas>, SchemaError> {
+        let source = match &self.source {
+            SchemaSource::Own { schema, parsed } => {
+                let parsed = Arc::new(parsed.with_message(&name)?);
+                SchemaSource::Own { schema: schema.clone(), parsed }
+            }
+            SchemaSource::Registered(TopicSchema { id, parsed, expires_at }) => {
+                let parsed = Arc::new(parsed.with_message(&name)?);
+                SchemaSource::Registered(TopicSchema { id: *id, parsed, expires_at: *expires_at })
+            }
+            SchemaSource::Latest => SchemaSource::Latest,
+        };
+        let (client, by_topic) = (self.client.clone(), Arc::default());
+        Ok(Arc::new(TopicSchemas {
+            client,
+            part: self.part,
+            source,
+            message: Some(name),
+            by_topic,
+        }))
     }
 
     /// Returns the schema of a topic. Blocks for the registry the first time.
@@ -118,7 +146,8 @@ impl TopicSchemas {
         if let Some(id) = settings.use_schema_id {
             return self.parsed(&*self.client.schema_by_id(id)?);
         }
-        let subject = self.subject(topic, own.and_then(|(_, parsed)| parsed.record_name()))?;
+        let record_name = own.and_then(|(_, parsed)| parsed.record_name());
+        let subject = self.subject(topic, record_name.or(self.message.as_deref()))?;
         let Some((schema, parsed)) = own.filter(|_| !settings.use_latest_version) else {
             let latest = self.client.version(subject.as_str(), Version::Latest)?;
             let mut schema = self.parsed(&latest).map_err(|e| e.of_subject(&subject))?;
@@ -148,8 +177,11 @@ impl TopicSchemas {
     }
 
     fn parsed(&self, registered: &RegisteredSchema) -> Result<TopicSchema, SchemaError> {
-        let parsed = Arc::new(parse(&self.client, &registered.schema)?);
-        Ok(TopicSchema { id: registered.id, parsed, expires_at: None })
+        let mut parsed = parse(&self.client, &registered.schema)?;
+        if let Some(message) = &self.message {
+            parsed = parsed.with_message(message)?;
+        }
+        Ok(TopicSchema { id: registered.id, parsed: Arc::new(parsed), expires_at: None })
     }
 }
 
@@ -165,7 +197,8 @@ impl TopicSchema {
     }
 
     /// Returns the error of a schema that has another type than the serializer needs.
-    #[allow(dead_code)]
+    #[cfg(any(feature = "avro", feature = "protobuf"))]
+    #[cfg_attr(not(all(feature = "avro", feature = "protobuf")), allow(dead_code))]
     pub(crate) fn wrong_type(parsed: &ParsedSchema, expected: &str) -> SchemaError {
         SchemaError::new(
             SchemaErrorKind::InvalidSchema,

@@ -2,6 +2,31 @@
 
 use std::fmt;
 
+/// A step from a value to one inside it.
+#[cfg(feature = "protobuf")]
+#[derive(Clone, Copy)]
+pub(crate) enum Step<'a> {
+    Field(&'a str),
+    Index(usize),
+}
+
+/// Returns a path as it stands in a message: `field items[2].price`.
+#[cfg(feature = "protobuf")]
+pub(crate) fn field_path<'a>(steps: impl Iterator<Item = Step<'a>>) -> String {
+    let mut out = String::new();
+    for step in steps {
+        match step {
+            Step::Index(index) => out.push_str(&format!("[{index}]")),
+            Step::Field(name) if out.is_empty() => out.push_str(name),
+            Step::Field(name) => {
+                out.push('.');
+                out.push_str(name);
+            }
+        }
+    }
+    if out.is_empty() { "the whole value".to_owned() } else { format!("field {out}") }
+}
+
 /// A step from a value to one inside it. The path lives on the stack of the recursion.
 #[derive(Clone, Copy)]
 pub(crate) enum ValuePath<'a> {
@@ -63,6 +88,15 @@ pub(crate) fn excerpt(value: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "protobuf")]
+    #[test]
+    fn path_of_steps_is_written_alike() {
+        let steps = [Step::Field("items"), Step::Index(2), Step::Field("price")];
+        assert_eq!(field_path(steps.into_iter()), "field items[2].price");
+        assert_eq!(field_path([Step::Index(0)].into_iter()), "field [0]");
+        assert_eq!(field_path([].into_iter()), "the whole value");
+    }
 
     #[test]
     fn path_is_written_as_in_javascript() {

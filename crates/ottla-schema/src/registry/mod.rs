@@ -21,7 +21,7 @@ use ottla::Properties;
 use zeroize::Zeroizing;
 
 use crate::error::{SchemaError, SchemaErrorKind};
-use crate::schema::{RegisteredSchema, Schema, Version};
+use crate::schema::{RegisteredSchema, Schema, SchemaReference, Version};
 use crate::settings::{self, RegistryAuth, RegistrySettings, SerializerSettings};
 pub(crate) use crate::subject::Subject;
 pub(crate) use lookups::Lookups;
@@ -218,6 +218,45 @@ impl SchemaRegistryClient {
     /// Those of that method.
     pub async fn schema_by_id_async(&self, id: i32) -> Result<Arc<RegisteredSchema>, SchemaError> {
         self.get_async(&Request::Id(id)).await
+    }
+
+    /// Registers a schema for others to use it by `name`, and returns the reference. With
+    /// `auto.register.schemas=false` it must be registered already.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use ottla_schema::{Schema, SchemaRegistryClient, SchemaType};
+    ///
+    /// # let registry = SchemaRegistryClient::new(&ottla::Properties::new())?;
+    /// let text = r#"syntax = "proto3"; package shop; message Item { double price = 1; }"#;
+    /// let item = Schema::new(SchemaType::Protobuf, text);
+    /// let reference = registry.reference("shop/item.proto", "item", &item)?;
+    /// let text = r#"syntax = "proto3"; package shop; import "shop/item.proto";
+    ///     message Order { repeated Item items = 1; }"#;
+    /// let order = Schema::new(SchemaType::Protobuf, text).with_references(vec![reference]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`register`](Self::register) and [`look_up`](Self::look_up).
+    pub fn reference(
+        &self,
+        name: impl Into<String>,
+        subject: impl Into<String>,
+        schema: &Schema,
+    ) -> Result<SchemaReference, SchemaError> {
+        let subject = subject.into();
+        if self.0.serializer.auto_register {
+            self.register(&*subject, schema)?;
+        }
+        // Only a lookup returns the version.
+        let version = self.look_up(&*subject, schema)?.version.ok_or_else(|| {
+            SchemaError::new(
+                SchemaErrorKind::InvalidResponse,
+                format!("subject {subject}: the registry named no version of the schema"),
+            )
+        })?;
+        Ok(SchemaReference { name: name.into(), subject, version })
     }
 
     /// Returns the schemas that a schema uses, directly or not, each with its name and before
