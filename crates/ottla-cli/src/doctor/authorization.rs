@@ -107,8 +107,7 @@ fn check_idempotence(
     }
 }
 
-/// Looks for the coordinator. A producer id is not requested: that would fence the producer that
-/// uses the transactional id now.
+/// Looks for the coordinator, which needs the operation Describe, and checks the right to write.
 fn check_transactional_id(
     probe: &mut Probe,
     connection: &mut ProbeConnection,
@@ -132,21 +131,54 @@ fn check_transactional_id(
     })?;
     let change = match code {
         ErrorCode::NONE if is_broker(metadata, node) => {
-            let mut passed = Passed::new(format!("coordinator: broker {node}"));
-            passed.notes.push(
-                "the right to write with it is not checked: that would fence a running producer"
-                    .to_owned(),
-            );
-            return Ok(passed);
+            return check_transactional_write(probe, connection, id, node);
         }
         ErrorCode::NONE => {
             let text = format!("its coordinator ({node}) is none of the brokers");
             return Err(Failed::new(text, "wait for an election, or start the broker"));
         }
-        ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED => format!(
-            "kafka-acls --add --allow-principal User:NAME --operation All --transactional-id {id}"
-        ),
+        ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED => transactional_id_acl(id),
         _ => "see the brokers' logs, and the replicas of __transaction_state".to_owned(),
     };
     Err(Failed::new(code_text(code), change))
+}
+
+fn transactional_id_acl(id: &str) -> String {
+    format!("kafka-acls --add --allow-principal User:NAME --operation All --transactional-id {id}")
+}
+
+/// Checks the right to write with a transactional id.
+///
+/// A producer id for it would fence the producer that uses the transactional id now. So the request
+/// has a time-out that no broker accepts: Kafka checks the right first, then the time-out, and only
+/// then changes anything. The producer id, which no producer has, makes other brokers refuse it.
+fn check_transactional_write(
+    probe: &mut Probe,
+    connection: &mut ProbeConnection,
+    id: &str,
+    coordinator: i32,
+) -> Result<Passed, Failed> {
+    let request = InitProducerIdRequest {
+        transactional_id: Some(id.to_owned()),
+        transaction_timeout_ms: 0,
+        producer_id: i64::MAX,
+        producer_epoch: 0,
+        ..InitProducerIdRequest::default()
+    };
+    let (code, ()) = repeat_while_retriable(|| {
+        let response = probe.call(connection, &request, 3..=5)?;
+        probe.add_throttle(response.throttle_time_ms);
+        Ok((ErrorCode(response.error_code), ()))
+    })?;
+    let mut passed = Passed::new(format!("coordinator: broker {coordinator}"));
+    match code {
+        ErrorCode::INVALID_TRANSACTION_TIMEOUT => {
+            passed.text.push_str("; the right to write is granted");
+        }
+        ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED => {
+            return Err(Failed::new(code_text(code), transactional_id_acl(id)));
+        }
+        code => passed.notes.push(format!("the right to write with it is not known: {code}")),
+    }
+    Ok(passed)
 }

@@ -2,6 +2,7 @@
 //!
 //! Without a JDK and Maven the tests report that they are skipped; with `CI=true` they fail.
 
+use ottla::{Producer, Record};
 use ottla_testkit::{Jars, Kafka, Listener, SecureKafka};
 
 use super::Diagnosis;
@@ -71,6 +72,34 @@ fn topics_and_rights_of_a_real_cluster_are_checked() {
     add_acl(&kafka, "--deny-principal", "Describe", &["--topic", "locked"]);
     let hidden = diagnose(&kafka.bootstrap, "locked", &[]);
     hidden.assert_only_failure("topic locked", "TOPIC_AUTHORIZATION_FAILED", "kafka-acls");
+    check_transactional_ids(&kafka);
+}
+
+fn check_transactional_ids(kafka: &Kafka) {
+    let check = |id: &str| {
+        let (name, setting) = (format!("transactional id {id}"), format!("transactional.id={id}"));
+        (diagnose(&kafka.bootstrap, "orders", &[&setting]), name)
+    };
+    let builder = Producer::builder().bootstrap_servers(&kafka.bootstrap);
+    let producer = builder.transactional_id("running").build().unwrap();
+    producer.init_transactions().unwrap();
+    let mut transaction = producer.begin_transaction().unwrap();
+    producer.send(Record::to("orders").key("k").value("a")).unwrap();
+    // Once with a running producer, once with an id that no producer has used.
+    for id in ["running", "new"] {
+        let (granted, name) = check(id);
+        let text = granted.check(&name).text;
+        assert_eq!(text, "coordinator: broker 1; the right to write is granted", "{name}");
+    }
+    transaction.commit().unwrap();
+
+    add_acl(kafka, "--allow-principal", "Describe", &["--transactional-id", "described"]);
+    let (cannot_write, name) = check("described");
+    let (code, change) = ("TRANSACTIONAL_ID_AUTHORIZATION_FAILED", "--transactional-id described");
+    cannot_write.assert_only_failure(&name, code, change);
+    add_acl(kafka, "--deny-principal", "Describe", &["--transactional-id", "hidden"]);
+    let (hidden, name) = check("hidden");
+    hidden.assert_only_failure(&name, code, "--transactional-id hidden");
 }
 
 #[test]

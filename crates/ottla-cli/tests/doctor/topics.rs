@@ -1,12 +1,14 @@
 //! Faults of the cluster, of a topic and of the client's rights.
 
 use bytes::Bytes;
+use ottla::{Producer, Record};
 use ottla_broker::{
     EmbeddedBroker, InterceptedResponse, InterceptorGuard, NewTopic, ResponseAction,
 };
 use ottla_protocol::header::{decode_response, encode_response};
 use ottla_protocol::messages::{
-    ApiVersionsRequest, DescribeConfigsRequest, InitProducerIdRequest, MetadataRequest,
+    ApiVersionsRequest, DescribeConfigsRequest, FindCoordinatorRequest, InitProducerIdRequest,
+    MetadataRequest,
 };
 use ottla_protocol::{ErrorCode, Request};
 
@@ -145,6 +147,57 @@ fn missing_rights_name_the_acl() {
     diagnosis.assert_only_failure("idempotent producer", "CLUSTER_AUTHORIZATION_FAILED", change);
     let without = diagnose(&broker, "orders", &["enable.idempotence=false"]);
     assert_eq!(without.status, 0, "{}", without.stdout);
+}
+
+#[test]
+fn transactional_id_is_checked_without_fencing_its_producer() {
+    let broker = EmbeddedBroker::builder().node_count(2).topic("orders", 1).start().unwrap();
+    let builder = Producer::builder().bootstrap_servers(broker.bootstrap_servers());
+    let producer = builder.transactional_id("tx").build().unwrap();
+    producer.init_transactions().unwrap();
+    let mut transaction = producer.begin_transaction().unwrap();
+    producer.send(Record::to("orders").value("a")).unwrap();
+    let settings = ["transactional.id=tx"];
+    let name = "transactional id tx";
+    let granted = diagnose(&broker, "orders", &settings);
+    let check = granted.check(name);
+    assert_eq!((granted.status, check.notes.as_str()), (0, ""), "{}", granted.stdout);
+    assert!(check.text.starts_with("coordinator: broker "), "{}", check.text);
+    assert!(check.text.ends_with("; the right to write is granted"), "{}", check.text);
+    transaction.commit().unwrap();
+
+    let refused = ErrorCode::TRANSACTIONAL_ID_AUTHORIZATION_FAILED;
+    let change =
+        "kafka-acls --add --allow-principal User:NAME --operation All --transactional-id tx";
+    let guard = edit::<InitProducerIdRequest>(&broker, move |r| {
+        // The idempotent producer is allowed.
+        if r.error_code != 0 {
+            r.error_code = refused.0;
+        }
+    });
+    let cannot_write = diagnose(&broker, "orders", &settings);
+    cannot_write.assert_only_failure(name, "TRANSACTIONAL_ID_AUTHORIZATION_FAILED", change);
+    drop(guard);
+    let guard = edit::<InitProducerIdRequest>(&broker, |r| {
+        if r.error_code != 0 {
+            r.error_code = ErrorCode::PRODUCER_FENCED.0;
+        }
+    });
+    let unknown = diagnose(&broker, "orders", &settings).check(name);
+    let note = "the right to write with it is not known: PRODUCER_FENCED";
+    assert!(unknown.outcome == "passed" && unknown.notes.contains(note), "{}", unknown.notes);
+    drop(guard);
+    let guard = edit::<FindCoordinatorRequest>(&broker, move |r| {
+        r.coordinators.iter_mut().for_each(|c| c.error_code = refused.0);
+    });
+    let hidden = diagnose(&broker, "orders", &settings);
+    hidden.assert_only_failure(name, "TRANSACTIONAL_ID_AUTHORIZATION_FAILED", change);
+    drop(guard);
+    let _guard = edit::<FindCoordinatorRequest>(&broker, |r| {
+        r.coordinators.iter_mut().for_each(|c| c.node_id = 9);
+    });
+    let gone = diagnose(&broker, "orders", &settings);
+    gone.assert_only_failure(name, "its coordinator (9) is none of the brokers", "election");
 }
 
 #[test]
