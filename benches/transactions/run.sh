@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Transactions a second of this producer, Java's and librdkafka's, in turn, at one real Kafka.
+#
+# Usage: run.sh [--bootstrap HOST:PORT] [--sizes "1 10 100"] [--transactions N] [--warmup N]
+#               [--rounds N] [--ottla FILE]
+#
+# Prints a line of JSON for each run, and then a table of the medians. Without --bootstrap it starts
+# a Kafka on this machine (`cargo xtask kafka`), and without --ottla it builds the command. All
+# clients have their default settings, but the transactional id. The topic has one partition. Needs
+# a JDK 17, Maven and Python 3. librdkafka comes from pkg-config or from Python's package
+# confluent-kafka; without both, and without a C compiler, it is left out with a message.
+set -euo pipefail
+
+bootstrap=""
+sizes="1 10 100"
+transactions=500
+warmup=100
+rounds=3
+ottla=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --bootstrap) bootstrap=$2 ;;
+        --sizes) sizes=$2 ;;
+        --transactions) transactions=$2 ;;
+        --warmup) warmup=$2 ;;
+        --rounds) rounds=$2 ;;
+        --ottla) ottla=$(realpath "$2") ;;
+        *) sed -n '2,/^set /p' "$0" | grep '^#' >&2; exit 2 ;;
+    esac
+    shift 2
+done
+
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-target}
+here=benches/transactions
+work=$(mktemp -d)
+kafka_pid=""
+# The Kafka ends when its standard input does.
+trap 'exec 3>&- || true; [ -z "$kafka_pid" ] || wait "$kafka_pid" || true; rm -rf "$work"' EXIT
+
+if [ -z "$ottla" ]; then
+    cargo build --quiet --release -p ottla-cli
+    ottla="$target/release/ottla"
+fi
+if [ -z "$bootstrap" ]; then
+    mkfifo "$work/stop"
+    cargo xtask kafka < "$work/stop" > "$work/bootstrap" &
+    kafka_pid=$!
+    exec 3> "$work/stop"
+    until [ -s "$work/bootstrap" ]; do
+        kill -0 "$kafka_pid" || { echo "run.sh: no Kafka has started" >&2; exit 1; }
+        sleep 0.2
+    done
+    bootstrap=$(cat "$work/bootstrap")
+fi
+jars=$(find "$target/kafka" -maxdepth 1 -name 'libs-4.*' -type d | sort -V | tail -1)
+if [ -z "$jars" ]; then
+    echo "run.sh: no jars of Kafka in $target/kafka: run cargo xtask kafka once" >&2
+    exit 1
+fi
+# Kafka's tools and client need the quoted star.
+java_class() {
+    java -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$jars/*" "$@"
+}
+topic="transactions-$$"
+java_class org.apache.kafka.tools.TopicCommand --bootstrap-server "$bootstrap" --create \
+    --topic "$topic" --partitions 1 > /dev/null
+
+# Builds the driver of librdkafka. Fails if a part is missing.
+build_librdkafka() {
+    command -v cc > /dev/null || return 1
+    if pkg-config --exists rdkafka 2> /dev/null; then
+        # shellcheck disable=SC2046
+        cc -O2 -o "$work/librdkafka" "$here/transactions.c" $(pkg-config --cflags --libs rdkafka)
+        return
+    fi
+    local packages="$target/python/bench"
+    if [ ! -d "$packages" ]; then
+        python3 -m pip install -q --disable-pip-version-check --target "$packages.new" \
+            confluent-kafka==2.16.1 || return 1
+        mv "$packages.new" "$packages"
+    fi
+    local library
+    library=$(find "$packages" -name 'librdkafka*.so*' | head -1)
+    [ -n "$library" ] || return 1
+    cc -O2 -o "$work/librdkafka" "$here/transactions.c" "$library" \
+        "-Wl,-rpath,$(realpath "$(dirname "$library")")"
+}
+clients="ottla java"
+if build_librdkafka; then
+    clients="ottla java librdkafka"
+else
+    echo "run.sh: librdkafka is left out: it needs cc, and librdkafka-dev or pip" >&2
+fi
+
+run_client() {
+    local client=$1 records=$2
+    case "$client" in
+        ottla)
+            "$ottla" perf -b "$bootstrap" --topic "$topic" --record-size 100 --throughput -1 \
+                --num-records $((records * transactions)) \
+                --warmup-records $((records * warmup)) --transaction-records "$records" --json |
+                python3 -c '
+import json, sys
+run = json.load(sys.stdin)
+line = {"client": "ottla", "version": run["version"], "records_per_transaction": int(sys.argv[1])}
+for name in ["transactions", "transactions_per_s", "commit_p50_ms", "commit_p99_ms"]:
+    line[name] = round(run[name], 2)
+print(json.dumps(line, separators=(",", ":")))' "$records"
+            ;;
+        java)
+            java_class "$here/Transactions.java" "$bootstrap" "$topic" "$records" "$warmup" \
+                "$transactions"
+            ;;
+        librdkafka)
+            "$work/librdkafka" "$bootstrap" "$topic" "$records" "$warmup" "$transactions"
+            ;;
+    esac
+}
+
+for _ in $(seq "$rounds"); do
+    for records in $sizes; do
+        for client in $clients; do
+            run_client "$client" "$records" | tee -a "$work/results"
+        done
+    done
+done
+python3 - "$work/results" <<'TABLE'
+import json, statistics, sys
+
+runs = {}
+for line in open(sys.argv[1]):
+    run = json.loads(line)
+    runs.setdefault((run["records_per_transaction"], run["client"]), []).append(run)
+print("\n| records | client | transactions a second | p50 of a commit | p99 |")
+print("|---|---|---|---|---|")
+for (records, client), same in sorted(runs.items()):
+    rate, p50, p99 = (
+        statistics.median(run[name] for run in same)
+        for name in ["transactions_per_s", "commit_p50_ms", "commit_p99_ms"]
+    )
+    print(f"| {records} | {client} | {rate:,.0f} | {p50:.2f} ms | {p99:.2f} ms |")
+TABLE
