@@ -61,13 +61,16 @@ impl Schemas {
         }
         let registry = SchemaRegistryClient::new(&properties).map_err(cli_error)?;
         let references = parse_references(&registry, &options.schema_reference)?;
-        let create = |part, text: Option<&str>, name| {
-            let create = |text| serializer(&registry, part, text, references.clone());
+        let create = |part, text: Option<&str>, message: Option<&str>, name| {
+            let create = |text| serializer(&registry, part, text, references.clone(), message);
             text.map(create).transpose().map_err(|e: CliError| e.with_option(name))
         };
+        let (key, value) = (options.key_schema.as_deref(), options.value_schema.as_deref());
+        let (key_message, value_message) =
+            (options.key_message.as_deref(), options.value_message.as_deref());
         let schemas = Schemas {
-            key: create(RecordPart::Key, options.key_schema.as_deref(), "--key-schema")?,
-            value: create(RecordPart::Value, options.value_schema.as_deref(), "--value-schema")?,
+            key: create(RecordPart::Key, key, key_message, "--key-schema")?,
+            value: create(RecordPart::Value, value, value_message, "--value-schema")?,
         };
         if let Some(topic) = &args.topic {
             for (serializer, name) in
@@ -133,30 +136,46 @@ fn serializer(
     part: RecordPart,
     text: &str,
     references: Vec<SchemaReference>,
+    message: Option<&str>,
 ) -> Result<JsonTextSerializer, CliError> {
-    let path = Path::new(text);
-    let has_known_ending = schema_type(path).is_some();
-    if !has_known_ending && !path.is_file() {
+    let serializer = if is_file(text) {
+        let schema = read_schema(text)?.with_references(references);
+        JsonTextSerializer::new(registry, part, schema)
+            .map_err(|e| CliError::usage(format!("{text}: {e}")))?
+    } else {
         let (subject, version) = parse_subject(text);
         let found = registry.version(subject, version).map_err(cli_error)?;
-        return JsonTextSerializer::with_registered(registry, part, &found).map_err(cli_error);
+        JsonTextSerializer::with_registered(registry, part, &found).map_err(cli_error)?
+    };
+    match message {
+        Some(name) => serializer.with_message(name).map_err(cli_error),
+        None => Ok(serializer),
     }
+}
+
+/// Returns whether an argument is a file, and not a subject.
+fn is_file(text: &str) -> bool {
+    let path = Path::new(text);
+    schema_type(path).is_some() || path.is_file()
+}
+
+fn read_schema(text: &str) -> Result<Schema, CliError> {
+    let path = Path::new(text);
     let Some(schema_type) = schema_type(path) else {
         return Err(CliError::usage(format!(
-            "{text} does not say its language; rename it to .avsc (Avro)"
+            "{text} does not say its language; rename it to .avsc (Avro) or .proto (Protobuf)"
         )));
     };
     let content = std::fs::read_to_string(path)
         .map_err(|e| CliError::usage(format!("cannot read {text}: {e}")))?;
-    let schema = Schema::new(schema_type, content).with_references(references);
-    JsonTextSerializer::new(registry, part, schema)
-        .map_err(|e| CliError::usage(format!("{text}: {e}")))
+    Ok(Schema::new(schema_type, content))
 }
 
 /// Returns the language of a file by the ending of its name.
 fn schema_type(path: &Path) -> Option<SchemaType> {
     match path.extension()?.to_str()? {
         "avsc" => Some(SchemaType::Avro),
+        "proto" => Some(SchemaType::Protobuf),
         _ => None,
     }
 }
@@ -173,17 +192,26 @@ fn parse_subject(text: &str) -> (&str, Version) {
     }
 }
 
-/// Parses `NAME=SUBJECT:VERSION`. The registry needs the number of the latest version.
+/// Parses `NAME=SUBJECT:VERSION` and `NAME=FILE`. The registry needs the number of the latest
+/// version. A file is registered under its name, and may use the references before it.
 fn parse_references(
     registry: &SchemaRegistryClient,
     texts: &[String],
 ) -> Result<Vec<SchemaReference>, CliError> {
-    let parse = |text: &String| {
+    let mut references = Vec::new();
+    for text in texts {
         let Some((name, target)) = text.split_once('=') else {
             return Err(CliError::usage(format!(
-                "--schema-reference {text:?} is not NAME=SUBJECT or NAME=SUBJECT:VERSION"
+                "--schema-reference {text:?} is not NAME=SUBJECT, NAME=SUBJECT:VERSION or NAME=FILE"
             )));
         };
+        if is_file(target) {
+            let schema = read_schema(target).map_err(|e| e.with_option("--schema-reference"))?;
+            let schema = schema.with_references(references.clone());
+            let reference = registry.reference(name, name, &schema);
+            references.push(reference.map_err(|e| cli_error(e).with_option("--schema-reference"))?);
+            continue;
+        }
         let (subject, version) = parse_subject(target);
         let version = match version {
             Version::Number(number) => number,
@@ -194,9 +222,10 @@ fn parse_references(
                 })?
             }
         };
-        Ok(SchemaReference { name: name.to_owned(), subject: subject.to_owned(), version })
-    };
-    texts.iter().map(parse).collect()
+        let (name, subject) = (name.to_owned(), subject.to_owned());
+        references.push(SchemaReference { name, subject, version });
+    }
+    Ok(references)
 }
 
 #[cfg(test)]

@@ -61,6 +61,17 @@ impl Fixture {
         assert_fails(&self.args(&server, args), input.as_bytes(), status, expected);
     }
 
+    fn write(&self, name: &str, content: &str) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Returns the values of topic `t`.
+    fn values(&self) -> Vec<Vec<u8>> {
+        self.records("t").into_iter().map(|(_, value)| value.unwrap()).collect()
+    }
+
     /// Returns keys and values of a topic.
     fn records(&self, topic: &str) -> Vec<KeyAndValue> {
         let records = self.broker.records(topic).unwrap().into_iter();
@@ -68,8 +79,8 @@ impl Fixture {
     }
 }
 
-/// Deserializes values of topic `t` with Python.
-fn deserialize(python: &Librdkafka, url: &str, values: &[Vec<u8>]) -> Vec<Value> {
+/// Deserializes values of topic `t` with Python. `format` is avro or protobuf.
+fn deserialize(python: &Librdkafka, format: &str, url: &str, values: &[Vec<u8>]) -> Vec<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas/deserialize.py");
     let hex = |value: &Vec<u8>| {
         value.iter().fold(String::new(), |mut hex, byte| {
@@ -77,7 +88,8 @@ fn deserialize(python: &Librdkafka, url: &str, values: &[Vec<u8>]) -> Vec<Value>
             hex
         })
     };
-    let out = python.command(&script).arg(url).args(values.iter().map(hex)).output().unwrap();
+    let out =
+        python.command(&script).args([format, url]).args(values.iter().map(hex)).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8(out.stdout).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -93,8 +105,8 @@ fn values_are_read_by_pythons_deserializer() {
         "{\"id\": -9007199254740993, \"note\": {\"string\": \"x\"}, \"sizes\": {\"s\": 0.5}}\n",
     );
     fixture.produce(&["-t", "t", "--value-schema", &schema], input);
-    let values: Vec<_> = fixture.records("t").into_iter().map(|(_, v)| v.unwrap()).collect();
-    let found = deserialize(&python, &fixture.registry.url, &values);
+    let values = fixture.values();
+    let found = deserialize(&python, "avro", &fixture.registry.url, &values);
     assert_eq!(
         found,
         [
@@ -175,31 +187,123 @@ fn wrong_schemas_are_found_before_the_first_record() {
     assert_eq!(fixture.records("t").len(), 2);
 }
 
-/// Returns the text of the first code block of a language.
-fn code_block<'a>(page: &'a str, language: &str) -> &'a str {
-    let (_, rest) = page.split_once(&format!("\n```{language}\n")).expect("the page has the block");
-    rest.split_once("```").expect("the block ends").0
+const ITEM_PROTO: &str = "syntax = \"proto3\"; package shop; message Item { double price = 1; }";
+const ORDER_PROTO: &str = r#"syntax = "proto3"; package shop;
+    message Item { double price = 1; }
+    message Order { int64 id = 1; string note = 2; repeated Item items = 3; }"#;
+
+#[test]
+fn protobuf_is_read_by_pythons_deserializer() {
+    let Some(fixture) = Fixture::start() else { return };
+    let schema = fixture.write("order.proto", ORDER_PROTO);
+    let input = concat!(
+        "{\"id\": 1, \"note\": \"café\", \"items\": [{\"price\": 12.5}, {}]}\n",
+        "{\"id\": \"-9007199254740993\"}\n",
+    );
+    let args = ["-t", "t", "--value-schema", &schema, "--value-message", "shop.Order"];
+    fixture.produce(&args, input);
+    let values = fixture.values();
+    // The index: one number, and it is 1.
+    assert_eq!((values[0][0], &values[0][5..9]), (0, &[2, 2, 8, 1][..]));
+    let Some(python) = Librdkafka::find_or_install_with_schemas() else { return };
+    let found = deserialize(&python, "protobuf", &fixture.registry.url, &values);
+    assert_eq!(
+        found,
+        [
+            json!({"id": "1", "note": "café", "items": [{"price": 12.5}, {}]}),
+            json!({"id": "-9007199254740993"}),
+        ]
+    );
 }
 
 #[test]
-fn example_of_the_page_runs() {
+fn protobuf_imports_files_and_subjects() {
+    let Some(fixture) = Fixture::start() else { return };
+    let item = fixture.write("item.proto", ITEM_PROTO);
+    let order = r#"syntax = "proto3"; package shop; import "shop/item.proto";
+        import "google/protobuf/timestamp.proto";
+        message Order { Item item = 1; google.protobuf.Timestamp at = 2; }"#;
+    let order = fixture.write("order.proto", order);
+    let input = "{\"item\": {}, \"at\": \"1970-01-01T00:00:05Z\"}\n";
+    let schema = ["-t", "t", "--value-schema", &order];
+    let file = format!("shop/item.proto={item}");
+    fixture.produce(&[&schema[..], &["--schema-reference", &file]].concat(), input);
+    // Now it is registered under the path of the import, and the order under the topic.
+    let subject = "shop/item.proto=shop/item.proto:1";
+    let no_register = ["-X", "auto.register.schemas=false", "--schema-reference"];
+    fixture.produce(&[&schema[..], &no_register, &[subject]].concat(), input);
+    fixture.produce(&[&schema[..], &no_register, &[&file]].concat(), input);
+    fixture.produce(&["-t", "t", "--value-schema", "t-value"], input);
+    let values = fixture.values();
+    assert_eq!(values[0][5..], [0, 10, 0, 18, 2, 8, 5]);
+    assert_eq!(values.len(), 4);
+    assert!(values.iter().all(|value| *value == values[0]), "{values:?}");
+    fixture.assert_fails(&schema, input, 2, &["shop/item.proto", "each import needs a reference"]);
+}
+
+#[test]
+fn misfits_of_protobuf_go_to_the_file_of_on_error() {
+    let Some(fixture) = Fixture::start() else { return };
+    let schema = fixture.write("order.proto", ORDER_PROTO);
+    let rejected = fixture.path("rejected.json");
+    let input = "{\"id\": 1}\n{\"items\": [{\"price\": 1}, {\"price\": true}]}\n{\"x\": 1}\n";
+    let message = ["-t", "t", "--value-schema", &schema, "--value-message", "Order"];
+    let expected = "line 2, value: field items[1].price: expected double (a number), found true";
+    fixture.assert_fails(&message, input, 1, &[expected]);
+    let args = [&message[..], &["--on-error", &rejected]].concat();
+    fixture.assert_fails(&args, input, 1, &[&rejected]);
+    assert_eq!(fixture.records("t").len(), 2);
+    let lines = std::fs::read_to_string(&rejected).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(lines[0]["error"].as_str().unwrap().contains(expected), "{lines:?}");
+    let unknown = "field x: message shop.Order has no such field, only id, note, items";
+    assert!(lines[1]["error"].as_str().unwrap().contains(unknown), "{lines:?}");
+    let args = ["-t", "t", "--value-schema", &schema, "--value-message", "Odrer"];
+    let expected = "--value-schema: the schema's file does not define the message Odrer, only";
+    fixture.assert_fails(&args, input, 2, &[expected]);
+    let avro = fixture.path("order.avsc");
+    let args = ["-t", "t", "--value-schema", &avro, "--value-message", "Order"];
+    fixture.assert_fails(&args, input, 2, &["the schema has the type AVRO, not PROTOBUF"]);
+}
+
+/// Returns the texts of a page's code blocks of a language.
+fn code_blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let blocks = page.split(&format!("\n```{language}\n")).skip(1);
+    blocks.map(|rest| rest.split_once("```").expect("the block ends").0).collect()
+}
+
+#[test]
+fn examples_of_the_page_run() {
     let Some(fixture) = Fixture::start() else { return };
     let page = include_str!("../../../docs/SCHEMAS.md");
-    std::fs::write(fixture.path("order.avsc"), code_block(page, "json")).unwrap();
+    std::fs::create_dir(fixture.path("shop")).unwrap();
+    let [avro] = code_blocks(page, "json")[..] else { panic!("one schema of Avro") };
+    let [order, item] = code_blocks(page, "proto")[..] else { panic!("two files of Protobuf") };
+    for (name, text) in
+        [("order.avsc", avro), ("shop/order.proto", order), ("shop/item.proto", item)]
+    {
+        fixture.write(name, text);
+    }
+    let by_bike = [&[14, 2, 14][..], b"by bike", &[4, 4, 210]].concat();
+    let protobuf = [&[0, 8, 7, 18, 9, 9][..], &2.5_f64.to_le_bytes(), &[26, 2, 8, 5]].concat();
     let server = fixture.broker.bootstrap_servers();
     let ottla = assert_cmd::cargo::cargo_bin!("ottla").display().to_string();
-    let command = code_block(page, "sh")
-        .replace("localhost:9092", &server)
-        .replace("http://localhost:8081", &fixture.registry.url)
-        .replace("-t orders", "-t t")
-        .replace("ottla produce", &format!("'{ottla}' produce"));
-    let shell = std::process::Command::new("sh")
-        .args(["-c", &command])
-        .current_dir(fixture.dir.path())
-        .output()
-        .unwrap();
-    assert!(shell.status.success(), "{command}\n{}", String::from_utf8_lossy(&shell.stderr));
-    let (_, value) = fixture.records("t").remove(0);
-    let expected = [&[14, 2, 14][..], b"by bike", &[4, 4, 210]].concat();
-    assert_eq!(value.unwrap()[5..], expected[..]);
+    let examples = code_blocks(page, "sh");
+    let expected = [("t", by_bike), ("u", protobuf)];
+    assert_eq!(examples.len(), expected.len());
+    for (example, (topic, expected)) in examples.into_iter().zip(expected) {
+        let command = example
+            .replace("localhost:9092", &server)
+            .replace("http://localhost:8081", &fixture.registry.url)
+            .replace("-t orders", &format!("-t {topic}"))
+            .replace("ottla produce", &format!("'{ottla}' produce"));
+        let shell = std::process::Command::new("sh")
+            .args(["-c", &command])
+            .current_dir(fixture.dir.path())
+            .output()
+            .unwrap();
+        assert!(shell.status.success(), "{command}\n{}", String::from_utf8_lossy(&shell.stderr));
+        let (_, value) = fixture.records(topic).remove(0);
+        assert_eq!(value.unwrap()[5..], expected[..], "{command}");
+    }
 }

@@ -11,7 +11,7 @@ use crate::skip::skip_test;
 const PACKAGE: &str = "confluent-kafka==2.16.1";
 
 /// The same with the packages that its deserializers of schemas need.
-const PACKAGE_WITH_SCHEMAS: &str = "confluent-kafka[schemaregistry,avro]==2.16.1";
+const PACKAGE_WITH_SCHEMAS: &str = "confluent-kafka[schemaregistry,avro,protobuf,json]==2.16.1";
 
 /// A Python interpreter that can import `confluent_kafka`.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ pub struct Librdkafka {
     packages: Option<PathBuf>,
     /// What pip installs.
     package: &'static str,
-    /// The module that is imported.
-    module: &'static str,
+    /// What is imported: modules, separated by commas.
+    modules: &'static str,
 }
 
 impl Librdkafka {
@@ -35,15 +35,17 @@ impl Librdkafka {
     }
 
     /// Like [`find_or_install`](Self::find_or_install), with the client of schema registries and
-    /// the deserializer of Avro.
+    /// the deserializers of Avro, Protobuf and JSON Schema.
     pub fn find_or_install_with_schemas() -> Option<Librdkafka> {
-        let module = "confluent_kafka.schema_registry.avro";
-        Librdkafka::find_or_install_package(PACKAGE_WITH_SCHEMAS, module)
+        let modules = "confluent_kafka.schema_registry.avro, \
+                       confluent_kafka.schema_registry.protobuf, \
+                       confluent_kafka.schema_registry.json_schema";
+        Librdkafka::find_or_install_package(PACKAGE_WITH_SCHEMAS, modules)
     }
 
-    fn find_or_install_package(package: &'static str, module: &'static str) -> Option<Librdkafka> {
+    fn find_or_install_package(package: &'static str, modules: &'static str) -> Option<Librdkafka> {
         let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-        let mut librdkafka = Librdkafka { python, packages: None, package, module };
+        let mut librdkafka = Librdkafka { python, packages: None, package, modules };
         if librdkafka.can_import() {
             return Some(librdkafka);
         }
@@ -69,7 +71,7 @@ impl Librdkafka {
     }
 
     fn can_import(&self) -> bool {
-        let done = self.command(Path::new("-c")).arg(format!("import {}", self.module)).output();
+        let done = self.command(Path::new("-c")).arg(format!("import {}", self.modules)).output();
         done.is_ok_and(|out| out.status.success())
     }
 
@@ -83,14 +85,15 @@ impl Librdkafka {
         let packages = dir.join(format!("{name}-{}", self.package));
         if !packages.exists() {
             // It gets its name last: an interrupted installation is repeated.
-            let unfinished = dir.join(format!("unfinished-{}-{}", self.module, std::process::id()));
+            let unfinished =
+                dir.join(format!("unfinished-{}-{}", self.package, std::process::id()));
             let target = unfinished.display().to_string();
             let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
             self.run(&[&pip[..], &["--target", &target, self.package]].concat())?;
             fs::rename(&unfinished, &packages).map_err(|e| e.to_string())?;
         }
         self.packages = Some(packages);
-        if self.can_import() { Ok(()) } else { Err(format!("import {} fails", self.module)) }
+        if self.can_import() { Ok(()) } else { Err(format!("import {} fails", self.modules)) }
     }
 
     /// Runs Python. Returns the last line of its error output if it fails.

@@ -260,18 +260,26 @@ pub(crate) enum LengthPrefix {
 /// The options for keys and values with a schema.
 #[derive(Debug, Args, Default)]
 pub(crate) struct SchemaArgs {
-    /// The schema of values, which are JSON: an Avro schema (.avsc), which is registered, or a
-    /// subject of the registry.
+    /// The schema of values, which are JSON: a file with an Avro schema (.avsc) or a Protobuf one
+    /// (.proto), which is registered, or a subject of the registry.
     #[arg(long, value_name = "FILE|SUBJECT[:VERSION]")]
     pub(crate) value_schema: Option<String>,
     /// The schema of keys, which are JSON.
     #[arg(long, value_name = "FILE|SUBJECT[:VERSION]")]
     pub(crate) key_schema: Option<String>,
+    /// The message of the values' Protobuf schema: shop.Order. Without it, the first of the file.
+    #[arg(long, value_name = "NAME", requires = "value_schema")]
+    pub(crate) value_message: Option<String>,
+    /// The message of the keys' Protobuf schema.
+    #[arg(long, value_name = "NAME", requires = "key_schema")]
+    pub(crate) key_message: Option<String>,
     /// The URL of the schema registry (schema.registry.url); several are separated by commas.
     #[arg(long, value_name = "URL,…")]
     pub(crate) schema_registry: Option<String>,
-    /// A schema that the schema in a file uses by NAME; may be given several times.
-    #[arg(long, value_name = "NAME=SUBJECT[:VERSION]")]
+    /// A schema that the schema in a file uses by NAME (in .proto the path of an import); may be
+    /// given several times. A FILE is registered under the subject NAME, and may use the ones
+    /// before it.
+    #[arg(long, value_name = "NAME=FILE|SUBJECT[:VERSION]")]
     pub(crate) schema_reference: Vec<String>,
 }
 
