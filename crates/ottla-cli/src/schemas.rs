@@ -163,7 +163,8 @@ fn read_schema(text: &str) -> Result<Schema, CliError> {
     let path = Path::new(text);
     let Some(schema_type) = schema_type(path) else {
         return Err(CliError::usage(format!(
-            "{text} does not say its language; rename it to .avsc (Avro) or .proto (Protobuf)"
+            "{text} does not say its language; rename it to .avsc (Avro), .proto (Protobuf) or .json \
+             (JSON Schema)"
         )));
     };
     let content = std::fs::read_to_string(path)
@@ -176,6 +177,7 @@ fn schema_type(path: &Path) -> Option<SchemaType> {
     match path.extension()?.to_str()? {
         "avsc" => Some(SchemaType::Avro),
         "proto" => Some(SchemaType::Protobuf),
+        "json" => Some(SchemaType::Json),
         _ => None,
     }
 }

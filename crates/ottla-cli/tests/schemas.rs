@@ -34,7 +34,8 @@ struct Fixture {
 impl Fixture {
     fn start() -> Option<Fixture> {
         let registry = FakeSchemaRegistry::start(None)?;
-        let broker = EmbeddedBroker::builder().topic("t", 1).topic("u", 1).start().unwrap();
+        let broker =
+            EmbeddedBroker::builder().topic("t", 1).topic("u", 1).topic("v", 1).start().unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("order.avsc"), ORDER).unwrap();
         std::fs::write(dir.path().join("key.avsc"), "\"string\"").unwrap();
@@ -79,7 +80,7 @@ impl Fixture {
     }
 }
 
-/// Deserializes values of topic `t` with Python. `format` is avro or protobuf.
+/// Deserializes values of topic `t` with Python. `format` is avro, protobuf or json.
 fn deserialize(python: &Librdkafka, format: &str, url: &str, values: &[Vec<u8>]) -> Vec<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas/deserialize.py");
     let hex = |value: &Vec<u8>| {
@@ -266,6 +267,53 @@ fn misfits_of_protobuf_go_to_the_file_of_on_error() {
     fixture.assert_fails(&args, input, 2, &["the schema has the type AVRO, not PROTOBUF"]);
 }
 
+const ORDER_JSON: &str = r#"{"title": "Order", "type": "object", "required": ["id"],
+    "properties": {"id": {"type": "integer"}, "tags": {"type": "array", "items":
+    {"type": "string"}}}}"#;
+
+#[test]
+fn json_with_a_schema_is_read_by_pythons_deserializer() {
+    let Some(fixture) = Fixture::start() else { return };
+    let schema = fixture.write("order.json", ORDER_JSON);
+    let input = "{\"id\": 1, \"tags\": [\"café\"]}\n{\"id\": -2, \"more\": 0.5}\n";
+    fixture.produce(&["-t", "t", "--value-schema", &schema], input);
+    fixture.produce(&["-t", "t", "--value-schema", "t-value"], "{\"id\": 3}\n");
+    let values = fixture.values();
+    assert_eq!((values[2][0], &values[2][5..]), (0, &b"{\"id\": 3}"[..]));
+    assert_eq!(values[0][..5], values[2][..5]);
+    let Some(python) = Librdkafka::find_or_install_with_schemas() else { return };
+    let found = deserialize(&python, "json", &fixture.registry.url, &values);
+    let expected =
+        [json!({"id": 1, "tags": ["café"]}), json!({"id": -2, "more": 0.5}), json!({"id": 3})];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn misfits_of_a_json_schema_go_to_the_file_of_on_error() {
+    let Some(fixture) = Fixture::start() else { return };
+    let schema = fixture.write("order.json", ORDER_JSON);
+    let rejected = fixture.path("rejected.json");
+    let input = "{\"id\": 1}\n{\"id\": 2, \"tags\": [\"a\", 5]}\n{\"tags\": []}\n";
+    let args = ["-t", "t", "--value-schema", &schema, "--on-error", &rejected];
+    fixture.assert_fails(&args, input, 1, &[&rejected]);
+    assert_eq!(fixture.records("t").len(), 1);
+    let lines = std::fs::read_to_string(&rejected).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    for (line, expected) in lines.iter().zip([
+        "line 2, value: field tags[1]: expected string, found 5",
+        "line 3, value: field id: expected a value, found nothing; the field is required",
+    ]) {
+        assert!(line["error"].as_str().unwrap().contains(expected), "{line}");
+    }
+    assert_eq!(lines.len(), 2);
+    let remote = r#"{"properties": {"a": {"$ref": "http://localhost:1/a.json"}}}"#;
+    let remote = fixture.write("remote.json", remote);
+    let expected = "no reference of the name http://localhost:1/a.json; nothing else is requested";
+    fixture.assert_fails(&["-t", "t", "--value-schema", &remote], "{}\n", 2, &[expected]);
+    let args = ["-t", "t", "--value-schema", &schema, "--value-message", "Order"];
+    fixture.assert_fails(&args, "{}\n", 2, &["the schema has the type JSON, not PROTOBUF"]);
+}
+
 /// Returns the texts of a page's code blocks of a language.
 fn code_blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     let blocks = page.split(&format!("\n```{language}\n")).skip(1);
@@ -286,10 +334,14 @@ fn examples_of_the_page_run() {
     }
     let by_bike = [&[14, 2, 14][..], b"by bike", &[4, 4, 210]].concat();
     let protobuf = [&[0, 8, 7, 18, 9, 9][..], &2.5_f64.to_le_bytes(), &[26, 2, 8, 5]].concat();
+    let [payment, amount] = code_blocks(page, "jsonc")[..] else { panic!("two JSON Schemas") };
+    fixture.write("payment.json", payment);
+    fixture.write("amount.json", amount);
+    let json = br#"{"id": 7, "amount": 2.50}"#.to_vec();
     let server = fixture.broker.bootstrap_servers();
     let ottla = assert_cmd::cargo::cargo_bin!("ottla").display().to_string();
     let examples = code_blocks(page, "sh");
-    let expected = [("t", by_bike), ("u", protobuf)];
+    let expected = [("t", by_bike), ("u", protobuf), ("v", json)];
     assert_eq!(examples.len(), expected.len());
     for (example, (topic, expected)) in examples.into_iter().zip(expected) {
         let command = example

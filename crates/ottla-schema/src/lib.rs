@@ -1,4 +1,4 @@
-//! Avro and Protobuf with a schema registry, for the Kafka producer [`ottla`].
+//! Avro, Protobuf and JSON Schema with a schema registry, for the Kafka producer [`ottla`].
 //!
 //! A [`SchemaRegistryClient`] registers schemas, or finds them. A serializer writes values in
 //! Confluent's wire format: a zero byte, the schema's id in 4 bytes, the value. It is for keys or
@@ -9,6 +9,7 @@
 //! | [`AvroSerializer`] | any type with serde's `Serialize`, as Avro |
 //! | [`AvroJsonSerializer`] | JSON values, as Avro |
 //! | [`ProtobufSerializer`] | messages of `prost` or `prost-reflect`, as Protobuf |
+//! | [`JsonSchemaSerializer`] | any type with serde's `Serialize`, as JSON that a schema describes |
 //! | [`JsonTextSerializer`] | JSON texts, by a schema of any type |
 //!
 //! Settings have Confluent's names, and are read from [`Properties`](ottla::Properties), where
@@ -18,7 +19,7 @@
 //!
 //! # Features
 //!
-//! - `avro`, `protobuf` (on by default).
+//! - `avro`, `protobuf`, `json-schema` (on by default).
 //! - `tls-graviola` (on by default), `tls-ring`, `tls-aws-lc-rs`: https registries, with the
 //!   settings `schema.registry.ssl.*` and `ssl.*`. `tls` needs a rustls provider that the
 //!   application installs.
@@ -31,19 +32,23 @@ mod subject;
 mod settings;
 mod registry;
 mod wire;
-#[cfg(any(feature = "avro", feature = "protobuf"))]
+#[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
 mod value_path;
 mod parsed;
 mod topic_schemas;
 mod serializers;
 #[cfg(feature = "avro")]
 mod avro;
+#[cfg(feature = "json-schema")]
+mod json_schema;
 #[cfg(feature = "protobuf")]
 mod protobuf;
 
 #[cfg(feature = "avro")]
 pub use avro::{AvroJsonSerializer, AvroSerializer};
 pub use error::{SchemaError, SchemaErrorKind};
+#[cfg(feature = "json-schema")]
+pub use json_schema::JsonSchemaSerializer;
 #[cfg(feature = "protobuf")]
 pub use protobuf::ProtobufSerializer;
 pub use registry::SchemaRegistryClient;

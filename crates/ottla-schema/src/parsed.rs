@@ -3,6 +3,8 @@
 #[cfg(feature = "avro")]
 use crate::avro::AvroFormat;
 use crate::error::SchemaError;
+#[cfg(feature = "json-schema")]
+use crate::json_schema::JsonFormat;
 #[cfg(feature = "protobuf")]
 use crate::protobuf::ProtobufFormat;
 use crate::schema::{Schema, SchemaType};
@@ -11,6 +13,8 @@ use crate::schema::{Schema, SchemaType};
 pub(crate) enum ParsedSchema {
     #[cfg(feature = "avro")]
     Avro(Box<AvroFormat>),
+    #[cfg(feature = "json-schema")]
+    Json(Box<JsonFormat>),
     #[cfg(feature = "protobuf")]
     Protobuf(Box<ProtobufFormat>),
 }
@@ -26,6 +30,10 @@ impl ParsedSchema {
             #[cfg(feature = "avro")]
             SchemaType::Avro => {
                 Ok(ParsedSchema::Avro(Box::new(AvroFormat::new(schema, references)?)))
+            }
+            #[cfg(feature = "json-schema")]
+            SchemaType::Json => {
+                Ok(ParsedSchema::Json(Box::new(JsonFormat::new(schema, references)?)))
             }
             #[cfg(feature = "protobuf")]
             SchemaType::Protobuf => {
@@ -43,6 +51,8 @@ impl ParsedSchema {
         match *self {
             #[cfg(feature = "avro")]
             ParsedSchema::Avro(_) => SchemaType::Avro,
+            #[cfg(feature = "json-schema")]
+            ParsedSchema::Json(_) => SchemaType::Json,
             #[cfg(feature = "protobuf")]
             ParsedSchema::Protobuf(_) => SchemaType::Protobuf,
         }
@@ -69,6 +79,8 @@ impl ParsedSchema {
         match *self {
             #[cfg(feature = "avro")]
             ParsedSchema::Avro(ref format) => format.record_name(),
+            #[cfg(feature = "json-schema")]
+            ParsedSchema::Json(ref format) => format.record_name(),
             #[cfg(feature = "protobuf")]
             ParsedSchema::Protobuf(ref format) => format.record_name(),
         }
@@ -80,6 +92,8 @@ impl ParsedSchema {
         match *self {
             #[cfg(feature = "avro")]
             ParsedSchema::Avro(ref format) => format.encode_json_text(json, out),
+            #[cfg(feature = "json-schema")]
+            ParsedSchema::Json(ref format) => format.encode_json_text(json, out),
             #[cfg(feature = "protobuf")]
             ParsedSchema::Protobuf(ref format) => format.encode_json_text(json, out),
         }
@@ -87,13 +101,13 @@ impl ParsedSchema {
 }
 
 /// Parses a JSON text.
-#[cfg(feature = "avro")]
+#[cfg(any(feature = "avro", feature = "json-schema"))]
 pub(crate) fn parse_json(json: &[u8]) -> Result<serde_json::Value, SchemaError> {
     serde_json::from_slice(json).map_err(|e| not_json(&e))
 }
 
 /// Returns the error of a text that is not JSON.
-#[cfg(any(feature = "avro", feature = "protobuf"))]
+#[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
 pub(crate) fn not_json(e: &serde_json::Error) -> SchemaError {
     let (text, line, column) = (e.to_string(), e.line(), e.column());
     let place = format!(" at line {line} column {column}");

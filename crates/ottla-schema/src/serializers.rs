@@ -10,7 +10,7 @@ use crate::topic_schemas::TopicSchemas;
 
 /// Defines a serializer: its documentation and name, the variant of `ParsedSchema`, the type of its
 /// values, and the function that encodes one.
-#[cfg(any(feature = "avro", feature = "protobuf"))]
+#[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
 macro_rules! schema_serializer {
     (
         $(#[$doc:meta])*
@@ -169,11 +169,11 @@ macro_rules! message_selection {
 pub(crate) use constructors;
 #[cfg(feature = "protobuf")]
 pub(crate) use message_selection;
-#[cfg(any(feature = "avro", feature = "protobuf"))]
+#[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
 pub(crate) use schema_serializer;
 
 /// Serializes JSON texts by a schema of the registry or of a file: Avro by its JSON encoding,
-/// Protobuf by its JSON mapping.
+/// Protobuf by its JSON mapping, JSON Schema as they are.
 ///
 /// It is cheap to clone. The first record of a topic requests the schema's id, which blocks;
 /// [`prepare_async`](Self::prepare_async) does that in async code.

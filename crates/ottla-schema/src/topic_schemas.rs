@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::SchemaError;
-#[cfg(any(feature = "avro", feature = "protobuf"))]
+#[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
 use crate::error::SchemaErrorKind;
 use crate::parsed::ParsedSchema;
 use crate::registry::{Lookups, SchemaRegistryClient, Subject};
@@ -197,7 +197,7 @@ impl TopicSchema {
     }
 
     /// Returns the error of a schema that has another type than the serializer needs.
-    #[cfg(any(feature = "avro", feature = "protobuf"))]
+    #[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
     #[cfg_attr(not(all(feature = "avro", feature = "protobuf")), allow(dead_code))]
     pub(crate) fn wrong_type(parsed: &ParsedSchema, expected: &str) -> SchemaError {
         SchemaError::new(

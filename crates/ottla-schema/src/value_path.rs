@@ -1,9 +1,10 @@
 //! The place of a value inside another, for messages: `items[2].price`.
 
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 use std::fmt;
 
 /// A step from a value to one inside it.
-#[cfg(feature = "protobuf")]
+#[cfg(any(feature = "protobuf", feature = "json-schema"))]
 #[derive(Clone, Copy)]
 pub(crate) enum Step<'a> {
     Field(&'a str),
@@ -11,7 +12,7 @@ pub(crate) enum Step<'a> {
 }
 
 /// Returns a path as it stands in a message: `field items[2].price`.
-#[cfg(feature = "protobuf")]
+#[cfg(any(feature = "protobuf", feature = "json-schema"))]
 pub(crate) fn field_path<'a>(steps: impl Iterator<Item = Step<'a>>) -> String {
     let mut out = String::new();
     for step in steps {
@@ -28,6 +29,7 @@ pub(crate) fn field_path<'a>(steps: impl Iterator<Item = Step<'a>>) -> String {
 }
 
 /// A step from a value to one inside it. The path lives on the stack of the recursion.
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 #[derive(Clone, Copy)]
 pub(crate) enum ValuePath<'a> {
     Root,
@@ -35,6 +37,7 @@ pub(crate) enum ValuePath<'a> {
     Index(&'a ValuePath<'a>, usize),
 }
 
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 impl ValuePath<'_> {
     /// Returns the error of a value at this place.
     pub(crate) fn misfit(&self, expected: &str, found: &str) -> String {
@@ -42,6 +45,7 @@ impl ValuePath<'_> {
     }
 }
 
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 impl fmt::Display for ValuePath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -51,8 +55,10 @@ impl fmt::Display for ValuePath<'_> {
     }
 }
 
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 struct Steps<'a>(&'a ValuePath<'a>);
 
+#[cfg(any(feature = "avro", feature = "protobuf"))]
 impl fmt::Display for Steps<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
@@ -89,7 +95,7 @@ pub(crate) fn excerpt(value: &serde_json::Value) -> String {
 mod tests {
     use super::*;
 
-    #[cfg(feature = "protobuf")]
+    #[cfg(any(feature = "protobuf", feature = "json-schema"))]
     #[test]
     fn path_of_steps_is_written_alike() {
         let steps = [Step::Field("items"), Step::Index(2), Step::Field("price")];
@@ -98,6 +104,7 @@ mod tests {
         assert_eq!(field_path([].into_iter()), "the whole value");
     }
 
+    #[cfg(any(feature = "avro", feature = "protobuf"))]
     #[test]
     fn path_is_written_as_in_javascript() {
         let root = ValuePath::Root;

@@ -260,8 +260,8 @@ pub(crate) enum LengthPrefix {
 /// The options for keys and values with a schema.
 #[derive(Debug, Args, Default)]
 pub(crate) struct SchemaArgs {
-    /// The schema of values, which are JSON: a file with an Avro schema (.avsc) or a Protobuf one
-    /// (.proto), which is registered, or a subject of the registry.
+    /// The schema of values, which are JSON: a file with an Avro (.avsc), Protobuf (.proto) or
+    /// JSON Schema (.json), which is registered, or a subject of the registry.
     #[arg(long, value_name = "FILE|SUBJECT[:VERSION]")]
     pub(crate) value_schema: Option<String>,
     /// The schema of keys, which are JSON.
@@ -276,7 +276,7 @@ pub(crate) struct SchemaArgs {
     /// The URL of the schema registry (schema.registry.url); several are separated by commas.
     #[arg(long, value_name = "URL,…")]
     pub(crate) schema_registry: Option<String>,
-    /// A schema that the schema in a file uses by NAME (in .proto the path of an import); may be
+    /// A schema that the schema in a file uses by NAME (in .proto the path of an import, in .json a $ref); may be
     /// given several times. A FILE is registered under the subject NAME, and may use the ones
     /// before it.
     #[arg(long, value_name = "NAME=FILE|SUBJECT[:VERSION]")]
