@@ -163,8 +163,8 @@ fn read_schema(text: &str) -> Result<Schema, CliError> {
     let path = Path::new(text);
     let Some(schema_type) = schema_type(path) else {
         return Err(CliError::usage(format!(
-            "{text} does not say its language; rename it to .avsc (Avro), .proto (Protobuf) or .json \
-             (JSON Schema)"
+            "{text} does not say its language; rename it to .avsc (Avro), .proto (Protobuf) or \
+             .json (JSON Schema)"
         )));
     };
     let content = std::fs::read_to_string(path)

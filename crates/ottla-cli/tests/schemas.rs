@@ -316,7 +316,8 @@ fn misfits_of_a_json_schema_go_to_the_file_of_on_error() {
 
 /// Returns the texts of a page's code blocks of a language.
 fn code_blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
-    let blocks = page.split(&format!("\n```{language}\n")).skip(1);
+    let start = format!("\n```{language}\n");
+    let blocks = page.split(&start).skip(1);
     blocks.map(|rest| rest.split_once("```").expect("the block ends").0).collect()
 }
 

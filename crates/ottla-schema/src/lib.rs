@@ -9,7 +9,7 @@
 //! | [`AvroSerializer`] | any type with serde's `Serialize`, as Avro |
 //! | [`AvroJsonSerializer`] | JSON values, as Avro |
 //! | [`ProtobufSerializer`] | messages of `prost` or `prost-reflect`, as Protobuf |
-//! | [`JsonSchemaSerializer`] | any type with serde's `Serialize`, as JSON that a schema describes |
+//! | [`JsonSchemaSerializer`] | any type with serde's `Serialize`, as JSON of a schema |
 //! | [`JsonTextSerializer`] | JSON texts, by a schema of any type |
 //!
 //! Settings have Confluent's names, and are read from [`Properties`](ottla::Properties), where

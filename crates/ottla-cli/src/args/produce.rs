@@ -276,9 +276,9 @@ pub(crate) struct SchemaArgs {
     /// The URL of the schema registry (schema.registry.url); several are separated by commas.
     #[arg(long, value_name = "URL,…")]
     pub(crate) schema_registry: Option<String>,
-    /// A schema that the schema in a file uses by NAME (in .proto the path of an import, in .json a $ref); may be
-    /// given several times. A FILE is registered under the subject NAME, and may use the ones
-    /// before it.
+    /// A schema that the schema in a file uses by NAME (in .proto the path of an import, in .json a
+    /// $ref); may be given several times. A FILE is registered under the subject NAME, and may use
+    /// the ones before it.
     #[arg(long, value_name = "NAME=FILE|SUBJECT[:VERSION]")]
     pub(crate) schema_reference: Vec<String>,
 }

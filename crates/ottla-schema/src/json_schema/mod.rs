@@ -41,11 +41,12 @@ impl Retrieve for References {
             known.find(|(known, _)| uri.strip_suffix(&***known).is_some_and(|b| b.ends_with('/')))
         };
         let found = exact.or_else(|| relative().map(|(_, schema)| schema));
-        found.cloned().ok_or_else(|| {
-            format!("the schema has no reference of the name {name}; nothing else is requested")
-                .into()
-        })
+        found.cloned().ok_or_else(|| not_referenced(name).into())
     }
+}
+
+fn not_referenced(name: &str) -> String {
+    format!("the schema has no reference of the name {name}; nothing else is requested")
 }
 
 impl JsonFormat {
@@ -73,7 +74,14 @@ impl JsonFormat {
                 "" => String::new(),
                 pointer => format!(" (at {pointer})"),
             };
-            SchemaError::schema(format!("JSON Schema: {}{place}", misfit::shorten(&e.to_string())))
+            let mut reason = e.to_string();
+            // The crate gives up on a relative reference without a request.
+            if reason.ends_with("No base URI is available")
+                && let Some(name) = reason.split('\'').nth(1)
+            {
+                reason = not_referenced(name);
+            }
+            SchemaError::schema(format!("JSON Schema: {}{place}", misfit::shorten(&reason)))
         })?;
         let title = json.get("title").and_then(Value::as_str).map(str::to_owned);
         Ok(JsonFormat { validator, title })

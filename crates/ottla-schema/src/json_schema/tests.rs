@@ -251,7 +251,11 @@ proptest! {
     }
 
     #[test]
-    fn any_schema_is_refused_or_compiled(json in any_json(), text in ".{0,40}", value in any_json()) {
+    fn any_schema_is_refused_or_compiled(
+        json in any_json(),
+        text in ".{0,40}",
+        value in any_json(),
+    ) {
         let _ = JsonFormat::new(&schema(&text), &[]);
         for json in [json.clone(), json!({"properties": {"a": json}, "allOf": [json]})] {
             if let Ok(format) = JsonFormat::new(&schema(&json.to_string()), &[]) {
