@@ -259,8 +259,8 @@ fn misfits_of_protobuf_go_to_the_file_of_on_error() {
     assert!(lines[0]["error"].as_str().unwrap().contains(expected), "{lines:?}");
     let unknown = "field x: message shop.Order has no such field, only id, note, items";
     assert!(lines[1]["error"].as_str().unwrap().contains(unknown), "{lines:?}");
-    let args = ["-t", "t", "--value-schema", &schema, "--value-message", "Odrer"];
-    let expected = "--value-schema: the schema's file does not define the message Odrer, only";
+    let args = ["-t", "t", "--value-schema", &schema, "--value-message", "Orders"];
+    let expected = "--value-schema: the schema's file does not define the message Orders, only";
     fixture.assert_fails(&args, input, 2, &[expected]);
     let avro = fixture.path("order.avsc");
     let args = ["-t", "t", "--value-schema", &avro, "--value-message", "Order"];
