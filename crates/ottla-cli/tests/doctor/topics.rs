@@ -42,11 +42,16 @@ fn diagnose(broker: &EmbeddedBroker, topic: &str, settings: &[&str]) -> Diagnosi
 
 #[test]
 fn topic_that_does_not_exist_is_named_and_not_created() {
-    let broker = EmbeddedBroker::builder().auto_create_topics(true).start().unwrap();
+    let broker = EmbeddedBroker::builder().auto_create_topics(false).start().unwrap();
     let diagnosis = diagnose(&broker, "orders", &[]);
     let change = "kafka-topics --create --topic orders";
     diagnosis.assert_only_failure("topic orders", "UNKNOWN_TOPIC_OR_PARTITION", change);
     diagnosis.assert_not_checked(&["partitions of orders", "right to write to orders"]);
+
+    let broker = EmbeddedBroker::builder().auto_create_topics(true).start().unwrap();
+    let check = diagnose(&broker, "orders", &[]).check("topic orders");
+    assert_eq!(check.outcome, "passed");
+    assert!(check.text.contains("the first record creates it"), "{}", check.text);
     assert!(broker.leader("orders", 0).is_none(), "the doctor creates no topic");
 }
 

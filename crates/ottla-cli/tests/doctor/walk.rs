@@ -228,7 +228,9 @@ fn causes_of_topics() -> Vec<Cause> {
             "Or the principal may not see it: some brokers do not tell the difference.",
             "topic",
         )
-        .broker(EmbeddedBroker::builder().topic("orders", 1).start().unwrap())
+        .broker(
+            EmbeddedBroker::builder().topic("orders", 1).auto_create_topics(false).start().unwrap(),
+        )
         .topic("order"),
         Cause::new(
             "Too few replicas are in sync",
