@@ -53,6 +53,7 @@ impl SchemaError {
         SchemaError::new(SchemaErrorKind::Config, message)
     }
 
+    #[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
     pub(crate) fn value(message: impl Into<String>) -> SchemaError {
         SchemaError::new(SchemaErrorKind::InvalidValue, message)
     }

@@ -34,6 +34,8 @@ mod registry;
 mod wire;
 #[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
 mod value_path;
+#[cfg(all(test, any(feature = "avro", feature = "protobuf", feature = "json-schema")))]
+mod test_json;
 mod parsed;
 mod topic_schemas;
 mod serializers;

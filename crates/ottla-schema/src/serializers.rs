@@ -166,6 +166,7 @@ macro_rules! message_selection {
     };
 }
 
+#[cfg(any(feature = "avro", feature = "protobuf", feature = "json-schema"))]
 pub(crate) use constructors;
 #[cfg(feature = "protobuf")]
 pub(crate) use message_selection;

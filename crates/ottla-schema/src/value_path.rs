@@ -4,7 +4,6 @@
 use std::fmt;
 
 /// A step from a value to one inside it.
-#[cfg(any(feature = "protobuf", feature = "json-schema"))]
 #[derive(Clone, Copy)]
 pub(crate) enum Step<'a> {
     Field(&'a str),
@@ -12,23 +11,21 @@ pub(crate) enum Step<'a> {
 }
 
 /// Returns a path as it stands in a message: `field items[2].price`.
-#[cfg(any(feature = "protobuf", feature = "json-schema"))]
-pub(crate) fn field_path<'a>(steps: impl Iterator<Item = Step<'a>>) -> String {
-    let mut out = String::new();
+pub(crate) fn field_path<'a>(steps: impl IntoIterator<Item = Step<'a>>) -> String {
+    let mut out = String::from("field ");
+    let mut is_whole = true;
     for step in steps {
         match step {
-            Step::Index(index) => out.push_str(&format!("[{index}]")),
-            Step::Field(name) if out.is_empty() => out.push_str(name),
-            Step::Field(name) => {
-                out.push('.');
-                out.push_str(name);
-            }
+            Step::Index(index) => out += &format!("[{index}]"),
+            Step::Field(name) if is_whole => out += name,
+            Step::Field(name) => out += &format!(".{name}"),
         }
+        is_whole = false;
     }
-    if out.is_empty() { "the whole value".to_owned() } else { format!("field {out}") }
+    if is_whole { "the whole value".to_owned() } else { out }
 }
 
-/// A step from a value to one inside it. The path lives on the stack of the recursion.
+/// A place, and those around it. The path lives on the stack of the recursion.
 #[cfg(any(feature = "avro", feature = "protobuf"))]
 #[derive(Clone, Copy)]
 pub(crate) enum ValuePath<'a> {
@@ -48,25 +45,17 @@ impl ValuePath<'_> {
 #[cfg(any(feature = "avro", feature = "protobuf"))]
 impl fmt::Display for ValuePath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ValuePath::Root => f.write_str("the whole value"),
-            path => write!(f, "field {}", Steps(path)),
+        let (mut steps, mut path) = (Vec::new(), self);
+        loop {
+            let (parent, step) = match path {
+                ValuePath::Root => break,
+                ValuePath::Field(parent, name) => (*parent, Step::Field(name)),
+                ValuePath::Index(parent, index) => (*parent, Step::Index(*index)),
+            };
+            steps.push(step);
+            path = parent;
         }
-    }
-}
-
-#[cfg(any(feature = "avro", feature = "protobuf"))]
-struct Steps<'a>(&'a ValuePath<'a>);
-
-#[cfg(any(feature = "avro", feature = "protobuf"))]
-impl fmt::Display for Steps<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            ValuePath::Root => Ok(()),
-            ValuePath::Field(ValuePath::Root, name) => f.write_str(name),
-            ValuePath::Field(parent, name) => write!(f, "{}.{name}", Steps(parent)),
-            ValuePath::Index(parent, index) => write!(f, "{}[{index}]", Steps(parent)),
-        }
+        f.write_str(&field_path(steps.into_iter().rev()))
     }
 }
 
@@ -85,23 +74,27 @@ pub(crate) fn excerpt(value: &serde_json::Value) -> String {
         }
         other => other.to_string(),
     };
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
+    start_of(text, MAX_CHARS)
+}
+
+/// Returns the start of a long text. An ellipsis stands for the rest.
+pub(crate) fn start_of(mut text: String, max_chars: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(max_chars) {
+        text.replace_range(end.., "…");
     }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[cfg(any(feature = "protobuf", feature = "json-schema"))]
     #[test]
     fn path_of_steps_is_written_alike() {
         let steps = [Step::Field("items"), Step::Index(2), Step::Field("price")];
-        assert_eq!(field_path(steps.into_iter()), "field items[2].price");
-        assert_eq!(field_path([Step::Index(0)].into_iter()), "field [0]");
-        assert_eq!(field_path([].into_iter()), "the whole value");
+        assert_eq!(field_path(steps), "field items[2].price");
+        assert_eq!(field_path([Step::Index(0)]), "field [0]");
+        assert_eq!(field_path([]), "the whole value");
     }
 
     #[cfg(any(feature = "avro", feature = "protobuf"))]

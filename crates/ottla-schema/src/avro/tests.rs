@@ -200,31 +200,11 @@ fn wrong_default_is_an_error_of_the_schema() {
     assert!(AvroFormat::new(&Schema::new(SchemaType::Avro, schema), &[]).is_err());
 }
 
+/// Fields of the schemas, and some that they lack.
+const NAMES: &[&str] = &["id", "note", "items", "price", "next", "shop.Order", "string", "x"];
+
 fn any_json() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        any::<i64>().prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
-        "[a-dS\u{ff}\u{100}]{0,3}".prop_map(Value::from),
-    ];
-    leaf.prop_recursive(4, 24, 4, |inner| {
-        let name = prop_oneof![
-            Just("id"),
-            Just("note"),
-            Just("items"),
-            Just("price"),
-            Just("next"),
-            Just("shop.Order"),
-            Just("string"),
-            Just("x")
-        ];
-        let object = prop::collection::btree_map(name, inner.clone(), 0..4);
-        prop_oneof![
-            prop::collection::vec(inner, 0..4).prop_map(Value::from),
-            object.prop_map(|o| o.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
-        ]
-    })
+    crate::test_json::any_json("[a-dS\u{ff}\u{100}]{0,3}", Vec::new(), NAMES)
 }
 
 proptest! {

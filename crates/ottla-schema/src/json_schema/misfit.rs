@@ -4,7 +4,7 @@ use jsonschema::ValidationError;
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use serde_json::Value;
 
-use crate::value_path::{Step, excerpt, field_path};
+use crate::value_path::{Step, excerpt, field_path, start_of};
 
 /// Returns the message for a value that the validator has refused.
 pub(super) fn explain(e: &ValidationError<'_>, root: &Value) -> String {
@@ -88,7 +88,7 @@ fn explain_one(e: &ValidationError<'_>, root: &Value) -> String {
             place.misfit(&format!("expected a match of {pattern}, found {found}"))
         }
         Kind::FalseSchema => place.misfit(&format!("expected nothing, found {found}")),
-        _ => place.misfit(&shorten(&e.masked_with(&**found).to_string())),
+        _ => place.misfit(&shorten(e.masked_with(&**found).to_string())),
     }
 }
 
@@ -144,10 +144,7 @@ fn type_names(kind: &TypeKind) -> String {
 }
 
 /// Returns the start of a long message.
-pub(super) fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: String) -> String {
     const MAX_CHARS: usize = 300;
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    start_of(text, MAX_CHARS)
 }

@@ -81,7 +81,7 @@ impl JsonFormat {
             {
                 reason = not_referenced(name);
             }
-            SchemaError::schema(format!("JSON Schema: {}{place}", misfit::shorten(&reason)))
+            SchemaError::schema(format!("JSON Schema: {}{place}", misfit::shorten(reason)))
         })?;
         let title = json.get("title").and_then(Value::as_str).map(str::to_owned);
         Ok(JsonFormat { validator, title })

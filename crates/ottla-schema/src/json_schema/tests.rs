@@ -188,50 +188,41 @@ fn cycles_costly_patterns_and_depth_end() {
     assert!(JsonFormat::new(&schema(&deep), &[]).is_err());
 }
 
+/// Fields of the schemas, and some that they lack.
+const NAMES: &[&str] = &[
+    "id",
+    "items",
+    "price",
+    "next",
+    "payment",
+    "any",
+    "7",
+    "a/b~c",
+    "$ref",
+    "type",
+    "properties",
+    "allOf",
+    "anyOf",
+    "not",
+    "enum",
+    "pattern",
+    "format",
+    "$id",
+    "const",
+    "definitions",
+    "minimum",
+    "required",
+    "$schema",
+    "if",
+    "then",
+];
+
 fn any_json() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        any::<bool>().prop_map(Value::from),
-        any::<i64>().prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
-        "[a-cSM#/~0-9-]{0,4}".prop_map(Value::from),
-        prop::sample::select(vec!["#", "#/properties/id", "integer", "object", "date-time", "("])
-            .prop_map(Value::from),
-    ];
-    leaf.prop_recursive(4, 24, 4, |inner| {
-        let name = prop::sample::select(vec![
-            "id",
-            "items",
-            "price",
-            "next",
-            "payment",
-            "any",
-            "7",
-            "a/b~c",
-            "$ref",
-            "type",
-            "properties",
-            "allOf",
-            "anyOf",
-            "not",
-            "enum",
-            "pattern",
-            "format",
-            "$id",
-            "const",
-            "definitions",
-            "minimum",
-            "required",
-            "$schema",
-            "if",
-            "then",
-        ]);
-        let object = prop::collection::btree_map(name, inner.clone(), 0..4);
-        prop_oneof![
-            prop::collection::vec(inner, 0..4).prop_map(Value::from),
-            object.prop_map(|o| o.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
-        ]
-    })
+    crate::test_json::any_json(
+        "[a-cSM#/~0-9-]{0,4}",
+        ["#", "#/properties/id", "integer", "object", "date-time", "("].map(Value::from).to_vec(),
+        NAMES,
+    )
 }
 
 proptest! {
