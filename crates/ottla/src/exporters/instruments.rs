@@ -8,7 +8,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Meter};
 
 use crate::Producer;
-use crate::metrics::{Metric, MetricValue, part_metrics};
+use crate::metrics::{Metric, MetricValue, is_counter, part_metrics};
 use crate::sync::Mutex;
 
 /// How long a reading of the metrics is used. A collection calls a hundred instruments, and each
@@ -58,7 +58,7 @@ pub fn register_opentelemetry_metrics(producer: &Producer, meter: &Meter) {
                 }
             }
         };
-        if name.ends_with("-total") {
+        if is_counter(&full_name) {
             let builder = meter.f64_observable_counter(full_name).with_description(description);
             builder.with_callback(observe).build();
         } else {

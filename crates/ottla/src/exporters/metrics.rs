@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ::metrics::{Key, KeyName, Label, Level, Metadata, with_recorder};
 
-use crate::metrics::Metric;
-use crate::metrics::prometheus_names::{is_counter, prometheus_name, prometheus_sample};
+use crate::metrics::prometheus_names::{prometheus_name, prometheus_sample};
+use crate::metrics::{Metric, is_counter};
 
 /// Sets metrics in the current recorder of the crate [`metrics`](https://docs.rs/metrics).
 ///

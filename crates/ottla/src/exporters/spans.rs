@@ -39,6 +39,9 @@ const DURATION_BOUNDS: [f64; 14] =
 /// `messaging.client.operation.duration`, the time from `send` to the result in seconds, which
 /// needs valid spans as well.
 ///
+/// Add it as the last interceptor: one behind it that changes `traceparent` hides the result from
+/// the span, which then stays in memory until the producer is closed.
+///
 /// A span takes memory and time. Records without an interceptor cost nothing more, and sampling
 /// lowers the cost of a span, not that of its headers.
 ///

@@ -81,6 +81,13 @@ counters! {
     loop_total,
 }
 
+/// Returns whether the metric with this name, with `_` for `-`, is a counter. The others are
+/// gauges.
+#[cfg(any(test, feature = "prometheus", feature = "metrics", feature = "opentelemetry"))]
+pub(crate) fn is_counter(name: &str) -> bool {
+    name.ends_with("_total")
+}
+
 pub(crate) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Relaxed);
 }

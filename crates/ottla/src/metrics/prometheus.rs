@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::Metric;
-use super::prometheus_names::{is_counter, prometheus_name, prometheus_sample};
+use super::prometheus_names::{prometheus_name, prometheus_sample};
+use super::{Metric, is_counter};
 
 /// The samples of one name. The format requires that they stand together.
 struct Family<'m> {

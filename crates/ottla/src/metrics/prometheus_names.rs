@@ -16,11 +16,6 @@ pub(crate) fn prometheus_name(metric: &Metric) -> String {
     format!("{prefix}-{}", metric.name).replace('-', "_")
 }
 
-/// Returns whether the metric with this [`prometheus_name`] is a counter. The others are gauges.
-pub(crate) fn is_counter(name: &str) -> bool {
-    name.ends_with("_total")
-}
-
 /// Returns the metric's labels and number. A text is the label `value`, and its number is 1.
 pub(crate) fn prometheus_sample(metric: &Metric) -> (Vec<(String, &str)>, f64) {
     let mut labels: Vec<(String, &str)> =

@@ -257,8 +257,8 @@ impl Producer {
         move || inner.upgrade().map_or_else(Vec::new, |inner| inner.metrics())
     }
 
-    /// Returns which brokers are connected, which are not and for what reason, and how long each
-    /// connected broker has not responded. And why the transaction or the producer has failed.
+    /// Returns which brokers are connected, which are not and for what reason, how long each
+    /// connected broker has not responded, and why the transaction or the producer has failed.
     ///
     /// [`snapshot`](Self::snapshot) has more, and asks the producer's thread.
     pub fn health(&self) -> Health {

@@ -17,9 +17,9 @@ use crate::network::io::Io;
 use crate::time::Tick;
 
 /// How long nothing moves before the first report, and the shortest time between two reports.
-const FIRST_REPORT: Duration = Duration::from_secs(3);
+pub(super) const FIRST_REPORT: Duration = Duration::from_secs(3);
 /// The time between two reports of the same reason.
-const REPEATED_REPORT: Duration = Duration::from_secs(30);
+pub(super) const REPEATED_REPORT: Duration = Duration::from_secs(30);
 /// A reason that has not recurred for so long has ended: its records have expired, for example.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 

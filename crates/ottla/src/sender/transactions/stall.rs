@@ -1,16 +1,10 @@
 //! Reports a transactional request that has to be sent again and again: without a report, a call
 //! that waits for it would look like a hang.
 
-use std::time::Duration;
-
 use super::TransactionManager;
 use super::outcome::Api;
+use crate::sender::stall_report::{FIRST_REPORT, REPEATED_REPORT};
 use crate::time::Tick;
-
-/// How long a request does not succeed before the first report.
-const FIRST_REPORT: Duration = Duration::from_secs(3);
-/// The time between two reports.
-const REPEATED_REPORT: Duration = Duration::from_secs(30);
 
 /// A request that has not succeeded yet.
 #[derive(Debug)]
