@@ -232,7 +232,7 @@ pub(super) fn parse_fields<'a>(fields: &RawFields<'a>) -> Result<InputRecord<'a>
         (Field::KeyError, "kcat could not decode this key"),
         (Field::PayloadError, "kcat could not decode this value"),
     ] {
-        if fields.given & field.bit() != 0 {
+        if fields.get(field).is_some() {
             return Err(format!("field {}: {reason}", field.name()));
         }
     }

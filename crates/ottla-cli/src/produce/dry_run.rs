@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ottla::{BatchReport, Origin, Producer, ProducerConfig, Properties};
+use ottla::{BatchReport, Origin, Producer, Properties};
 use ottla_broker::{EmbeddedBroker, NewTopic};
 
 use crate::CliError;
@@ -25,7 +25,6 @@ pub(super) struct DryRun {
     /// The cluster whose topics are copied; `None` without one.
     lookup: Option<Mutex<TopicLookup>>,
     topics: Mutex<BTreeMap<String, TopicCounts>>,
-    batch_size: u64,
 }
 
 /// A topic, and what would be sent to it.
@@ -56,10 +55,7 @@ impl DryRun {
         ] {
             properties.set_from(name, value, &Origin::CommandLine).map_err(usage)?;
         }
-        let config = configuration(properties)?;
-        let batch_size = config.accumulator().batch_size as u64;
-        let topics = Mutex::default();
-        Ok(DryRun { broker, lookup: lookup.map(Mutex::new), topics, batch_size })
+        Ok(DryRun { broker, lookup: lookup.map(Mutex::new), topics: Mutex::default() })
     }
 
     fn topics(&self) -> MutexGuard<'_, BTreeMap<String, TopicCounts>> {
@@ -101,7 +97,7 @@ impl DryRun {
             return;
         };
         let (records, batches) = topic.counts.entry(report.partition).or_default();
-        *records += (report.tokens.len() - report.record_errors.len()) as u64;
+        *records += report.tokens.len() as u64;
         *batches += 1;
     }
 
@@ -117,6 +113,7 @@ impl DryRun {
         }
         let totals = producer.totals();
         let (bytes, batches) = (totals.byte_total, totals.batch_total);
+        let batch_size = producer.config().accumulator().batch_size as u64;
         if batches == 0 {
             return out;
         }
@@ -126,20 +123,17 @@ impl DryRun {
              ({})",
             producer.config().get("compression.type").unwrap_or_default(),
             bytes / batches,
-            (bytes / batches) as f64 * 100.0 / self.batch_size.max(1) as f64,
-            self.batch_size
+            (bytes / batches) as f64 * 100.0 / batch_size.max(1) as f64,
+            batch_size
         );
         out
     }
 }
 
-fn configuration(properties: &Properties) -> Result<ProducerConfig, CliError> {
-    let builder = Producer::builder().properties(properties.clone());
-    builder.build_config().map_err(|e| CliError::build(&e))
-}
-
 fn connect(properties: &Properties) -> Result<TopicLookup, CliError> {
-    TopicLookup::connect(&configuration(properties)?).map_err(|reason| {
+    let builder = Producer::builder().properties(properties.clone());
+    let config = builder.build_config().map_err(|e| CliError::build(&e))?;
+    TopicLookup::connect(&config).map_err(|reason| {
         CliError::failed(format!(
             "--dry-run cannot ask the cluster for its topics: {reason}; without a broker it works \
              with --embedded"
