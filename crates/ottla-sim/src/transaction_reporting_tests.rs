@@ -191,6 +191,21 @@ fn call_that_waits_for_a_coordinator_is_explained() {
     }
 }
 
+/// A Produce request that comes before the markers of the last transaction waits for 20 ms.
+#[test]
+fn transactions_that_follow_at_once_learn_to_wait_for_the_markers_of_the_last_one() {
+    let mut fixture = initialized(2);
+    fixture.cluster.core.set_txn_marker_delay(|_: &str, _| 4);
+    let values: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+    let mut run = |values: &[String]| {
+        fixture.elapsed_ns(|f| values.iter().for_each(|value| f.commit_one(value))) / 1_000_000
+    };
+    let (first_ms, later_ms) = (run(&values[..20]), run(&values[20..]));
+    assert!(later_ms < 20 * 8 && later_ms < first_ms, "{first_ms} ms, then {later_ms} ms");
+    fixture.run_for_ms(10);
+    assert_eq!(fixture.committed_values(), values);
+}
+
 /// The coordinator writes the markers of the last transaction for some milliseconds, and refuses
 /// the first request of the next one with CONCURRENT_TRANSACTIONS.
 // CASES: TM4.

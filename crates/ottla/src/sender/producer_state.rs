@@ -223,6 +223,16 @@ impl ProducerState {
         self.mute_reason(partition, retry).is_none()
     }
 
+    /// Returns when a batch that can be sent may be sent, if that is later than now: the markers of
+    /// the last transaction come first. `retry` if it has been sent before.
+    #[inline]
+    pub(crate) fn hold_until(&self, retry: bool, now: Tick) -> Option<Tick> {
+        if retry {
+            return None;
+        }
+        self.transactions.as_ref()?.hold_until(now)
+    }
+
     /// Returns why a batch cannot be sent now; `retry` if it has been sent before.
     #[inline]
     pub(crate) fn mute_reason(&self, partition: &Partition, retry: bool) -> Option<MuteReason> {

@@ -365,7 +365,10 @@ pub(super) fn evaluate(
     }
     match *head {
         Head::Sendable { retry } => match producer_state.mute_reason(p, retry) {
-            None => Evaluation::Ready(leader),
+            None => match producer_state.hold_until(retry, cx.now) {
+                None => Evaluation::Ready(leader),
+                Some(at) => Evaluation::BackingOff(at),
+            },
             Some(reason) => Evaluation::Muted(reason),
         },
         Head::BackingOff(at) => Evaluation::BackingOff(at),

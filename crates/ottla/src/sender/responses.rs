@@ -162,6 +162,9 @@ impl<I: Io> Sender<I> {
         let fully_sent = completed.result.is_ok() || request.fully_sent;
         let response = self.parse_produce_response(node, &completed, now);
         if let Ok(response) = &response {
+            if let Some(transactions) = &mut self.producer_state.transactions {
+                transactions.on_produce_response(now);
+            }
             // From version 6 on, the client has to observe the throttle time (KIP-219).
             self.client.throttle(node, response.throttle_time_ms(), version >= 6, now);
             // Before the verdicts: a batch that is retried sees the new leader at once.
@@ -393,6 +396,9 @@ impl<I: Io> Sender<I> {
         let delay = inject_bug!(NoRetryBackoff, delay);
         let is_first = attempts == 1 && code == ErrorCode::CONCURRENT_TRANSACTIONS;
         let delay = if is_first { delay.min(CONCURRENT_TRANSACTIONS_BACKOFF) } else { delay };
+        if is_first && let Some(transactions) = &mut self.producer_state.transactions {
+            transactions.on_concurrent_transactions();
+        }
         let not_before = now.after(delay);
         tracing::debug!(
             topic = &*partition.topic,

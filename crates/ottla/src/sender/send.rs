@@ -79,7 +79,7 @@ impl<I: Io> Sender<I> {
         };
         self.client.send(node, request, now);
         if let Some(transactions) = &mut self.producer_state.transactions {
-            transactions.on_produce();
+            transactions.on_produce(now);
         }
         self.in_flight_batches.insert(correlation_id, node, batches);
     }

@@ -23,6 +23,7 @@
 mod batches;
 mod calls;
 mod outcome;
+mod pacing;
 mod parsed_response;
 mod requests;
 mod responses;
@@ -42,6 +43,7 @@ use crate::time::Tick;
 use crate::wakeup::lifecycle::LifecycleCell;
 use crate::wakeup::transaction_call::CallResult;
 use outcome::Api;
+use pacing::MarkerPacing;
 use stall::RequestStall;
 use state::{Calls, InitReason, Phase, Started, State, Transaction, TransactionVersion};
 
@@ -60,6 +62,7 @@ pub(crate) struct TransactionManager {
     lifecycle: Arc<LifecycleCell>,
     /// Shows the errors of requests to the application.
     health: SharedHealth,
+    pacing: MarkerPacing,
     /// Whether a change of the state concerns partitions that the ready tracker has cached.
     has_changed: bool,
     /// A transition that the table does not have.
@@ -116,6 +119,7 @@ impl TransactionManager {
             version: TransactionVersion::V1,
             lifecycle,
             health,
+            pacing: MarkerPacing::default(),
             has_changed: false,
             bug: None,
         }
@@ -164,10 +168,29 @@ impl TransactionManager {
     }
 
     /// Notes that a Produce request is sent: with version 2, it starts the transaction.
-    pub(super) fn on_produce(&mut self) {
+    pub(super) fn on_produce(&mut self, now: Tick) {
+        self.pacing.produce_sent(now);
         if let Some(transaction) = self.state.transaction_mut() {
             transaction.started = Started::Yes;
         }
+    }
+
+    /// Notes that a Produce request has a response.
+    pub(super) fn on_produce_response(&mut self, now: Tick) {
+        self.pacing.produce_completed(now);
+    }
+
+    /// Notes that the first request of a transaction was refused, because the coordinator still
+    /// writes the markers of the last one.
+    pub(super) fn on_concurrent_transactions(&mut self) {
+        if self.is_version_2() {
+            self.pacing.came_too_early();
+        }
+    }
+
+    /// Returns when the first requests of the transaction may be sent, if that is later than now.
+    pub(super) fn hold_until(&self, now: Tick) -> Option<Tick> {
+        self.pacing.hold_until(now)
     }
 
     /// Returns whether new batches are part of a transaction. Others have to be failed.

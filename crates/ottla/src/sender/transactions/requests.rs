@@ -182,6 +182,11 @@ impl<I: Io> Sender<I> {
             if manager.request.not_before > now {
                 return manager.request.not_before;
             }
+            if api == Api::TxnOffsetCommit
+                && let Some(hold_until) = manager.hold_until(now)
+            {
+                return hold_until;
+            }
             let node = match manager.coordinators.get(&key).copied() {
                 Some(node) if self.client.is_backing_off(node, now) => {
                     // It is gone, or it has moved: another broker knows. That one may not have
@@ -256,7 +261,10 @@ impl<I: Io> Sender<I> {
                 transaction.started = Started::Yes;
             }
         }
-        manager.has_changed |= matches!(api, Api::Commit | Api::Abort);
+        if matches!(api, Api::Commit | Api::Abort) {
+            manager.pacing.end_txn_sent(now);
+            manager.has_changed = true;
+        }
     }
 
     #[allow(clippy::too_many_arguments, reason = "one call, which sends any of the requests")]

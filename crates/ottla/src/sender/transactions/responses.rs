@@ -136,6 +136,10 @@ impl<I: Io> Sender<I> {
         match outcome {
             Outcome::Done => self.apply_success(manager, request, response, now),
             Outcome::Retry | Outcome::NotAttempted => {
+                if code == ErrorCode::CONCURRENT_TRANSACTIONS && request.api == Api::TxnOffsetCommit
+                {
+                    manager.on_concurrent_transactions();
+                }
                 let backoff = self.settings.retry_backoff;
                 manager.request.not_before =
                     now.after(manager.retry_backoff(request.api, code, backoff));
@@ -266,6 +270,9 @@ impl<I: Io> Sender<I> {
                 }
                 if let Some(transaction) = manager.state.transaction_mut() {
                     transaction.has_ended = true;
+                }
+                if manager.is_version_2() {
+                    manager.pacing.ended(now);
                 }
                 manager.finish();
             }

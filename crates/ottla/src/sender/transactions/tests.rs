@@ -154,7 +154,7 @@ fn transaction_without_batches_ends_without_a_request() {
 #[test]
 fn failed_record_fails_the_commit_and_the_abort_gives_a_new_epoch() {
     let mut manager = begun(false);
-    manager.on_produce();
+    manager.on_produce(Tick(0));
     let commit = make(&mut manager, TransactionCall::Commit);
     manager.fail_transaction(&some_error());
     let e = error_of(&commit);
@@ -173,7 +173,7 @@ fn failed_record_fails_the_commit_and_the_abort_gives_a_new_epoch() {
     assert!(result(&abort).unwrap().is_ok());
 
     let mut manager = begun(true);
-    manager.on_produce();
+    manager.on_produce(Tick(0));
     manager.fail_transaction(&some_error());
     let abort = make(&mut manager, TransactionCall::Abort);
     end(&mut manager);
@@ -184,7 +184,7 @@ fn failed_record_fails_the_commit_and_the_abort_gives_a_new_epoch() {
 #[test]
 fn lost_response_of_version_1_bumps_the_epoch_before_the_next_transaction() {
     let mut manager = begun(false);
-    manager.on_produce();
+    manager.on_produce(Tick(0));
     make(&mut manager, TransactionCall::Commit);
     manager.state.transaction_mut().unwrap().must_bump_epoch = true;
     end(&mut manager);
@@ -200,7 +200,7 @@ fn lost_response_of_version_1_bumps_the_epoch_before_the_next_transaction() {
 #[test]
 fn bump_that_fails_before_the_next_transaction_is_repeated_when_it_begins() {
     let (mut manager, first) = begun_by(false);
-    manager.on_produce();
+    manager.on_produce(Tick(0));
     make(&mut manager, TransactionCall::Commit);
     manager.handle_call(TransactionCall::Abandon(first));
     // It waits for the dropped transaction, and then for the epoch.
@@ -259,7 +259,7 @@ fn offsets_go_to_the_coordinator_of_the_group() {
 #[test]
 fn dropped_transaction_is_aborted_and_the_next_begin_waits() {
     let (mut manager, begin) = begun_by(true);
-    manager.on_produce();
+    manager.on_produce(Tick(0));
     manager.handle_call(TransactionCall::Abandon(begin));
     assert_eq!(step(&manager), Some(Api::Abort));
     let begin = make(&mut manager, TransactionCall::Begin);
@@ -271,7 +271,7 @@ fn dropped_transaction_is_aborted_and_the_next_begin_waits() {
 #[test]
 fn dropped_commit_continues_and_is_aborted_if_it_fails() {
     let (mut manager, begin) = begun_by(true);
-    manager.on_produce();
+    manager.on_produce(Tick(0));
     make(&mut manager, TransactionCall::Commit);
     manager.handle_call(TransactionCall::Abandon(begin));
     assert_eq!(step(&manager), Some(Api::Commit));
@@ -288,7 +288,7 @@ fn dropped_commit_continues_and_is_aborted_if_it_fails() {
 fn drop_of_a_transaction_that_has_ended_leaves_the_next_one_open() {
     for is_version_2 in [false, true] {
         let (mut manager, first) = begun_by(is_version_2);
-        manager.on_produce();
+        manager.on_produce(Tick(0));
         make(&mut manager, TransactionCall::Commit);
         end(&mut manager);
         let second = make(&mut manager, TransactionCall::Begin);
