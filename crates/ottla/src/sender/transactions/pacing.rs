@@ -29,6 +29,9 @@ pub(super) struct MarkerPacing {
     end_txn_sent_at: Tick,
     end_txn_latency: Duration,
     ended_at: Tick,
+    /// The end of the pause. It does not move in a transaction: the ready tracker has cached states
+    /// that depend on it.
+    hold_until: Tick,
     first_produce: FirstProduce,
 }
 
@@ -51,13 +54,13 @@ impl MarkerPacing {
     pub(super) fn ended(&mut self, now: Tick) {
         self.end_txn_latency = now.since(self.end_txn_sent_at);
         self.ended_at = now;
+        self.hold_until = now.after(self.pause);
         self.first_produce = FirstProduce::Unsent;
     }
 
     /// Returns when the next transaction may send its first request, if that is later than now.
     pub(super) fn hold_until(&self, now: Tick) -> Option<Tick> {
-        let end = self.ended_at.after(self.pause);
-        (!self.pause.is_zero() && end > now).then_some(end)
+        (self.hold_until > now).then_some(self.hold_until)
     }
 
     pub(super) fn produce_sent(&mut self, now: Tick) {
@@ -110,9 +113,10 @@ mod tests {
         run_transaction(&mut pacing, 0, 3);
         assert_eq!(pacing.hold_until(at_ms(1002)), None, "no request was slow");
         run_transaction(&mut pacing, 0, 25);
-        run_transaction(&mut pacing, 1, 25);
-        assert_eq!(pacing.hold_until(at_ms(1003)), Some(at_ms(1004)));
-        assert_eq!(pacing.hold_until(at_ms(1004)), None);
+        assert_eq!(pacing.hold_until(at_ms(1002)), None, "the next transaction is held");
+        run_transaction(&mut pacing, 0, 25);
+        assert_eq!(pacing.hold_until(at_ms(1002)), Some(at_ms(1003)));
+        assert_eq!(pacing.hold_until(at_ms(1003)), None);
         (0..20).for_each(|_| run_transaction(&mut pacing, 2, 3));
         assert_eq!(pacing.pause, Duration::from_millis(1));
         (0..100).for_each(|_| run_transaction(&mut pacing, 2, 25));
