@@ -63,6 +63,8 @@ mod event_tests;
 #[cfg(test)]
 mod lifecycle_tests;
 #[cfg(test)]
+mod transaction_fixture;
+#[cfg(test)]
 mod transaction_tests;
 #[cfg(test)]
 mod transaction_case_tests;

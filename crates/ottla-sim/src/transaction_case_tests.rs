@@ -12,7 +12,7 @@ use ottla_protocol::{ApiKey, ErrorCode};
 use crate::producer_fixture::ProducerFixture;
 use crate::request_faults::RequestFault;
 use crate::sim_cluster::{broker_now, node_address};
-use crate::transaction_tests::{
+use crate::transaction_fixture::{
     FAULTS_BEFORE_A_LOOKUP, VERSIONS, initialized, initialized_with, source_of, uninitialized,
 };
 use crate::transactions::committed_offsets;

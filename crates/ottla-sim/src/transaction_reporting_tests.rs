@@ -11,7 +11,7 @@ use ottla_protocol::{ApiKey, ErrorCode};
 use crate::event_tests::{EventRecorder, assert_documented, count};
 use crate::producer_fixture::ProducerFixture;
 use crate::request_faults::RequestFault;
-use crate::transaction_tests::{VERSIONS, initialized, initialized_with, uninitialized};
+use crate::transaction_fixture::{VERSIONS, initialized, initialized_with, uninitialized};
 
 const LOADING: RequestFault = RequestFault::Respond(ErrorCode::COORDINATOR_LOAD_IN_PROGRESS);
 
