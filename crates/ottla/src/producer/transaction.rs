@@ -57,6 +57,8 @@ impl Producer {
     ///   `transactional.id`.
     /// - [`ErrorKind::Authorization`]: the principal may not use the transactional id. The call can
     ///   be repeated after the grant.
+    /// - [`ErrorKind::Authentication`], [`ErrorKind::Config`]: no broker accepts this client, or no
+    ///   server can be a broker with these settings. The call can be made again.
     /// - [`ErrorKind::WouldDeadlock`] inside a callback; [`ErrorKind::Closed`], or the error that
     ///   ended the producer.
     pub fn init_transactions(&self) -> Result<(), Error> {
@@ -92,6 +94,8 @@ impl Producer {
     /// - [`ErrorKind::InvalidTransactionState`]: `init_transactions` was not called, or another
     ///   transaction is open.
     /// - [`ErrorKind::TransactionTimeout`]: no transaction has begun; call it again.
+    /// - [`ErrorKind::Authentication`]: the epoch has to be bumped first, and no broker accepts
+    ///   this client. No transaction has begun; the call can be made again.
     /// - [`ErrorKind::WouldDeadlock`] inside a callback; [`ErrorKind::Closed`], or the error that
     ///   ended the producer.
     pub fn begin_transaction(&self) -> Result<Transaction, Error> {

@@ -121,11 +121,13 @@ impl<I: Io> Sender<I> {
         if update.updated {
             self.publish_changes(update.changes);
         }
-        if let Some(e) = update.bootstrap_error {
-            self.accumulator.topics.notify_error_all(&e);
+        for e in update.bootstrap_error.iter().chain(&update.authentication_error) {
+            self.accumulator.topics.notify_error_all(e);
+            if let Some(transactions) = &mut self.producer_state.transactions {
+                transactions.fail_calls_for_an_id(e);
+            }
         }
         if let Some(e) = update.authentication_error {
-            self.accumulator.topics.notify_error_all(&e);
             // A producer that never had an id cannot send anything, so its batches fail
             // (CASES SA5). With an id, another broker or new credentials may still deliver them
             // within the delivery timeout.

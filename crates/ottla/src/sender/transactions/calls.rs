@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::outcome::Api;
 use super::state::{
     InitReason, PendingOffsets, Phase, Readiness, State, Transaction, TransactionVersion,
 };
@@ -186,6 +187,19 @@ impl TransactionManager {
         }
         if matches!(self.state, State::InTransaction(_) | State::AbortableError(..)) {
             self.begin_abort(Vec::new());
+        }
+    }
+
+    /// No broker accepts this client: calls that wait for a producer id fail with the error, as the
+    /// records of other producers do (CASES SA5). They can be made again.
+    pub(in crate::sender) fn fail_calls_for_an_id(&mut self, error: &Error) {
+        // The response to a request in flight, or its loss, comes first.
+        let is_waiting = self.request.in_flight.is_none();
+        if is_waiting
+            && let State::Initializing(InitReason::First | InitReason::Begin, _) = self.state
+        {
+            self.forget_stall();
+            self.fail_request(Api::InitProducerId, error);
         }
     }
 

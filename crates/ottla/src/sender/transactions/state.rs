@@ -233,7 +233,9 @@ impl Phase {
         };
         Some(match (self, next) {
             (Uninitialized, Initializing) => "`init_transactions`",
-            (Initializing, Uninitialized) => "InitProducerId was refused, and may be repeated",
+            (Initializing, Uninitialized) => {
+                "InitProducerId was refused, or no broker accepts the client"
+            }
             (Initializing, Ready) => "the producer id is assigned, or `begin_transaction` failed",
             (Initializing, InTransaction) => "the epoch is bumped, and the transaction begins",
             (Initializing, AbortableError) => "the epoch could not be bumped after an abort",

@@ -98,6 +98,32 @@ fn calls_are_refused_out_of_order() {
     assert_eq!(manager.state.phase(), Phase::InTransaction, "a wrong call changes nothing");
 }
 
+// CASES: SA5.
+#[test]
+fn calls_for_an_id_fail_if_no_broker_accepts_the_client_and_can_be_made_again() {
+    let rejected = Error::authentication(None, "wrong password".to_owned());
+    let mut manager = manager();
+    let init = make(&mut manager, TransactionCall::Init);
+    manager.fail_calls_for_an_id(&rejected);
+    assert_eq!(error_of(&init).kind(), ErrorKind::Authentication);
+    let init = make(&mut manager, TransactionCall::Init);
+    manager.initialized();
+    assert!(result(&init).unwrap().is_ok());
+    // The epoch has to be bumped before the transaction begins.
+    manager.state = State::Ready(state::Readiness { must_bump_epoch: true });
+    let begin = make(&mut manager, TransactionCall::Begin);
+    manager.fail_calls_for_an_id(&rejected);
+    assert_eq!(error_of(&begin).kind(), ErrorKind::Authentication);
+    let begin = make(&mut manager, TransactionCall::Begin);
+    assert_eq!(step(&manager), Some(Api::InitProducerId));
+    manager.initialized();
+    assert!(result(&begin).unwrap().is_ok());
+    // An open transaction may still end with other credentials, within the time-outs.
+    let commit = make(&mut manager, TransactionCall::Commit);
+    manager.fail_calls_for_an_id(&rejected);
+    assert!(result(&commit).is_none());
+}
+
 // CASES: TM2, F3.16.
 #[test]
 fn end_txn_waits_for_batches_and_partitions() {
