@@ -78,7 +78,7 @@ fn wait_for_progress(ended: &AtomicU64) {
     }
 }
 
-// CASES: TM25.
+// CASES: TM25, F4.20.
 #[test]
 fn transactions_continue_while_the_brokers_and_transaction_version_are_upgraded() {
     let Some(jars) = Jars::find_or_fetch() else { return };
