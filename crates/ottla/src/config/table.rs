@@ -175,7 +175,9 @@ settings! {
          stay the same over restarts, and no two running producers may share it. Needs \
          `enable.idempotence` and Kafka 2.5. Records are accepted only in a transaction.";
     Unsupported "transaction.two.phase.commit.enable", Bool, Some("false"),
-        "This client does not take part in two-phase commits (KIP-939).";
+        "Two-phase commits (KIP-939) need version 6 of InitProducerId. Kafka 4.4 marks it as \
+         unstable, so brokers do not offer it, and Java's producer has no call that prepares a \
+         transaction.";
     Supported "partitioner.availability.timeout.ms", Long(0), Some("0"),
         "Milliseconds after which records without a key avoid the partitions of a broker that \
          takes no batches. 0 never avoids a broker. Needs \

@@ -244,7 +244,7 @@ fn bump_that_fails_before_the_next_transaction_is_repeated_when_it_begins() {
     assert!(result(&begin).unwrap().is_ok());
 }
 
-// CASES: TM25.
+// CASES: TM25, F4.20.
 #[test]
 fn upgrade_ends_the_transaction_as_version_1_and_bumps_the_epoch_once() {
     let mut manager = begun(false);
