@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ottla_protocol::random::SplitMix64;
 use ottla_protocol::{ErrorCode, Uuid};
 
+use crate::client_metrics::{ClientMetrics, ClientMetricsSubscription};
 use crate::cluster::Nodes;
 use crate::coordinators::Coordinators;
 use crate::group::GroupCoordinator;
@@ -62,6 +63,9 @@ pub struct BrokerConfig {
     /// How long the first rebalance of a consumer group waits for more members (Kafka's
     /// `group.initial.rebalance.delay.ms`); default 0.
     pub group_initial_rebalance_delay_ms: u64,
+    /// The metrics that the cluster requests from its clients (KIP-714); default `None`, where it
+    /// does not offer to receive any.
+    pub client_metrics: Option<ClientMetricsSubscription>,
 }
 
 impl Default for BrokerConfig {
@@ -79,6 +83,7 @@ impl Default for BrokerConfig {
             transaction_max_timeout_ms: 15 * 60 * 1000,
             verifies_transactions: true,
             group_initial_rebalance_delay_ms: 0,
+            client_metrics: None,
         }
     }
 }
@@ -214,6 +219,7 @@ pub struct Core {
     pub(crate) coordinators: Coordinators,
     pub(crate) transactions: TransactionCoordinator,
     pub(crate) groups: GroupCoordinator,
+    pub(crate) client_metrics: ClientMetrics,
     /// Produce requests that wait for replicas, by id.
     pub(crate) produce_purgatory: BTreeMap<u64, DelayedProduce>,
     pub(crate) last_delayed_id: u64,
@@ -296,12 +302,14 @@ impl Core {
             produce_purgatory: BTreeMap::new(),
             last_delayed_id: 0,
             producer_ids,
+            client_metrics: ClientMetrics::default(),
             append_history: None,
             config,
             topics,
             cluster_id: String::new(),
             fault_injector: None,
         };
+        core.set_client_metrics(core.config.client_metrics.clone());
         core.cluster_id = core.load_cluster_id()?;
         // The process before may have ended while it wrote the markers of a transaction.
         core.resend_txn_markers(now);

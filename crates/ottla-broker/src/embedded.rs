@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ottla_protocol::ErrorCode;
 
+use crate::client_metrics::{ClientMetricsPush, ClientMetricsSubscription};
 use crate::consumer_record::{ConsumerRecord, TopicReader};
 use crate::core::{ApiError, BrokerConfig, ClockReading, Core};
 use crate::listener::{NodeListener, bind_listeners};
@@ -116,6 +117,13 @@ impl EmbeddedBrokerBuilder {
     pub fn group_initial_rebalance_delay(mut self, delay: Duration) -> Self {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.config.group_initial_rebalance_delay_ms = delay_ms;
+        self
+    }
+
+    /// Offers to receive client metrics, and requests these (KIP-714); default: it does not offer
+    /// it, as a Kafka broker without a receiver plug-in.
+    pub fn client_metrics(mut self, subscription: ClientMetricsSubscription) -> Self {
+        self.config.client_metrics = Some(subscription);
         self
     }
 
@@ -424,6 +432,40 @@ impl EmbeddedBroker {
             if has_expired {
                 let what = if only_committed { "committed records" } else { "records" };
                 let text = format!("{arrived} of {count} {what} of {topic} came in {timeout:?}");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            self.shared.wait_for_change(&mut core, deadline);
+        }
+    }
+
+    /// Returns the metrics that clients have pushed, oldest first; the last 1000 at most.
+    ///
+    /// See [`ClientMetricsSubscription`].
+    pub fn client_metrics_pushes(&self) -> Vec<ClientMetricsPush> {
+        self.with_core(|core, _now| core.client_metrics_pushes().cloned().collect())
+    }
+
+    /// Like [`client_metrics_pushes`](Self::client_metrics_pushes), and waits until one of them
+    /// fulfils the condition. Returns this one.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`] if there is none when `timeout` has expired; the message says
+    /// how many others came.
+    pub fn wait_for_client_metrics(
+        &self,
+        condition: impl Fn(&ClientMetricsPush) -> bool,
+        timeout: Duration,
+    ) -> io::Result<ClientMetricsPush> {
+        let deadline = Instant::now() + timeout.min(LONGEST_WAIT);
+        let mut core = self.shared.core.lock();
+        loop {
+            let has_expired = Instant::now() >= deadline;
+            if let Some(push) = core.client_metrics_pushes().find(|push| condition(push)) {
+                return Ok(push.clone());
+            }
+            if has_expired {
+                let others = core.client_metrics_pushes().count();
+                let text = format!("no push of {others} fulfilled the condition in {timeout:?}");
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
             self.shared.wait_for_change(&mut core, deadline);

@@ -34,6 +34,7 @@ mod core;
 mod new_topic;
 mod api;
 mod append;
+mod client_metrics;
 mod cluster;
 mod consumer_record;
 mod coordinators;
@@ -54,6 +55,7 @@ pub use bytes::Bytes;
 pub use ottla_protocol::ErrorCode;
 pub use ottla_protocol::{ApiKey, Uuid};
 
+pub use crate::client_metrics::{ClientMetric, ClientMetricsPush, ClientMetricsSubscription};
 pub use crate::cluster::{MoveLeaderOptions, PartitionDescription};
 pub use crate::consumer_record::{ConsumerRecord, TransactionStatus};
 pub use crate::coordinators::CoordinatorType;

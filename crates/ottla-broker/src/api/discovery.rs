@@ -46,6 +46,8 @@ const SUPPORTED_VERSIONS: &[SupportedVersions] = &[
     SupportedVersions { key: ApiKey::DESCRIBE_CONFIGS, min: 1, max: 4 },
     SupportedVersions { key: ApiKey::CREATE_PARTITIONS, min: 0, max: 3 },
     SupportedVersions { key: ApiKey::DESCRIBE_CLUSTER, min: 0, max: 1 },
+    SupportedVersions { key: ApiKey::GET_TELEMETRY_SUBSCRIPTIONS, min: 0, max: 0 },
+    SupportedVersions { key: ApiKey::PUSH_TELEMETRY, min: 0, max: 0 },
 ];
 
 /// The feature that says which transactions a cluster supports (KIP-890).
@@ -56,7 +58,7 @@ pub(crate) fn supported_versions(key: ApiKey) -> Option<&'static SupportedVersio
     SUPPORTED_VERSIONS.iter().find(|s| s.key == key)
 }
 
-fn advertised_versions() -> Vec<ApiVersion> {
+fn advertised_versions(core: &Core) -> Vec<ApiVersion> {
     let advertise = |s: &SupportedVersions| ApiVersion {
         api_key: s.key.0,
         // As Kafka does, the broker advertises Produce 0 to 2 without supporting them. librdkafka
@@ -65,7 +67,12 @@ fn advertised_versions() -> Vec<ApiVersion> {
         max_version: s.max,
         ..Default::default()
     };
-    SUPPORTED_VERSIONS.iter().map(advertise).collect()
+    // As in Kafka, only a broker that can receive client metrics offers to.
+    let has_receiver = core.client_metrics.subscription.is_some();
+    let is_telemetry =
+        |key| matches!(key, ApiKey::GET_TELEMETRY_SUBSCRIPTIONS | ApiKey::PUSH_TELEMETRY);
+    let offered = |s: &&SupportedVersions| has_receiver || !is_telemetry(s.key);
+    SUPPORTED_VERSIONS.iter().filter(offered).map(advertise).collect()
 }
 
 pub(crate) fn handle_api_versions(
@@ -83,7 +90,7 @@ pub(crate) fn handle_api_versions(
         ..Default::default()
     };
     Ok(ApiVersionsResponse {
-        api_keys: advertised_versions(),
+        api_keys: advertised_versions(core),
         supported_features: vec![SupportedFeatureKey {
             name: name(),
             min_version: 0,

@@ -18,6 +18,7 @@ use ottla_protocol::header::{RequestHeader, decode_request, encode_response};
 use ottla_protocol::messages::*;
 use ottla_protocol::{ApiKey, DecodeError, Reader, Request};
 
+use crate::client_metrics::{handle_get_telemetry_subscriptions, handle_push_telemetry};
 use crate::core::{ClockReading, Core, DEFAULT_NODE_ID, HandleResult, LocalAddress};
 
 pub(crate) use admin::*;
@@ -172,6 +173,18 @@ impl Core {
             ApiKey::DESCRIBE_CLUSTER => {
                 decode_request::<DescribeClusterRequest>(r, v)?;
                 ctx.send_response::<DescribeClusterRequest>(&handle_describe_cluster(self, ctx))
+            }
+            ApiKey::GET_TELEMETRY_SUBSCRIPTIONS => {
+                match handle_get_telemetry_subscriptions(self, &decode_request(r, v)?) {
+                    Some(body) => ctx.send_response::<GetTelemetrySubscriptionsRequest>(&body),
+                    None => unsupported_api(ctx.header.api_key),
+                }
+            }
+            ApiKey::PUSH_TELEMETRY => {
+                match handle_push_telemetry(self, ctx, &decode_request(r, v)?) {
+                    Some(body) => ctx.send_response::<PushTelemetryRequest>(&body),
+                    None => unsupported_api(ctx.header.api_key),
+                }
             }
             other => unsupported_api(other),
         })
