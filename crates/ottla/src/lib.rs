@@ -150,6 +150,8 @@ pub use exporters::{OpenTelemetryInterceptor, register_opentelemetry_metrics};
 /// The same type as `ottla_broker::ErrorCode`: a test can compare the code of an error with the one
 /// that it has injected.
 pub use ottla_protocol::ErrorCode;
+/// The client instance id of [`Producer::client_instance_id`].
+pub use ottla_protocol::Uuid;
 pub use producer::{
     CloseReport, PartitionInfo, Partitioner, Partitions, Producer, ProducerBuilder, PurgeScope,
     Topic, Transaction, TypedProducer, TypedRecord, TypedTopic,

@@ -14,6 +14,7 @@ mod key_hash;
 pub(crate) mod append_only_vec;
 pub(crate) mod batch_size_estimator;
 mod topic_table;
+mod metrics;
 pub(crate) mod topics;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -155,6 +156,9 @@ impl RecordAccumulator {
             Event::Flush(flush) => self.events().pending_posts.add_flush(flush),
             Event::Transaction(call) => call.fail(&self.lifecycle().error_for_waiting_call()),
             Event::Snapshot(request) => {
+                request.complete(Err(self.lifecycle().error_for_new_call()));
+            }
+            Event::ClientInstanceId(request) => {
                 request.complete(Err(self.lifecycle().error_for_new_call()));
             }
             Event::MemoryWanted

@@ -220,7 +220,10 @@ impl<I: Io> NetworkClient<I> {
             match request.kind {
                 RequestKind::ApiVersions(_) | RequestKind::Sasl(_) => {}
                 RequestKind::Metadata => self.metadata.fail_update(now, random),
-                RequestKind::Produce | RequestKind::InitProducerId | RequestKind::Transaction => {
+                RequestKind::Produce
+                | RequestKind::InitProducerId
+                | RequestKind::Transaction
+                | RequestKind::Telemetry => {
                     self.completed_requests.push(CompletedRequest {
                         node,
                         request,

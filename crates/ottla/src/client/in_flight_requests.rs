@@ -24,6 +24,8 @@ pub(crate) enum RequestKind {
     InitProducerId,
     /// A request of the transaction manager, handled by the sender.
     Transaction,
+    /// GetTelemetrySubscriptions or PushTelemetry, handled by the sender.
+    Telemetry,
     /// Produce, handled by the sender, which finds the batches by correlation id.
     Produce,
 }

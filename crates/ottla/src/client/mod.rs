@@ -67,6 +67,8 @@ pub(crate) struct NetworkClient<I: Io> {
     observer: Observer,
     /// Requests for the sender that completed since the last poll.
     completed_requests: Vec<CompletedRequest>,
+    /// Whether any broker has offered to receive the client's metrics (KIP-714).
+    offers_telemetry: bool,
     /// The buffers of `poll`, empty between two polls.
     poll_result: PollResult,
 }
@@ -101,6 +103,7 @@ impl<I: Io> NetworkClient<I> {
             observer: Observer::new(health, counters, env.now()),
             env,
             completed_requests: Vec::new(),
+            offers_telemetry: false,
             poll_result: PollResult::default(),
         };
         client.add_bootstrap_servers();
@@ -301,6 +304,27 @@ impl<I: Io> NetworkClient<I> {
         can_become_ready
             .min_by_key(|connection| connection.last_connect_attempt())
             .map(|connection| connection.id)
+    }
+
+    /// Returns whether any broker has offered to receive the client's metrics (KIP-714).
+    #[inline]
+    pub(crate) fn offers_telemetry(&self) -> bool {
+        self.offers_telemetry
+    }
+
+    /// Returns a ready node that receives the client's metrics (KIP-714): `preferred`, which has
+    /// received them before, else the one with the fewest requests in flight.
+    pub(crate) fn telemetry_node(&self, preferred: Option<i32>, now: Tick) -> Option<i32> {
+        let has_brokers = !self.metadata.cluster().nodes.is_empty();
+        let can_take = |connection: &&NodeConnection| {
+            // As in `least_loaded_node`.
+            (connection.id >= 0 || !has_brokers)
+                && self.can_send_request(connection, now)
+                && connection.offers_telemetry()
+        };
+        let candidates = self.connections.iter().filter(can_take);
+        let order = |c: &&NodeConnection| (Some(c.id) != preferred, c.in_flight.len());
+        candidates.min_by_key(order).map(|connection| connection.id)
     }
 
     /// Sends a metadata request to the least loaded node if one is due. Returns when to call again.

@@ -307,6 +307,14 @@ impl NodeConnection {
         let version = max.min(supported.max);
         (version >= min && version >= supported.min).then_some(version)
     }
+
+    /// Returns whether the node receives the client's metrics: it supports version 0, the only one,
+    /// of both APIs of KIP-714.
+    pub(crate) fn offers_telemetry(&self) -> bool {
+        [ApiKey::GET_TELEMETRY_SUBSCRIPTIONS, ApiKey::PUSH_TELEMETRY]
+            .iter()
+            .all(|api| self.latest_usable_version(*api, 0, 0).is_some())
+    }
 }
 
 #[cfg(test)]
@@ -439,5 +447,16 @@ mod tests {
         assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 13), Some(9));
         assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 3, 8), Some(8));
         assert_eq!(connection.latest_usable_version(ApiKey::PRODUCE, 10, 13), None);
+    }
+
+    #[test]
+    fn node_offers_telemetry_only_with_both_of_its_apis() {
+        let mut connection = node();
+        connection
+            .api_versions
+            .insert(ApiKey::GET_TELEMETRY_SUBSCRIPTIONS, VersionRange { min: 0, max: 0 });
+        assert!(!connection.offers_telemetry(), "the subscription alone is of no use");
+        connection.api_versions.insert(ApiKey::PUSH_TELEMETRY, VersionRange { min: 0, max: 0 });
+        assert!(connection.offers_telemetry());
     }
 }

@@ -108,7 +108,10 @@ impl<I: Io> NetworkClient<I> {
             }
             RequestKind::Metadata => self.handle_metadata_response(node, &request, &frame, now),
             RequestKind::Sasl(step) => self.handle_sasl_response(node, step, &frame, now),
-            RequestKind::Produce | RequestKind::InitProducerId | RequestKind::Transaction => {
+            RequestKind::Produce
+            | RequestKind::InitProducerId
+            | RequestKind::Transaction
+            | RequestKind::Telemetry => {
                 let result = Ok(frame);
                 self.completed_requests.push(CompletedRequest { node, request, result });
             }
@@ -146,6 +149,7 @@ impl<I: Io> NetworkClient<I> {
         };
         connection.set_api_versions(&response);
         connection.ready(channel);
+        self.offers_telemetry |= connection.offers_telemetry();
         self.observer.connected(connection, now);
         if node >= 0 {
             self.bootstrap.broker_connected();

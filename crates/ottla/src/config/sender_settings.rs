@@ -38,6 +38,11 @@ pub struct SenderSettings {
     /// How long a MESSAGE_TOO_LARGE error limits the batches of its topic
     /// (`metadata.max.age.ms`).
     pub metadata_max_age: Duration,
+    /// Whether the client pushes its metrics to brokers that request them (`enable.metrics.push`,
+    /// KIP-714).
+    pub metrics_push: bool,
+    /// The rack of this client (`client.rack`), which the pushed metrics carry; may be empty.
+    pub client_rack: String,
     /// The settings of a transactional producer; `None` without `transactional.id`.
     pub transactions: Option<TransactionSettings>,
 }
@@ -58,6 +63,8 @@ impl SenderSettings {
             request_timeout: Timeouts::new(p)?.request,
             delivery_timeout: Timeouts::new(p)?.delivery,
             metadata_max_age: p.get_duration_ms("metadata.max.age.ms"),
+            client_rack: p.get_str("client.rack").to_owned(),
+            metrics_push: p.get_bool("enable.metrics.push"),
             transactions: TransactionSettings::new(p),
         })
     }

@@ -211,8 +211,10 @@ settings! {
     Supported "client.rack", Text, Some(""),
         "The rack of this client, for `partitioner.rack.aware`. Any name that the brokers use in \
          `broker.rack`.";
-    Ignored "enable.metrics.push", Bool, Some("true"),
-        "This client does not push its metrics to brokers (KIP-714).";
+    Supported "enable.metrics.push", Bool, Some("true"),
+        "With `true`, the producer sends its metrics to a broker, as often as the cluster's \
+         administrator has subscribed to them (KIP-714). Brokers without a receiver of client \
+         metrics get none.";
     Ignored "metric.reporters", List, Some("org.apache.kafka.common.metrics.JmxReporter"),
         "Java classes; read metrics with `Producer::metrics`.";
     Ignored "auto.include.jmx.reporter", Bool, Some("true"),

@@ -4,6 +4,7 @@
 //! The sender's thread updates most of them. `Producer::metrics` and `Producer::totals` read them.
 
 mod sensors;
+pub(crate) mod otlp;
 mod series;
 #[cfg(any(test, feature = "prometheus", feature = "metrics"))]
 pub(crate) mod prometheus_names;
@@ -27,6 +28,8 @@ macro_rules! counters {
             $( pub(crate) $name: AtomicU64, )*
             /// The metrics with Kafka's names.
             pub(crate) sensors: Sensors,
+            /// When the producer was built, in milliseconds since the Unix epoch.
+            pub(crate) started_ms: i64,
             /// Records that failed because the producer was closed.
             pub(crate) closed_records: AtomicU64,
             /// Those of them that may be in the log.

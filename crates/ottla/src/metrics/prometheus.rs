@@ -95,6 +95,10 @@ it compute the rates.
 [grafana-dashboard.json](grafana-dashboard.json) is a dashboard for Grafana, to be imported with a
 Prometheus data source.
 
+Brokers that request client metrics (KIP-714) get them as `org.apache.kafka.producer.…`,
+`org.apache.kafka.producer.topic.…` and `org.apache.kafka.producer.node.…`, with `.` for `-`:
+[how](MONITORING.md#metrics-at-the-brokers).
+
 ";
 
     #[test]

@@ -46,6 +46,14 @@ pub struct Metric {
     pub value: MetricValue,
 }
 
+impl Metric {
+    /// Returns whether the value only grows: the total of what has happened since the producer was
+    /// built. All other numbers are gauges.
+    pub fn is_counter(&self) -> bool {
+        self.name.ends_with("-total")
+    }
+}
+
 /// The value of a [`Metric`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum MetricValue {

@@ -378,7 +378,8 @@ impl ProducerBuilder {
         let security = ConnectionSecurity::new(&config.security, self.token_provider, &env)
             .map_err(|e| config.use_written_names(e))?;
         let sensors = Sensors::new(config.metrics);
-        let counters = Arc::new(Counters { sensors, ..Counters::default() });
+        let counters =
+            Arc::new(Counters { sensors, started_ms: env.wall_clock_ms(), ..Counters::default() });
         let interceptors = Interceptors::new(self.interceptors);
         let listeners =
             DeliveryListeners::new(self.delivery_handler, interceptors, counters.clone());
@@ -421,7 +422,6 @@ impl ProducerBuilder {
             sender_thread: Mutex::new(None),
             pending_calls: PendingCalls::default(),
             spawn_thread: OnceLock::new(),
-            started_ms: env.wall_clock_ms(),
             fork_guard: forkguard::new(),
         };
         Ok((Arc::new(inner), sender))

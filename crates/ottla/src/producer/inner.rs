@@ -1,7 +1,7 @@
 //! The state that all clones of a producer share.
 //!
 //! `builder.rs` creates it. The calls are in files by subject: `do_send.rs`, `topic_wait.rs`,
-//! `memory_wait.rs`, `metrics.rs` and `close.rs`.
+//! `memory_wait.rs` and `close.rs`.
 
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -11,7 +11,7 @@ use crate::accumulator::RecordAccumulator;
 use crate::client::SharedHealth;
 use crate::config::ProducerConfig;
 use crate::error::{Error, ErrorKind};
-use crate::metrics::{Counters, Sensor};
+use crate::metrics::{Counters, Metric, Sensor};
 use crate::sync::Mutex;
 use crate::time::Tick;
 
@@ -34,8 +34,6 @@ pub(crate) struct ProducerInner {
     pub(super) pending_calls: PendingCalls,
     /// Starts a thread; empty in a simulation.
     pub(crate) spawn_thread: OnceLock<SpawnThread>,
-    /// The time when the producer was built, in milliseconds since the Unix epoch.
-    pub(crate) started_ms: i64,
     /// Detects a fork since the producer was built.
     pub(crate) fork_guard: forkguard::Guard,
 }
@@ -64,6 +62,11 @@ impl ProducerInner {
     pub(super) fn record_wait_time(&self, sensor: Sensor, start: Tick) {
         let now = self.accumulator.env.now();
         self.counters.sensors.record(&[(sensor, now.since(start).as_nanos() as f64)], now);
+    }
+
+    /// Returns all metrics; none once the producer is closed.
+    pub(super) fn metrics(&self) -> Vec<Metric> {
+        self.accumulator.metrics(&self.counters, &self.config.client.client_id)
     }
 
     /// Returns the deadline of a call that starts to wait now (`max.block.ms`).

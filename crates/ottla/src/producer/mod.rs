@@ -6,7 +6,7 @@
 mod builder;
 mod inner;
 mod close;
-mod metrics;
+mod client_instance_id;
 mod partitioner;
 mod send;
 mod snapshot;

@@ -6,8 +6,8 @@ use super::Producer;
 use crate::error::Error;
 use crate::snapshot::Snapshot;
 use crate::time::Tick;
+use crate::wakeup::call_request::{CallFuture, call_request};
 use crate::wakeup::event_queue::Event;
-use crate::wakeup::snapshot_request::{SnapshotFuture, snapshot_request};
 
 /// Introspection.
 impl Producer {
@@ -51,10 +51,10 @@ impl Producer {
         self.request_snapshot("Producer::snapshot_async")?.await
     }
 
-    fn request_snapshot(&self, operation: &str) -> Result<SnapshotFuture, Error> {
+    fn request_snapshot(&self, operation: &str) -> Result<CallFuture<Snapshot>, Error> {
         self.inner.check_fork()?;
         self.inner.accumulator.caller_context.check_can_block(operation)?;
-        let (request, future) = snapshot_request();
+        let (request, future) = call_request();
         self.inner.accumulator.post(Event::Snapshot(request), Tick(0));
         Ok(future)
     }

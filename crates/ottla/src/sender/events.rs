@@ -53,6 +53,7 @@ impl<I: Io> Sender<I> {
                 Event::Flush(completion) => self.begin_flush(completion),
                 Event::Transaction(call) => self.handle_transaction_call(*call),
                 Event::Snapshot(request) => self.buffers.snapshot_requests.push(request),
+                Event::ClientInstanceId(request) => self.telemetry.await_instance_id(request),
                 Event::Close => self.is_close_handled = true,
             }
         }

@@ -34,6 +34,7 @@ mod purge;
 mod shutdown;
 mod stall_report;
 mod snapshot;
+mod telemetry;
 pub(crate) mod thread;
 
 use std::sync::Arc;
@@ -49,10 +50,11 @@ use crate::error::{Error, ErrorKind};
 use crate::metrics::{Counters, add};
 use crate::network::io::Io;
 use crate::sender::ready::{DrainContext, ReadyTracker, SendPressure};
+use crate::snapshot::Snapshot;
 use crate::time::Tick;
+use crate::wakeup::call_request::CallRequest;
 use crate::wakeup::event_queue::Event;
 use crate::wakeup::lifecycle::Lifecycle;
-use crate::wakeup::snapshot_request::SnapshotRequest;
 use acknowledged_batches::AcknowledgedBatch;
 use batch_size_discovery::BatchSizeDiscovery;
 use drain::DrainRequest;
@@ -63,6 +65,7 @@ use producer_state::ProducerState;
 use purge::Purge;
 use split_job::SplitOutcomes;
 use stall_report::StallReport;
+use telemetry::ClientTelemetry;
 use transactions::TransactionManager;
 use waiter_deadlines::WaiterDeadlines;
 
@@ -73,7 +76,7 @@ struct RoundBuffers {
     ready_nodes: Vec<i32>,
     completed_requests: Vec<CompletedRequest>,
     acknowledged_batches: Vec<AcknowledgedBatch>,
-    snapshot_requests: Vec<SnapshotRequest>,
+    snapshot_requests: Vec<CallRequest<Snapshot>>,
 }
 
 /// Kafka's `Sender`.
@@ -95,6 +98,7 @@ pub(crate) struct Sender<I: Io> {
     buffers: RoundBuffers,
     record_pieces: Vec<RecordPiece>,
     stall_report: StallReport,
+    telemetry: ClientTelemetry,
     health: SharedHealth,
     counters: Arc<Counters>,
 }
@@ -123,6 +127,7 @@ impl<I: Io> Sender<I> {
                 settings.metadata_max_age,
                 accumulator.settings.batch_size,
             ),
+            telemetry: ClientTelemetry::new(settings.metrics_push),
             settings,
             accumulator,
             client,
@@ -212,6 +217,8 @@ impl<I: Io> Sender<I> {
         // request for it would wait for the next event (the simulation found it, seed 1767).
         self.resolve_sequences(now);
         wake_at(self.maybe_request_producer_id(now));
+        // Before the drain: it takes all that a busy connection can send.
+        wake_at(self.maybe_send_telemetry(now));
         self.client.cluster()
     }
 

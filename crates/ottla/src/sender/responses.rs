@@ -138,6 +138,7 @@ impl<I: Io> Sender<I> {
             RequestKind::Produce => self.handle_produce_response(completed, now),
             RequestKind::InitProducerId => self.handle_init_producer_id_response(completed, now),
             RequestKind::Transaction => self.handle_transaction_response(completed, now),
+            RequestKind::Telemetry => self.handle_telemetry_response(&completed, now),
             RequestKind::ApiVersions(_) | RequestKind::Metadata | RequestKind::Sasl(_) => {}
         }
     }

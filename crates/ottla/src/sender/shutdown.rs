@@ -28,7 +28,12 @@ impl<I: Io> Sender<I> {
         let is_idle = self.producer_state.transactions.as_ref().is_none_or(|t| t.is_idle());
         let is_complete =
             self.is_close_handled && self.ready.is_empty() && self.in_flight_batches.is_empty();
-        if is_complete && is_idle {
+        let last_push = if is_complete && is_idle && deadline > now {
+            self.finish_telemetry(now)
+        } else {
+            None
+        };
+        if is_complete && is_idle && last_push.is_none() {
             self.shut_down(&Error::closed());
         } else if deadline <= now {
             self.shut_down(&Error::new(
@@ -36,7 +41,7 @@ impl<I: Io> Sender<I> {
                 "the producer was closed before the record was acknowledged",
             ));
         }
-        deadline
+        last_push.map_or(deadline, |until| until.min(deadline))
     }
 
     /// Fails the producer: no later request can succeed. All batches, waiting callers and later
@@ -107,6 +112,7 @@ impl<I: Io> Sender<I> {
                 for request in self.buffers.snapshot_requests.drain(..) {
                     request.complete(Err(error.clone()));
                 }
+                self.telemetry.end(error);
             }
         }
         true

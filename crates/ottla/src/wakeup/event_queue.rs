@@ -14,12 +14,15 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::sync::OnceLock;
 
+use ottla_protocol::Uuid;
+
 use super::lifecycle::LifecycleCell;
 use crate::env::Wakeup;
+use crate::snapshot::Snapshot;
 use crate::sync::Mutex;
 use crate::time::Tick;
+use crate::wakeup::call_request::CallRequest;
 use crate::wakeup::pending_posts::PendingPosts;
-use crate::wakeup::snapshot_request::SnapshotRequest;
 use crate::wakeup::transaction_call::TransactionCall;
 use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
 
@@ -50,7 +53,9 @@ pub(crate) enum Event {
     /// The application makes a transactional call.
     Transaction(Box<TransactionCall>),
     /// A caller asks what the sender does.
-    Snapshot(SnapshotRequest),
+    Snapshot(CallRequest<Snapshot>),
+    /// A caller needs the client instance id of KIP-714.
+    ClientInstanceId(CallRequest<Uuid>),
     /// The application closes the producer. The lifecycle has the deadline.
     Close,
 }

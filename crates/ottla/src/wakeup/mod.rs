@@ -5,6 +5,6 @@ pub(crate) mod lifecycle;
 pub(crate) mod event_queue;
 pub(crate) mod pending_posts;
 pub(crate) mod waiters;
-pub(crate) mod snapshot_request;
+pub(crate) mod call_request;
 pub(crate) mod caller_context;
 pub(crate) mod transaction_call;

@@ -1,20 +1,32 @@
-//! The metrics of `Producer::metrics`: those of the sensors, and those that are read at the moment
-//! of the call.
+//! All metrics of a producer: those of the sensors, and those that are read at the moment of the
+//! call. `Producer::metrics` and the sender's client telemetry have them from here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::inner::ProducerInner;
-use crate::metrics::{Metric, MetricValue};
+use super::RecordAccumulator;
+use crate::metrics::{Counters, Metric, MetricValue};
 use crate::time::Tick;
 
-impl ProducerInner {
-    /// Returns all metrics; none once the producer is closed.
-    pub(super) fn metrics(&self) -> Vec<Metric> {
-        if self.accumulator.lifecycle().is_closed() {
+/// Where the metrics come from.
+struct MetricSources<'a> {
+    accumulator: &'a RecordAccumulator,
+    counters: &'a Counters,
+    client_id: &'a str,
+}
+
+impl RecordAccumulator {
+    /// Returns all metrics of the producer; none once it is closed.
+    pub(crate) fn metrics(&self, counters: &Counters, client_id: &str) -> Vec<Metric> {
+        if self.lifecycle().is_closed() {
             return Vec::new();
         }
-        let now = self.accumulator.env.now();
-        let mut metrics = self.counters.sensors.read(&self.config.client.client_id, now);
+        MetricSources { accumulator: self, counters, client_id }.read(self.env.now())
+    }
+}
+
+impl MetricSources<'_> {
+    fn read(&self, now: Tick) -> Vec<Metric> {
+        let mut metrics = self.counters.sensors.read(self.client_id, now);
         self.add_gauges(&mut metrics, now);
         self.add_app_info(&mut metrics);
         let count = metrics.len() + 1;
@@ -36,7 +48,7 @@ impl ProducerInner {
         description: &'static str,
         value: MetricValue,
     ) {
-        let tags = vec![("client-id", self.config.client.client_id.clone())];
+        let tags = vec![("client-id", self.client_id.to_owned())];
         metrics.push(Metric { name, group, description, tags, value });
     }
 
@@ -76,7 +88,7 @@ impl ProducerInner {
         info(
             "start-time-ms",
             "Time when the producer was built, in ms since the Unix epoch",
-            MetricValue::Number(self.started_ms as f64),
+            MetricValue::Number(self.counters.started_ms as f64),
         );
     }
 }

@@ -1,37 +1,42 @@
-//! A caller's request for a [`Snapshot`], which the sender completes in its next round.
+//! A caller's request that the sender completes with a value, such as a
+//! [`Snapshot`](crate::snapshot::Snapshot).
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::error::Error;
-use crate::snapshot::Snapshot;
 use crate::sync::{Mutex, wake_all};
 
 /// The state that the caller and the sender share.
-#[derive(Debug, Default)]
-struct Response {
-    result: Option<Result<Snapshot, Error>>,
+#[derive(Debug)]
+struct Response<T> {
+    result: Option<Result<T, Error>>,
     waker: Option<Waker>,
 }
 
 /// The sender's half. Dropping it completes the request: a sender that panics leaves no caller
 /// behind.
 #[derive(Debug)]
-pub(crate) struct SnapshotRequest(Arc<Mutex<Response>>);
+pub(crate) struct CallRequest<T>(Arc<Mutex<Response<T>>>);
 
-/// The caller's half: waits for the snapshot.
-pub(crate) struct SnapshotFuture(Arc<Mutex<Response>>);
+/// The caller's half: waits for the value.
+pub(crate) struct CallFuture<T>(Arc<Mutex<Response<T>>>);
 
 /// Returns the halves of a new request.
-pub(crate) fn snapshot_request() -> (SnapshotRequest, SnapshotFuture) {
-    let response = Arc::<Mutex<Response>>::default();
-    (SnapshotRequest(response.clone()), SnapshotFuture(response))
+pub(crate) fn call_request<T>() -> (CallRequest<T>, CallFuture<T>) {
+    let response = Arc::new(Mutex::new(Response { result: None, waker: None }));
+    (CallRequest(response.clone()), CallFuture(response))
 }
 
-impl SnapshotRequest {
+impl<T> CallRequest<T> {
+    /// Returns whether the caller waits no more: it has dropped its half.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Completes the request. Only the first result counts.
-    pub(crate) fn complete(&self, result: Result<Snapshot, Error>) {
+    pub(crate) fn complete(&self, result: Result<T, Error>) {
         let mut response = self.0.lock();
         if response.result.is_none() {
             response.result = Some(result);
@@ -42,14 +47,14 @@ impl SnapshotRequest {
     }
 }
 
-impl Drop for SnapshotRequest {
+impl<T> Drop for CallRequest<T> {
     fn drop(&mut self) {
         self.complete(Err(Error::closed()));
     }
 }
 
-impl Future for SnapshotFuture {
-    type Output = Result<Snapshot, Error>;
+impl<T> Future for CallFuture<T> {
+    type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // Cloned before the lock and dropped after it: a waker is foreign code.
@@ -73,7 +78,7 @@ mod tests {
 
     #[test]
     fn request_that_is_dropped_fails_as_closed() {
-        let (request, mut future) = snapshot_request();
+        let (request, mut future) = call_request::<u32>();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(Pin::new(&mut future).poll(&mut cx).is_pending());
         drop(request);
