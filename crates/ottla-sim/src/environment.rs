@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ottla::sim::{Faults, Link, SimMachine, Tick};
 
-use ottla_broker::CoordinatorType;
+use ottla_broker::{ClientMetricsSubscription, CoordinatorType};
 
 use crate::oracle::{ClusterLogs, Suspension};
 use crate::scenario::Scenario;
@@ -15,6 +15,9 @@ use crate::sim_cluster::{
     SimCluster, broker_now, node_address, node_host_name, node_name_addresses,
 };
 use crate::trace::trace;
+
+/// The interval of the subscription to no metrics.
+const NO_METRICS_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Returns the transactional id with a number.
 pub(crate) fn transactional_id(number: u64) -> String {
@@ -274,6 +277,11 @@ impl<'s> Environment<'s> {
         let offset_ms = std::mem::take(&mut self.wall_clock_offset_ms);
         self.machines.iter().for_each(|m| m.jump_wall_clock(-offset_ms));
         self.cluster.core.clear_fetch_delay();
+        if self.scenario.metrics_push_ms > 0 {
+            // An idle producer sleeps, unless a broker requests metrics.
+            let none = ClientMetricsSubscription::new(NO_METRICS_INTERVAL).metrics([""; 0]);
+            self.cluster.core.set_client_metrics(Some(none));
+        }
         self.machines.iter().for_each(|m| m.set_host("kafka", vec![node_address(1)]));
         for node in 1..=self.scenario.nodes as i32 {
             self.cluster.core.set_produce_throttle(node, 0);

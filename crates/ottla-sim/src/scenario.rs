@@ -183,6 +183,8 @@ scenario! {
     brokers_by_name: bool,
     /// Whether a restarted broker knows only the last batch of each producer.
     restores_last_batch_only: bool,
+    /// The interval at which the brokers request the client's metrics (KIP-714); 0 for none.
+    metrics_push_ms: u64,
     /// The number of transactional ids.
     transactional_ids: u64,
     /// The number of instances of the application. Instances with the same id fence each other.
@@ -278,6 +280,7 @@ impl Scenario {
             purge_in_flight: false,
             brokers_by_name: false,
             restores_last_batch_only: false,
+            metrics_push_ms: 0,
             transactional_ids: 0,
             instances: 0,
             transactions: 0,
@@ -316,6 +319,7 @@ impl Scenario {
         if !is_fault_free && rng.next_below(4) == 0 {
             insert_restoration(rng, &mut s);
         }
+        s.metrics_push_ms = pick(rng, &[0, 0, 0, 20, 500]);
         s
     }
 

@@ -82,7 +82,7 @@ fn invariants_hold_for_every_seed() {
         total.acknowledged > 50_000 && total.failed > 500 && total.disconnects > 500,
         "{total:?}"
     );
-    assert!(total.faults.len() >= 18, "{total:?}");
+    assert!(total.faults.len() >= 18 && total.metrics_pushes > 1_000, "{total:?}");
 }
 
 #[test]

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ottla::sim::SimMachine;
-use ottla_broker::{BrokerConfig, ClockReading, Core, NewTopic, ProduceFault};
+use ottla_broker::{
+    BrokerConfig, ClientMetricsSubscription, ClockReading, Core, NewTopic, ProduceFault,
+};
 use ottla_protocol::ErrorCode;
 use ottla_protocol::wire::TestRng;
 
@@ -73,6 +76,12 @@ pub(crate) fn create_cluster(
     config.default_replication_factor = s.replication_factor as i32;
     config.auto_create_topics = false;
     config.restores_last_batch_only = s.restores_last_batch_only;
+    if s.metrics_push_ms > 0 {
+        let interval = Duration::from_millis(s.metrics_push_ms);
+        let of_each_push = s.seed.is_multiple_of(2);
+        let subscription = ClientMetricsSubscription::new(interval).delta_temporality(of_each_push);
+        config.client_metrics = Some(subscription);
+    }
     let mut core = Core::new(config, time).map_err(|e| e.to_string())?;
     // The first call turns the recording of appends on.
     core.take_append_history();

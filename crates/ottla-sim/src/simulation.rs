@@ -327,6 +327,7 @@ impl<'s> Simulation<'s> {
             aborted: 0,
             undecided: 0,
             fenced: 0,
+            metrics_pushes: self.env.cluster.core.client_metrics_pushes().count() as u64,
             faults,
             rounds: self.rounds,
             virtual_ms,

@@ -23,6 +23,8 @@ pub struct RunReport {
     pub undecided: u64,
     /// Transactional calls that failed because another producer had taken over.
     pub fenced: u64,
+    /// Pushes of client metrics that the brokers received and decoded (KIP-714).
+    pub metrics_pushes: u64,
     /// Every other fault, by name.
     pub faults: BTreeMap<String, u64>,
     /// Loops of the sender.
@@ -45,6 +47,7 @@ impl RunReport {
         self.aborted += other.aborted;
         self.undecided += other.undecided;
         self.fenced += other.fenced;
+        self.metrics_pushes += other.metrics_pushes;
         self.rounds += other.rounds;
         self.virtual_ms += other.virtual_ms;
         for (name, n) in other.faults {

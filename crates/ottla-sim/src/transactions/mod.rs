@@ -450,6 +450,7 @@ impl<'s> TransactionSimulation<'s> {
             aborted: count(&[TransactionEnd::NotCommitted, TransactionEnd::Failed]),
             undecided: count(&[TransactionEnd::Unknown]),
             fenced: history.fenced.len() as u64,
+            metrics_pushes: self.env.cluster.core.client_metrics_pushes().count() as u64,
             faults,
             rounds: self.rounds,
             virtual_ms,
