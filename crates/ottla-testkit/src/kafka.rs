@@ -13,6 +13,7 @@ use crate::skip::{is_ci, skip_test};
 const KAFKA_VERSION: &str = "4.3.1";
 const POM: &str = include_str!("../java/pom.xml");
 const READER_SOURCE: &str = include_str!("../java/Reader.java");
+const TELEMETRY_RECEIVER_SOURCE: &str = include_str!("../java/TelemetryReceiver.java");
 
 /// Returns the workspace's `target` directory, independent of the current directory.
 pub fn target_dir() -> PathBuf {
@@ -161,6 +162,45 @@ impl Jars {
             "org.apache.kafka.tools.DumpLogSegments",
             &["--print-data-log", "--deep-iteration", "--files", &files],
         )
+    }
+}
+
+impl Jars {
+    /// Compiles `TelemetryReceiver`, a broker's plug-in that receives client metrics, against these
+    /// jars. Returns the directory with its class.
+    ///
+    /// Without `javac` it reports that the test is skipped, and returns `None`.
+    ///
+    /// # Panics
+    /// `javac` is missing and `CI=true`, or the source is invalid.
+    pub fn compile_telemetry_receiver(&self) -> Option<PathBuf> {
+        if !can_run("javac", "-version") {
+            let missing = "a plug-in of Kafka needs javac: install a JDK 17 \
+                           (Debian: apt-get install openjdk-17-jdk-headless)";
+            assert!(!is_ci(), "{missing}");
+            skip_test(missing);
+            return None;
+        }
+        let jars = self.dir.file_name().expect("it has a name").to_string_lossy();
+        let dir = target_dir().join("kafka").join(format!("telemetry-{jars}"));
+        fs::create_dir_all(&dir).expect("the directory is created");
+        let source = dir.join("TelemetryReceiver.java");
+        fs::write(&source, TELEMETRY_RECEIVER_SOURCE).expect("the source is written");
+        let out = Command::new("javac")
+            .args(["-nowarn", "-cp"])
+            .arg(self.dir.join("*"))
+            .arg("-d")
+            .arg(&dir)
+            .arg(&source)
+            .output()
+            .expect("javac runs");
+        assert!(out.status.success(), "javac: {}", String::from_utf8_lossy(&out.stderr));
+        Some(fs::canonicalize(dir).expect("the directory exists"))
+    }
+
+    /// Returns a class path with these jars and the classes of a directory.
+    pub fn class_path_with(&self, dir: &Path) -> String {
+        format!("{}:{}", self.dir.join("*").display(), dir.display())
     }
 }
 
