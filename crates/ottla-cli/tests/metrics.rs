@@ -1,5 +1,6 @@
-//! `--metrics-listen`: a reader written here, which knows only the text format of Prometheus, reads
-//! the metrics of a running command. Grafana's dashboard must query only what it has read.
+//! `--metrics-listen`: a reader written here, which knows only the text format of Prometheus, and
+//! Prometheus's own parser read the metrics of a running command. Grafana's dashboard must query
+//! only what they have read.
 #![allow(missing_docs, clippy::disallowed_methods)]
 
 mod process;
@@ -7,7 +8,10 @@ mod process;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+use std::process::Stdio;
 
+use ottla_testkit::PythonPackage;
 use process::{RunningOttla, assert_fails, read_until, spawn_ottla};
 
 /// The samples of one name.
@@ -168,6 +172,51 @@ fn running_command_serves_its_metrics_and_the_dashboard_queries_no_other() {
         assert!(families.contains_key(name), "the dashboard queries {name}, which is not served");
     }
 
+    drop(ottla.stdin);
+    assert!(ottla.child.wait().unwrap().success());
+}
+
+#[test]
+fn parser_of_prometheus_reads_the_same_metrics() {
+    const SCRIPT: &str = "
+import json, sys
+from prometheus_client.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(sys.stdin.read()):
+    for s in family.samples:
+        print(json.dumps([s.name, family.type, s.labels, repr(float(s.value))]))
+";
+    let Some(python) = PythonPackage::prometheus_client() else { return };
+    let (mut ottla, address) = start();
+    ottla.stdin.write_all(b"a\nb\nc\n").unwrap();
+    let mut stdout = std::io::BufReader::new(ottla.child.stdout.take().unwrap());
+    for _ in 0..3 {
+        assert!(stdout.read_line(&mut String::new()).unwrap() > 0, "a record has no result");
+    }
+    let (_, body) = request(&address, "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut command = python.command(Path::new("-c"));
+    command.arg(SCRIPT).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut reader = command.spawn().unwrap();
+    reader.stdin.take().unwrap().write_all(body.as_bytes()).unwrap();
+    let out = reader.wait_with_output().unwrap();
+    assert!(out.status.success(), "the parser rejects:\n{body}");
+
+    let mut samples = BTreeMap::new();
+    for line in String::from_utf8(out.stdout).unwrap().lines() {
+        let (name, kind, labels, value): (String, String, BTreeMap<String, String>, String) =
+            serde_json::from_str(line).unwrap();
+        samples.insert((name, labels), (kind, value.parse::<f64>().unwrap()));
+    }
+    let families = parse(&body);
+    let count: usize = families.values().map(|family| family.samples.len()).sum();
+    assert_eq!(samples.len(), count, "the parsers count the same samples");
+    for (name, family) in &families {
+        for sample in &family.samples {
+            let (kind, value) = &samples[&(name.clone(), sample.labels.clone())];
+            assert_eq!(kind, &family.kind, "{name}");
+            let is_equal = *value == sample.value || value.is_nan() && sample.value.is_nan();
+            assert!(is_equal, "{name}: {value} and {}", sample.value);
+        }
+    }
     drop(ottla.stdin);
     assert!(ottla.child.wait().unwrap().success());
 }

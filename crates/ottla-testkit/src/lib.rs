@@ -1,5 +1,5 @@
 //! A real Kafka for tests: the jars from Maven Central, brokers, Kafka's tools and its consumer.
-//! And franz-go's `kfake`, a broker of another origin, and librdkafka.
+//! And franz-go's `kfake`, a broker of another origin, librdkafka, and Prometheus's reader.
 //!
 //! Brokers listen on ports that the system picks, and keep their files under `target/`. Each
 //! process that a test starts is ended by its process id, also when the test panics.
@@ -27,7 +27,7 @@ pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
 pub use kfake::{Kfake, KfakeRecord, run_franz_go_client};
 pub use legacy_kafka::LegacyKafka;
 pub use oidc::{ClientCredentials, TokenEndpoint};
-pub use python::Librdkafka;
+pub use python::{Librdkafka, PythonPackage};
 pub use reader::ConsumerRecord;
 pub use secure::{Listener, SecureKafka};
 pub use skip::{SKIPPED_TESTS_FILE, is_ci, read_skipped_tests, skip_test};

@@ -1,4 +1,4 @@
-//! librdkafka itself, in Python's package confluent-kafka.
+//! Packages of Python: librdkafka itself, in confluent-kafka, and Prometheus's own reader.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,40 @@ const PACKAGE: &str = "confluent-kafka==2.16.1";
 /// The same with the packages that its deserializers of schemas need.
 const PACKAGE_WITH_SCHEMAS: &str = "confluent-kafka[schemaregistry,avro,protobuf,json]==2.16.1";
 
+/// Prometheus's client for Python, with a parser of its text format.
+const PROMETHEUS_PACKAGE: &str = "prometheus-client==0.26.0";
+
 /// A Python interpreter that can import `confluent_kafka`.
 #[derive(Debug)]
-pub struct Librdkafka {
+pub struct Librdkafka(PythonPackage);
+
+impl Librdkafka {
+    /// Finds the package, or installs it under `target/` with pip the first time.
+    ///
+    /// `TEST_PYTHON` names another interpreter than `python3`. Without Python or the package it
+    /// reports that the test is skipped, and returns `None`.
+    pub fn find_or_install() -> Option<Librdkafka> {
+        PythonPackage::find_or_install(PACKAGE, "confluent_kafka").map(Librdkafka)
+    }
+
+    /// Like [`find_or_install`](Self::find_or_install), with the client of schema registries and
+    /// the deserializers of Avro, Protobuf and JSON Schema.
+    pub fn find_or_install_with_schemas() -> Option<Librdkafka> {
+        let modules = "confluent_kafka.schema_registry.avro, \
+                       confluent_kafka.schema_registry.protobuf, \
+                       confluent_kafka.schema_registry.json_schema";
+        PythonPackage::find_or_install(PACKAGE_WITH_SCHEMAS, modules).map(Librdkafka)
+    }
+
+    /// Returns the command that runs a script.
+    pub fn command(&self, script: &Path) -> Command {
+        self.0.command(script)
+    }
+}
+
+/// A Python interpreter that can import the modules of a package.
+#[derive(Debug)]
+pub struct PythonPackage {
     python: String,
     /// The directory with the package, if the interpreter had none.
     packages: Option<PathBuf>,
@@ -25,35 +56,24 @@ pub struct Librdkafka {
     modules: &'static str,
 }
 
-impl Librdkafka {
-    /// Finds the package, or installs it under `target/` with pip the first time.
-    ///
-    /// `TEST_PYTHON` names another interpreter than `python3`. Without Python or the package it
-    /// reports that the test is skipped, and returns `None`.
-    pub fn find_or_install() -> Option<Librdkafka> {
-        Librdkafka::find_or_install_package(PACKAGE, "confluent_kafka")
+impl PythonPackage {
+    /// Finds Prometheus's client with its parser, or installs it as
+    /// [`Librdkafka::find_or_install`] does.
+    pub fn prometheus_client() -> Option<PythonPackage> {
+        PythonPackage::find_or_install(PROMETHEUS_PACKAGE, "prometheus_client.parser")
     }
 
-    /// Like [`find_or_install`](Self::find_or_install), with the client of schema registries and
-    /// the deserializers of Avro, Protobuf and JSON Schema.
-    pub fn find_or_install_with_schemas() -> Option<Librdkafka> {
-        let modules = "confluent_kafka.schema_registry.avro, \
-                       confluent_kafka.schema_registry.protobuf, \
-                       confluent_kafka.schema_registry.json_schema";
-        Librdkafka::find_or_install_package(PACKAGE_WITH_SCHEMAS, modules)
-    }
-
-    fn find_or_install_package(package: &'static str, modules: &'static str) -> Option<Librdkafka> {
+    fn find_or_install(package: &'static str, modules: &'static str) -> Option<PythonPackage> {
         let python = std::env::var("TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-        let mut librdkafka = Librdkafka { python, packages: None, package, modules };
-        if librdkafka.can_import() {
-            return Some(librdkafka);
+        let mut found = PythonPackage { python, packages: None, package, modules };
+        if found.can_import() {
+            return Some(found);
         }
-        match librdkafka.install() {
-            Ok(()) => Some(librdkafka),
+        match found.install() {
+            Ok(()) => Some(found),
             Err(reason) => {
                 skip_test(&format!(
-                    "librdkafka needs Python with {package}, or with pip to install it: {reason}"
+                    "it needs Python with {package}, or with pip to install it: {reason}"
                 ));
                 None
             }
