@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use ottla_broker::EmbeddedBroker;
+use ottla_testkit::{Jars, Kafka};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 
 /// How long a test waits for a screen or for the end of the command before it fails.
@@ -265,4 +266,44 @@ fn terminals_that_cannot_show_the_view_are_refused() {
         let received = terminal.received.0.lock().unwrap();
         assert!(!received.bytes.contains(&0x1b), "an escape sequence");
     }
+}
+
+#[test]
+fn view_and_report_of_a_real_kafka_name_its_broker_and_release() {
+    let Some(jars) = Jars::find_or_fetch() else { return };
+    let kafka = Kafka::start(&jars, "");
+    kafka.create_topic("t", 3, &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("run.json");
+    let script = format!(
+        "$OTTLA perf -b {} --topic t --num-records 10000000 --throughput 1000 --record-size 100 \
+         --reporting-interval 100 --live --report {}",
+        kafka.bootstrap,
+        report.display()
+    );
+    let mut terminal = Terminal::run(&script, &[]);
+    let has_samples = |r: &Received| {
+        let screen = r.parser.screen().contents();
+        let acknowledged = screen.lines().find(|line| line.contains(" acknowledged"));
+        acknowledged.is_some_and(|line| !line.contains(" 0 acknowledged"))
+            && screen.contains("records sent, ")
+    };
+    let view = terminal.wait("acknowledged records", has_samples);
+    assert!(view.contains(&kafka.bootstrap), "{view}");
+    terminal.press("\u{3}");
+    let end = terminal.finish(0);
+    assert!(end.contains("ms 99.9th."), "{end}");
+
+    let text = std::fs::read_to_string(&report).unwrap();
+    let run: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(run["totals"]["records"].as_u64().unwrap() > 0, "{run}");
+    let cluster = &run["cluster"];
+    assert_eq!(cluster["release"], "Kafka 4.3");
+    assert_eq!(cluster["brokers"], "1");
+    let features = cluster["features"].as_str().unwrap();
+    assert!(features.contains("metadata.version 30"), "{features}");
+    // The id that the test has formatted the storage with.
+    let properties = std::fs::read_to_string(kafka.dir.join("data/meta.properties")).unwrap();
+    let id = properties.lines().find_map(|line| line.strip_prefix("cluster.id=")).unwrap();
+    assert_eq!(cluster["id"], id);
 }

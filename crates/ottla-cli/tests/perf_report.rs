@@ -90,8 +90,15 @@ fn report_of_a_run_has_its_figures_as_page_and_as_json() {
         assert!(lines.count() >= 1, "no line in {}", text(&figure));
     }
     let rows: Vec<String> = elements(&page, "tr").iter().map(text).collect();
-    for row in ["records acknowledged5,000", "records failed0", "linger.ms7", "bytes of a value100"]
-    {
+    assert_eq!(run["cluster"]["brokers"], "1", "{run}");
+    let id = format!("id{}", run["cluster"]["id"].as_str().unwrap());
+    for row in [
+        "records acknowledged5,000",
+        "records failed0",
+        "linger.ms7",
+        "bytes of a value100",
+        id.as_str(),
+    ] {
         assert!(rows.iter().any(|r| r == row), "no {row} in {rows:?}");
     }
     for file in [&html, &run.to_string()] {

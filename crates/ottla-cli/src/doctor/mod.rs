@@ -6,9 +6,11 @@
 mod authorization;
 mod clock;
 mod cluster;
+mod kafka_release;
 mod network;
 mod report;
 mod settings;
+mod summary;
 mod test_record;
 mod topic;
 mod topic_lookup;
@@ -21,6 +23,7 @@ use crate::args::DoctorArgs;
 use crate::console::output_status;
 use crate::{CliError, FAILED};
 use report::{Failed, Passed, Report};
+pub(crate) use summary::cluster_summary;
 pub(crate) use topic_lookup::{FoundTopic, TopicLookup};
 
 /// What the checks of the cluster need.

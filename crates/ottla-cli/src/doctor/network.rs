@@ -8,6 +8,7 @@ use ottla::tools::{Probe, ProbeConnection};
 use ottla_protocol::messages::ApiVersionsResponse;
 use ottla_protocol::{ApiKey, ErrorCode};
 
+use super::kafka_release::kafka_release;
 use super::report::{Failed, Passed};
 use crate::start_thread;
 
@@ -172,14 +173,21 @@ pub(super) fn versions(
         let change = "connect to a broker of Kafka 2.1 or newer, not to a controller";
         return Err(Failed::new(text, change));
     };
-    let features: Vec<String> = (response.finalized_features.iter())
-        .map(|f| format!("{} {}", f.name, f.max_version_level))
-        .collect();
+    let features = finalized_features(&response);
     let mut text = format!("{} APIs, Produce {produce}", response.api_keys.len());
+    if let Some(release) = kafka_release(&response) {
+        text += &format!("; {release} by its features");
+    }
     if !features.is_empty() {
         text += &format!("; features: {}", features.join(", "));
     }
     Ok((response, Passed::new(text)))
+}
+
+/// Returns the features that the cluster has finalized, each with its level.
+pub(super) fn finalized_features(response: &ApiVersionsResponse) -> Vec<String> {
+    let features = response.finalized_features.iter();
+    features.map(|f| format!("{} {}", f.name, f.max_version_level)).collect()
 }
 
 /// Returns an error code with Kafka's name and its description.

@@ -28,20 +28,8 @@ const SETTINGS: [&str; 3] = ["cleanup.policy", "max.message.bytes", "message.tim
 impl TopicLookup {
     /// Connects to the first bootstrap server that works. The error names each that does not.
     pub(crate) fn connect(config: &ProducerConfig) -> Result<TopicLookup, String> {
-        let mut probe = Probe::new(config).map_err(|e| e.to_string())?;
-        let mut failures = Vec::new();
-        for (host, port) in &config.client().bootstrap_servers {
-            match connect(&mut probe, host, *port) {
-                Ok(connection) => return Ok(TopicLookup { probe, connection }),
-                Err(failed) => {
-                    let reason = text(failed);
-                    let is_named = reason.starts_with(host.as_str());
-                    let server = if is_named { String::new() } else { format!("{host}:{port}: ") };
-                    failures.push(server + &reason);
-                }
-            }
-        }
-        Err(failures.join("; "))
+        let (probe, connection) = connect_to_first(config)?;
+        Ok(TopicLookup { probe, connection })
     }
 
     /// Requests the metadata and the settings of a topic. Never creates it.
@@ -64,6 +52,26 @@ impl TopicLookup {
         let partitions = configs.ok().and_then(|c| c.get(key)?.parse().ok()).unwrap_or(1);
         Ok(FoundTopic { partitions, is_missing: true, settings: Configs::new() })
     }
+}
+
+/// Connects to the first bootstrap server that works. The error names each that does not.
+pub(super) fn connect_to_first(
+    config: &ProducerConfig,
+) -> Result<(Probe, ProbeConnection), String> {
+    let mut probe = Probe::new(config).map_err(|e| e.to_string())?;
+    let mut failures = Vec::new();
+    for (host, port) in &config.client().bootstrap_servers {
+        match connect(&mut probe, host, *port) {
+            Ok(connection) => return Ok((probe, connection)),
+            Err(failed) => {
+                let reason = text(failed);
+                let is_named = reason.starts_with(host.as_str());
+                let server = if is_named { String::new() } else { format!("{host}:{port}: ") };
+                failures.push(server + &reason);
+            }
+        }
+    }
+    Err(failures.join("; "))
 }
 
 fn connect(probe: &mut Probe, host: &str, port: u16) -> Result<ProbeConnection, Failed> {

@@ -214,8 +214,9 @@ impl Screen<'_> {
         let splits = (b.splits > 0).then(|| format!("   {} split", count(b.splits)));
         let ratio = ratio.map(|r| format!("   compressed to {:.0} %", r * 100.0));
         format!(
-            "{}   {records:.0} records{}   {} retried{}",
+            "{}   {}{}   {} retried{}",
             bytes(size),
+            records_text(records.round() as u64),
             ratio.unwrap_or_default(),
             count(b.records_retried),
             splits.unwrap_or_default()
@@ -225,8 +226,8 @@ impl Screen<'_> {
     fn memory_line(&self) -> Vec<Span<'static>> {
         let memory = &self.figures.memory;
         let used = format!(
-            "{} records   {} of {}   ",
-            count(self.figures.records.outstanding),
+            "{}   {} of {}   ",
+            records_text(self.figures.records.outstanding),
             bytes(memory.used as f64),
             bytes(memory.total as f64)
         );
@@ -372,6 +373,10 @@ fn partition_name(topic: &str, partition: i32, columns: usize, unicode: bool) ->
     let mark = if unicode { "…" } else { "~" };
     let end: String = name.chars().skip(len - columns + 1).collect();
     format!("{mark}{end}")
+}
+
+fn records_text(n: u64) -> String {
+    format!("{} record{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::CliError;
 use crate::args::PerfArgs;
 use crate::clock::wall_clock_us;
 use crate::console::{output_status, print_line};
+use crate::doctor::cluster_summary;
 use crate::units::{count, time_us};
 
 /// The files of `--report`.
@@ -97,6 +98,9 @@ pub(crate) fn begin_run(args: &PerfArgs, producer: &Producer) -> RunData {
     let entry = |line: &str| line.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned()));
     run.settings = settings.lines().filter_map(entry).collect();
     run.machine = machine::machine();
+    if !args.report.is_empty() {
+        run.cluster = cluster_summary(producer.config());
+    }
     run
 }
 

@@ -40,10 +40,14 @@ pub(super) fn page(runs: &[RunData]) -> Result<String, String> {
     html += &sweep_table(runs);
     for (caption, entries) in [
         ("Load", (|run| &run.load) as fn(&RunData) -> &_),
+        ("Cluster", |run| &run.cluster),
         ("Machine", |run| &run.machine),
         ("Settings", |run| &run.settings),
     ] {
         let names: BTreeSet<&String> = runs.iter().flat_map(|run| entries(run).keys()).collect();
+        if names.is_empty() {
+            continue;
+        }
         let rows = names.into_iter().map(|name| {
             let values = runs.iter().map(|run| entries(run).get(name).cloned().unwrap_or_default());
             (name.clone(), values.collect::<Vec<_>>())

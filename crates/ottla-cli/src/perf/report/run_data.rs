@@ -23,6 +23,9 @@ pub(crate) struct RunData {
     /// The effective settings. Secrets are hidden.
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) machine: BTreeMap<String, String>,
+    /// The cluster; empty in files of older versions.
+    #[serde(default)]
+    pub(crate) cluster: BTreeMap<String, String>,
     pub(crate) totals: Totals,
     /// Latencies in microseconds, each with its number of records.
     pub(crate) latency_us: Vec<(u64, u64)>,
@@ -106,6 +109,7 @@ impl RunData {
             load: BTreeMap::new(),
             settings: BTreeMap::new(),
             machine: BTreeMap::new(),
+            cluster: BTreeMap::new(),
             totals: Totals::default(),
             latency_us: Vec::new(),
             samples: Vec::new(),
@@ -168,6 +172,7 @@ pub(crate) mod tests {
         run.settings.insert("batch.size".into(), "16384".into());
         run.settings.insert("linger.ms".into(), (factor * 5).to_string());
         run.machine.insert("CPU".into(), "2 × example".into());
+        run.cluster.insert("id".into(), "tjxnsC5pSL".into());
         run.totals = Totals {
             records: 10_000 * factor,
             failed: 3,

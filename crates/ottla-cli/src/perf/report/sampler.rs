@@ -69,11 +69,13 @@ fn take_samples(
         let timeout = (before.at + length).saturating_duration_since(Instant::now());
         let is_end = stopped.recv_timeout(timeout) != Err(RecvTimeoutError::Timeout);
         let now = read();
-        intervals.push(interval(start, &before, &now, gauges(producer)));
-        before = now;
+        let next = interval(start, &before, &now, gauges(producer));
         if is_end {
+            add_last(&mut intervals, next, length);
             return intervals.into_iter().map(|i| i.sample).collect();
         }
+        intervals.push(next);
+        before = now;
         if intervals.len() == MAX_SAMPLES {
             intervals = merge_pairs(intervals);
             length *= 2;
@@ -112,6 +114,16 @@ fn interval(start: Instant, before: &Reading, now: &Reading, gauges: Gauges) -> 
         gauges,
     };
     Interval { sample, latencies_us: counts(&latency) }
+}
+
+/// Adds the rest of the run. A short rest becomes part of the interval before it: the rates of some
+/// milliseconds say nothing, and would end each chart with a peak or a gap.
+fn add_last(intervals: &mut Vec<Interval>, rest: Interval, length: Duration) {
+    let is_short = rest.sample.end_s - rest.sample.start_s < length.as_secs_f64() / 2.0;
+    match intervals.last_mut() {
+        Some(last) if is_short => last.append(rest),
+        _ => intervals.push(rest),
+    }
 }
 
 /// Makes one interval of each two.
@@ -183,6 +195,13 @@ mod tests {
             (whole.sample.records, whole.sample.bytes, whole.sample.cpu_s),
             (1000, 10_000, 1000.0)
         );
+        // The last seconds of the run are a sample by themselves unless they are few.
+        let lengths = |length| {
+            let mut intervals = vec![part(0)];
+            add_last(&mut intervals, part(1), Duration::from_secs(length));
+            intervals.iter().map(|i| i.sample.end_s).collect::<Vec<_>>()
+        };
+        assert_eq!((lengths(4), lengths(5)), (vec![1.0, 3.0], vec![3.0]));
         // An odd one stays as it is.
         let merged = merge_pairs(vec![part(0), part(1), part(0)]);
         assert_eq!(merged[1].sample, part(0).sample);
