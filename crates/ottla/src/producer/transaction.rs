@@ -57,8 +57,8 @@ impl Producer {
     ///   `transactional.id`.
     /// - [`ErrorKind::Authorization`]: the principal may not use the transactional id. The call can
     ///   be repeated after the grant.
-    /// - [`ErrorKind::Authentication`], [`ErrorKind::Config`]: no broker accepts this client, or no
-    ///   server can be a broker with these settings. The call can be made again.
+    /// - [`ErrorKind::Authentication`], [`ErrorKind::Config`]: a broker has rejected the client and
+    ///   no other is connected, or no server fits these settings. The call can be made again.
     /// - [`ErrorKind::WouldDeadlock`] inside a callback; [`ErrorKind::Closed`], or the error that
     ///   ended the producer.
     pub fn init_transactions(&self) -> Result<(), Error> {
@@ -94,8 +94,8 @@ impl Producer {
     /// - [`ErrorKind::InvalidTransactionState`]: `init_transactions` was not called, or another
     ///   transaction is open.
     /// - [`ErrorKind::TransactionTimeout`]: no transaction has begun; call it again.
-    /// - [`ErrorKind::Authentication`]: the epoch has to be bumped first, and no broker accepts
-    ///   this client. No transaction has begun; the call can be made again.
+    /// - [`ErrorKind::Authentication`]: the epoch has to be bumped first, a broker has rejected
+    ///   this client, and no other is connected. No transaction has begun; call it again.
     /// - [`ErrorKind::WouldDeadlock`] inside a callback; [`ErrorKind::Closed`], or the error that
     ///   ended the producer.
     pub fn begin_transaction(&self) -> Result<Transaction, Error> {
@@ -362,6 +362,14 @@ impl Transaction {
     fn begin_end(&mut self, is_commit: bool) -> Result<Wait, Error> {
         let (name, sensor) =
             if is_commit { ("commit", Sensor::TxnCommit) } else { ("abort", Sensor::TxnAbort) };
+        self.inner.check_fork()?;
+        let repeated = self.pending.as_ref().filter(|pending| pending.is_commit == is_commit);
+        // The result counts, although the producer may have been closed or fenced since then.
+        if let Some(PendingEnd { call, .. }) = repeated
+            && call.is_complete()
+        {
+            return Ok(Wait { call: call.clone(), name, after_timeout: CONTINUES, sensor });
+        }
         self.inner.check_transactional(&format!("Transaction::{name}"))?;
         if self.has_ended {
             return Err(has_ended(name));

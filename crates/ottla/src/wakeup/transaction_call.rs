@@ -73,6 +73,11 @@ impl CallResult {
         wake_all(wakers);
     }
 
+    /// Returns whether the call has its result.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.lock().result.is_some()
+    }
+
     #[cfg(test)]
     pub(crate) fn result(&self) -> Option<Result<(), Error>> {
         self.0.lock().result.clone()

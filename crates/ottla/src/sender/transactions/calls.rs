@@ -129,7 +129,7 @@ impl TransactionManager {
             State::AbortableError(_, cause) => {
                 call.complete(Err(Error::transaction_failed(cause)));
             }
-            _ => call.complete(Err(no_transaction())),
+            _ => call.complete(Err(self.no_transaction_error())),
         }
     }
 
@@ -146,7 +146,7 @@ impl TransactionManager {
             }
             other => {
                 self.state = other;
-                call.complete(Err(no_transaction()));
+                call.complete(Err(self.no_transaction_error()));
             }
         }
     }
@@ -154,7 +154,7 @@ impl TransactionManager {
     fn abort(&mut self, call: Arc<CallResult>) {
         match &self.state {
             State::InTransaction(_) | State::AbortableError(..) => self.begin_abort(vec![call]),
-            _ => call.complete(Err(no_transaction())),
+            _ => call.complete(Err(self.no_transaction_error())),
         }
     }
 
@@ -190,8 +190,9 @@ impl TransactionManager {
         }
     }
 
-    /// No broker accepts this client: calls that wait for a producer id fail with the error, as the
-    /// records of other producers do (CASES SA5). They can be made again.
+    /// A broker has rejected this client, and no other is connected: calls that wait for a producer
+    /// id fail with the error, as the records of other producers do (CASES SA5). They can be made
+    /// again.
     pub(in crate::sender) fn fail_calls_for_an_id(&mut self, error: &Error) {
         // The response to a request in flight, or its loss, comes first.
         let is_waiting = self.request.in_flight.is_none();
@@ -204,15 +205,32 @@ impl TransactionManager {
     }
 
     /// Lets the oldest waiting `begin_transaction` continue, after the last transaction has ended.
+    /// The others fail, because one transaction can be open.
     pub(super) fn begin_waiting(&mut self) {
-        if !self.waiting_begins.is_empty() {
-            let call = self.waiting_begins.remove(0);
-            self.begin(call);
+        if self.waiting_begins.is_empty() {
+            return;
         }
-        if matches!(self.state, State::InTransaction(_)) {
+        let call = self.waiting_begins.remove(0);
+        self.begin(call);
+        let has_begun = match &self.state {
+            State::InTransaction(_) => true,
+            State::Initializing(InitReason::Begin, calls) => !calls.is_empty(),
+            _ => false,
+        };
+        if has_begun {
             for call in std::mem::take(&mut self.waiting_begins) {
                 self.begin(call);
             }
+        }
+    }
+
+    /// The error of a call that needs an open transaction. A close may have aborted it since the
+    /// call was posted.
+    fn no_transaction_error(&self) -> Error {
+        if self.lifecycle.is_running() {
+            no_transaction()
+        } else {
+            self.lifecycle.error_for_new_call()
         }
     }
 }

@@ -209,10 +209,13 @@ impl TransactionManager {
 
     /// Notes that partitions have lost sequences: the next transaction needs a new epoch.
     pub(super) fn lose_sequences(&mut self, error: &Error) {
-        if let State::Ready(readiness) = &mut self.state {
-            readiness.must_bump_epoch = true;
-        } else {
-            self.fail_transaction(error);
+        match &mut self.state {
+            State::Ready(readiness) => readiness.must_bump_epoch = true,
+            // EndTxn is sent: its transaction is complete, and only the next one is concerned.
+            State::Committing(transaction, _) if transaction.is_ending => {
+                transaction.must_bump_epoch = true;
+            }
+            _ => self.fail_transaction(error),
         }
     }
 
@@ -403,5 +406,7 @@ fn refusal(api: &str, code: ErrorCode, broker_message: Option<&str>, broker: &st
     }
 }
 
+#[cfg(all(test, not(ottla_loom)))]
+mod event_order_tests;
 #[cfg(all(test, not(ottla_loom)))]
 mod tests;

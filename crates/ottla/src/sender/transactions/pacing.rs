@@ -28,16 +28,15 @@ pub(super) struct MarkerPacing {
     /// When EndTxn was sent.
     end_txn_sent_at: Tick,
     end_txn_latency: Duration,
-    ended_at: Tick,
     /// The end of the pause. It does not move in a transaction: the ready tracker has cached states
     /// that depend on it.
     hold_until: Tick,
-    first_produce: FirstProduce,
+    first_request: FirstRequest,
 }
 
-/// The first Produce request of a transaction that begins right behind another one.
+/// The first request with data of a transaction that begins right behind another one.
 #[derive(Debug, Default)]
-enum FirstProduce {
+enum FirstRequest {
     /// It shows nothing about the pause, or it has done so.
     #[default]
     Ignored,
@@ -53,9 +52,8 @@ impl MarkerPacing {
     /// EndTxn of version 2 has succeeded.
     pub(super) fn ended(&mut self, now: Tick) {
         self.end_txn_latency = now.since(self.end_txn_sent_at);
-        self.ended_at = now;
         self.hold_until = now.after(self.pause);
-        self.first_produce = FirstProduce::Unsent;
+        self.first_request = FirstRequest::Unsent;
     }
 
     /// Returns when the next transaction may send its first request, if that is later than now.
@@ -64,28 +62,42 @@ impl MarkerPacing {
     }
 
     pub(super) fn produce_sent(&mut self, now: Tick) {
-        if matches!(self.first_produce, FirstProduce::Unsent) {
-            // A later request comes behind the markers in any case.
-            let is_close = now <= self.ended_at.after(MAX_PAUSE);
-            self.first_produce =
-                if is_close { FirstProduce::SentAt(now) } else { FirstProduce::Ignored };
+        if matches!(self.first_request, FirstRequest::Unsent) {
+            // A later request comes behind the markers in any case. The pause itself counts from
+            // its end, and a wake-up may be late.
+            let is_close = now <= self.hold_until.after(MAX_PAUSE);
+            self.first_request =
+                if is_close { FirstRequest::SentAt(now) } else { FirstRequest::Ignored };
         }
     }
 
     /// A Produce request has a response.
     pub(super) fn produce_completed(&mut self, now: Tick) {
-        if let FirstProduce::SentAt(sent_at) = self.first_produce {
-            self.first_produce = FirstProduce::Ignored;
+        if let FirstRequest::SentAt(sent_at) = self.first_request {
+            self.first_request = FirstRequest::Ignored;
             if now.since(sent_at) > self.end_txn_latency + MARKER_WAIT {
                 self.came_too_early();
             } else {
-                self.pause = self.pause.saturating_sub(DECAY);
+                self.came_in_time();
             }
         }
     }
 
+    /// The group coordinator has accepted offsets, possibly as the first request of a transaction.
+    pub(super) fn offsets_added(&mut self) {
+        if matches!(self.first_request, FirstRequest::Unsent) {
+            self.first_request = FirstRequest::Ignored;
+            self.came_in_time();
+        }
+    }
+
+    fn came_in_time(&mut self) {
+        self.pause = self.pause.saturating_sub(DECAY);
+    }
+
     /// A first request has waited for markers, or was refused because of them.
     pub(super) fn came_too_early(&mut self) {
+        self.first_request = FirstRequest::Ignored;
         self.pause = (self.pause + GROWTH).min(MAX_PAUSE);
     }
 }
@@ -121,6 +133,24 @@ mod tests {
         assert_eq!(pacing.pause, Duration::from_millis(1));
         (0..100).for_each(|_| run_transaction(&mut pacing, 2, 25));
         assert_eq!(pacing.pause, MAX_PAUSE);
+        // The wake-up at the end of the pause is late.
+        (0..20).for_each(|_| run_transaction(&mut pacing, 8, 3));
+        assert_eq!(pacing.pause, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn pause_shrinks_with_transactions_of_offsets_alone() {
+        let mut pacing = MarkerPacing::default();
+        let mut commit_offsets = |is_refused: bool| {
+            pacing.ended(at_ms(1002));
+            if is_refused {
+                pacing.came_too_early();
+            }
+            pacing.offsets_added();
+            pacing.pause
+        };
+        assert_eq!(commit_offsets(true), GROWTH);
+        assert_eq!(commit_offsets(false), GROWTH - DECAY);
     }
 
     #[test]

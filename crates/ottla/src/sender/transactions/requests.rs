@@ -127,7 +127,8 @@ impl TransactionManager {
         // the coordinator would fence this producer.
         if must_bump_epoch && self.lifecycle.is_running() {
             self.set_state(from, State::Initializing(InitReason::Begin, Vec::new()));
-            return complete(calls, &Ok(()));
+            complete(calls, &Ok(()));
+            return self.begin_waiting();
         }
         self.set_state(from, State::Ready(Readiness { must_bump_epoch }));
         complete(calls, &Ok(()));

@@ -277,7 +277,8 @@ impl<I: Io> Sender<I> {
                 manager.finish();
             }
             // Their results are those of the partitions.
-            Api::AddPartitions | Api::TxnOffsetCommit => {}
+            Api::AddPartitions => {}
+            Api::TxnOffsetCommit => manager.pacing.offsets_added(),
         }
     }
 
@@ -346,6 +347,17 @@ impl TransactionManager {
                 self.set_state(Phase::Initializing, ready);
                 complete(calls, &Err(error.clone()));
                 // If no call has waited for the epoch, the next one requests it again.
+                self.begin_waiting();
+            }
+            // The application has dropped the transaction, and EndTxn has aborted it. No caller
+            // can repeat the abort, so the next `begin_transaction` requests the epoch again.
+            State::Initializing(InitReason::AfterAbort(transaction), calls)
+                if transaction.is_abandoned =>
+            {
+                let ready = State::Ready(Readiness { must_bump_epoch: true });
+                self.set_state(Phase::Initializing, ready);
+                self.lifecycle.close_transaction(super::no_transaction());
+                complete(calls, &Err(error.clone()));
                 self.begin_waiting();
             }
             State::Initializing(InitReason::AfterAbort(mut transaction), calls) => {

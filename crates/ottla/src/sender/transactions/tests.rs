@@ -12,13 +12,13 @@ use crate::consumer_offsets::{ConsumedOffsets, ConsumerGroupMetadata, OffsetAndM
 use crate::wakeup::lifecycle::Lifecycle;
 use crate::wakeup::transaction_call::TransactionCall;
 
-fn manager() -> TransactionManager {
+pub(super) fn manager() -> TransactionManager {
     let settings = TransactionSettings::for_tests("t-1", Duration::from_secs(60));
     TransactionManager::new(settings, Arc::default(), SharedHealth::default())
 }
 
 /// Returns a manager whose producer id is assigned.
-fn ready(is_version_2: bool) -> TransactionManager {
+pub(super) fn ready(is_version_2: bool) -> TransactionManager {
     let mut manager = manager();
     manager.set_version_2(is_version_2);
     make(&mut manager, TransactionCall::Init);
@@ -29,12 +29,12 @@ fn ready(is_version_2: bool) -> TransactionManager {
 }
 
 /// Returns a manager with an open transaction.
-fn begun(is_version_2: bool) -> TransactionManager {
+pub(super) fn begun(is_version_2: bool) -> TransactionManager {
     begun_by(is_version_2).0
 }
 
 /// Returns a manager with an open transaction, and the call that has begun it.
-fn begun_by(is_version_2: bool) -> (TransactionManager, Arc<CallResult>) {
+pub(super) fn begun_by(is_version_2: bool) -> (TransactionManager, Arc<CallResult>) {
     let mut manager = ready(is_version_2);
     let begin = make(&mut manager, TransactionCall::Begin);
     assert!(result(&begin).unwrap().is_ok());
@@ -43,7 +43,7 @@ fn begun_by(is_version_2: bool) -> (TransactionManager, Arc<CallResult>) {
 }
 
 /// Makes a call and returns its result.
-fn make(
+pub(super) fn make(
     manager: &mut TransactionManager,
     call: fn(Arc<CallResult>) -> TransactionCall,
 ) -> Arc<CallResult> {
@@ -53,16 +53,16 @@ fn make(
     result
 }
 
-fn result(call: &CallResult) -> Option<Result<(), Error>> {
+pub(super) fn result(call: &CallResult) -> Option<Result<(), Error>> {
     call.result()
 }
 
-fn error_of(call: &CallResult) -> Error {
+pub(super) fn error_of(call: &CallResult) -> Error {
     call.result().expect("the call has ended").expect_err("the call has failed")
 }
 
 /// Returns the request that the manager sends next, if no batch is left.
-fn step(manager: &TransactionManager) -> Option<Api> {
+pub(super) fn step(manager: &TransactionManager) -> Option<Api> {
     match manager.next_step(false) {
         Step::Send(api, _) => Some(api),
         Step::Wait | Step::Finish => None,
@@ -70,13 +70,13 @@ fn step(manager: &TransactionManager) -> Option<Api> {
 }
 
 /// Ends the transaction, as the response to EndTxn does.
-fn end(manager: &mut TransactionManager) {
+pub(super) fn end(manager: &mut TransactionManager) {
     manager.state.transaction_mut().unwrap().has_ended = true;
     manager.finish();
     assert!(manager.bug.is_none(), "{:?}", manager.bug);
 }
 
-fn some_error() -> Error {
+pub(super) fn some_error() -> Error {
     Error::new(ErrorKind::DeliveryTimeout, "the record was not acknowledged")
 }
 
@@ -96,32 +96,6 @@ fn calls_are_refused_out_of_order() {
     let e = error_of(&make(&mut manager, TransactionCall::Begin));
     assert!(e.to_string().contains("is open") && !e.is_fatal(), "{e}");
     assert_eq!(manager.state.phase(), Phase::InTransaction, "a wrong call changes nothing");
-}
-
-// CASES: SA5.
-#[test]
-fn calls_for_an_id_fail_if_no_broker_accepts_the_client_and_can_be_made_again() {
-    let rejected = Error::authentication(None, "wrong password".to_owned());
-    let mut manager = manager();
-    let init = make(&mut manager, TransactionCall::Init);
-    manager.fail_calls_for_an_id(&rejected);
-    assert_eq!(error_of(&init).kind(), ErrorKind::Authentication);
-    let init = make(&mut manager, TransactionCall::Init);
-    manager.initialized();
-    assert!(result(&init).unwrap().is_ok());
-    // The epoch has to be bumped before the transaction begins.
-    manager.state = State::Ready(state::Readiness { must_bump_epoch: true });
-    let begin = make(&mut manager, TransactionCall::Begin);
-    manager.fail_calls_for_an_id(&rejected);
-    assert_eq!(error_of(&begin).kind(), ErrorKind::Authentication);
-    let begin = make(&mut manager, TransactionCall::Begin);
-    assert_eq!(step(&manager), Some(Api::InitProducerId));
-    manager.initialized();
-    assert!(result(&begin).unwrap().is_ok());
-    // An open transaction may still end with other credentials, within the time-outs.
-    let commit = make(&mut manager, TransactionCall::Commit);
-    manager.fail_calls_for_an_id(&rejected);
-    assert!(result(&commit).is_none());
 }
 
 // CASES: TM2, F3.16.
@@ -233,7 +207,6 @@ fn bump_that_fails_before_the_next_transaction_is_repeated_when_it_begins() {
     let begin = make(&mut manager, TransactionCall::Begin);
     manager.state.transaction_mut().unwrap().must_bump_epoch = true;
     end(&mut manager);
-    manager.fail_request(Api::InitProducerId, &some_error());
     assert!(result(&begin).is_none());
     assert_eq!(step(&manager), Some(Api::InitProducerId));
     manager.fail_request(Api::InitProducerId, &some_error());
@@ -418,7 +391,7 @@ fn abort_of_a_transaction_that_possibly_started_ends_with_a_new_epoch() {
     assert!(result(&abort).unwrap().is_ok());
 }
 
-// CASES: TM26.
+// CASES: TM26, F3.13.
 #[test]
 fn transition_that_the_table_does_not_have_is_a_bug() {
     let mut manager = manager();
