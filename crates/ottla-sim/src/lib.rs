@@ -69,6 +69,8 @@ mod transaction_tests;
 #[cfg(test)]
 mod transaction_case_tests;
 #[cfg(test)]
+mod transaction_call_tests;
+#[cfg(test)]
 mod transaction_reporting_tests;
 #[cfg(test)]
 mod snapshot_tests;

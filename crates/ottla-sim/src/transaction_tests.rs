@@ -274,6 +274,10 @@ fn close_commits_a_pending_commit_and_aborts_an_open_transaction() {
         fixture.run_until_shutdown();
         assert_eq!(fixture.committed_values().len(), usize::from(commits));
         assert_eq!(fixture.logged_sequences(0).len(), 2, "one batch and one marker");
+        if commits {
+            // The repeated call has the result of the first one, also after the close.
+            fixture.commit(&mut transaction).unwrap();
+        }
         let e = fixture.commit(&mut transaction).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Closed, "{e}");
     }
