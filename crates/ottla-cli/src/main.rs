@@ -98,9 +98,36 @@ pub(crate) fn with_reference(text: &str, e: &ottla::Error) -> String {
     format!("{text}; see {}", ottla::tools::error_reference(e))
 }
 
+/// Prints why the command line is refused, or the help that it requests.
+///
+/// `verifiable-producer` has the exit statuses of Kafka's tool: 1 for a wrong option, and 0 without
+/// arguments, which prints the help.
+fn refuse_command_line(e: &clap::Error) -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    let is_verifiable = words.next().is_some_and(|word| word == "verifiable-producer");
+    if !is_verifiable || !e.use_stderr() {
+        e.exit();
+    }
+    if words.next().is_some() {
+        report!("{e}");
+        return ExitCode::from(FAILED);
+    }
+    let mut command = Cli::command();
+    command.build();
+    let help =
+        command.find_subcommand_mut("verifiable-producer").map(clap::Command::render_long_help);
+    match output_status(write_output(help.unwrap_or_default().to_string().as_bytes())) {
+        Ok(status) => ExitCode::from(status),
+        Err(e) => ExitCode::from(e.status),
+    }
+}
+
 fn main() -> ExitCode {
     limits::use_one_heap_if_limited();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return refuse_command_line(&e),
+    };
     let result = match cli.command {
         Command::Produce(args) => {
             log_to_stderr(args.verbose, args.debug);
@@ -112,7 +139,8 @@ fn main() -> ExitCode {
         }
         Command::VerifiableProducer(args) => {
             log_to_stderr(false, false);
-            verifiable_producer::run(&args)
+            // As Kafka's tool: 1 for every error.
+            verifiable_producer::run(&args).map_err(|e| CliError { status: FAILED, ..e })
         }
         Command::Doctor(args) => {
             log_to_stderr(false, false);

@@ -175,12 +175,23 @@ fn signal_ends_the_wait_for_metadata() {
 
 #[test]
 fn wrong_options_are_refused() {
+    // As Kafka's tool: 1 for every error.
     let command = ["verifiable-producer", "--topic", "t"];
-    assert_fails(&command, b"", 2, &["--bootstrap-server"]);
+    assert_fails(&command, b"", 1, &["--bootstrap-server"]);
     let with_server = [&command[..], &["--bootstrap-server", "127.0.0.1:1"]].concat();
-    assert_fails(&[&with_server[..], &["--acks", "2"]].concat(), b"", 2, &["--acks"]);
+    assert_fails(&[&with_server[..], &["--acks", "2"]].concat(), b"", 1, &["--acks"]);
     let missing = [&with_server[..], &["--command-config", "/nonexistent/file"]].concat();
-    assert_fails(&missing, b"", 2, &["/nonexistent/file"]);
+    assert_fails(&missing, b"", 1, &["/nonexistent/file"]);
+}
+
+// CASES: E1.
+#[test]
+fn help_is_printed_without_arguments() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ottla"));
+    let output = command.arg("verifiable-producer").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text.contains("--max-messages") && text.contains("--throughput"), "{text}");
 }
 
 /// Leaves out the timestamp and the text of a line. The rest must be equal for both tools.

@@ -14,8 +14,8 @@ anything.
 A signal ends the run: no further record is sent, and the last lines follow when each record is \
 acknowledged or has failed. A second signal ends the command at once.
 
-Exit status: 0 after the last line, although records may have failed; 1 if standard output cannot \
-be written, 2 for a wrong option or setting.";
+Exit status, as Kafka's tool: 0 after the last line, although records may have failed; 1 if \
+standard output cannot be written, and for a wrong option or setting.";
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifiableProducerArgs {
