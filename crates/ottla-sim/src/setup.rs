@@ -78,8 +78,8 @@ pub(crate) fn create_cluster(
     config.restores_last_batch_only = s.restores_last_batch_only;
     if s.metrics_push_ms > 0 {
         let interval = Duration::from_millis(s.metrics_push_ms);
-        let of_each_push = s.seed.is_multiple_of(2);
-        let subscription = ClientMetricsSubscription::new(interval).delta_temporality(of_each_push);
+        let is_delta = s.seed.is_multiple_of(2);
+        let subscription = ClientMetricsSubscription::new(interval).delta_temporality(is_delta);
         config.client_metrics = Some(subscription);
     }
     let mut core = Core::new(config, time).map_err(|e| e.to_string())?;
