@@ -7,6 +7,7 @@
 #![cfg_attr(not(any(test, feature = "unstable-sim")), allow(unreachable_pub))]
 
 pub(crate) mod real;
+mod wall_clock;
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! The real [`Io`] and [`Env`]: mio sockets, worker threads, clocks and randomness.
 //!
-//! Only this file of the crate reads a clock, parks or starts a thread, so that the simulation can
-//! replace all of it. `clippy.toml` bans these functions elsewhere.
+//! Only this file of the crate, and `wall_clock.rs` for it, reads a clock, parks or starts a thread,
+//! so that the simulation can replace all of it. `clippy.toml` bans these functions elsewhere.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -21,6 +21,7 @@ use ottla_protocol::random::{GOLDEN_GAMMA, mix64};
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
+use super::wall_clock::WallClock;
 use super::{ChannelKey, Io, Job, JobResult, PrepareError, Readiness, Stream};
 use crate::config::NetworkSettings;
 use crate::env::{Env, Wakeup, WorkerPool};
@@ -31,6 +32,7 @@ use crate::time::Tick;
 #[derive(Debug)]
 pub(crate) struct RealEnv {
     start: Instant,
+    wall_clock: WallClock,
     /// The state of a SplitMix64 generator that all threads share.
     random_state: AtomicU64,
 }
@@ -39,7 +41,11 @@ impl RealEnv {
     pub(crate) fn new() -> RealEnv {
         // The standard library seeds its hashers with the system's randomness.
         let seed = std::hash::RandomState::new().build_hasher().finish();
-        RealEnv { start: Instant::now(), random_state: AtomicU64::new(seed) }
+        RealEnv {
+            start: Instant::now(),
+            wall_clock: WallClock::new(),
+            random_state: AtomicU64::new(seed),
+        }
     }
 }
 
@@ -58,7 +64,7 @@ impl Env for RealEnv {
     }
 
     fn wall_clock_ms(&self) -> i64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+        self.wall_clock.now_ms()
     }
 
     fn secure_random(&self) -> [u8; 32] {
