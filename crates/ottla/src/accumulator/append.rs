@@ -25,7 +25,7 @@ use crate::sync::MutexGuard;
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 use crate::wakeup::pending_posts::PendingJob;
-use ottla_protocol::record::RecordLayout;
+use ottla_protocol::record::{BATCH_HEADER_LEN, RecordLayout};
 
 /// The result of [`RecordAccumulator::append`].
 #[derive(Debug)]
@@ -189,11 +189,15 @@ impl RecordAccumulator {
         }
         // The sticky choice leaves a full partition before the caller waits for memory (KIP-794).
         if let Some(index) = target.sticky_index
-            && self.should_leave_partition(&queue)
+            && self.should_leave_before(&queue, record)
         {
             queue.sticky_bytes = 0;
+            let full = self.begin_closing(&mut queue);
             drop(queue);
             switch_partition(target.topic, index, self.env.random());
+            if let Some((full, job)) = full {
+                self.close_batch(target.partition, full, job);
+            }
             return Ok(None);
         }
         let Some(buf) = state.spare_buffer.take() else {
@@ -386,6 +390,23 @@ impl RecordAccumulator {
         let size = self.settings.batch_size;
         let limit = queue.open().map_or(size.max(1), |open| open.sticky_limit(size));
         should_switch(queue.sticky_bytes as usize, limit, queue.all_batches_full())
+    }
+
+    /// Returns whether the sticky choice should leave this partition before a record that does not
+    /// fit into its open batch.
+    ///
+    /// A batch that is at least half full then counts as full. Otherwise the record would begin the
+    /// next batch here, and the choice would leave in the middle of that batch, at twice the limit:
+    /// of 32 records of 1 KB two would linger.
+    fn should_leave_before(&self, queue: &PartitionQueue, record: &PreparedRecord<'_>) -> bool {
+        match queue.open().filter(|open| !open.is_less_than_half_full()) {
+            None => self.should_leave_partition(queue),
+            Some(open) => {
+                let len = open.measure(&record.body, record.timestamp).len() + BATCH_HEADER_LEN;
+                let limit = open.sticky_limit(self.settings.batch_size);
+                should_switch(queue.sticky_bytes as usize + len, limit, true)
+            }
+        }
     }
 
     /// Notifies the sender of a partition that is no longer empty.

@@ -78,6 +78,24 @@ fn sticky_partition_switches_when_its_batch_is_full() {
     assert!(partitions.iter().collect::<BTreeSet<_>>().len() == 3, "{partitions:?}");
 }
 
+#[test]
+fn sticky_partition_switches_before_a_record_that_does_not_fit() {
+    let mut fixture = AccumulatorFixture::new(
+        AccumulatorSettings { linger: 3000 * MS, ..settings() },
+        &[1, 1, 1],
+    );
+    // Three of them fill a batch of 1024 bytes, but not to the last byte.
+    for _ in 0..30 {
+        fixture.append(Record::to("t").value(&[b'x'; 300]).timestamp(0));
+    }
+    let mut counts = Vec::new();
+    while !fixture.ready_nodes().is_empty() {
+        counts.extend(fixture.drain(1, usize::MAX).iter().map(|b| b.closed.meta.record_count));
+    }
+    // The last batch is full as well, but only the next record would find it full.
+    assert_eq!(counts, [3; 9]);
+}
+
 // CASES: RA27.
 #[test]
 fn sticky_partition_leaves_no_fractional_batches() {
