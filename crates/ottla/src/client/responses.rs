@@ -69,6 +69,17 @@ impl<I: Io> NetworkClient<I> {
         Ok(())
     }
 
+    /// Handles the sends that the socket accepted at once, before the next poll. Otherwise each
+    /// request would cost a poll that does not wait, and a round that finds nothing to do.
+    pub(super) fn handle_completed_sends(&mut self) {
+        let mut completed = std::mem::take(&mut self.poll_result.completed_sends);
+        self.selector.take_completed_sends(&mut completed);
+        for key in completed.drain(..) {
+            self.handle_completed_send(key);
+        }
+        self.poll_result.completed_sends = completed;
+    }
+
     fn handle_completed_send(&mut self, key: ChannelKey) {
         let Some(connection) = self.connections.by_channel(key) else { return };
         let node = connection.id;

@@ -48,6 +48,7 @@ impl<I: Io> NetworkClient<I> {
         self.observer.request_sent(node, &in_flight, size);
         connection.in_flight.add(in_flight);
         self.selector.send(channel, request.frame, now);
+        self.handle_completed_sends();
     }
 
     /// Asks a node for its API versions.

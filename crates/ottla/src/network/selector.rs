@@ -153,6 +153,12 @@ impl<I: Io> Selector<I> {
         }
     }
 
+    /// Appends the channels whose socket has accepted a whole send since the last poll. The next
+    /// poll does not report them again.
+    pub(crate) fn take_completed_sends(&mut self, into: &mut Vec<ChannelKey>) {
+        into.append(&mut self.completed_sends);
+    }
+
     /// Closes a channel. No poll reports it as disconnected.
     pub(crate) fn close(&mut self, key: ChannelKey, now: Tick) {
         self.keys_with_buffered_data.remove(&key);
