@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Awaited sends: each task sends one record and waits until it is acknowledged before the next one.
-# This producer, Java's, librdkafka, franz-go and krafka in turn, at one broker; and `round-trip`,
+# This producer, Java's, librdkafka, franz-go and krafka at one broker; and `round-trip`,
 # which writes the same request and reads the response without a client.
 #
 # Usage: run.sh [--bootstrap HOST:PORT] [--topic T] [--tasks "1 16 256"] [--linger "0 5"]

@@ -292,9 +292,16 @@ fn sticky_partition(
 
 /// Switches from the sticky partition `from` to another one. If several threads try, one of them
 /// switches.
+///
+/// If the choice falls on `from` again, it is made once more: a request takes one batch of a
+/// partition, so the next batch there would wait for another request. Partitions of equal weight
+/// are still chosen equally often. Weights are not touched.
 pub(crate) fn switch_partition(topic: &TopicInfo, from: usize, random: u64) {
     let cell = topic.sticky_partition.thread_partition();
-    let chosen = choose_unused(topic, cell, random);
+    let mut chosen = choose_unused(topic, cell, random);
+    if chosen as usize == from && topic.load_stats.load().is_uniform() {
+        chosen = choose_unused(topic, cell, random.rotate_left(32));
+    }
     let _ = cell.compare_exchange(from as u32, chosen, Relaxed, Relaxed);
 }
 

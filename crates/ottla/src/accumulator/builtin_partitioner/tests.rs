@@ -214,6 +214,18 @@ fn with_one_partition_the_sticky_partition_switches_to_itself() {
 }
 
 #[test]
+fn sticky_partition_seldom_switches_to_itself() {
+    let topic = topic_with_leaders(&[1; 12]);
+    let mut unchanged = 0;
+    for random in (0..12u64).flat_map(|a| (0..12u64).map(move |b| a | b << 32)) {
+        let from = choose_sticky(&topic, 0);
+        switch_partition(&topic, from, random);
+        unchanged += u32::from(choose_sticky(&topic, 0) == from);
+    }
+    assert!(unchanged <= 4, "{unchanged} of 144 instead of 12");
+}
+
+#[test]
 fn contending_threads_use_separate_partitions_until_the_stripes_merge() {
     let topic = topic_with_leaders(&[1; 12]);
     let own_partition = || choose_sticky(&topic, 3);

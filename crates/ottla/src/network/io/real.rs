@@ -1,7 +1,7 @@
 //! The real [`Io`] and [`Env`]: mio sockets, worker threads, clocks and randomness.
 //!
-//! Only this file of the crate, and `wall_clock.rs` for it, reads a clock, parks or starts a thread,
-//! so that the simulation can replace all of it. `clippy.toml` bans these functions elsewhere.
+//! Only this file, and `wall_clock.rs` for it, reads a clock, parks or starts a thread, so that the
+//! simulation can replace all of it. `clippy.toml` bans these functions elsewhere.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::VecDeque;
