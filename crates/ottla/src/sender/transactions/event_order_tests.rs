@@ -1,7 +1,6 @@
 //! The manager alone, with events in an unusual order: a refusal after a drop, a commit after a
 //! close.
 
-use super::state::Readiness;
 use super::tests::{begun, error_of, make, manager, ready, result, some_error, step};
 use super::*;
 use crate::wakeup::lifecycle::Lifecycle;
