@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
-use ottla::{Error, ErrorKind, Transaction};
+use ottla::ErrorKind;
 use ottla_broker::ProduceFault::FailBeforeAppend;
 use ottla_protocol::{ApiKey, ErrorCode};
 
-use crate::producer_fixture::ProducerFixture;
 use crate::request_faults::RequestFault;
 use crate::transaction_fixture::{
     FAULTS_BEFORE_A_LOOKUP, VERSIONS, initialized, initialized_with, source_of, uninitialized,
