@@ -65,6 +65,8 @@ pub struct ProbeConnection {
     session_end: Tick,
     /// Why the probe has closed the connection.
     closed: Option<String>,
+    /// Whether the connection ended while a request waited for its response.
+    ended_at_request: bool,
 }
 
 /// A SASL exchange that has succeeded.
@@ -146,6 +148,7 @@ impl Probe {
             versions: HashMap::default(),
             session_end: Tick::NEVER,
             closed: None,
+            ended_at_request: false,
         })
     }
 
@@ -369,6 +372,7 @@ impl Probe {
             if let Some(reason) = self.ended.remove(&channel) {
                 let error = self.explain(R::KEY, connection, &reason);
                 connection.closed = Some(error.reason.clone());
+                connection.ended_at_request = true;
                 return Err(error);
             }
             if self.poll(deadline).is_err() {
@@ -464,6 +468,12 @@ impl ProbeConnection {
     /// Returns the address of the broker.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns whether the connection ended while a request waited for its response. A time-out is
+    /// no such end.
+    pub fn ended_at_request(&self) -> bool {
+        self.ended_at_request
     }
 
     fn set_versions(&mut self, response: &ApiVersionsResponse) {

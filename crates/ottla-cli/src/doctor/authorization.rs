@@ -86,11 +86,11 @@ fn check_idempotence(
         transaction_timeout_ms: i32::MAX,
         ..InitProducerIdRequest::default()
     };
-    network::reopen(probe, connection)?;
     let (code, ()) = repeat_while_retriable(|| {
-        let response = probe
-            .call(connection, &request, 0..=4)
-            .map_err(|e| Failed::from(e).or_change("set enable.idempotence=false"))?;
+        let response = network::with_open_connection(probe, connection, |probe, connection| {
+            let response = probe.call(connection, &request, 0..=4);
+            response.map_err(|e| Failed::from(e).or_change("set enable.idempotence=false"))
+        })?;
         probe.add_throttle(response.throttle_time_ms);
         Ok((ErrorCode(response.error_code), ()))
     })?;
@@ -120,9 +120,10 @@ fn check_transactional_id(
         coordinator_keys: vec![id.to_owned()],
         ..FindCoordinatorRequest::default()
     };
-    network::reopen(probe, connection)?;
     let (code, node) = repeat_while_retriable(|| {
-        let response = probe.call(connection, &request, 1..=4)?;
+        let response = network::with_open_connection(probe, connection, |probe, connection| {
+            Ok(probe.call(connection, &request, 1..=4)?)
+        })?;
         probe.add_throttle(response.throttle_time_ms);
         Ok(match response.coordinators.first() {
             Some(c) => (ErrorCode(c.error_code), c.node_id),

@@ -72,10 +72,14 @@ fn clock_difference(
         ..DescribeQuorumTopic::default()
     };
     let request = DescribeQuorumRequest { topics: vec![topic], ..DescribeQuorumRequest::default() };
-    network::reopen(probe, connection).map_err(|e| e.text)?;
-    let (sent, started) = (probe.wall_clock_ms(), probe.now());
-    let response = probe.call(connection, &request, 0..=1).map_err(|e| e.to_string())?;
-    let elapsed = probe.now().saturating_sub(started);
+    // The time does not contain that of a new connection.
+    let call = |probe: &mut Probe, connection: &mut ProbeConnection| {
+        let (sent, started) = (probe.wall_clock_ms(), probe.now());
+        let response = probe.call(connection, &request, 0..=1)?;
+        Ok((sent, probe.now().saturating_sub(started), response))
+    };
+    let (sent, elapsed, response) =
+        network::with_open_connection(probe, connection, call).map_err(Failed::into_text)?;
     let code = ErrorCode(response.error_code);
     if code == ErrorCode::CLUSTER_AUTHORIZATION_FAILED {
         return Err("this principal may not see the controllers (Describe on the cluster)".into());

@@ -90,12 +90,30 @@ pub(super) fn set_up(probe: &mut Probe, connection: &mut ProbeConnection) -> Res
     Ok(())
 }
 
-/// Connects again, to the same address, if the connection has ended while other brokers were
-/// checked, or after a request that got no response in time.
-pub(super) fn reopen(probe: &mut Probe, connection: &mut ProbeConnection) -> Result<(), Failed> {
-    if probe.is_open(connection) {
-        return Ok(());
+/// Makes a call that may be repeated, on a connection that may have ended while other brokers were
+/// checked, or after a request that got no response in time. Connects again if it has.
+///
+/// The broker may close the connection just before the request, and this side learns it only from
+/// the missing response. So a call whose connection ends is made once more on a new connection.
+pub(super) fn with_open_connection<T>(
+    probe: &mut Probe,
+    connection: &mut ProbeConnection,
+    call: impl Fn(&mut Probe, &mut ProbeConnection) -> Result<T, Failed>,
+) -> Result<T, Failed> {
+    let was_open = probe.is_open(connection);
+    if !was_open {
+        reopen(probe, connection)?;
     }
+    let result = call(probe, connection);
+    if result.is_ok() || !was_open || !connection.ended_at_request() {
+        return result;
+    }
+    reopen(probe, connection)?;
+    call(probe, connection)
+}
+
+/// Connects again, to the same address.
+fn reopen(probe: &mut Probe, connection: &mut ProbeConnection) -> Result<(), Failed> {
     probe.close(connection);
     let host = connection.host().to_owned();
     let (mut new, _) = connect(probe, &host, &[connection.address()])?;

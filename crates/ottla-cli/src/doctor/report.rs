@@ -52,6 +52,14 @@ impl Failed {
         }
     }
 
+    /// Returns what failed and what to change, on one line.
+    pub(super) fn into_text(self) -> String {
+        match self.change.as_str() {
+            "" => self.text,
+            change => format!("{}; {change}", self.text),
+        }
+    }
+
     /// Sets what to change, unless the error says it.
     pub(super) fn or_change(mut self, change: &str) -> Failed {
         if self.change.is_empty() {

@@ -134,8 +134,10 @@ pub(super) fn describe_configs(
     };
     let request =
         DescribeConfigsRequest { resources: vec![resource], ..DescribeConfigsRequest::default() };
-    network::reopen(probe, connection).map_err(|e| e.text)?;
-    let response = probe.call(connection, &request, 1..=4).map_err(|e| e.to_string())?;
+    let response = network::with_open_connection(probe, connection, |probe, connection| {
+        Ok(probe.call(connection, &request, 1..=4)?)
+    })
+    .map_err(Failed::into_text)?;
     probe.add_throttle(response.throttle_time_ms);
     let result = response.results.into_iter().next().ok_or("the response has no result")?;
     match ErrorCode(result.error_code) {

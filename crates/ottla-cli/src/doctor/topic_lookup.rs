@@ -35,11 +35,13 @@ impl TopicLookup {
     /// Requests the metadata and the settings of a topic. Never creates it.
     pub(crate) fn find(&mut self, name: &str) -> Result<FoundTopic, String> {
         let TopicLookup { probe, connection } = self;
-        network::reopen(probe, connection).map_err(text)?;
-        let metadata = cluster::request_metadata(probe, connection, Some(name)).map_err(text)?;
+        let metadata = network::with_open_connection(probe, connection, |probe, connection| {
+            cluster::request_metadata(probe, connection, Some(name))
+        })
+        .map_err(Failed::into_text)?;
         let topic = metadata.topics.iter().find(|t| t.name.as_deref() == Some(name));
         let found = check_exists(probe, connection, &metadata, topic, name);
-        let (topic, _) = found.map_err(|failed| format!("topic {name}: {}", text(failed)))?;
+        let (topic, _) = found.map_err(|failed| format!("topic {name}: {}", failed.into_text()))?;
         if let Some(topic) = topic {
             let settings = describe_configs(probe, connection, TOPIC_RESOURCE, name, &SETTINGS);
             let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
@@ -64,7 +66,7 @@ pub(super) fn connect_to_first(
         match connect(&mut probe, host, *port) {
             Ok(connection) => return Ok((probe, connection)),
             Err(failed) => {
-                let reason = text(failed);
+                let reason = failed.into_text();
                 let is_named = reason.starts_with(host.as_str());
                 let server = if is_named { String::new() } else { format!("{host}:{port}: ") };
                 failures.push(server + &reason);
@@ -83,12 +85,5 @@ fn connect(probe: &mut Probe, host: &str, port: u16) -> Result<ProbeConnection, 
             probe.close(&connection);
             Err(failed)
         }
-    }
-}
-
-fn text(failed: Failed) -> String {
-    match failed.change.as_str() {
-        "" => failed.text,
-        change => format!("{}; {change}", failed.text),
     }
 }

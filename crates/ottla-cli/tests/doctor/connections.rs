@@ -186,6 +186,30 @@ fn connection_that_ends_while_brokers_are_checked_is_replaced() {
 }
 
 #[test]
+fn connection_that_ends_at_a_request_is_replaced_once() {
+    let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
+    let calls = Arc::new(AtomicU32::new(0));
+    let counter = calls.clone();
+    let _guard = broker.intercept_responses(move |response, frame| {
+        match (response.connection_id, response.api) {
+            // The end of the connection that was kept comes after the request.
+            (0, ApiKey::DESCRIBE_CONFIGS) => ResponseAction::SendAndClose(Vec::new()),
+            (_, ApiKey::INIT_PRODUCER_ID) => {
+                counter.fetch_add(1, Ordering::Relaxed);
+                ResponseAction::SendAndClose(Vec::new())
+            }
+            _ => ResponseAction::Send(frame),
+        }
+    });
+    let servers = broker.bootstrap_servers();
+    let diagnosis = Diagnosis::json(&["-b", &servers, "-t", "orders"]);
+    assert_eq!(diagnosis.check("settings of orders").outcome, "passed");
+    let text = "the broker closed the connection instead of responding";
+    diagnosis.assert_only_failure("idempotent producer", text, "security.protocol");
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[test]
 fn connection_that_cannot_be_replaced_is_the_reason_of_what_is_not_checked() {
     let broker = EmbeddedBroker::builder().topic("orders", 1).start().unwrap();
     let _guard = broker.intercept_responses(|response, frame| {
