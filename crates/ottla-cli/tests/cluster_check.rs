@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use ottla::{Producer, Record};
-use ottla_testkit::{Jars, Kafka, pick_free_ports};
+use ottla_testkit::{Jars, Kafka, reserve_ports};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// A load balancer: it listens on one port, and forwards connections to another, which can change.
@@ -68,7 +68,7 @@ struct RoutedKafka {
 
 impl RoutedKafka {
     fn start(jars: &Jars, router: &Router) -> RoutedKafka {
-        let [routed_port] = pick_free_ports();
+        let [routed_port] = reserve_ports();
         let extra = |port: u16, controller_port: u16| {
             format!(
                 "listeners=PLAINTEXT://127.0.0.1:{port},ROUTED://127.0.0.1:{routed_port},\

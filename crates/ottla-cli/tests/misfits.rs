@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ottla_broker::{EmbeddedBroker, ResponseAction};
 use ottla_protocol::ApiKey;
-use ottla_testkit::{CertificateAuthority, is_ci, skip_test};
+use ottla_testkit::{CertificateAuthority, is_ci, reserve_ports, skip_test};
 
 use process::broker::ChildGuard;
 use process::{RunningOttla, spawn_ottla};
@@ -168,7 +168,8 @@ fn certificate_that_is_not_trusted() {
 /// A broker that starts may refuse connections, or send no response yet: its records wait.
 #[test]
 fn servers_that_may_become_brokers_are_waited_for() {
-    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let [port] = reserve_ports();
+    let unused = format!("127.0.0.1:{port}");
     let silent = start_server(|mut stream| {
         let _ = stream.read_to_end(&mut Vec::new());
     });

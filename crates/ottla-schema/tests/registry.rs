@@ -13,7 +13,7 @@ use ottla_schema::{
     AvroSerializer, JsonTextSerializer, RecordPart, Schema, SchemaError, SchemaErrorKind,
     SchemaReference, SchemaRegistryClient, SchemaType, Version,
 };
-use ottla_testkit::{CertificateAuthority, FakeSchemaRegistry, Identity};
+use ottla_testkit::{CertificateAuthority, FakeSchemaRegistry, Identity, reserve_ports};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -191,8 +191,8 @@ fn tls_uses_the_stores_of_the_settings() {
 
 #[test]
 fn missing_registry_is_named_after_all_attempts() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{closed}");
+    let [port] = reserve_ports();
+    let url = format!("http://127.0.0.1:{port}");
     let settings = [
         ("schema.registry.url", &*url),
         ("max.retries", "2"),

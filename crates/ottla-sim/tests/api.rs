@@ -18,6 +18,7 @@ use ottla::{
 };
 use ottla_broker::{EmbeddedBroker, NewTopic, ProduceFault};
 use ottla_protocol::ErrorCode;
+use ottla_testkit::reserve_ports;
 
 use common::{TIMEOUT, block_on, producer_builder, start_broker};
 
@@ -401,9 +402,8 @@ fn every_send_method_reports_a_rejected_record_once() {
 
 #[test]
 fn topic_handle_exists_before_the_cluster_does() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let [port] = reserve_ports();
+    let address = format!("127.0.0.1:{port}");
     let producer = Producer::builder()
         .bootstrap_servers(&address)
         .set("reconnect.backoff.ms", "5")

@@ -6,7 +6,8 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::certificates::CertificateAuthority;
-use crate::kafka::{Jars, pick_free_ports, server_properties, target_dir};
+use crate::kafka::{Jars, server_properties, target_dir};
+use crate::ports::reserve_ports;
 use crate::reader::ConsumerRecord;
 
 const TOPIC_COMMAND: &str = "org.apache.kafka.tools.TopicCommand";
@@ -45,8 +46,7 @@ impl KafkaCluster {
     /// # Panics
     /// The nodes do not respond within two minutes.
     pub fn start(jars: &Jars, extra: &str) -> KafkaCluster {
-        // One call, so that no port is picked twice.
-        let ports: [u16; 4 * NODE_COUNT] = pick_free_ports();
+        let ports: [u16; 4 * NODE_COUNT] = reserve_ports();
         let (plaintext_ports, rest) = ports.split_at(NODE_COUNT);
         let (controller_ports, rest) = rest.split_at(NODE_COUNT);
         let (tls_ports, named_ports) = rest.split_at(NODE_COUNT);

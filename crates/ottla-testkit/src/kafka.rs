@@ -1,11 +1,12 @@
 //! Kafka's jars, a single broker, and Kafka's command line tools.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::ports::reserve_ports;
 use crate::reader::{ConsumerRecord, parse_records};
 use crate::skip::{is_ci, skip_test};
 
@@ -136,8 +137,12 @@ impl Jars {
 
     fn read(&self, bootstrap: &str, topic: &str, isolation: &str) -> Vec<ConsumerRecord> {
         let source = self.dir.join("../Reader.java");
-        if fs::read_to_string(&source).unwrap_or_default() != READER_SOURCE {
-            fs::write(&source, READER_SOURCE).expect("Reader.java is written");
+        let is_current = || fs::read_to_string(&source).is_ok_and(|text| text == READER_SOURCE);
+        if !is_current() {
+            let _lock = lock_directory(&self.dir.join(".."));
+            if !is_current() {
+                fs::write(&source, READER_SOURCE).expect("Reader.java is written");
+            }
         }
         let args = [bootstrap, topic, isolation];
         let out = self.java_command().arg(&source).args(args).output().expect("java runs");
@@ -211,10 +216,22 @@ pub(crate) fn ensure_jars(version: &str) -> PathBuf {
     // The stamp is written last: an interrupted fetch is repeated.
     let stamp = root.join(format!("libs-{version}.complete"));
     if !stamp.exists() {
-        fetch_jars(&root, &dir, version);
-        fs::write(&stamp, "").expect("the stamp is written");
+        let _lock = lock_directory(&root);
+        if !stamp.exists() {
+            fetch_jars(&root, &dir, version);
+            fs::write(&stamp, "").expect("the stamp is written");
+        }
     }
     dir
+}
+
+/// Locks a directory that several test programs fill at the same time. It stays locked until the
+/// returned file is dropped.
+fn lock_directory(dir: &Path) -> File {
+    fs::create_dir_all(dir).expect("the directory is created");
+    let lock = File::create(dir.join("lock")).expect("the lock file is created");
+    lock.lock().expect("the lock is acquired");
+    lock
 }
 
 fn fetch_jars(root: &Path, dir: &Path, version: &str) {
@@ -232,17 +249,6 @@ fn fetch_jars(root: &Path, dir: &Path, version: &str) {
         .output()
         .expect("mvn runs");
     assert!(out.status.success(), "mvn: {}", String::from_utf8_lossy(&out.stdout));
-}
-
-/// Returns `N` different ports that were free a moment ago.
-///
-/// # Panics
-/// No port is free.
-pub fn pick_free_ports<const N: usize>() -> [u16; N] {
-    // All are bound at the same time, so that they differ.
-    let listeners: [TcpListener; N] =
-        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
-    std::array::from_fn(|i| listeners[i].local_addr().expect("it is bound").port())
 }
 
 /// A running broker. Dropping it ends the process.
@@ -280,7 +286,7 @@ impl Kafka {
         format_args: &[&str],
         vm_args: &[&str],
     ) -> Kafka {
-        let [port, controller_port] = pick_free_ports();
+        let [port, controller_port] = reserve_ports();
         let dir = target_dir().join("kafka").join(format!("run-{}-{port}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("the directory is created");

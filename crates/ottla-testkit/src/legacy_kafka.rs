@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::kafka::{Jars, ensure_jars, pick_free_ports, server_properties, target_dir};
+use crate::kafka::{Jars, ensure_jars, server_properties, target_dir};
+use crate::ports::reserve_ports;
 
 /// A node of another Kafka version. Dropping it ends its processes.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl LegacyKafka {
     /// The node does not respond within a minute.
     pub fn start(jars: &Jars, version: &str) -> LegacyKafka {
         let libs = ensure_jars(version);
-        let [port, controller_port] = pick_free_ports();
+        let [port, controller_port] = reserve_ports();
         let name = format!("legacy-{version}-{}-{port}", std::process::id());
         let dir = target_dir().join("kafka").join(name);
         let _ = fs::remove_dir_all(&dir);

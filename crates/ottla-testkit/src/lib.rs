@@ -1,7 +1,7 @@
 //! A real Kafka for tests: the jars from Maven Central, brokers, Kafka's tools and its consumer.
 //! And franz-go's `kfake`, a broker of another origin, librdkafka, and Prometheus's reader.
 //!
-//! Brokers listen on ports that the system picks, and keep their files under `target/`. Each
+//! Brokers listen on ports that no other test gets, and keep their files under `target/`. Each
 //! process that a test starts is ended by its process id, also when the test panics.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -14,6 +14,7 @@ mod kafka;
 mod kfake;
 mod oidc;
 mod legacy_kafka;
+mod ports;
 mod python;
 mod reader;
 mod secure;
@@ -23,10 +24,11 @@ mod srfake;
 pub use certificates::{CertificateAuthority, Identity};
 pub use cluster::{KafkaCluster, node_host_name};
 pub use hosts::HostsFile;
-pub use kafka::{Jars, Kafka, pick_free_ports, target_dir};
+pub use kafka::{Jars, Kafka, target_dir};
 pub use kfake::{Kfake, KfakeRecord, run_franz_go_client};
 pub use legacy_kafka::LegacyKafka;
 pub use oidc::{ClientCredentials, TokenEndpoint};
+pub use ports::reserve_ports;
 pub use python::{Librdkafka, PythonPackage};
 pub use reader::ConsumerRecord;
 pub use secure::{Listener, SecureKafka};

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use crate::kafka::target_dir;
 use crate::skip::skip_test;
@@ -15,6 +16,9 @@ const PACKAGE_WITH_SCHEMAS: &str = "confluent-kafka[schemaregistry,avro,protobuf
 
 /// Prometheus's client for Python, with a parser of its text format.
 const PROMETHEUS_PACKAGE: &str = "prometheus-client==0.26.0";
+
+/// Held while a package is installed: several tests of a program may need it at once.
+static INSTALLATION: Mutex<()> = Mutex::new(());
 
 /// A Python interpreter that can import `confluent_kafka`.
 #[derive(Debug)]
@@ -103,6 +107,7 @@ impl PythonPackage {
         let name = String::from_utf8_lossy(&out.stdout).trim().to_owned();
         let dir = target_dir().join("python");
         let packages = dir.join(format!("{name}-{}", self.package));
+        let _installation = INSTALLATION.lock().unwrap_or_else(PoisonError::into_inner);
         if !packages.exists() {
             // It gets its name last: an interrupted installation is repeated.
             let unfinished =
@@ -110,7 +115,13 @@ impl PythonPackage {
             let target = unfinished.display().to_string();
             let pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"];
             self.run(&[&pip[..], &["--target", &target, self.package]].concat())?;
-            fs::rename(&unfinished, &packages).map_err(|e| e.to_string())?;
+            if let Err(e) = fs::rename(&unfinished, &packages) {
+                let _ = fs::remove_dir_all(&unfinished);
+                // Another test program may have installed the package meanwhile.
+                if !packages.exists() {
+                    return Err(e.to_string());
+                }
+            }
         }
         self.packages = Some(packages);
         if self.can_import() { Ok(()) } else { Err(format!("import {} fails", self.modules)) }

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::certificates::CertificateAuthority;
-use crate::kafka::{Jars, Kafka, pick_free_ports, target_dir};
+use crate::kafka::{Jars, Kafka, target_dir};
 use crate::oidc::TokenEndpoint;
+use crate::ports::reserve_ports;
 
 /// A listener of [`SecureKafka`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl SecureKafka {
     /// # Panics
     /// The node does not respond within a minute.
     pub fn start(jars: &Jars) -> SecureKafka {
-        let ports = pick_free_ports();
+        let ports = reserve_ports();
         let name = format!("secure-{}-{}", std::process::id(), ports[0]);
         let dir = target_dir().join("kafka").join(name);
         fs::create_dir_all(&dir).expect("the directory is created");
