@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use ottla_testkit::{Jars, SKIPPED_TESTS_FILE, is_ci};
 
-use super::public_api;
 use super::test_counts::TestCounts;
 use super::{cargo_command, instruction_budget, run_step, workspace_root};
+use super::{public_api, rustc_with_cfg, workspace_tests};
 
 /// Every feature of the library but `tls-aws-lc-rs`, whose C library takes longer to build than
 /// all the rest.
@@ -51,11 +51,15 @@ fn run_steps(counts: &mut TestCounts) -> Result<(), String> {
     check_no_c_compiler()?;
     check_lowest_rust(counts)?;
     run_check("public API", counts, public_api::check)?;
-    for (name, command) in test_runs() {
+    for (name, command) in test_runs()? {
         if let Err(e) = run_tests(name, command, counts, std::io::stdout()) {
             counts.failed = counts.failed.max(1);
             return Err(e);
         }
+    }
+    if let Err(e) = workspace_tests::run(counts) {
+        counts.failed = counts.failed.max(1);
+        return Err(e);
     }
     // Last, because it builds the release profile.
     run_check("instructions", counts, instruction_budget::check)
@@ -82,18 +86,17 @@ fn static_checks() -> Vec<(&'static str, Command)> {
     ]
 }
 
-fn test_runs() -> Vec<(&'static str, Command)> {
+fn test_runs() -> Result<Vec<(&'static str, Command)>, String> {
     let levels = ["test", "-p", "ottla-protocol", "--features", "lz4-hc,zstd-c", "compression"];
-    vec![
-        ("loom", loom_command()),
-        ("injected bugs", injected_bugs_command()),
+    Ok(vec![
+        ("loom", loom_command()?),
+        ("injected bugs", injected_bugs_command()?),
         ("lz4 and zstd at every level", cargo_command(&levels)),
-        ("tests", cargo_command(&["test", "--workspace"])),
-    ]
+    ])
 }
 
 /// Runs tests, copies their output to `out`, and adds their results to `counts`.
-fn run_tests(
+pub(super) fn run_tests(
     name: &str,
     mut command: Command,
     counts: &mut TestCounts,
@@ -176,36 +179,20 @@ fn run_check(
 }
 
 /// Simulates with one injected bug after the other; each must be found.
-fn injected_bugs_command() -> Command {
-    let mut command = cargo_command(&[
-        "test",
-        "-p",
-        "ottla-sim",
-        "--target-dir",
-        "target/injected_bugs",
-        "injected_bugs",
-        "--",
-        "--nocapture",
-    ]);
-    command.env("RUSTFLAGS", "--cfg ottla_injected_bugs");
-    command
+fn injected_bugs_command() -> Result<Command, String> {
+    let mut command = cargo_command(&["test", "-p", "ottla-sim", "--lib", "--bins"]);
+    command.args(["injected_bugs", "--", "--nocapture"]);
+    rustc_with_cfg::add_cfg(&mut command, "ottla_injected_bugs")?;
+    Ok(command)
 }
 
 /// Checks the event queue, the pool, flush and waits for a topic in every interleaving with at most
 /// three preemptions.
-pub(super) fn loom_command() -> Command {
-    let mut command = cargo_command(&[
-        "test",
-        "-p",
-        "ottla",
-        "--no-default-features",
-        "--lib",
-        "--target-dir",
-        "target/loom",
-        "loom_tests",
-    ]);
-    command.env("RUSTFLAGS", "--cfg ottla_loom");
-    command
+pub(super) fn loom_command() -> Result<Command, String> {
+    let mut command = cargo_command(&["test", "-p", "ottla", "--no-default-features", "--lib"]);
+    command.arg("loom_tests");
+    rustc_with_cfg::add_cfg(&mut command, "ottla_loom")?;
+    Ok(command)
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ mod checks;
 mod instruction_budget;
 mod instructions;
 mod public_api;
+mod rustc_with_cfg;
 mod test_counts;
+mod workspace_tests;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -44,7 +46,7 @@ fn cargo_command(args: &[&str]) -> Command {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = public_api::run_as_rustdoc() {
+    if let Some(code) = rustc_with_cfg::run_as_rustc().or_else(public_api::run_as_rustdoc) {
         return code;
     }
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
         Some("sim") => run_simulation(&args[1..]),
         Some("docs") => write_docs(),
         Some("public-api") => write_public_api(),
-        Some("loom") => run_step("loom", checks::loom_command()),
+        Some("loom") => checks::loom_command().and_then(|command| run_step("loom", command)),
         Some("instructions") => match args.get(1).map(String::as_str) {
             None => instruction_budget::print_and_check(),
             Some("--write") => instruction_budget::write(),
@@ -104,15 +106,11 @@ fn run_simulation(args: &[String]) -> Result<(), String> {
 }
 
 fn write_docs() -> Result<(), String> {
-    let path = workspace_root().join("docs/CONFIGURATION.md");
-    std::fs::write(&path, ottla::tools::configuration_markdown())
-        .map_err(|e| format!("{}: {e}", path.display()))?;
-    println!("wrote {}", path.display());
-    // The tests that compare the verdicts and the invariants with their pages write these pages.
+    // The tests that compare the pages with the tables in code write the pages.
     let mut tables =
         cargo_command(&["test", "-q", "-p", "ottla", "-p", "ottla-sim", "--lib", "in_docs"]);
     tables.env("OTTLA_WRITE_DOCS", "1");
-    run_step("docs/VERDICTS.md, docs/SIMULATION.md", tables)?;
+    run_step("pages of the library and of simulations", tables)?;
     let mut screens =
         cargo_command(&["test", "-q", "-p", "ottla-cli", "--test", "doctor", "in_docs"]);
     screens.env("OTTLA_WRITE_DOCS", "1");

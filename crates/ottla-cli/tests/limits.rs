@@ -56,7 +56,8 @@ fn too_little_address_space_is_reported() {
     let lines: Vec<u8> = (0..100_000).flat_map(|i| format!("{i:0100}\n").into_bytes()).collect();
     let mut successes = 0;
     for (limit_kib, codec) in [
-        (30_000, "none"),
+        // The unoptimised command itself takes 37,000. With less, the dynamic linker ends it.
+        (50_000, "none"),
         (60_000, "gzip"),
         (130_000, "gzip"),
         (200_000, "zstd"),

@@ -166,7 +166,7 @@ pub use snapshot::{
 /// change in any release.
 #[doc(hidden)]
 pub mod tools {
-    pub use crate::config::{configuration_markdown, parse_properties, read_to_limit};
+    pub use crate::config::{parse_properties, read_to_limit};
     pub use crate::error::error_reference;
     pub use crate::probe::{
         CertificateDetails, Probe, ProbeConnection, ProbeError, SaslDetails, TlsDetails,

@@ -144,6 +144,7 @@ pub(crate) fn alias_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Returns each name of librdkafka and its meaning in Markdown, for `docs/CONFIGURATION.md`.
+#[cfg(test)]
 pub(crate) fn documentation_rows() -> impl Iterator<Item = (&'static str, String)> {
     ALIASES.iter().map(|(name, target)| {
         let meaning = match target {

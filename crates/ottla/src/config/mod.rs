@@ -28,6 +28,7 @@ mod producer_config;
 mod bootstrap_servers;
 mod notices;
 mod sources;
+#[cfg(test)]
 mod documentation;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,6 @@ pub use bootstrap_servers::BootstrapServers;
 pub use choices::{Acks, AddressFamily, ClientDnsLookup, SaslMechanism, SecurityProtocol};
 pub use client_settings::{ClientSettings, ConnectSettings, MetadataSettings, NetworkSettings};
 pub use compression::{Compression, GzipLevel, Lz4Level, ZstdLevel};
-pub use documentation::configuration_markdown;
 #[cfg(test)]
 pub(crate) use documentation::push_wrapped;
 pub use files::read_to_limit;
