@@ -13,6 +13,12 @@ pub(super) const FILE_NAME: &str = "ottla.schema.proto";
 /// limit for the values of options.
 const MAX_NESTING: usize = 100;
 
+/// The stack of the thread that compiles, without imports: what a thread gets by default.
+const COMPILER_STACK_BYTES: usize = 2 << 20;
+/// What an import adds to that stack. `protox` recurses along a chain of imports. Without
+/// optimisation a level takes 5 KB, so on a caller's thread 400 imports would end the process.
+const STACK_BYTES_PER_IMPORT: usize = 16 << 10;
+
 /// The files that Confluent's registry knows without a reference, besides Google's.
 const CONFLUENT: [(&str, &str); 2] = [
     (
@@ -63,6 +69,19 @@ pub(super) fn compile(
 ) -> Result<DescriptorPool, SchemaError> {
     let mut sources = vec![(FILE_NAME.to_owned(), schema.text().to_owned())];
     sources.extend(references.iter().map(|(name, s)| (name.clone(), s.text().to_owned())));
+    let stack = COMPILER_STACK_BYTES + references.len() * STACK_BYTES_PER_IMPORT;
+    // It ends before this call does.
+    #[allow(clippy::disallowed_methods)]
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("ottla-protobuf".into()).stack_size(stack);
+        let compiler = thread.spawn_scoped(scope, || compile_sources(sources)).map_err(|e| {
+            SchemaError::schema(format!("Protobuf schema: no thread can compile it: {e}"))
+        })?;
+        compiler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn compile_sources(sources: Vec<(String, String)>) -> Result<DescriptorPool, SchemaError> {
     if let Some((name, _)) = sources.iter().find(|(_, text)| nesting(text) > MAX_NESTING) {
         return Err(SchemaError::schema(format!(
             "Protobuf schema: brackets in {name} are nested deeper than {MAX_NESTING} levels"

@@ -128,7 +128,7 @@ where
                 let (lookups, key, started) = (self.clone(), key.clone(), pending.clone());
                 // If no thread can start, dropping the closure completes the lookup.
                 let completion = OwnedCompletion { lookups, key, pending: started, result: None };
-                #[allow(clippy::disallowed_methods)] // This is the crate's only thread.
+                #[allow(clippy::disallowed_methods)] // A thread for each lookup that is not cached.
                 let spawned =
                     std::thread::Builder::new().name("ottla-schema".to_owned()).spawn(move || {
                         // The whole of it moves to the thread, so that its drop runs there.
