@@ -42,7 +42,10 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 struct Connection {
     node: i32,
-    stream: TcpStream,
+    /// Shared with the connection's thread. A handle of its own would be one more open file, and
+    /// at the limit on open files a connection would be closed after it was accepted: the client
+    /// could not see why.
+    stream: Arc<TcpStream>,
     thread: JoinHandle<()>,
 }
 
@@ -139,7 +142,7 @@ pub(crate) fn run_acceptor(
             continue;
         }
         if let Err(e) = start_connection(node, stream, shared) {
-            tracing::error!("connection closed: it needs a thread and two open files: {e}");
+            tracing::error!("connection closed: it needs a thread: {e}");
         }
     }
 }
@@ -148,14 +151,15 @@ fn start_connection(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::R
     stream.set_nodelay(true)?;
     let id = shared.next_connection_id.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(connection = id, node, peer = ?stream.peer_addr().ok(), "accepted");
-    let (stream_for_close, shared_by_thread) = (stream.try_clone()?, shared.clone());
+    let stream = Arc::new(stream);
+    let (stream_for_close, shared_by_thread) = (stream.clone(), shared.clone());
     // The lock is held until the entry is inserted: the guard of a thread that ends at once must
     // find the entry. The guard is created in the thread: after a failed spawn, its drop would
     // wait here for the lock.
     let mut connections = shared.connections.lock();
     let thread = thread::Builder::new().name(format!("broker-{node}-{id}")).spawn(move || {
         let guard = ConnectionGuard { shared: shared_by_thread, connection_id: id };
-        match serve_connection(node, id, stream, &guard.shared) {
+        match serve_connection(node, id, &stream, &guard.shared) {
             Ok(()) => tracing::debug!(connection = id, "closed"),
             Err(e) => tracing::info!(connection = id, "closed: {e}"),
         }
@@ -166,7 +170,7 @@ fn start_connection(node: i32, stream: TcpStream, shared: &Arc<Shared>) -> io::R
 
 /// Removes a connection from the map when its thread ends, also after a panic.
 ///
-/// The removal drops the last handle of the socket, so that the client sees the connection close.
+/// The map must not keep the socket open: the client would not see the connection close.
 struct ConnectionGuard {
     shared: Arc<Shared>,
     connection_id: u64,
@@ -185,12 +189,12 @@ impl Drop for ConnectionGuard {
 fn serve_connection(
     node: i32,
     connection_id: u64,
-    stream: TcpStream,
+    stream: &TcpStream,
     shared: &Shared,
 ) -> io::Result<()> {
     let address = stream.local_addr()?;
     let local = LocalAddress { host: address.ip().to_string(), port: address.port() };
-    let mut reader = io::BufReader::with_capacity(64 * 1024, stream.try_clone()?);
+    let mut reader = io::BufReader::with_capacity(64 * 1024, stream);
     let mut writer = ResponseWriter { stream, buffered: Vec::new(), buffered_responses: 0 };
     loop {
         writer.flush_if_idle(&mut reader)?;
@@ -216,7 +220,7 @@ fn serve_connection(
 
 /// Reads one request frame, without its length. Returns `None` if the client has closed the
 /// connection after its last request.
-fn read_request(reader: &mut io::BufReader<TcpStream>) -> io::Result<Option<Bytes>> {
+fn read_request(reader: &mut io::BufReader<&TcpStream>) -> io::Result<Option<Bytes>> {
     if io::BufRead::fill_buf(reader)?.is_empty() {
         return Ok(None);
     }
@@ -238,19 +242,19 @@ fn read_request(reader: &mut io::BufReader<TcpStream>) -> io::Result<Option<Byte
 }
 
 /// Writes responses to a connection's socket.
-struct ResponseWriter {
-    stream: TcpStream,
+struct ResponseWriter<'a> {
+    stream: &'a TcpStream,
     /// Responses that [`ResponseAction::Coalesce`] keeps back.
     buffered: Vec<u8>,
     buffered_responses: usize,
 }
 
-impl ResponseWriter {
+impl ResponseWriter<'_> {
     /// Sends the buffered responses if no request arrives within [`COALESCE_TIMEOUT`].
     ///
     /// A client that waits for these responses sends no further request, so a read without a
     /// timeout would block both sides.
-    fn flush_if_idle(&mut self, reader: &mut io::BufReader<TcpStream>) -> io::Result<()> {
+    fn flush_if_idle(&mut self, reader: &mut io::BufReader<&TcpStream>) -> io::Result<()> {
         if self.buffered.is_empty() || !reader.buffer().is_empty() {
             return Ok(());
         }
