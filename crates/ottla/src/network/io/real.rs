@@ -334,7 +334,8 @@ struct Task {
 /// with the slower codecs.
 const MAX_QUEUED_BYTES: usize = 128 * 1024;
 
-/// The worker threads of a producer. They start when there is work and end with the producer.
+/// The worker threads of a producer. They start when there is work, and end when there is none for
+/// a while or when the producer ends.
 struct WorkerThreads {
     /// One queue for each [`JobKind`].
     queues: [JobQueue; 3],
@@ -364,6 +365,10 @@ struct JobQueueState {
     idle_threads: usize,
     shut_down: bool,
 }
+
+/// After this time without a task a worker thread ends. Most producers resolve names only at their
+/// start, and a process may have many producers.
+const WORKER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct RealWorkerPool(Arc<WorkerThreads>);
 
@@ -412,7 +417,7 @@ impl WorkerThreads {
             let threads = self.clone();
             let spawned = thread::Builder::new()
                 .name(kind.thread_name().to_owned())
-                .spawn(move || threads.queues[kind as usize].run_worker());
+                .spawn(move || threads.queues[kind as usize].run_worker(WORKER_IDLE_TIMEOUT));
             if spawned.is_err() {
                 state.threads -= 1;
                 // Without any thread the task would wait forever: run it here.
@@ -440,7 +445,8 @@ impl WorkerThreads {
 }
 
 impl JobQueue {
-    fn run_worker(&self) {
+    /// Runs tasks until none has arrived for the timeout, or until the queue shuts down.
+    fn run_worker(&self, idle_timeout: Duration) {
         let mut state = self.state.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
@@ -453,8 +459,13 @@ impl JobQueue {
                 return;
             } else {
                 state.idle_threads += 1;
-                self.task_available.wait(&mut state);
+                let wait = self.task_available.wait_for(&mut state, idle_timeout);
                 state.idle_threads -= 1;
+                // A task that arrived just before the timeout counts on this thread.
+                if wait.timed_out() && state.tasks.is_empty() {
+                    state.threads -= 1;
+                    return;
+                }
             }
         }
     }
@@ -483,6 +494,26 @@ mod tests {
         assert!(addresses.iter().any(|a| a.ip() == loopback), "{name}: {addresses:?}");
         // TEST-NET-1 (RFC 5737) has no names.
         assert_eq!(canonical_name(IpAddr::from([192, 0, 2, 1])), "192.0.2.1");
+    }
+
+    #[test]
+    fn idle_worker_thread_runs_its_tasks_and_ends() {
+        let queue = JobQueue::default();
+        let (sender, receiver) = mpsc::channel();
+        let task = |n: i32| {
+            let sender = sender.clone();
+            Task { bytes: 5, run: Box::new(move || sender.send(n).unwrap()) }
+        };
+        *queue.state.lock() = JobQueueState {
+            tasks: [task(1), task(2)].into(),
+            queued_bytes: 10,
+            threads: 3,
+            ..Default::default()
+        };
+        queue.run_worker(Duration::ZERO);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2]);
+        let state = queue.state.lock();
+        assert_eq!((state.threads, state.idle_threads, state.queued_bytes), (2, 0, 0));
     }
 
     #[test]
