@@ -80,7 +80,7 @@ injected_bugs! {
     /// A batch in flight never expires.
     NoInFlightExpiry(is_completed: bool) { true }
     /// Responses are matched by partition number alone, without the topic.
-    TopicIgnoredInResponse(is_same_topic: bool) { true }
+    TopicIgnoredInResponse(topic_order: std::cmp::Ordering) { std::cmp::Ordering::Equal }
     /// A topic that was deleted and created again, with a new id, counts as the same topic.
     RecreatedTopicIgnored(has_new_id: bool) { false }
     /// A caller that stops waiting for memory keeps its place in the wait queue.

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use ottla_protocol::header::{RequestHeader, decode_response};
 use ottla_protocol::messages::{
     PartitionProduceResponse, ProduceNodeEndpoint, ProduceRequest, ProduceResponse,
+    TopicProduceResponse,
 };
-use ottla_protocol::{ApiKey, DecodeError, Uuid, Writer};
+use ottla_protocol::{ApiKey, DecodeError, Writer};
 
 use crate::accumulator::batch::StampedBatch;
 use crate::cluster::Node;
@@ -114,14 +115,31 @@ fn interleave_records(w: Writer, pieces: &mut Vec<RecordPiece>) -> Vec<Bytes> {
 }
 
 /// A decoded Produce response.
+///
+/// Its topics and partitions are sorted, because a request may contain thousands: to search each
+/// batch's entry from the beginning would take quadratic time.
 pub(crate) struct ParsedProduceResponse {
     response: ProduceResponse,
+    version: i16,
 }
 
 impl ParsedProduceResponse {
     pub(crate) fn parse(frame: &Bytes, version: i16) -> Result<ParsedProduceResponse, DecodeError> {
         let response = decode_response::<ProduceRequest>(frame, version)?;
-        Ok(ParsedProduceResponse { response })
+        Ok(ParsedProduceResponse::new(response, version))
+    }
+
+    /// Sorts the entries. The order of equal ones does not change.
+    fn new(mut response: ProduceResponse, version: i16) -> ParsedProduceResponse {
+        if version >= FIRST_VERSION_WITH_TOPIC_ID {
+            response.responses.sort_by_key(|t| t.topic_id);
+        } else {
+            response.responses.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        for topic in &mut response.responses {
+            topic.partition_responses.sort_by_key(|p| p.index);
+        }
+        ParsedProduceResponse { response, version }
     }
 
     pub(crate) fn throttle_time_ms(&self) -> i32 {
@@ -153,29 +171,29 @@ impl ParsedProduceResponse {
     pub(crate) fn partition_response(
         &self,
         batch: &StampedBatch,
-        version: i16,
     ) -> Option<&PartitionProduceResponse> {
         let partition = &batch.closed.meta.partition;
-        let is_topic = |name: &str, id: Uuid| {
-            let is_same_topic = if version >= FIRST_VERSION_WITH_TOPIC_ID {
-                id == batch.stamp.topic_id
+        let compare = |t: &TopicProduceResponse| {
+            let order = if self.version >= FIRST_VERSION_WITH_TOPIC_ID {
+                t.topic_id.cmp(&batch.stamp.topic_id)
             } else {
-                name == &*partition.topic
+                (*t.name).cmp(&*partition.topic)
             };
-            inject_bug!(TopicIgnoredInResponse, is_same_topic)
+            inject_bug!(TopicIgnoredInResponse, order)
         };
-        self.response
-            .responses
-            .iter()
-            .filter(|t| is_topic(&t.name, t.topic_id))
-            .flat_map(|t| &t.partition_responses)
-            .find(|p| p.index == partition.index)
+        let topics = &self.response.responses;
+        let first = topics.partition_point(|t| compare(t).is_lt());
+        topics[first..].iter().take_while(|t| compare(t).is_eq()).find_map(|t| {
+            let entries = &t.partition_responses;
+            let first = entries.partition_point(|p| p.index < partition.index);
+            entries.get(first).filter(|p| p.index == partition.index)
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ottla_protocol::messages::TopicProduceResponse;
+    use ottla_protocol::Uuid;
 
     use super::*;
     use crate::accumulator::batch::Stamp;
@@ -201,33 +219,44 @@ mod tests {
         let p = std::sync::Arc::new(Partition::new("t".into(), 1, 7, Default::default()));
         let id = Uuid([7; 16]);
         let batch = closed_batch(&p, 1, 1).stamp(Stamp { topic_id: id, ..Stamp::NONE });
-        let parsed = ParsedProduceResponse {
-            response: ProduceResponse {
-                responses: vec![
-                    topic_entry("other", Uuid([8; 16]), vec![partition_entry(1, 50)]),
-                    topic_entry(
-                        "t",
-                        id,
-                        vec![
-                            partition_entry(0, 60),
-                            partition_entry(1, 70),
-                            partition_entry(1, 80),
-                        ],
-                    ),
-                ],
-                ..Default::default()
-            },
+        let response = ProduceResponse {
+            responses: vec![
+                topic_entry("u", Uuid([8; 16]), vec![partition_entry(1, 50)]),
+                topic_entry(
+                    "t",
+                    id,
+                    vec![
+                        partition_entry(2, 60),
+                        partition_entry(1, 70),
+                        partition_entry(1, 80),
+                        partition_entry(0, 90),
+                    ],
+                ),
+                topic_entry("s", Uuid([6; 16]), vec![partition_entry(1, 100)]),
+                topic_entry("t", id, vec![partition_entry(1, 110), partition_entry(3, 120)]),
+            ],
+            ..Default::default()
         };
+        let later = std::sync::Arc::new(Partition::new("t".into(), 3, 9, Default::default()));
+        let later = closed_batch(&later, 1, 1).stamp(Stamp { topic_id: id, ..Stamp::NONE });
         for version in [FIRST_VERSION_WITH_TOPIC_ID, FIRST_VERSION_WITH_TOPIC_ID - 1] {
-            let entry = parsed.partition_response(&batch, version);
-            assert_eq!(entry.map(|r| r.base_offset), Some(70));
+            let parsed = ParsedProduceResponse::new(response.clone(), version);
+            let offset = |batch| parsed.partition_response(batch).map(|r| r.base_offset);
+            assert_eq!(offset(&batch), Some(70));
+            assert_eq!(
+                offset(&later),
+                Some(120),
+                "only the topic's second entry has the partition"
+            );
+            assert_eq!(
+                parsed.partition_count(),
+                8,
+                "all entries count, also those without a batch"
+            );
         }
-        assert_eq!(parsed.partition_count(), 4, "all entries count, also those without a batch");
+        let parsed = ParsedProduceResponse::new(response, FIRST_VERSION_WITH_TOPIC_ID);
         let other_id = Stamp { topic_id: Uuid([9; 16]), ..Stamp::NONE };
         let other = closed_batch(&p, 2, 1).stamp(other_id);
-        assert!(
-            parsed.partition_response(&other, FIRST_VERSION_WITH_TOPIC_ID).is_none(),
-            "a topic with a different id"
-        );
+        assert!(parsed.partition_response(&other).is_none(), "a topic with a different id");
     }
 }

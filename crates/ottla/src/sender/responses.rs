@@ -169,13 +169,13 @@ impl<I: Io> Sender<I> {
             // From version 6 on, the client has to observe the throttle time (KIP-219).
             self.client.throttle(node, response.throttle_time_ms(), version >= 6, now);
             // Before the verdicts: a batch that is retried sees the new leader at once.
-            self.apply_leader_hints(response, &batches, version, now);
+            self.apply_leader_hints(response, &batches, now);
         }
         let mut unrequested = response.as_ref().map_or(0, ParsedProduceResponse::partition_count);
         // Each batch belongs to a different partition, so their order does not matter.
         for mut batch in batches {
             let batch_response = match &response {
-                Ok(response) => match response.partition_response(&batch, version) {
+                Ok(response) => match response.partition_response(&batch) {
                     Some(entry) => {
                         unrequested = unrequested.saturating_sub(1);
                         let broker_name = || self.client.broker_name(node);
@@ -245,12 +245,11 @@ impl<I: Io> Sender<I> {
         &mut self,
         response: &ParsedProduceResponse,
         batches: &[StampedBatch],
-        version: i16,
         now: Tick,
     ) {
         let mut hints = Vec::new();
         for batch in batches {
-            let Some(entry) = response.partition_response(batch, version) else { continue };
+            let Some(entry) = response.partition_response(batch) else { continue };
             let is_moved = matches!(
                 ErrorCode(entry.error_code),
                 ErrorCode::NOT_LEADER_OR_FOLLOWER | ErrorCode::FENCED_LEADER_EPOCH
