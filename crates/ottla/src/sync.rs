@@ -5,6 +5,11 @@
 //! is not of this type: `TokenManager::fetch_lock` is held while the token provider runs, on a
 //! worker thread. Callers and the sender never wait for it.
 //!
+//! The mutex spins, yields, and then sleeps for moments. It does not park: to wake a parked thread,
+//! each unlock would have to find out whether there is one, by an atomic exchange. Such an exchange
+//! waits until the processor has written all that was stored before, which is the record. A plain
+//! store need not wait, and `send` takes a lock for each record.
+//!
 //! With `--cfg ottla_loom`, the mutex and the atomics are loom's: `accumulator::loom_tests` then
 //! runs every interleaving of its threads with at most three preemptions.
 
@@ -13,6 +18,8 @@ use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
+#[cfg(not(ottla_loom))]
+use std::time::Duration;
 
 use crate::log_limiter::EventCount;
 
@@ -43,11 +50,23 @@ pub(crate) fn thread_number() -> usize {
 #[cfg(ottla_loom)]
 type InnerMutex<T> = loom::sync::Mutex<T>;
 #[cfg(not(ottla_loom))]
-type InnerMutex<T> = parking_lot::Mutex<T>;
+type InnerMutex<T> = spin::mutex::SpinMutex<T>;
 #[cfg(ottla_loom)]
 type InnerGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
 #[cfg(not(ottla_loom))]
-type InnerGuard<'a, T> = parking_lot::MutexGuard<'a, T>;
+type InnerGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+
+/// How often a thread looks at a lock that another thread holds, before it yields. It is held for a
+/// few instructions, so this is enough if its holder runs.
+#[cfg(not(ottla_loom))]
+const SPINS: u32 = 10;
+/// How often a thread yields its processor, to the lock's holder if that waits for one.
+#[cfg(not(ottla_loom))]
+const YIELDS: u32 = 10;
+/// How long a thread sleeps then. It must sleep: a thread with real-time priority that only yields
+/// would keep a holder with a lower one from running.
+#[cfg(not(ottla_loom))]
+const LOCK_SLEEP: Duration = Duration::from_micros(50);
 
 /// A mutex that is held for a few instructions only. It is never poisoned.
 #[derive(Debug, Default)]
@@ -67,7 +86,30 @@ impl<T> Mutex<T> {
         #[cfg(ottla_loom)]
         return MutexGuard(self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         #[cfg(not(ottla_loom))]
-        MutexGuard(self.0.lock())
+        MutexGuard(self.0.try_lock().unwrap_or_else(|| self.lock_contended()))
+    }
+
+    /// Waits until another thread has released the lock, and takes it.
+    #[cfg(not(ottla_loom))]
+    #[cold]
+    #[allow(clippy::disallowed_methods, reason = "a lock waits in real time, as any mutex does")]
+    fn lock_contended(&self) -> InnerGuard<'_, T> {
+        loop {
+            for attempt in 0..SPINS + YIELDS {
+                // A look does not take the cache line from the holder, as an attempt would.
+                if !self.0.is_locked()
+                    && let Some(guard) = self.0.try_lock()
+                {
+                    return guard;
+                }
+                if attempt < SPINS {
+                    std::hint::spin_loop();
+                } else {
+                    std::thread::yield_now();
+                }
+            }
+            std::thread::sleep(LOCK_SLEEP);
+        }
     }
 
     /// Takes the lock; `None` if another thread holds it.
@@ -165,6 +207,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 }
 
 #[cfg(all(test, not(ottla_loom)))]
+#[allow(clippy::disallowed_methods, reason = "locks are tested with real threads")]
 mod tests {
     use super::*;
 
@@ -175,5 +218,39 @@ mod tests {
         let (first, second) = (Mutex::new(1), Mutex::new(2));
         let _first_guard = first.lock();
         let _second_guard = second.lock();
+    }
+
+    #[test]
+    fn threads_take_turns() {
+        let counter = Mutex::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let mut count = counter.lock();
+                        // Another thread that is let in here would count from the same number.
+                        let before = *count;
+                        std::hint::spin_loop();
+                        *count = before + 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*counter.lock(), 80_000);
+    }
+
+    #[test]
+    fn waiting_thread_sleeps_until_the_holder_is_done() {
+        let mutex = Mutex::new(0);
+        let mut guard = mutex.lock();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| *mutex.lock());
+            // Long enough for many rounds of the waiter.
+            std::thread::sleep(LOCK_SLEEP * 100);
+            assert!(mutex.try_lock().is_none(), "the lock is held");
+            *guard = 7;
+            drop(guard);
+            assert_eq!(waiter.join().unwrap(), 7);
+        });
     }
 }
