@@ -185,6 +185,8 @@ scenario! {
     restores_last_batch_only: bool,
     /// The interval at which the brokers request the client's metrics (KIP-714); 0 for none.
     metrics_push_ms: u64,
+    /// `batch.size.max`.
+    batch_size_max: u64,
     /// The number of transactional ids.
     transactional_ids: u64,
     /// The number of instances of the application. Instances with the same id fence each other.
@@ -281,6 +283,7 @@ impl Scenario {
             brokers_by_name: false,
             restores_last_batch_only: false,
             metrics_push_ms: 0,
+            batch_size_max: 0,
             transactional_ids: 0,
             instances: 0,
             transactions: 0,
@@ -320,6 +323,7 @@ impl Scenario {
             insert_restoration(rng, &mut s);
         }
         s.metrics_push_ms = pick(rng, &[0, 0, 0, 20, 500]);
+        s.batch_size_max = pick(rng, &[0, 3000, 20_000, 262_144]);
         s
     }
 
@@ -472,6 +476,7 @@ impl Scenario {
             .set("retries", self.retries.to_string())
             .set("linger.ms", self.linger_ms.to_string())
             .set("batch.size", self.batch_size.to_string())
+            .set("batch.size.max", self.batch_size_max.to_string())
             .set("buffer.memory", self.buffer_memory.to_string())
             .set("delivery.timeout.ms", self.delivery_timeout_ms.to_string())
             .set("request.timeout.ms", self.request_timeout_ms.to_string())

@@ -30,6 +30,7 @@ const SIMPLER_VALUES: &[(&str, &[&str])] = &[
     ("codec", &["none"]),
     ("max_value_len", &["10", "100"]),
     ("batch_size", &["200", "4000"]),
+    ("batch_size_max", &["0"]),
     ("buffer_memory", &["1000000"]),
     ("max_message_bytes", &["1048588"]),
     ("max_request_size", &["1048576"]),

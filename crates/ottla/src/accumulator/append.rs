@@ -1,7 +1,7 @@
 //! The hot path: appends a record to its partition's open batch, on the caller's thread.
 //!
-//! `producer/do_send.rs` calls it. A batch that is full is closed here, or by a worker thread, and
-//! the sender is notified through the event queue.
+//! `producer/do_send.rs` calls it. `close.rs` closes or extends a batch that is full, and notifies
+//! the sender through the event queue.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,25 +13,25 @@ use super::buffer_pool::{BufferRequest, PooledBuf};
 use super::builtin_partitioner::{
     PartitionChoice, choose_partition, should_switch, split_stripe, switch_partition,
 };
+use super::close::EndedBatch;
 use super::partition::{Partition, PartitionQueue};
 use super::topics::TopicInfo;
 use crate::config::PartitioningStrategy;
 use crate::delivery::batch_completions::{BatchCompletions, BatchScratch, DeliveryOptions};
-use crate::delivery::result::{BatchInfo, Delivery};
+use crate::delivery::result::BatchInfo;
 use crate::error::Error;
 use crate::injected_bugs::inject_bug;
 use crate::record::PreparedRecord;
 use crate::sync::MutexGuard;
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
-use crate::wakeup::pending_posts::PendingJob;
 use ottla_protocol::record::{BATCH_HEADER_LEN, RecordLayout};
 
 /// The result of [`RecordAccumulator::append`].
 #[derive(Debug)]
 pub(crate) enum AppendResult {
-    /// The record is in a batch. Holds its delivery if the caller wants one.
-    Appended(Option<Delivery>),
+    /// The record is in a batch. The options have its delivery if the caller wants one.
+    Appended,
     /// The record needs a new batch, and the batch a buffer.
     NeedsNewBatch(BufferRequest),
     /// The open batch needs one more buffer. The caller must not wait for it: if none is free, the
@@ -80,7 +80,7 @@ impl RecordAccumulator {
         topic: &TopicInfo,
         record: &PreparedRecord<'_>,
         options: &mut DeliveryOptions,
-    ) -> Option<Option<Delivery>> {
+    ) -> Option<()> {
         let (partitioning, random) = (self.settings.partitioning, || self.env.random());
         let count = topic.partitions.len();
         let choice =
@@ -101,7 +101,8 @@ impl RecordAccumulator {
         if open.capacity_for(&layout) != Capacity::Fits || !self.lifecycle().accepts_records() {
             return None;
         }
-        Some(self.append_to_open(&target, queue, record, layout, options))
+        self.append_to_open(&target, queue, record, layout, options);
+        Some(())
     }
 
     /// Tries to append the record. Opens a new batch if one is needed and `state` has a spare
@@ -168,37 +169,39 @@ impl RecordAccumulator {
             drop(queue);
             return Err(self.lifecycle().error_for_new_call());
         }
-        if let Some(open) = queue.open_mut() {
+        let mut needs_chain_buffer = false;
+        if let Some(open) = queue.open() {
             let layout = open.measure(&record.body, record.timestamp);
-            let has_room = match open.capacity_for(&layout) {
-                Capacity::Fits => true,
-                Capacity::NeedsChainBuffer if !state.no_chain_buffer => {
-                    let Some(buf) = state.spare_buffer.take() else {
-                        let request = self.buffer_request(record);
-                        return Ok(Some(AppendResult::NeedsChainBuffer(request)));
-                    };
-                    open.push_buffer(buf);
-                    true
-                }
-                Capacity::NeedsChainBuffer | Capacity::Full => false,
-            };
-            if has_room {
-                let delivery = self.append_to_open(target, queue, record, layout, options);
-                return Ok(Some(AppendResult::Appended(delivery)));
+            let capacity = open.capacity_for(&layout);
+            if capacity == Capacity::Fits {
+                self.append_to_open(target, queue, record, layout, options);
+                return Ok(Some(AppendResult::Appended));
             }
+            needs_chain_buffer = capacity == Capacity::NeedsChainBuffer
+                && !self.settings.compression.is_none()
+                && !state.no_chain_buffer;
         }
         // The sticky choice leaves a full partition before the caller waits for memory (KIP-794).
         if let Some(index) = target.sticky_index
+            && !needs_chain_buffer
             && self.should_leave_before(&queue, record)
         {
             queue.sticky_bytes = 0;
-            let full = self.begin_closing(&mut queue);
+            // A record that is larger than a batch ends each choice. If all partitions kept their
+            // batches open, it would find no place.
+            let ended = if self.extends_for(&queue, target.partition, record) {
+                self.end_batch(&mut queue, target.partition)
+            } else {
+                EndedBatch::closing(self.begin_closing(&mut queue))
+            };
             drop(queue);
             switch_partition(target.topic, index, self.env.random());
-            if let Some((full, job)) = full {
-                self.close_batch(target.partition, full, job);
-            }
+            self.finish_ending(target.partition, ended);
             return Ok(None);
+        }
+        let extends = !state.no_chain_buffer && self.extends_for(&queue, target.partition, record);
+        if needs_chain_buffer || extends {
+            return Ok(Some(self.append_to_chain(target, queue, record, options, state)));
         }
         let Some(buf) = state.spare_buffer.take() else {
             return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_request(record))));
@@ -207,11 +210,53 @@ impl RecordAccumulator {
         let open = self.open_batch(buf, target.partition, record, state);
         let layout = open.measure(&record.body, record.timestamp);
         queue.set_open(open);
-        let delivery = self.append_to_open(target, queue, record, layout, options);
+        self.append_to_open(target, queue, record, layout, options);
         if let Some((full, job)) = full {
             self.close_batch(target.partition, full, job);
         }
-        Ok(Some(AppendResult::Appended(delivery)))
+        Ok(Some(AppendResult::Appended))
+    }
+
+    /// Appends to the open batch, in one more buffer.
+    fn append_to_chain(
+        &self,
+        target: &AppendTarget<'_>,
+        mut queue: MutexGuard<'_, PartitionQueue>,
+        record: &PreparedRecord<'_>,
+        options: &mut DeliveryOptions,
+        state: &mut AppendState,
+    ) -> AppendResult {
+        let Some(buf) = state.spare_buffer.take() else {
+            return AppendResult::NeedsChainBuffer(self.buffer_request(record));
+        };
+        let Some(open) = queue.open_mut() else {
+            unreachable!("append_to_chain is called only while a batch is open");
+        };
+        let mut is_ready = false;
+        if self.settings.compression.is_none() {
+            is_ready = open.extend();
+            open.extend_by(buf);
+        } else {
+            open.push_buffer(buf);
+        }
+        let layout = open.measure(&record.body, record.timestamp);
+        self.append_to_open(target, queue, record, layout, options);
+        if is_ready {
+            self.post_batch_ready(target.partition);
+        }
+        AppendResult::Appended
+    }
+
+    /// Returns whether the open batch can be extended by this record.
+    fn extends_for(
+        &self,
+        queue: &PartitionQueue,
+        partition: &Partition,
+        record: &PreparedRecord<'_>,
+    ) -> bool {
+        // A larger record gets a batch of its own, as without an extension.
+        record.batch_len_upper_bound <= self.settings.batch_size
+            && self.can_extend(queue, partition)
     }
 
     /// Returns the buffer that a batch needs for this record.
@@ -271,6 +316,7 @@ impl RecordAccumulator {
             max_timestamp: record.timestamp,
             record_count: 0,
             max_record_bytes: 0,
+            extensions: 0,
             memory_wait: state.memory_wait,
         };
         let batch = BatchInfo {
@@ -299,24 +345,23 @@ impl RecordAccumulator {
         record: &PreparedRecord<'_>,
         layout: RecordLayout,
         options: &mut DeliveryOptions,
-    ) -> Option<Delivery> {
+    ) {
         let Some(open) = queue.open_mut() else {
             unreachable!("append_to_open is called only while a batch is open");
         };
         let shared = record.shared_value.filter(|_| self.settings.compression.is_none());
         let bytes = open.push(&record.body, layout, record.timestamp, shared);
-        let delivery = open.completions.add_record(record, options);
-        let full = open.is_full();
+        open.completions.add_record(record, options);
+        let (full, extended) = (open.is_full(), open.is_extended());
         let mut switches = false;
         if target.sticky_index.is_some() {
             let limit = open.sticky_limit(self.settings.batch_size);
             queue.sticky_bytes = queue.sticky_bytes.saturating_add(bytes as u32);
-            switches = should_switch(queue.sticky_bytes as usize, limit, full);
+            switches = should_switch(queue.sticky_bytes as usize, limit, full || extended);
         }
         if full || switches || !queue.is_tracked_by_sender {
             self.after_append(target, queue);
         }
-        delivery
     }
 
     /// Finishes an append that filled a batch, exhausted the sticky choice, or was the first to an
@@ -324,7 +369,8 @@ impl RecordAccumulator {
     #[cold]
     fn after_append(&self, target: &AppendTarget<'_>, mut queue: MutexGuard<'_, PartitionQueue>) {
         let full = queue.open().is_some_and(OpenBatch::is_full);
-        let taken = if full { self.begin_closing(&mut queue) } else { None };
+        let ended =
+            if full { self.end_batch(&mut queue, target.partition) } else { EndedBatch::Unchanged };
         let switches = target.sticky_index.is_some() && self.should_leave_partition(&queue);
         if switches {
             queue.sticky_bytes = 0;
@@ -350,39 +396,7 @@ impl RecordAccumulator {
         if let (true, Some(index)) = (switches, target.sticky_index) {
             switch_partition(target.topic, index, self.env.random());
         }
-        if let Some((batch, job)) = taken {
-            self.close_batch(target.partition, batch, job);
-        }
-    }
-
-    /// Removes the open batch, and counts this thread as one that closes a batch.
-    fn begin_closing(&self, queue: &mut PartitionQueue) -> Option<(OpenBatch, PendingJob)> {
-        let open = queue.close_open()?;
-        Some((open, self.events().pending_posts.begin_job()))
-    }
-
-    /// Closes a batch without the partition's lock and notifies the sender. A worker thread
-    /// compresses the batch. The caller does it if the worker pool takes no more jobs.
-    fn close_batch(&self, partition: &Arc<Partition>, batch: OpenBatch, pending: PendingJob) {
-        if self.settings.compression.is_none() {
-            self.close_into_queue(batch);
-            self.post_batch_closed(partition);
-            return drop(pending);
-        }
-        let bytes = batch.wire_len();
-        let job = CloseJob::try_new(self.weak_self.upgrade(), batch, pending);
-        let rejected = match (self.worker_pool.get(), job) {
-            (Some(workers), Ok(job)) => workers.try_spawn(bytes, Box::new(move || job.run())),
-            (None, Ok(job)) => {
-                job.run();
-                None
-            }
-            // The accumulator is being dropped, so there is no sender either.
-            (_, Err(batch)) => return drop(batch),
-        };
-        if let Some(run) = rejected {
-            run();
-        }
+        self.finish_ending(target.partition, ended);
     }
 
     /// Returns whether the sticky choice should leave this partition now.
@@ -414,88 +428,5 @@ impl RecordAccumulator {
         let deadline = inject_bug!(LostWakeup, deadline);
         self.post(Event::BatchOpened(partition.id), deadline);
         self.events().pending_posts.end_announcement();
-    }
-
-    /// Notifies the sender of a batch that is ready to drain. Does not wake the sender while the
-    /// partition's leader cannot take a request.
-    pub(crate) fn post_batch_closed(&self, partition: &Arc<Partition>) {
-        let is_idle = || !self.events().is_busy(partition.leader.load(Relaxed));
-        if let Err(event) =
-            self.events().post_if(Event::BatchClosed(partition.id), Tick(0), is_idle)
-        {
-            self.handle_undeliverable(event);
-        }
-    }
-
-    /// Closes a batch and puts it where the queue keeps its position.
-    pub(crate) fn close_into_queue(&self, open: OpenBatch) {
-        let partition = open.meta.partition.clone();
-        let now = self.env.now();
-        let mut encoder = self.take_encoder();
-        let mut closed = open.close(encoder.as_deref_mut());
-        closed.timings.closed_at = Some(now);
-        partition.fill_closing(closed);
-        self.return_encoder(encoder);
-    }
-}
-
-/// Closes a batch, on a worker thread or on the caller's.
-///
-/// Dropping the job, whether it ran or not, ends the reservation of the batch's position and
-/// notifies the sender. The queue is therefore never blocked by a job that panicked or did not run.
-pub(crate) struct CloseJob {
-    accumulator: Arc<RecordAccumulator>,
-    partition: Arc<Partition>,
-    batch: Option<OpenBatch>,
-    batch_number: u64,
-    /// When the batch reaches `delivery.timeout.ms`.
-    expires_at: Tick,
-    /// Ends after the job has notified the sender.
-    _pending: PendingJob,
-}
-
-impl CloseJob {
-    /// Returns the batch as the error if the accumulator no longer exists.
-    pub(crate) fn try_new(
-        accumulator: Option<Arc<RecordAccumulator>>,
-        batch: OpenBatch,
-        pending: PendingJob,
-    ) -> Result<CloseJob, Box<OpenBatch>> {
-        let Some(accumulator) = accumulator else { return Err(Box::new(batch)) };
-        let (partition, batch_number) = (batch.meta.partition.clone(), batch.meta.number);
-        let expires_at = batch.meta.created.after(accumulator.settings.delivery_timeout);
-        Ok(CloseJob {
-            accumulator,
-            partition,
-            batch: Some(batch),
-            batch_number,
-            expires_at,
-            _pending: pending,
-        })
-    }
-
-    pub(crate) fn run(mut self) {
-        if let Some(batch) = self.batch.take() {
-            self.accumulator.close_into_queue(batch);
-        }
-    }
-}
-
-impl Drop for CloseJob {
-    fn drop(&mut self) {
-        // Does nothing after a successful run. After a panic, or if the job never ran, the dropped
-        // batch has already failed its records.
-        let (partition_id, batch_number) = (self.partition.id, self.batch_number);
-        let is_lost = self.partition.queue.lock().remove_closing(batch_number);
-        if is_lost {
-            // A flush may wait for the batch.
-            self.accumulator.post(Event::BatchLost { partition_id, batch_number }, Tick(0));
-        } else if self.expires_at <= self.accumulator.env.now() {
-            // The batch expired while it was compressed. The sender must fail it now, even if the
-            // node is busy, so this event wakes the sender unconditionally.
-            self.accumulator.post(Event::BatchClosed(self.partition.id), Tick(0));
-        } else {
-            self.accumulator.post_batch_closed(&self.partition);
-        }
     }
 }

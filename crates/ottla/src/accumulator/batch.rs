@@ -10,15 +10,14 @@
 
 #![allow(unreachable_pub, reason = "the doctests of `sim::types` use these types")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_protocol::Uuid;
-use ottla_protocol::compression::{Codec, Compressor};
 use ottla_protocol::record::{BATCH_HEADER_LEN, BatchHeader, RecordBody, RecordLayout, attributes};
 
+use super::batch_encoder::BatchEncoder;
 use super::batch_records::{BatchRecords, ValuePiece};
 use super::buffer_pool::{Charge, PooledBuf};
 use super::partition::Partition;
@@ -26,9 +25,7 @@ use crate::delivery::batch_completions::BatchCompletions;
 use crate::delivery::result::Outcome;
 use crate::error::{Error, RecordStatus};
 use crate::injected_bugs::inject_bug;
-use crate::log_limiter::LogEvent;
 use crate::time::Tick;
-use crate::wakeup::caller_context::CallerContext;
 
 /// The properties that a batch keeps in all its states.
 #[derive(Debug, Clone)]
@@ -45,6 +42,8 @@ pub(crate) struct BatchMeta {
     pub(crate) record_count: i32,
     /// The upper bound of bytes that the largest record needs if it is alone in a batch.
     pub(crate) max_record_bytes: u32,
+    /// The number of buffers by which it was extended.
+    pub(crate) extensions: u32,
     /// How long the first record's caller waited for memory.
     pub(crate) memory_wait: Duration,
 }
@@ -66,10 +65,10 @@ pub(crate) struct QueuePosition {
 #[derive(Debug)]
 pub struct OpenBatch {
     buf: PooledBuf,
-    /// Earlier buffers, which are full. Only a batch that will be compressed has more than one
-    /// buffer.
+    /// Earlier buffers, which are full. Only a batch that will be compressed or that is extended
+    /// has more than one buffer.
     chain: Vec<PooledBuf>,
-    /// Large values that are not in `buf`. Only a batch that will not be compressed has them.
+    /// Large values that are not in a buffer. Only a batch that will not be compressed has them.
     values: Vec<ValuePiece>,
     /// Bytes of records in `chain` and `values`.
     bytes_outside_buf: usize,
@@ -77,6 +76,10 @@ pub struct OpenBatch {
     pub(crate) completions: BatchCompletions,
     /// The maximum bytes of records. The first record may be larger.
     limit: usize,
+    /// The limit without the buffers by which the batch was extended.
+    base_limit: usize,
+    /// See [`is_extended`](Self::is_extended).
+    extended: bool,
 }
 
 /// Whether a batch has room for another record.
@@ -98,8 +101,19 @@ impl OpenBatch {
         completions: BatchCompletions,
         limit: usize,
     ) -> OpenBatch {
-        let (chain, values) = (Vec::new(), Vec::new());
-        OpenBatch { buf, chain, values, bytes_outside_buf: 0, meta, completions, limit }
+        let (chain, values, bytes_outside_buf) = (Vec::new(), Vec::new(), 0);
+        let (base_limit, extended) = (limit, false);
+        OpenBatch {
+            buf,
+            chain,
+            values,
+            bytes_outside_buf,
+            meta,
+            completions,
+            limit,
+            base_limit,
+            extended,
+        }
     }
 
     /// Computes the layout of a record that would be appended next.
@@ -120,8 +134,7 @@ impl OpenBatch {
         } else if self.uncompressed_len() + len > self.limit {
             Capacity::Full
         } else if self.buf.bytes.len() + len > self.buf.bytes.capacity() {
-            // The offsets of values are offsets in the only buffer.
-            if self.values.is_empty() { Capacity::NeedsChainBuffer } else { Capacity::Full }
+            Capacity::NeedsChainBuffer
         } else {
             Capacity::Fits
         }
@@ -133,13 +146,34 @@ impl OpenBatch {
         self.chain.push(std::mem::replace(&mut self.buf, buf));
     }
 
+    /// Marks the batch as extended. Returns whether it was not.
+    pub(crate) fn extend(&mut self) -> bool {
+        !std::mem::replace(&mut self.extended, true)
+    }
+
+    /// Makes `buf` the buffer for the next records, and raises the limit by its charge.
+    pub(crate) fn extend_by(&mut self, buf: PooledBuf) {
+        // Large values are not in a buffer. So the limit, and not the buffers' capacity, keeps the
+        // records within what `buffer.memory` is charged.
+        self.limit += buf.charge();
+        self.meta.extensions += 1;
+        self.push_buffer(buf);
+    }
+
+    /// Returns whether the batch has its size and yet takes records, because its node cannot take a
+    /// request. The sender drains it as soon as the node can.
+    #[inline]
+    pub(crate) fn is_extended(&self) -> bool {
+        self.extended
+    }
+
     /// Returns the bytes of its records.
     #[inline]
     fn uncompressed_len(&self) -> usize {
         self.bytes_outside_buf + self.buf.bytes.len()
     }
 
-    /// Returns whether no further record fits.
+    /// Returns whether no further record fits, unless the batch is extended.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.meta.record_count > 0 && self.uncompressed_len() >= self.limit
@@ -149,12 +183,17 @@ impl OpenBatch {
     /// uncompressed size of a batch that will be compressed.
     #[inline]
     pub(crate) fn sticky_limit(&self, batch_size: usize) -> usize {
-        batch_size.max(self.limit + BATCH_HEADER_LEN).max(1)
+        batch_size.max(self.base_limit + BATCH_HEADER_LEN).max(1)
     }
 
     /// Returns whether the batch is less than half full.
     pub(crate) fn is_less_than_half_full(&self) -> bool {
-        self.uncompressed_len() < self.limit / 2
+        self.uncompressed_len() < self.base_limit / 2
+    }
+
+    /// Returns the most bytes that the uncompressed batch may have on the wire.
+    pub(crate) fn max_wire_len(&self) -> usize {
+        BATCH_HEADER_LEN + self.limit
     }
 
     /// Returns the bytes of the uncompressed batch on the wire.
@@ -194,15 +233,17 @@ impl OpenBatch {
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
         let offset = body.encode_without_value(&mut self.buf.bytes, layout);
-        self.values.push(ValuePiece { offset, value: value.clone() });
+        let buffer = self.chain.len();
+        self.values.push(ValuePiece { buffer, offset, value: value.clone() });
         self.bytes_outside_buf += value.len();
     }
 
     /// Closes a batch that will not be sent. Only its completions are used afterwards.
     pub(crate) fn abort(mut self) -> ClosedBatch {
         let uncompressed_len = self.uncompressed_len();
-        // Joining the chain's buffers would copy records that no request will carry.
+        // No request will carry the records.
         self.chain.clear();
+        self.values.clear();
         ClosedBatch { uncompressed_len, ..self.close(None) }
     }
 
@@ -210,33 +251,30 @@ impl OpenBatch {
     pub fn close(mut self, encoder: Option<&mut BatchEncoder>) -> ClosedBatch {
         let (mut attributes, uncompressed_len) = (0, self.uncompressed_len());
         let estimator = self.meta.partition.estimator.clone();
-        estimator.set_expected_records(self.meta.record_count as usize);
+        if !self.extended {
+            // The next batch will most likely not be extended as far.
+            estimator.set_expected_records(self.meta.record_count as usize);
+        }
         // Charged once, when the batch is closed: a charge per record would lock the pool for each
         // append.
         let heap_bytes = self.completions.heap_bytes();
         self.completions.count_as_closed();
         let charge = (heap_bytes > 0).then(|| self.buf.pool().charge_bytes(heap_bytes));
-        let (full, last, values) = (std::mem::take(&mut self.chain), self.buf, self.values);
-        assert!(encoder.is_none() || values.is_empty(), "a codec takes one slice");
+        assert!(encoder.is_none() || self.values.is_empty(), "a codec takes one slice");
+        let (mut full, mut last) = (std::mem::take(&mut self.chain), self.buf);
         let caller_context = self.completions.caller_context();
-        let records =
-            match encoder.and_then(|e| Some((e.compress(&full, &last, caller_context)?, e))) {
-                Some((compressed_len, e)) => {
-                    estimator.update_ratio(uncompressed_len, compressed_len);
-                    if compressed_len < uncompressed_len {
-                        attributes = e.compressor.codec() as i16;
-                        PooledBuf::with_contents(full, last, &[&e.output])
-                    } else {
-                        PooledBuf::joined(full, last)
-                    }
-                }
-                None => PooledBuf::joined(full, last),
-            };
+        if let Some(e) = encoder
+            && let Some(compressed_len) = e.compress(&full, &last, caller_context)
+        {
+            estimator.update_ratio(uncompressed_len, compressed_len);
+            if compressed_len < uncompressed_len {
+                attributes = e.codec() as i16;
+                last = PooledBuf::with_contents(std::mem::take(&mut full), last, e.output());
+            }
+        }
+        let freeze = |buf| inject_bug!(BufferReused, Bytes::from_owner(buf));
         ClosedBatch {
-            records: BatchRecords::new(
-                inject_bug!(BufferReused, Bytes::from_owner(records)),
-                values,
-            ),
+            records: BatchRecords::new(full.into_iter().map(freeze), freeze(last), &self.values),
             attributes,
             uncompressed_len,
             meta: self.meta,
@@ -248,91 +286,6 @@ impl OpenBatch {
             timings: BatchTimings::default(),
             last_error: None,
         }
-    }
-}
-
-/// The capacity in bytes that each buffer of a cached encoder may keep.
-const MAX_RETAINED_CAPACITY: usize = 256 * 1024;
-
-/// A codec's state and its buffers. The accumulator caches a few encoders for all threads.
-#[derive(Debug)]
-pub struct BatchEncoder {
-    compressor: Compressor,
-    output: Vec<u8>,
-    /// A copy of a chain's buffers in one piece, because codecs take one slice.
-    contiguous_input: Vec<u8>,
-    /// Whether the codec has panicked. Its state is then unknown, so the encoder is not reused.
-    pub(crate) poisoned: bool,
-}
-
-impl BatchEncoder {
-    pub(crate) fn new(compressor: Compressor) -> BatchEncoder {
-        BatchEncoder {
-            compressor,
-            output: Vec::new(),
-            contiguous_input: Vec::new(),
-            poisoned: false,
-        }
-    }
-
-    /// Compresses the buffers into `output`. Returns the length of the output, or `None` if the
-    /// records stay uncompressed.
-    fn compress(
-        &mut self,
-        full: &[PooledBuf],
-        last: &PooledBuf,
-        caller_context: &CallerContext,
-    ) -> Option<usize> {
-        if self.compressor.codec() == Codec::None {
-            return None;
-        }
-        self.output.clear();
-        self.contiguous_input.clear();
-        let input: &[u8] = if full.is_empty() {
-            &last.bytes
-        } else {
-            full.iter()
-                .chain([last])
-                .for_each(|b| self.contiguous_input.extend_from_slice(&b.bytes));
-            &self.contiguous_input
-        };
-        let (compressor, output) = (&mut self.compressor, &mut self.output);
-        let result = catch_unwind(AssertUnwindSafe(|| compressor.compress(input, output)));
-        if matches!(result, Ok(Ok(()))) {
-            return Some(self.output.len());
-        }
-        self.poisoned = result.is_err();
-        if let Some(suppressed) = caller_context.check_log_event(LogEvent::CompressionFailed) {
-            log_failed_compression(result, suppressed);
-        }
-        None
-    }
-
-    /// Frees the capacity that only a large batch needed.
-    pub(crate) fn shrink_buffers(&mut self) {
-        self.output.clear();
-        self.output.shrink_to(MAX_RETAINED_CAPACITY);
-        self.contiguous_input.clear();
-        self.contiguous_input.shrink_to(MAX_RETAINED_CAPACITY);
-    }
-}
-
-/// Logs why the codec returned an error. An outer error means that it panicked.
-fn log_failed_compression(result: std::thread::Result<std::io::Result<()>>, suppressed: u64) {
-    match result {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => tracing::warn!(
-            name: "ottla.compression_failed",
-            target: "ottla::delivery",
-            suppressed,
-            "compression failed: {e}; the batch is sent uncompressed"
-        ),
-        Err(_) => tracing::error!(
-            name: "ottla.compression_failed",
-            target: "ottla::delivery",
-            suppressed,
-            "compression failed: the codec panicked; the batch is sent uncompressed"
-        ),
     }
 }
 

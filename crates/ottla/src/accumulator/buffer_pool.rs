@@ -116,11 +116,16 @@ impl Drop for PooledBuf {
 }
 
 impl PooledBuf {
+    /// Returns the bytes of `buffer.memory` that it uses.
+    pub(super) fn charge(&self) -> usize {
+        self.charge as usize
+    }
+
     pub(super) fn pool(&self) -> &Arc<BufferPool> {
         &self.pool
     }
 
-    /// Replaces the contents of these buffers by the slices of `contents`, in one buffer.
+    /// Replaces the contents of these buffers by `contents`, in one buffer.
     ///
     /// The first buffer is reused if it has the capacity, and the others return to the pool.
     /// Otherwise new memory is allocated. It takes over the charges of the old buffers until they
@@ -128,9 +133,9 @@ impl PooledBuf {
     pub(super) fn with_contents(
         full: Vec<PooledBuf>,
         last: PooledBuf,
-        contents: &[&[u8]],
+        contents: &[u8],
     ) -> PooledBuf {
-        let len: usize = contents.iter().map(|b| b.len()).sum();
+        let len = contents.len();
         let mut others = full.into_iter();
         let (mut first, mut last) = match others.next() {
             Some(first) => (first, Some(last)),
@@ -144,19 +149,8 @@ impl PooledBuf {
             }
             first.bytes = Vec::with_capacity(len);
         }
-        contents.iter().for_each(|b| first.bytes.extend_from_slice(b));
+        first.bytes.extend_from_slice(contents);
         first
-    }
-
-    /// Joins the contents of a batch's buffers in one buffer.
-    pub(super) fn joined(mut full: Vec<PooledBuf>, mut last: PooledBuf) -> PooledBuf {
-        if full.is_empty() {
-            return last;
-        }
-        let contents: Vec<Vec<u8>> =
-            (full.iter_mut().chain([&mut last])).map(|b| std::mem::take(&mut b.bytes)).collect();
-        let slices: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
-        PooledBuf::with_contents(full, last, &slices)
     }
 }
 

@@ -6,6 +6,8 @@
 
 pub(crate) mod append;
 pub(crate) mod batch;
+mod batch_encoder;
+pub(crate) mod close;
 pub(crate) mod batch_records;
 pub(crate) mod buffer_pool;
 pub(crate) mod partition;
@@ -31,7 +33,8 @@ use crate::time::Tick;
 use crate::wakeup::caller_context::CallerContext;
 use crate::wakeup::event_queue::{Event, EventQueue};
 use crate::wakeup::lifecycle::{Lifecycle, LifecycleCell};
-use batch::{BatchEncoder, ClosedBatch, OpenBatch};
+use batch::{ClosedBatch, OpenBatch};
+use batch_encoder::BatchEncoder;
 use buffer_pool::BufferPool;
 use partition::{Partition, QueuedBatch};
 use topics::TopicInfoMap;
@@ -146,7 +149,7 @@ impl RecordAccumulator {
     pub(crate) fn handle_undeliverable(&self, event: Event) {
         match event {
             Event::BatchOpened(id)
-            | Event::BatchClosed(id)
+            | Event::BatchReady(id)
             | Event::BatchLost { partition_id: id, .. } => {
                 if let Some(p) = self.topics.partition(id) {
                     self.fail_partition(&p);

@@ -50,6 +50,9 @@ pub(crate) struct PartitionQueue {
     /// Whether the sender tracks the partition, or an event that makes it do so is posted or about
     /// to be. The sender clears it when it finds the queue empty.
     pub(crate) is_tracked_by_sender: bool,
+    /// The number of buffers by which `batches` were extended. Batches that are sent again do not
+    /// count.
+    extensions: u32,
 }
 
 /// A batch in a partition's queue. Its position is fixed before its compression begins.
@@ -165,7 +168,7 @@ impl Partition {
 
     /// Stores the number of queued batches for the partitioner. Returns whether it changed.
     pub(crate) fn update_queued(&self, queue: &PartitionQueue) -> bool {
-        let n = queue.len() as u32;
+        let n = queue.len_without_extensions();
         self.queued_batches.swap(n, Relaxed) != n
     }
 }
@@ -192,6 +195,14 @@ impl QueuedBatch {
             QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_) => None,
             QueuedBatch::Closed(b) => Some(b),
             QueuedBatch::Retry { batch, .. } => Some(batch.unstamp()),
+        }
+    }
+
+    /// Returns the number of buffers by which a batch that was never sent was extended.
+    fn extensions(&self) -> u32 {
+        match self {
+            QueuedBatch::Closed(b) => b.meta.extensions,
+            _ => 0,
         }
     }
 
@@ -235,6 +246,7 @@ impl PartitionQueue {
     pub(crate) fn close_open(&mut self) -> Option<OpenBatch> {
         let open = self.take_open()?;
         let BatchMeta { number, created, .. } = open.meta;
+        self.extensions += open.meta.extensions;
         self.batches.push_back(QueuedBatch::Closing { number, created });
         Some(open)
     }
@@ -256,10 +268,34 @@ impl PartitionQueue {
         self.batches.len() + usize::from(self.open().is_some())
     }
 
-    /// Returns whether no queued batch takes more records. The sticky partition preferably switches
+    /// Returns the number of batches that it would hold if no batch had been extended.
+    fn len_without_extensions(&self) -> u32 {
+        let extensions_of_open = self.open().map_or(0, |open| open.meta.extensions);
+        self.len() as u32 + self.extensions + extensions_of_open
+    }
+
+    /// Counts the extensions again, after a change of `batches` by other means than
+    /// [`pop_front`](Self::pop_front). What another thread closes now does not count: this is only
+    /// a hint for the partitioner.
+    pub(crate) fn count_extensions(&mut self) {
+        self.extensions = self.batches.iter().map(QueuedBatch::extensions).sum();
+    }
+
+    /// Removes the first batch of the closed ones.
+    pub(crate) fn pop_front(&mut self) -> Option<QueuedBatch> {
+        let first = self.batches.pop_front()?;
+        self.extensions = self.extensions.saturating_sub(first.extensions());
+        if self.batches.is_empty() {
+            // A batch that was being closed during a count is counted too low, and then too high.
+            self.extensions = 0;
+        }
+        Some(first)
+    }
+
+    /// Returns whether each queued batch has its size. The sticky partition preferably switches
     /// then, because it leaves no half-empty batch behind (KIP-794).
     pub(crate) fn all_batches_full(&self) -> bool {
-        self.open().is_none_or(OpenBatch::is_full)
+        self.open().is_none_or(|open| open.is_full() || open.is_extended())
     }
 
     /// Inserts a batch by its position.
@@ -303,6 +339,7 @@ impl PartitionQueue {
         };
         let (kept, taken): (Vec<_>, Vec<_>) = self.batches.drain(..).partition(keep);
         self.batches.extend(kept);
+        self.count_extensions();
         let take_open = self.open().is_some_and(|b| matches(b.meta.number, false));
         (taken, if take_open { self.take_open() } else { None })
     }

@@ -110,6 +110,11 @@ impl InFlightRequests {
         self.requests.len()
     }
 
+    /// Returns when the oldest request was sent.
+    pub(crate) fn oldest_sent_at(&self) -> Option<Tick> {
+        self.requests.front().map(|r| r.sent_at)
+    }
+
     /// Returns what [`Health`](super::Health) reads.
     pub(crate) fn oldest(&self) -> OldestRequest {
         self.oldest.clone()

@@ -29,6 +29,7 @@ mod tests;
 pub(crate) mod sasl;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ottla_protocol::ApiKey;
 
@@ -52,6 +53,11 @@ use metadata_updater::{MetadataUpdate, MetadataUpdater};
 use node_connection::{ConnectionState, NodeConnection};
 use observer::Observer;
 use requests::RequestEncoder;
+
+/// A full batch waits for the next response of a node whose last one took at most this long.
+const SHORT_ROUND_TRIP: Duration = Duration::from_micros(200);
+/// The longest such wait, from the request on.
+const MAX_RESPONSE_WAIT: Duration = Duration::from_millis(1);
 
 /// The client of one producer (Kafka's `NetworkClient`), composed of parts that each own their
 /// state. Its methods connect the parts with the selector.
@@ -192,6 +198,20 @@ impl<I: Io> NetworkClient<I> {
                 && self.earliest_ready_at(connection.id, now).is_none()
         };
         self.connections.iter().map(move |connection| (connection.id, is_busy(connection)))
+    }
+
+    /// Returns each node, and until when its next response is expected, if that is soon.
+    ///
+    /// The response wakes the sender, which then sends all batches that have become full
+    /// meanwhile. Without this wait, a caller that fills a batch in 10 µs would wake it for each
+    /// batch, and a request would carry only one or two.
+    pub(crate) fn responding_nodes(&self, now: Tick) -> impl Iterator<Item = (i32, Option<Tick>)> {
+        let response_due = move |connection: &NodeConnection| {
+            let due = connection.in_flight.oldest_sent_at()?.after(MAX_RESPONSE_WAIT);
+            let is_near = connection.report.last_round_trip? <= SHORT_ROUND_TRIP;
+            (is_near && due > now).then_some(due)
+        };
+        self.connections.iter().map(move |connection| (connection.id, response_due(connection)))
     }
 
     pub(crate) fn has_no_in_flight_requests(&self, node: i32) -> bool {

@@ -15,6 +15,9 @@ use crate::error::Error;
 pub struct AccumulatorSettings {
     /// The largest size of a batch in bytes (`batch.size`); with 0, each record is sent alone.
     pub batch_size: usize,
+    /// The largest size of a batch in bytes while its node cannot take a request, or other batches
+    /// wait before it (`batch.size.max`, at most `max.request.size`).
+    pub max_batch_size: usize,
     /// The bytes that all unacknowledged records may occupy (`buffer.memory`).
     pub buffer_memory: u64,
     /// How long a batch waits for more records (`linger.ms`).
@@ -46,6 +49,7 @@ impl AccumulatorSettings {
         let partitioning = PartitioningStrategy::new(p)?;
         Ok(AccumulatorSettings {
             batch_size: p.get_usize("batch.size"),
+            max_batch_size: p.get_usize("batch.size.max").min(p.get_usize("max.request.size")),
             buffer_memory: u64::try_from(p.get_i64("buffer.memory")).unwrap_or_default(),
             linger: Timeouts::new(p)?.linger,
             linger_awaited: p.get_bool("linger.awaited"),

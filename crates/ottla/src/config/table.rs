@@ -202,6 +202,12 @@ settings! {
     Supported "partitioner.adaptive.partitioning.enable", Bool, Some("true"),
         "With `true`, records without a key go more often to partitions with shorter queues \
          (KIP-794). With `false`, all partitions are chosen equally often.";
+    Supported "batch.size.max", Int(0, INT_MAX), Some("262144"),
+        "A setting of Ottla alone. Largest size in bytes of a batch that waits: because its broker \
+         has `max.in.flight.requests.per.connection` requests in flight or is not connected, or \
+         because two batches of its partition wait before it. Such a batch takes records beyond \
+         `batch.size`, since a request carries only one batch of a partition. With compression, \
+         with 0, or with a value below twice `batch.size`, batches keep to `batch.size`.";
     Supported "linger.awaited", Bool, Some("true"),
         "A setting of Ottla alone. With `true`, a batch is sent without `linger.ms` as soon as a \
          caller waits for one of its records (`Delivery::wait`, or a poll of its future) and no \

@@ -30,12 +30,18 @@ pub(crate) struct CompletedRecord {
     pub(crate) result: Result<RecordMetadata, Error>,
 }
 
-/// How the outcome of a record is reported.
+/// How the outcome of a record is reported: by default, to the delivery handler only.
 #[derive(Default)]
 pub(crate) struct DeliveryOptions {
     pub(crate) callback: Option<Callback>,
     /// Whether the caller wants a [`Delivery`].
     pub(crate) wants_delivery: bool,
+    /// The delivery of the record, once it is in a batch.
+    ///
+    /// It is not a result of `append`. There, `None` would be written as one word and copied as
+    /// two, for each record. Such a copy waits until the record has left the processor's store
+    /// buffer.
+    pub(crate) delivery: Option<Delivery>,
 }
 
 /// A callback that runs when its batch is completed.
@@ -260,7 +266,7 @@ impl BatchCompletions {
         &mut self,
         record: &PreparedRecord<'_>,
         options: &mut DeliveryOptions,
-    ) -> Option<Delivery> {
+    ) {
         let (timestamp, token) = (record.timestamp, record.token);
         let record_index = self.record_count;
         let timestamp_delta =
@@ -277,11 +283,10 @@ impl BatchCompletions {
             self.callbacks.push(PendingCallback { record_index, timestamp_delta, sizes, callback });
         }
         self.record_count += 1;
-        options.wants_delivery.then(|| Delivery {
-            result: self.result.clone(),
-            index: record_index,
-            timestamp_delta,
-        })
+        if options.wants_delivery {
+            let result = self.result.clone();
+            options.delivery = Some(Delivery { result, index: record_index, timestamp_delta });
+        }
     }
 
     /// Counts the records as outstanding: from now on no record is added.

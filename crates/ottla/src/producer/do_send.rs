@@ -23,14 +23,8 @@ use crate::record::{OwnedRecord, PreparedRecord, Record};
 use crate::time::Tick;
 use crate::wakeup::event_queue::Event;
 
-/// A record that was appended to a batch.
-#[derive(Debug)]
-pub(super) struct Appended {
-    /// The record's delivery, if the caller wants one.
-    delivery: Option<Delivery>,
-}
-
-impl Appended {
+impl DeliveryOptions {
+    /// Returns the delivery of a record that was appended.
     #[inline]
     pub(super) fn into_delivery(self) -> Result<Delivery, Error> {
         self.delivery.ok_or_else(|| Error::new(ErrorKind::Internal, "the delivery is missing"))
@@ -39,7 +33,7 @@ impl Appended {
 
 /// The result of one attempt to append a record.
 enum SendStep {
-    Appended(Appended),
+    Appended,
     /// The topic is not known, or lacks the record's partition.
     NeedsTopic,
     /// A new batch needs a buffer, and `buffer.memory` is exhausted.
@@ -65,10 +59,10 @@ impl ProducerInner {
         &self,
         topic: Option<&TopicInfo>,
         record: Record<'_>,
-        mut options: DeliveryOptions,
-    ) -> Result<Appended, Error> {
-        match self.do_send_fast(topic, &record, &mut options) {
-            Some(appended) => Ok(appended),
+        options: &mut DeliveryOptions,
+    ) -> Result<(), Error> {
+        match self.do_send_fast(topic, &record, options) {
+            Some(()) => Ok(()),
             None => self.do_send_slow(topic, record, options),
         }
     }
@@ -82,7 +76,7 @@ impl ProducerInner {
         topic: Option<&TopicInfo>,
         record: &Record<'_>,
         options: &mut DeliveryOptions,
-    ) -> Option<Appended> {
+    ) -> Option<()> {
         let can_try = self.can_use_fast_path && self.accumulator.can_try_append();
         if !can_try || self.is_forked() {
             return None;
@@ -91,14 +85,13 @@ impl ProducerInner {
         if prepared.batch_len_upper_bound > self.max_record_size || prepared.timestamp < 0 {
             return None;
         }
-        let delivery = match topic {
+        match topic {
             Some(topic) => self.accumulator.try_append(topic, &prepared, options),
             None => {
                 let map = self.accumulator.topics.load();
                 self.accumulator.try_append(map.get(record.topic)?, &prepared, options)
             }
-        };
-        delivery.map(|delivery| Appended { delivery })
+        }
     }
 
     #[cold]
@@ -106,12 +99,12 @@ impl ProducerInner {
         &self,
         topic: Option<&TopicInfo>,
         record: Record<'_>,
-        mut options: DeliveryOptions,
-    ) -> Result<Appended, Error> {
-        let result = self.with_interceptors(record, &mut options, |r, options| {
+        options: &mut DeliveryOptions,
+    ) -> Result<(), Error> {
+        let result = self.with_interceptors(record, options, |r, options| {
             let mut pending = self.new_pending_send(topic, &r, options)?;
             match self.run_step(&mut pending)? {
-                SendStep::Appended(appended) => Ok(appended),
+                SendStep::Appended => Ok(()),
                 step => self.wait_and_append_blocking(pending, step),
             }
         });
@@ -123,20 +116,20 @@ impl ProducerInner {
         &self,
         topic: Option<&TopicInfo>,
         record: Record<'_>,
-        mut options: DeliveryOptions,
-    ) -> Result<Appended, Error> {
-        if let Some(appended) = self.do_send_fast(topic, &record, &mut options) {
-            return Ok(appended);
+        options: &mut DeliveryOptions,
+    ) -> Result<(), Error> {
+        if self.do_send_fast(topic, &record, options).is_some() {
+            return Ok(());
         }
         let interceptors = &self.accumulator.listeners.interceptors;
         let result = if interceptors.is_empty() {
-            self.append_async(topic, &record, &mut options).await
+            self.append_async(topic, &record, options).await
         } else {
             let intercepted =
                 interceptors.on_send(&record, &self.counters, &self.accumulator.caller_context);
             let record = intercepted.as_record(record.token);
-            self.notify_interceptors_of(&record, &mut options);
-            self.append_async(topic, &record, &mut options).await
+            self.notify_interceptors_of(&record, options);
+            self.append_async(topic, &record, options).await
         };
         self.notify_rejected(&record, options, result)
     }
@@ -146,10 +139,10 @@ impl ProducerInner {
         topic: Option<&TopicInfo>,
         record: &Record<'_>,
         options: &mut DeliveryOptions,
-    ) -> Result<Appended, Error> {
+    ) -> Result<(), Error> {
         let mut pending = self.new_pending_send(topic, record, options)?;
         match self.run_step(&mut pending)? {
-            SendStep::Appended(appended) => Ok(appended),
+            SendStep::Appended => Ok(()),
             step => self.wait_and_append(pending, step, self.max_block_deadline()).await,
         }
     }
@@ -159,12 +152,12 @@ impl ProducerInner {
         &self,
         topic: Option<&TopicInfo>,
         record: Record<'_>,
-        mut options: DeliveryOptions,
-    ) -> Result<Appended, Error> {
-        if let Some(appended) = self.do_send_fast(topic, &record, &mut options) {
-            return Ok(appended);
+        options: &mut DeliveryOptions,
+    ) -> Result<(), Error> {
+        if self.do_send_fast(topic, &record, options).is_some() {
+            return Ok(());
         }
-        let result = self.with_interceptors(record, &mut options, |r, options| {
+        let result = self.with_interceptors(record, options, |r, options| {
             let mut pending = self.new_pending_send(topic, &r, options)?;
             let step = self.run_step(&mut pending)?;
             self.finish_without_waiting(&r, step, "")
@@ -178,9 +171,9 @@ impl ProducerInner {
         record: &Record<'_>,
         step: SendStep,
         suffix: &str,
-    ) -> Result<Appended, Error> {
+    ) -> Result<(), Error> {
         let (kind, message) = match step {
-            SendStep::Appended(appended) => return Ok(appended),
+            SendStep::Appended => return Ok(()),
             SendStep::NeedsTopic => {
                 // Requested, so that a later attempt finds it.
                 self.accumulator.post(Event::TopicWanted(record.topic.into()), Tick(0));
@@ -208,7 +201,7 @@ impl ProducerInner {
         &self,
         pending: PendingSend<'_, '_>,
         step: SendStep,
-    ) -> Result<Appended, Error> {
+    ) -> Result<(), Error> {
         if self.accumulator.caller_context.must_not_block() {
             let suffix = " (a callback cannot wait for it)";
             return self.finish_without_waiting(pending.record, step, suffix);
@@ -226,7 +219,7 @@ impl ProducerInner {
         mut pending: PendingSend<'_, '_>,
         mut step: SendStep,
         deadline: Tick,
-    ) -> Result<Appended, Error> {
+    ) -> Result<(), Error> {
         let topic: Arc<TopicInfo>;
         if matches!(step, SendStep::NeedsTopic) {
             topic = self.wait_on_metadata(pending.record, deadline).await?;
@@ -235,7 +228,7 @@ impl ProducerInner {
         }
         loop {
             match step {
-                SendStep::Appended(appended) => return Ok(appended),
+                SendStep::Appended => return Ok(()),
                 SendStep::NeedsTopic => {
                     // The topic was created again, with fewer partitions, since the last step.
                     self.wait_on_metadata(pending.record, deadline).await?;
@@ -297,11 +290,11 @@ impl ProducerInner {
         let state = &mut pending.append_state;
         loop {
             match self.accumulator.append(topic, &pending.prepared, pending.options, state)? {
-                AppendResult::Appended(delivery) => {
+                AppendResult::Appended => {
                     if let Some(scratch) = state.scratch.take() {
                         self.accumulator.listeners.return_scratch(scratch);
                     }
-                    return Ok(SendStep::Appended(Appended { delivery }));
+                    return Ok(SendStep::Appended);
                 }
                 AppendResult::NeedsNewBatch(request) => {
                     match self.accumulator.pool.try_allocate(request)? {
@@ -374,12 +367,12 @@ impl ProducerInner {
     pub(super) fn notify_rejected(
         &self,
         record: &Record<'_>,
-        options: DeliveryOptions,
-        result: Result<Appended, Error>,
-    ) -> Result<Appended, Error> {
+        options: &mut DeliveryOptions,
+        result: Result<(), Error>,
+    ) -> Result<(), Error> {
         let Err(e) = &result else { return result };
         self.fail_transaction(e);
-        if let Some(callback) = options.callback {
+        if let Some(callback) = options.callback.take() {
             callback(CompletedRecord { partition: record.partition, result: Err(e.clone()) });
         }
         result

@@ -12,17 +12,14 @@ use crate::record::Record;
 
 /// The result of the record goes to a [`Delivery`].
 pub(super) const WITH_DELIVERY: DeliveryOptions =
-    DeliveryOptions { callback: None, wants_delivery: true };
-/// The result of the record goes to the delivery handler only.
-pub(super) const WITHOUT_DELIVERY: DeliveryOptions =
-    DeliveryOptions { callback: None, wants_delivery: false };
+    DeliveryOptions { callback: None, wants_delivery: true, delivery: None };
 
 /// The result of the record goes to a callback.
 pub(super) fn with_callback(
     callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
 ) -> DeliveryOptions {
     let callback: Callback = Box::new(|completed| callback(completed.result));
-    DeliveryOptions { callback: Some(callback), wants_delivery: false }
+    DeliveryOptions { callback: Some(callback), ..DeliveryOptions::default() }
 }
 
 impl Producer {
@@ -49,7 +46,9 @@ impl Producer {
     ///   wait.
     /// - [`ErrorKind::Closed`], or the error that ended the producer.
     pub fn send(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        self.inner.do_send(None, record, WITH_DELIVERY)?.into_delivery()
+        let mut options = WITH_DELIVERY;
+        self.inner.do_send(None, record, &mut options)?;
+        options.into_delivery()
     }
 
     /// Like [`send`](Self::send), if that is possible without waiting.
@@ -61,7 +60,9 @@ impl Producer {
     /// - [`ErrorKind::NoMetadata`]: the topic is not known yet. The producer has requested it.
     /// - [`ErrorKind::Closed`], and the other errors of [`send`](Self::send).
     pub fn try_send(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        self.inner.do_try_send(None, record, WITH_DELIVERY)?.into_delivery()
+        let mut options = WITH_DELIVERY;
+        self.inner.do_try_send(None, record, &mut options)?;
+        options.into_delivery()
     }
 
     /// Like [`send`](Self::send), without blocking.
@@ -73,7 +74,9 @@ impl Producer {
     /// # Errors
     /// The errors of [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        self.inner.do_send_async(None, record, WITH_DELIVERY).await?.into_delivery()
+        let mut options = WITH_DELIVERY;
+        self.inner.do_send_async(None, record, &mut options).await?;
+        options.into_delivery()
     }
 
     /// Like [`send`](Self::send), with a callback that receives the record's result.
@@ -135,7 +138,7 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        self.inner.do_send(None, record, with_callback(callback)).map(|_| ())
+        self.inner.do_send(None, record, &mut with_callback(callback))
     }
 
     /// Like [`try_send`](Self::try_send), with a callback that receives the record's result.
@@ -147,7 +150,7 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        self.inner.do_try_send(None, record, with_callback(callback)).map(|_| ())
+        self.inner.do_try_send(None, record, &mut with_callback(callback))
     }
 
     /// Like [`send_with_callback`](Self::send_with_callback), without blocking.
@@ -162,7 +165,7 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        self.inner.do_send_async(None, record, with_callback(callback)).await.map(|_| ())
+        self.inner.do_send_async(None, record, &mut with_callback(callback)).await
     }
 
     /// Like [`send`](Self::send), without a [`Delivery`]. The [delivery
@@ -172,7 +175,7 @@ impl Producer {
     /// # Errors
     /// The errors of [`send`](Self::send).
     pub fn enqueue(&self, record: Record<'_>) -> Result<(), Error> {
-        self.inner.do_send(None, record, WITHOUT_DELIVERY).map(|_| ())
+        self.inner.do_send(None, record, &mut DeliveryOptions::default())
     }
 
     /// Like [`enqueue`](Self::enqueue), if that is possible without waiting.
@@ -180,7 +183,7 @@ impl Producer {
     /// # Errors
     /// The errors of [`try_send`](Self::try_send).
     pub fn try_enqueue(&self, record: Record<'_>) -> Result<(), Error> {
-        self.inner.do_try_send(None, record, WITHOUT_DELIVERY).map(|_| ())
+        self.inner.do_try_send(None, record, &mut DeliveryOptions::default())
     }
 
     /// Like [`enqueue`](Self::enqueue), without blocking.
@@ -188,7 +191,7 @@ impl Producer {
     /// # Errors
     /// The errors of [`send`](Self::send).
     pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), Error> {
-        self.inner.do_send_async(None, record, WITHOUT_DELIVERY).await.map(|_| ())
+        self.inner.do_send_async(None, record, &mut DeliveryOptions::default()).await
     }
 
     /// Like `send_with_callback_async`, with a delivery besides.
@@ -198,8 +201,9 @@ impl Producer {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<Delivery, Error> {
-        let options = DeliveryOptions { wants_delivery: true, ..with_callback(callback) };
-        self.inner.do_send_async(None, record, options).await?.into_delivery()
+        let mut options = DeliveryOptions { wants_delivery: true, ..with_callback(callback) };
+        self.inner.do_send_async(None, record, &mut options).await?;
+        options.into_delivery()
     }
 
     /// Passes the error of a record that was not accepted to the interceptors.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::send::{WITH_DELIVERY, WITHOUT_DELIVERY, with_callback};
+use super::send::{WITH_DELIVERY, with_callback};
 use super::{Producer, ProducerInner};
 use crate::accumulator::topics::TopicInfo;
 use crate::delivery::batch_completions::DeliveryOptions;
@@ -86,38 +86,38 @@ impl Topic {
 
     /// Rejects a record for a different topic: it would go to this one instead.
     #[cold]
-    fn reject<T>(&self, record: &Record<'_>, options: DeliveryOptions) -> Result<T, Error> {
+    fn reject(&self, record: &Record<'_>, options: &mut DeliveryOptions) -> Result<(), Error> {
         let message =
             format!("the record is for topic {}, the handle for {}", record.topic, self.info.name);
         let e = Error::new(ErrorKind::InvalidRecord, message);
         self.inner.notify_interceptors(record, &e);
-        self.inner.notify_rejected(record, options, Err(e.clone())).and(Err(e))
+        self.inner.notify_rejected(record, options, Err(e))
     }
 
     #[inline]
-    fn do_send(&self, record: Record<'_>, options: DeliveryOptions) -> Result<(), Error> {
+    fn do_send(&self, record: Record<'_>, options: &mut DeliveryOptions) -> Result<(), Error> {
         if !self.is_topic_of(&record) {
             return self.reject(&record, options);
         }
-        self.inner.do_send(Some(&self.info), record, options).map(|_| ())
+        self.inner.do_send(Some(&self.info), record, options)
     }
 
-    fn do_try_send(&self, record: Record<'_>, options: DeliveryOptions) -> Result<(), Error> {
+    fn do_try_send(&self, record: Record<'_>, options: &mut DeliveryOptions) -> Result<(), Error> {
         if !self.is_topic_of(&record) {
             return self.reject(&record, options);
         }
-        self.inner.do_try_send(Some(&self.info), record, options).map(|_| ())
+        self.inner.do_try_send(Some(&self.info), record, options)
     }
 
     async fn do_send_async(
         &self,
         record: Record<'_>,
-        options: DeliveryOptions,
+        options: &mut DeliveryOptions,
     ) -> Result<(), Error> {
         if !self.is_topic_of(&record) {
             return self.reject(&record, options);
         }
-        self.inner.do_send_async(Some(&self.info), record, options).await.map(|_| ())
+        self.inner.do_send_async(Some(&self.info), record, options).await
     }
 
     /// Like [`Producer::send`].
@@ -127,10 +127,9 @@ impl Topic {
     /// topic.
     #[inline]
     pub fn send(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        if !self.is_topic_of(&record) {
-            return self.reject(&record, WITH_DELIVERY);
-        }
-        self.inner.do_send(Some(&self.info), record, WITH_DELIVERY)?.into_delivery()
+        let mut options = WITH_DELIVERY;
+        self.do_send(record, &mut options)?;
+        options.into_delivery()
     }
 
     /// Like [`Producer::try_send`].
@@ -138,10 +137,9 @@ impl Topic {
     /// # Errors
     /// The errors of [`Producer::try_send`], and of [`send`](Self::send).
     pub fn try_send(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        if !self.is_topic_of(&record) {
-            return self.reject(&record, WITH_DELIVERY);
-        }
-        self.inner.do_try_send(Some(&self.info), record, WITH_DELIVERY)?.into_delivery()
+        let mut options = WITH_DELIVERY;
+        self.do_try_send(record, &mut options)?;
+        options.into_delivery()
     }
 
     /// Like [`Producer::send_async`].
@@ -149,10 +147,9 @@ impl Topic {
     /// # Errors
     /// The errors of [`send`](Self::send).
     pub async fn send_async(&self, record: Record<'_>) -> Result<Delivery, Error> {
-        if !self.is_topic_of(&record) {
-            return self.reject(&record, WITH_DELIVERY);
-        }
-        self.inner.do_send_async(Some(&self.info), record, WITH_DELIVERY).await?.into_delivery()
+        let mut options = WITH_DELIVERY;
+        self.do_send_async(record, &mut options).await?;
+        options.into_delivery()
     }
 
     /// Like [`Producer::send_with_callback`]. The callback runs on the threads that are listed
@@ -165,7 +162,7 @@ impl Topic {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        self.do_send(record, with_callback(callback))
+        self.do_send(record, &mut with_callback(callback))
     }
 
     /// Like [`Producer::try_send_with_callback`].
@@ -177,7 +174,7 @@ impl Topic {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        self.do_try_send(record, with_callback(callback))
+        self.do_try_send(record, &mut with_callback(callback))
     }
 
     /// Like [`Producer::send_with_callback_async`].
@@ -189,7 +186,7 @@ impl Topic {
         record: Record<'_>,
         callback: impl FnOnce(Result<RecordMetadata, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        self.do_send_async(record, with_callback(callback)).await
+        self.do_send_async(record, &mut with_callback(callback)).await
     }
 
     /// Like [`Producer::enqueue`]: without a [`Delivery`], the [delivery
@@ -200,7 +197,7 @@ impl Topic {
     /// The errors of [`send`](Self::send).
     #[inline]
     pub fn enqueue(&self, record: Record<'_>) -> Result<(), Error> {
-        self.do_send(record, WITHOUT_DELIVERY)
+        self.do_send(record, &mut DeliveryOptions::default())
     }
 
     /// Like [`Producer::try_enqueue`].
@@ -208,7 +205,7 @@ impl Topic {
     /// # Errors
     /// The errors of [`try_send`](Self::try_send).
     pub fn try_enqueue(&self, record: Record<'_>) -> Result<(), Error> {
-        self.do_try_send(record, WITHOUT_DELIVERY)
+        self.do_try_send(record, &mut DeliveryOptions::default())
     }
 
     /// Like [`Producer::enqueue_async`].
@@ -216,6 +213,6 @@ impl Topic {
     /// # Errors
     /// The errors of [`send`](Self::send).
     pub async fn enqueue_async(&self, record: Record<'_>) -> Result<(), Error> {
-        self.do_send_async(record, WITHOUT_DELIVERY).await
+        self.do_send_async(record, &mut DeliveryOptions::default()).await
     }
 }

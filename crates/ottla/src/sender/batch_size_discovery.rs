@@ -75,7 +75,7 @@ impl BatchSizeDiscovery {
     }
 
     /// Lowers the limit of a topic: a batch of `size` bytes was too large.
-    pub(super) fn on_rejected(&mut self, p: &Partition, topic_id: Uuid, size: usize, now: Tick) {
+    pub(crate) fn on_rejected(&mut self, p: &Partition, topic_id: Uuid, size: usize, now: Tick) {
         let (topic, estimator) = (&p.topic, &p.estimator);
         let next_raise_at = now.after(self.limit_max_age);
         let new_limits = || TopicLimits {

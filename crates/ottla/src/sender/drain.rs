@@ -153,7 +153,7 @@ impl ReadyTracker {
                 if created.after(timeout) > cx.now {
                     break;
                 }
-                let first = queue.batches.pop_front();
+                let first = queue.pop_front();
                 let open = if first.is_none() { queue.take_open() } else { None };
                 drop(queue);
                 expired.extend(first.and_then(RemovedBatch::from_queued));
@@ -279,7 +279,7 @@ fn take_head(
         Some(QueuedBatch::Closed(b))
             if b.meta.record_count > 1 && discovery.is_rejected(p, b.wire_len()) =>
         {
-            let Some(QueuedBatch::Closed(b)) = queue.batches.pop_front() else {
+            let Some(QueuedBatch::Closed(b)) = queue.pop_front() else {
                 return HeadAction::Skip;
             };
             queue.batches.push_front(QueuedBatch::Splitting(SplittingBatch::new(&b)));
@@ -290,15 +290,21 @@ fn take_head(
         Some(QueuedBatch::Closing { .. } | QueuedBatch::Splitting(_)) => return HeadAction::Skip,
         None => queue.open().map_or(0, OpenBatch::wire_len),
     };
-    if queue.batches.is_empty() && !cx.accumulator.settings.compression.is_none() {
+    let must_split = |open: &OpenBatch| {
+        // It was extended before a broker rejected another batch of its size.
+        open.is_extended() && open.meta.record_count > 1 && discovery.is_rejected(p, len)
+    };
+    if queue.batches.is_empty()
+        && (!cx.accumulator.settings.compression.is_none() || queue.open().is_some_and(must_split))
+    {
         // A worker thread compresses the batch, so that the sender does not block. An entry in the
-        // queue keeps its position, and nothing overtakes it.
+        // queue keeps its position, and nothing overtakes it. A batch to split is closed first.
         return queue.close_open().map_or(HeadAction::Skip, HeadAction::Close);
     }
     if len > remaining {
         return HeadAction::TooLarge;
     }
-    match queue.batches.pop_front() {
+    match queue.pop_front() {
         Some(QueuedBatch::Closed(b)) => HeadAction::Drain { batch: DrainedBatch::Closed(b), len },
         Some(QueuedBatch::Retry { batch: b, .. }) => {
             HeadAction::Drain { batch: DrainedBatch::Retry(b), len }

@@ -76,6 +76,7 @@ impl<I: Io> Sender<I> {
                     other => queue.batches.push_back(other),
                 }
             }
+            queue.count_extensions();
         }
         // After the lock: failing a batch runs callbacks of the application.
         for batch in failed {

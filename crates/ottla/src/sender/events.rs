@@ -21,7 +21,7 @@ impl<I: Io> Sender<I> {
         for event in events.drain(..) {
             match event {
                 Event::BatchOpened(id) => self.track_partition(id),
-                Event::BatchClosed(id) => {
+                Event::BatchReady(id) => {
                     self.purge_closed(id);
                     self.track_partition(id);
                 }

@@ -125,7 +125,7 @@ impl<I: Io> Sender<I> {
             producer_state,
             batch_size_discovery: BatchSizeDiscovery::new(
                 settings.metadata_max_age,
-                accumulator.settings.batch_size,
+                accumulator.settings.batch_size.max(accumulator.settings.max_batch_size),
             ),
             telemetry: ClientTelemetry::new(settings.metrics_push),
             settings,
@@ -304,6 +304,12 @@ impl<I: Io> Sender<I> {
         // `begin_sleep`, an event that is due before the deadline wakes the sender.
         let events = self.accumulator.events();
         events.set_busy(self.client.node_busy_states(now));
+        // A response that is late must not keep full batches back.
+        let mut deadline = deadline;
+        events.set_responding(self.client.responding_nodes(now).map(|(node, due)| {
+            deadline = deadline.min(due.unwrap_or(Tick::NEVER));
+            (node, due.is_some())
+        }));
         if events.begin_sleep(deadline) { deadline } else { Tick(0) }
     }
 

@@ -40,6 +40,7 @@ impl<I: Io> Sender<I> {
             while let Some(i) = queue.batches.iter().position(is_purged) {
                 failed.extend(queue.batches.remove(i).and_then(QueuedBatch::into_closed));
             }
+            queue.count_extensions();
         }
         failed.into_iter().for_each(|b| self.fail_records(b, &error));
     }

@@ -445,7 +445,8 @@ pub(super) fn head(
         (None, Some(open)) => {
             let due = open.meta.created.after(cx.accumulator.settings.linger);
             let number = open.meta.number;
-            let must_send = pressure.exhausted
+            let must_send = open.is_extended()
+                || pressure.exhausted
                 || pressure.no_record_follows
                 || number <= pressure.flush_up_to
                 || (number <= entry.last_awaited && producer_state.is_idle(&entry.partition));

@@ -5,8 +5,8 @@
 //! the parts, and they replace the batch in its queue.
 
 use super::Sender;
-use crate::accumulator::append::CloseJob;
 use crate::accumulator::batch::{ClosedBatch, OpenBatch, StampedBatch};
+use crate::accumulator::close::CloseJob;
 use crate::accumulator::partition::{QueuedBatch, SplittingBatch};
 use crate::error::{Error, ErrorKind};
 use crate::log_limiter::{LogEvent, NO_NODE};

@@ -248,6 +248,7 @@ impl RecordAccumulator {
             max_timestamp: base_timestamp,
             record_count: 0,
             max_record_bytes: 0,
+            extensions: 0,
             ..parent.meta.clone()
         };
         let bodies: Vec<_> =

@@ -31,8 +31,8 @@ use crate::wakeup::waiters::{DeadlineWaiter, FlushCompletion};
 pub(crate) enum Event {
     /// The partition with this id was empty and has an open batch.
     BatchOpened(u32),
-    /// A batch of the partition with this id was closed and is ready to drain.
-    BatchClosed(u32),
+    /// A batch of the partition with this id is ready to drain: it was closed or extended.
+    BatchReady(u32),
     /// A batch failed while a thread closed it: the thread panicked.
     BatchLost { partition_id: u32, batch_number: u64 },
     /// A caller waits for a record of this batch.
@@ -83,6 +83,8 @@ pub(crate) struct EventQueue {
     /// The nodes that can take no request while the sender sleeps. Bit `n` is for the nodes whose
     /// id modulo 64 is `n`.
     busy_nodes: AtomicU64,
+    /// The nodes whose next response will wake the sender soon; bits as in `busy_nodes`.
+    responding_nodes: AtomicU64,
     /// The posts that other threads will make.
     pub(crate) pending_posts: Arc<PendingPosts>,
 }
@@ -95,6 +97,7 @@ impl EventQueue {
             sleep_deadline: AtomicU64::new(0),
             wakeup: OnceLock::new(),
             busy_nodes: AtomicU64::new(0),
+            responding_nodes: AtomicU64::new(0),
             pending_posts: Arc::default(),
         }
     }
@@ -173,17 +176,25 @@ impl EventQueue {
 
     /// Returns whether a node can take no request. A full batch for it does not wake the sender.
     pub(crate) fn is_busy(&self, node: i32) -> bool {
-        node >= 0 && self.busy_nodes.load(Ordering::Relaxed) & (1 << (node & 63)) != 0
+        has_node_bit(&self.busy_nodes, node)
+    }
+
+    /// Returns whether a node's response will wake the sender soon. A full batch for it waits until
+    /// then.
+    pub(crate) fn is_responding(&self, node: i32) -> bool {
+        has_node_bit(&self.responding_nodes, node)
     }
 
     /// Stores which nodes can take no request. The sender calls it before
     /// [`begin_sleep`](Self::begin_sleep). Nodes that share a bit are busy only if all of them are.
     pub(crate) fn set_busy(&self, nodes: impl Iterator<Item = (i32, bool)>) {
-        let (mut busy, mut idle) = (0u64, 0u64);
-        for (node, is_busy) in nodes.filter(|(node, _)| *node >= 0) {
-            *(if is_busy { &mut busy } else { &mut idle }) |= 1 << (node & 63);
-        }
-        self.busy_nodes.store(busy & !idle, Ordering::Relaxed);
+        self.busy_nodes.store(node_bits(nodes), Ordering::Relaxed);
+    }
+
+    /// Stores which nodes will respond soon. The sender calls it before
+    /// [`begin_sleep`](Self::begin_sleep), whose deadline must not be later than "soon".
+    pub(crate) fn set_responding(&self, nodes: impl Iterator<Item = (i32, bool)>) {
+        self.responding_nodes.store(node_bits(nodes), Ordering::Relaxed);
     }
 
     /// Removes and returns the events that were not drained. The lifecycle is closed, so no event
@@ -225,6 +236,19 @@ impl EventQueue {
     }
 }
 
+fn has_node_bit(bits: &AtomicU64, node: i32) -> bool {
+    node >= 0 && bits.load(Ordering::Relaxed) & (1 << (node & 63)) != 0
+}
+
+/// Returns the bits of the nodes for which the value is true for each node that shares the bit.
+fn node_bits(nodes: impl Iterator<Item = (i32, bool)>) -> u64 {
+    let (mut set, mut unset) = (0u64, 0u64);
+    for (node, is_set) in nodes.filter(|(node, _)| *node >= 0) {
+        *(if is_set { &mut set } else { &mut unset }) |= 1 << (node & 63);
+    }
+    set & !unset
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,6 +283,9 @@ mod tests {
         queue.post(Event::MemoryWanted, Tick(99)).unwrap();
         queue.post(Event::MemoryWanted, Tick(0)).unwrap();
         assert_eq!(wakes(), 1, "the first event woke the sender, the second need not");
+        queue.set_responding([(1, true), (2, false), (65, false), (3, true)].into_iter());
+        let responding = [1, 2, 3, 65, -1].map(|node| queue.is_responding(node));
+        assert_eq!(responding, [false, false, true, false, false], "1 and 65 share a bit");
         lifecycle.transition(&Lifecycle::Closed);
         assert_eq!(queue.take_all().len(), 3);
         assert!(queue.post(Event::MemoryWanted, Tick(0)).is_err(), "the queue is closed");

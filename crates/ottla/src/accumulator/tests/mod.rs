@@ -1,6 +1,7 @@
 //! Tests of the accumulator in virtual time, without a sender (CASES A2).
 
 mod append;
+mod extend;
 mod threads;
 
 use std::collections::BTreeSet;

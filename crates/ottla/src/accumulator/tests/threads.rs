@@ -53,7 +53,7 @@ fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCount
                             .append(topic, &prepared, &mut options, &mut state)
                             .unwrap()
                         {
-                            AppendResult::Appended(_) => break,
+                            AppendResult::Appended => break,
                             AppendResult::NeedsNewBatch(size)
                             | AppendResult::NeedsChainBuffer(size) => {
                                 match accumulator.pool.try_allocate(size).unwrap() {
@@ -73,7 +73,7 @@ fn append_concurrently(callers: usize, records: u64, keyed: bool) -> AppendCount
             let mut events = Vec::new();
             fixture.accumulator.events().drain(&mut events);
             for event in events {
-                if let Event::BatchOpened(p) | Event::BatchClosed(p) = event {
+                if let Event::BatchOpened(p) | Event::BatchReady(p) = event {
                     fixture.track(p);
                 }
             }

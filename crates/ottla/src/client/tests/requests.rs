@@ -291,3 +291,33 @@ fn reconnect_keeps_the_throttle() {
     assert_eq!(f.client.earliest_ready_at(1, f.now()), Some(start.after(ms(3000))));
     assert!(f.client.is_ready(1, start.after(ms(3000))));
 }
+
+/// A full batch for such a node waits for the response (`RecordAccumulator::post_batch_ready`).
+#[test]
+fn response_is_due_soon_only_if_the_last_one_took_a_short_time() {
+    let mut f = ClientFixture::plaintext(&["127.0.0.1"]);
+    let mut healthy = healthy_broker(&[1]);
+    f.run_until(&mut healthy, ClientFixture::has_metadata);
+    let now = f.now();
+    f.client.ready(1, now);
+    f.run_until(&mut healthy, |f| f.client.is_ready(1, f.now()));
+    let due = |f: &ClientFixture| {
+        let now = f.now();
+        f.client.responding_nodes(now).find(|(node, _)| *node == 1).unwrap().1
+    };
+    assert_eq!(due(&f), None, "nothing is in flight");
+    let silent = &mut |_: &ReceivedRequest| None;
+    let sent_at = f.now();
+    f.send_init_producer_id(1);
+    assert_eq!(due(&f), Some(sent_at.after(ms(1))));
+    // A response that is late does not keep batches back for longer.
+    f.run_for(ms(1), silent);
+    assert_eq!(due(&f), None);
+    // It took long, so the next one is not expected soon.
+    let late = f.requests.last().unwrap().clone();
+    let frame = late.encode_response(&InitProducerIdResponse::default());
+    f.machine.send_to_client(late.connection, frame, Duration::ZERO);
+    f.run_until(silent, |f| !f.completed.is_empty());
+    f.send_init_producer_id(1);
+    assert_eq!(due(&f), None);
+}

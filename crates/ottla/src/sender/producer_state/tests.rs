@@ -99,6 +99,7 @@ pub(in crate::sender) fn closed_batch(
         max_timestamp: 0,
         record_count,
         max_record_bytes: 0,
+        extensions: 0,
         memory_wait: std::time::Duration::ZERO,
     };
     let buf = BufferPool::new(1000, 100, std::sync::Arc::default()).allocate_over_limit(100);

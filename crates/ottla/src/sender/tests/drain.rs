@@ -1,7 +1,7 @@
 //! Tests of drains, expiry, completion and splits.
 
 use super::*;
-use crate::accumulator::append::CloseJob;
+use crate::accumulator::close::CloseJob;
 use crate::accumulator::partition::SplittingBatch;
 use crate::delivery::result::RecordError;
 
@@ -93,7 +93,7 @@ fn compression_of_a_batch_does_not_delay_other_partitions() {
     for open in out.to_close.into_iter().chain([closing]) {
         let p = open.meta.partition.clone();
         fixture.accumulator.close_into_queue(open);
-        fixture.accumulator.post_batch_closed(&p);
+        fixture.accumulator.post_batch_ready(&p);
         assert_eq!(fixture.drain_partitions(1, usize::MAX), [p.index]);
     }
 }

@@ -51,6 +51,7 @@ pub(crate) struct AccumulatorFixture {
 pub(crate) fn settings() -> AccumulatorSettings {
     AccumulatorSettings {
         batch_size: 1024,
+        max_batch_size: 1024,
         linger: Duration::ZERO,
         delivery_timeout: 3200 * MS,
         buffer_memory: 10 << 20,
@@ -116,7 +117,7 @@ impl AccumulatorFixture {
 
     pub(crate) fn append(&self, record: Record<'_>) -> Delivery {
         let prepared = PreparedRecord::new(&record, || 0).unwrap();
-        let mut options = DeliveryOptions { callback: None, wants_delivery: true };
+        let mut options = DeliveryOptions { wants_delivery: true, ..DeliveryOptions::default() };
         let mut state = AppendState::default();
         loop {
             match self
@@ -124,7 +125,7 @@ impl AccumulatorFixture {
                 .append(&self.topic(), &prepared, &mut options, &mut state)
                 .unwrap()
             {
-                AppendResult::Appended(delivery) => return delivery.unwrap(),
+                AppendResult::Appended => return options.delivery.unwrap(),
                 AppendResult::NeedsNewBatch(size) => {
                     state.spare_buffer =
                         Some(self.accumulator.pool.try_allocate(size).unwrap().expect("memory"));
@@ -165,7 +166,7 @@ impl AccumulatorFixture {
         self.accumulator.events().drain(&mut events);
         for event in events {
             match event {
-                Event::BatchOpened(id) | Event::BatchClosed(id) => self.track(id),
+                Event::BatchOpened(id) | Event::BatchReady(id) => self.track(id),
                 Event::BatchAwaited { partition_id, batch_number } => {
                     self.track(partition_id);
                     self.ready.mark_awaited(partition_id, batch_number);
@@ -213,7 +214,7 @@ impl AccumulatorFixture {
         out.to_close.into_iter().for_each(|open| {
             let p = open.meta.partition.clone();
             self.accumulator.close_into_queue(open);
-            self.accumulator.post_batch_closed(&p);
+            self.accumulator.post_batch_ready(&p);
         });
         out.batches
     }
