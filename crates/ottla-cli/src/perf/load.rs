@@ -9,7 +9,7 @@ use ottla_protocol::random::{GOLDEN_GAMMA, mix64};
 use crate::CliError;
 use crate::args::{KeyDistribution, PerfArgs};
 use crate::console::print_line;
-use crate::perf::stats::Clock;
+use crate::perf::clock::Clock;
 
 /// Number of values of `--record-size`. They are generated before the measurement starts.
 const PREGENERATED_VALUES: usize = 1024;
@@ -29,12 +29,22 @@ pub(crate) struct Workload {
 }
 
 enum ValueSource {
-    /// Values of the same length, one after the other.
-    Fixed { bytes: Bytes, value_len: usize },
+    /// Values of the same length, one after the other. The count is kept, because a division for
+    /// each record would show in the figures.
+    Fixed { bytes: Bytes, value_len: usize, count: u64 },
     /// Values of which each record gets one at random.
     Sampled(Vec<Vec<u8>>),
     /// The record's number as text.
     RecordNumber,
+}
+
+impl ValueSource {
+    /// Values of `size` bytes each: as many as there are whole ones.
+    fn fixed(bytes: Vec<u8>, size: u32) -> ValueSource {
+        let value_len = size as usize;
+        let count = (bytes.len() / value_len) as u64;
+        ValueSource::Fixed { bytes: bytes.into(), value_len, count }
+    }
 }
 
 /// Keys from 0 to `len` - 1.
@@ -72,8 +82,7 @@ impl Workload {
                 let characters = (0..PREGENERATED_VALUES as u64 * u64::from(size))
                     .map(|n| b'A' + (nth_random(args.random_seed ^ n) % 26) as u8);
                 let bytes: Vec<u8> = characters.take(MAX_PREGENERATED_BYTES).collect();
-                let bytes = bytes.into();
-                ValueSource::Fixed { bytes, value_len: size as usize }
+                ValueSource::fixed(bytes, size)
             }
             (None, None) => ValueSource::RecordNumber,
         };
@@ -89,9 +98,8 @@ impl Workload {
     /// Returns the value of record `i`. `text` is a buffer for values that are not stored.
     pub(crate) fn value<'a>(&'a self, i: u64, text: &'a mut String) -> &'a [u8] {
         match &self.values {
-            ValueSource::Fixed { bytes, value_len } => {
-                let count = bytes.len() / value_len;
-                let start = (i % count as u64) as usize * value_len;
+            ValueSource::Fixed { bytes, value_len, count } => {
+                let start = (i % count) as usize * value_len;
                 &bytes[start..start + value_len]
             }
             ValueSource::Sampled(values) => {
@@ -110,7 +118,7 @@ impl Workload {
     /// does not copy such a value.
     pub(crate) fn share(&self, value: &[u8]) -> Option<Bytes> {
         match &self.values {
-            ValueSource::Fixed { bytes, value_len } if *value_len >= SHARED_VALUE_BYTES => {
+            ValueSource::Fixed { bytes, value_len, .. } if *value_len >= SHARED_VALUE_BYTES => {
                 Some(bytes.slice_ref(value))
             }
             _ => None,
@@ -156,7 +164,7 @@ fn read_values(args: &PerfArgs, path: &std::path::Path) -> Result<ValueSource, C
                 "{path} has {len} bytes, which is not a multiple of --size {value_len}"
             )));
         }
-        return Ok(ValueSource::Fixed { bytes: bytes.into(), value_len });
+        return Ok(ValueSource::fixed(bytes, size));
     }
     let text = String::from_utf8_lossy(&bytes);
     let delimiter = args.payload_delimiter.replace("\\n", "\n").replace("\\t", "\t");
@@ -187,14 +195,14 @@ pub(crate) struct ThroughputThrottler {
 }
 
 impl ThroughputThrottler {
-    pub(crate) fn start(rate: Option<f64>, clock: Clock) -> ThroughputThrottler {
+    pub(crate) fn start(rate: Option<f64>, clock: &Clock) -> ThroughputThrottler {
         ThroughputThrottler { records_per_second: rate.unwrap_or(0.0), start_ns: clock.now() }
     }
 
     /// Waits until record `i` is due. Returns the due time in nanoseconds of the clock, or the
     /// current time without a rate.
     #[inline]
-    pub(crate) fn wait_until_due(self, i: u64, clock: Clock) -> u64 {
+    pub(crate) fn wait_until_due(self, i: u64, clock: &Clock) -> u64 {
         let now = clock.now();
         if self.records_per_second == 0.0 {
             return now;

@@ -2,6 +2,7 @@
 //!
 //! With `--json` it prints one object, which benchmarks compare with that of other clients.
 
+mod clock;
 mod load;
 mod stats;
 mod transactions;
@@ -22,9 +23,10 @@ use crate::live::{self, LiveConfig, LiveGuard};
 use crate::settings::{read_file, set_properties};
 use crate::signals::{self, INTERRUPTED_STATUS};
 use crate::{CliError, FAILED, error_with_reference, limits, start_thread};
+use clock::Clock;
 use load::{ThroughputThrottler, Workload};
 use report::{ReportFiles, RunData, Sampler, Totals, counts};
-use stats::{Clock, PerfStats};
+use stats::PerfStats;
 use sweep::Sweep;
 pub(crate) use sweep::SweepRange;
 use transactions::{PerfTransactions, TransactionLimit};
@@ -242,7 +244,7 @@ impl PerfRun<'_> {
     /// record.
     fn send(&self, from: u64, to: u64, rate: Option<f64>) -> Result<(), CliError> {
         let threads = self.args.threads;
-        let throttler = ThroughputThrottler::start(rate, self.stats.clock());
+        let throttler = ThroughputThrottler::start(rate, &self.stats.clock());
         if threads == 1 {
             return self.send_records(from, (from..to).step_by(1), throttler);
         }
@@ -284,7 +286,7 @@ impl PerfRun<'_> {
             transactions.begin_if_needed()?;
             // The clock is read once for each record: for its timestamp, its token and the start
             // of its latency.
-            let sent_at = throttler.wait_until_due(i - from, clock);
+            let sent_at = throttler.wait_until_due(i - from, &clock);
             let key = workload.key(i);
             let value = workload.value(i, &mut text);
             if workload.has_variable_size() {

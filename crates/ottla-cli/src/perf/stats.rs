@@ -5,57 +5,22 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ottla::{BatchReport, Metric, MetricValue};
 
 use crate::args::PerfArgs;
-use crate::clock::wall_clock_us;
 use crate::console::{self, report};
 use crate::error_with_reference;
+use crate::perf::clock::Clock;
 use crate::perf::load::RecordSizes;
 use crate::perf::usage::ResourceUsage;
 use crate::run_results::RunResults;
 
 /// Number of latencies that are kept for the percentiles, as in kafka-producer-perf-test.
 const MAX_LATENCY_SAMPLES: u64 = 500_000;
-
-/// How often the wall clock is read. It may step.
-const WALL_CLOCK_INTERVAL_NS: u64 = 100_000_000;
-
-/// The clock for timestamps and latencies. It counts nanoseconds since the start.
-#[derive(Clone, Copy)]
-pub(crate) struct Clock {
-    start: Instant,
-    /// Wall clock minus the time since the start, in microseconds.
-    wall_offset_us: i64,
-    next_wall_clock_ns: u64,
-}
-
-impl Clock {
-    pub(crate) fn start() -> Clock {
-        let (start, wall_offset_us) = (Instant::now(), wall_clock_us());
-        Clock { start, wall_offset_us, next_wall_clock_ns: WALL_CLOCK_INTERVAL_NS }
-    }
-
-    #[inline]
-    pub(crate) fn now(self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
-    }
-
-    /// Converts a time of this clock into milliseconds since 1970.
-    #[inline]
-    pub(crate) fn wall_ms(&mut self, time_ns: u64) -> i64 {
-        if time_ns >= self.next_wall_clock_ns {
-            let now_ns = self.now();
-            self.wall_offset_us = wall_clock_us() - (now_ns / 1000) as i64;
-            self.next_wall_clock_ns = now_ns.max(time_ns) + WALL_CLOCK_INTERVAL_NS;
-        }
-        (self.wall_offset_us + (time_ns / 1000) as i64) / 1000
-    }
-}
 
 /// Results of the run, shared by the sending threads and the delivery handler.
 pub(crate) struct PerfStats {
@@ -287,7 +252,7 @@ impl PerfStats {
     }
 
     pub(crate) fn clock(&self) -> Clock {
-        self.clock
+        self.clock.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, PerfCounters> {
@@ -309,8 +274,11 @@ impl PerfStats {
             return;
         }
         if self.keeps_histogram {
-            for token in r.tokens {
-                counters.latency_histogram.saturating_record(now.saturating_sub(*token) / 1000);
+            let latency_us = |token: &u64| now.saturating_sub(*token) / 1000;
+            // Many records of a batch were sent within the same microsecond.
+            for records in r.tokens.chunk_by(|a, b| latency_us(a) == latency_us(b)) {
+                let (latency, count) = (latency_us(&records[0]), records.len() as u64);
+                counters.latency_histogram.saturating_record_n(latency, count);
             }
         }
         if self.json || self.is_sweep {
