@@ -12,86 +12,35 @@
 # jars that `cargo xtask kafka` fetches. franz-go needs Go. librdkafka comes from pkg-config or from
 # Python's package confluent-kafka. A client that lacks a program is left out with a message.
 set -euo pipefail
+source "$(dirname "$0")/../common.sh"
 
 bootstrap=""
 topic="bench"
-task_counts="1 16 256"
-lingers="0 5"
+tasks="1 16 256"
+linger="0 5"
 records=10000
 size=100
 rounds=3
 clients="round-trip ottla ottla-blocking java librdkafka franz-go krafka"
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --bootstrap) bootstrap=$2 ;;
-        --topic) topic=$2 ;;
-        --tasks) task_counts=$2 ;;
-        --linger) lingers=$2 ;;
-        --records) records=$2 ;;
-        --size) size=$2 ;;
-        --rounds) rounds=$2 ;;
-        --clients) clients=$2 ;;
-        *) sed -n '2,/^set /p' "$0" | grep '^#' >&2; exit 2 ;;
-    esac
-    shift 2
-done
+parse_options "bootstrap topic tasks linger records size rounds clients" "$@"
+task_counts=$tasks
+lingers=$linger
 
-cd "$(dirname "$0")/../.."
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+enter_project
 here=benches/awaited
-work=$(mktemp -d)
 broker_pid=""
 trap '[ -z "$broker_pid" ] || { kill "$broker_pid"; wait "$broker_pid" || true; }
     rm -rf "$work"' EXIT
 
-has_client() {
-    [[ " $clients " == *" $1 "* ]]
-}
-
-leave_out() {
-    echo "run.sh: $1 is left out: $2" >&2
-    local remaining=""
-    for client in $clients; do
-        [ "$client" = "$1" ] || remaining="$remaining $client"
-    done
-    clients=$remaining
-}
-
-# Builds the driver of librdkafka. Fails if a part is missing.
-build_librdkafka() {
-    command -v cc > /dev/null || return 1
-    if pkg-config --exists rdkafka 2> /dev/null; then
-        # shellcheck disable=SC2046
-        cc -O2 -pthread -o "$work/librdkafka" "$here/awaited.c" \
-            $(pkg-config --cflags --libs rdkafka)
-        return
-    fi
-    local packages="$target/python/bench"
-    if [ ! -d "$packages" ]; then
-        python3 -m pip install -q --disable-pip-version-check --target "$packages.new" \
-            confluent-kafka==2.16.1 || return 1
-        mv "$packages.new" "$packages"
-    fi
-    local library
-    library=$(find -L "$packages" -name 'librdkafka*.so*' | head -1)
-    [ -n "$library" ] || return 1
-    cc -O2 -pthread -o "$work/librdkafka" "$here/awaited.c" "$library" \
-        "-Wl,-rpath,$(dirname "$library")"
-}
-
 cargo build --quiet --release --manifest-path "$here/Cargo.toml" --target-dir "$target/awaited"
 if has_client librdkafka; then
-    build_librdkafka || leave_out librdkafka "it needs cc, and librdkafka-dev or pip"
+    build_librdkafka "$here/awaited.c"
 fi
 if has_client franz-go; then
-    (cd "$here/franz-go" && go build -o "$work/franz-go" .) || leave_out franz-go "it needs Go"
+    build_franz_go "$here/franz-go"
 fi
 if has_client java; then
-    jars=$(find -L "$target/kafka" -maxdepth 1 -name 'libs-4.*' -type d 2> /dev/null |
-        sort -V | tail -1)
-    if [ -z "$jars" ] || ! javac -cp "$jars/*" -d "$work" "$here/Awaited.java"; then
-        leave_out java "it needs a JDK 17 and $target/kafka/libs-4.*: run cargo xtask kafka once"
-    fi
+    build_java "$here/Awaited.java"
 fi
 if [ -z "$bootstrap" ]; then
     cargo build --quiet --release -p ottla-cli
@@ -108,7 +57,7 @@ run_client() {
     local client=$1
     shift
     case "$client" in
-        java) java -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$work:$jars/*" Awaited "$@" ;;
+        java) "${java[@]}" Awaited "$@" ;;
         librdkafka | franz-go) "$work/$client" "$@" ;;
         *) "$target/awaited/release/$client" "$@" ;;
     esac

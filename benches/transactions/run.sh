@@ -10,6 +10,7 @@
 # a JDK 17, Maven and Python 3. librdkafka comes from pkg-config or from Python's package
 # confluent-kafka; without both, and without a C compiler, it is left out with a message.
 set -euo pipefail
+source "$(dirname "$0")/../common.sh"
 
 bootstrap=""
 sizes="1 10 100"
@@ -17,23 +18,11 @@ transactions=500
 warmup=100
 rounds=3
 ottla=""
-while [ $# -gt 0 ]; do
-    case "$1" in
-        --bootstrap) bootstrap=$2 ;;
-        --sizes) sizes=$2 ;;
-        --transactions) transactions=$2 ;;
-        --warmup) warmup=$2 ;;
-        --rounds) rounds=$2 ;;
-        --ottla) ottla=$(realpath "$2") ;;
-        *) sed -n '2,/^set /p' "$0" | grep '^#' >&2; exit 2 ;;
-    esac
-    shift 2
-done
+parse_options "bootstrap sizes transactions warmup rounds ottla" "$@"
+[ -z "$ottla" ] || ottla=$(realpath "$ottla")
 
-cd "$(dirname "$0")/../.."
-target=${CARGO_TARGET_DIR:-target}
+enter_project
 here=benches/transactions
-work=$(mktemp -d)
 kafka_pid=""
 # The Kafka ends when its standard input does.
 trap 'exec 3>&- || true; [ -z "$kafka_pid" ] || wait "$kafka_pid" || true; rm -rf "$work"' EXIT
@@ -53,45 +42,16 @@ if [ -z "$bootstrap" ]; then
     done
     bootstrap=$(cat "$work/bootstrap")
 fi
-jars=$(find "$target/kafka" -maxdepth 1 -name 'libs-4.*' -type d | sort -V | tail -1)
-if [ -z "$jars" ]; then
+if ! find_jars; then
     echo "run.sh: no jars of Kafka in $target/kafka: run cargo xtask kafka once" >&2
     exit 1
 fi
-# Kafka's tools and client need the quoted star.
-java_class() {
-    java -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$jars/*" "$@"
-}
 topic="transactions-$$"
-java_class org.apache.kafka.tools.TopicCommand --bootstrap-server "$bootstrap" --create \
+"${java[@]}" org.apache.kafka.tools.TopicCommand --bootstrap-server "$bootstrap" --create \
     --topic "$topic" --partitions 1 > /dev/null
 
-# Builds the driver of librdkafka. Fails if a part is missing.
-build_librdkafka() {
-    command -v cc > /dev/null || return 1
-    if pkg-config --exists rdkafka 2> /dev/null; then
-        # shellcheck disable=SC2046
-        cc -O2 -o "$work/librdkafka" "$here/transactions.c" $(pkg-config --cflags --libs rdkafka)
-        return
-    fi
-    local packages="$target/python/bench"
-    if [ ! -d "$packages" ]; then
-        python3 -m pip install -q --disable-pip-version-check --target "$packages.new" \
-            confluent-kafka==2.16.1 || return 1
-        mv "$packages.new" "$packages"
-    fi
-    local library
-    library=$(find "$packages" -name 'librdkafka*.so*' | head -1)
-    [ -n "$library" ] || return 1
-    cc -O2 -o "$work/librdkafka" "$here/transactions.c" "$library" \
-        "-Wl,-rpath,$(realpath "$(dirname "$library")")"
-}
-clients="ottla java"
-if build_librdkafka; then
-    clients="ottla java librdkafka"
-else
-    echo "run.sh: librdkafka is left out: it needs cc, and librdkafka-dev or pip" >&2
-fi
+clients="ottla java librdkafka"
+build_librdkafka "$here/transactions.c"
 
 run_client() {
     local client=$1 records=$2
@@ -109,7 +69,7 @@ for name in ["transactions", "transactions_per_s", "commit_p50_ms", "commit_p99_
 print(json.dumps(line, separators=(",", ":")))' "$records"
             ;;
         java)
-            java_class "$here/Transactions.java" "$bootstrap" "$topic" "$records" "$warmup" \
+            "${java[@]}" "$here/Transactions.java" "$bootstrap" "$topic" "$records" "$warmup" \
                 "$transactions"
             ;;
         librdkafka)

@@ -1,8 +1,6 @@
 /*
  * Commits transactions with librdkafka, and writes a line of JSON. Arguments: bootstrap servers,
  * topic, records of a transaction, transactions before the measurement, transactions of it.
- *
- * Without librdkafka's header it declares what it calls: a shared library alone is enough.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -11,30 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#if __has_include(<librdkafka/rdkafka.h>)
-#include <librdkafka/rdkafka.h>
-#else
-typedef struct rd_kafka_s rd_kafka_t;
-typedef struct rd_kafka_conf_s rd_kafka_conf_t;
-typedef struct rd_kafka_topic_s rd_kafka_topic_t;
-typedef struct rd_kafka_error_s rd_kafka_error_t;
-#define RD_KAFKA_PRODUCER 0
-#define RD_KAFKA_PARTITION_UA ((int32_t)-1)
-#define RD_KAFKA_MSG_F_COPY 0x2
-rd_kafka_conf_t *rd_kafka_conf_new(void);
-int rd_kafka_conf_set(rd_kafka_conf_t *, const char *, const char *, char *, size_t);
-rd_kafka_t *rd_kafka_new(int, rd_kafka_conf_t *, char *, size_t);
-rd_kafka_topic_t *rd_kafka_topic_new(rd_kafka_t *, const char *, void *);
-int rd_kafka_produce(rd_kafka_topic_t *, int32_t, int, void *, size_t, const void *, size_t,
-                     void *);
-rd_kafka_error_t *rd_kafka_init_transactions(rd_kafka_t *, int);
-rd_kafka_error_t *rd_kafka_begin_transaction(rd_kafka_t *);
-rd_kafka_error_t *rd_kafka_commit_transaction(rd_kafka_t *, int);
-const char *rd_kafka_error_string(const rd_kafka_error_t *);
-void rd_kafka_topic_destroy(rd_kafka_topic_t *);
-void rd_kafka_destroy(rd_kafka_t *);
-const char *rd_kafka_version_str(void);
-#endif
+#include "../librdkafka.h"
 
 #define RECORD_BYTES 100
 #define TIMEOUT_MS 60000
