@@ -4,6 +4,7 @@
 //! pages that come from code.
 #![allow(clippy::disallowed_methods)]
 
+mod charts;
 mod checks;
 mod instruction_budget;
 mod instructions;
@@ -32,6 +33,7 @@ cargo xtask loom          check the event queue, the pool, flush and waits for a
 cargo xtask instructions [--write]
                           count the instructions of a record and a batch (callgrind), and compare
                           them with docs/PERFORMANCE.md, or write them there
+cargo xtask charts        draw the charts of docs/PERFORMANCE.md from docs/performance/results.jsonl
 cargo xtask docs          write the pages that come from tables in code
 cargo xtask public-api    write the list of the library's public items";
 
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Some("test") => checks::run_all(),
         Some("kafka") => run_kafka(),
         Some("sim") => run_simulation(&args[1..]),
+        Some("charts") => charts::write(&workspace_root()),
         Some("docs") => write_docs(),
         Some("public-api") => write_public_api(),
         Some("loom") => checks::loom_command().and_then(|command| run_step("loom", command)),
