@@ -8,6 +8,7 @@ mod charts;
 mod checks;
 mod instruction_budget;
 mod instructions;
+mod kafka;
 mod public_api;
 mod rustc_with_cfg;
 mod test_counts;
@@ -17,11 +18,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use ottla_testkit::{Jars, Kafka};
-
 const USAGE: &str = "\
 cargo xtask test          run everything that CI checks
-cargo xtask kafka         start a real Kafka 4.3.1; Enter stops it
+cargo xtask kafka [--version V] [--nodes 1|3] [--topic NAME:PARTITIONS]...
+                          start a real Kafka, 4.3.1 by default; Enter stops it
 cargo xtask sim --seeds N [--from S]
                           simulate many seeds, optimised, with every assertion
 cargo xtask sim --transactions --seeds N [--from S]
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.first().map(String::as_str) {
         Some("test") => checks::run_all(),
-        Some("kafka") => run_kafka(),
+        Some("kafka") => kafka::run(&args[1..]),
         Some("sim") => run_simulation(&args[1..]),
         Some("charts") => charts::write(&workspace_root()),
         Some("docs") => write_docs(),
@@ -85,20 +85,6 @@ fn run_step(name: &str, mut command: Command) -> Result<(), String> {
         return Err(format!("{name} failed: {command:?}"));
     }
     eprintln!("==== {name}: {:.0} s", start.elapsed().as_secs_f64());
-    Ok(())
-}
-
-fn run_kafka() -> Result<(), String> {
-    let jars = Jars::try_find_or_fetch()?;
-    let kafka = Kafka::start(&jars, "");
-    println!("{}", kafka.bootstrap);
-    eprintln!(
-        "Kafka 4.3.1 runs as process {} with its files in {}; Enter stops it",
-        kafka.pid(),
-        kafka.dir.display()
-    );
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|e| e.to_string())?;
     Ok(())
 }
 

@@ -30,6 +30,7 @@ pub struct KafkaCluster {
     pub named_bootstrap: String,
     dir: PathBuf,
     jars: Jars,
+    vm_args: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -46,6 +47,14 @@ impl KafkaCluster {
     /// # Panics
     /// The nodes do not respond within two minutes.
     pub fn start(jars: &Jars, extra: &str) -> KafkaCluster {
+        KafkaCluster::start_with(jars, extra, &[])
+    }
+
+    /// Starts three nodes with further arguments of `java`.
+    ///
+    /// # Panics
+    /// The nodes do not respond within two minutes.
+    pub fn start_with(jars: &Jars, extra: &str, vm_args: &[&str]) -> KafkaCluster {
         let ports: [u16; 4 * NODE_COUNT] = reserve_ports();
         let (plaintext_ports, rest) = ports.split_at(NODE_COUNT);
         let (controller_ports, rest) = rest.split_at(NODE_COUNT);
@@ -84,6 +93,7 @@ impl KafkaCluster {
             named_bootstrap: named_bootstrap_servers(named_ports),
             dir,
             jars: jars.clone(),
+            vm_args: vm_args.iter().map(|&arg| arg.to_owned()).collect(),
         };
         (1..=NODE_COUNT).for_each(|node| cluster.start_node(node));
         cluster.wait_until_ready();
@@ -97,7 +107,10 @@ impl KafkaCluster {
     pub fn start_node(&mut self, node: usize) {
         let n = &mut self.nodes[node - 1];
         let log = File::options().create(true).append(true).open(&n.log).expect("the log opens");
-        let process = (self.jars.tool_command("kafka.Kafka", &[&n.config.display().to_string()]))
+        let process = (self.jars.java_command())
+            .args(&self.vm_args)
+            .arg("kafka.Kafka")
+            .arg(&n.config)
             .stdout(log.try_clone().expect("the log's handle is copied"))
             .stderr(log)
             .spawn()
@@ -127,6 +140,11 @@ impl KafkaCluster {
     /// The program `kill` fails.
     pub fn resume_node(&self, node: usize) {
         self.signal_node(node, "-CONT");
+    }
+
+    /// Returns the process ids of the nodes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().filter_map(|n| n.process.as_ref()).map(Child::id).collect()
     }
 
     fn signal_node(&self, node: usize, signal: &str) {

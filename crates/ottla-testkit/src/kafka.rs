@@ -84,7 +84,7 @@ impl Jars {
         Jars { dir: ensure_jars(version) }
     }
 
-    fn java_command(&self) -> Command {
+    pub(crate) fn java_command(&self) -> Command {
         let mut c = Command::new("java");
         c.args(["-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]);
         c.arg("-cp").arg(self.dir.join("*")).stdin(Stdio::null());
