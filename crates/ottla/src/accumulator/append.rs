@@ -50,10 +50,20 @@ pub(crate) struct AppendState {
     fixed_partition: Option<usize>,
     /// Whether this append has already found a partition's lock held by another caller.
     has_met_contention: bool,
-    /// Whether no buffer was free to extend the open batch. The batch then counts as full.
+    /// Whether no buffer was free for the open batch to grow or to be extended. The batch then
+    /// counts as full.
     pub(crate) no_chain_buffer: bool,
     /// How long the caller waited for memory.
     pub(crate) memory_wait: Duration,
+}
+
+/// How the open batch gets one more buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    /// Within its limit: it began with a small buffer, or will be compressed.
+    WithinLimit,
+    /// Beyond its limit: it is extended.
+    BeyondLimit,
 }
 
 /// The partition that an append goes to.
@@ -178,8 +188,9 @@ impl RecordAccumulator {
                 return Ok(Some(AppendResult::Appended));
             }
             needs_chain_buffer = capacity == Capacity::NeedsChainBuffer
-                && !self.settings.compression.is_none()
-                && !state.no_chain_buffer;
+                && !open.is_extended()
+                // The caller may have got a buffer since: it has waited for one.
+                && (!state.no_chain_buffer || state.spare_buffer.is_some());
         }
         // The sticky choice leaves a full partition before the caller waits for memory (KIP-794).
         if let Some(index) = target.sticky_index
@@ -201,10 +212,12 @@ impl RecordAccumulator {
         }
         let extends = !state.no_chain_buffer && self.extends_for(&queue, target.partition, record);
         if needs_chain_buffer || extends {
-            return Ok(Some(self.append_to_chain(target, queue, record, options, state)));
+            let growth = if needs_chain_buffer { Growth::WithinLimit } else { Growth::BeyondLimit };
+            return Ok(Some(self.append_to_chain(target, queue, record, growth, options, state)));
         }
         let Some(buf) = state.spare_buffer.take() else {
-            return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_request(record))));
+            let size = self.first_buffer_size.get();
+            return Ok(Some(AppendResult::NeedsNewBatch(self.buffer_request(size, record))));
         };
         let full = self.begin_closing(&mut queue);
         let open = self.open_batch(buf, target.partition, record, state);
@@ -223,21 +236,28 @@ impl RecordAccumulator {
         target: &AppendTarget<'_>,
         mut queue: MutexGuard<'_, PartitionQueue>,
         record: &PreparedRecord<'_>,
+        growth: Growth,
         options: &mut DeliveryOptions,
         state: &mut AppendState,
     ) -> AppendResult {
-        let Some(buf) = state.spare_buffer.take() else {
-            return AppendResult::NeedsChainBuffer(self.buffer_request(record));
-        };
         let Some(open) = queue.open_mut() else {
             unreachable!("append_to_chain is called only while a batch is open");
         };
-        let mut is_ready = false;
-        if self.settings.compression.is_none() {
-            is_ready = open.extend();
-            open.extend_by(buf);
-        } else {
-            open.push_buffer(buf);
+        let Some(buf) = state.spare_buffer.take() else {
+            let batch_size = self.settings.batch_size;
+            let size = match growth {
+                Growth::WithinLimit if self.settings.compression.is_none() => {
+                    open.next_buffer_size()
+                }
+                Growth::WithinLimit => open.charge().min(batch_size),
+                Growth::BeyondLimit => batch_size,
+            };
+            return AppendResult::NeedsChainBuffer(self.buffer_request(size, record));
+        };
+        let is_ready = growth == Growth::BeyondLimit && open.extend();
+        match growth {
+            Growth::WithinLimit => open.grow_by(buf),
+            Growth::BeyondLimit => open.extend_by(buf),
         }
         let layout = open.measure(&record.body, record.timestamp);
         self.append_to_open(target, queue, record, layout, options);
@@ -259,12 +279,13 @@ impl RecordAccumulator {
             && self.can_extend(queue, partition)
     }
 
-    /// Returns the buffer that a batch needs for this record.
-    fn buffer_request(&self, record: &PreparedRecord<'_>) -> BufferRequest {
-        let charge = self.settings.batch_size.max(record.batch_len_upper_bound);
+    /// Returns the buffer that a batch needs for this record: of `size` bytes, or larger if the
+    /// record needs more.
+    fn buffer_request(&self, size: usize, record: &PreparedRecord<'_>) -> BufferRequest {
+        let charge = size.max(record.batch_len_upper_bound);
         match record.shared_value.filter(|_| self.settings.compression.is_none()) {
-            // The batch has no room for another record. Its value is charged, but not copied.
-            Some(value) if charge > self.settings.batch_size => {
+            // The buffer has no room for another record. Its value is charged, but not copied.
+            Some(value) if charge > size => {
                 BufferRequest { charge, capacity: charge - value.len() }
             }
             _ => BufferRequest::from(charge),
@@ -332,7 +353,11 @@ impl RecordAccumulator {
         let completions = BatchCompletions::new(self.listeners.clone(), scratch, batch);
         let compressed = !self.settings.compression.is_none();
         let limit = partition.estimator.uncompressed_limit(self.settings.batch_size, compressed);
-        OpenBatch::new(buf, meta, completions, limit)
+        let mut open = OpenBatch::new(buf, meta, completions, limit);
+        if !compressed {
+            open.limit_to_buffer();
+        }
+        open
     }
 
     /// Encodes the record into the open batch. Unlocks the partition, notifies the sender and

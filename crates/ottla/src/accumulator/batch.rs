@@ -65,8 +65,8 @@ pub(crate) struct QueuePosition {
 #[derive(Debug)]
 pub struct OpenBatch {
     buf: PooledBuf,
-    /// Earlier buffers, which are full. Only a batch that will be compressed or that is extended
-    /// has more than one buffer.
+    /// Earlier buffers, which are full. Only a batch that will be compressed, that began with a
+    /// small buffer or that is extended has more than one buffer.
     chain: Vec<PooledBuf>,
     /// Large values that are not in a buffer. Only a batch that will not be compressed has them.
     values: Vec<ValuePiece>,
@@ -74,9 +74,11 @@ pub struct OpenBatch {
     bytes_outside_buf: usize,
     pub(crate) meta: BatchMeta,
     pub(crate) completions: BatchCompletions,
-    /// The maximum bytes of records. The first record may be larger.
+    /// The maximum bytes of records before the batch needs one more buffer. The first record may be
+    /// larger. Below `base_limit` if the batch has less memory than that, and above it if the batch
+    /// is extended. A batch that will be compressed has the same in both.
     limit: usize,
-    /// The limit without the buffers by which the batch was extended.
+    /// The maximum bytes of records, unless the batch is extended.
     base_limit: usize,
     /// See [`is_extended`](Self::is_extended).
     extended: bool,
@@ -132,12 +134,48 @@ impl OpenBatch {
         if self.meta.record_count == 0 {
             Capacity::Fits
         } else if self.uncompressed_len() + len > self.limit {
-            Capacity::Full
+            self.capacity_beyond_limit(len)
         } else if self.buf.bytes.len() + len > self.buf.bytes.capacity() {
             Capacity::NeedsChainBuffer
         } else {
             Capacity::Fits
         }
+    }
+
+    #[cold]
+    fn capacity_beyond_limit(&self, len: usize) -> Capacity {
+        if self.uncompressed_len() + len <= self.base_limit {
+            Capacity::NeedsChainBuffer
+        } else {
+            Capacity::Full
+        }
+    }
+
+    /// Limits the batch to the charge of its only buffer. For a batch that will not be compressed:
+    /// large values are not in a buffer, so the buffer's capacity does not limit them.
+    pub(crate) fn limit_to_buffer(&mut self) {
+        let charge = self.buf.charge().saturating_sub(BATCH_HEADER_LEN);
+        self.limit = self.limit.min(charge);
+    }
+
+    /// Returns the bytes of `buffer.memory` that its buffers use.
+    pub(crate) fn charge(&self) -> usize {
+        self.chain.iter().map(PooledBuf::charge).sum::<usize>() + self.buf.charge()
+    }
+
+    /// Returns the size of the next buffer of a batch that will not be compressed and is below its
+    /// limit. The charge doubles. The last buffer has what is left of the limit, also for the bytes
+    /// that stayed free at the ends of the buffers before it.
+    pub(crate) fn next_buffer_size(&self) -> usize {
+        let (charge, left) =
+            (self.charge(), self.base_limit.saturating_sub(self.uncompressed_len()));
+        if left < charge + charge / 4 { left } else { charge }
+    }
+
+    /// Makes `buf` the buffer for the next records, in a batch below its size.
+    pub(crate) fn grow_by(&mut self, buf: PooledBuf) {
+        self.limit = (self.limit + buf.charge()).min(self.base_limit);
+        self.push_buffer(buf);
     }
 
     /// Makes `buf` the buffer for the next records.
@@ -176,7 +214,13 @@ impl OpenBatch {
     /// Returns whether no further record fits, unless the batch is extended.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.meta.record_count > 0 && self.uncompressed_len() >= self.limit
+        self.meta.record_count > 0 && self.uncompressed_len() >= self.max_len()
+    }
+
+    /// Returns the maximum bytes of records: `base_limit`, or more if the batch is extended.
+    #[inline]
+    fn max_len(&self) -> usize {
+        self.limit.max(self.base_limit)
     }
 
     /// Returns the bytes after which the sticky partition may switch. This is `batch.size`, or the
@@ -193,7 +237,7 @@ impl OpenBatch {
 
     /// Returns the most bytes that the uncompressed batch may have on the wire.
     pub(crate) fn max_wire_len(&self) -> usize {
-        BATCH_HEADER_LEN + self.limit
+        BATCH_HEADER_LEN + self.max_len()
     }
 
     /// Returns the bytes of the uncompressed batch on the wire.

@@ -145,7 +145,8 @@ impl PooledBuf {
         if first.bytes.capacity() < len {
             while first.charge < len as u64 {
                 let Some(mut next) = others.next().or_else(|| last.take()) else { break };
-                first.charge += std::mem::take(&mut next.charge);
+                let taken = next.charge.min(len as u64 - first.charge);
+                (first.charge, next.charge) = (first.charge + taken, next.charge - taken);
             }
             first.bytes = Vec::with_capacity(len);
         }

@@ -7,6 +7,7 @@
 pub(crate) mod append;
 pub(crate) mod batch;
 mod batch_encoder;
+pub(crate) mod first_buffer_size;
 pub(crate) mod close;
 pub(crate) mod batch_records;
 pub(crate) mod buffer_pool;
@@ -36,6 +37,7 @@ use crate::wakeup::lifecycle::{Lifecycle, LifecycleCell};
 use batch::{ClosedBatch, OpenBatch};
 use batch_encoder::BatchEncoder;
 use buffer_pool::BufferPool;
+use first_buffer_size::FirstBufferSize;
 use partition::{Partition, QueuedBatch};
 use topics::TopicInfoMap;
 
@@ -44,6 +46,7 @@ pub(crate) struct RecordAccumulator {
     pub(crate) settings: AccumulatorSettings,
     pub(crate) env: Arc<dyn Env>,
     pub(crate) pool: Arc<BufferPool>,
+    pub(crate) first_buffer_size: FirstBufferSize,
     pub(crate) topics: TopicInfoMap,
     pub(crate) caller_context: Arc<CallerContext>,
     pub(crate) listeners: Arc<DeliveryListeners>,
@@ -79,6 +82,7 @@ impl RecordAccumulator {
                 settings.batch_size.max(1),
                 caller_context.lifecycle.clone(),
             ),
+            first_buffer_size: FirstBufferSize::new(settings.batch_size, settings.buffer_memory),
             settings,
             topics: TopicInfoMap::default(),
             lifecycle: caller_context.lifecycle.clone(),

@@ -53,7 +53,8 @@ settings! {
          full or `linger.ms` has passed. 0 sends each record in its own batch.";
     Supported "buffer.memory", Long(0), Some("33554432"),
         "Bytes of memory for all records that are not yet acknowledged. When it is used up, `send` \
-         waits for at most `max.block.ms`.";
+         waits for at most `max.block.ms`. If it is smaller than two times `batch.size` for each \
+         active partition, batches begin with smaller buffers and grow.";
     Supported "client.id", Text, Some(""),
         "The name of this client in the brokers' logs, metrics and quotas. When empty, the client \
          uses `producer-1`, `producer-2` and so on; with `transactional.id`, `producer-` and that \
@@ -213,7 +214,8 @@ settings! {
          caller waits for one of its records (`Delivery::wait`, or a poll of its future) and no \
          batch of its partition is in flight. With `false`, such a batch lingers like any other.";
     Ignored "buffer.memory.allocation.strategy", Choice(&["full", "incremental"]), Some("full"),
-        "Internal to Java's producer.";
+        "Internal to Java's producer (KIP-1332). In this client batches grow by themselves when \
+         many partitions share `buffer.memory`.";
     Supported "client.rack", Text, Some(""),
         "The rack of this client, for `partitioner.rack.aware`. Any name that the brokers use in \
          `broker.rack`.";

@@ -26,6 +26,7 @@ mod failure;
 mod acknowledged_batches;
 mod batch_errors;
 mod in_flight_batches;
+mod active_partitions;
 pub(crate) mod batch_size_discovery;
 mod events;
 mod waiter_deadlines;

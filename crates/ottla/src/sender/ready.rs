@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::active_partitions::ActivePartitions;
 use super::deadline_queue::DeadlineQueue;
 use super::load_stats::LoadStats;
 use super::partition_index::{PartitionIndex, PartitionState};
@@ -37,6 +38,7 @@ pub(crate) struct ReadyTracker {
     /// The partition that was drained last, by node id. The next drain of the node starts after it.
     pub(super) drain_index: HashMap<i32, u32>,
     pub(crate) load_stats: LoadStats,
+    active_partitions: ActivePartitions,
     /// The conditions that made lingering batches ready in the last round.
     pressure: SendPressure,
     /// Partitions with batches that have to be added to the transaction.
@@ -102,15 +104,18 @@ impl ReadyTracker {
     /// Starts to track a partition, or marks it as dirty if it is tracked.
     pub(crate) fn insert(&mut self, partition: Arc<Partition>) {
         let partition_id = partition.id;
-        self.partitions.entry(partition_id).or_insert_with(|| TrackedPartition {
-            partition,
-            state: PartitionState::Waiting,
-            timer: None,
-            expiry: None,
-            dirty: false,
-            last_awaited: 0,
-            leaderless_since: None,
-            leaderless_before: Duration::ZERO,
+        self.partitions.entry(partition_id).or_insert_with(|| {
+            self.active_partitions.add(partition_id);
+            TrackedPartition {
+                partition,
+                state: PartitionState::Waiting,
+                timer: None,
+                expiry: None,
+                dirty: false,
+                last_awaited: 0,
+                leaderless_since: None,
+                leaderless_before: Duration::ZERO,
+            }
         });
         self.mark_dirty(partition_id);
     }
@@ -213,6 +218,8 @@ impl ReadyTracker {
         }
         self.dirty_partition_ids = dirty;
         self.load_stats.update(cx);
+        let active = self.active_partitions.update(cx.now, self.partitions.keys().copied());
+        cx.accumulator.first_buffer_size.share_among(active);
     }
 
     fn reevaluate(

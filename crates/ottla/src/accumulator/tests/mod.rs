@@ -2,6 +2,7 @@
 
 mod append;
 mod extend;
+mod grow;
 mod threads;
 
 use std::collections::BTreeSet;
