@@ -73,7 +73,7 @@ public class Throughput {
         properties.put("acks", "all");
         properties.put("enable.idempotence", "true");
         properties.put("max.in.flight.requests.per.connection", "5");
-        properties.put("batch.size", "16384");
+        properties.put("batch.size", option("--batch-size", "16384"));
         properties.put("linger.ms", "5");
         properties.put("buffer.memory", option("--buffer-memory", "33554432"));
         properties.put("buffer.memory.allocation.strategy",

@@ -10,6 +10,7 @@
 #   producers              100 producers in a process: idle, 100 records a second, full speed
 #   partitions             1,000 and 10,000 partitions, keyed; Ottla also with 320 MiB of buffer,
 #                          Java with buffer.memory.allocation.strategy=incremental (Kafka 4.4)
+#   large-batches          20 and 200 partitions, keyed: batch.size=1000000, 64 MiB of buffer
 #   compressed-partitions  500 partitions, keyed, lz4 and zstd
 #
 # Prints a line of JSON for each run, and then a table of the medians. Each run has a fresh sink: a
@@ -18,10 +19,10 @@
 # partitions; without the jars of Kafka they must exist. --scale multiplies the numbers of records.
 #
 # All clients: batch.size=16384, linger.ms=5, acks=all, idempotent, 5 requests in flight, 32 MiB of
-# buffer (1 MiB for each of 100 producers), keys by murmur2. Java has 1 GB of heap; it needs a JDK
-# 17 and the jars that `cargo xtask kafka` fetches. franz-go needs Go. librdkafka comes from
-# pkg-config or from Python's package confluent-kafka. Two of Ottla's three TLS providers need a C
-# compiler. A client that lacks a program is left out with a message.
+# buffer (1 MiB for each of 100 producers), keys by murmur2, if the question says nothing else. Java
+# has 1 GB of heap; it needs a JDK 17 and the jars that `cargo xtask kafka` fetches. franz-go needs
+# Go. librdkafka comes from pkg-config or from Python's package confluent-kafka. Two of Ottla's
+# three TLS providers need a C compiler. A client that lacks a program is left out with a message.
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 
@@ -33,7 +34,8 @@ bootstrap=""
 tls_bootstrap=""
 tls_ca=""
 case "$question" in
-    workloads | tls | callers | producers | partitions | compressed-partitions) shift ;;
+    workloads | tls | callers | producers | partitions) shift ;;
+    large-batches | compressed-partitions) shift ;;
     *) usage ;;
 esac
 parse_options "rounds clients scale bootstrap tls_bootstrap tls_ca" "$@"
@@ -186,6 +188,15 @@ run_question() {
                 run_variants java java-incremental "${load[@]}"
             done
             ;;
+        large-batches)
+            for partitions in 20 200; do
+                load=("100 B, keyed, $partitions partitions, 1 MB" "$partitions" plain
+                    3000000 1000000 100 --keyed true
+                    --batch-size 1000000 --buffer-memory 67108864)
+                run_all "${load[@]}"
+                run_variants java java-incremental "${load[@]}"
+            done
+            ;;
         compressed-partitions)
             for codec in lz4 zstd; do
                 run_all "1 KB, keyed, 500 partitions, $codec" 500 plain 600000 150000 1024 \
@@ -210,6 +221,7 @@ fi
 if [ -n "$bootstrap" ]; then
     case "$question" in
         partitions) create_topic 1000; create_topic 10000 ;;
+        large-batches) create_topic 20; create_topic 200 ;;
         compressed-partitions) create_topic 500 ;;
         *) create_topic 12 ;;
     esac

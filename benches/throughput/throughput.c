@@ -28,7 +28,7 @@ struct usage {
 static const char *bootstrap = "", *topic = "bench", *values_file = "", *compression = "none";
 static const char *tls_ca;
 static long records, warmup, size, threads = 1, producer_count = 1, rate, idle_ms;
-static long buffer_memory = 32 << 20, value_count;
+static long batch_size = 16384, buffer_memory = 32 << 20, value_count;
 static int keyed;
 static char *values;
 static struct producer *producers;
@@ -135,13 +135,14 @@ static void send_records(long count, long at_rate) {
 }
 
 static void start_producer(struct producer *producer) {
-    char text[512], queue_kbytes[32];
+    char text[512], queue_kbytes[32], batch_bytes[32];
+    snprintf(batch_bytes, sizeof batch_bytes, "%ld", batch_size);
     snprintf(queue_kbytes, sizeof queue_kbytes, "%ld", buffer_memory / 1024);
     const char *settings[][2] = {{"bootstrap.servers", bootstrap},
                                  {"acks", "all"},
                                  {"enable.idempotence", "true"},
                                  {"max.in.flight.requests.per.connection", "5"},
-                                 {"batch.size", "16384"},
+                                 {"batch.size", batch_bytes},
                                  {"batch.num.messages", "1000000"},
                                  {"linger.ms", "5"},
                                  {"queue.buffering.max.kbytes", queue_kbytes},
@@ -187,9 +188,9 @@ static void read_values(void) {
 
 static void parse_options(int argc, char **argv) {
     static const char *names[] = {"records", "warmup", "size", "threads", "producers",
-                                  "rate", "idle-ms", "buffer-memory"};
+                                  "rate", "idle-ms", "batch-size", "buffer-memory"};
     static long *numbers[] = {&records, &warmup, &size, &threads, &producer_count,
-                              &rate, &idle_ms, &buffer_memory};
+                              &rate, &idle_ms, &batch_size, &buffer_memory};
     static const char *text_names[] = {"bootstrap", "topic", "values", "compression", "tls-ca"};
     static const char **texts[] = {&bootstrap, &topic, &values_file, &compression, &tls_ca};
     for (int i = 1; i + 1 < argc; i += 2) {

@@ -37,6 +37,7 @@ var (
 	rate         = flag.Int64("rate", 0, "records a second; 0 for no limit")
 	idleMs       = flag.Int64("idle-ms", 0, "milliseconds between warm-up and measurement")
 	compression  = flag.String("compression", "none", "none, gzip, snappy, lz4 or zstd")
+	batchSize    = flag.Int("batch-size", 16384, "largest batch in bytes")
 	bufferMemory = flag.Int("buffer-memory", 32<<20, "bytes that each producer buffers")
 	tlsCA        = flag.String("tls-ca", "", "use TLS, and trust this certificate authority")
 )
@@ -76,7 +77,7 @@ func newClient() *kgo.Client {
 	options := []kgo.Opt{
 		kgo.SeedBrokers(*bootstrap),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		kgo.ProducerBatchMaxBytes(16384),
+		kgo.ProducerBatchMaxBytes(int32(*batchSize)),
 		kgo.ProducerLinger(5 * time.Millisecond),
 		kgo.MaxBufferedBytes(*bufferMemory),
 		kgo.MaxBufferedRecords(1 << 30),

@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// `buffer.memory` of each producer.
     #[arg(long, default_value_t = 32 << 20)]
     pub(crate) buffer_memory: u64,
+    /// Largest batch in bytes.
+    #[arg(long, default_value_t = 16_384)]
+    pub(crate) batch_size: u32,
     /// Use TLS, and trust this certificate authority.
     #[arg(long)]
     pub(crate) tls_ca: Option<PathBuf>,
@@ -91,7 +94,7 @@ impl Options {
             ("acks", "all".to_owned()),
             ("enable.idempotence", "true".to_owned()),
             ("max.in.flight.requests.per.connection", "5".to_owned()),
-            ("batch.size", "16384".to_owned()),
+            ("batch.size", self.batch_size.to_string()),
             ("linger.ms", "5".to_owned()),
             ("buffer.memory", self.buffer_memory.to_string()),
             ("compression.type", self.compression.clone()),
