@@ -129,7 +129,7 @@ fn parse_scenarios(text: &str) -> Vec<String> {
 #[test]
 fn scenarios_that_once_failed_pass() {
     let scenarios = parse_scenarios(include_str!("../seeds.txt"));
-    assert_eq!(scenarios.len(), 6);
+    assert_eq!(scenarios.len(), 7);
     for text in scenarios {
         let scenario = Scenario::parse(&text).unwrap_or_else(|e| panic!("{e}"));
         run_scenario(&scenario).unwrap_or_else(|e| panic!("{e}"));

@@ -30,7 +30,7 @@ use crate::sim_cluster::SimCluster;
 use crate::trace::{trace, update_time};
 use crate::transactions;
 
-/// The virtual time after which a run counts as stuck.
+/// The virtual time without progress after which a run counts as stuck.
 pub(crate) const RUN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Loops of the sender at one instant; more than this is an endless loop.
 pub(crate) const MAX_ROUNDS_PER_INSTANT: u32 = 50_000;
@@ -168,6 +168,7 @@ impl<'s> Simulation<'s> {
     fn run(mut self) -> Result<RunReport, String> {
         let heal_at = self.env.started_at.after(ms(self.scenario.heal_after_ms));
         let mut healed = false;
+        let (mut calls, mut last_return) = (0, self.env.started_at);
         while !self.executor.is_done() {
             while let Some(event) = self.env.next_due_event() {
                 self.external_events += 1;
@@ -181,9 +182,15 @@ impl<'s> Simulation<'s> {
             let limit =
                 if healed { Tick::NEVER } else { heal_at.min(next_event_at.unwrap_or(heal_at)) };
             self.step(limit)?;
-            if self.machine.now() > self.env.started_at.after(RUN_TIMEOUT) {
+            // A caller may need hours in all: if each call waits max.block.ms for a partition that
+            // its topic has lost.
+            let returned = self.shared.history.borrow().send_calls.len();
+            if std::mem::replace(&mut calls, returned) != returned {
+                last_return = self.machine.now();
+            }
+            if self.machine.now() > last_return.after(RUN_TIMEOUT) {
                 let seconds = RUN_TIMEOUT.as_secs();
-                return Err(format!("stuck: a caller is still active after {seconds} seconds"));
+                return Err(format!("stuck: no call returned for {seconds} seconds"));
             }
         }
         self.env.heal();
