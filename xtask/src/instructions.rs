@@ -6,6 +6,8 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use ottla_testkit::target_dir;
+
 use super::{cargo_command, run_step, workspace_root};
 
 /// Rounds of the shorter run of most workloads.
@@ -125,7 +127,8 @@ pub(super) type Row = (String, i64);
 /// Builds the workloads and counts the instructions of each row.
 pub(super) fn measure() -> Result<Vec<Row>, String> {
     run_step("build", cargo_command(&["build", "--release", "-p", "ottla-sim"]))?;
-    let program = workspace_root().join("target/release/ottla-sim");
+    // `cargo` builds there, too.
+    let program = workspace_root().join(target_dir()).join("release/ottla-sim");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // A count does not depend on what else runs, so every core counts.
     let counts = std::thread::scope(|scope| {

@@ -234,7 +234,7 @@ impl Phase {
         Some(match (self, next) {
             (Uninitialized, Initializing) => "`init_transactions`",
             (Initializing, Uninitialized) => {
-                "InitProducerId was refused, or no broker accepts the client"
+                "InitProducerId or the credentials were refused, or no server fits"
             }
             (Initializing, Ready) => "the producer id is assigned, or `begin_transaction` failed",
             (Initializing, InTransaction) => "the epoch is bumped, and the transaction begins",
