@@ -50,8 +50,8 @@ pub(crate) struct AppendState {
     fixed_partition: Option<usize>,
     /// Whether this append has already found a partition's lock held by another caller.
     has_met_contention: bool,
-    /// Whether no buffer was free for the open batch to grow or to be extended. The batch then
-    /// counts as full.
+    /// Whether no buffer was free for the open batch to grow or to be extended. The record then
+    /// needs a new batch, unless the caller gets a buffer while the batch is still open.
     pub(crate) no_chain_buffer: bool,
     /// How long the caller waited for memory.
     pub(crate) memory_wait: Duration,
@@ -282,6 +282,8 @@ impl RecordAccumulator {
     /// Returns the buffer that a batch needs for this record: of `size` bytes, or larger if the
     /// record needs more.
     fn buffer_request(&self, size: usize, record: &PreparedRecord<'_>) -> BufferRequest {
+        // `batch.size` may be larger than `buffer.memory`; a record is not.
+        let size = size.min(self.settings.buffer_memory as usize);
         let charge = size.max(record.batch_len_upper_bound);
         match record.shared_value.filter(|_| self.settings.compression.is_none()) {
             // The buffer has no room for another record. Its value is charged, but not copied.
