@@ -15,22 +15,30 @@ fn broker_error_code(e: &Error) -> i16 {
     e.code().unwrap_or_else(|| panic!("not a broker error: {e}")).0
 }
 
-// CASES: F1.7.
-#[test]
-fn possibly_persisted_batch_is_not_split() {
+/// Sends a batch of two records whose first response is lost, and which is then too large. Returns
+/// the error of each record, if it failed, and the values in the log.
+pub(crate) fn send_batch_that_becomes_too_large() -> (Vec<Option<Error>>, Vec<String>) {
     let mut fixture = ProducerFixture::new(&[("batch.size", "4000"), ("linger.ms", "5")]);
     fixture.push_batch_faults(&[None, Some(FailBeforeAppend(ErrorCode::MESSAGE_TOO_LARGE))]);
     let sent: Vec<_> = ["a", "b"].iter().map(|v| fixture.send(0, v)).collect();
     fixture.lose_response();
-    for delivery in &sent {
-        let e = fixture.wait_for(delivery).unwrap_err();
+    let errors = sent.iter().map(|delivery| fixture.wait_for(delivery).err()).collect();
+    (errors, fixture.logged_values(0))
+}
+
+// CASES: F1.7.
+#[test]
+fn possibly_persisted_batch_is_not_split() {
+    let (errors, log) = send_batch_that_becomes_too_large();
+    for e in errors {
+        let e = e.expect("the record fails");
         assert_eq!(
             (broker_error_code(&e), e.record_status()),
             (ErrorCode::MESSAGE_TOO_LARGE.0, POSSIBLY_PERSISTED),
             "{e}"
         );
     }
-    assert_eq!(fixture.logged_values(0), ["a", "b"]);
+    assert_eq!(log, ["a", "b"]);
 }
 
 // CASES: LR5.
