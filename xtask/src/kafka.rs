@@ -1,5 +1,7 @@
 //! `cargo xtask kafka`: a real Kafka to try things on, and for comparisons of clients.
 
+use std::path::Path;
+
 use ottla_testkit::{Jars, Kafka, KafkaCluster};
 
 /// Without it a node runs with the fast compiler alone, as the tests of one start want it.
@@ -20,20 +22,30 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         1 => {
             let kafka = Kafka::start_with(&jars, |_, _| String::new(), &[], &[FULL_COMPILER]);
             options.topics.iter().for_each(|(name, count)| kafka.create_topic(name, *count, &[]));
-            wait_for_enter(&options, &kafka.bootstrap, &[kafka.pid()])
+            wait_for_enter(&options, &kafka.bootstrap, &[kafka.pid()], &kafka.dir)
         }
         _ => {
             let cluster = KafkaCluster::start_with(&jars, "", &[FULL_COMPILER]);
             options.topics.iter().for_each(|(name, count)| cluster.create_topic(name, *count, &[]));
-            wait_for_enter(&options, &cluster.bootstrap, &cluster.pids())
+            wait_for_enter(&options, &cluster.bootstrap, &cluster.pids(), &cluster.dir)
         }
     }
 }
 
-fn wait_for_enter(options: &Options, bootstrap: &str, pids: &[u32]) -> Result<(), String> {
+fn wait_for_enter(
+    options: &Options,
+    bootstrap: &str,
+    pids: &[u32],
+    dir: &Path,
+) -> Result<(), String> {
     println!("{bootstrap}");
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
-    eprintln!("Kafka {} runs as process {}; Enter stops it", options.version, pids.join(", "));
+    eprintln!(
+        "Kafka {} runs as process {} with its files in {}; Enter stops it",
+        options.version,
+        pids.join(", "),
+        dir.display()
+    );
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map(|_| ()).map_err(|e| e.to_string())
 }
@@ -44,7 +56,13 @@ fn parse(args: &[String]) -> Result<Options, String> {
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("kafka: {name} needs a value"))?;
         match name.as_str() {
-            "--version" => options.version.clone_from(value),
+            // A part of a file name and of the pom.
+            "--version" if value.chars().all(|c| c.is_ascii_digit() || c == '.') => {
+                options.version.clone_from(value);
+            }
+            "--version" => {
+                return Err(format!("kafka: --version is a release such as 4.4.0, not {value}"));
+            }
             "--nodes" => {
                 options.nodes = match value.as_str() {
                     "1" => 1,
@@ -91,6 +109,8 @@ mod tests {
     #[test]
     fn wrong_options_are_named() {
         for (words, part) in [
+            ("--version ../4.4.0", "not ../4.4.0"),
+            ("--version trunk", "not trunk"),
             ("--nodes 2", "--nodes is 1 or 3, not 2"),
             ("--topic bench", "not bench"),
             ("--topic bench:0", "not bench:0"),

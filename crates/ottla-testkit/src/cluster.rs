@@ -28,7 +28,8 @@ pub struct KafkaCluster {
     pub ssl_bootstrap: String,
     /// `bootstrap.servers` of the plaintext listeners that advertise the nodes' host names.
     pub named_bootstrap: String,
-    dir: PathBuf,
+    /// The directory of the nodes' files.
+    pub dir: PathBuf,
     jars: Jars,
     vm_args: Vec<String>,
 }
