@@ -72,7 +72,9 @@ fn try_send_fails_instead_of_waiting() {
         .linger(Duration::from_secs(60))
         .build()
         .unwrap();
-    let record = Record::to("t").value("x").token(5);
+    // Two such values need more than the memory, with a first buffer of any size.
+    let value = [0; 12_000];
+    let record = Record::to("t").value(&value).token(5);
     let e = producer.try_send(record).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::NoMetadata);
     // The failed call has requested the metadata, so it arrives.
