@@ -19,7 +19,7 @@ fn config_error(pairs: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn defaults_are_those_of_kafka() {
+fn defaults_are_those_of_kafka_except_for_the_send_buffer() {
     let c = producer_config(&[]).unwrap();
     let s = c.sender();
     assert_eq!((s.acks, s.idempotent, s.max_in_flight), (Acks::All, true, 5));
@@ -28,7 +28,7 @@ fn defaults_are_those_of_kafka() {
     assert_eq!((a.batch_size, a.buffer_memory), (16384, 33_554_432));
     assert_eq!((a.linger, a.compression), (Duration::from_millis(5), Compression::None));
     assert_eq!(a.partitioning, PartitioningStrategy::Default);
-    assert_eq!(c.network().send_buffer, Some(131_072));
+    assert_eq!(c.network().send_buffer, None);
     assert_eq!(c.security().protocol, SecurityProtocol::Plaintext);
 }
 

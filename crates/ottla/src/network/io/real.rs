@@ -516,17 +516,34 @@ mod tests {
         assert_eq!((state.threads, state.idle_threads, state.queued_bytes), (2, 0, 0));
     }
 
+    /// Connects to a listener with one setting.
+    fn connect_with(name: &str, value: &str) -> TcpStream {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut properties = crate::Properties::new();
+        properties.set("bootstrap.servers", "h:1").unwrap();
+        properties.set(name, value).unwrap();
+        let config = crate::ProducerConfig::new(&properties).unwrap();
+        let mut io = RealIo::new(*config.network()).unwrap();
+        io.connect(1, listener.local_addr().unwrap()).unwrap()
+    }
+
     #[test]
     fn keepalive_of_a_socket_follows_its_setting() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         for keepalive in [true, false] {
-            let mut properties = crate::Properties::new();
-            properties.set("bootstrap.servers", "h:1").unwrap();
-            properties.set("socket.keepalive.enable", &keepalive.to_string()).unwrap();
-            let config = crate::ProducerConfig::new(&properties).unwrap();
-            let mut io = RealIo::new(*config.network()).unwrap();
-            let stream = io.connect(1, listener.local_addr().unwrap()).unwrap();
+            let stream = connect_with("socket.keepalive.enable", &keepalive.to_string());
             assert_eq!(SockRef::from(&stream).keepalive().unwrap(), keepalive);
         }
+    }
+
+    #[test]
+    fn send_buffer_of_a_socket_follows_its_setting() {
+        let size = |value| {
+            let stream = connect_with("send.buffer.bytes", value);
+            SockRef::from(&stream).send_buffer_size().unwrap()
+        };
+        // Linux doubles the number. Its own default is several times that.
+        let small = size("4608");
+        assert!((4608..=9216).contains(&small), "{small}");
+        assert!(size("-1") > 9216);
     }
 }
