@@ -11,13 +11,14 @@ import statistics
 import sys
 
 VALUES = 4096
+MAX_BYTES = 64 << 20
 
 
 def values(size):
     """Log lines in JSON: their batches compress as those of real logs do, to about a third."""
     rng = random.Random(size)
     words = "user order payment cart session timeout retry accepted shipped declined cache".split()
-    for number in range(VALUES):
+    for number in range(min(VALUES, MAX_BYTES // size)):
         line = f'{{"time":{1700000000 + number},"host":"app-{rng.randrange(40)}"'
         while len(line) < size:
             line += (f',"event":"{rng.choice(words)} {rng.choice(words)}"'
@@ -35,12 +36,14 @@ def line(client, workload, warmup):
     elif sinks:
         run["sink"] = sinks[0]
         run["lost"] = run["records"] + int(warmup) - sinks[0]["records"]
+        run["bytes_per_rec"] = sinks[0]["bytes"] / max(sinks[0]["records"], 1)
     print(json.dumps(run, separators=(",", ":")))
 
 
 COLUMNS = [
     ("records/s", "rec_per_s", 1, ",.0f"),
     ("CPU µs a record", "cpu_us_per_rec", 1, ",.3f"),
+    ("bytes a record", "bytes_per_rec", 1, ",.0f"),
     ("MB at most", "max_rss_kb", 1e-3, ",.0f"),
     ("threads", "process_threads", 1, ".0f"),
     ("switches/s", "switches_per_s", 1, ",.0f"),

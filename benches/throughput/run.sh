@@ -5,6 +5,8 @@
 #               [--bootstrap HOST:PORT] [--tls-bootstrap HOST:PORT --tls-ca FILE]
 #
 #   workloads              10 B to 10 KB, keyed, lz4, zstd: 12 partitions, a thread
+#   codecs                 1 KB with gzip, snappy, lz4 and zstd: 12 partitions, a thread
+#   large-values           10 KB and 100 KB, batch.size=1000000, 64 MiB of buffer: 12 partitions
 #   tls                    100 B and 1 KB, without TLS and with TLS 1.3
 #   callers                1, 2, 4 and 8 threads that share a producer; for Ottla also 1,000 tasks
 #   producers              100 producers in a process: idle, 100 records a second, full speed
@@ -35,7 +37,7 @@ tls_bootstrap=""
 tls_ca=""
 case "$question" in
     workloads | tls | callers | producers | partitions) shift ;;
-    large-batches | compressed-partitions) shift ;;
+    large-batches | large-values | codecs | compressed-partitions) shift ;;
     *) usage ;;
 esac
 parse_options "rounds clients scale bootstrap tls_bootstrap tls_ca" "$@"
@@ -150,7 +152,7 @@ run_tls() {
 }
 
 run_question() {
-    local threads partitions codec load
+    local threads partitions codec records load
     case "$question" in
         workloads)
             run_all "10 B" 12 plain 8000000 1500000 10
@@ -160,6 +162,19 @@ run_question() {
             run_all "100 B, keyed" 12 plain 4000000 1000000 100 --keyed true
             run_all "1 KB, lz4" 12 plain 1000000 200000 1024 --compression lz4
             run_all "1 KB, zstd" 12 plain 600000 100000 1024 --compression zstd
+            ;;
+        codecs)
+            for codec in gzip snappy lz4 zstd; do
+                records=1000000
+                [ "$codec" != gzip ] || records=200000
+                run_all "1 KB, $codec" 12 plain "$records" "$((records / 5))" 1024 \
+                    --compression "$codec"
+            done
+            ;;
+        large-values)
+            load=(--batch-size 1000000 --buffer-memory 67108864)
+            run_all "10 KB" 12 plain 200000 50000 10240 "${load[@]}"
+            run_all "100 KB" 12 plain 30000 6000 102400 "${load[@]}"
             ;;
         tls)
             run_all "100 B" 12 plain 5000000 1000000 100
