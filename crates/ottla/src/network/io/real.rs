@@ -1,10 +1,10 @@
 //! The real [`Io`] and [`Env`]: mio sockets, worker threads, clocks and randomness.
 //!
-//! Only this file, and `wall_clock.rs` for it, reads a clock, parks or starts a thread, so that the
-//! simulation can replace all of it. `clippy.toml` bans these functions elsewhere.
+//! Only this file, and `wall_clock.rs` and `worker_threads.rs` for it, read a clock, park or start
+//! a thread, so that the simulation can replace all of it. `clippy.toml` bans these functions
+//! elsewhere.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use ottla_protocol::random::{GOLDEN_GAMMA, mix64};
-use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
 use super::wall_clock::WallClock;
+use super::worker_threads::{JobKind, RealWorkerPool, Task, WorkerThreads};
 use super::{ChannelKey, Io, Job, JobResult, PrepareError, Readiness, Stream};
 use crate::config::NetworkSettings;
 use crate::env::{Env, Wakeup, WorkerPool};
@@ -300,177 +300,6 @@ fn canonical_name(address: IpAddr) -> String {
     name.unwrap_or_else(|| address.to_string())
 }
 
-/// The kind of a job. Each kind has its own queue and threads, so that a slow name server or token
-/// endpoint does not delay compression.
-#[derive(Clone, Copy)]
-enum JobKind {
-    /// Compresses and splits batches.
-    Work = 0,
-    Resolve = 1,
-    /// Reads files and fetches tokens; may call the application's code.
-    Prepare = 2,
-}
-
-impl JobKind {
-    fn thread_name(self) -> &'static str {
-        match self {
-            JobKind::Work => "ottla-worker",
-            JobKind::Resolve => "ottla-resolver",
-            JobKind::Prepare => "ottla-prepare",
-        }
-    }
-}
-
-struct Task {
-    /// The bytes that a caller's task compresses; 0 for other tasks.
-    bytes: usize,
-    run: Box<dyn FnOnce() + Send>,
-}
-
-/// The maximum of bytes that wait for a worker thread; above it, callers compress their batches.
-///
-/// A thread that finds the next batch in its queue does not sleep: to sleep and to be woken costs
-/// as much as some ten kilobytes of lz4. More bytes would delay a batch by more than a millisecond
-/// with the slower codecs.
-const MAX_QUEUED_BYTES: usize = 128 * 1024;
-
-/// The worker threads of a producer. They start when there is work, and end when there is none for
-/// a while or when the producer ends.
-struct WorkerThreads {
-    /// One queue for each [`JobKind`].
-    queues: [JobQueue; 3],
-    /// The maximum number of threads for [`JobKind::Work`]: the number of cores minus 1, 1 to 4.
-    max_threads: usize,
-}
-
-impl Default for WorkerThreads {
-    fn default() -> WorkerThreads {
-        let max_threads = thread::available_parallelism().map_or(1, |n| (n.get() - 1).clamp(1, 4));
-        WorkerThreads { queues: Default::default(), max_threads }
-    }
-}
-
-#[derive(Default)]
-struct JobQueue {
-    state: Mutex<JobQueueState>,
-    task_available: Condvar,
-}
-
-#[derive(Default)]
-struct JobQueueState {
-    tasks: VecDeque<Task>,
-    /// The bytes of `tasks`.
-    queued_bytes: usize,
-    threads: usize,
-    idle_threads: usize,
-    shut_down: bool,
-}
-
-/// After this time without a task a worker thread ends. Most producers resolve names only at their
-/// start, and a process may have many producers.
-const WORKER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-
-struct RealWorkerPool(Arc<WorkerThreads>);
-
-impl WorkerPool for RealWorkerPool {
-    fn try_spawn(
-        &self,
-        bytes: usize,
-        run: Box<dyn FnOnce() + Send>,
-    ) -> Option<Box<dyn FnOnce() + Send>> {
-        {
-            let state = self.0.queues[JobKind::Work as usize].state.lock();
-            let has_free_thread =
-                state.tasks.len() < state.idle_threads || state.threads < self.0.max_threads;
-            let fits = has_free_thread || state.queued_bytes + bytes <= MAX_QUEUED_BYTES;
-            if !fits || state.shut_down {
-                return Some(run);
-            }
-        }
-        // The lock was released: another caller may submit first, and this work waits behind it.
-        self.0.submit(JobKind::Work, Task { bytes, run });
-        None
-    }
-}
-
-impl WorkerThreads {
-    /// Queues the task, and starts a thread if every idle one already has a task to take.
-    fn submit(self: &Arc<Self>, kind: JobKind, task: Task) {
-        let max_threads = match kind {
-            JobKind::Work => self.max_threads,
-            JobKind::Resolve => 2,
-            JobKind::Prepare => 4,
-        };
-        let queue = &self.queues[kind as usize];
-        let mut state = queue.state.lock();
-        if state.shut_down {
-            // The threads have ended. The task must run, because its completion is awaited.
-            drop(state);
-            return (task.run)();
-        }
-        state.queued_bytes += task.bytes;
-        state.tasks.push_back(task);
-        // An idle thread may have been notified for an earlier task and not yet have taken it.
-        // So the number of tasks counts, not whether a thread is idle.
-        if state.tasks.len() > state.idle_threads && state.threads < max_threads {
-            state.threads += 1;
-            let threads = self.clone();
-            let spawned = thread::Builder::new()
-                .name(kind.thread_name().to_owned())
-                .spawn(move || threads.queues[kind as usize].run_worker(WORKER_IDLE_TIMEOUT));
-            if spawned.is_err() {
-                state.threads -= 1;
-                // Without any thread the task would wait forever: run it here.
-                if state.threads == 0
-                    && let Some(task) = state.tasks.pop_back()
-                {
-                    state.queued_bytes -= task.bytes;
-                    drop(state);
-                    (task.run)();
-                    return;
-                }
-            }
-        }
-        drop(state);
-        queue.task_available.notify_one();
-    }
-
-    /// Ends each thread after it has run the tasks in its queue.
-    fn shut_down(&self) {
-        for queue in &self.queues {
-            queue.state.lock().shut_down = true;
-            queue.task_available.notify_all();
-        }
-    }
-}
-
-impl JobQueue {
-    /// Runs tasks until none has arrived for the timeout, or until the queue shuts down.
-    fn run_worker(&self, idle_timeout: Duration) {
-        let mut state = self.state.lock();
-        loop {
-            if let Some(task) = state.tasks.pop_front() {
-                state.queued_bytes -= task.bytes;
-                drop(state);
-                // A task that panics must not end its thread, which is counted in `threads`.
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task.run));
-                state = self.state.lock();
-            } else if state.shut_down {
-                return;
-            } else {
-                state.idle_threads += 1;
-                let wait = self.task_available.wait_for(&mut state, idle_timeout);
-                state.idle_threads -= 1;
-                // A task that arrived just before the timeout counts on this thread.
-                if wait.timed_out() && state.tasks.is_empty() {
-                    state.threads -= 1;
-                    return;
-                }
-            }
-        }
-    }
-}
-
 /// Starts the sender thread.
 ///
 /// # Errors
@@ -494,26 +323,6 @@ mod tests {
         assert!(addresses.iter().any(|a| a.ip() == loopback), "{name}: {addresses:?}");
         // TEST-NET-1 (RFC 5737) has no names.
         assert_eq!(canonical_name(IpAddr::from([192, 0, 2, 1])), "192.0.2.1");
-    }
-
-    #[test]
-    fn idle_worker_thread_runs_its_tasks_and_ends() {
-        let queue = JobQueue::default();
-        let (sender, receiver) = mpsc::channel();
-        let task = |n: i32| {
-            let sender = sender.clone();
-            Task { bytes: 5, run: Box::new(move || sender.send(n).unwrap()) }
-        };
-        *queue.state.lock() = JobQueueState {
-            tasks: [task(1), task(2)].into(),
-            queued_bytes: 10,
-            threads: 3,
-            ..Default::default()
-        };
-        queue.run_worker(Duration::ZERO);
-        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2]);
-        let state = queue.state.lock();
-        assert_eq!((state.threads, state.idle_threads, state.queued_bytes), (2, 0, 0));
     }
 
     /// Connects to a listener with one setting.
