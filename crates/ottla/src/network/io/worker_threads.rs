@@ -37,11 +37,13 @@ pub(super) struct Task {
     pub(super) run: Box<dyn FnOnce() + Send>,
 }
 
-/// The maximum of bytes that wait for a worker thread; above it, callers compress their batches.
+/// The maximum of bytes that wait for a worker thread, if more batches wait than there are threads;
+/// above it, callers compress their batches.
 ///
 /// A thread that finds the next batch in its queue does not sleep: to sleep and to be woken costs
 /// as much as some ten kilobytes of lz4. More bytes would delay a batch by more than a millisecond
-/// with the slower codecs.
+/// with the slower codecs. But a large batch may wait for each thread: a thread that finds none
+/// idles until the caller has compressed its own batch and filled the next one.
 const MAX_QUEUED_BYTES: usize = 128 * 1024;
 
 /// The worker threads of a producer. They start when there is work, and end when there is none for
@@ -92,8 +94,9 @@ impl WorkerPool for RealWorkerPool {
             let state = self.0.queues[JobKind::Work as usize].state.lock();
             let has_free_thread =
                 state.tasks.len() < state.idle_threads || state.threads < self.0.max_threads;
-            let fits = has_free_thread || state.queued_bytes + bytes <= MAX_QUEUED_BYTES;
-            if !fits || state.shut_down {
+            let fits = state.tasks.len() < self.0.max_threads
+                || state.queued_bytes + bytes <= MAX_QUEUED_BYTES;
+            if !(has_free_thread || fits) || state.shut_down {
                 return Some(run);
             }
         }
@@ -186,6 +189,42 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    /// While the only thread is busy, one large batch waits for it, or several small ones.
+    #[test]
+    fn one_large_task_or_several_small_ones_wait() {
+        let threads = WorkerThreads { queues: Default::default(), max_threads: 1 };
+        let pool = RealWorkerPool(Arc::new(threads));
+        let (started_sender, started) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let busy = move || {
+            started_sender.send(()).unwrap();
+            let _ = released.recv();
+        };
+        assert!(pool.try_spawn(1_000_000, Box::new(busy)).is_none());
+        started.recv().unwrap();
+
+        let (done_sender, done) = mpsc::channel();
+        let spawn = |bytes: usize| {
+            let sender = done_sender.clone();
+            pool.try_spawn(bytes, Box::new(move || sender.send(bytes).unwrap())).is_none()
+        };
+        assert!(spawn(1_000_000));
+        assert!(!spawn(1_000_000) && !spawn(1));
+        release.send(()).unwrap();
+        assert_eq!(done.recv(), Ok(1_000_000));
+
+        let (release, released) = mpsc::channel::<()>();
+        let busy = move || {
+            let _ = released.recv();
+        };
+        assert!(pool.try_spawn(1, Box::new(busy)).is_none());
+        assert!(spawn(MAX_QUEUED_BYTES / 2) && spawn(1000));
+        assert!(!spawn(MAX_QUEUED_BYTES / 2));
+        release.send(()).unwrap();
+        assert_eq!((done.recv(), done.recv()), (Ok(MAX_QUEUED_BYTES / 2), Ok(1000)));
+        pool.0.shut_down();
+    }
 
     #[test]
     fn idle_worker_thread_runs_its_tasks_and_ends() {
