@@ -1,7 +1,7 @@
 //! The I/O seam: everything that the sender needs from the operating system goes through [`Io`].
 //!
-//! `real` has the sockets, and `worker_threads` the threads. `sim/machine.rs` has virtual ones, for
-//! tests and `ottla-sim`.
+//! `real` has the sockets, and `worker_threads` the worker threads. `sim/machine.rs` has virtual
+//! ones, for tests and `ottla-sim`.
 //! Readiness is edge-triggered in both: it is reported once, and the receiver must read or write
 //! until `WouldBlock`.
 #![cfg_attr(not(any(test, feature = "unstable-sim")), allow(unreachable_pub))]

@@ -1,4 +1,4 @@
-//! The real [`Io`] and [`Env`]: mio sockets, worker threads, clocks and randomness.
+//! The real [`Io`] and [`Env`]: mio sockets, clocks and randomness.
 //!
 //! Only this file, and `wall_clock.rs` and `worker_threads.rs` for it, read a clock, park or start
 //! a thread, so that the simulation can replace all of it. `clippy.toml` bans these functions
@@ -350,7 +350,7 @@ mod tests {
             let stream = connect_with("send.buffer.bytes", value);
             SockRef::from(&stream).send_buffer_size().unwrap()
         };
-        // Linux doubles the number. Its own default is several times that.
+        // Linux doubles the number. Its own default is larger (16,384, and it grows).
         let small = size("4608");
         assert!((4608..=9216).contains(&small), "{small}");
         assert!(size("-1") > 9216);

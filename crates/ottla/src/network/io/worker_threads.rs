@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::env::WorkerPool;
 
@@ -37,13 +37,14 @@ pub(super) struct Task {
     pub(super) run: Box<dyn FnOnce() + Send>,
 }
 
-/// The maximum of bytes that wait for a worker thread, if more batches wait than there are threads;
-/// above it, callers compress their batches.
+/// The maximum of uncompressed bytes that wait for a worker thread, if more batches wait than there
+/// are threads; above it, callers compress their batches.
 ///
 /// A thread that finds the next batch in its queue does not sleep: to sleep and to be woken costs
-/// as much as some ten kilobytes of lz4. More bytes would delay a batch by more than a millisecond
-/// with the slower codecs. But a large batch may wait for each thread: a thread that finds none
-/// idles until the caller has compressed its own batch and filled the next one.
+/// as much as some ten kilobytes of lz4. More small batches would delay a batch by more than a
+/// millisecond with the slower codecs. A batch of any size may wait for each thread, although it
+/// then waits for the compression of another one: a thread that finds none idles until the caller
+/// has compressed its own batch and filled the next one.
 const MAX_QUEUED_BYTES: usize = 128 * 1024;
 
 /// The worker threads of a producer. They start when there is work, and end when there is none for
@@ -90,32 +91,37 @@ impl WorkerPool for RealWorkerPool {
         bytes: usize,
         run: Box<dyn FnOnce() + Send>,
     ) -> Option<Box<dyn FnOnce() + Send>> {
-        {
-            let state = self.0.queues[JobKind::Work as usize].state.lock();
-            let has_free_thread =
-                state.tasks.len() < state.idle_threads || state.threads < self.0.max_threads;
-            let fits = state.tasks.len() < self.0.max_threads
-                || state.queued_bytes + bytes <= MAX_QUEUED_BYTES;
-            if !(has_free_thread || fits) || state.shut_down {
-                return Some(run);
-            }
+        let state = self.0.queues[JobKind::Work as usize].state.lock();
+        let has_free_thread =
+            state.tasks.len() < state.idle_threads || state.threads < self.0.max_threads;
+        let fits = state.tasks.len() < self.0.max_threads
+            || state.queued_bytes + bytes <= MAX_QUEUED_BYTES;
+        if !(has_free_thread || fits) || state.shut_down {
+            return Some(run);
         }
-        // The lock was released: another caller may submit first, and this work waits behind it.
-        self.0.submit(JobKind::Work, Task { bytes, run });
+        self.0.submit_locked(JobKind::Work, state, Task { bytes, run });
         None
     }
 }
 
 impl WorkerThreads {
-    /// Queues the task, and starts a thread if every idle one already has a task to take.
     pub(super) fn submit(self: &Arc<Self>, kind: JobKind, task: Task) {
+        self.submit_locked(kind, self.queues[kind as usize].state.lock(), task);
+    }
+
+    /// Queues the task, and starts a thread if every idle one already has a task to take.
+    fn submit_locked(
+        self: &Arc<Self>,
+        kind: JobKind,
+        mut state: MutexGuard<'_, JobQueueState>,
+        task: Task,
+    ) {
         let max_threads = match kind {
             JobKind::Work => self.max_threads,
             JobKind::Resolve => 2,
             JobKind::Prepare => 4,
         };
         let queue = &self.queues[kind as usize];
-        let mut state = queue.state.lock();
         if state.shut_down {
             // The threads have ended. The task must run, because its completion is awaited.
             drop(state);
@@ -190,40 +196,67 @@ mod tests {
 
     use super::*;
 
-    /// While the only thread is busy, one large batch waits for it, or several small ones.
+    /// Worker threads that are all busy until `release` is called.
+    struct BusyPool {
+        pool: RealWorkerPool,
+        releases: Vec<mpsc::Sender<()>>,
+        done_sender: mpsc::Sender<usize>,
+        done: mpsc::Receiver<usize>,
+    }
+
+    impl BusyPool {
+        fn new(max_threads: usize) -> BusyPool {
+            let threads = WorkerThreads { queues: Default::default(), max_threads };
+            let pool = RealWorkerPool(Arc::new(threads));
+            let (started_sender, started) = mpsc::channel();
+            let mut releases = Vec::new();
+            for _ in 0..max_threads {
+                let (release, released) = mpsc::channel::<()>();
+                let started_sender = started_sender.clone();
+                let run = move || {
+                    started_sender.send(()).unwrap();
+                    let _ = released.recv();
+                };
+                assert!(pool.try_spawn(1_000_000, Box::new(run)).is_none());
+                started.recv().unwrap();
+                releases.push(release);
+            }
+            let (done_sender, done) = mpsc::channel();
+            BusyPool { pool, releases, done_sender, done }
+        }
+
+        /// Returns whether the task waits for a thread.
+        fn spawn(&self, bytes: usize) -> bool {
+            let sender = self.done_sender.clone();
+            let run = move || sender.send(bytes).unwrap();
+            self.pool.try_spawn(bytes, Box::new(run)).is_none()
+        }
+
+        /// Returns the sizes of the tasks that have waited.
+        fn release(self) -> Vec<usize> {
+            drop((self.releases, self.done_sender));
+            let sizes = self.done.iter().collect();
+            self.pool.0.shut_down();
+            sizes
+        }
+    }
+
     #[test]
-    fn one_large_task_or_several_small_ones_wait() {
-        let threads = WorkerThreads { queues: Default::default(), max_threads: 1 };
-        let pool = RealWorkerPool(Arc::new(threads));
-        let (started_sender, started) = mpsc::channel();
-        let (release, released) = mpsc::channel::<()>();
-        let busy = move || {
-            started_sender.send(()).unwrap();
-            let _ = released.recv();
-        };
-        assert!(pool.try_spawn(1_000_000, Box::new(busy)).is_none());
-        started.recv().unwrap();
+    fn one_large_task_waits_for_each_busy_thread() {
+        for max_threads in [1, 2, 4] {
+            let pool = BusyPool::new(max_threads);
+            assert!((0..max_threads).all(|_| pool.spawn(1_000_000)));
+            assert!(!pool.spawn(1_000_000) && !pool.spawn(1));
+            assert_eq!(pool.release(), vec![1_000_000; max_threads]);
+        }
+    }
 
-        let (done_sender, done) = mpsc::channel();
-        let spawn = |bytes: usize| {
-            let sender = done_sender.clone();
-            pool.try_spawn(bytes, Box::new(move || sender.send(bytes).unwrap())).is_none()
-        };
-        assert!(spawn(1_000_000));
-        assert!(!spawn(1_000_000) && !spawn(1));
-        release.send(()).unwrap();
-        assert_eq!(done.recv(), Ok(1_000_000));
-
-        let (release, released) = mpsc::channel::<()>();
-        let busy = move || {
-            let _ = released.recv();
-        };
-        assert!(pool.try_spawn(1, Box::new(busy)).is_none());
-        assert!(spawn(MAX_QUEUED_BYTES / 2) && spawn(1000));
-        assert!(!spawn(MAX_QUEUED_BYTES / 2));
-        release.send(()).unwrap();
-        assert_eq!((done.recv(), done.recv()), (Ok(MAX_QUEUED_BYTES / 2), Ok(1000)));
-        pool.0.shut_down();
+    #[test]
+    fn small_tasks_wait_up_to_a_number_of_bytes() {
+        let pool = BusyPool::new(1);
+        assert!(pool.spawn(MAX_QUEUED_BYTES / 2) && pool.spawn(1000));
+        assert!(!pool.spawn(MAX_QUEUED_BYTES / 2));
+        assert_eq!(pool.release(), [MAX_QUEUED_BYTES / 2, 1000]);
     }
 
     #[test]
