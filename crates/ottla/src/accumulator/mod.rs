@@ -201,10 +201,13 @@ impl RecordAccumulator {
         in_closed + in_open.sum::<u64>()
     }
 
-    /// Returns a free encoder or a new one; `None` if `compression.type` is none.
+    /// Returns a free encoder or a new one; `None` if `compression.type` is none, or if the
+    /// producer has failed or is closed. Its batches are not sent, and a slow codec would only keep
+    /// `close` waiting.
     pub(crate) fn take_encoder(&self) -> Option<Box<BatchEncoder>> {
         let compression = self.settings.compression;
-        if compression.is_none() {
+        let has_ended = self.lifecycle.is_failed() || self.lifecycle.is_closed();
+        if compression.is_none() || has_ended {
             return None;
         }
         let cached = self.encoders.lock().pop();

@@ -3,6 +3,9 @@
 use super::*;
 use crate::accumulator::batch::StampedBatch;
 use crate::accumulator::buffer_pool::BufferRequest;
+use crate::error::{Error, ErrorKind};
+use crate::time::Tick;
+use crate::wakeup::lifecycle::Lifecycle;
 
 // CASES: RA1.
 #[test]
@@ -180,6 +183,22 @@ fn compressed_batch_fills_a_chain_of_buffers() {
         fixture.drain(1, usize::MAX).into_iter().for_each(|b| acknowledge(b, 0));
     }
     assert_eq!(fixture.accumulator.pool.balance(), 128 * 1024, "all memory is freed");
+}
+
+#[test]
+fn batches_of_a_failed_or_closed_producer_are_not_compressed() {
+    let failed = Lifecycle::Failed(Error::new(ErrorKind::Closed, "failed"));
+    for end in [failed, Lifecycle::Closed] {
+        let settings = AccumulatorSettings { compression: Compression::lz4(), ..settings() };
+        let fixture = AccumulatorFixture::new(settings, &[1]);
+        let encoder = fixture.accumulator.take_encoder();
+        assert!(encoder.is_some());
+        fixture.accumulator.return_encoder(encoder);
+        fixture.accumulator.transition(&Lifecycle::Closing { deadline: Tick::NEVER });
+        assert!(fixture.accumulator.take_encoder().is_some());
+        fixture.accumulator.transition(&end);
+        assert!(fixture.accumulator.take_encoder().is_none());
+    }
 }
 
 /// A batch must not wait for memory that it holds itself.
