@@ -169,6 +169,51 @@ fn lz4_output_is_as_short_as_that_of_the_library() {
     }
 }
 
+/// The encoder writes and reads without bounds checks. Its input and output are exact allocations,
+/// so that Valgrind and sanitizers see an access beyond them.
+#[cfg(feature = "lz4")]
+#[test]
+fn lz4_round_trips_inputs_of_all_lengths_and_kinds() {
+    let mut g = TestRng::new(7);
+    let mut compressor = Compressor::new(Codec::Lz4, 9).unwrap();
+    let edges = [0, 1000, 16 * 1024, 64 * 1024, 128 * 1024];
+    let lengths = edges.iter().flat_map(|edge| {
+        let first = if *edge == 0 { 0 } else { edge - 32 };
+        first..edge + 33
+    });
+    for n in lengths {
+        for kind in 0..3 {
+            let input: Vec<u8> = match kind {
+                0 => random_text(&mut g, n),
+                1 => (0..n).map(|_| g.next_below(3) as u8).collect(),
+                _ => runs(&mut g, n),
+            };
+            let input = input.into_boxed_slice();
+            let mut out = Vec::new();
+            compressor.compress(&input, &mut out).unwrap();
+            let decompressed = decompress(Codec::Lz4, &out, n).unwrap();
+            assert!(decompressed == *input, "{n} bytes of kind {kind}");
+        }
+    }
+}
+
+/// Runs of up to 300 equal bytes, some of them a copy of earlier bytes.
+#[cfg(feature = "lz4")]
+fn runs(g: &mut TestRng, n: usize) -> Vec<u8> {
+    let mut bytes: Vec<u8> = Vec::with_capacity(n);
+    while bytes.len() < n {
+        let room = n - bytes.len();
+        let len = (g.next_below(300) as usize + 1).min(room);
+        if bytes.is_empty() || g.next_below(2) == 0 {
+            bytes.resize(bytes.len() + len, g.next_u64() as u8);
+        } else {
+            let from = g.next_below(bytes.len() as u64) as usize;
+            bytes.extend_from_within(from..(from + len).min(bytes.len()));
+        }
+    }
+    bytes
+}
+
 // CASES: B2.
 #[cfg(all(feature = "gzip", feature = "zstd"))]
 #[test]
