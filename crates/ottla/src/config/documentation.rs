@@ -19,9 +19,10 @@ edit it by hand: a test fails if page and table differ. To add a setting:
    or `security.rs`) and read the setting in their `new`.
 3. Run `cargo xtask docs`. It writes this page.
 
-Names, types, defaults and ranges are Kafka's. Names of librdkafka work too and are translated. An
-unknown name is an error that suggests the nearest known name. Each entry gives the name, the type
-and the default of a setting, then its meaning.
+Names, types, defaults and ranges are Kafka's; only the default of `send.buffer.bytes` differs.
+Names of librdkafka work too and are translated. An unknown name is an error that suggests the
+nearest known name. Each entry gives the name, the type and the default of a setting, then its
+meaning.
 ";
 
 const PARTITIONER_WARNING: &str = "\

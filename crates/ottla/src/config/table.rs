@@ -39,8 +39,8 @@ macro_rules! settings {
 }
 
 // Names, types, defaults and ranges are those of `ProducerConfig` in Kafka 4.3, in Kafka's order of
-// importance; the default of `send.buffer.bytes` alone is another one. A default that Kafka
-// computes or does not have is `None`.
+// importance; only the default of `send.buffer.bytes` differs. A default that Kafka computes or
+// does not have is `None`.
 settings! {
     Supported "bootstrap.servers", List, None,
         "The brokers that the client connects to first, as `host:port`, separated by commas. The \
@@ -133,10 +133,12 @@ settings! {
         "The receive buffer of a socket in bytes (SO_RCVBUF). -1 uses the default of the operating \
          system.";
     Supported "send.buffer.bytes", Int(-1, INT_MAX), Some("-1"),
-        "The send buffer of a socket in bytes (SO_SNDBUF). -1 uses the default of the operating \
-         system; Linux then lets the buffer grow with the connection, by default to 4 MB. A number \
-         bounds the bytes that are on their way to a broker. (Java's default is 131072. It slows \
-         large requests down, and connections to distant brokers.)";
+        "The send buffer of a socket in bytes (SO_SNDBUF): what the operating system keeps of a \
+         connection until the broker's system has acknowledged it. -1 uses the default of the \
+         operating system; Linux then lets the buffer grow with the connection, by default to 4 \
+         MB, and it doubles a number. With `acks=0` the records in this buffer count as \
+         delivered, and are lost with the connection. (Java's default is 131072. It slows large \
+         requests down, and connections to distant brokers.)";
     Supported "socket.keepalive.enable", Bool, Some("true"),
         "With `true`, the operating system probes idle connections (SO_KEEPALIVE), as in Java's \
          client. (A setting of librdkafka, where the default is `false`.)";
