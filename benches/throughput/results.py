@@ -11,14 +11,14 @@ import statistics
 import sys
 
 VALUES = 4096
-MAX_BYTES = 64 << 20
+MAX_FILE_BYTES = 64 << 20
 
 
 def values(size):
     """Log lines in JSON: their batches compress as those of real logs do, to about a third."""
     rng = random.Random(size)
     words = "user order payment cart session timeout retry accepted shipped declined cache".split()
-    for number in range(min(VALUES, MAX_BYTES // size)):
+    for number in range(min(VALUES, MAX_FILE_BYTES // size)):
         line = f'{{"time":{1700000000 + number},"host":"app-{rng.randrange(40)}"'
         while len(line) < size:
             line += (f',"event":"{rng.choice(words)} {rng.choice(words)}"'

@@ -21,10 +21,12 @@
 # partitions; without the jars of Kafka they must exist. --scale multiplies the numbers of records.
 #
 # All clients: batch.size=16384, linger.ms=5, acks=all, idempotent, 5 requests in flight, 32 MiB of
-# buffer (1 MiB for each of 100 producers), keys by murmur2, if the question says nothing else. Java
-# has 1 GB of heap; it needs a JDK 17 and the jars that `cargo xtask kafka` fetches. franz-go needs
-# Go. librdkafka comes from pkg-config or from Python's package confluent-kafka. Two of Ottla's
-# three TLS providers need a C compiler. A client that lacks a program is left out with a message.
+# buffer (1 MiB for each of 100 producers), keys by murmur2, if the question says nothing else.
+# Other settings have each client's default: sockets of Java's producer have a send buffer of 128
+# KiB, and those of the others grow. "MB at most" includes the values, 67 MB at 100 KB. Java has 1
+# GB of heap; it needs a JDK 17 and the jars that `cargo xtask kafka` fetches. franz-go needs Go.
+# librdkafka comes from pkg-config or from Python's package confluent-kafka. Two of Ottla's three
+# TLS providers need a C compiler. A client that lacks a program is left out with a message.
 set -euo pipefail
 source "$(dirname "$0")/../common.sh"
 

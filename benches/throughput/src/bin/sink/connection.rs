@@ -18,12 +18,14 @@ use ottla_protocol::wire::Reader;
 use crate::Broker;
 use crate::transport::Transport;
 
-/// The APIs and their versions. Fetch has no handler: librdkafka writes batches of version 2 only
-/// to a broker that supports this Fetch as well.
-const APIS: [(ApiKey, i16, i16); 5] = [
+/// The APIs and their versions. Fetch and FindCoordinator have no handler: librdkafka writes
+/// batches of version 2 only to a broker that supports this Fetch as well, and compresses with lz4
+/// only for one that supports FindCoordinator.
+const APIS: [(ApiKey, i16, i16); 6] = [
     (ApiKey::PRODUCE, 0, 13),
     (ApiKey::FETCH, 4, 18),
     (ApiKey::METADATA, 0, 13),
+    (ApiKey::FIND_COORDINATOR, 0, 6),
     (ApiKey::API_VERSIONS, 0, 4),
     (ApiKey::INIT_PRODUCER_ID, 0, 5),
 ];
