@@ -212,27 +212,26 @@ fn injected_bugs_are_found() {
     use ottla::sim::{INJECTED_BUGS, InjectedBug, inject};
 
     assert_eq!(find_split_of_possibly_persisted(), None, "without the bug");
+    let find_in_seeds = |run: Run, prefix: &str| {
+        let failure = find_first_failure(INJECTED_BUG_SEEDS, run, |_| {})?;
+        Some((format!("seed {prefix}{}", failure.seed), failure.error))
+    };
     let mut missed = Vec::new();
     for bug in INJECTED_BUGS {
         inject(Some(*bug));
-        let run = if bug.is_transactional() { run_transaction_seed } else { run_seed };
-        let failure = match bug {
+        let found = match bug {
             InjectedBug::SplitPossiblyPersisted => {
-                find_split_of_possibly_persisted().map(|error| Failure { seed: 0, error })
+                find_split_of_possibly_persisted().map(|error| ("its scenario".to_owned(), error))
             }
-            _ => find_first_failure(INJECTED_BUG_SEEDS, run, |_| {}),
+            bug if bug.is_transactional() => find_in_seeds(run_transaction_seed, "t"),
+            _ => find_in_seeds(run_seed, ""),
         };
         inject(None);
-        match failure {
-            Some(Failure { seed, error }) => {
+        match found {
+            Some((finder, error)) => {
                 assert!(!error.contains("it panicked"), "{bug:?}: a panic, no violation: {error}");
                 assert!(!error.contains("stuck:"), "{bug:?}: no violation: {error}");
                 let first_line = error.lines().next().unwrap_or_default();
-                let finder = match bug {
-                    InjectedBug::SplitPossiblyPersisted => "its scenario".to_owned(),
-                    _ if bug.is_transactional() => format!("seed t{seed}"),
-                    _ => format!("seed {seed}"),
-                };
                 println!("injected bug {bug:?}: found by {finder}: {first_line:.150}");
             }
             None => missed.push(bug),
