@@ -206,8 +206,7 @@ impl RecordAccumulator {
     /// `close` waiting.
     pub(crate) fn take_encoder(&self) -> Option<Box<BatchEncoder>> {
         let compression = self.settings.compression;
-        let has_ended = self.lifecycle.is_failed() || self.lifecycle.is_closed();
-        if compression.is_none() || has_ended {
+        if compression.is_none() || self.lifecycle.is_failed() || self.lifecycle.is_closed() {
             return None;
         }
         let cached = self.encoders.lock().pop();
