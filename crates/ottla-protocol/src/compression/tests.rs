@@ -169,19 +169,15 @@ fn lz4_output_is_as_short_as_that_of_the_library() {
     }
 }
 
-/// The encoder writes and reads without bounds checks. Its input and output are exact allocations,
-/// so that Valgrind and sanitizers see an access beyond them.
+/// The encoder reads and writes without bounds checks. Its input is an exact allocation, so that
+/// Valgrind and sanitizers see a read beyond it.
 #[cfg(feature = "lz4")]
 #[test]
-fn lz4_round_trips_inputs_of_all_lengths_and_kinds() {
+fn lz4_round_trips_inputs_around_the_edges_of_blocks() {
     let mut g = TestRng::new(7);
     let mut compressor = Compressor::new(Codec::Lz4, 9).unwrap();
-    let edges = [0, 1000, 16 * 1024, 64 * 1024, 128 * 1024];
-    let lengths = edges.iter().flat_map(|edge| {
-        let first = if *edge == 0 { 0 } else { edge - 32 };
-        first..edge + 33
-    });
-    for n in lengths {
+    let edges = [0_usize, 1000, 16 * 1024, 64 * 1024, 128 * 1024];
+    for n in edges.into_iter().flat_map(|edge| edge.saturating_sub(32)..edge + 33) {
         for kind in 0..3 {
             let input: Vec<u8> = match kind {
                 0 => random_text(&mut g, n),
