@@ -136,7 +136,7 @@ settings! {
         "The send buffer of a socket in bytes (SO_SNDBUF): what the operating system keeps of a \
          connection until the broker's system has acknowledged it. -1 uses the default of the \
          operating system; Linux then lets the buffer grow with the connection, by default to 4 \
-         MB, and it doubles a number. With `acks=0` the records in this buffer count as \
+         MB. Linux doubles a size that is set. With `acks=0` the records in this buffer count as \
          delivered, and are lost with the connection. (Java's default is 131072. It slows large \
          requests down, and connections to distant brokers.)";
     Supported "socket.keepalive.enable", Bool, Some("true"),

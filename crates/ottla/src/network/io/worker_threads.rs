@@ -105,6 +105,7 @@ impl WorkerPool for RealWorkerPool {
 }
 
 impl WorkerThreads {
+    /// Queues the task for a thread of its kind.
     pub(super) fn submit(self: &Arc<Self>, kind: JobKind, task: Task) {
         self.submit_locked(kind, self.queues[kind as usize].state.lock(), task);
     }
